@@ -1,0 +1,102 @@
+"""Chunks and sessions: the only parser and builder of the names of audio and transcripts.
+
+A session is the numbered files `chunk-NNN.ext` of one folder. Any other audio file is a session of
+its own. Transcripts are recognised in two places: `transcription-<stem>.json` beside the audio, and
+the original system's `layers/layer-0-raw-transcription/<stem>.json` below it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+AUDIO_TYPES = frozenset(
+    {"webm", "aac", "m4a", "mp3", "wav", "ogg", "opus", "flac", "mp4", "mov", "m4v", "avi"}
+)
+TOP = "./"
+"""The session of numbered chunks that lie in no folder."""
+LAYER = "layers/layer-0-raw-transcription/"
+_NUMBERED = re.compile(r"chunk-(\d+)")
+_TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One audio object that has no transcript yet."""
+
+    key: str
+    size: int
+    modified: datetime
+    etag: str
+    session: str
+    number: int | None
+    transcript: str
+    """The key its transcript will have, relative to the output."""
+    failures: int = 0
+    """Failed attempts of its own at exactly these bytes."""
+    troubled: bool = False
+    """It failed or was archived before: it rides along with others but starts no GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioName:
+    """A key taken apart: `folder` is empty or ends in `/`; `type` is the lower-case extension."""
+
+    folder: str
+    name: str
+    stem: str
+    type: str
+
+    @property
+    def number(self) -> int | None:
+        match = _NUMBERED.fullmatch(self.stem)
+        return int(match[1]) if match else None
+
+    @property
+    def session(self) -> str:
+        """The folder of a numbered chunk, ending in `/` (`./` for the top); else the whole key."""
+        if self.number is None:
+            return self.folder + self.name
+        return self.folder or TOP
+
+
+def split(key: str) -> tuple[str, str]:
+    """(folder, name): the folder is empty or ends in `/`."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash, name
+
+
+def audio_name(key: str) -> AudioName | None:
+    """The parts of an audio key; None where it is not audio by its extension."""
+    folder, name = split(key)
+    stem, dot, extension = name.rpartition(".")
+    kind = extension.lower()
+    if not (dot and stem and kind in AUDIO_TYPES):
+        return None
+    return AudioName(folder, name, stem, kind)
+
+
+def transcribed(key: str) -> tuple[str, str] | None:
+    """(folder of the audio, stem or file name) that a transcript key speaks for; None for other keys."""
+    folder, name = split(key)
+    if match := _TRANSCRIPTION.fullmatch(name):
+        return folder, match[1]
+    if folder.endswith("/" + LAYER) or folder == LAYER:
+        stem, dot, extension = name.rpartition(".")
+        if dot and extension == "json":
+            return folder.removesuffix(LAYER), stem
+    return None
+
+
+def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
+    """Where the transcript goes; `full_name` where another file of the folder has the same stem."""
+    return f"{audio.folder}transcription-{audio.name if full_name else audio.stem}.json"
+
+
+def session_files(session: str, *, full_name: bool = False) -> str:
+    """The stem of a session's own files: `<folder>/transcript` or, for a single file, `<stem>`."""
+    if session.endswith("/"):
+        return ("" if session == TOP else session) + "transcript"
+    folder, name = split(session)
+    return folder + (name if full_name else name.rpartition(".")[0])

@@ -1,0 +1,83 @@
+"""A cloud machine as it was seen, and what that means for the bill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+RUN_TAG = "batchscribe:run"
+DEADLINE_TAG = "batchscribe:deadline"
+
+
+class InstanceState(StrEnum):
+    """The states of EC2's instance life cycle, and `missing` where there is no such instance."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+    MISSING = "missing"
+
+    @property
+    def billable(self) -> bool:
+        """EC2 bills `running` only; pending and stopping are free (except while hibernating)."""
+        return self is InstanceState.RUNNING
+
+    @property
+    def proved_stopped(self) -> bool:
+        return self in _STOPPED
+
+    @property
+    def moving(self) -> bool:
+        """On its way to another state: worth a wait, not a verdict."""
+        return self in _MOVING
+
+
+_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.TERMINATED, InstanceState.MISSING})
+_MOVING = frozenset({InstanceState.PENDING, InstanceState.STOPPING, InstanceState.SHUTTING_DOWN})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One look at an instance. Addresses change with every start: never keep them."""
+
+    id: str
+    state: InstanceState
+    type: str = ""
+    public_address: str | None = None
+    private_address: str | None = None
+    launched_at: datetime | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    state_reason: str = ""
+
+    @property
+    def run(self) -> str | None:
+        """The run that claims this instance, or None. A released claim is an empty tag."""
+        return self.tags.get(RUN_TAG) or None
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The deadline in its tags; None where the tag is absent, empty or not a time."""
+        try:
+            return datetime.fromisoformat(self.tags.get(DEADLINE_TAG, ""))
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What is written on an instance before it is started: whose it is, and until when."""
+
+    instance: str
+    run: str
+    deadline: datetime
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {RUN_TAG: self.run, DEADLINE_TAG: self.deadline.isoformat()}
+
+
+RELEASED_TAGS = {RUN_TAG: "", DEADLINE_TAG: ""}

@@ -1,0 +1,53 @@
+"""Where the control objects lie, under `BATCH_OUTPUT`."""
+
+from __future__ import annotations
+
+import hashlib
+
+CONTROL = "_batchscribe/"
+RUNS = f"{CONTROL}runs/"
+ATTEMPTS = f"{CONTROL}attempts/"
+QUARANTINE = f"{CONTROL}quarantine/"
+SUPERSEDED = f"{CONTROL}superseded/"
+INSTANCES = f"{CONTROL}instances/"
+
+
+def digest(key: str) -> str:
+    """A name of fixed length and harmless characters for any key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def intent(run: str) -> str:
+    return f"{RUNS}{run}/intent.json"
+
+
+def settlement(run: str) -> str:
+    return f"{RUNS}{run}/settlement.json"
+
+
+def manifest(run: str, worker: int) -> str:
+    return f"{RUNS}{run}/workers/{worker}/manifest.json"
+
+
+def progress(run: str, worker: int) -> str:
+    return f"{RUNS}{run}/workers/{worker}/progress.json"
+
+
+def exit_record(run: str, worker: int) -> str:
+    return f"{RUNS}{run}/workers/{worker}/exit.json"
+
+
+def attempt(key: str, etag: str, run: str) -> str:
+    return f"{ATTEMPTS}{digest(key)}/{etag}/{run}.json"
+
+
+def quarantine(key: str) -> str:
+    return f"{QUARANTINE}{digest(key)}.json"
+
+
+def superseded(transcript: str, stamp: str) -> str:
+    return f"{SUPERSEDED}{stamp}/{transcript}"
+
+
+def instance(instance_id: str) -> str:
+    return f"{INSTANCES}{instance_id}.json"

@@ -1,0 +1,230 @@
+"""The contract between controller and worker: what is asked, what is under way, how it ended.
+
+All of it travels through the store, versioned. A worker refuses a manifest of another version.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from batchscribe.errors import MisconfiguredError
+
+VERSION = 1
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine, with which model. `auto` was already resolved by the controller."""
+
+    engine: str
+    model: str = ""
+    """A name, or a folder on the worker's machine."""
+    compute_type: str = "auto"
+    device: str = "auto"
+    language: str | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    max_audio_seconds: float = 12 * 3600.0
+    max_object_bytes: int = 4096 * 1024 * 1024
+
+
+class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    etag: str
+    size: int
+    session: str
+    transcript: str
+    """Where its transcript goes, relative to `Manifest.output`."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = VERSION
+    run: str
+    worker: int
+    release: str
+    """The version of batchscribe that wrote it; the worker beside the GPU must be the same."""
+    source: str
+    output: str
+    deadline: datetime
+    engine: EngineSpec
+    settings_hash: str
+    limits: Limits = Limits()
+    chunks: tuple[ManifestChunk, ...]
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    LOADING = "loading"
+    WORKING = "working"
+    ENDED = "ended"
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has got through; chunks that were done by somebody else are `skipped`."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    audio_seconds: float = 0.0
+    audio_bytes: int = 0
+
+    @property
+    def seen(self) -> int:
+        return self.done + self.failed + self.skipped
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, each measured by the worker's monotonic clock from its own start."""
+
+    loaded: float | None = None
+    first_window: float | None = None
+    elapsed: float = 0.0
+    busy: float = 0.0
+    """Time inside the engine."""
+    starved: float = 0.0
+    """Time in which a loaded engine had nothing to do."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Replaced every few seconds; unchanged by the watcher's own clock means silent."""
+
+    run: str
+    worker: int
+    sequence: int
+    phase: Phase
+    at: datetime
+    total: int
+    tally: Tally
+    timings: Timings
+    in_flight: tuple[str, ...] = ()
+    """Keys being decoded or transcribed: blamed, once, if the worker dies now."""
+
+
+class FailureKind(StrEnum):
+    """Whose fault a failure is. Only `chunk` and `crash` count towards quarantine."""
+
+    CHUNK = "chunk"
+    CRASH = "crash"
+    """It was in flight when its worker died."""
+    ARCHIVED = "archived"
+    CHANGED = "changed"
+    """The object is no longer the one in the manifest."""
+    MACHINE = "machine"
+    """The store or the box was in trouble."""
+
+    @property
+    def counts(self) -> bool:
+        return self in {FailureKind.CHUNK, FailureKind.CRASH}
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """One failed attempt at one chunk; stored under `_batchscribe/attempts/`."""
+
+    key: str
+    etag: str
+    run: str
+    kind: FailureKind
+    message: str
+    at: datetime
+    decoder: str = ""
+    """Version of the decoder: a better one is tried again."""
+
+
+class WorkerEnd(StrEnum):
+    FINISHED = "finished"
+    """Every chunk of the manifest was looked at."""
+    STOPPED = "stopped"
+    """Asked to end, or out of time; the rest is still pending."""
+    FAILED = "failed"
+    """The machine or the engine cannot do it."""
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker's last word; the store, not this, says what is done."""
+
+    run: str
+    worker: int
+    end: WorkerEnd
+    message: str = ""
+    at: datetime
+    tally: Tally
+    timings: Timings
+    failures: tuple[Failure, ...] = ()
+    device: str = ""
+    seconds_by_type: dict[str, float] = {}
+    """Audio seconds for each file extension, to learn how long a byte lasts."""
+    bytes_by_type: dict[str, int] = {}
+
+
+class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that failed for good, as long as ETag and decoder stay the same."""
+
+    key: str
+    etag: str
+    decoder: str
+    attempts: int
+    message: str
+    at: datetime
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is going to do, written before it does anything. The deadline counts from here."""
+
+    version: int = VERSION
+    run: str
+    scheduler: str
+    """Which scheduler wrote it: this host and state directory."""
+    created: datetime
+    deadline: datetime
+    provider: str
+    instances: tuple[str, ...]
+    borrowed: bool = False
+    policy: str
+    reason: str
+    chunks: int
+    audio_seconds: float
+    rate_micros: int
+    rate_source: str
+    rate_as_of: str = ""
+    instance_type: str = ""
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended and what it cost at most."""
+
+    version: int = VERSION
+    run: str
+    outcome: str
+    detail: str
+    settled: datetime
+    billed_seconds: float
+    cost_micros: int
+    chunks_done: int
+    chunks_failed: int
+    audio_seconds: float
+
+
+_Wire = Manifest | Progress | ExitRecord | Intent | Settlement | Failure | QuarantineRecord
+T = TypeVar("T", bound=_Wire)
+
+
+def encode(value: _Wire) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The value in `data`. Raises MisconfiguredError where it is not one of this version."""
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
+    if getattr(value, "version", VERSION) != VERSION:
+        raise MisconfiguredError(
+            f"this {kind.__name__} has version {getattr(value, 'version', '?')}, this batchscribe "
+            f"reads version {VERSION}: install the same batchscribe on both sides"
+        )
+    return value

@@ -1,0 +1,91 @@
+"""Money: the only place that computes with Decimal, and that turns seconds into dollars.
+
+Amounts are stored as integer micro-dollars: text summed by SQLite becomes binary floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_UP, Decimal
+from typing import Self
+
+MICRO = Decimal(1_000_000)
+HOUR = Decimal(3600)
+MINIMUM_BILLED_SECONDS = 60
+"""EC2 bills Linux by the second, with a minimum of one minute for each start."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Usd:
+    """An amount of dollars, exact to a micro-dollar; may be negative."""
+
+    micros: int = 0
+
+    @classmethod
+    def parse(cls, text: str | float) -> Self:
+        """Dollars from text such as `0.526`. Raises ValueError where it is not an amount."""
+        try:
+            amount = Decimal(str(text).removeprefix("$"))
+            return cls(int((amount * MICRO).to_integral_value()))
+        except ArithmeticError as error:
+            raise ValueError(f"not an amount of dollars: {text!r}") from error
+
+    def __add__(self, other: Usd) -> Usd:
+        return Usd(self.micros + other.micros)
+
+    def __sub__(self, other: Usd) -> Usd:
+        return Usd(self.micros - other.micros)
+
+    def __str__(self) -> str:
+        return f"${self.text(2)}"
+
+    @property
+    def dollars(self) -> float:
+        """For JSON numbers only; never computed with."""
+        return float(Decimal(self.micros) / MICRO)
+
+    def text(self, places: int = 4) -> str:
+        """The amount without its sign of currency, with so many decimal places."""
+        return f"{Decimal(self.micros) / MICRO:.{places}f}"
+
+    def per(self, quantity: float) -> Usd | None:
+        """Dollars for each unit; None where there is no unit to share them."""
+        if quantity <= 0:
+            return None
+        return Usd(int((Decimal(self.micros) / Decimal(str(quantity))).to_integral_value()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What an hour of an instance costs, who says so, and as of when."""
+
+    per_hour: Usd
+    source: str
+    as_of: str = ""
+
+    def __str__(self) -> str:
+        dated = f", as of {self.as_of}" if self.as_of else ""
+        return f"${self.per_hour.text(3)}/h ({self.source}{dated})"
+
+
+ZERO = Usd(0)
+FREE = Rate(per_hour=Usd(0), source="this machine")
+
+
+def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -> Usd:
+    """The bill for one start that ran so many seconds, rounded up to a micro-dollar.
+
+    Monotone in `seconds`; nothing is billed for an instance that never ran (0 seconds).
+    """
+    if seconds <= 0:
+        return Usd(0)
+    billed = max(Decimal(minimum), Decimal(str(seconds)))
+    exact = Decimal(rate.per_hour.micros) * billed / HOUR
+    return Usd(int(exact.to_integral_value(rounding=ROUND_UP)))
+
+
+def units_per_dollar(units: int, amount: Usd) -> float | None:
+    """Chunks (or hours) bought by a dollar; None where nothing was spent."""
+    if amount.micros <= 0:
+        return None
+    return float(Decimal(units) * MICRO / Decimal(amount.micros))

@@ -1,0 +1,173 @@
+"""A run: one attempt at a batch, from intent to settlement, as a persisted state machine.
+
+State is where it is, outcome is how it ended, step is what moves it on. Every step may be repeated;
+a controller that died is no special case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from batchscribe.core.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
+from batchscribe.errors import RefusedError
+
+
+class RunState(StrEnum):
+    PLANNED = "planned"
+    """The intent is in the ledger and in the store; nothing has happened yet."""
+    ARMED = "armed"
+    """The guard outside this machine is armed, or switched off by name."""
+    PROVISIONING = "provisioning"
+    """The start was asked for, or may have been."""
+    DISPATCHING = "dispatching"
+    """The instance was seen running; its worker is being started."""
+    TRANSCRIBING = "transcribing"
+    """The worker was started; its progress comes through the store."""
+    RELEASING = "releasing"
+    """The stop was asked for, or is due; not yet seen stopped."""
+    VERIFYING = "verifying"
+    """Seen stopped (or handed back): the store is listed again."""
+    SETTLED = "settled"
+
+
+class Outcome(StrEnum):
+    """How a run ended; each is a success, or a failure with a name."""
+
+    COMPLETED = "completed"
+    """Every chunk of its batch is done or quarantined."""
+    INCOMPLETE = "incomplete"
+    """Some chunk of its batch is neither done nor quarantined."""
+    TIMED_OUT = "timed-out"
+    INTERRUPTED = "interrupted"
+    NO_CAPACITY = "no-capacity"
+    START_FAILED = "start-failed"
+    """The start was refused, or the instance did not stay up."""
+    LAUNCH_FAILED = "launch-failed"
+    """The box was up, but no worker could be started on it."""
+    WORKER_FAILED = "worker-failed"
+    WORKER_LOST = "worker-lost"
+    """It went silent without a last word."""
+    ABANDONED = "abandoned"
+    """Its controller died before the start was asked for, or its intent was refused."""
+
+    @property
+    def success(self) -> bool:
+        return self is Outcome.COMPLETED
+
+
+class Step(StrEnum):
+    ARM = "arm"
+    PROVISION = "provision"
+    AWAIT_RUNNING = "await-running"
+    DISPATCH = "dispatch"
+    FOLLOW = "follow"
+    RELEASE = "release"
+    SETTLE = "settle"
+
+
+LEGAL: dict[RunState, frozenset[RunState]] = {
+    RunState.PLANNED: frozenset({RunState.ARMED, RunState.RELEASING}),
+    RunState.ARMED: frozenset({RunState.PROVISIONING, RunState.RELEASING}),
+    RunState.PROVISIONING: frozenset({RunState.DISPATCHING, RunState.RELEASING}),
+    RunState.DISPATCHING: frozenset({RunState.TRANSCRIBING, RunState.RELEASING}),
+    # Back to dispatching: work was left, time too, so the next worker gets the next manifest.
+    RunState.TRANSCRIBING: frozenset({RunState.DISPATCHING, RunState.RELEASING}),
+    RunState.RELEASING: frozenset({RunState.VERIFYING}),
+    RunState.VERIFYING: frozenset({RunState.SETTLED}),
+    RunState.SETTLED: frozenset(),
+}
+
+_STEPS = {
+    RunState.PLANNED: Step.ARM,
+    RunState.ARMED: Step.PROVISION,
+    RunState.PROVISIONING: Step.AWAIT_RUNNING,
+    RunState.DISPATCHING: Step.DISPATCH,
+    RunState.TRANSCRIBING: Step.FOLLOW,
+    RunState.RELEASING: Step.RELEASE,
+    RunState.VERIFYING: Step.SETTLE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All that is known of a run. Times are aware UTC; None is what was not seen (yet)."""
+
+    id: str
+    state: RunState = RunState.PLANNED
+    outcome: Outcome | None = None
+    detail: str = ""
+    provider: str
+    instances: tuple[str, ...]
+    borrowed: bool = False
+    """It was running before us and stays running after us (GPU_IF_RUNNING=use)."""
+    policy: str
+    reason: str
+    created: datetime
+    deadline: datetime
+    rate: Rate
+    instance_type: str = ""
+    planned_chunks: int = 0
+    planned_audio_seconds: float = 0.0
+    manifests: tuple[str, ...] = ()
+    """Keys of the manifests, one for each worker, in the order they were dispatched."""
+    start_requested: datetime | None = None
+    idle_until: datetime | None = None
+    """The last look, after the start request, at which it was not running yet."""
+    running_since: datetime | None = None
+    """The first look that saw it running."""
+    running_until: datetime | None = None
+    """The last look that saw it running."""
+    dispatched: datetime | None = None
+    first_window: datetime | None = None
+    work_ended: datetime | None = None
+    stop_requested: datetime | None = None
+    stopped: datetime | None = None
+    """The first look, after the stop request, at which it was no longer billable."""
+    settled: datetime | None = None
+    chunks_done: int = 0
+    chunks_failed: int = 0
+    audio_seconds: float = 0.0
+    cost: Usd = ZERO
+
+    @property
+    def instance(self) -> str:
+        return self.instances[0]
+
+    @property
+    def open(self) -> bool:
+        return self.state is not RunState.SETTLED
+
+    @property
+    def billed_seconds(self) -> float:
+        """An upper bound: from the last look before it ran to the first after it stopped.
+
+        0 while it was never seen, and cannot have been, running. A borrowed instance is billed from
+        our start to our end, since it runs anyway.
+        """
+        begin = self.idle_until or self.start_requested
+        end = self.stopped or self.running_until
+        if begin is None or end is None or (self.running_since is None and not self.borrowed):
+            return 0.0
+        return max(0.0, (end - begin).total_seconds())
+
+    def bill(self) -> Usd:
+        return cost(self.rate, self.billed_seconds, minimum=0 if self.borrowed else MINIMUM_BILLED_SECONDS)
+
+    def moved(self, state: RunState, **changes: object) -> Run:
+        """The run in another state. Raises RefusedError for a move that the table does not have."""
+        if state is not self.state and state not in LEGAL[self.state]:
+            raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
+        return replace(self, state=state, **changes)  # type: ignore[arg-type]
+
+    def releasing(self, outcome: Outcome | None, detail: str = "") -> Run:
+        """The run on its way out; the first outcome stands."""
+        if self.state in {RunState.RELEASING, RunState.VERIFYING, RunState.SETTLED}:
+            return self
+        return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
+
+
+def next_step(run: Run) -> Step | None:
+    """What to do next with a run; None when it is settled."""
+    return _STEPS.get(run.state)

@@ -1,0 +1,123 @@
+"""Timed text: words, segments, the transcript of a chunk, and its JSON.
+
+The field names of segments and words are those of the original system, so that its readers keep
+working. Times are seconds: on the chunk's clock in a chunk's transcript, on the session's in a
+session's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from batchscribe.errors import PermanentError
+
+FORMAT = "batchscribe.transcript"
+VERSION = 1
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """`probability` is 0 to 1, or None where the engine knows none."""
+
+    word: str
+    start: float
+    end: float
+    probability: float | None = None
+
+    def shifted(self, seconds: float) -> Word:
+        return msgspec.structs.replace(
+            self, start=round(self.start + seconds, 3), end=round(self.end + seconds, 3)
+        )
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
+
+    def shifted(self, seconds: float) -> Segment:
+        return msgspec.structs.replace(
+            self,
+            start=round(self.start + seconds, 3),
+            end=round(self.end + seconds, 3),
+            words=tuple(word.shifted(seconds) for word in self.words),
+        )
+
+
+class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
+    """The exact audio that was heard: `name` is the file's own name, `key` its place in the source."""
+
+    name: str
+    key: str
+    etag: str
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """The transcript of one chunk. No speech is a success: no segments, flag `no-speech`."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    text: str
+    segments: tuple[Segment, ...]
+    duration: float
+    language: str | None = None
+    flags: tuple[str, ...] = ()
+    engine: str
+    model: str
+    settings_hash: str
+    audio: AudioRef
+    run: str
+    created_at: datetime
+
+
+class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one chunk lies in its session; `flags` and `text` say if it is missing."""
+
+    key: str
+    transcript: str
+    offset: float
+    duration: float
+    flags: tuple[str, ...] = ()
+
+
+class SessionTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as one text, times on the session's clock."""
+
+    format: str = "batchscribe.session"
+    version: int = VERSION
+    session: str
+    text: str
+    segments: tuple[Segment, ...]
+    duration: float
+    language: str | None = None
+    parts: tuple[SessionPart, ...]
+    digest: str
+    """SHA-256 over the names and ETags of the transcripts that went in: the same digest, the same file."""
+
+
+class ForeignTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """What we read of a transcript that the original system wrote."""
+
+    segments: tuple[Segment, ...] = ()
+    text: str = ""
+    duration: float | None = None
+    language: str | None = None
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """JSON for people and programs: indented, UTF-8, newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Transcript | ForeignTranscript:
+    """A transcript of ours, or what can be read of a foreign one. Raises PermanentError."""
+    try:
+        return msgspec.json.decode(data, type=Transcript)
+    except msgspec.MsgspecError:
+        pass
+    try:
+        return msgspec.json.decode(data, type=ForeignTranscript, strict=False)
+    except msgspec.MsgspecError as error:
+        raise PermanentError(f"not a transcript: {error}") from error

@@ -1,0 +1,107 @@
+"""Every error that batchscribe raises on purpose, on one page.
+
+    BatchscribeError                 one line for a person: what happened, what was kept, what to do
+    |-- TransientError               may go away by itself; the only branch that is ever retried
+    |   |-- StoreUnavailableError    the object store did not answer, or answered with 5xx or a throttle
+    |   |-- ComputeUnavailableError  the cloud's API did not answer, throttled, or lost a reply
+    |   `-- LaunchError              the box was not reachable, or the worker did not start
+    |-- PermanentError               the same input will fail again
+    |   |-- ObjectNotFoundError      no object under that key
+    |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
+    |   |-- AudioError               the audio cannot be decoded within the limits
+    |   `-- EngineError              the speech model cannot run, or broke while it ran
+    |-- RefusedError                 a rule of ours said no; nothing was done
+    |   |-- LockHeldError            another tick is running
+    |   |-- NotOursError             the instance or the run belongs to somebody else
+    |   `-- NoCapacityError          the cloud has no machine of this type right now, or the quota is used up
+    |-- MisconfiguredError           a setting, a credential or an installation must be mended first
+    |-- NotStoppedError              an instance of ours could not be proved stopped
+    `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
+
+The exit code of the command line is a property of the error: see `exit_code`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BatchscribeError(Exception):
+    """Root of the tree; its text is one line that a person can act on."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class TransientError(BatchscribeError):
+    """May go away by itself; retried, with a bound."""
+
+
+class StoreUnavailableError(TransientError):
+    """The object store did not answer, or answered with 5xx or a throttle."""
+
+
+class ComputeUnavailableError(TransientError):
+    """The cloud's API did not answer, throttled, or lost a reply: what it did is unknown."""
+
+
+class LaunchError(TransientError):
+    """The box was not reachable, or the worker did not start."""
+
+
+class PermanentError(BatchscribeError):
+    """The same input will fail again."""
+
+
+class ObjectNotFoundError(PermanentError):
+    """No object is stored under that key."""
+
+
+class ObjectArchivedError(PermanentError):
+    """The object exists, but must be restored from its archive first."""
+
+
+class AudioError(PermanentError):
+    """The audio cannot be decoded within the limits."""
+
+
+class EngineError(PermanentError):
+    """The speech model cannot run, or broke while it ran."""
+
+
+class RefusedError(BatchscribeError):
+    """A rule of ours said no; nothing was done."""
+
+
+class LockHeldError(RefusedError):
+    """Another tick is running; nothing is wrong."""
+
+    exit_code: ClassVar[int] = 0
+
+
+class NotOursError(RefusedError):
+    """The instance or the run belongs to somebody else."""
+
+
+class NoCapacityError(RefusedError):
+    """The cloud has no machine of this type right now, or the account's quota is used up."""
+
+
+class MisconfiguredError(BatchscribeError):
+    """A setting, a credential or an installation must be mended first."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NotStoppedError(BatchscribeError):
+    """An instance of ours could not be proved stopped."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class InterruptedRunError(BatchscribeError):
+    """SIGTERM or Ctrl-C asked the run to end."""
+
+
+def exit_code(errors: list[BatchscribeError]) -> int:
+    """The exit code for what went wrong: 3 wins over 2, 2 over 1; no error is 0."""
+    return max((error.exit_code for error in errors), default=0)

@@ -1,0 +1,157 @@
+"""Every seam of batchscribe on one page.
+
+All are synchronous and small. Each has a double in `batchscribe.testing` and one conformance suite
+in tests/contract that the double and the real thing pass. What is not here has no seam: the ledger
+is SQLite, and SQLite in a temporary folder is its own double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from batchscribe.core.instances import Claim, Instance
+from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.core.messages import Message
+from batchscribe.core.money import Rate
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.core.speech import Recognition, Window
+
+
+class Clock(Protocol):
+    """The only source of time. `sleep` returns early, by raising, when the process is asked to end."""
+
+    def now(self) -> datetime:
+        """Wall time, aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds since boot, suspend included; only differences mean anything."""
+
+    def sleep(self, seconds: float) -> None:
+        """Waits. Raises InterruptedRunError when a signal arrives meanwhile."""
+
+
+class Store(Protocol):
+    """Objects under one URL; keys are relative to it and are data, never paths or shell words.
+
+    Raises StoreUnavailableError (retry later), ObjectNotFoundError, ObjectArchivedError,
+    MisconfiguredError (no such bucket, no right). Keys may hold any character S3 allows.
+    """
+
+    url: str
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix`, in ascending order of the key's UTF-8 bytes.
+
+        `after` skips keys up to and including it. A listing that cannot be finished raises: a
+        partial listing is never mistaken for a whole one.
+        """
+
+    def get(self, key: str) -> Blob: ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes if nothing is there, atomically. True if the object now holds `data` through us.
+
+        A conflict is read back: True where what is there is what we wrote (a lost reply), else False.
+        """
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Writes whatever is there; a reader sees the old or the new bytes, never a mixture."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; nothing happens where there is none."""
+
+
+class Compute(Protocol):
+    """Instances that exist already: looked at, started and stopped by id.
+
+    Raises ComputeUnavailableError (what was done is unknown: look again), NoCapacityError,
+    MisconfiguredError. Creating and terminating would be a second protocol.
+    """
+
+    def describe(self, instance: str) -> Instance:
+        """One look. An id that does not exist is an instance in state `missing`, not an error."""
+
+    def start(self, claim: Claim) -> None:
+        """Tags the instance with the claim, then asks for its start. Repeating it is harmless."""
+
+    def stop(self, instance: str, *, force: bool = False) -> None:
+        """Asks for the stop. Repeating it is harmless; success is only what `describe` shows."""
+
+    def release(self, instance: str) -> None:
+        """Empties the claim's tags, after the stop was observed."""
+
+
+class Launcher(Protocol):
+    """Brings a worker to life beside the GPU. It follows nothing: progress comes through the store."""
+
+    def probe(self, instance: Instance) -> str | None:
+        """The version of the worker installed there; None while the box cannot be reached yet.
+
+        Raises MisconfiguredError where waiting cannot help: a changed host key, no right, no worker.
+        """
+
+    def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
+        """Starts the worker on the manifest stored at `url`, detached. A second call for the same
+        run and worker changes nothing. Raises LaunchError, MisconfiguredError.
+        """
+
+    def cancel(self, instance: Instance, manifest: Manifest) -> None:
+        """Asks the worker to finish its window, publish and end; harmless where none runs."""
+
+
+class Guard(Protocol):
+    """A stop order outside this machine, for the case that this machine is gone."""
+
+    def arm(self, claim: Claim) -> None:
+        """Stops the claim's instance some minutes after its deadline. Raises if it is not armed."""
+
+    def disarm(self, instance: str) -> None: ...
+
+    def armed(self, instance: str) -> bool: ...
+
+
+class Engine(Protocol):
+    """A loaded speech model."""
+
+    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+        """One result for each window, in any order, as soon as it is known. Raises EngineError."""
+
+
+@runtime_checkable
+class EngineFactory(Protocol):
+    """What an entry point of the group `batchscribe.engines` names."""
+
+    name: str
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        """Why this engine cannot run `spec` here, each with the mend; empty where it can. Costs
+        no model load and no network.
+        """
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """Loads the model, from this machine only. Raises EngineError, MisconfiguredError."""
+
+
+class Notifier(Protocol):
+    """Tells people. It never raises and never takes long: a dead receiver is a line in the log."""
+
+    def send(self, message: Message) -> None: ...
+
+
+class Prices(Protocol):
+    """What an hour of an instance type costs."""
+
+    def rate(self, instance_type: str, region: str) -> Rate | None: ...
+
+
+class Lock(Protocol):
+    """At most one tick on this machine."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Holds the lock for the block. Raises LockHeldError, with who holds it, at once."""
+
+    def holder(self) -> str | None:
+        """The "PID timestamp" of whoever holds it now; None where nobody does."""
