@@ -108,11 +108,17 @@ class Run:
     deadline: datetime
     rate: Rate
     instance_type: str = ""
+    by_hand: bool = False
+    """Asked for by a person (`batchscribe run`): age and live locks do not hold chunks back."""
+    limit: int | None = None
+    """At most so many chunks."""
     planned_chunks: int = 0
     planned_audio_seconds: float = 0.0
     manifests: tuple[str, ...] = ()
     """Keys of the manifests, one for each worker, in the order they were dispatched."""
     start_requested: datetime | None = None
+    start_accepted: datetime | None = None
+    """The cloud said yes to the start; what it then did is another matter."""
     idle_until: datetime | None = None
     """The last look, after the start request, at which it was not running yet."""
     running_since: datetime | None = None

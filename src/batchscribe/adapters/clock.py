@@ -1,0 +1,78 @@
+"""The clock of this machine, and the signals that cut a wait short."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType, TracebackType
+from typing import Self
+
+from batchscribe.errors import InterruptedRunError
+
+
+class Interrupts:
+    """Turns SIGTERM, SIGINT and SIGHUP into one InterruptedRunError in the main thread.
+
+    The first signal is raised wherever the main thread is, so that a wait on the network or on a
+    child process ends at once: every step is repeatable, so this is no worse than a crash. Inside
+    `shielded` it is only noted: a release must not be cut short by impatience.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._shields = 0
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in self.SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        first = self.requested is None
+        self.requested = signal.Signals(number).name
+        if first and not self._shields:
+            raise InterruptedRunError(f"asked to end by {self.requested}")
+
+    def check(self) -> None:
+        """Raises where a signal came while shielded, or was lost in code that swallows exceptions."""
+        if self.requested and not self._shields:
+            raise InterruptedRunError(f"asked to end by {self.requested}")
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+
+class SystemClock:
+    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot."""
+
+    def __init__(self, interrupts: Interrupts | None = None) -> None:
+        self._interrupts = interrupts
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """CLOCK_BOOTTIME: counts while suspended, and is shared by all processes of one boot."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def sleep(self, seconds: float) -> None:
+        if self._interrupts:
+            self._interrupts.check()
+        time.sleep(seconds)

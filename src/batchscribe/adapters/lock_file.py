@@ -1,0 +1,92 @@
+"""The tick's lock: flock on a file that is never unlinked, so that no two ticks hold two inodes.
+
+`filelock` opens without following links, does not truncate what it cannot lock, and checks the
+inode after locking. The kernel frees the lock when its holder dies, however it dies. What the file
+says ("PID timestamp") is for people; nothing is ever decided by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from batchscribe.errors import LockHeldError, MisconfiguredError
+from batchscribe.protocols import Clock
+
+INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the original's path; written safely, never read
+
+
+class FileTickLock:
+    """At most one tick for a state directory. `copy` shows the holder where the original system did."""
+
+    def __init__(self, path: Path, clock: Clock, *, copy: Path | None = INFORMATION_COPY) -> None:
+        self._path = path
+        self._clock = clock
+        self._copy = copy
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        lock = self._lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise LockHeldError(
+                f"another tick is running ({self._told() or 'it has not said who'}); nothing was done"
+            ) from error
+        except OSError as error:
+            raise MisconfiguredError(
+                f"the lock file {self._path} cannot be used ({error.strerror}): remove what is there"
+            ) from error
+        try:
+            self._tell(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
+            yield
+        finally:
+            self._tell("")
+            lock.release()
+
+    def holder(self) -> str | None:
+        """Who holds it now. A lock that can be had is held by nobody, whatever its text says."""
+        if not self._path.exists():
+            return None
+        lock = self._lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return self._told() or "unknown"
+        lock.release()
+        return None
+
+    def _lock(self) -> FileLock:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._path, mode=0o644)
+
+    def _told(self) -> str:
+        with contextlib.suppress(OSError):
+            return self._path.read_text().strip()
+        return ""
+
+    def _tell(self, text: str) -> None:
+        _write_own_file(self._path, text)
+        if self._copy is not None:
+            with contextlib.suppress(OSError):  # information only: somebody else's file is left alone
+                _write_own_file(self._copy, text)
+
+
+def _write_own_file(path: Path, text: str) -> None:
+    """Overwrites a plain file of ours with one name; refuses links, pipes and other people's files."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        seen = os.fstat(descriptor)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_nlink != 1:
+            raise PermissionError(f"{path} is not a plain file of ours")
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
