@@ -21,6 +21,9 @@ from batchscribe.protocols import Clock
 
 INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the original's path; written safely, never read
 
+PATIENCE_SECONDS = 0.5
+"""Longer than `holder` needs for its look, so that a glance at the status never turns a tick away."""
+
 
 class FileTickLock:
     """At most one tick for a state directory. `copy` shows the holder where the original system did."""
@@ -34,7 +37,7 @@ class FileTickLock:
     def held(self) -> Iterator[None]:
         lock = self._lock()
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.05)
         except Timeout as error:
             raise LockHeldError(
                 f"another tick is running ({self._told() or 'it has not said who'}); nothing was done"

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from batchscribe.core.backlog import Backlog
-from batchscribe.core.instances import Instance
+from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.money import Rate
-from batchscribe.core.packing import Batch, Priors
+from batchscribe.core.packing import Batch, Priors, pack
 from batchscribe.core.runs import Run
 
 
@@ -24,6 +25,8 @@ class PolicyName(StrEnum):
 
 
 class IfRunning(StrEnum):
+    """What to do with a GPU that is already running and not ours."""
+
     HOLD = "hold"
     USE = "use"
 
@@ -37,6 +40,8 @@ class Policy:
     check_interval: timedelta = timedelta(hours=1)
     if_running: IfRunning = IfRunning.HOLD
     limit: int | None = None
+    by_hand: bool = False
+    """A person asked: whatever is pending is taken, whatever its age or its past."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,8 @@ class Observation:
 
 
 class ReasonCode(StrEnum):
+    """Why, for programs; the sentence says it to people."""
+
     PAUSED = "paused"
     EMPTY = "nothing-pending"
     BELOW_THRESHOLD = "below-threshold"
@@ -64,7 +71,9 @@ class ReasonCode(StrEnum):
     THRESHOLD = "threshold-reached"
     MAX_WAIT = "longest-wait-in-reach"
     NOW = "asked-for-now"
+    GPU_MISSING = "gpu-missing"
     OPEN_RUN = "open-run"
+    NEVER_STARTED = "never-started"
     DEADLINE = "deadline-passed"
 
 
@@ -102,3 +111,147 @@ class Reclaim:
 
 
 Decision = Hold | Launch | Resume | Reclaim
+
+
+def decide(seen: Observation, policy: Policy) -> Decision:
+    """The decision for what was seen; total, pure, and in this order of precedence.
+
+    A run of ours comes first, then a pause by a person, then whether a start pays, and last whether
+    the instance is ours to start.
+    """
+    if seen.open_run is not None:
+        return _continue(seen, seen.open_run)
+    if seen.paused_until is not None and seen.now < seen.paused_until:
+        return Hold(Reason(ReasonCode.PAUSED, f"paused until {seen.paused_until:%Y-%m-%d %H:%M} UTC"))
+    batch = fit(seen, policy)
+    pays, reason = _pays(seen, policy, batch)
+    if not pays:
+        return Hold(reason)
+    if obstacle := _obstacle(seen, policy):
+        overdue = _wait_in_reach(seen, policy, batch)
+        return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
+    return Launch(reason, batch, borrowed=seen.instance.state is InstanceState.RUNNING)
+
+
+def fit(seen: Observation, policy: Policy) -> Batch:
+    """What one run would take of the backlog as it stands."""
+    return pack(
+        seen.backlog.candidates,
+        pending=seen.backlog.pending,
+        priors=seen.priors,
+        rate=seen.rate,
+        seconds=policy.max_runtime.total_seconds(),
+        limit=policy.limit,
+    )
+
+
+def _continue(seen: Observation, run: Run) -> Decision:
+    numbers = {"run": run.id, "state": run.state.value}
+    if run.start_requested is None:
+        sentence = f"run {run.id} was planned, but its controller died before any start: it is closed"
+        return Reclaim(Reason(ReasonCode.NEVER_STARTED, sentence, numbers), run)
+    if seen.now >= run.deadline:
+        sentence = f"run {run.id} is past its deadline {run.deadline:%H:%M} UTC: it is released"
+        return Reclaim(Reason(ReasonCode.DEADLINE, sentence, numbers), run)
+    return Resume(Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state.value}: it goes on", numbers), run)
+
+
+def _pays(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool, Reason]:
+    numbers = _numbers(seen, policy, batch)
+    if trigger := _trigger(seen, policy, batch):
+        return True, Reason(*trigger, numbers)
+    return False, Reason(*_shortfall(seen, policy), numbers)
+
+
+def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
+    """What makes a start pay; None where nothing does."""
+    backlog = seen.backlog
+    if policy.by_hand and backlog.pending:
+        return ReasonCode.NOW, f"asked for now: {_chunks(backlog.pending)} pending"
+    if not backlog.triggering:
+        return None
+    if policy.name is PolicyName.NOW:
+        return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
+    if backlog.triggering >= policy.threshold:
+        sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
+        return ReasonCode.THRESHOLD, sentence
+    if _wait_in_reach(seen, policy, batch):
+        return ReasonCode.MAX_WAIT, (
+            f"the oldest chunk has waited {_hours(_age(seen))} h; with the next check in "
+            f"{_hours(policy.check_interval)} h it would pass the longest wait of {_hours(policy.max_wait)} h"
+        )
+    return None
+
+
+def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
+    """Why nothing makes a start pay."""
+    backlog = seen.backlog
+    if backlog.triggering:
+        sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
+        return ReasonCode.BELOW_THRESHOLD, sentence
+    if backlog.pending:
+        sentence = f"{_chunks(backlog.pending)} pending, all of which failed before: they start no GPU"
+        return ReasonCode.ONLY_TROUBLED, sentence
+    if backlog.waiting:
+        sentence = f"nothing may start yet: {_chunks(backlog.waiting)} too young or being recorded"
+        return ReasonCode.EMPTY, sentence
+    return ReasonCode.EMPTY, "nothing is pending"
+
+
+def _wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
+    """Whether waiting for the next check would break the longest wait. Never for an empty backlog."""
+    if seen.backlog.oldest is None:
+        return False
+    lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
+    return _age(seen) + policy.check_interval + lead >= policy.max_wait
+
+
+def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
+    """Why the instance is not ours to start; None where it is."""
+    instance = seen.instance
+    if seen.stranger:
+        return Reason(ReasonCode.GPU_IN_USE, seen.stranger)
+    match instance.state:
+        case InstanceState.MISSING | InstanceState.TERMINATED | InstanceState.SHUTTING_DOWN:
+            sentence = f"instance {instance.id} is {instance.state}: set GPU_INSTANCE_ID to one that exists"
+            return Reason(ReasonCode.GPU_MISSING, sentence)
+        case InstanceState.PENDING:
+            return Reason(ReasonCode.GPU_MOVING, f"{instance.id} is being started by somebody else")
+        case InstanceState.RUNNING if policy.if_running is IfRunning.HOLD:
+            sentence = f"{instance.id} is already running and not ours: left alone (GPU_IF_RUNNING=hold)"
+            return Reason(ReasonCode.GPU_IN_USE, sentence)
+        case _:
+            return None
+
+
+def _age(seen: Observation) -> timedelta:
+    return seen.now - seen.backlog.oldest if seen.backlog.oldest else _NO_TIME
+
+
+def _numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:
+    oldest = seen.backlog.oldest
+    return {
+        "pending": seen.backlog.pending,
+        "triggering": seen.backlog.triggering,
+        "waiting": seen.backlog.waiting,
+        "threshold": policy.threshold,
+        "oldest_hours": round(_age(seen).total_seconds() / 3600, 2) if oldest else None,
+        "max_wait_hours": policy.max_wait.total_seconds() / 3600,
+        "batch_chunks": len(batch.chunks),
+        "batch_left": batch.left,
+        "batch_audio_hours": round(batch.estimate.audio_seconds / 3600, 3),
+        "estimated_seconds": round(batch.estimate.seconds),
+        "estimated_dollars": batch.estimate.cost.dollars,
+        "hourly_dollars": batch.estimate.rate.per_hour.dollars,
+    }
+
+
+def _chunks(count: int) -> str:
+    return f"{count} chunk" if count == 1 else f"{count} chunks"
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.1f}"
+
+
+_NO_TIME: Final = timedelta(0)
