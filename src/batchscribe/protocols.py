@@ -98,6 +98,9 @@ class Launcher(Protocol):
         run and worker changes nothing. Raises LaunchError, MisconfiguredError.
         """
 
+    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
+        """Whether the manifest's worker runs; None where that cannot be told right now."""
+
     def cancel(self, instance: Instance, manifest: Manifest) -> None:
         """Asks the worker to finish its window, publish and end; harmless where none runs."""
 
