@@ -1,0 +1,73 @@
+"""Values for tests, with defaults that say nothing special."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from batchscribe.core.backlog import Backlog
+from batchscribe.core.chunks import Chunk
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.packing import Priors
+from batchscribe.core.policy import Observation
+from batchscribe.core.runs import Run
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+RATE = Rate(per_hour=Usd.parse("0.526"), source="test", as_of="2026-11-01")
+INSTANCE = "i-0123456789abcdef0"
+
+
+def chunk(number: int = 1, *, hours_old: float = 1.0, **changes: Any) -> Chunk:
+    values: dict[str, Any] = {
+        "key": f"s/chunk-{number:03}.webm",
+        "size": 40_000,
+        "modified": NOW - timedelta(hours=hours_old),
+        "etag": f"e{number}",
+        "session": "s/",
+        "number": number,
+        "transcript": f"s/transcription-chunk-{number:03}.json",
+    }
+    return Chunk(**(values | changes))
+
+
+def backlog(pending: int = 0, *, hours_old: float = 1.0, **changes: Any) -> Backlog:
+    chunks = tuple(chunk(number, hours_old=hours_old) for number in range(pending))
+    values: dict[str, Any] = {
+        "sessions": 1 if pending else 0,
+        "pending": pending,
+        "pending_bytes": 40_000 * pending,
+        "oldest": NOW - timedelta(hours=hours_old) if pending else None,
+        "candidates": chunks,
+    }
+    return Backlog(**(values | changes))
+
+
+def instance(state: InstanceState = InstanceState.STOPPED, **changes: Any) -> Instance:
+    return Instance(**({"id": INSTANCE, "state": state, "type": "g4dn.xlarge"} | changes))
+
+
+def observation(seen: Backlog | None = None, **changes: Any) -> Observation:
+    values: dict[str, Any] = {
+        "now": NOW,
+        "backlog": seen or backlog(),
+        "instance": instance(),
+        "priors": Priors(),
+        "rate": RATE,
+    }
+    return Observation(**(values | changes))
+
+
+def run(**changes: Any) -> Run:
+    values: dict[str, Any] = {
+        "id": "20261123-120000-abcdef",
+        "provider": "ec2",
+        "instances": (INSTANCE,),
+        "policy": "threshold",
+        "reason": "120 chunks pending, threshold 100 reached",
+        "created": NOW,
+        "deadline": NOW + timedelta(hours=2),
+        "rate": RATE,
+        "instance_type": "g4dn.xlarge",
+    }
+    return Run(**(values | changes))
