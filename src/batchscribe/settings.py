@@ -1,1 +1,395 @@
-"""Settings."""
+"""Settings: flags over the environment over `.env`, as one frozen value. The only reader of os.environ.
+
+`.env` is parsed, never executed. Every name is declared once, on the field it fills, with what it
+allows; a `BATCH_*` name that is not declared here is an error, so that a slip of the pen is not a
+default in disguise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
+
+from dotenv.parser import parse_stream
+
+from batchscribe.core import texts
+from batchscribe.core.money import Usd
+from batchscribe.core.policy import IfRunning, PolicyName
+from batchscribe.errors import MisconfiguredError
+
+DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
+MASK = "(hidden)"
+_AWS_IDENTITY = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+)
+_AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST_SECRET = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How a setting is spelled, how its text becomes a value, and what to say where it does not."""
+
+    name: str
+    parse: Callable[[str], Any]
+    allowed: str
+    other: str = ""
+    secret: bool = False
+    placed: bool = False
+    """Its value depends on the folder: `parse` gets an absolute path or a URL."""
+
+
+def _file(text: str) -> Path:
+    return Path(texts.matching()(text))
+
+
+def _placed(text: str, folder: Path) -> str:
+    """An absolute path, written from `folder` on; URLs stay as they are."""
+    return text if "://" in text else os.path.normpath(folder / Path(text).expanduser())
+
+
+_POSITIVE = "a whole number from 1 on"
+_HOURS = "hours above 0, such as 2 or 0.5"
+_WHERE_FROM = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
+_FOLDER = "a folder; a relative one starts at the folder of .env"
+
+
+class Effective(NamedTuple):
+    """One row of `batchscribe config`. `value` is masked where it is a secret."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, typed. `folder` is where `.env` is looked for, and where relative paths start."""
+
+    source: Annotated[str, Name("BATCH_SOURCE", texts.store_url, _WHERE_FROM, placed=True)] = ""
+    output: Annotated[str, Name("BATCH_OUTPUT", texts.store_url, _WHERE_FROM, placed=True)] = ""
+    policy: Annotated[PolicyName, Name("BATCH_POLICY", texts.member(PolicyName), " or ".join(PolicyName))] = (
+        PolicyName.THRESHOLD
+    )
+    threshold: Annotated[int, Name("BATCH_THRESHOLD", texts.whole(1, 10**9), _POSITIVE)] = 100
+    max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", texts.number(0, 8760), _HOURS)] = 24.0
+    max_runtime_hours: Annotated[float, Name("BATCH_MAX_RUNTIME_HOURS", texts.number(0, 168), _HOURS)] = 2.0
+    check_hours: Annotated[
+        float, Name("BATCH_SCHEDULER_CHECK_HOURS", texts.number(0, 24), _HOURS + ", up to 24")
+    ] = 1.0
+    min_age_minutes: Annotated[
+        float, Name("BATCH_MIN_AGE_MINUTES", texts.number(-1, 10_080), "minutes from 0 on")
+    ] = 5.0
+    live_lock: Annotated[
+        str, Name("BATCH_LIVE_LOCK", texts.matching(), "a key at the bucket's root, or off")
+    ] = "batch-lock.json"
+    limit: Annotated[int | None, Name("BATCH_LIMIT", texts.whole(1, 10**9), _POSITIVE)] = None
+    max_dollars_per_day: Annotated[
+        Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", texts.dollars, "dollars, such as 5.00")
+    ] = None
+    max_attempts: Annotated[
+        int, Name("BATCH_MAX_ATTEMPTS", texts.whole(1, 100), "a whole number from 1 to 100")
+    ] = 3
+    max_audio_hours: Annotated[float, Name("BATCH_MAX_AUDIO_HOURS", texts.number(0, 1000), _HOURS)] = 12.0
+    max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", texts.whole(1, 10**6), _POSITIVE)] = 4096
+    launch: Annotated[
+        str, Name("BATCH_LAUNCH", texts.one_of("auto", "ssh", "local"), "auto, ssh or local")
+    ] = "auto"
+    cloud_guard: Annotated[str, Name("BATCH_CLOUD_GUARD", texts.one_of("off"), "off")] = "off"
+    guard_role_arn: Annotated[
+        str,
+        Name(
+            "BATCH_GUARD_ROLE_ARN",
+            texts.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/.+"),
+            "arn:aws:iam::<account>:role/<name>",
+        ),
+    ] = ""
+    provider: Annotated[str, Name("GPU_PROVIDER", texts.one_of("local", "ec2"), "local or ec2")] = "local"
+    instance_id: Annotated[
+        str, Name("GPU_INSTANCE_ID", texts.matching(r"i-[0-9a-f]{8,17}"), "an id such as i-0123456789abcdef0")
+    ] = ""
+    instance_type: Annotated[
+        str, Name("GPU_INSTANCE_TYPE", texts.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
+    ] = ""
+    instance_types: Annotated[
+        tuple[str, ...], Name("GPU_INSTANCE_TYPES", texts.words, "types such as g4dn.xlarge,g5.xlarge")
+    ] = ()
+    if_running: Annotated[
+        IfRunning, Name("GPU_IF_RUNNING", texts.member(IfRunning), " or ".join(IfRunning))
+    ] = IfRunning.HOLD
+    region: Annotated[
+        str,
+        Name("AWS_REGION", texts.matching(r"[a-z0-9-]+"), "a region such as us-east-2", "AWS_DEFAULT_REGION"),
+    ] = ""
+    endpoint_url: Annotated[
+        str, Name("AWS_ENDPOINT_URL", texts.matching(r"https?://\S+"), "http://… or https://…")
+    ] = ""
+    hourly_cost: Annotated[
+        Usd | None, Name("GPU_HOURLY_COST", texts.dollars, "dollars an hour, such as 0.526")
+    ] = None
+    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _file, "a file", placed=True)] = None
+    ssh_user: Annotated[
+        str, Name("GPU_SSH_USER", texts.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user's name")
+    ] = "ubuntu"
+    ssh_port: Annotated[int, Name("GPU_SSH_PORT", texts.whole(1, 65_535), "a port from 1 to 65535")] = 22
+    ssh_host: Annotated[
+        str,
+        Name(
+            "GPU_SSH_HOST", texts.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host's name"
+        ),
+    ] = "public"
+    engine: Annotated[
+        str, Name("BATCH_ENGINE", texts.matching(r"[a-z0-9-]+"), "auto or an engine's name")
+    ] = "auto"
+    model: Annotated[str, Name("WHISPER_MODEL", texts.matching(), "a model's name or a folder")] = "small.en"
+    compute_type: Annotated[
+        str, Name("WHISPER_COMPUTE_TYPE", texts.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
+    ] = "auto"
+    language: Annotated[str | None, Name("BATCH_LANGUAGE", texts.language, "auto or a code such as en")] = (
+        None
+    )
+    chunk_overlap_ms: Annotated[
+        int | None, Name("BATCH_CHUNK_OVERLAP_MS", texts.milliseconds, "auto or milliseconds up to 30000")
+    ] = None
+    """None is auto."""
+    notify_email: Annotated[
+        tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", texts.addresses, "e-mail addresses")
+    ] = ()
+    smtp_url: Annotated[
+        str,
+        Name(
+            "BATCH_SMTP_URL",
+            texts.matching(r"smtps?://\S+"),
+            "smtp://user:password@host:port or smtps://…",
+            secret=True,
+        ),
+    ] = field(default="", repr=False)
+    slack_webhook_url: Annotated[
+        str, Name("SLACK_WEBHOOK_URL", texts.matching(r"https?://\S+"), "an https:// URL", secret=True)
+    ] = field(default="", repr=False)
+    notify_urls: Annotated[
+        tuple[str, ...],
+        Name("BATCH_NOTIFY_URLS", texts.urls, "apprise URLs, separated by spaces", secret=True),
+    ] = field(default=(), repr=False)
+    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
+    reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
+        "batch-reports"
+    )
+    log_dir: Annotated[Path, Name("BATCH_LOG_DIR", _file, _FOLDER, placed=True)] = Path("logs")
+
+    folder: Path = Path()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """By name: default, .env, environment or flag."""
+    aws: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The AWS_* names of `.env`: boto3 and obstore read them from the environment alone."""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """AWS secrets, wherever they came from; only to be redacted."""
+
+    @property
+    def max_wait(self) -> timedelta:
+        return timedelta(hours=self.max_wait_hours)
+
+    @property
+    def max_runtime(self) -> timedelta:
+        return timedelta(hours=self.max_runtime_hours)
+
+    @property
+    def check_interval(self) -> timedelta:
+        return timedelta(hours=self.check_hours)
+
+    @property
+    def min_age(self) -> timedelta:
+        return timedelta(minutes=self.min_age_minutes)
+
+    @property
+    def live_lock_key(self) -> tuple[str, str] | None:
+        """(URL of the bucket's root or of the source folder, key of the live lock); None where it is off."""
+        if self.live_lock.lower() == "off" or not self.source:
+            return None
+        parts = urlsplit(self.source)
+        root = self.source if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}"
+        return root, self.live_lock.lstrip("/")
+
+    def required(self, name: str) -> str:
+        """The value of a setting that this command cannot do without. Raises MisconfiguredError."""
+        attribute, declared = _DECLARED[name]
+        value = getattr(self, attribute)
+        if not value:
+            file = self.folder / DOTENV
+            raise MisconfiguredError(f"{name} is not set: put {name}=… into {file} ({declared.allowed})")
+        return str(value)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every text that no log, message or report may hold, longest first."""
+        urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
+        found = {*self.hidden, *(part for url in urls for part in texts.secret_parts(url))}
+        return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+    def effective(self) -> list[Effective]:
+        """Every setting with its value, masked where secret, and where it came from."""
+        rows = [
+            Effective(name, _shown(self, attribute, declared), self.origins.get(name, DEFAULT))
+            for name, (attribute, declared) in _DECLARED.items()
+        ]
+        rows += [Effective(name, MASK, DOTENV) for name in self.aws if name not in _KNOWN]
+        return rows
+
+    def apply_aws_environment(self) -> None:
+        """Hands the AWS_* names of `.env` to this process's environment, where it has none of its own."""
+        export_aws(self, os.environ)
+
+
+def export_aws(settings: Settings, environ: MutableMapping[str, str]) -> None:
+    """Adds the AWS_* names of `.env` to `environ`, without overwriting any.
+
+    Keys, secret and token are one identity: none of them is taken from `.env` where the environment
+    names an identity of its own, since a mixture would sign with the wrong one.
+    """
+    foreign = any(environ.get(name) for name in _AWS_IDENTITY)
+    for name, value in settings.aws.items():
+        if not environ.get(name) and not (foreign and name in _AWS_IDENTITY):
+            environ[name] = value
+    if settings.region and not environ.get("AWS_REGION"):
+        environ["AWS_REGION"] = settings.region
+
+
+def journal_stream() -> str:
+    """What systemd says of the stream that is its journal ("device:inode"); empty elsewhere."""
+    return os.environ.get("JOURNAL_STREAM", "")
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    folder: Path | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in effect: flags win over `environ` (default: this process's), that over `.env`.
+
+    `.env` is looked for in `folder` (default: the working directory) and nowhere else. An empty value
+    is the default. Raises MisconfiguredError for an unknown BATCH_* name, a bad value, an unreadable
+    line, or a `.env` with secrets that others can read.
+    """
+    home = (folder or Path.cwd()).absolute()
+    written = _read_dotenv(home / DOTENV)
+    layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
+    for origin, layer in layers.items():
+        _refuse_unknown(origin, layer)
+    _refuse_open_file(home / DOTENV, written)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, (attribute, declared) in _DECLARED.items():
+        text, origins[name] = _found(declared, layers)
+        if text:
+            values[attribute] = _parsed(declared, text, origins[name], home)
+    return Settings(**_completed(values, home), folder=home, origins=origins, **_aws(layers))
+
+
+def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
+    """The values with what follows from others: the output beside the audio, an id means EC2."""
+    for name in ("state_dir", "reports_dir", "log_dir"):
+        values.setdefault(name, home / getattr(_BARE, name))
+    values.setdefault("output", values.get("source", ""))
+    values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
+    return values
+
+
+def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+    """(text, origin) of a setting: the last layer that has it and is not empty."""
+    for origin in (FLAG, ENVIRONMENT, DOTENV):
+        for name in (declared.name, declared.other):
+            text = layers[origin].get(name, "").strip()
+            if text:
+                return text, origin
+    return "", DEFAULT
+
+
+def _parsed(declared: Name, text: str, origin: str, home: Path) -> Any:
+    try:
+        return declared.parse(_placed(text, home) if declared.placed else text)
+    except (ValueError, RuntimeError):
+        shown = MASK if declared.secret else repr(text)
+        raise MisconfiguredError(
+            f"{declared.name} from {_WHERE[origin]} is {shown}: allowed is {declared.allowed}"
+        ) from None
+
+
+def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    written = {name: text for name, text in layers[DOTENV].items() if name.startswith("AWS_") and text}
+    hidden = {layer.get(name, "") for layer in layers.values() for name in _AWS_SECRETS}
+    return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}
+
+
+def _refuse_unknown(origin: str, layer: Mapping[str, str]) -> None:
+    for name in layer:
+        if name.startswith("BATCH_") and name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]}?" if near else "`batchscribe config` lists the names"
+            raise MisconfiguredError(f"{name} in {_WHERE[origin]} is not a setting of batchscribe: {meant}")
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The names and texts of a `.env`, without expansion; empty where there is none."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise MisconfiguredError(f"{path} is not a file: move it away, or put the settings there")
+        with path.open(encoding="utf-8") as stream:
+            return dict(_bindings(path, stream))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise MisconfiguredError(f"{path} cannot be read ({reason}): mend the file or its rights") from error
+
+
+def _bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
+    for binding in parse_stream(stream):
+        if binding.error or (binding.key and binding.value is None):
+            line = binding.original.line + binding.original.string.count("\n", 0, -1)
+            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: mend it (nothing was started)")
+        if binding.key and binding.value is not None:
+            yield binding.key, binding.value
+
+
+def _refuse_open_file(path: Path, written: Mapping[str, str]) -> None:
+    """A file with secrets must be ours and closed to others. Root may read anybody's."""
+    held = [name for name in _SECRET_NAMES if written.get(name)]
+    if not held:
+        return
+    info = path.stat()
+    if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise MisconfiguredError(f"{path} holds {held[0]} and others can read it: chmod 600 {path}")
+    if os.geteuid() not in {0, info.st_uid}:
+        raise MisconfiguredError(f"{path} holds {held[0]} and belongs to another user: chown it to yourself")
+
+
+def _shown(settings: Settings, attribute: str, declared: Name) -> str:
+    value = getattr(settings, attribute)
+    if value in ("", None, ()):
+        return ""
+    if declared.secret:
+        return MASK
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+_BARE = Settings()
+_DECLARED: dict[str, tuple[str, Name]] = {
+    hint.__metadata__[0].name: (attribute, hint.__metadata__[0])
+    for attribute, hint in get_type_hints(Settings, include_extras=True).items()
+    if hasattr(hint, "__metadata__")
+}
+"""By name: the attribute it fills, and its declaration."""
+_KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
+_SECRET_NAMES = (*(name for name, (_, declared) in _DECLARED.items() if declared.secret), *_AWS_SECRETS)
+_WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}

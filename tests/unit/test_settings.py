@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.core.money import Usd
+from batchscribe.core.policy import IfRunning, PolicyName
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import MASK, Settings, export_aws, load
+
+CANARY = "canary-7f3a91"
+
+
+def write(folder: Path, text: str, mode: int = 0o600) -> Path:
+    path = folder / ".env"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def refusal(folder: Path, environ: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(MisconfiguredError) as caught:
+        load(environ or {}, folder=folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
+    settings = load({}, folder=tmp_path)
+    assert (settings.policy, settings.threshold, settings.limit) == (PolicyName.THRESHOLD, 100, None)
+    assert settings.max_wait == timedelta(hours=24)
+    assert settings.max_runtime == timedelta(hours=2)
+    assert settings.check_interval == timedelta(hours=1)
+    assert settings.min_age == timedelta(minutes=5)
+    assert (settings.launch, settings.cloud_guard, settings.provider) == ("auto", "off", "local")
+    assert settings.if_running is IfRunning.HOLD
+    assert settings.state_dir == tmp_path / ".batchscribe"
+    assert settings.reports_dir == tmp_path / "batch-reports"
+    assert set(settings.origins.values()) == {"default"}
+
+
+def test_flag_beats_environment_beats_dotenv(tmp_path: Path) -> None:
+    write(tmp_path, "BATCH_THRESHOLD=10\nBATCH_LIMIT=7\nBATCH_POLICY=now\nWHISPER_MODEL=tiny\n")
+    settings = load(
+        {"BATCH_THRESHOLD": "50", "BATCH_LIMIT": "8"}, folder=tmp_path, flags={"BATCH_LIMIT": "9"}
+    )
+    assert (settings.threshold, settings.limit, settings.model) == (50, 9, "tiny")
+    wanted = {"BATCH_THRESHOLD": "environment", "BATCH_LIMIT": "flag", "BATCH_POLICY": ".env"}
+    assert {name: settings.origins[name] for name in wanted} == wanted
+
+
+def test_an_empty_value_is_the_default_and_hides_no_lower_layer(tmp_path: Path) -> None:
+    write(tmp_path, "BATCH_THRESHOLD=\nBATCH_LIMIT=3\n")
+    settings = load({"BATCH_LIMIT": " "}, folder=tmp_path)
+    assert (settings.threshold, settings.limit) == (100, 3)
+
+
+def test_dotenv_is_parsed_and_never_run_or_expanded(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    write(
+        tmp_path,
+        f'export WHISPER_MODEL="$(touch {mark})"  # a comment\nBATCH_ENGINE=auto\n'
+        "BATCH_LIVE_LOCK='${HOME}/x'\n",
+    )
+    settings = load({}, folder=tmp_path)
+    assert settings.model == f"$(touch {mark})"
+    assert settings.live_lock == "${HOME}/x"
+    assert not mark.exists()
+
+
+def test_an_unreadable_line_is_named_by_number(tmp_path: Path) -> None:
+    write(tmp_path, "BATCH_THRESHOLD=5\n\nthis is not a setting\n")
+    assert "line 3" in refusal(tmp_path)
+
+
+def test_an_unknown_name_points_to_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, "BATCH_TRESHOLD=5\nUNRELATED=1\n")
+    message = refusal(tmp_path)
+    assert "BATCH_TRESHOLD" in message
+    assert "BATCH_THRESHOLD?" in message
+    assert "BATCH_MAX_RUNTIME_HOURS" in refusal(tmp_path / "none", {"BATCH_MAX_RUNTIME": "2"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("BATCH_THRESHOLD", "0"),
+        ("BATCH_THRESHOLD", "-5"),
+        ("BATCH_THRESHOLD", "1e3"),
+        ("BATCH_MAX_RUNTIME_HOURS", "0"),
+        ("BATCH_MAX_RUNTIME_HOURS", "inf"),
+        ("BATCH_MAX_RUNTIME_HOURS", "nan"),
+        ("BATCH_MAX_RUNTIME_HOURS", "2h"),
+        ("BATCH_POLICY", "balanced"),
+        ("BATCH_CLOUD_GUARD", "eventbridge"),
+        ("BATCH_LAUNCH", "ray"),
+        ("BATCH_SOURCE", "http://example.com/x"),
+        ("BATCH_SOURCE", "s3:///prefix"),
+        ("BATCH_SOURCE", "file://host/path"),
+        ("BATCH_SOURCE", "s3://bucket/x?y=1"),
+        ("BATCH_MAX_DOLLARS_PER_DAY", "-1"),
+        ("GPU_HOURLY_COST", "cheap"),
+        ("GPU_SSH_PORT", "70000"),
+        ("GPU_SSH_HOST", "-oProxyCommand=x"),
+        ("GPU_SSH_USER", "-l"),
+        ("GPU_INSTANCE_ID", "i-123; rm"),
+        ("BATCH_LANGUAGE", "english!"),
+        ("BATCH_NOTIFY_EMAIL", "nobody"),
+        ("BATCH_NOTIFY_URLS", "no-scheme"),
+        ("BATCH_SMTP_URL", "mail.example.com"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_with_what_is_allowed(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    message = refusal(tmp_path, {name: text})
+    assert message.startswith(name)
+    assert "allowed is" in message
+
+
+def test_a_bad_secret_is_refused_without_being_shown(tmp_path: Path) -> None:
+    assert CANARY not in refusal(tmp_path, {"BATCH_SMTP_URL": f"ftp://me:{CANARY}@host"})
+
+
+def test_fractions_dollars_and_lists(tmp_path: Path) -> None:
+    settings = load(
+        {
+            "BATCH_MAX_RUNTIME_HOURS": ".5",
+            "BATCH_MIN_AGE_MINUTES": "0",
+            "GPU_HOURLY_COST": "0.526",
+            "GPU_INSTANCE_TYPES": "g4dn.xlarge, g5.xlarge",
+            "BATCH_NOTIFY_URLS": "json://127.0.0.1/a?to=x,y, mailto://h?to=a@b.c",
+            "BATCH_CHUNK_OVERLAP_MS": "auto",
+            "BATCH_LANGUAGE": "EN",
+        },
+        folder=tmp_path,
+    )
+    assert settings.max_runtime == timedelta(minutes=30)
+    assert settings.min_age == timedelta(0)
+    assert settings.hourly_cost == Usd(526_000)
+    assert settings.instance_types == ("g4dn.xlarge", "g5.xlarge")
+    assert settings.notify_urls == ("json://127.0.0.1/a?to=x,y", "mailto://h?to=a@b.c")
+    assert (settings.chunk_overlap_ms, settings.language) == (None, "en")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("s3://bucket/some/prefix/", "s3://bucket/some/prefix"),
+        ("gs://bucket", "gs://bucket"),
+        ("file:///a/b/", "file:///a/b"),
+        ("/a/b c/", "file:///a/b%20c"),
+        ("file:///", "file:///"),
+    ],
+)
+def test_a_source_becomes_one_url(tmp_path: Path, text: str, url: str) -> None:
+    settings = load({"BATCH_SOURCE": text}, folder=tmp_path)
+    assert (settings.source, settings.output) == (url, url)
+
+
+def test_relative_paths_start_at_the_folder_of_dotenv(tmp_path: Path) -> None:
+    environ = {"BATCH_SOURCE": "./rec", "BATCH_STATE_DIR": "../state", "GPU_SSH_KEY_PATH": "keys/gpu.pem"}
+    settings = load(environ, folder=tmp_path)
+    assert settings.source == (tmp_path / "rec").as_uri()
+    assert settings.state_dir == tmp_path.parent / "state"
+    assert settings.ssh_key_path == tmp_path / "keys/gpu.pem"
+
+
+def test_an_instance_id_means_ec2_unless_said_otherwise(tmp_path: Path) -> None:
+    environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0"}
+    assert load(environ, folder=tmp_path).provider == "ec2"
+    assert load(environ | {"GPU_PROVIDER": "local"}, folder=tmp_path).provider == "local"
+
+
+def test_the_live_lock_lies_at_the_bucket_root(tmp_path: Path) -> None:
+    def lock(**environ: str) -> tuple[str, str] | None:
+        return load(environ, folder=tmp_path).live_lock_key
+
+    assert lock(BATCH_SOURCE="s3://bucket/audio") == ("s3://bucket", "batch-lock.json")
+    assert lock(BATCH_SOURCE="/rec") == ("file:///rec", "batch-lock.json")
+    assert lock(BATCH_SOURCE="/rec", BATCH_LIVE_LOCK="off") is None
+    assert lock() is None
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_dotenv_with_secrets_is_closed_to_others(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path, f"SLACK_WEBHOOK_URL=https://hooks.example/{CANARY}\n", mode)
+    message = refusal(tmp_path)
+    assert f"chmod 600 {path}" in message
+    assert CANARY not in message
+
+
+def test_a_dotenv_without_secrets_may_be_readable(tmp_path: Path) -> None:
+    write(tmp_path, "BATCH_THRESHOLD=5\nSLACK_WEBHOOK_URL=\n", 0o644)
+    assert load({}, folder=tmp_path).threshold == 5
+
+
+def test_a_dotenv_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    assert "not a file" in refusal(tmp_path)
+
+
+def test_secrets_are_known_masked_and_not_in_repr(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        f"SLACK_WEBHOOK_URL=https://hooks.example/services/T0/{CANARY}-slack\n"
+        f"BATCH_SMTP_URL=smtps://me:{CANARY}%2Fsmtp@mail.example\n"
+        f"BATCH_NOTIFY_URLS=tgram://{CANARY}-bot/1\n"
+        f"AWS_SECRET_ACCESS_KEY={CANARY}-aws\nAWS_ACCESS_KEY_ID=AKIAEXAMPLE\n",
+    )
+    settings = load({}, folder=tmp_path)
+    assert CANARY not in repr(settings)
+    assert CANARY not in repr(settings.effective())
+    for part in ("-slack", "/smtp", "%2Fsmtp", "-bot", "-aws"):
+        assert CANARY + part in settings.secrets()
+    shown = {row.name: (row.value, row.origin) for row in settings.effective()}
+    assert shown["SLACK_WEBHOOK_URL"] == (MASK, ".env")
+    assert shown["AWS_SECRET_ACCESS_KEY"] == (MASK, ".env")
+    assert shown["BATCH_THRESHOLD"] == ("100", "default")
+
+
+def test_aws_names_of_dotenv_reach_the_environment_without_overwriting(tmp_path: Path) -> None:
+    write(tmp_path, "AWS_ACCESS_KEY_ID=A\nAWS_SECRET_ACCESS_KEY=B\nAWS_REGION=us-east-2\n")
+    settings = load({}, folder=tmp_path)
+    fresh: dict[str, str] = {}
+    export_aws(settings, fresh)
+    assert fresh == {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "B", "AWS_REGION": "us-east-2"}
+    profiled = {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
+    export_aws(settings, profiled)
+    assert profiled == {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
+
+
+def test_the_old_name_of_the_region_counts(tmp_path: Path) -> None:
+    settings = load({"AWS_DEFAULT_REGION": "us-east-1"}, folder=tmp_path)
+    assert (settings.region, settings.origins["AWS_REGION"]) == ("us-east-1", "environment")
+
+
+def test_what_a_command_needs_is_asked_for_by_name(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"BATCH_SOURCE is not set: put BATCH_SOURCE=… into .*\.env"):
+        load({}, folder=tmp_path).required("BATCH_SOURCE")
+    assert Settings(source="s3://b").required("BATCH_SOURCE") == "s3://b"
