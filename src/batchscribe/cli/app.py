@@ -1,0 +1,50 @@
+"""What the commands share: the settings, a console, and one way to print JSON."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from batchscribe import settings as configuration
+from batchscribe.adapters import logs
+from batchscribe.settings import Settings
+
+
+class App:
+    """The context object of every command; nothing is read before it is needed."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, str] = {}
+        """Settings given as options: they win over the environment and over `.env`."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        loaded = configuration.load(flags=self.flags)
+        loaded.apply_aws_environment()
+        logs.configure(secrets=loaded.secrets())
+        return loaded
+
+    @cached_property
+    def console(self) -> Console:
+        return Console(highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout: values of ours become objects, times ISO 8601."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2))
+
+
+def _plain(value: object) -> object:
+    from batchscribe.core.money import Usd
+
+    if isinstance(value, Usd):
+        return value.dollars
+    raise NotImplementedError(f"no JSON for {type(value).__name__}")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+pass_app = click.make_pass_decorator(App)

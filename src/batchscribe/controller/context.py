@@ -1,0 +1,107 @@
+"""What a tick works with: the world through its seams, and the terms that the settings set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from batchscribe.controller.scan import Scanner
+from batchscribe.core.manifest import EngineSpec, Limits, Progress
+from batchscribe.core.money import Rate
+from batchscribe.core.packing import Priors
+from batchscribe.core.policy import Policy
+from batchscribe.core.runs import Run
+from batchscribe.ledger import Ledger
+from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
+
+log = structlog.get_logger("batchscribe")
+
+
+class Shield(Protocol):
+    """Holds signals back for the block: they are noted, and raised after it."""
+
+    def shielded(self) -> AbstractContextManager[None]: ...
+
+    def check(self) -> None:
+        """Raises InterruptedRunError where a signal came while it was held back."""
+
+
+class View(Protocol):
+    """Shows a person how far a run is."""
+
+    def show(self, run: Run, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """How long a look waits for the next, and how long all looks together may take; seconds."""
+
+    poll: float = 5.0
+    describe: float = 30.0
+    """While a worker works, its instance is looked at this often."""
+    up: float = 600.0
+    """From the start request to `running`."""
+    reach: float = 600.0
+    """From `running` to a worker that answers."""
+    silence: float = 900.0
+    """A worker whose progress does not change for so long is lost."""
+    grace: float = 30.0
+    """For the last window, after a worker was asked to end."""
+    stop: float = 600.0
+    """From the stop request to `stopped`, before it is an alarm."""
+    force_after: float = 240.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What was agreed before the tick began; from the settings, resolved."""
+
+    scheduler: str
+    """This host and state directory: whose intents are ours when the ledger is lost."""
+    release: str
+    provider: str
+    instances: tuple[str, ...]
+    instance_type: str
+    rate_of: Callable[[str], Rate]
+    """The rate for an instance type as it was seen."""
+    policy: Policy
+    engine: EngineSpec
+    settings_hash: str
+    limits: Limits
+    max_attempts: int
+    priors: Priors
+    """What to believe before anything was learned."""
+    waits: Waits = Waits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything outside that a tick can see or touch."""
+
+    clock: Clock
+    source: Store
+    output: Store
+    compute: Compute
+    launcher: Launcher
+    guard: Guard
+    notifier: Notifier
+    ledger: Ledger
+    shield: Shield
+    view: View
+    scanner: Callable[[bool], Scanner]
+    """A scanner; True where a person asked, so that age and live locks do not count."""
+    new_run_id: Callable[[datetime], str]
+    report: Callable[[Run], None]
+    """Writes the report of a settled run, for people and for later."""
+
+
+def keep(world: World, run: Run, note: str = "") -> Run:
+    """Records the run as it stands now, durably, before anything else happens."""
+    world.ledger.save_run(run, at=world.clock.now(), note=note)
+    log.info("run", run=run.id, state=run.state.value, note=note)
+    return run

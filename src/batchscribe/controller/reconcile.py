@@ -1,0 +1,151 @@
+"""Open runs held against what is true: in the ledger, in the store, and on the instance.
+
+A run of ours with no live work, or past its deadline, is released first. A run whose worker makes
+progress is never shot because a controller was away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from batchscribe.controller.context import Terms, World, keep
+from batchscribe.controller.steps import read_exit, read_manifest, read_progress
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.manifest import Intent, Settlement
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+
+FRESH = timedelta(minutes=2)
+"""A worker reports every few seconds: a progress object this young speaks of live work."""
+
+
+def recover(world: World, terms: Terms) -> tuple[Run, ...]:
+    """Runs of ours that only the store remembers, put back into the ledger."""
+    unknown = (run_id for run_id in sorted(_intents(world)) if world.ledger.run(run_id) is None)
+    remembered = (_remembered(world, terms, run_id) for run_id in unknown)
+    return tuple(keep(world, run, "recovered from the store") for run in remembered if run)
+
+
+def dead_runs(world: World) -> tuple[Run, ...]:
+    """Open runs with no live work, or past their deadline, already on their way out."""
+    ended = ((run, _verdict(world, run)) for run in world.ledger.open_runs())
+    return tuple(keep(world, run.releasing(*verdict), "reclaimed") for run, verdict in ended if verdict)
+
+
+def _verdict(world: World, run: Run) -> tuple[Outcome | None, str] | None:
+    """How a run that nobody drives has ended; None where its work is alive."""
+    if run.state in {RunState.RELEASING, RunState.VERIFYING}:
+        return run.outcome, run.detail
+    if run.start_requested is None:
+        return Outcome.ABANDONED, "its controller died before any start"
+    if world.clock.now() >= run.deadline:
+        return Outcome.TIMED_OUT, "past its deadline"
+    if run.state is not RunState.TRANSCRIBING:
+        return Outcome.INTERRUPTED, "its controller died before its worker was started"
+    return _work(world, run)
+
+
+def _work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
+    manifest = read_manifest(world, run.manifests[-1])
+    if read_exit(world, manifest) is not None:
+        return None, "its work had ended"
+    seen = world.compute.describe(run.instance)
+    if not seen.state.billable:
+        return Outcome.WORKER_LOST, f"{seen.id} is {seen.state}"
+    alive = world.launcher.alive(seen, manifest)
+    progress = read_progress(world, manifest)
+    if alive or (alive is None and progress is not None and world.clock.now() - progress.at < FRESH):
+        return None
+    return Outcome.WORKER_LOST, "its worker was gone"
+
+
+def _intents(world: World) -> set[str]:
+    tail = "/intent.json"
+    return {
+        info.key.removeprefix(keys.RUNS).removesuffix(tail)
+        for info in world.output.list(keys.RUNS)
+        if info.key.endswith(tail)
+    }
+
+
+def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
+    """The run as the store tells it; None where it is another scheduler's, or not readable."""
+    try:
+        intent = wire.decode(world.output.get(keys.intent(run_id)).data, Intent)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+    if intent.scheduler != terms.scheduler:
+        return None
+    run = _from_intent(intent)
+    try:
+        settlement = wire.decode(world.output.get(keys.settlement(run_id)).data, Settlement)
+    except ObjectNotFoundError:
+        return _as_it_stands(world, run)
+    return _settled(run, settlement)
+
+
+def _from_intent(intent: Intent) -> Run:
+    return Run(
+        id=intent.run,
+        provider=intent.provider,
+        instances=intent.instances,
+        borrowed=intent.borrowed,
+        policy=intent.policy,
+        reason=intent.reason,
+        created=intent.created,
+        deadline=intent.deadline,
+        rate=Rate(per_hour=Usd(intent.rate_micros), source=intent.rate_source, as_of=intent.rate_as_of),
+        instance_type=intent.instance_type,
+        planned_chunks=intent.chunks,
+        planned_audio_seconds=intent.audio_seconds,
+    )
+
+
+def _as_it_stands(world: World, run: Run) -> Run:
+    """An open run again: billed from its intent on, since nobody remembers the start."""
+    prefix = f"{keys.RUNS}{run.id}/workers/"
+    manifests = tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+    seen = world.compute.describe(run.instance)
+    now = world.clock.now()
+    ours = run.borrowed or seen.run == run.id
+    if not ours or seen.state is not InstanceState.RUNNING:
+        return replace(
+            run,
+            state=RunState.RELEASING,
+            start_requested=run.created if ours or manifests else None,
+            manifests=manifests,
+            outcome=Outcome.INTERRUPTED,
+            detail="the ledger was lost",
+        )
+    return replace(
+        run,
+        state=RunState.TRANSCRIBING if manifests else RunState.DISPATCHING,
+        start_requested=run.created,
+        start_accepted=run.created,
+        running_since=now,
+        running_until=now,
+        dispatched=run.created if manifests else None,
+        manifests=manifests,
+    )
+
+
+def _settled(run: Run, settlement: Settlement) -> Run:
+    """A closed run: its bill is taken from the settlement, the looks that led to it are gone."""
+    return replace(
+        run,
+        state=RunState.SETTLED,
+        outcome=Outcome(settlement.outcome),
+        detail=settlement.detail,
+        settled=settlement.settled,
+        start_requested=settlement.settled - timedelta(seconds=settlement.billed_seconds),
+        running_since=settlement.settled,
+        stopped=settlement.settled,
+        chunks_done=settlement.chunks_done,
+        chunks_failed=settlement.chunks_failed,
+        audio_seconds=settlement.audio_seconds,
+        cost=Usd(settlement.cost_micros),
+    )
