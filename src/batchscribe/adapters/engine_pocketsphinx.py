@@ -1,0 +1,171 @@
+"""PocketSphinx with the English model that its own package ships: small, offline, for demos and tests.
+
+It holds the interpreter's lock while it works, so every core gets a process of its own. It knows no
+probabilities, and it hears words in silence: what it is given must be speech already.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
+from typing import Any
+
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.timing import within
+from batchscribe.core.transcripts import Segment, Word
+from batchscribe.errors import EngineError, MisconfiguredError
+
+NAME = "pocketsphinx"
+MODEL = "en-us"
+FRAMES_PER_SECOND = 100
+PAUSE = 0.6
+"""Seconds of quiet that end a segment."""
+_VARIANT = re.compile(r"\(\d+\)$")
+_FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
+
+Heard = tuple[str, int, int]
+"""A word as the decoder names it, its first and its last frame."""
+
+
+class _Listener:
+    """The decoder of one process."""
+
+    decoder: Any = None
+
+    @classmethod
+    def open(cls) -> None:
+        """Runs once in each process of the pool."""
+        # Ctrl-C is for the worker, which lets the window finish.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        pocketsphinx: Any = importlib.import_module("pocketsphinx")
+        cls.decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+    @classmethod
+    def hear(cls, pcm: bytes) -> list[Heard]:
+        """What is said in 16-bit 16 kHz mono samples."""
+        cls.decoder.start_utt()
+        cls.decoder.process_raw(pcm, full_utt=True)
+        cls.decoder.end_utt()
+        return [(part.word, part.start_frame, part.end_frame) for part in cls.decoder.seg() or ()]
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ready() -> bool:
+    return _Listener.decoder is not None
+
+
+class PocketSphinx:
+    """Decoders in as many processes as there are cores."""
+
+    def __init__(self, processes: int) -> None:
+        self.model = MODEL
+        self._processes = processes
+        self._pool = self._open()
+        self.device = f"cpu, {processes} processes"
+
+    def _open(self) -> ProcessPoolExecutor:
+        # A fork would copy the locks of our threads; a fresh interpreter has none.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._processes, mp_context=context, initializer=_Listener.open)
+
+    def warm(self) -> None:
+        """Starts the processes and loads the model in them. Raises EngineError."""
+        try:
+            for ready in [self._pool.submit(_ready) for _ in range(self._processes)]:
+                ready.result()
+        except BrokenProcessPool as error:
+            raise EngineError(f"{NAME} does not start: its process ended while loading the model") from error
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+        """One result for each window, in order; a few windows are under way at once. Raises EngineError."""
+        under_way: deque[tuple[int, float, Future[list[Heard]]]] = deque()
+        try:
+            for window in windows:
+                under_way.append((window.id, window.seconds, self._pool.submit(_Listener.hear, _pcm(window))))
+                while under_way and (len(under_way) >= 2 * self._processes or under_way[0][2].done()):
+                    yield _recognition(*under_way.popleft())
+            while under_way:
+                yield _recognition(*under_way.popleft())
+        except BrokenProcessPool as error:
+            self._pool.shutdown(wait=False)
+            self._pool = self._open()
+            raise EngineError(f"{NAME} broke while transcribing: one of its processes ended") from error
+
+
+def _pcm(window: Window) -> bytes:
+    pcm: bytes = (window.audio.clip(-1.0, 1.0) * 32767).astype("<i2").tobytes()
+    return pcm
+
+
+def _recognition(window: int, seconds: float, heard: Future[list[Heard]]) -> Recognition:
+    words = [word for part in heard.result() if (word := _word(*part)) is not None]
+    return Recognition(window, within(_segments(words), seconds), "en")
+
+
+def _word(name: str, first: int, last: int) -> Word | None:
+    """A word without the dictionary's mark of a variant; None for silence and noise."""
+    if _FILLER.fullmatch(name):
+        return None
+    return Word(
+        word=_VARIANT.sub("", name), start=first / FRAMES_PER_SECOND, end=(last + 1) / FRAMES_PER_SECOND
+    )
+
+
+def _segments(words: list[Word]) -> Iterator[Segment]:
+    """Words in segments, a new one after each pause."""
+    if not words:
+        return
+    ends = [index + 1 for index, (one, two) in enumerate(pairwise(words)) if two.start - one.end >= PAUSE]
+    for begin, end in pairwise([0, *ends, len(words)]):
+        part = tuple(words[begin:end])
+        text = " ".join(word.word for word in part)
+        yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
+
+
+class Factory:
+    """The one model there is, on the CPU, in English."""
+
+    name = NAME
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        """See EngineFactory. `spec.model` names a Whisper model and is not looked at."""
+        found: list[str] = []
+        if importlib.util.find_spec("pocketsphinx") is None:
+            found.append("pocketsphinx not installed: pip install 'batchscribe[demo]'")
+        if spec.language not in {None, "en"}:
+            found.append(f"{NAME} knows English only, and BATCH_LANGUAGE is {spec.language}")
+        if spec.device == "cuda":
+            found.append(f"{NAME} runs on the CPU only: choose the device auto, or faster-whisper")
+        return tuple(found)
+
+    def load(self, spec: EngineSpec) -> PocketSphinx:
+        """See EngineFactory."""
+        if problems := self.problems(spec):
+            raise MisconfiguredError("; ".join(problems))
+        engine = PocketSphinx(len(os.sched_getaffinity(0)))
+        engine.warm()
+        return engine
+
+
+FACTORY = Factory()

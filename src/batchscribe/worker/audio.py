@@ -1,0 +1,254 @@
+"""Audio is hostile: it is decoded from bytes, in a limited process of its own, as a stream.
+
+Formats, protocols and codecs go through allow-lists; decoded samples are counted against the limit;
+memory, computing time and files are bounded; a process that crashes takes one chunk with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.errors import AudioError, MisconfiguredError
+from batchscribe.worker import frames
+
+Samples = npt.NDArray[np.float32]
+
+SILENCE_SECONDS = 120
+"""A decoder that sends nothing for so long while we wait is given up."""
+BASE_CPU_SECONDS = 60.0
+CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
+"""Decoding takes about 1/360 on an ordinary core: this is for the slowest box, not for a bomb."""
+
+
+@cache
+def decoder_version() -> str:
+    """Such as `pyav 18.1.0 / ffmpeg 8.1.2`; empty where no decoder is installed on this machine."""
+    try:
+        av = importlib.import_module("av")
+    except ImportError:
+        return ""
+    return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """A whole file. `samples` has shape (n,), float32 in [-1, 1], 16 kHz, mono."""
+
+    samples: Samples
+    partial: bool
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLE_RATE
+
+
+class _DeadError(Exception):
+    """The child process is gone, or as good as gone."""
+
+
+class Decoding:
+    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz mono float32.
+
+    After the last piece `seconds` is its true length, and `partial` says that damage ended it early
+    or left holes. Raises AudioError, also in the middle.
+    """
+
+    def __init__(self, pieces: Iterator[Samples | dict[str, float]]) -> None:
+        self._pieces = pieces
+        self.seconds = 0.0
+        self.partial = False
+
+    def __iter__(self) -> Iterator[Samples]:
+        for piece in self._pieces:
+            if isinstance(piece, dict):
+                self.seconds, self.partial = float(piece["seconds"]), bool(piece["partial"])
+            else:
+                yield piece
+
+
+class AudioDecoder:
+    """A decoding process that is kept for many files and replaced when one of them breaks it.
+
+    For one thread at a time. Close it, or use it as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+        self._busy = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        self._busy = False
+
+    def decode(self, data: bytes, *, max_seconds: float) -> Decoding:
+        """Starts decoding `data`, at most `max_seconds` of audio. Raises AudioError while iterating,
+        MisconfiguredError where no decoder can be started at all.
+        """
+        if not data:
+            raise AudioError("the object is empty: there is nothing to decode")
+        if self._busy:
+            # The last file was given up in the middle: what is left in the pipe belongs to nobody.
+            self.close()
+        return Decoding(self._pieces(data, max_seconds))
+
+    def _pieces(self, data: bytes, max_seconds: float) -> Iterator[Samples | dict[str, float]]:
+        child = self._child = self._child or _Child()
+        self._busy = True
+        try:
+            yield from child.decode(data, max_seconds)
+        except AudioError:
+            self._busy = False
+            raise
+        except _DeadError as error:
+            reason = child.obituary() or error
+            self.close()
+            raise AudioError(f"the decoder broke on it: {reason}") from None
+        self._busy = False
+
+    def decode_all(self, data: bytes, *, max_seconds: float) -> Decoded:
+        """The whole file at once: 64 KB for each second. Raises AudioError, MisconfiguredError."""
+        decoding = self.decode(data, max_seconds=max_seconds)
+        pieces = list(decoding)
+        return Decoded(samples=np.concatenate(pieces), partial=decoding.partial)
+
+
+class _Child:
+    """The process, its two pipes, and the anonymous file that holds the bytes to decode.
+
+    The bytes do not count against the child's memory limit there, and it never sees a path.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="batchscribe-decode-")
+        self._file = os.memfd_create("audio")
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "batchscribe.worker.decode_child", str(self._file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            cwd=self._folder.name,
+            env={},
+            pass_fds=(self._file,),
+            # Ctrl-C in a terminal is for the worker, which ends its children in order.
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._out = self._process.stdout.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._out, select.POLLIN)
+        self._expect_hello()
+
+    def _expect_hello(self) -> None:
+        try:
+            kind, _ = self._receive()
+        except _DeadError:
+            reason = self._last_line()
+            self.end()
+            raise MisconfiguredError(
+                f"the audio decoder does not start ({reason}): install batchscribe[cpu] or batchscribe[gpu]"
+            ) from None
+        assert kind == frames.HELLO
+
+    def decode(self, data: bytes, max_seconds: float) -> Iterator[Samples | dict[str, float]]:
+        """Pieces, then one mapping with `seconds` and `partial`. Raises AudioError, _DeadError."""
+        self._fill(data)
+        cpu = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND
+        self._order({"max_seconds": max_seconds, "cpu_seconds": cpu})
+        while True:
+            kind, payload = self._receive()
+            if kind == frames.AUDIO:
+                yield np.frombuffer(payload, dtype="<f4")
+                continue
+            os.ftruncate(self._file, 0)
+            if kind == frames.END:
+                yield json.loads(payload)
+                return
+            raise AudioError(payload.decode(errors="replace"))
+
+    def _fill(self, data: bytes) -> None:
+        os.ftruncate(self._file, 0)
+        view, at = memoryview(data), 0
+        while at < len(view):
+            at += os.pwrite(self._file, view[at:], at)
+
+    def _order(self, order: dict[str, float]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        except BrokenPipeError:
+            raise _DeadError("it was gone before it began") from None
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size))
+        if length > frames.MAX_PAYLOAD:
+            raise _DeadError("it sent what no decoder sends")
+        return kind, self._read(length)
+
+    def _read(self, length: int) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            if not self._poll.poll(SILENCE_SECONDS * 1000):
+                raise _DeadError(f"no sound for {SILENCE_SECONDS} seconds")
+            piece = os.read(self._out, length - len(data))
+            if not piece:
+                raise _DeadError("it ended without an answer")
+            data += piece
+        return bytes(data)
+
+    def obituary(self) -> str:
+        """Why the process died; empty while it lives."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(timeout=1)
+            if code == -signal.SIGXCPU:
+                return "it needs more computing time than decoding is given"
+            if code < 0:
+                return f"the decoding process was ended by {signal.Signals(-code).name}"
+            return f"the decoding process ended with code {code}"
+        return ""
+
+    def _last_line(self) -> str:
+        self._stderr.seek(0)
+        lines = self._stderr.read()[-2000:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else self.obituary()
+
+    def end(self) -> None:
+        """Kills the process and frees everything that belongs to it; may be called twice."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._stderr.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._folder.cleanup()

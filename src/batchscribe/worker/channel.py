@@ -1,0 +1,78 @@
+"""A bounded way from thread to thread that can be closed from either end."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.2
+"""How often a waiting thread looks whether it is still wanted."""
+
+
+def never() -> bool:
+    return False
+
+
+class Channel(Generic[T]):
+    """At most `size` items wait in it; whoever is faster waits for the other."""
+
+    def __init__(self, size: int) -> None:
+        self._items: deque[T] = deque()
+        self._size = size
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> bool:
+        """Waits for room. False, and the item is not taken, once the channel is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
+            if self._closed:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True
+
+    def get(self, until: Callable[[], bool] = never) -> T | None:
+        """The next item; None when nothing more will come, or as soon as `until` says so."""
+        with self._changed:
+            while not self._items:
+                if self._closed or until():
+                    return None
+                self._changed.wait(LOOK_SECONDS)
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """Nothing more goes in; what is in it can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class ByteBudget:
+    """Bounds the bytes that are fetched and not decoded yet. One item beyond the bound passes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, until: Callable[[], bool]) -> bool:
+        """Waits until `size` bytes fit. False, and nothing is taken, as soon as `until` says so."""
+        with self._changed:
+            while self._used and self._used + size > self._limit:
+                if until():
+                    return False
+                self._changed.wait(LOOK_SECONDS)
+            self._used += size
+            return True
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()

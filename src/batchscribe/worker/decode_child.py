@@ -1,0 +1,241 @@
+"""The decoder's own process: bytes in, 16 kHz mono samples out, nothing else within reach.
+
+Started as `python -I -m batchscribe.worker.decode_child FD` in an empty folder and an empty
+environment. FD is an anonymous file that the parent fills; each line on standard input is an order
+to decode what is in it. Answers are frames on standard output: one byte that says the kind, four
+bytes of length, the payload.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+
+from batchscribe.worker.frames import AUDIO, BYTES_PER_SAMPLE, END, ERROR, HEADER, HELLO, PIECE_SAMPLES
+
+SAMPLE_RATE = 16_000
+PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
+MEMORY_BYTES = 2 * 1024**3
+OPEN_FILES = 64
+CONTAINERS = "matroska,webm,ogg,wav,flac,mp3,mov,mp4,m4a,aac,avi"
+CODECS = frozenset({"aac", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"})
+CODEC_FAMILIES = ("pcm_", "adpcm_")
+SAMPLE_RATES = range(8_000, 192_001)
+MAX_CHANNELS = 8
+MAX_BAD_PACKETS = 10_000
+EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
+"""Containers that state their length, rather than having it guessed from the bit rate."""
+
+
+class RefusedAudioError(Exception):
+    """This input is not decoded; the text is one line for a person."""
+
+
+@dataclass
+class Progress:
+    """What has been decoded of one input so far."""
+
+    max_samples: int
+    send: Callable[[bytes], None]
+    samples: int = 0
+    good: int = 0
+    bad: int = 0
+    pending: bytearray = field(default_factory=bytearray)
+
+    def add(self, frame: AudioFrame) -> None:
+        """Counts and sends one resampled frame. Raises RefusedAudioError beyond the limit."""
+        self.samples += frame.samples
+        if self.samples > self.max_samples:
+            raise RefusedAudioError(too_long(self.max_samples))
+        self.pending += memoryview(frame.planes[0])[: frame.samples * BYTES_PER_SAMPLE]
+        if len(self.pending) >= PIECE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        for begin in range(0, len(self.pending), PIECE_BYTES):
+            self.send(bytes(self.pending[begin : begin + PIECE_BYTES]))
+        self.pending.clear()
+
+
+def too_long(max_samples: int) -> str:
+    return f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio"
+
+
+class Resampler:
+    """To 16 kHz mono float32, whatever arrives; a stream may change its shape on the way."""
+
+    def __init__(self) -> None:
+        self._shape: tuple[object, ...] = ()
+        self._inner: AudioResampler | None = None
+
+    def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            yield from self.flush()
+            self._shape = shape
+            self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        assert self._inner is not None
+        # Time stamps of damaged files go backwards; samples are counted instead.
+        frame.pts = None
+        yield from self._inner.resample(frame)
+
+    def flush(self) -> Iterator[AudioFrame]:
+        if self._inner is not None:
+            yield from self._inner.resample(None)
+            self._inner = None
+
+
+def check_shape(rate: int, channels: int) -> None:
+    """Raises RefusedAudioError for a sampling rate or a number of channels that no recorder writes."""
+    if rate not in SAMPLE_RATES:
+        raise RefusedAudioError(f"a sampling rate of {rate} Hz: 8 to 192 kHz can be decoded")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise RefusedAudioError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded")
+
+
+def audio_stream(container: InputContainer) -> AudioStream:
+    """The first audio stream, checked. Raises RefusedAudioError."""
+    if not container.streams.audio:
+        raise RefusedAudioError("no audio in it")
+    stream = container.streams.audio[0]
+    codec = stream.codec_context
+    name = codec.codec.canonical_name
+    if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
+        raise RefusedAudioError(f"audio coded as {name}, which is not decoded here")
+    if codec.sample_rate:
+        check_shape(codec.sample_rate, codec.channels)
+    codec.thread_count = 1
+    return stream
+
+
+def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:
+    """The length that the container states for the audio; None where it states none."""
+    if not EXACT & set(container.format.name.split(",")):
+        return None
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return float(container.duration / av.time_base)
+    return None
+
+
+def frames(container: InputContainer, stream: AudioStream, progress: Progress) -> Iterator[AudioFrame]:
+    """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    try:
+        for packet in container.demux(stream):
+            try:
+                decoded = packet.decode()
+            except FFmpegError:
+                progress.bad += 1
+                if progress.bad > MAX_BAD_PACKETS:
+                    return
+                continue
+            progress.good += len(decoded)
+            yield from decoded
+    except FFmpegError:
+        progress.bad += 1
+
+
+def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> dict[str, object]:
+    """Sends pieces of float32 mono at 16 kHz, then says how it went. Raises RefusedAudioError, FFmpegError."""
+    progress = Progress(max_samples, send)
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+    with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
+        stream = audio_stream(container)
+        stated = stated_seconds(container, stream)
+        if stated is not None and stated > max_samples / SAMPLE_RATE:
+            raise RefusedAudioError(too_long(max_samples))
+        resampler = Resampler()
+        for frame in frames(container, stream, progress):
+            check_shape(frame.sample_rate, len(frame.layout.channels))
+            for piece in resampler.push(frame):
+                progress.add(piece)
+        for piece in resampler.flush():
+            progress.add(piece)
+    return conclude(progress, stated)
+
+
+def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
+    """Duration in seconds, and whether damage ended it early. Raises RefusedAudioError where nothing is sound."""
+    if not progress.samples:
+        raise RefusedAudioError("no sound could be decoded from it")
+    if progress.bad > progress.good:
+        raise RefusedAudioError("too damaged: more of it is broken than sound")
+    progress.flush()
+    seconds = progress.samples / SAMPLE_RATE
+    short = stated is not None and seconds < stated * 0.98 - 0.5
+    return {"seconds": seconds, "partial": bool(progress.bad) or short}
+
+
+def limit(cpu_seconds: float) -> None:
+    """Bounds the next file's computing time; it ends this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = used.ru_utime + used.ru_stime
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
+
+
+def confine() -> None:
+    """Memory, files and sizes that decoding never needs are out of reach from here on."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def answer(order: dict[str, float], fd: int, out: Callable[[bytes, bytes], None]) -> None:
+    """Carries out one order. Every refusal is an answer; only a crash or a limit ends the process."""
+    limit(order["cpu_seconds"])
+    try:
+        with os.fdopen(os.dup(fd), "rb") as file:
+            file.seek(0)
+            result = decode(file, int(order["max_seconds"] * SAMPLE_RATE), lambda data: out(AUDIO, data))
+        out(END, json.dumps(result).encode())
+    except RefusedAudioError as error:
+        out(ERROR, str(error).encode())
+    except MemoryError:
+        out(ERROR, b"needs more memory than decoding is given")
+    except BrokenPipeError:
+        raise
+    except EOFError:
+        out(ERROR, b"it ends before any sound: empty, or only a header")
+    except av.error.ArgumentError:
+        # What FFmpeg answers for a format that is not on the list.
+        out(ERROR, b"not in a format that is decoded here")
+    except FFmpegError as error:
+        out(ERROR, f"not readable as audio: {error.strerror}".encode())
+    except Exception as error:  # noqa: BLE001 - whatever hostile bytes provoke is an answer, not a crash
+        out(ERROR, f"not readable as audio: {type(error).__name__} in the decoder".encode())
+
+
+def main() -> None:
+    fd = int(sys.argv[1])
+    stdout = sys.stdout.buffer
+
+    def out(kind: bytes, payload: bytes) -> None:
+        stdout.write(HEADER.pack(kind, len(payload)) + payload)
+        stdout.flush()
+
+    confine()
+    out(HELLO, f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}".encode())
+    try:
+        for line in sys.stdin:
+            answer(json.loads(line), fd, out)
+    except (BrokenPipeError, KeyboardInterrupt):
+        # The parent is gone or asked for the end: nobody is left to tell.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

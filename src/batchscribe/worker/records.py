@@ -1,0 +1,115 @@
+"""What a worker leaves in the store: transcripts, failed attempts, progress, and its last word."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from batchscribe.core import keys, transcripts
+from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
+from batchscribe.core.transcripts import Transcript
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.protocols import Clock, Store
+from batchscribe.worker.audio import decoder_version
+from batchscribe.worker.board import Board, Ending
+
+LOG = structlog.get_logger()
+
+
+class Records:
+    """Writes everything create-only, except the progress; counts on the board only what was written."""
+
+    def __init__(self, manifest: Manifest, output: Store, board: Board, ending: Ending, clock: Clock) -> None:
+        self._manifest = manifest
+        self._output = output
+        self._board = board
+        self._ending = ending
+        self._clock = clock
+
+    def publish(self, chunk: ManifestChunk, transcript: Transcript) -> None:
+        """Puts a finished transcript into the store. One that is there already is a neighbour's."""
+        try:
+            created = self._output.create(chunk.transcript, transcripts.encode(transcript))
+        except BatchscribeError as error:
+            self._fatal_if_misconfigured(error)
+            self.fail(chunk, FailureKind.MACHINE, f"its transcript could not be stored: {error}")
+            return
+        if created:
+            self._board.done(chunk, transcript.duration)
+        else:
+            self._board.skipped()
+
+    def exists(self, chunk: ManifestChunk) -> bool:
+        """Whether its transcript is in the store already. Raises what Store.get raises."""
+        try:
+            self._output.get(chunk.transcript)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def skip(self) -> None:
+        self._board.skipped()
+
+    def fail(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
+        """Records one failed attempt, in the store and for the exit record."""
+        failure = Failure(
+            key=chunk.key,
+            etag=chunk.etag,
+            run=self._manifest.run,
+            kind=kind,
+            message=message,
+            at=self._clock.now(),
+            decoder=decoder_version(),
+        )
+        LOG.warning("chunk.failed", key=chunk.key, kind=kind.value, reason=message)
+        try:
+            key = keys.attempt(chunk.key, chunk.etag, self._manifest.run)
+            self._output.create(key, encode(failure))
+        except BatchscribeError as error:
+            # The exit record still carries it; the controller counts from there.
+            LOG.warning("attempt.not_stored", key=chunk.key, reason=str(error))
+            self._fatal_if_misconfigured(error)
+        self._board.failed(failure)
+
+    def _fatal_if_misconfigured(self, error: BatchscribeError) -> None:
+        if isinstance(error, MisconfiguredError):
+            self._ending.fail(error)
+
+    def progress(self) -> None:
+        """Replaces the progress object; a failure is a line in the log, for the next one comes soon."""
+        key = keys.progress(self._manifest.run, self._manifest.worker)
+        try:
+            self._output.replace(key, encode(self._board.progress()))
+        except BatchscribeError as error:
+            LOG.warning("progress.not_stored", reason=str(error))
+
+    def last_word(self, record: ExitRecord) -> None:
+        """Writes the exit record, once. Raises what Store.create raises."""
+        key = keys.exit_record(record.run, record.worker)
+        if not self._output.create(key, encode(record)):
+            LOG.warning("exit.exists", key=key)
+
+
+class Reporter:
+    """Writes the progress every few seconds, from a thread of its own, until it is closed."""
+
+    def __init__(self, records: Records, seconds: float) -> None:
+        self._records = records
+        self._seconds = seconds
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._records.progress()
+        while not self._closed.wait(self._seconds):
+            self._records.progress()
+
+    def close(self) -> None:
+        """Ends the thread and writes the progress a last time."""
+        self._closed.set()
+        self._thread.join()
+        self._records.progress()
