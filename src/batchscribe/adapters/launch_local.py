@@ -1,0 +1,59 @@
+"""Starts workers on this machine, as processes that outlive the tick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from batchscribe import __version__
+from batchscribe.core.box import WorkerName
+from batchscribe.core.instances import Instance
+from batchscribe.core.manifest import Manifest
+from batchscribe.detached import ask_to_end, start_once
+
+WORKER_COMMAND = (sys.executable, "-m", "batchscribe", "worker")
+
+
+class LocalLauncher:
+    """A protocols.Launcher for this machine.
+
+    What a worker prints goes to `log_dir`; which process it is, to `state_dir/workers`. It gets
+    `environment`, whole: nothing is added to it.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        log_dir: Path,
+        *,
+        environment: Mapping[str, str],
+        command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        self._records = state_dir / "workers"
+        self._logs = log_dir
+        self._environment = environment
+        self._command = command
+
+    def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here
+        return __version__
+
+    def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
+        name = _name(manifest)
+        start_once(
+            self._record(name),
+            [*self._command, url],
+            environment=self._environment,
+            log=self._logs / f"worker-{name}.log",
+        )
+
+    def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002
+        ask_to_end(self._record(_name(manifest)))
+
+    def _record(self, name: str) -> Path:
+        return self._records / f"{name}.json"
+
+
+def _name(manifest: Manifest) -> str:
+    worker = WorkerName(run=manifest.run, worker=manifest.worker).checked()
+    return f"{worker.run}-{worker.worker}"

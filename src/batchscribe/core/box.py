@@ -1,0 +1,118 @@
+"""The contract between the controller and the box beside the GPU: what is asked, what it answers.
+
+A question is one of a few fixed words on the box's command line; all data travels as JSON on its
+standard input. The answer is the last line of its standard output. Without that line nothing is
+known: an exit code of ssh may be the connection's, the shell's or a signal's.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import MisconfiguredError
+
+VERSION = 1
+MODULE = "batchscribe.wiring.box"
+WORDS = ("version", "start", "cancel", "check", "inspect", "prefetch", "environment")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
+    """Which worker of which run; becomes the name of a folder on the box."""
+
+    run: str
+    worker: int
+
+    def checked(self) -> WorkerName:
+        """Itself. Raises MisconfiguredError where it could name a folder that is not its own."""
+        if not _NAME.fullmatch(self.run) or self.worker < 0:
+            raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
+        return self
+
+
+class StartRequest(WorkerName, frozen=True, kw_only=True):
+    """Start a worker on the manifest stored at `url`; `release` must be the box's own."""
+
+    url: str
+    release: str
+
+
+class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the box should be able to do."""
+
+    now: datetime
+    """The asker's time, to compare clocks."""
+    engine: EngineSpec
+    gpu: bool
+    source: str = ""
+    output: str = ""
+    """URLs of the stores that it must reach; empty ones are not tried."""
+
+
+class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The lines of the environment file that every worker on the box gets."""
+
+    text: str
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One precondition that was looked at, and what mends it where it does not hold."""
+
+    what: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line that the box prints."""
+
+    box: int = VERSION
+    release: str = ""
+    done: bool = False
+    """It did now what was asked; False where that was done before, or had not to be done."""
+    error: str = ""
+    permanent: bool = False
+    """The error stays until somebody mends it."""
+    findings: tuple[Finding, ...] = ()
+
+
+class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an instance that was set up; kept in the store."""
+
+    version: int = VERSION
+    instance: str
+    release: str
+    """The version of the worker installed there."""
+    at: datetime
+    fingerprint: str = ""
+    """Of the host key that is pinned for it."""
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def read(data: bytes, kind: type[T]) -> T:
+    """The request or record in `data`. Raises MisconfiguredError where it is none."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
+
+
+def last_word(output: bytes) -> BoxReply | None:
+    """The reply in the last line of what a box printed; None where it got no last word out.
+
+    What a login script prints before it is skipped.
+    """
+    lines = output.strip().splitlines()
+    try:
+        reply = msgspec.json.decode(lines[-1], type=dict[str, object]) if lines else {}
+        return msgspec.convert(reply, BoxReply) if "box" in reply else None
+    except msgspec.MsgspecError:
+        return None

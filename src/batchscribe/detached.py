@@ -1,0 +1,152 @@
+"""A process that outlives its starter: started once, found again by any later process, asked to end.
+
+Linux only. A process is known by its number, its start in ticks since boot and the boot itself:
+numbers are used again, and times of day move when a clock is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from batchscribe.errors import LaunchError
+
+_STATE = 0
+_START_TICKS = 19
+"""Fields of /proc/PID/stat, counted after the name of the program."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """One process of one boot, never mistaken for another."""
+
+    pid: int
+    boot: str
+    ticks: int
+
+
+def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> bool:
+    """Starts `argv` in a session of its own, unless `record` says that it was started before.
+
+    `argv[0]` is an absolute path. Standard output and error go to the end of `log`. True if this
+    call started it. Raises LaunchError where it cannot be started.
+    """
+    try:
+        with _exclusive(record):
+            if record.exists():
+                return False
+            pid = _spawn(argv, environment, log)
+            # Between these two lines a crash could let a second process in: harmless, since
+            # workers publish create-only.
+            write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
+            return True
+    except OSError as error:
+        raise LaunchError(f"the worker could not be started on this machine: {error}") from error
+
+
+def alive(record: Path) -> bool:
+    """Whether the recorded process still runs."""
+    known = _recorded(record)
+    if known is None:
+        return False
+    _reap(known.pid)
+    return identity(known.pid) == known
+
+
+def ask_to_end(record: Path) -> bool:
+    """Sends SIGTERM to the recorded process; True if it was there to get it."""
+    known = _recorded(record)
+    if known is None:
+        return False
+    _reap(known.pid)
+    try:
+        handle = os.pidfd_open(known.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # The handle keeps the number from being given to another process after this comparison.
+        if identity(known.pid) != known:
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def identity(pid: int) -> Identity | None:
+    """Who has this number now; None where nobody has it, or only a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[_STATE] in {"Z", "X"} else Identity(pid, boot, int(fields[_START_TICKS]))
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Puts `data` there for good: a reader, even after a crash, sees the old or the new bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.fspath(log), appending, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        # A caller may ignore or block signals; the worker must be able to get them.
+        setsigmask=[],
+        setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE],
+    )
+
+
+@contextmanager
+def _exclusive(record: Path) -> Iterator[None]:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.with_name(f"{record.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _recorded(record: Path) -> Identity | None:
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise LaunchError(f"{record} does not say which process it stands for: {error}") from error
+
+
+def _reap(pid: int) -> None:
+    """Takes leave of a child of ours that has ended; other people's processes are not waited for."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

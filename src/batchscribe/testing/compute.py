@@ -1,0 +1,183 @@
+"""A cloud in memory: instances that take their time to start and stop, and calls that go wrong."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from batchscribe.core.instances import RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
+from batchscribe.protocols import Clock
+
+_NEXT = {
+    InstanceState.PENDING: InstanceState.RUNNING,
+    InstanceState.STOPPING: InstanceState.STOPPED,
+    InstanceState.SHUTTING_DOWN: InstanceState.TERMINATED,
+}
+_GONE = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a call does instead of answering; `applied` where the call has its effect all the same."""
+
+    error: BatchscribeError
+    applied: bool = False
+
+
+@dataclass(slots=True)
+class _Machine:
+    seen: Instance
+    since: datetime
+    starts: int = 0
+    broken_boot: bool = False
+    stuck: bool = False
+    history: list[tuple[datetime, InstanceState]] = field(default_factory=list)
+
+
+class FakeCompute:
+    """A protocols.Compute whose machines move by the injected clock, as EC2's do.
+
+    `pending` and `stopping` are how long a start and a stop take. A stop is refused while a machine
+    is pending, a start while it is stopping. Addresses and the launch time are new at every start.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        pending: timedelta = timedelta(seconds=20),
+        stopping: timedelta = timedelta(seconds=30),
+        stop_while_pending: bool = False,
+    ) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._clock = clock
+        self._windows = {
+            InstanceState.PENDING: pending,
+            InstanceState.STOPPING: stopping,
+            InstanceState.SHUTTING_DOWN: stopping,
+        }
+        self._stop_while_pending = stop_while_pending
+        self._machines: dict[str, _Machine] = {}
+        self._faults: dict[str, deque[Fault | None]] = {}
+
+    def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> None:
+        """A stopped machine."""
+        now = self._clock.now()
+        stopped = Instance(
+            id=instance, state=InstanceState.STOPPED, type=instance_type, private_address="10.0.0.7"
+        )
+        self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
+
+    def fail(self, call: str, *faults: Fault | None) -> None:
+        """The next calls of `describe`, `start`, `stop` or `release` meet these; None is no fault."""
+        self._faults.setdefault(call, deque()).extend(faults)
+
+    def break_boot(self, instance: str) -> None:
+        """From its next start on, the machine falls back to stopped instead of running."""
+        self._machines[instance].broken_boot = True
+
+    def hold(self, instance: str, *, stuck: bool = True) -> None:
+        """The machine stays pending or stopping for as long as it is held; a forced stop frees it."""
+        self._machines[instance].stuck = stuck
+
+    def terminate(self, instance: str) -> None:
+        """Somebody throws the machine away."""
+        self._move(self._settled(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
+
+    def start_unclaimed(self, instance: str) -> None:
+        """A person starts it."""
+        self._begin(instance)
+
+    def billed_seconds(self, instance: str) -> float:
+        """The truth about the bill: how long it has been running so far."""
+        machine = self._settled(instance)
+        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
+        return sum(
+            (end - at).total_seconds()
+            for (at, state), end in zip(machine.history, ends, strict=True)
+            if state.billable
+        )
+
+    def describe(self, instance: str) -> Instance:
+        fault = self._enter("describe", instance)
+        if fault:
+            raise fault.error
+        if instance not in self._machines:
+            return Instance(id=instance, state=InstanceState.MISSING)
+        seen = self._settled(instance).seen
+        return replace(seen, tags=dict(seen.tags))
+
+    def start(self, claim: Claim) -> None:
+        fault = self._enter("start", claim.instance)
+        if fault is None or fault.applied:
+            self._tag(claim.instance, claim.tags)
+            self._begin(claim.instance)
+        if fault:
+            raise fault.error
+
+    def stop(self, instance: str, *, force: bool = False) -> None:
+        fault = self._enter("stop", instance)
+        if instance in self._machines and (fault is None or fault.applied):
+            self._end(instance, force=force)
+        if fault:
+            raise fault.error
+
+    def release(self, instance: str) -> None:
+        fault = self._enter("release", instance)
+        if instance in self._machines and (fault is None or fault.applied):
+            self._tag(instance, RELEASED_TAGS)
+        if fault:
+            raise fault.error
+
+    def _enter(self, call: str, instance: str) -> Fault | None:
+        self.calls.append((call, instance))
+        faults = self._faults.get(call)
+        return faults.popleft() if faults else None
+
+    def _begin(self, instance: str) -> None:
+        machine = self._settled(instance)
+        state = machine.seen.state
+        if state is InstanceState.STOPPING or state in _GONE:
+            raise ComputeUnavailableError(f"{instance} is {state}: look again")
+        if state is not InstanceState.STOPPED:
+            return
+        now = self._clock.now()
+        machine.starts += 1
+        address = f"203.0.113.{machine.starts % 254 + 1}"
+        machine.seen = replace(machine.seen, launched_at=now, public_address=address, state_reason="")
+        self._move(machine, InstanceState.PENDING, now)
+
+    def _end(self, instance: str, *, force: bool) -> None:
+        machine = self._settled(instance)
+        machine.stuck = machine.stuck and not force
+        state = machine.seen.state
+        if state is InstanceState.PENDING and not self._stop_while_pending:
+            raise ComputeUnavailableError(f"{instance} is {state}: look again")
+        if state in {InstanceState.RUNNING, InstanceState.PENDING}:
+            self._move(machine, InstanceState.STOPPING, self._clock.now())
+
+    def _settled(self, instance: str) -> _Machine:
+        """The machine, after the time that has passed has moved it on."""
+        if instance not in self._machines:
+            raise MisconfiguredError(f"there is no instance {instance}: mend GPU_INSTANCE_ID")
+        machine = self._machines[instance]
+        window = self._windows.get(machine.seen.state)
+        if window is not None and not machine.stuck and self._clock.now() - machine.since >= window:
+            fell = machine.broken_boot and machine.seen.state is InstanceState.PENDING
+            onward = InstanceState.STOPPED if fell else _NEXT[machine.seen.state]
+            self._move(machine, onward, machine.since + window)
+            if fell:
+                machine.seen = replace(machine.seen, state_reason="Client.InternalError: broken boot")
+        return machine
+
+    def _move(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
+        address = None if state.proved_stopped else machine.seen.public_address
+        machine.seen = replace(machine.seen, state=state, public_address=address)
+        machine.since = at
+        machine.history.append((at, state))
+
+    def _tag(self, instance: str, tags: dict[str, str]) -> None:
+        machine = self._settled(instance)
+        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})

@@ -1,0 +1,192 @@
+"""EC2 when it does not behave: every reply has one meaning, and every wait an end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from threading import main_thread
+
+import pytest
+
+from batchscribe.adapters.clock import Interrupts
+from batchscribe.adapters.compute_ec2 import Ec2Compute
+from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    InterruptedRunError,
+    MisconfiguredError,
+    NoCapacityError,
+)
+from support.aws import REGION, credentials, ec2_server, make_stopped_instance
+from support.faults import Drop, Fault, FaultProxy, Hang, Refusal, fault_proxy
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with credentials(), ec2_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def shared(endpoint: str) -> Iterator[tuple[FaultProxy, Ec2Compute]]:
+    with fault_proxy(endpoint) as proxy:
+        yield proxy, patient(proxy, attempts=1)
+
+
+@pytest.fixture
+def proxy(shared: tuple[FaultProxy, Ec2Compute]) -> FaultProxy:
+    shared[0].forget()
+    return shared[0]
+
+
+@pytest.fixture
+def compute(shared: tuple[FaultProxy, Ec2Compute]) -> Ec2Compute:
+    """One try for each call."""
+    return shared[1]
+
+
+@pytest.fixture
+def instance(endpoint: str) -> str:
+    return make_stopped_instance(endpoint)
+
+
+def patient(proxy: FaultProxy, *, attempts: int, read_timeout: float = 10.0) -> Ec2Compute:
+    return Ec2Compute(region=REGION, endpoint=proxy.endpoint, attempts=attempts, read_timeout=read_timeout)
+
+
+def claim(instance: str) -> Claim:
+    return Claim(instance=instance, run="run-1", deadline=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_the_claim_is_written_before_the_start(compute: Ec2Compute, proxy: FaultProxy, instance: str) -> None:
+    compute.start(claim(instance))
+    assert proxy.calls == ["CreateTags", "StartInstances"]
+
+
+def test_no_start_without_the_claim(compute: Ec2Compute, proxy: FaultProxy, instance: str) -> None:
+    proxy.plan("CreateTags", Refusal("RequestLimitExceeded", 503))
+    with pytest.raises(ComputeUnavailableError):
+        compute.start(claim(instance))
+    assert "StartInstances" not in proxy.calls
+
+
+def test_a_lost_reply_to_a_start_is_unknown_and_the_next_look_shows_what_it_did(
+    compute: Ec2Compute, proxy: FaultProxy, instance: str
+) -> None:
+    proxy.plan("StartInstances", Drop.AFTER)
+    with pytest.raises(ComputeUnavailableError, match="unknown"):
+        compute.start(claim(instance))
+    seen = compute.describe(instance)
+    assert (seen.state, seen.run) == (InstanceState.RUNNING, "run-1")
+
+
+def test_a_request_that_never_arrived_starts_nothing(
+    compute: Ec2Compute, proxy: FaultProxy, instance: str
+) -> None:
+    proxy.plan("StartInstances", Drop.BEFORE)
+    with pytest.raises(ComputeUnavailableError):
+        compute.start(claim(instance))
+    assert compute.describe(instance).state is InstanceState.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (Refusal("InsufficientInstanceCapacity", 500), (NoCapacityError, "zone")),
+        (Refusal("InsufficientInstanceCapacity", 400), (NoCapacityError, "next check")),
+        (Refusal("VcpuLimitExceeded", 400), (NoCapacityError, "Service Quotas")),
+        (Refusal("InstanceLimitExceeded", 400), (NoCapacityError, "Service Quotas")),
+        (Refusal("RequestLimitExceeded", 503), (ComputeUnavailableError, "look again")),
+        (Refusal("InternalError", 500), (ComputeUnavailableError, "look again")),
+        (Refusal("NeverHeardOf", 502), (ComputeUnavailableError, "look again")),
+        (Refusal("IncorrectInstanceState", 400), (ComputeUnavailableError, "look again")),
+        (Refusal("UnauthorizedOperation", 403), (MisconfiguredError, "ec2:StartInstances")),
+        (Refusal("AuthFailure", 401), (MisconfiguredError, "renew")),
+        (Refusal("RequestExpired", 400), (MisconfiguredError, "renew")),
+        (Refusal("InvalidInstanceID.Malformed", 400), (MisconfiguredError, "GPU_INSTANCE_ID")),
+        (Refusal("NeverHeardOf", 400), (MisconfiguredError, "NeverHeardOf")),
+    ],
+)
+def test_every_refusal_has_its_meaning(
+    compute: Ec2Compute,
+    proxy: FaultProxy,
+    instance: str,
+    refusal: Refusal,
+    expected: tuple[type[BatchscribeError], str],
+) -> None:
+    kind, says = expected
+    proxy.plan("StartInstances", refusal)
+    with pytest.raises(kind, match=says) as caught:
+        compute.start(claim(instance))
+    assert caught.type is kind
+    assert "\n" not in str(caught.value)
+
+
+def test_a_throttle_is_tried_again_and_not_for_ever(
+    proxy: FaultProxy, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+    throttle = Refusal("RequestLimitExceeded", 503)
+    proxy.plan("DescribeInstances", throttle, throttle)
+    assert patient(proxy, attempts=4).describe(instance).state is InstanceState.STOPPED
+    proxy.calls.clear()
+    proxy.plan("DescribeInstances", *[throttle] * 4)
+    with pytest.raises(ComputeUnavailableError):
+        patient(proxy, attempts=4).describe(instance)
+    assert len(proxy.calls) == 4
+
+
+def test_a_stop_that_hangs_ends_in_doubt(proxy: FaultProxy, instance: str, compute: Ec2Compute) -> None:
+    compute.start(claim(instance))
+    proxy.plan("StopInstances", Hang(), Hang(done=True))
+    hasty = patient(proxy, attempts=2, read_timeout=0.2)
+    with pytest.raises(ComputeUnavailableError, match="ec2:StopInstances"):
+        hasty.stop(instance)
+    assert compute.describe(instance).state is InstanceState.STOPPED
+
+
+def test_nobody_at_the_address_is_no_answer(instance: str) -> None:
+    silent = Ec2Compute(region=REGION, endpoint="http://127.0.0.1:9", attempts=1, connect_timeout=0.5)
+    with pytest.raises(ComputeUnavailableError, match="did not answer"):
+        silent.describe(instance)
+
+
+def test_an_error_is_never_a_missing_instance(compute: Ec2Compute, proxy: FaultProxy, instance: str) -> None:
+    proxy.plan("DescribeInstances", Refusal("UnauthorizedOperation", 403))
+    with pytest.raises(MisconfiguredError, match="ec2:DescribeInstances"):
+        compute.describe(instance)
+
+
+def test_no_region_or_no_credentials_is_a_setting_to_mend(
+    proxy: FaultProxy, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(MisconfiguredError, match="AWS_REGION"):
+        Ec2Compute(region=None).describe(instance)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(MisconfiguredError, match="credentials"):
+        Ec2Compute(region=REGION, endpoint=proxy.endpoint).describe(instance)
+
+
+def test_no_instance_named_is_a_setting_to_mend(compute: Ec2Compute) -> None:
+    with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_ID"):
+        compute.describe("")
+
+
+def test_the_request_to_end_is_not_taken_for_network_trouble(endpoint: str, instance: str) -> None:
+    def ended(_fault: Fault) -> None:
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGTERM)
+
+    with fault_proxy(endpoint, on_call=ended) as proxy:
+        proxy.plan("DescribeInstances", *[Hang()] * 4)
+        with Interrupts(), pytest.raises(InterruptedRunError):
+            patient(proxy, attempts=4, read_timeout=30.0).describe(instance)
+        assert proxy.calls == ["DescribeInstances"]
+
+
+def test_the_console_gives_the_fingerprints_of_the_host_keys(compute: Ec2Compute, instance: str) -> None:
+    assert compute.host_key_fingerprints(instance) == frozenset()
