@@ -1,0 +1,313 @@
+"""Runs, what happened to them, what was seen and what was learned; one SQLite file on this machine.
+
+A convenience, not the truth: what is done, what is running and what it cost can be told again from
+the store alone. No network call ever happens inside one of its transactions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from batchscribe.core.money import Usd
+from batchscribe.core.packing import Priors
+from batchscribe.core.report import QueueSample, RunEvent
+from batchscribe.core.runs import Run
+from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.ledger.schema import migrate, queries
+
+FILE_NAME = "ledger.sqlite3"
+"""Its name in the state directory."""
+PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
+LESSONS = 10
+"""So many of the latest lessons count: old hardware and old models are forgotten."""
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_PRIMARY = 0xFF
+"""SQLite's extended codes keep the primary one in the low byte."""
+
+
+class Ledger:
+    """The open ledger; a context manager. Every write is one transaction, on disk when it returns.
+
+    Raises TransientError where another process holds it for too long, MisconfiguredError where its
+    file cannot be used. `pragmas` are for tests that need no disk.
+    """
+
+    def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
+        self.path = path
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            try:
+                for name, value in pragmas.items():
+                    self._db.execute(f"PRAGMA {name} = {value}")
+                migrate(self._db)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
+        """The run as it stands, and a row of its history, in one transaction."""
+        run = replace(run, detail=_storable(run.detail), reason=_storable(run.reason))
+        row = {
+            "id": run.id,
+            "state": run.state.value,
+            "outcome": run.outcome.value if run.outcome else None,
+            "created": _text(run.created),
+            "settled": _text(run.settled) if run.settled else None,
+            "cost_micros": run.cost.micros,
+            "document": msgspec.json.encode(run).decode(),
+        }
+        event = {"run": run.id, "at": _text(at), "state": run.state.value, "note": _storable(note)}
+        with self._transaction():
+            self._query("save_run", row)
+            self._query("save_event", event)
+
+    def run(self, run_id: str) -> Run | None:
+        return next(self._runs("run", {"id": run_id}), None)
+
+    def open_runs(self) -> tuple[Run, ...]:
+        """Runs that are not settled, oldest first."""
+        return tuple(self._runs("open_runs", {}))
+
+    def runs(self, since: datetime) -> tuple[Run, ...]:
+        """Runs that are open or were settled at `since` or later, newest last."""
+        return tuple(self._runs("runs", {"since": _text(since)}))
+
+    def spent(self, since: datetime) -> Usd:
+        """What the runs cost, at most, that were settled at `since` or later."""
+        return Usd(int(self._rows("spent", {"since": _text(since)})[0][0]))
+
+    def events(self, run_id: str) -> tuple[RunEvent, ...]:
+        """The history of a run, oldest first."""
+        rows = self._rows("events", {"run": run_id})
+        return tuple(RunEvent(at=_time(at), state=state, note=note) for at, state, note in rows)
+
+    def save_sample(
+        self,
+        *,
+        at: datetime,
+        pending: int,
+        triggering: int,
+        waiting: int,
+        oldest: datetime | None,
+        decision: str,
+        sentence: str,
+        numbers: str,
+    ) -> None:
+        """What a tick that held saw. `decision` is the reason's code, `numbers` a JSON object."""
+        row = {
+            "at": _text(at),
+            "pending": pending,
+            "triggering": triggering,
+            "waiting": waiting,
+            "oldest": _text(oldest) if oldest else None,
+            "decision": decision,
+            "sentence": _storable(sentence),
+            "numbers": numbers,
+        }
+        with self._transaction():
+            self._query("save_sample", row)
+
+    def samples(self, since: datetime) -> tuple[QueueSample, ...]:
+        """What the ticks that held saw at `since` or later, oldest first."""
+        return tuple(_sample(row) for row in self._rows("samples", {"since": _text(since)}))
+
+    def last_tick(self) -> datetime | None:
+        """The last time that a tick wrote something down."""
+        latest = self._rows("last_tick", {})[0][0]
+        return _time(latest) if latest else None
+
+    def learn(
+        self,
+        *,
+        run: str,
+        engine: str,
+        model: str,
+        instance_type: str,
+        at: datetime,
+        speed: float | None,
+        setup_seconds: float | None,
+        release_seconds: float | None,
+        bytes_per_second: Mapping[str, float],
+    ) -> None:
+        """What a run taught: audio seconds for each second of work, its overheads in seconds, and bytes
+        for each second of audio by file extension. Not positive is not known. Repeating it replaces.
+        """
+        lesson = {
+            "run": run,
+            "engine": engine,
+            "model": model,
+            "instance_type": instance_type,
+            "at": _text(at),
+            "speed": _positive(speed),
+            "setup_seconds": _positive(setup_seconds),
+            "release_seconds": _positive(release_seconds),
+        }
+        with self._transaction():
+            self._query("learn", lesson)
+            self._query("forget_bytes", {"run": run})
+            for kind, value in bytes_per_second.items():
+                if value > 0:
+                    self._query("learn_bytes", {"run": run, "type": kind, "bytes_per_second": value})
+
+    def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
+        """What to expect of the next run: medians of the latest lessons, `default` where there is none.
+
+        Speed and overheads belong to engine, model and instance type; bytes for a second belong to the
+        recordings, whoever transcribed them.
+        """
+        of = {"engine": engine, "model": model, "instance_type": instance_type, "last": LESSONS}
+        speeds, setups, releases = _columns(self._rows("lessons", of), 3)
+        sizes: dict[str, list[float]] = {}
+        for kind, value in self._rows("lesson_bytes", {"last": LESSONS}):
+            sizes.setdefault(kind, []).append(value)
+        learned = {kind: median(values) for kind, values in sizes.items()}
+        return Priors(
+            speed=median(speeds) if speeds else default.speed,
+            setup_seconds=median(setups) if setups else default.setup_seconds,
+            release_seconds=median(releases) if releases else default.release_seconds,
+            bytes_per_second={**default.bytes_per_second, **learned},
+            learned=default.learned or bool(speeds),
+        )
+
+    def get(self, key: str) -> str | None:
+        rows = self._rows("get", {"key": key})
+        return rows[0][0] if rows else None
+
+    def put(self, key: str, value: str | None) -> None:
+        """Keeps a small fact under a key; None forgets it."""
+        with self._transaction():
+            if value is None:
+                self._query("drop", {"key": key})
+            else:
+                self._query("put", {"key": key, "value": value})
+
+    def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
+        """Whether people should be told again, and that they were: at most once in `every`."""
+        with self._transaction():
+            rows = self._query("last_alert", {"key": key}).fetchall()
+            due = not rows or at - _time(rows[0][0]) >= every
+            if due:
+                self._query("save_alert", {"key": key, "at": _text(at)})
+        return due
+
+    def _query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
+        return self._db.execute(queries()[name], values)
+
+    def _rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
+        with self._told():
+            return self._query(name, values).fetchall()
+
+    def _runs(self, name: str, values: Mapping[str, object]) -> Iterator[Run]:
+        for (document,) in self._rows(name, values):
+            try:
+                yield msgspec.json.decode(document, type=Run)
+            except msgspec.MsgspecError as error:
+                raise MisconfiguredError(
+                    f"the ledger {self.path} holds a run that this batchscribe cannot read ({error}): "
+                    "install the version that wrote it; nothing was changed"
+                ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block or nothing of it, whatever ends it."""
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise _explained(self.path, error) from error
+
+
+def _explained(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
+    """What went wrong with the file, in one line that says what was kept and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    if code in _BUSY:
+        return TransientError(f"the ledger {path} is held by another process: nothing was changed, try again")
+    if code in _DAMAGED:
+        return MisconfiguredError(
+            f"the ledger {path} is damaged ({error}); nothing was changed, and the store still knows every "
+            f"transcript and open run: move it aside (mv '{path}' '{path}.damaged') and run again"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return MisconfiguredError(f"the disk of the ledger {path} is full: nothing was changed, make room")
+    return MisconfiguredError(
+        f"the ledger {path} cannot be used ({error}): nothing was changed; mend the folder, or its owner "
+        "and rights (the schedule and your shell must be the same user)"
+    )
+
+
+def _text(at: datetime) -> str:
+    """UTC with microseconds: sorts as text."""
+    if at.tzinfo is None:
+        raise ValueError(f"a time without its zone: {at}")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _storable(text: str) -> str:
+    """Text that UTF-8 can hold: names of files may carry bytes that are none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _positive(value: float | None) -> float | None:
+    return value if value is not None and value > 0 else None
+
+
+def _columns(rows: Iterable[tuple[float | None, ...]], width: int) -> list[list[float]]:
+    """The known values of each column."""
+    columns: list[list[float]] = [[] for _ in range(width)]
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            if value is not None:
+                column.append(value)
+    return columns
+
+
+def _sample(row: tuple[Any, ...]) -> QueueSample:
+    at, pending, triggering, waiting, oldest, decision, sentence, numbers = row
+    return QueueSample(
+        at=_time(at),
+        pending=pending,
+        triggering=triggering,
+        waiting=waiting,
+        oldest=_time(oldest) if oldest else None,
+        decision=decision,
+        sentence=sentence,
+        numbers=msgspec.json.decode(numbers, type=dict[str, float | int | str | None]),
+    )

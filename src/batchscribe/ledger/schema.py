@@ -1,0 +1,78 @@
+"""The ledger's SQL: named queries, and the numbered migrations that build its tables."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from functools import cache
+from importlib import resources
+
+from batchscribe.errors import MisconfiguredError
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_FILE = re.compile(r"(\d{4})_\w+\.sql")
+
+
+@cache
+def queries() -> dict[str, str]:
+    """The queries of queries.sql by their names."""
+    text = (resources.files(__package__) / "queries.sql").read_text(encoding="utf-8")
+    parts = _NAME.split(text)
+    return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))
+
+
+@cache
+def migrations() -> dict[int, str]:
+    """The migrations by number, in order."""
+    folder = resources.files(__package__) / "migrations"
+    found = ((match, file) for file in folder.iterdir() if (match := _FILE.fullmatch(file.name)))
+    texts = {int(match[1]): file.read_text(encoding="utf-8") for match, file in found}
+    return dict(sorted(texts.items()))
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Brings the tables up to date; a migration and its record are one transaction.
+
+    `db` is in autocommit mode. Raises MisconfiguredError where a newer batchscribe wrote the ledger.
+    """
+    known = migrations()
+    if _version(db) == max(known):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY) STRICT")
+        done = _version(db)
+        _refuse_newer(done, max(known))
+        for number in [number for number in known if number > done]:
+            for statement in _statements(known[number]):
+                db.execute(statement)
+            db.execute("INSERT INTO migrations (number) VALUES (?)", (number,))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _refuse_newer(done: int, known: int) -> None:
+    if done > known:
+        raise MisconfiguredError(
+            f"the ledger was written by a newer batchscribe (tables {done}, this one knows {known}): "
+            "install that one again; nothing was changed"
+        )
+
+
+def _version(db: sqlite3.Connection) -> int:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
+        return 0
+    return int(db.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
+
+
+def _statements(script: str) -> list[str]:
+    """One statement each: sqlite3's own `executescript` would commit the transaction around it."""
+    found, statement = [], ""
+    for piece in script.split(";")[:-1]:
+        statement += piece + ";"
+        if sqlite3.complete_statement(statement):
+            found.append(statement)
+            statement = ""
+    return found

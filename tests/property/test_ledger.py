@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.ledger import Ledger
+
+FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+times = st.integers(-(2**50), 2**52).map(lambda micros: NOW + timedelta(microseconds=micros))
+counts = st.integers(0, 2**40)
+seconds = st.floats(0, 1e9, allow_nan=False)
+micros = st.builds(Usd, st.integers(-(2**60), 2**60))
+BY_TYPE = {
+    "str": text,
+    "int": counts,
+    "int | None": st.none() | counts,
+    "float": seconds,
+    "bool": st.booleans(),
+    "datetime": times,
+    "datetime | None": st.none() | times,
+    "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
+    "RunState": st.sampled_from(RunState),
+    "Outcome | None": st.none() | st.sampled_from(Outcome),
+    "Usd": micros,
+    "Rate": st.builds(Rate, per_hour=micros, source=text, as_of=text),
+}
+# Every field by its type, so that a field added to Run later is drawn here without a further word.
+runs = st.builds(Run, **{field.name: BY_TYPE[str(field.type)] for field in dataclasses.fields(Run)})
+
+
+@contextmanager
+def ledger() -> Iterator[Ledger]:
+    with TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger", pragmas=FAST) as opened:
+        yield opened
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(runs, min_size=1, max_size=4, unique_by=lambda run: run.id))
+def test_every_run_comes_back_as_it_went_in(drawn: list[Run]) -> None:
+    with ledger() as opened:
+        for run in drawn:
+            opened.save_run(run, at=NOW)
+        assert {run.id: opened.run(run.id) for run in drawn} == {run.id: run for run in drawn}
+        assert set(opened.open_runs()) == {run for run in drawn if run.open}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 5000)), max_size=12), st.integers(0, 5000))
+def test_money_sums_exactly(costs: list[tuple[int, int]], since: int) -> None:
+    base = Run(
+        id="",
+        state=RunState.SETTLED,
+        provider="ec2",
+        instances=("i-1",),
+        policy="now",
+        reason="",
+        created=NOW,
+        deadline=NOW,
+        rate=Rate(per_hour=Usd(1), source="test"),
+    )
+    with ledger() as opened:
+        for number, (amount, minute) in enumerate(costs):
+            settled = NOW + timedelta(minutes=minute)
+            run = dataclasses.replace(base, id=str(number), cost=Usd(amount), settled=settled)
+            opened.save_run(run, at=NOW)
+        wanted = sum(amount for amount, minute in costs if minute >= since)
+        assert opened.spent(NOW + timedelta(minutes=since)) == Usd(wanted)
