@@ -155,8 +155,8 @@ def _cached(name: str) -> Path:
         raise MisconfiguredError(_unknown_model(name)) from error
     except OSError as error:
         raise MisconfiguredError(
-            f"the Whisper model {name} is not on this machine: fetch it with `batchscribe gpu setup`, or here "
-            f"with `python -m batchscribe.adapters.engine_faster_whisper {name}`"
+            f"the Whisper model {name} is not on this machine: fetch it with `batchscribe gpu setup`, or "
+            f"here with `python -m batchscribe.adapters.engine_faster_whisper {name}`"
         ) from error
 
 
@@ -179,7 +179,7 @@ def _check_language(spec: EngineSpec, *, multilingual: bool) -> None:
 
 
 def _device(spec: EngineSpec) -> str:
-    """`cuda` or `cpu`. Raises MisconfiguredError for a GPU that is asked for, or is there, and is unusable."""
+    """`cuda` or `cpu`. Raises MisconfiguredError for a GPU, asked for or there, that is unusable."""
     if spec.device == "cpu":
         return "cpu"
     if spec.device not in {"auto", "cuda"}:

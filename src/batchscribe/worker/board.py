@@ -55,7 +55,7 @@ class Ending:
         )
         self.fail(
             BatchscribeError(
-                f"the worker broke in {where} ({type(error).__name__}): what was finished is kept; see its log"
+                f"the worker broke in {where} ({type(error).__name__}): what was done is kept; see its log"
             )
         )
 

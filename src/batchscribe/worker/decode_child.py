@@ -39,7 +39,7 @@ EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
 """Containers that state their length, rather than having it guessed from the bit rate."""
 
 
-class RefusedAudioError(Exception):
+class RefusedError(Exception):
     """This input is not decoded; the text is one line for a person."""
 
 
@@ -55,10 +55,10 @@ class Progress:
     pending: bytearray = field(default_factory=bytearray)
 
     def add(self, frame: AudioFrame) -> None:
-        """Counts and sends one resampled frame. Raises RefusedAudioError beyond the limit."""
+        """Counts and sends one resampled frame. Raises RefusedError beyond the limit."""
         self.samples += frame.samples
         if self.samples > self.max_samples:
-            raise RefusedAudioError(too_long(self.max_samples))
+            raise RefusedError(too_long(self.max_samples))
         self.pending += memoryview(frame.planes[0])[: frame.samples * BYTES_PER_SAMPLE]
         if len(self.pending) >= PIECE_BYTES:
             self.flush()
@@ -98,22 +98,22 @@ class Resampler:
 
 
 def check_shape(rate: int, channels: int) -> None:
-    """Raises RefusedAudioError for a sampling rate or a number of channels that no recorder writes."""
+    """Raises RefusedError for a sampling rate or a number of channels that no recorder writes."""
     if rate not in SAMPLE_RATES:
-        raise RefusedAudioError(f"a sampling rate of {rate} Hz: 8 to 192 kHz can be decoded")
+        raise RefusedError(f"a sampling rate of {rate} Hz: 8 to 192 kHz can be decoded")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise RefusedAudioError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded")
+        raise RefusedError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded")
 
 
 def audio_stream(container: InputContainer) -> AudioStream:
-    """The first audio stream, checked. Raises RefusedAudioError."""
+    """The first audio stream, checked. Raises RefusedError."""
     if not container.streams.audio:
-        raise RefusedAudioError("no audio in it")
+        raise RefusedError("no audio in it")
     stream = container.streams.audio[0]
     codec = stream.codec_context
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
-        raise RefusedAudioError(f"audio coded as {name}, which is not decoded here")
+        raise RefusedError(f"audio coded as {name}, which is not decoded here")
     if codec.sample_rate:
         check_shape(codec.sample_rate, codec.channels)
     codec.thread_count = 1
@@ -149,14 +149,14 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
 
 
 def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> dict[str, object]:
-    """Sends pieces of float32 mono at 16 kHz, then says how it went. Raises RefusedAudioError, FFmpegError."""
+    """Sends pieces of float32 mono at 16 kHz, then says how it went. Raises RefusedError, FFmpegError."""
     progress = Progress(max_samples, send)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
         stream = audio_stream(container)
         stated = stated_seconds(container, stream)
         if stated is not None and stated > max_samples / SAMPLE_RATE:
-            raise RefusedAudioError(too_long(max_samples))
+            raise RefusedError(too_long(max_samples))
         resampler = Resampler()
         for frame in frames(container, stream, progress):
             check_shape(frame.sample_rate, len(frame.layout.channels))
@@ -168,11 +168,11 @@ def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> 
 
 
 def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
-    """Duration in seconds, and whether damage ended it early. Raises RefusedAudioError where nothing is sound."""
+    """Duration in seconds, and whether damage ended it early. Raises RefusedError where nothing is sound."""
     if not progress.samples:
-        raise RefusedAudioError("no sound could be decoded from it")
+        raise RefusedError("no sound could be decoded from it")
     if progress.bad > progress.good:
-        raise RefusedAudioError("too damaged: more of it is broken than sound")
+        raise RefusedError("too damaged: more of it is broken than sound")
     progress.flush()
     seconds = progress.samples / SAMPLE_RATE
     short = stated is not None and seconds < stated * 0.98 - 0.5
@@ -202,7 +202,7 @@ def answer(order: dict[str, float], fd: int, out: Callable[[bytes, bytes], None]
             file.seek(0)
             result = decode(file, int(order["max_seconds"] * SAMPLE_RATE), lambda data: out(AUDIO, data))
         out(END, json.dumps(result).encode())
-    except RefusedAudioError as error:
+    except RefusedError as error:
         out(ERROR, str(error).encode())
     except MemoryError:
         out(ERROR, b"needs more memory than decoding is given")

@@ -1,0 +1,147 @@
+"""What is shown of a session's text: subtitles that can be read in time, and paragraphs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchscribe.core.chunks import split
+from batchscribe.core.stitching import MISSING
+from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript, Word
+
+LINE = 42
+"""Characters in a line, two lines in a cue, seven seconds at most: what broadcasters agree on."""
+LINES = 2
+SECONDS = 7.0
+PAUSE = 0.8
+"""Seconds of quiet that end a cue."""
+PARAGRAPH_PAUSE = 2.0
+SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Text on the screen from `start` to `end`, seconds on the session's clock; at most two lines."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """A word with the blanks around it as the segment's text writes them."""
+
+    text: str
+    start: float
+    end: float
+
+
+def cues(transcript: SessionTranscript) -> Iterator[Cue]:
+    """The session's subtitles, in order."""
+    for segment in transcript.segments:
+        for group in _groups(_spoken(segment)):
+            text = "".join(word.text for word in group).strip()
+            if text:
+                yield Cue(group[0].start, group[-1].end, _lines(text))
+
+
+def _spoken(segment: Segment) -> list[_Spoken]:
+    """The words with their times; guessed from the letters where the segment has none."""
+    if not segment.words:
+        return _evenly(segment)
+    ends = _ends(segment.text, segment.words)
+    if ends is None:
+        return [_Spoken(word.word.strip() + " ", word.start, word.end) for word in segment.words]
+    begins = [0, *ends[:-1]]
+    texts = [segment.text[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    return [_Spoken(text, word.start, word.end) for text, word in zip(texts, segment.words, strict=True)]
+
+
+def _ends(text: str, words: Sequence[Word]) -> list[int] | None:
+    """Where each word ends in the text, blanks behind it included; None where they do not match.
+
+    Some languages put no blanks between words: the text knows, the words do not.
+    """
+    ends: list[int] = []
+    at = 0
+    for word in words:
+        found = text.find(word.word.strip(), at)
+        if found < 0:
+            return None
+        at = found + len(word.word.strip())
+        at += len(text[at:]) - len(text[at:].lstrip())
+        ends.append(at)
+    ends[-1] = len(text)
+    return ends
+
+
+def _evenly(segment: Segment) -> list[_Spoken]:
+    parts = [part + " " for part in segment.text.split()] or [""]
+    step = (segment.end - segment.start) / sum(map(len, parts)) if segment.text.strip() else 0.0
+    out: list[_Spoken] = []
+    at = segment.start
+    for part in parts:
+        out.append(_Spoken(part, at, at + step * len(part)))
+        at += step * len(part)
+    return out
+
+
+def _groups(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
+    """Words that share a cue."""
+    group: list[_Spoken] = []
+    for word in words:
+        if group and _breaks(group, word):
+            yield group
+            group = []
+        group.append(word)
+    if group:
+        yield group
+
+
+def _breaks(group: Sequence[_Spoken], word: _Spoken) -> bool:
+    """Whether the word begins a new cue."""
+    said = "".join(part.text for part in group)
+    full = not _fits((said + word.text).strip())
+    late = word.end - group[0].start > SECONDS
+    pause = word.start - group[-1].end >= PAUSE
+    sentence = said.rstrip().endswith(SENTENCE_ENDS) and len(said) >= LINE
+    return full or late or pause or sentence
+
+
+def _fits(text: str) -> bool:
+    return len(textwrap.wrap(text, LINE)) <= LINES
+
+
+def _lines(text: str) -> str:
+    """The text on as few lines as it fits on, of about the same length."""
+    wanted = len(textwrap.wrap(text, LINE))
+    narrowest = -(-len(text) // max(1, wanted))
+    for width in range(narrowest, LINE):
+        lines = textwrap.wrap(text, width)
+        if len(lines) <= wanted:
+            return "\n".join(lines)
+    return "\n".join(textwrap.wrap(text, LINE))
+
+
+def paragraphs(transcript: SessionTranscript) -> list[str]:
+    """The text in paragraphs: one ends at a long pause, and where a chunk is missing that is said."""
+    items: list[tuple[float, Segment | SessionPart]] = [
+        *((part.offset, part) for part in transcript.parts if MISSING in part.flags),
+        *((segment.start, segment) for segment in transcript.segments),
+    ]
+    out: list[str] = []
+    current: list[str] = []
+    last = 0.0
+    for start, item in sorted(items, key=lambda pair: pair[0]):
+        missing = isinstance(item, SessionPart)
+        if current and (missing or start - last >= PARAGRAPH_PAUSE):
+            out.append(" ".join(current))
+            current = []
+        if isinstance(item, SessionPart):
+            out.append(f"[missing: {split(item.key)[1]}]")
+        else:
+            current.append(item.text.strip())
+            last = item.end
+    return [*out, " ".join(current)] if current else out

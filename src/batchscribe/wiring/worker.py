@@ -1,0 +1,108 @@
+"""The composition root beside the GPU: stores, engine, signals, clock, and the pipeline between them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from batchscribe import __version__
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports
+from batchscribe.adapters.stores import open_store
+from batchscribe.core import keys
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.errors import MisconfiguredError
+from batchscribe.protocols import Clock, EngineFactory, Store
+from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """(URL of the store, key) of a manifest's URL or path. Raises MisconfiguredError."""
+    root, mark, rest = location.rpartition(keys.RUNS)
+    if not mark or not rest.endswith("/manifest.json"):
+        raise MisconfiguredError(
+            f"{location} is no manifest: its place ends in {keys.RUNS}<run>/workers/<n>/manifest.json"
+        )
+    root = root.rstrip("/")
+    return (root if "://" in root else Path(root or ".").absolute().as_uri()), mark + rest
+
+
+def read_manifest(location: str) -> tuple[Manifest, Store]:
+    """The manifest, and the store that it lies in. Raises what Store.get raises, MisconfiguredError."""
+    root, key = split_location(location)
+    store = open_store(root)
+    return decode(store.get(key).data, Manifest), store
+
+
+def work(location: str, clock: Clock | None = None) -> ExitRecord:
+    """Works through the manifest at a URL or a path, until it is done, or asked to stop.
+
+    Raises MisconfiguredError where this machine cannot do it at all: then its exit record says so too.
+    """
+    manifest, home = read_manifest(location)
+    clock = clock or SystemClock()
+    with _stop_on_signals() as stop:
+        try:
+            factory = check(manifest)
+            source, output = _stores(manifest, home)
+            # The voice detector's package comes with the engines; a scheduler has neither.
+            from batchscribe.adapters.vad_silero import find_speech
+        except (MisconfiguredError, ImportError) as error:
+            fail_worker(manifest, home, clock, str(error))
+            raise MisconfiguredError(str(error)) from error
+        return run_worker(
+            manifest,
+            source=source,
+            output=output,
+            load=lambda: factory.load(manifest.engine),
+            find_speech=find_speech,
+            clock=clock,
+            should_stop=stop.is_set,
+            crew=Crew(decoders=max(1, min(4, len(os.sched_getaffinity(0)) // 2))),
+        )
+
+
+def check(manifest: Manifest) -> EngineFactory:
+    """The factory of the manifest's engine. Raises MisconfiguredError where it cannot run here."""
+    if manifest.release != __version__:
+        raise MisconfiguredError(
+            f"the manifest was written by batchscribe {manifest.release} and this is {__version__}: "
+            "install the same version on both sides (batchscribe gpu setup)"
+        )
+    factory = engine_factory(manifest.engine.engine)
+    if problems := factory.problems(manifest.engine):
+        raise MisconfiguredError("; ".join(problems))
+    return factory
+
+
+def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:
+    """Every engine found here, and whether it can run."""
+    return engine_reports(spec)
+
+
+def _stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
+    """(source, output); the store that the manifest lies in is opened once."""
+    output = home if manifest.output == home.url else open_store(manifest.output)
+    source = output if manifest.source == manifest.output else open_store(manifest.source)
+    return source, output
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set: the window in the engine is finished first."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
