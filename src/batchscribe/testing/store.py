@@ -1,0 +1,109 @@
+"""A store in memory: the double of every store, for tests and for the simulator."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.errors import ObjectArchivedError, ObjectNotFoundError
+from batchscribe.protocols import Clock
+
+
+Keys = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    data: bytes
+    info: ObjectInfo
+
+
+class MemoryStore:
+    """Any key, in key order, safe between threads; ETags are those of S3, times those of the clock.
+
+    `before` is called with the method's name and the key ahead of every call and may raise: that is
+    how a test breaks the store. `archived` holds keys that must be restored first. `calls` counts.
+    """
+
+    def __init__(self, clock: Clock, *, url: str = "memory://double") -> None:
+        self.url = url
+        self.archived: set[str] = set()
+        self.before: Callable[[str, str], None] = lambda _method, _key: None
+        self.calls: dict[str, int] = {}
+        self._clock = clock
+        self._objects: dict[str, _Stored] = {}
+        self._keys: list[str] | None = []
+        self._lock = threading.RLock()
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        self._called("list", prefix)
+        with self._lock:
+            keys = self._sorted()
+            found = [
+                self._objects[key].info
+                for key in keys[
+                    bisect_left(keys, max(prefix, after)) : bisect_left(keys, prefix + "\U0010ffff")
+                ]
+                if key > after and key.startswith(prefix)
+            ]
+        yield from found
+
+    def get(self, key: str) -> Blob:
+        self._called("get", key)
+        with self._lock:
+            stored = self._objects.get(key)
+            if stored is None:
+                raise ObjectNotFoundError(f"no object {key!r} in {self.url}")
+            if key in self.archived:
+                raise ObjectArchivedError(f"{key!r} in {self.url} is archived: restore it first")
+            return Blob(stored.data, stored.info.etag)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._called("create", key)
+        with self._lock:
+            if key in self._objects:
+                return self._objects[key].data == data
+            self.place(key, data)
+            return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._called("replace", key)
+        self.place(key, data)
+
+    def delete(self, key: str) -> None:
+        self._called("delete", key)
+        with self._lock:
+            if self._objects.pop(key, None) is not None:
+                self._keys = None
+
+    def place(
+        self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
+    ) -> ObjectInfo:
+        """Puts an object without a call; `size` lets it look bigger than its bytes."""
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        info = ObjectInfo(key, len(data) if size is None else size, modified or self._clock.now(), etag)
+        with self._lock:
+            if key not in self._objects:
+                self._keys = None
+            self._objects[key] = _Stored(data, info)
+        return info
+
+    def keys(self, prefix: str = "") -> tuple[str, ...]:
+        """What is there now, without a call."""
+        with self._lock:
+            return tuple(key for key in self._sorted() if key.startswith(prefix))
+
+    def _sorted(self) -> Keys:
+        if self._keys is None:
+            self._keys = sorted(self._objects)
+        return self._keys
+
+    def _called(self, method: str, key: str) -> None:
+        with self._lock:
+            self.calls[method] = self.calls.get(method, 0) + 1
+        self.before(method, key)

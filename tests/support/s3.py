@@ -1,0 +1,80 @@
+"""S3 and EC2 on this machine: moto's server over HTTP, on 127.0.0.1, in a thread of the test process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION = "us-east-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def missing(component: str) -> None:
+    """A component that is not installed is a skip on a laptop, and a failure where nobody looks at skips."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{component} is not installed here, and CI must have it")
+    pytest.skip(f"{component} is not installed here")
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """Starts the server and gives its endpoint, http://127.0.0.1:port; stops it at the end."""
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        missing("moto[server]")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def aws_environment(endpoint: str | None = None) -> Iterator[None]:
+    """Throw-away credentials in the environment, and the endpoint; everything as before at the end."""
+    wanted = CREDENTIALS | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
+    names = {name for name in os.environ if name.startswith("AWS_")} | set(wanted)
+    before = {name: os.environ.get(name) for name in names}
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def s3_client(endpoint: str) -> S3Client:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def create_bucket(endpoint: str, name: str) -> str:
+    """Makes the bucket, with no object in it; returns its URL."""
+    s3_client(endpoint).create_bucket(Bucket=name)
+    return f"s3://{name}"
