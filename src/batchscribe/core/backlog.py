@@ -6,13 +6,19 @@ that are still open, the sums, and a bounded number of the oldest chunks: never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import chain
 
 from batchscribe.core.chunks import Chunk
+from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
+from batchscribe.core.keys import digest
 
 MAX_CANDIDATES = 20_000
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,13 @@ class Trouble:
 
     etag: str
     failures: int = 0
+    """Attempts that count towards quarantine."""
+    archived: bool = False
     quarantined: bool = False
+
+
+def _nobody(_transcript: str) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +55,19 @@ class ScanRules:
     now: datetime
     min_age: timedelta = timedelta(minutes=5)
     live: LiveLock | None = None
-    trouble: dict[str, Trouble] = field(default_factory=dict)
-    """By `keys.digest(key)`."""
-    owner: Callable[[str], str | None] = lambda _transcript: None
+    trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
+    """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
+    owner: Owner = _nobody
     """The audio file's name inside a transcript; asked only where two files share a stem."""
+
+
+class ChunkState(StrEnum):
+    PENDING = "pending"
+    WAITING = "waiting"
+    """Too young, or a live lock covers it."""
+    DONE = "done"
+    QUARANTINED = "quarantined"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +112,194 @@ class Backlog:
     """Of the chunks that can start a GPU."""
     candidates: tuple[Chunk, ...] = ()
     odd_keys: tuple[str, ...] = ()
-    """Keys that the fast lister refuses and that were listed another way; the first few."""
+    """Keys that the fast lister refuses, listed another way, and names that no key can hold, left
+    out; the first few, each with its reason.
+    """
 
     @property
     def triggering(self) -> int:
         """Chunks that count towards the threshold."""
         return self.pending - self.troubled
+
+
+@dataclass(slots=True)
+class _Sums:
+    """One session while its audio objects are looked at."""
+
+    pending: list[Chunk] = field(default_factory=list)
+    waiting: list[Chunk] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    done: int = 0
+    quarantined: int = 0
+    empty: int = 0
+
+
+def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
+    """Every session of a sorted listing, as soon as its folder has passed; nested folders come first.
+
+    Holds the folders that are open, nothing else. What the listing raises goes through: there is no
+    partial backlog.
+    """
+    for folder in audio_folders(listing, rules.owner):
+        groups: dict[str, list[AudioObject]] = {}
+        for audio in folder:
+            groups.setdefault(audio.name.session, []).append(audio)
+        for session, audios in groups.items():
+            yield _session(session, audios, rules)
+
+
+def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> SessionScan:
+    sums = _Sums()
+    for audio in audios:
+        _count(sums, audio, rules)
+    return SessionScan(
+        session=session,
+        pending=tuple(sorted(sums.pending, key=_within)),
+        waiting=tuple(sorted(sums.waiting, key=_within)),
+        done=sums.done,
+        stale=tuple(sums.stale),
+        quarantined=sums.quarantined,
+        empty=sums.empty,
+        live=rules.live is not None and rules.live.covers(session),
+    )
+
+
+def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
+    """Where one audio object stands. A transcript wins over everything but an empty file."""
+    if not audio.info.size:
+        return ChunkState.EMPTY
+    if audio.transcripts:
+        return ChunkState.DONE
+    trouble = _trouble(audio, rules)
+    if trouble is not None and trouble.quarantined:
+        return ChunkState.QUARANTINED
+    live = rules.live is not None and rules.live.covers(audio.name.session)
+    return ChunkState.WAITING if live or _young(audio.info.modified, rules) else ChunkState.PENDING
+
+
+def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
+    match state_of(audio, rules):
+        case ChunkState.EMPTY:
+            sums.empty += 1
+        case ChunkState.DONE:
+            sums.done += 1
+            sums.stale += [audio.info.key] if audio.stale else []
+        case ChunkState.QUARANTINED:
+            sums.quarantined += 1
+        case ChunkState.WAITING:
+            sums.waiting.append(_chunk(audio, rules))
+        case ChunkState.PENDING:
+            sums.pending.append(_chunk(audio, rules))
+
+
+def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
+    if not rules.trouble:
+        return None
+    known = rules.trouble.get(digest(audio.info.key), ())
+    return next((trouble for trouble in known if trouble.etag == audio.info.etag), None)
+
+
+def _young(modified: datetime, rules: ScanRules) -> bool:
+    # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
+    return abs(rules.now - modified) < rules.min_age
+
+
+def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
+    trouble = _trouble(audio, rules)
+    return Chunk(
+        key=audio.info.key,
+        size=audio.info.size,
+        modified=audio.info.modified,
+        etag=audio.info.etag,
+        session=audio.name.session,
+        number=audio.name.number,
+        transcript=audio.planned,
+        failures=trouble.failures if trouble else 0,
+        troubled=trouble is not None and (trouble.failures > 0 or trouble.archived),
+    )
+
+
+def _within(chunk: Chunk) -> tuple[int, str]:
+    return (-1 if chunk.number is None else chunk.number, chunk.key)
+
+
+class _Oldest:
+    """The chunks of the sessions that wait longest, at most `MAX_CANDIDATES` of them."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, tuple[Chunk, ...]]] = []
+        self._held = 0
+        self._order = 0
+
+    def add(self, chunks: tuple[Chunk, ...]) -> None:
+        if not chunks:
+            return
+        oldest = min(chunk.modified for chunk in chunks)
+        self._order -= 1  # earlier in key order wins among equals, and chunks are never compared
+        kept = chunks[:MAX_CANDIDATES]
+        heapq.heappush(self._heap, (-oldest.timestamp(), self._order, kept))
+        self._held += len(kept)
+        while self._held - len(self._heap[0][2]) >= MAX_CANDIDATES:
+            self._held -= len(heapq.heappop(self._heap)[2])
+
+    def chunks(self) -> Iterator[Chunk]:
+        for _age, _order, chunks in sorted(self._heap, reverse=True):
+            yield from chunks
+
+
+@dataclass(slots=True)
+class _Totals:
+    """The sums of a backlog, while sessions stream past."""
+
+    sessions: int = 0
+    pending: int = 0
+    pending_bytes: int = 0
+    troubled: int = 0
+    waiting: int = 0
+    done: int = 0
+    stale: int = 0
+    quarantined: int = 0
+    empty: int = 0
+    oldest: datetime = _NEVER
+
+    def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
+        self.sessions += 1
+        self.pending += len(scan.pending)
+        self.pending_bytes += sum(chunk.size for chunk in scan.pending)
+        self.troubled += len(scan.pending) - len(fresh)
+        self.waiting += len(scan.waiting)
+        self.done += scan.done
+        self.stale += len(scan.stale)
+        self.quarantined += scan.quarantined
+        self.empty += scan.empty
+        self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
+
+
+def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ...]] = tuple) -> Backlog:
+    """The sums, and the candidates: the sessions that wait longest first, by number within each.
+
+    Troubled chunks come after all others: however many archived ones a bucket holds, they neither
+    crowd the startable ones out of a batch nor fill its time. `odd_keys` is asked at the end.
+    """
+    totals, fresh, troubled = _Totals(), _Oldest(), _Oldest()
+    for scan in scans:
+        startable = tuple(chunk for chunk in scan.pending if not chunk.troubled)
+        totals.add(scan, startable)
+        fresh.add(startable)
+        if len(startable) < len(scan.pending):
+            troubled.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
+    candidates = tuple(chain(fresh.chunks(), troubled.chunks()))[:MAX_CANDIDATES]
+    return Backlog(
+        sessions=totals.sessions,
+        pending=totals.pending,
+        pending_bytes=totals.pending_bytes,
+        troubled=totals.troubled,
+        waiting=totals.waiting,
+        done=totals.done,
+        stale=totals.stale,
+        quarantined=totals.quarantined,
+        empty=totals.empty,
+        oldest=None if totals.oldest == _NEVER else totals.oldest,
+        candidates=candidates,
+        odd_keys=odd_keys(),
+    )

@@ -19,6 +19,8 @@ TOP = "./"
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
 _TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
+_TAKEN = re.compile(r"transcript|transcription-.+", re.DOTALL)
+"""Stems whose own files would look like another file's transcript, or like the folder's session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,4 +101,7 @@ def session_files(session: str, *, full_name: bool = False) -> str:
     if session.endswith("/"):
         return ("" if session == TOP else session) + "transcript"
     folder, name = split(session)
-    return folder + (name if full_name else name.rpartition(".")[0])
+    stem = name.rpartition(".")[0]
+    if _TAKEN.fullmatch(stem):
+        return f"{folder}session-{name}"
+    return folder + (name if full_name else stem)

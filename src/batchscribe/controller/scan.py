@@ -1,0 +1,139 @@
+"""The scan: what the stores hold, as sessions and as a backlog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from batchscribe.controller.trouble import read_trouble
+from batchscribe.core import transcripts
+from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.folders import AudioObject, Tagged, audio_folders, merged
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.transcripts import Transcript
+from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.protocols import Clock, Store
+
+MIN_AGE = timedelta(minutes=5)
+LOCK_STALE_AFTER = timedelta(minutes=30)
+MAX_LOCK_BYTES = 65_536
+
+
+def no_lock() -> LiveLock | None:
+    """No recorder writes a live lock here."""
+    return None
+
+
+class Scanner:
+    """One look at source and output, repeatable. Whatever a listing raises goes through: a partial
+    backlog does not exist.
+
+    `decoder` is the version that would decode now: failures of another one no longer count.
+    """
+
+    def __init__(
+        self,
+        source: Store,
+        output: Store,
+        *,
+        clock: Clock,
+        min_age: timedelta = MIN_AGE,
+        live_lock: Callable[[], LiveLock | None] = no_lock,
+        decoder: str | None = None,
+    ) -> None:
+        self.source = source
+        self.output = output
+        self._clock = clock
+        self._min_age = min_age
+        self._live_lock = live_lock
+        self._decoder = decoder
+
+    @property
+    def odd_keys(self) -> tuple[str, ...]:
+        """Keys that were listed another way or left out so far, each with its reason."""
+        stores = (self.source,) if self._one_store else (self.source, self.output)
+        return tuple(row for store in stores for row in getattr(store, "odd_keys", ()))
+
+    def rules(self) -> ScanRules:
+        """Time, lock and earlier trouble, as of now: read before the listing, so that what fails or is
+        locked meanwhile is at worst taken a tick later.
+        """
+        return ScanRules(
+            now=self._clock.now(),
+            min_age=self._min_age,
+            live=self._live_lock(),
+            trouble=read_trouble(self.output, self._decoder),
+            owner=self._owner,
+        )
+
+    def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
+        """Every session, streaming; a prefix must be a whole folder."""
+        rules = self.rules()
+        yield from sessions(self._listing(prefix), rules)
+
+    def backlog(self) -> Backlog:
+        return summarise(self.sessions(), lambda: self.odd_keys)
+
+    def audio(self, prefix: str = "") -> Iterator[AudioObject]:
+        """Every audio object with its transcripts, streaming; a prefix must be a whole folder."""
+        for folder in audio_folders(self._listing(prefix), self._owner):
+            yield from folder
+
+    @property
+    def _one_store(self) -> bool:
+        return self.source is self.output or self.source.url == self.output.url
+
+    def _listing(self, prefix: str) -> Iterator[Tagged]:
+        return merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
+
+    def _owner(self, transcript: str) -> str | None:
+        for store in (self.output, self.source):
+            try:
+                found = transcripts.decode(store.get(transcript).data)
+            except ObjectNotFoundError:
+                continue
+            except PermanentError:
+                return None
+            return found.audio.name if isinstance(found, Transcript) else None
+        return None
+
+
+def read_live_lock(
+    store: Store, key: str, now: datetime, stale_after: timedelta = LOCK_STALE_AFTER
+) -> LiveLock | None:
+    """The lock that a recorder holds, as the original writes it; None where there is none, or a stale one.
+
+    A fresh lock that cannot be read covers everything: waiting costs minutes, a half recording stays.
+    """
+    info = next((info for info in store.list(key) if info.key == key), None)
+    if info is None or now - info.modified >= stale_after:
+        return None
+    try:
+        content = _content(store, info)
+    except ObjectNotFoundError:
+        return None
+    since = min(info.modified, _timestamp(content) or info.modified)
+    if content.get("locked") is False or now - since >= stale_after:
+        return None
+    session = content.get("sessionId")
+    return LiveLock(session.strip("/") or None if isinstance(session, str) else None, since)
+
+
+def _content(store: Store, info: ObjectInfo) -> dict[str, Any]:
+    if info.size > MAX_LOCK_BYTES:
+        return {}
+    try:
+        content = json.loads(store.get(info.key).data)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _timestamp(content: dict[str, Any]) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(content["timestamp"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

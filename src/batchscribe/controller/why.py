@@ -1,0 +1,162 @@
+"""The whole life of one chunk, as far as the store tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from batchscribe.controller.fetching import fetched
+from batchscribe.controller.scan import Scanner
+from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
+from batchscribe.core import keys, transcripts
+from batchscribe.core import manifest as wire
+from batchscribe.core.backlog import ChunkState, state_of
+from batchscribe.core.chunks import AudioName, audio_name, split
+from batchscribe.core.folders import AudioObject, Side
+from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord, Settlement
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.transcripts import Transcript
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
+from batchscribe.protocols import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One transcript, without a word of what was said. What cannot be known of a foreign one is None."""
+
+    key: str
+    side: Side
+    written: datetime
+    size: int
+    engine: str | None = None
+    model: str | None = None
+    run: str | None = None
+    duration: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """A run that took the chunk. `outcome` is None while the run is open."""
+
+    run: str
+    worker: int
+    etag: str
+    dispatched: datetime
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """Everything that the store knows of one chunk, each list oldest first."""
+
+    key: str
+    session: str
+    state: ChunkState | None
+    """None where there is no such audio (any more)."""
+    audio: ObjectInfo | None
+    stale: bool = False
+    planned: str | None = None
+    """Where its transcript goes; None where there is no such audio."""
+    transcripts: tuple[Told, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    quarantine: QuarantineRecord | None = None
+    """Also where it no longer counts: for an older ETag or another decoder."""
+    runs: tuple[Mention, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        return bool(self.audio or self.failures or self.quarantine or self.runs)
+
+
+def why(scanner: Scanner, key: str) -> Life:
+    """Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    nothing at all is known of it.
+    """
+    name = audio_name(key)
+    if name is None:
+        raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
+    life = _life(scanner, key, name)
+    if not life.known:
+        raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
+    return life
+
+
+def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
+    audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
+    output = scanner.output
+    return Life(
+        key=key,
+        session=name.session,
+        state=state_of(audio, scanner.rules()) if audio else None,
+        audio=audio.info if audio else None,
+        stale=audio.stale if audio else False,
+        planned=audio.planned if audio else None,
+        transcripts=tuple(_told(scanner, audio)) if audio else (),
+        failures=_failures(output, key),
+        quarantine=quarantine_of(output, key),
+        runs=tuple(sorted(_mentions(output, key), key=lambda mention: mention.dispatched)),
+    )
+
+
+def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
+    for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
+        store = scanner.source if side is Side.SOURCE else scanner.output
+        found = _transcript(store, info.key)
+        told = Told(key=info.key, side=side, written=info.modified, size=info.size)
+        yield told if found is None else _with(told, found)
+
+
+def _transcript(store: Store, key: str) -> Transcript | None:
+    try:
+        found = transcripts.decode(store.get(key).data)
+    except PermanentError:
+        return None
+    return found if isinstance(found, Transcript) else None
+
+
+def _with(told: Told, found: Transcript) -> Told:
+    return replace(
+        told,
+        engine=found.engine,
+        model=found.model,
+        run=found.run,
+        duration=found.duration,
+        flags=found.flags,
+    )
+
+
+def _failures(output: Store, key: str) -> tuple[Failure, ...]:
+    read = read_failures(output, list(attempts(output, keys.digest(key))))
+    return tuple(sorted((each for some in read.values() for each in some), key=lambda each: each.at))
+
+
+def _mentions(output: Store, key: str) -> Iterator[Mention]:
+    """From every manifest that is still kept. One of another version says nothing here."""
+    listed = {info.key: info for info in output.list(keys.RUNS)}
+    manifests = [place for place in listed if place.endswith("/manifest.json")]
+    for place, data in fetched(output, manifests):
+        try:
+            manifest = wire.decode(data, Manifest)
+        except MisconfiguredError:
+            continue
+        for chunk in manifest.chunks:
+            if chunk.key == key:
+                yield Mention(
+                    run=manifest.run,
+                    worker=manifest.worker,
+                    etag=chunk.etag,
+                    dispatched=listed[place].modified,
+                    outcome=_outcome(output, manifest.run, listed),
+                )
+
+
+def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
+    place = keys.settlement(run)
+    if place not in listed:
+        return None
+    try:
+        return wire.decode(output.get(place).data, Settlement).outcome
+    except MisconfiguredError:
+        return "unknown"  # written by another version

@@ -1,0 +1,144 @@
+"""A sorted listing, folder by folder: each audio object with the transcripts that speak for it.
+
+Everything below `prefix/` is contiguous in key order, so a folder is whole as soon as a key outside
+it appears; what is held is the chain of folders that are still open.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key
+from batchscribe.core.keys import CONTROL
+from batchscribe.core.objects import ObjectInfo
+
+
+class Side(Enum):
+    """Which store an object was listed in; `BOTH` where source and output are the same one."""
+
+    SOURCE = "source"
+    OUTPUT = "output"
+    BOTH = "both"
+
+
+Tagged = tuple[Side, ObjectInfo]
+Owner = Callable[[str], str | None]
+"""From a transcript's key to the name of the audio file inside it; None where it names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioObject:
+    """One audio object of the source."""
+
+    info: ObjectInfo
+    name: AudioName
+    transcripts: tuple[Tagged, ...]
+    """Those that speak for it, wherever they lie."""
+    planned: str
+    """Where its transcript would go, relative to the output."""
+
+    @property
+    def stale(self) -> bool:
+        """Newer than each of its transcripts."""
+        return bool(self.transcripts) and all(
+            self.info.modified > transcript.modified for _side, transcript in self.transcripts
+        )
+
+
+@dataclass(slots=True)
+class _Folder:
+    path: str
+    audio: list[tuple[AudioName, ObjectInfo]] = field(default_factory=list)
+    transcripts: dict[str, list[Tagged]] = field(default_factory=dict)
+    """By what they speak for: a stem or a file name."""
+
+
+def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None) -> Iterator[Tagged]:
+    """One listing of two stores, in key order; `output` is None where it is the same store."""
+    if output is None:
+        return ((Side.BOTH, info) for info in source)
+    return heapq.merge(
+        ((Side.SOURCE, info) for info in source),
+        ((Side.OUTPUT, info) for info in output),
+        key=lambda tagged: tagged[1].key,
+    )
+
+
+def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[AudioObject]]:
+    """The audio objects of each folder that has any, in key order, a nested folder before its parent.
+
+    Control objects are passed over; audio counts on the source's side only.
+    """
+    opened: list[_Folder] = []
+    for side, info in listing:
+        key = info.key
+        if key.startswith(CONTROL):
+            continue
+        audio = audio_name(key)
+        spoken = transcribed(key) if audio is None else None
+        if (audio is None or side is Side.OUTPUT) and spoken is None:
+            continue
+        yield from _closed(opened, key, owner)
+        if audio is not None:
+            _open(opened, audio.folder).audio.append((audio, info))
+        elif spoken is not None:
+            _open(opened, spoken[0]).transcripts.setdefault(spoken[1], []).append((side, info))
+    yield from _closed(opened, None, owner)
+
+
+def _closed(opened: list[_Folder], key: str | None, owner: Owner) -> Iterator[list[AudioObject]]:
+    while opened and (key is None or not key.startswith(opened[-1].path)):
+        folder = opened.pop()
+        if folder.audio:
+            yield _audio_objects(folder, owner)
+
+
+def _open(opened: list[_Folder], path: str) -> _Folder:
+    """The open folder of that path; all open ones hold the current key, so they nest in each other."""
+    at = len(opened)
+    while at and len(opened[at - 1].path) > len(path):
+        at -= 1
+    if not at or opened[at - 1].path != path:
+        opened.insert(at, _Folder(path))
+        at += 1
+    return opened[at - 1]
+
+
+def _audio_objects(folder: _Folder, owner: Owner) -> list[AudioObject]:
+    stems: dict[str, list[tuple[AudioName, ObjectInfo]]] = {}
+    for audio in folder.audio:
+        stems.setdefault(audio[0].stem, []).append(audio)
+    found = [audio for stem, group in stems.items() for audio in _of_stem(folder, stem, group, owner)]
+    return found if len(stems) == len(folder.audio) else sorted(found, key=lambda audio: audio.info.key)
+
+
+def _of_stem(
+    folder: _Folder, stem: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner
+) -> Iterator[AudioObject]:
+    """The files that share a stem. `transcription-<stem>.json` speaks for one of them only."""
+    # A stem that is itself an audio file's name: `transcription-a.mp3.json` speaks for a.mp3, never
+    # for a.mp3.wav, whether a.mp3 is there today or not.
+    plain = [] if audio_name(stem) else folder.transcripts.get(stem, [])
+    owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
+    designated = owners[0] if owners else None if audio_name(stem) else _first(group)
+    for name, info in group:
+        own = [tagged for tagged, who in zip(plain, owners, strict=True) if who == name.name]
+        yield AudioObject(
+            info=info,
+            name=name,
+            transcripts=(*folder.transcripts.get(name.name, ()), *own),
+            planned=transcript_key(name, full_name=name.name != designated),
+        )
+
+
+def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:
+    """Asked only where there is a choice. A transcript that names a file which is gone is nobody's here."""
+    return _first(group) if len(group) == 1 else owner(transcript) or _first(group)
+
+
+def _first(group: list[tuple[AudioName, ObjectInfo]]) -> str:
+    """The first by key that has anything to hear."""
+    return next((name.name for name, info in group if info.size), group[0][0].name)
