@@ -10,9 +10,9 @@ from batchscribe import __version__
 from batchscribe.core.box import WorkerName
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest
-from batchscribe.detached import ask_to_end, start_once
+from batchscribe.detached import alive, ask_to_end, start_once
 
-WORKER_COMMAND = (sys.executable, "-m", "batchscribe", "worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
 
 
 class LocalLauncher:
@@ -46,6 +46,9 @@ class LocalLauncher:
             environment=self._environment,
             log=self._logs / f"worker-{name}.log",
         )
+
+    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:  # noqa: ARG002
+        return alive(self._record(_name(manifest)))
 
     def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002
         ask_to_end(self._record(_name(manifest)))

@@ -18,7 +18,6 @@ from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
 MODULE = "batchscribe.wiring.box"
-WORDS = ("version", "start", "cancel", "check", "inspect", "prefetch", "environment")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

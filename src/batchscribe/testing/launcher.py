@@ -33,13 +33,16 @@ class FakeLauncher:
         """So many probes are answered by nobody yet."""
         self.launched: dict[WorkerName, str] = {}
         """The URL of the manifest of each worker that was started."""
+        self.ended: set[WorkerName] = set()
+        """Workers that somebody plays as dead, or as through."""
         self.cancelled: list[WorkerName] = []
+        self.is_alive: Callable[[Manifest], bool] = lambda _manifest: True
         self._on_launch = on_launch
         self._on_cancel = on_cancel
         self._faults: dict[str, deque[BatchscribeError | None]] = {}
 
     def fail(self, call: str, *errors: BatchscribeError | None) -> None:
-        """The next calls of `probe`, `launch` or `cancel` raise these; None is no fault."""
+        """The next calls of `probe`, `launch`, `alive` or `cancel` raise these; None is no fault."""
         self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str | None:
@@ -62,10 +65,27 @@ class FakeLauncher:
         if self._on_launch:
             self._on_launch(instance, manifest, url)
 
+    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
+        """What `is_alive` says of a worker that was launched; False for any other."""
+        self._meet("alive")
+        if instance.state is not InstanceState.RUNNING:
+            return None
+        return (manifest.run, manifest.worker) in self.launched and self.is_alive(manifest)
+
+    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:  # noqa: ARG002  protocol
+        """None where an error was planned for `alive`."""
+        try:
+            self._meet("alive")
+        except BatchscribeError:
+            return None
+        name = (manifest.run, manifest.worker)
+        return name in self.launched and name not in self.ended
+
     def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002  protocol
         self._meet("cancel")
         name = (manifest.run, manifest.worker)
-        if name in self.launched and name not in self.cancelled:
+        if name in self.launched and name not in self.ended:
+            self.ended.add(name)
             self.cancelled.append(name)
             if self._on_cancel:
                 self._on_cancel(manifest)

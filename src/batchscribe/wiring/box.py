@@ -1,0 +1,118 @@
+"""`python -m batchscribe.wiring.box WORD`: the box beside the GPU, asked over ssh by a controller.
+
+The question's data is JSON on standard input; the last line of standard output is the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchscribe import __version__
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.engine_faster_whisper import DEFAULT_MODEL, prefetch
+from batchscribe.adapters.engine_faster_whisper import NAME as FASTER_WHISPER
+from batchscribe.adapters.engines import engine_factory, resolve
+from batchscribe.adapters.stores import open_store
+from batchscribe.core import box
+from batchscribe.core.box import BoxReply, CheckRequest, EnvironmentRequest, Finding, StartRequest, WorkerName
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.worker.box import BOX_COMMAND, WORKER_COMMAND, Box
+
+
+def main(
+    words: Sequence[str] | None = None,
+    *,
+    command: Sequence[str] = WORKER_COMMAND,
+    aside: Sequence[str] = BOX_COMMAND,
+) -> int:
+    """Answers one question on standard output; 0 where the answer is no error."""
+    os.umask(0o077)
+    home = Path.home()
+    os.chdir(home)
+    asked = list(sys.argv[1:] if words is None else words)
+    reply = answer(asked, Box(home, SystemClock(), command=command, aside=aside), sys.stdin.buffer.read)
+    # A library may have printed half a line before.
+    sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
+    sys.stdout.flush()
+    return 1 if reply.error else 0
+
+
+def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+    """The reply to one question; an error of ours is a reply too."""
+    try:
+        return _answer(words, asked, data)
+    except BatchscribeError as error:
+        lasting = not isinstance(error, TransientError)
+        return BoxReply(release=__version__, error=str(error), permanent=lasting)
+
+
+def _answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+    if list(words) == ["version"]:
+        return asked.version()
+    kind, respond = _ANSWERS.get(" ".join(words), (None, None))
+    if kind is None or respond is None:
+        raise MisconfiguredError(f"the box does not know {' '.join(words)!r}: run `batchscribe gpu setup`")
+    return respond(asked, box.read(data(), kind))
+
+
+def inspect(request: CheckRequest) -> BoxReply:
+    """Loads the engine and looks into the stores, in the environment that this process has."""
+    findings = (_engine(request.engine), *_stores(request))
+    return BoxReply(release=__version__, findings=findings)
+
+
+def fetch(spec: EngineSpec) -> BoxReply:
+    """Fetches the model where the engine has one to fetch."""
+    if resolve(spec.engine) != FASTER_WHISPER:
+        return BoxReply(release=__version__)
+    prefetch(spec.model or DEFAULT_MODEL)
+    return BoxReply(release=__version__, done=True)
+
+
+def _engine(spec: EngineSpec) -> Finding:
+    mend = "batchscribe gpu setup"
+    what = f"engine {resolve(spec.engine)}"
+    try:
+        factory = engine_factory(spec.engine)
+        problems = factory.problems(spec)
+        if problems:
+            return Finding(what=what, ok=False, detail="; ".join(problems), mend=mend)
+        factory.load(spec)
+    except BatchscribeError as error:
+        return Finding(what=what, ok=False, detail=str(error), mend=mend)
+    return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
+
+
+def _stores(request: CheckRequest) -> Iterator[Finding]:
+    for url in dict.fromkeys(each for each in (request.source, request.output) if each):
+        mend = "give the instance a role with these rights, or `batchscribe gpu setup --env-file FILE`"
+        try:
+            next(iter(open_store(url).list()), None)
+        except BatchscribeError as error:
+            yield Finding(what="store", ok=False, detail=str(error), mend=mend)
+        else:
+            yield Finding(what="store", ok=True, detail=f"{url} can be listed")
+
+
+_ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
+    "start": (StartRequest, Box.start),
+    "alive": (WorkerName, Box.alive),
+    "cancel": (WorkerName, Box.cancel),
+    "check": (CheckRequest, Box.check),
+    "environment": (EnvironmentRequest, Box.keep_environment),
+    "prefetch": (EngineSpec, Box.prefetch),
+    "inspect": (CheckRequest, lambda _, request: inspect(request)),
+    "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
+}
+"""What may be asked besides the version: the kind of its data, and who answers."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

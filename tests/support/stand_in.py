@@ -1,0 +1,84 @@
+"""A worker that only notes how it was started, and ends when it is asked to.
+
+Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then waits for SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchscribe.detached import identity
+
+PATIENCE_SECONDS = 120
+"""It ends by itself after that, so that a broken test leaves nothing behind."""
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """All stand-ins that note themselves in `folder`."""
+
+    folder: Path
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (sys.executable, __file__, str(self.folder))
+
+    def notes(self, count: int = 1) -> list[dict[str, object]]:
+        """What the stand-ins wrote, as soon as there are so many of them."""
+        found: list[dict[str, object]] = []
+        for _ in range(400):
+            found = [json.loads(path.read_bytes()) for path in sorted(self.folder.glob("*.json"))]
+            if len(found) >= count:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"{len(found)} workers were started, not {count}")
+
+    def alive(self) -> list[int]:
+        pids = [int(path.stem) for path in self.folder.glob("*.json")]
+        return [pid for pid in pids if _runs(pid)]
+
+    def gone(self) -> bool:
+        """Whether all of them end, within reason."""
+        for _ in range(400):
+            if not self.alive():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def kill(self) -> None:
+        for pid in self.alive():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    return identity(pid) is not None and b"stand_in.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def main() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    folder, url = Path(sys.argv[1]), sys.argv[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    note = {
+        "url": url,
+        "arguments": sys.argv[2:],
+        "environment": dict(os.environ),
+        "leads_session": os.getsid(0) == os.getpid(),
+        "stdin": str(Path("/proc/self/fd/0").readlink()),
+        "folder": str(Path.cwd()),
+    }
+    draft = folder / f"{os.getpid()}.draft"
+    draft.write_text(json.dumps(note))
+    draft.rename(folder / f"{os.getpid()}.json")
+    sys.stdout.write("started\n")
+    sys.stdout.flush()
+    signal.sigtimedwait({signal.SIGTERM}, PATIENCE_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
