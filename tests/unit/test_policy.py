@@ -116,8 +116,10 @@ def test_an_open_run_comes_before_everything_else() -> None:
     assert decide(late, POLICY) == Reclaim(decide(late, POLICY).reason, started)
 
 
-def test_a_run_that_never_asked_for_a_start_is_closed_not_resumed() -> None:
-    decision = decide(observation(open_run=run()), POLICY)
+def test_a_run_that_asked_for_no_start_for_long_is_closed_not_resumed() -> None:
+    planned = run(created=NOW - timedelta(minutes=9))
+    assert isinstance(decide(observation(open_run=planned), POLICY), Resume)
+    decision = decide(observation(open_run=replace(planned, created=NOW - timedelta(minutes=10))), POLICY)
     assert isinstance(decision, Reclaim)
     assert decision.reason.code is ReasonCode.NEVER_STARTED
 

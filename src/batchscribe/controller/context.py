@@ -16,6 +16,7 @@ from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Run
+from batchscribe.core.transcripts import SessionTranscript
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
@@ -95,7 +96,11 @@ class World:
     view: View
     scanner: Callable[[bool], Scanner]
     """A scanner; True where a person asked, so that age and live locks do not count."""
+    preflight: Callable[[], None]
+    """Raises MisconfiguredError where a start could only fail: asked before anything is paid."""
     new_run_id: Callable[[datetime], str]
+    render: Callable[[SessionTranscript, str], bytes]
+    """A session's transcript as a file of a format."""
     report: Callable[[Run], None]
     """Writes the report of a settled run, for people and for later."""
 

@@ -32,19 +32,20 @@ def settle(world: World, terms: Terms, run: Run) -> Run:
     _blame_the_crashed(world, run, manifests, records)
     quarantine_failed(world.output, manifests, max_attempts=terms.max_attempts, now=world.clock.now())
     wanted = {chunk.session for manifest in manifests for chunk in manifest.chunks}
-    scans = {scan.session: scan for scan in world.scanner(run.by_hand).sessions() if scan.session in wanted}
+    scanner = world.scanner(run.by_hand)
+    scans = {scan.session: scan for scan in scanner.sessions() if scan.session in wanted}
     held = {info.key for info in world.output.list(keys.QUARANTINE)}
     verdict = _verdict(manifests, scans, held)
     for scan in scans.values():
         if scan.complete:
-            publish_session(world, scan.session)
+            publish_session(scanner, scan.session, world.render)
     run = _closed(run, verdict, records, world)
     world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
     run = keep(world, run, run.detail)
     _learn(world, terms, run, records)
-    world.report(run)
     if run.start_requested is not None:
         world.notifier.send(message(run, verdict))
+    world.report(run)
     return run
 
 

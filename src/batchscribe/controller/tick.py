@@ -41,8 +41,8 @@ FAILED = {
     Step.DISPATCH: Outcome.LAUNCH_FAILED,
     Step.FOLLOW: Outcome.WORKER_FAILED,
 }
-MAX_ROUNDS = 8
-"""Runs that one tick may close or go on with before it decides afresh: a bound, not a target."""
+MAX_RUNS = 8
+"""Runs that one tick may close or go on with: a bound, not a target."""
 ALERT_EVERY_HOURS = 6
 
 
@@ -61,7 +61,7 @@ def tick(world: World, terms: Terms, *, once: bool = False) -> Ticked:
     recover(world, terms)
     runs: list[Run] = []
     errors: list[BatchscribeError] = []
-    for _ in range(MAX_ROUNDS):
+    while True:
         world.shield.check()
         seen = observe(world, terms)
         decision = decide(seen, terms.policy)
@@ -70,9 +70,8 @@ def tick(world: World, terms: Terms, *, once: bool = False) -> Ticked:
         if run is None:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
         runs.append(drive(world, terms, run, errors, once=once))
-        if once or isinstance(decision, Launch):
+        if once or isinstance(decision, Launch) or len(runs) >= MAX_RUNS:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
-    return Ticked(seen, decision, tuple(runs), tuple(errors))
 
 
 def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
@@ -112,6 +111,7 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
             _record_hold(world, seen, decision)
             return None
         case Launch():
+            world.preflight()
             return open_run(world, terms, decision)
         case Resume():
             return decision.run
@@ -132,7 +132,7 @@ def _advance(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
 
 
 def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """A step that may fail, and how: a trouble that may pass is waited out, any other leads to the release."""
+    """A step that may fail: a trouble that may pass is waited out, any other leads to the release."""
     try:
         return _act(world, terms, run, step)
     except InterruptedRunError as error:

@@ -19,6 +19,10 @@ from batchscribe.core.packing import Batch, Priors, pack
 from batchscribe.core.runs import Run
 
 
+INTENT_LASTS: Final = timedelta(minutes=10)
+"""A run that asked for no start by then is closed: what it was decided on is out of date."""
+
+
 class PolicyName(StrEnum):
     THRESHOLD = "threshold"
     NOW = "now"
@@ -147,7 +151,7 @@ def fit(seen: Observation, policy: Policy) -> Batch:
 
 def _continue(seen: Observation, run: Run) -> Decision:
     numbers = {"run": run.id, "state": run.state.value}
-    if run.start_requested is None:
+    if run.start_requested is None and seen.now - run.created >= INTENT_LASTS:
         sentence = f"run {run.id} was planned, but its controller died before any start: it is closed"
         return Reclaim(Reason(ReasonCode.NEVER_STARTED, sentence, numbers), run)
     if seen.now >= run.deadline:

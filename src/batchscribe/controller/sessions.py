@@ -1,0 +1,110 @@
+"""A complete session as one text: `transcript.json`, `.srt`, `.vtt` and `.txt`, on the session's clock.
+
+The files are derived: they are made anew when what goes into them changes, the JSON last, so that it
+vouches for the others. A file that is not ours is never overwritten; ours then get another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+import msgspec
+
+from batchscribe.controller.fetching import fetched
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import transcripts
+from batchscribe.core.chunks import session_files, split
+from batchscribe.core.folders import AudioObject, Side
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.stitching import PartInput, digest, stitch
+from batchscribe.core.transcripts import SessionTranscript
+from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.protocols import Store
+
+FORMATS = ("srt", "vtt", "txt", "json")
+"""The JSON last: where it is there, so are the others."""
+Render = Callable[[SessionTranscript, str], bytes]
+
+
+def publish_session(scanner: Scanner, session: str, render: Render) -> str | None:
+    """Writes a session's files where they are missing or outdated; the stem they got, None if nothing
+    was to be written.
+    """
+    parts = session_parts(scanner, session)
+    if not any(part.content for part in parts):
+        return None
+    stem, there = _place(scanner.output, session)
+    if there is not None and there.digest == digest(parts):
+        return None
+    whole = stitch(session, parts)
+    for kind in FORMATS:
+        scanner.output.replace(f"{stem}.{kind}", render(whole, kind))
+    return stem
+
+
+def assemble(scanner: Scanner, session: str) -> SessionTranscript:
+    """The session as it stands now, whether complete or not. Raises ObjectNotFoundError."""
+    parts = session_parts(scanner, session)
+    if not any(part.content for part in parts):
+        raise ObjectNotFoundError(
+            f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
+        )
+    return stitch(session, [part for part in parts if part.content])
+
+
+def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
+    """The chunks of a session in its order, each with its newest transcript where it has one."""
+    folder = "" if session.startswith("./") else split(session)[0]
+    own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
+    own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
+    newest = {audio.info.key: max(audio.transcripts, key=_modified) for audio in own if audio.transcripts}
+    contents = dict(_contents(scanner, list(newest.values())))
+    return [_part(audio, newest.get(audio.info.key), contents) for audio in own]
+
+
+def _contents(
+    scanner: Scanner, wanted: Sequence[tuple[Side, ObjectInfo]]
+) -> Iterator[tuple[str, transcripts.Transcript | transcripts.ForeignTranscript]]:
+    for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
+        for key, data in fetched(store, [info.key for side, info in wanted if side in sides]):
+            try:
+                yield key, transcripts.decode(data)
+            except PermanentError:
+                continue  # it speaks for its chunk, but in no language that we read: a missing part
+
+
+def _part(
+    audio: AudioObject,
+    found: tuple[Side, ObjectInfo] | None,
+    contents: dict[str, transcripts.Transcript | transcripts.ForeignTranscript],
+) -> PartInput:
+    if found is None:
+        return PartInput(key=audio.info.key, transcript=audio.planned)
+    info = found[1]
+    return PartInput(key=audio.info.key, transcript=info.key, etag=info.etag, content=contents.get(info.key))
+
+
+def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
+    """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
+    stems = (session_files(session), session_files(session, full_name=True))
+    for stem in dict.fromkeys((*stems, f"{stems[1]}.batchscribe")):
+        taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}
+        ours = _ours(output, f"{stem}.json", session) if taken else None
+        if ours is not None or not taken:
+            return stem, ours
+    raise PermanentError(
+        f"the files of session {session!r} cannot be written: {stems[0]}.json and its like are not ours"
+    )
+
+
+def _ours(output: Store, key: str, session: str) -> SessionTranscript | None:
+    try:
+        there = msgspec.json.decode(output.get(key).data, type=SessionTranscript)
+    except (ObjectNotFoundError, msgspec.MsgspecError):
+        return None
+    return there if there.session == session and there.format == "batchscribe.session" else None
+
+
+def _modified(found: tuple[Side, ObjectInfo]) -> datetime:
+    return found[1].modified

@@ -1,0 +1,67 @@
+"""A clock that stands still until somebody sleeps, and whose sleeps can be met by events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from batchscribe.errors import InterruptedRunError
+
+
+class FakeClock:
+    """A protocols.Clock, and the Shield that goes with it.
+
+    `at` plans a call for a moment; it is made when a sleep reaches that moment. `interrupt` is a
+    signal: it cuts the sleep short by raising, unless the sleeper is shielded.
+    """
+
+    def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
+        self._now = now
+        self._uptime = 1000.0
+        self._plans: list[tuple[datetime, Callable[[], None]]] = []
+        self._shields = 0
+        self.signal: str | None = None
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._uptime
+
+    def sleep(self, seconds: float) -> None:
+        self.check()
+        until = self._now + timedelta(seconds=seconds)
+        while due := min((plan for plan in self._plans if plan[0] <= until), key=_moment, default=None):
+            self._plans.remove(due)
+            self._move(max(due[0], self._now))
+            due[1]()
+            self.check()
+        self._move(until)
+
+    def at(self, seconds: float, act: Callable[[], None]) -> None:
+        """Plans a call for so many seconds from now."""
+        self._plans.append((self._now + timedelta(seconds=seconds), act))
+
+    def interrupt(self, name: str = "SIGTERM") -> None:
+        self.signal = name
+
+    def check(self) -> None:
+        if self.signal and not self._shields:
+            raise InterruptedRunError(f"asked to end by {self.signal}")
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+    def _move(self, to: datetime) -> None:
+        self._uptime += (to - self._now).total_seconds()
+        self._now = to
+
+
+def _moment(plan: tuple[datetime, Callable[[], None]]) -> datetime:
+    return plan[0]

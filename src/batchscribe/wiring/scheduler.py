@@ -1,0 +1,285 @@
+"""The scheduler's composition root: settings in, a world and its terms out.
+
+Here and nowhere else it is decided which adapter stands behind which seam.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from batchscribe import __version__
+from batchscribe.adapters.clock import Interrupts, SystemClock
+from batchscribe.adapters.engines import engine_factory, resolve
+from batchscribe.adapters.guard_off import NoGuard
+from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.notify_apprise import AppriseNotifier
+from batchscribe.adapters.prices import PriceTable
+from batchscribe.adapters.reports import write_report
+from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.subtitles import render
+from batchscribe.controller.context import Shield, Terms, View, Waits, World
+from batchscribe.controller.scan import Scanner, read_live_lock
+from batchscribe.core import keys
+from batchscribe.core.backlog import LiveLock
+from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.manifest import EngineSpec, Limits
+from batchscribe.core.money import FREE, Rate
+from batchscribe.core.packing import Priors
+from batchscribe.core.policy import Policy
+from batchscribe.core.report import build
+from batchscribe.core.runs import Run
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.ledger import Ledger
+from batchscribe.protocols import Clock, Compute, Launcher, Lock, Store
+from batchscribe.settings import Settings
+
+LOCAL = "local"
+LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
+LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler:
+    """Everything that a command of the scheduler needs."""
+
+    settings: Settings
+    world: World
+    terms: Terms
+    lock: Lock
+
+
+@contextmanager
+def scheduler(
+    settings: Settings,
+    view: View,
+    interrupts: Interrupts,
+    *,
+    by_hand: bool = False,
+    remember: bool = True,
+) -> Iterator[Scheduler]:
+    """The scheduler of these settings. With `remember=False` it leaves no trace on disk."""
+    settings.required("BATCH_SOURCE")
+    clock = SystemClock(interrupts)
+    with open_ledger(settings, remember=remember) as ledger:
+        world = _world(settings, clock, ledger, view, interrupts)
+        terms = _terms(settings, by_hand=by_hand)
+        yield Scheduler(settings=settings, world=world, terms=terms, lock=tick_lock(settings, clock))
+
+
+def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
+    """The ledger in the state directory; where there is none and none shall be made, an empty one."""
+    path = settings.state_dir / "ledger.sqlite"
+    return Ledger(path if remember or path.exists() else Path(":memory:"))
+
+
+def tick_lock(settings: Settings, clock: Clock) -> Lock:
+    return FileTickLock(settings.state_dir / "tick.lock", clock)
+
+
+def open_stores(settings: Settings) -> tuple[Store, Store]:
+    """(source, output); the same store where results lie beside the audio."""
+    source = _store(settings, settings.required("BATCH_SOURCE"))
+    same = settings.output in {"", settings.source}
+    return source, source if same else _store(settings, settings.output)
+
+
+def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, *, by_hand: bool) -> Scanner:
+    """A scanner. Where a person asked, neither age nor a live lock holds a chunk back."""
+    return Scanner(
+        source,
+        output,
+        clock=clock,
+        min_age=timedelta(0) if by_hand else settings.min_age,
+        live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
+        decoder=_decoder(settings),
+    )
+
+
+def open_compute(settings: Settings, clock: Clock) -> Compute:
+    if settings.provider == LOCAL:
+        from batchscribe.adapters.compute_local import LocalCompute
+
+        return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
+    from batchscribe.adapters.compute_ec2 import Ec2Compute
+
+    return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
+
+
+def open_launcher(settings: Settings, clock: Clock) -> Launcher:
+    if settings.provider == LOCAL:
+        from batchscribe.adapters.launch_local import LocalLauncher
+
+        environment = settings.child_environment()
+        return LocalLauncher(settings.state_dir, settings.log_dir, environment=environment)
+    from batchscribe.wiring.box_access import ssh_launcher
+
+    return ssh_launcher(settings, clock)
+
+
+def engine_spec(settings: Settings) -> EngineSpec:
+    return EngineSpec(
+        engine=resolve(settings.engine),
+        model=settings.model if resolve(settings.engine) == "faster-whisper" else "",
+        compute_type=settings.compute_type,
+        language=settings.language,
+    )
+
+
+def rate_of(settings: Settings) -> Callable[[str], Rate]:
+    """What an hour of a type costs: the setting, or the dated table. Raises MisconfiguredError."""
+    table = PriceTable()
+
+    def rate(instance_type: str) -> Rate:
+        if settings.hourly_cost is not None:
+            return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
+        if found := table.rate(instance_type, settings.region):
+            return found
+        if settings.provider == LOCAL and not instance_type:
+            return FREE
+        raise MisconfiguredError(
+            f"no price is known for {instance_type or 'this instance'}: set GPU_HOURLY_COST=…"
+        )
+
+    return rate
+
+
+def instances(settings: Settings) -> tuple[str, ...]:
+    return (LOCAL,) if settings.provider == LOCAL else (settings.required("GPU_INSTANCE_ID"),)
+
+
+def scheduler_id(settings: Settings) -> str:
+    """The same for the same machine and state directory, also when the ledger is lost."""
+    machine = Path("/etc/machine-id")
+    host = machine.read_text().strip() if machine.exists() else ""
+    return hashlib.sha256(f"{host}:{settings.state_dir}".encode()).hexdigest()[:16]
+
+
+def _world(settings: Settings, clock: SystemClock, ledger: Ledger, view: View, shield: Shield) -> World:
+    source, output = open_stores(settings)
+    return World(
+        clock=clock,
+        source=source,
+        output=output,
+        compute=open_compute(settings, clock),
+        launcher=open_launcher(settings, clock),
+        guard=NoGuard(),
+        notifier=notifier(settings),
+        ledger=ledger,
+        shield=shield,
+        view=view,
+        scanner=lambda by_hand: new_scanner(settings, source, output, clock, by_hand=by_hand),
+        preflight=lambda: preflight(settings, output),
+        new_run_id=_new_run_id,
+        render=render,
+        report=lambda run: _report(settings, ledger, run),
+    )
+
+
+def _terms(settings: Settings, *, by_hand: bool) -> Terms:
+    spec = engine_spec(settings)
+    local = settings.provider == LOCAL
+    waits = LOCAL_WAITS if local else Waits()
+    return Terms(
+        scheduler=scheduler_id(settings),
+        release=__version__,
+        provider=settings.provider,
+        instances=instances(settings),
+        instance_type=settings.instance_type,
+        rate_of=rate_of(settings),
+        policy=Policy(
+            name=settings.policy,
+            threshold=settings.threshold,
+            max_wait=settings.max_wait,
+            max_runtime=settings.max_runtime,
+            check_interval=settings.check_interval,
+            if_running=settings.if_running,
+            limit=settings.limit,
+            by_hand=by_hand,
+        ),
+        engine=spec,
+        settings_hash=hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16],
+        limits=Limits(
+            max_audio_seconds=settings.max_audio_hours * 3600,
+            max_object_bytes=settings.max_object_mb * 1024 * 1024,
+        ),
+        max_attempts=settings.max_attempts,
+        priors=LOCAL_PRIORS if local else Priors(),
+        waits=replace(waits, poll=settings.poll_seconds) if settings.poll_seconds else waits,
+    )
+
+
+def preflight(settings: Settings, output: Store) -> None:
+    """What must hold before a start is paid for. Raises MisconfiguredError with the ways out."""
+    if settings.provider == LOCAL:
+        spec = engine_spec(settings)
+        if problems := engine_factory(spec.engine).problems(spec):
+            raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
+        return
+    instance = settings.required("GPU_INSTANCE_ID")
+    try:
+        record = read(output.get(keys.instance(instance)).data, InstanceRecord)
+    except ObjectNotFoundError as error:
+        raise MisconfiguredError(
+            f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
+        ) from error
+    if record.release != __version__:
+        raise MisconfiguredError(
+            f"{instance} has batchscribe {record.release}, this is {__version__}: run "
+            "`batchscribe gpu setup` (nothing was started)"
+        )
+
+
+def notifier(settings: Settings) -> AppriseNotifier:
+    return AppriseNotifier(
+        urls=settings.notify_urls,
+        email=settings.notify_email,
+        smtp_url=settings.smtp_url,
+        slack_webhook=settings.slack_webhook_url,
+    )
+
+
+def _store(settings: Settings, url: str) -> Store:
+    return open_store(url, region=settings.region or None, endpoint=settings.endpoint_url or None)
+
+
+def _no_live_lock() -> LiveLock | None:
+    return None
+
+
+def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None]:
+    place = settings.live_lock_key
+    if place is None:
+        return _no_live_lock
+    url, key = place
+    return lambda: read_live_lock(_store(settings, url), key, clock.now())
+
+
+def _decoder(settings: Settings) -> str | None:
+    """The decoder that would look at a chunk next; None where only the box knows."""
+    if settings.provider != LOCAL:
+        return None
+    try:
+        from batchscribe.worker.audio import decoder_version
+    except ImportError:
+        return None
+    return decoder_version()
+
+
+def _new_run_id(now: datetime) -> str:
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _report(settings: Settings, ledger: Ledger, run: Run) -> None:
+    earlier = [other.created for other in ledger.runs(run.created - timedelta(days=30)) if other.id != run.id]
+    since = max((at for at in earlier if at < run.created), default=run.created - timedelta(days=30))
+    samples = [sample for sample in ledger.samples(since) if sample.at <= run.created]
+    report = build(run, events=ledger.events(run.id), samples=samples)
+    write_report(settings.reports_dir, report)

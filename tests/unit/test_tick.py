@@ -1,0 +1,443 @@
+"""The production tick in a world of doubles: every way in, every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.core.manifest import Intent, Settlement, WorkerEnd
+from batchscribe.core.policy import Hold, IfRunning, Launch, Policy, Reclaim, Resume
+from batchscribe.core.runs import Outcome, RunState
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    MisconfiguredError,
+    NoCapacityError,
+    NotStoppedError,
+    StoreUnavailableError,
+)
+from batchscribe.testing.compute import Fault
+from support.world import INSTANCE, Stage, stage
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def ready(at: Stage, count: int = 120) -> list[str]:
+    names = at.upload(count)
+    at.clock.sleep(600)
+    return names
+
+
+def state(at: Stage) -> InstanceState:
+    return at.compute.describe(INSTANCE).state
+
+
+def test_below_the_threshold_nothing_is_started_and_the_sample_is_kept(at: Stage) -> None:
+    ready(at, 99)
+    ticked = tick(at.world, at.terms)
+    assert isinstance(ticked.decision, Hold)
+    assert [call for call, _ in at.compute.calls if call == "start"] == []
+    (sample,) = at.ledger.samples(at.clock.now() - timedelta(hours=1))
+    assert (sample.pending, sample.decision) == (99, "below-threshold")
+
+
+def test_a_batch_is_transcribed_and_the_gpu_is_seen_stopped(at: Stage) -> None:
+    names = ready(at)
+    ticked = tick(at.world, at.terms)
+    assert isinstance(ticked.decision, Launch)
+    (run,) = ticked.runs
+    assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
+    assert (run.chunks_done, run.chunks_failed) == (120, 0)
+    assert state(at) is InstanceState.STOPPED
+    assert at.compute.describe(INSTANCE).run is None
+    assert at.notes.guard_calls == ["arm", "disarm"]
+    assert sorted(at.worker.published) == names
+    assert at.notes.messages[-1].title.endswith("completed")
+    assert at.notes.reports == [run]
+
+
+def test_the_bill_is_an_upper_bound_close_to_what_the_cloud_billed(at: Stage) -> None:
+    ready(at)
+    (run,) = tick(at.world, at.terms).runs
+    billed = at.compute.billed_seconds(INSTANCE)
+    assert billed <= run.billed_seconds <= billed + 3 * at.terms.waits.poll
+    assert run.cost == run.bill()
+
+
+def test_intent_and_settlement_are_in_the_store(at: Stage) -> None:
+    ready(at)
+    (run,) = tick(at.world, at.terms).runs
+    intent = wire.decode(at.store.get(keys.intent(run.id)).data, Intent)
+    assert (intent.run, intent.deadline, intent.chunks) == (run.id, run.deadline, 120)
+    settlement = wire.decode(at.store.get(keys.settlement(run.id)).data, Settlement)
+    assert (settlement.outcome, settlement.cost_micros) == ("completed", run.cost.micros)
+
+
+def test_the_session_is_written_when_it_is_complete(at: Stage) -> None:
+    ready(at)
+    tick(at.world, at.terms)
+    for name in ("transcript.json", "transcript.srt", "transcript.vtt", "transcript.txt"):
+        assert at.store.get(f"s/{name}").data
+
+
+def test_a_quiet_tick_after_a_run_does_nothing(at: Stage) -> None:
+    ready(at)
+    tick(at.world, at.terms)
+    before = list(at.compute.calls)
+    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert {call for call, _ in at.compute.calls[len(before) :]} <= {"describe"}
+
+
+def test_intent_is_recorded_before_the_start_and_the_guard_before_it(at: Stage) -> None:
+    ready(at)
+    seen: list[tuple[bool, bool]] = []
+    start = at.compute.start
+
+    def watched(claim: Claim) -> None:
+        known = at.ledger.run(claim.run)
+        seen.append((known is not None and known.start_requested is not None, at.notes.armed(INSTANCE)))
+        assert at.store.get(keys.intent(claim.run)).data
+        start(claim)
+
+    at.compute.start = watched  # type: ignore[method-assign]
+    tick(at.world, at.terms)
+    assert seen == [(True, True)]
+
+
+def test_once_makes_one_step_and_keeps_it(at: Stage) -> None:
+    ready(at)
+    states = []
+    for _ in range(400):
+        ticked = tick(at.world, at.terms, once=True)
+        if isinstance(ticked.decision, Hold):
+            break
+        states.append(ticked.runs[0].state)
+        at.clock.sleep(5)
+    assert (
+        list(dict.fromkeys(states))
+        == [
+            RunState.PLANNED,
+            RunState.ARMED,
+            RunState.PROVISIONING,
+            RunState.DISPATCHING,
+            RunState.TRANSCRIBING,
+            RunState.RELEASING,
+            RunState.VERIFYING,
+            RunState.SETTLED,
+        ][states[0] is not RunState.PLANNED :]
+    )
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_listing_error_starts_nothing(at: Stage) -> None:
+    ready(at)
+
+    def broken(method: str, _key: str) -> None:
+        if method == "list":
+            raise StoreUnavailableError("the store did not answer")
+
+    at.store.before = broken
+    with pytest.raises(StoreUnavailableError):
+        tick(at.world, at.terms)
+    assert [call for call, _ in at.compute.calls if call == "start"] == []
+
+
+def test_no_capacity_is_an_outcome_not_a_loop(at: Stage) -> None:
+    ready(at)
+    at.compute.fail("start", Fault(NoCapacityError("no g4dn.xlarge in this zone now")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.cost.micros) == (Outcome.NO_CAPACITY, 0)
+    assert [call for call, _ in at.compute.calls].count("start") == 1
+    assert at.notes.guard_calls == ["arm", "disarm"]
+    assert "no g4dn.xlarge" in at.notes.messages[-1].body
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_a_lost_start_reply_is_settled_by_looking(at: Stage, applied: bool) -> None:
+    ready(at)
+    at.compute.fail("start", Fault(ComputeUnavailableError("no reply"), applied=applied))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert state(at) is InstanceState.STOPPED
+    assert at.compute.billed_seconds(INSTANCE) <= run.billed_seconds
+
+
+def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
+    ready(at)
+    at.compute.break_boot(INSTANCE)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.START_FAILED
+    assert run.cost.micros == 0
+
+
+def test_a_box_that_never_answers_is_stopped(at: Stage) -> None:
+    ready(at)
+    at.launcher.silent_probes = 10_000
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.LAUNCH_FAILED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_worker_of_another_version_is_refused(at: Stage) -> None:
+    ready(at)
+    at.launcher.version = "0.0.1"
+    ticked = tick(at.world, at.terms)
+    assert ticked.runs[0].outcome is Outcome.LAUNCH_FAILED
+    assert isinstance(ticked.errors[0], MisconfiguredError)
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_the_preflight_comes_before_any_intent(at: Stage) -> None:
+    ready(at)
+
+    def refuse() -> None:
+        raise MisconfiguredError("run `batchscribe gpu setup`")
+
+    with pytest.raises(MisconfiguredError):
+        tick(replace(at.world, preflight=refuse), at.terms)
+    assert at.ledger.open_runs() == ()
+
+
+def test_a_guard_that_cannot_be_armed_starts_nothing(at: Stage) -> None:
+    ready(at)
+    at.notes.arm_error = BatchscribeError("no right to create a schedule")
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.start_requested) == (Outcome.START_FAILED, None)
+    assert [call for call, _ in at.compute.calls if call in {"start", "stop"}] == []
+
+
+def test_the_longest_runtime_stops_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(max_runtime=timedelta(minutes=6)))
+    ready(at)
+    at.worker.seconds_each = 10
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.TIMED_OUT
+    assert 0 < run.chunks_done < 120
+    assert state(at) is InstanceState.STOPPED
+    assert run.stopped is not None
+    assert run.stopped <= run.deadline + timedelta(minutes=2)
+    at.ledger.close()
+
+
+@pytest.mark.parametrize("after", [1, 15, 40, 100, 250])
+def test_a_signal_releases_at_once(at: Stage, after: float) -> None:
+    ready(at)
+    at.clock.at(after, at.clock.interrupt)
+    ticked = tick(at.world, at.terms)
+    (run,) = ticked.runs
+    assert run.state is RunState.SETTLED
+    assert run.outcome in {Outcome.INTERRUPTED, Outcome.COMPLETED}
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_worker_that_died_is_noticed_and_its_chunk_is_blamed(at: Stage) -> None:
+    names = ready(at)
+    at.worker.dies_after = 7
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.chunks_done) == (Outcome.WORKER_LOST, 7)
+    blamed = [info.key for info in at.store.list(keys.ATTEMPTS)]
+    assert len(blamed) == 1
+    assert keys.digest(names[7]) in blamed[0]
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_silent_worker_is_given_up_by_a_clock_that_cannot_jump(at: Stage) -> None:
+    ready(at)
+    at.worker.seconds_each = 1e6
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.WORKER_LOST
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_failed_engine_is_an_outcome(at: Stage) -> None:
+    ready(at)
+    at.worker.end, at.worker.message = WorkerEnd.FAILED, "the CUDA driver is gone"
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.detail) == (Outcome.WORKER_FAILED, "the CUDA driver is gone")
+
+
+def test_a_poisoned_chunk_is_quarantined_and_never_starts_a_gpu(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(threshold=1))
+    names = ready(at, 3)
+    at.worker.fails = frozenset({names[1]})
+    starts = 0
+    for batch in range(6):
+        at.upload(1, first=10 + batch)
+        at.clock.sleep(3600)
+        starts += isinstance(tick(at.world, at.terms).decision, Launch)
+    assert starts == 6
+    (held,) = at.store.list(keys.QUARANTINE)
+    assert held.key == keys.quarantine(names[1])
+    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert len([i for i in at.store.list(keys.ATTEMPTS) if keys.digest(names[1]) in i.key]) == 3
+    at.ledger.close()
+
+
+def test_a_stop_that_is_never_seen_is_an_alarm_and_is_tried_again(at: Stage) -> None:
+    ready(at)
+    lost = Fault(ComputeUnavailableError("no reply"))
+    at.compute.fail("stop", *[lost] * 130)
+    with pytest.raises(NotStoppedError) as raised:
+        tick(at.world, at.terms)
+    assert raised.value.exit_code == 3
+    assert at.notes.messages[-1].title == "batchscribe: a GPU may still be running"
+    (run,) = reconcile(at.world, at.terms)
+    assert run.state is RunState.SETTLED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_gpu_that_runs_already_is_left_alone(at: Stage) -> None:
+    ready(at)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    assert isinstance(tick(at.world, at.terms).decision, Hold)
+    assert state(at) is InstanceState.RUNNING
+
+
+def test_a_gpu_that_runs_already_may_be_used_and_stays_running(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(if_running=IfRunning.USE))
+    ready(at)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, True)
+    assert state(at) is InstanceState.RUNNING
+    assert [call for call, _ in at.compute.calls if call == "stop"] == []
+    at.ledger.close()
+
+
+def test_another_schedulers_claim_is_respected(at: Stage) -> None:
+    ready(at)
+    deadline = at.clock.now() + timedelta(hours=1)
+    at.compute.start(Claim(instance=INSTANCE, run="somebody-elses", deadline=deadline))
+    at.clock.sleep(60)
+    decision = tick(at.world, at.terms).decision
+    assert isinstance(decision, Hold)
+    assert "another scheduler" in decision.reason.sentence
+    assert reconcile(at.world, at.terms) == ()
+    assert state(at) is InstanceState.RUNNING
+
+
+def test_a_gpu_stopped_by_somebody_else_mid_run_ends_it(at: Stage) -> None:
+    ready(at)
+    at.clock.at(120, lambda: at.compute.stop(INSTANCE))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.WORKER_LOST
+    assert "somebody stopped it" in run.detail
+
+
+class _KilledError(BaseException):
+    """The controller's death: nothing catches it."""
+
+
+@pytest.mark.parametrize("writes", range(1, 16))
+def test_a_controller_killed_at_any_record_is_made_good_by_the_next_tick(at: Stage, writes: int) -> None:
+    names = ready(at)
+    save = at.ledger.save_run
+    left = [writes]
+
+    def killed(*arguments: object, **named: object) -> None:
+        save(*arguments, **named)  # type: ignore[arg-type]
+        left[0] -= 1
+        if left[0] == 0:
+            raise _KilledError
+
+    at.ledger.save_run = killed  # type: ignore[method-assign]
+    try:
+        tick(at.world, at.terms)
+    except _KilledError:
+        pass
+    at.ledger.save_run = save  # type: ignore[method-assign]
+    at.clock.sleep(30)
+    tick(at.world, at.terms)
+    assert sorted(at.worker.published) == names
+    assert state(at) is InstanceState.STOPPED
+    assert at.ledger.open_runs() == ()
+
+
+def test_a_run_with_live_work_is_resumed_not_shot(at: Stage) -> None:
+    ready(at)
+    for _ in range(12):
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(5)
+    (open_run,) = at.ledger.open_runs()
+    assert open_run.state is RunState.TRANSCRIBING
+    assert reconcile(at.world, at.terms) == ()
+    ticked = tick(at.world, at.terms)
+    assert ticked.runs[0].id == open_run.id
+    assert ticked.runs[0].outcome is Outcome.COMPLETED
+
+
+def test_a_run_past_its_deadline_is_reclaimed(at: Stage) -> None:
+    ready(at)
+    at.worker.seconds_each = 1e6
+    for _ in range(12):
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(5)
+    at.clock.sleep(3 * 3600)
+    (run,) = reconcile(at.world, at.terms)
+    assert run.outcome is Outcome.TIMED_OUT
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_lost_ledger_is_read_back_from_the_store(tmp_path: Path) -> None:
+    first = stage(tmp_path / "a")
+    ready(first)
+    (done,) = tick(first.world, first.terms).runs
+    first.upload(110, session="t")
+    first.clock.sleep(600)
+    for _ in range(12):
+        tick(first.world, first.terms, once=True)
+        first.clock.sleep(5)
+    (left_open,) = first.ledger.open_runs()
+    second = stage(tmp_path / "b")
+    world = replace(first.world, ledger=second.ledger)
+    ticked = tick(world, first.terms)
+    assert isinstance(ticked.decision, Hold)
+    assert ticked.runs[0].id == left_open.id
+    assert ticked.runs[0].outcome is Outcome.COMPLETED
+    remembered = second.ledger.run(done.id)
+    assert remembered is not None
+    assert remembered.cost == done.cost
+    assert state(first) is InstanceState.STOPPED
+
+
+def test_while_time_remains_the_run_goes_on_with_what_arrived_meanwhile(at: Stage) -> None:
+    ready(at)
+    at.clock.at(30, lambda: at.upload(40, session="later"))
+    at.worker.seconds_each = 6
+    (run,) = tick(at.world, at.terms).runs
+    assert len(run.manifests) == 2
+    assert run.chunks_done == 160
+    assert run.outcome is Outcome.COMPLETED
+
+
+def test_a_paused_scheduler_still_finishes_what_it_began(at: Stage) -> None:
+    ready(at)
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    at.ledger.put("paused_until", (at.clock.now() + timedelta(hours=8)).isoformat())
+    ticked = tick(at.world, at.terms)
+    assert isinstance(ticked.decision, Hold)
+    assert ticked.decision.reason.code == "paused"
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_decisions_of_an_open_run(at: Stage) -> None:
+    ready(at)
+    assert isinstance(tick(at.world, at.terms, once=True).decision, Launch)
+    assert isinstance(tick(at.world, at.terms, once=True).decision, Reclaim | Resume)
