@@ -33,10 +33,9 @@ class FakeLauncher:
         """So many probes are answered by nobody yet."""
         self.launched: dict[WorkerName, str] = {}
         """The URL of the manifest of each worker that was started."""
-        self.ended: set[WorkerName] = set()
-        """Workers that somebody plays as dead, or as through."""
         self.cancelled: list[WorkerName] = []
         self.is_alive: Callable[[Manifest], bool] = lambda _manifest: True
+        """Whether a worker that was launched still runs; whoever plays it sets this."""
         self._on_launch = on_launch
         self._on_cancel = on_cancel
         self._faults: dict[str, deque[BatchscribeError | None]] = {}
@@ -66,26 +65,22 @@ class FakeLauncher:
             self._on_launch(instance, manifest, url)
 
     def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
-        """What `is_alive` says of a worker that was launched; False for any other."""
-        self._meet("alive")
-        if instance.state is not InstanceState.RUNNING:
-            return None
-        return (manifest.run, manifest.worker) in self.launched and self.is_alive(manifest)
+        """What `is_alive` says of a worker that was launched; False for any other.
 
-    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:  # noqa: ARG002  protocol
-        """None where an error was planned for `alive`."""
+        None where an error was planned for it.
+        """
         try:
             self._meet("alive")
         except BatchscribeError:
             return None
-        name = (manifest.run, manifest.worker)
-        return name in self.launched and name not in self.ended
+        if instance.state is not InstanceState.RUNNING:
+            return None
+        return (manifest.run, manifest.worker) in self.launched and self.is_alive(manifest)
 
     def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002  protocol
         self._meet("cancel")
         name = (manifest.run, manifest.worker)
-        if name in self.launched and name not in self.ended:
-            self.ended.add(name)
+        if name in self.launched and name not in self.cancelled:
             self.cancelled.append(name)
             if self._on_cancel:
                 self._on_cancel(manifest)
