@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from dotenv.parser import parse_stream
 from batchscribe.core import texts
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
+from batchscribe.core.texts import Name
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
@@ -35,19 +36,6 @@ _AWS_IDENTITY = (
 )
 _AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SHORTEST_SECRET = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """How a setting is spelled, how its text becomes a value, and what to say where it does not."""
-
-    name: str
-    parse: Callable[[str], Any]
-    allowed: str
-    other: str = ""
-    secret: bool = False
-    placed: bool = False
-    """Its value depends on the folder: `parse` gets an absolute path or a URL."""
 
 
 def _file(text: str) -> Path:
@@ -94,6 +82,10 @@ class Settings:
     live_lock: Annotated[
         str, Name("BATCH_LIVE_LOCK", texts.matching(), "a key at the bucket's root, or off")
     ] = "batch-lock.json"
+    poll_seconds: Annotated[
+        float | None, Name("BATCH_POLL_SECONDS", texts.number(0, 600), "seconds up to 600")
+    ] = None
+    """Between two looks at a run; None leaves it to the provider."""
     limit: Annotated[int | None, Name("BATCH_LIMIT", texts.whole(1, 10**9), _POSITIVE)] = None
     max_dollars_per_day: Annotated[
         Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", texts.dollars, "dollars, such as 5.00")
@@ -244,6 +236,12 @@ class Settings:
         ]
         rows += [Effective(name, MASK, DOTENV) for name in self.aws if name not in _KNOWN]
         return rows
+
+    def child_environment(self) -> dict[str, str]:
+        """The environment for a worker on this machine: this process's, with the AWS_* names of `.env`."""
+        environ = dict(os.environ)
+        export_aws(self, environ)
+        return environ
 
     def apply_aws_environment(self) -> None:
         """Hands the AWS_* names of `.env` to this process's environment, where it has none of its own."""

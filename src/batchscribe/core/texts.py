@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from batchscribe.core.money import Usd
 
 E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How a setting is spelled, how its text becomes a value, and what to say where it does not."""
+
+    name: str
+    parse: Callable[[str], Any]
+    allowed: str
+    other: str = ""
+    secret: bool = False
+    placed: bool = False
+    """Its value depends on the folder: `parse` gets an absolute path or a URL."""
 
 
 def matching(pattern: str = r".+") -> Callable[[str], str]:

@@ -25,7 +25,7 @@ from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.ledger.schema import migrate, queries
 
-FILE_NAME = "ledger.sqlite3"
+FILE_NAME = "ledger.sqlite"
 """Its name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
 LESSONS = 10

@@ -1,0 +1,155 @@
+"""`batchscribe report`: the runs of a period and what they cost, from the ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import click
+import msgspec
+from rich.table import Table
+
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.cli.app import App, pass_app, print_json
+from batchscribe.core.money import Usd
+from batchscribe.core.report import Totals, totals
+from batchscribe.core.runs import Run
+from batchscribe.wiring.scheduler import open_ledger
+
+UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One run as a line; `cost` is dollars for reading, at most."""
+
+    run: str
+    created: datetime
+    status: str
+    type: str
+    chunks_done: int
+    chunks_failed: int
+    audio_hours: float
+    billed_hours: float
+    rate: float
+    rate_source: str
+    cost: float
+    cost_micros: int
+
+
+class Period(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs that were settled in a period or are open at its end, and the sums of the settled ones."""
+
+    since: datetime
+    until: datetime
+    runs: tuple[Row, ...]
+    totals: Totals
+
+
+class Span(click.ParamType[timedelta]):
+    """A period such as 24h, 7d or 4w."""
+
+    name = "period"
+
+    def convert(
+        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"([1-9][0-9]{0,3})([hdw])", value)
+        if match is None:
+            self.fail(f"{value!r} is not a period: use 24h, 7d, 30d", param, ctx)
+        return int(match[1]) * UNITS[match[2]]
+
+
+@click.command()
+@click.option("--last", type=Span(), default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
+@click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@pass_app
+def report(app: App, last: timedelta, shape: str) -> None:
+    """The runs of a period, and what they cost."""
+    now = SystemClock().now()
+    with open_ledger(app.settings, remember=False) as ledger:
+        period = period_of(ledger.runs(now - last), now - last, now)
+    if shape == "json":
+        print_json(period)
+    elif shape == "csv":
+        click.echo(render_csv(period), nl=False)
+    else:
+        show_table(app, period)
+
+
+def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
+    return Period(since=since, until=until, runs=tuple(_row(run) for run in runs), totals=totals(runs))
+
+
+def render_csv(period: Period) -> str:
+    """One line for each run, below the names of its columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(msgspec.to_builtins(row) for row in period.runs)
+    return text.getvalue()
+
+
+def show_table(app: App, period: Period) -> None:
+    if not period.runs:
+        app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("Run", "Started (UTC)", "Status", "GPU"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Done", "Failed", "Audio h", "GPU h", "$/h", "Cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in period.runs:
+        table.add_row(*_cells(row))
+    app.console.print(table)
+    app.console.print(summary(period.totals), markup=False)
+
+
+def summary(sums: Totals) -> str:
+    """The sums in a sentence or two."""
+    each = (
+        ""
+        if sums.cost_per_audio_hour is None
+        else f", at most ${sums.cost_per_audio_hour:.4f} per audio hour"
+    )
+    return (
+        f"{sums.runs} run(s) settled, {sums.starts} GPU start(s); {sums.chunks_done} chunks done, "
+        f"{sums.chunks_failed} not; {sums.audio_hours:.2f} h of audio in {sums.billed_hours:.2f} h of GPU."
+        f"\nCost: at most ${Usd(sums.cost_micros).text(4)}{each}."
+    )
+
+
+def _row(run: Run) -> Row:
+    return Row(
+        run=run.id,
+        created=run.created,
+        status=(run.outcome if run.outcome and not run.open else run.state).value,
+        type=run.instance_type or run.provider,
+        chunks_done=run.chunks_done,
+        chunks_failed=run.chunks_failed,
+        audio_hours=run.audio_seconds / 3600,
+        billed_hours=run.billed_seconds / 3600,
+        rate=run.rate.per_hour.dollars,
+        rate_source=run.rate.source,
+        cost=run.cost.dollars,
+        cost_micros=run.cost.micros,
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.run,
+        f"{row.created:%Y-%m-%d %H:%M}",
+        row.status,
+        row.type,
+        str(row.chunks_done),
+        str(row.chunks_failed),
+        f"{row.audio_hours:.2f}",
+        f"{row.billed_hours:.2f}",
+        f"{row.rate:.3f}",
+        Usd(row.cost_micros).text(4),
+    )

@@ -1,0 +1,43 @@
+"""What may be shown: texts without secrets, and without characters that play tricks on a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+HIDDEN = "[hidden]"
+_TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_PATTERNS = (
+    (re.compile(r"(?<=://)[^/\s@]+(?=@)"), HIDDEN),
+    (re.compile(r"(hooks\.slack[a-z-]*\.com)/[^\s'\"]+", re.IGNORECASE), rf"\1/{HIDDEN}"),
+    (
+        re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s'\"]+", re.IGNORECASE),
+        rf"\1{HIDDEN}",
+    ),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
+)
+"""Secrets that show by their shape, for those that nobody told us: logins in URLs, webhooks, signatures."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with control, bidirectional and broken characters spelled out; `keep` stays as it is."""
+    return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+class Redactor:
+    """Takes known secrets, and what looks like one, out of texts."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        if self._known:
+            text = self._known.sub(HIDDEN, text)
+        for pattern, shown in _PATTERNS:
+            text = pattern.sub(shown, text)
+        return text

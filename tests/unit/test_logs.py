@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+
+from batchscribe.adapters import logs
+from batchscribe.adapters.progress import ProgressView, time_left
+from batchscribe.core.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.redaction import HIDDEN, Redactor, printable
+from batchscribe.core.runs import Run
+from batchscribe.testing.clock import FakeClock
+
+CANARY = "canary-7f3a91/x"
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+class Full(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture(autouse=True)
+def configured(stream: io.StringIO) -> Iterator[None]:
+    handlers, level = list(logging.root.handlers), logging.root.level
+    logs.configure(secrets=[CANARY], clock=FakeClock(), stream=stream)
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def log() -> structlog.typing.FilteringBoundLogger:
+    made: structlog.typing.FilteringBoundLogger = structlog.get_logger("batchscribe")
+    return made
+
+
+def read(folder: Path) -> list[dict[str, object]]:
+    (path,) = folder.glob("*.log")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_people_get_a_readable_line_without_colours_where_nobody_looks(stream: io.StringIO) -> None:
+    log().info("gpu started", instance="i-1", seconds=3.5)
+    assert stream.getvalue() == "12:00:00 [info] gpu started instance=i-1 seconds=3.5\n"
+
+
+def test_a_run_has_its_own_file_of_json_lines(tmp_path: Path, stream: io.StringIO) -> None:
+    with logs.run_log(tmp_path / "logs", "r1", NOW):
+        log().info("gpu started", instance="i-1", seconds=3.5)
+    log().info("afterwards")
+    (path,) = (tmp_path / "logs").iterdir()
+    assert path.name == "batchscribe-20261123-120000-r1.log"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read(tmp_path / "logs") == [
+        {
+            "event": "gpu started",
+            "instance": "i-1",
+            "seconds": 3.5,
+            "run": "r1",
+            "level": "info",
+            "timestamp": "2026-11-23T12:00:00.000+00:00",
+        }
+    ]
+    assert "afterwards" in stream.getvalue()
+
+
+def test_a_resumed_run_goes_on_in_its_file(tmp_path: Path) -> None:
+    for text in ("first tick", "second tick"):
+        with logs.run_log(tmp_path, "r1", NOW):
+            log().info(text)
+    assert [event["event"] for event in read(tmp_path)] == ["first tick", "second tick"]
+
+
+def test_no_secret_and_no_trick_gets_through_in_whatever_shape(tmp_path: Path, stream: io.StringIO) -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            return f"<odd {CANARY}>"
+
+    with logs.run_log(tmp_path, "r1", NOW):
+        log().warning(
+            f"failed at https://me:pw-of-mine@host/{CANARY}",
+            nested={"a": [f"x {CANARY}", {"b": Odd()}], CANARY: 1},
+            path=Path(f"/{CANARY}"),
+            key="chunk\x1b[31m\u202ereversed\r\n.webm",
+            url="https://hooks.slack.com/services/T0/B0/token?x=1",
+        )
+        try:
+            fail(f"vendor says {CANARY} \x1b]0;title\x07")
+        except RuntimeError:
+            log().exception("broke")
+        logging.getLogger("urllib3").warning("Retrying: %s", f"/services/{CANARY}")
+        logging.getLogger("urllib3").debug("POST %s", CANARY)
+    written = stream.getvalue() + next(tmp_path.glob("*.log")).read_text()
+    for text in (CANARY, "pw-of-mine", "T0/B0", "\x1b", "\u202e", "\x07", "\r"):
+        assert text not in written
+    assert "chunk\\x1b[31m\\u202ereversed\\r\\n.webm" in stream.getvalue()
+    assert HIDDEN in written
+    assert "RuntimeError: vendor says" in written
+    assert f"Retrying: /services/{HIDDEN}" in written
+
+
+def test_the_journal_gets_priorities_on_every_line_and_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with path.open("w+") as journal:
+        info = os.fstat(journal.fileno())
+        logs.configure(clock=FakeClock(), stream=journal, journal_stream=f"{info.st_dev}:{info.st_ino}")
+        log().warning("late")
+        try:
+            fail("two\nlines")
+        except RuntimeError:
+            log().exception("broke")
+    lines = path.read_text().splitlines()
+    assert lines[0] == "<4>[warning] late"
+    assert all(line.startswith("<3>") for line in lines[1:])
+    assert len(lines) > 3
+
+
+def test_another_stream_is_not_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+") as stream:
+        logs.configure(clock=FakeClock(), stream=stream, journal_stream="1:2")
+        log().info("hello")
+    assert (tmp_path / "file").read_text().startswith("12:00:00 ")
+
+
+def test_old_run_logs_go_and_nothing_else(tmp_path: Path) -> None:
+    old = tmp_path / "batchscribe-20261001-000000-r0.log"
+    kept = [
+        tmp_path / "batchscribe-20261101-000000-r1.log",
+        tmp_path / "batchscribe-20261001-000000-r0.log.bak",
+        tmp_path / "batchscribe-99999999-000000-r2.log",
+        tmp_path / "scheduler-cron.log",
+        tmp_path / "535-smart-batch-scheduler-20200101.log",
+    ]
+    for path in [old, *kept]:
+        path.touch()
+        os.utime(path, (0, 0))
+    (tmp_path / "batchscribe-20200101-000000-folder.log").mkdir()
+    logs.prune(tmp_path, NOW)
+    assert not old.exists()
+    assert all(path.exists() for path in kept)
+    assert (tmp_path / "batchscribe-20200101-000000-folder.log").is_dir()
+
+
+def test_thirty_days_are_kept_to_the_second(tmp_path: Path) -> None:
+    path = tmp_path / "batchscribe-20261024-120000-r1.log"
+    path.touch()
+    logs.prune(tmp_path, NOW)
+    assert path.exists()
+    logs.prune(tmp_path, NOW + timedelta(seconds=1))
+    assert not path.exists()
+
+
+def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(tmp_path: Path, stream: io.StringIO) -> None:
+    (tmp_path / "file").touch()
+    with logs.run_log(tmp_path / "file", "r1", NOW):
+        log().info("still going")
+    assert "cannot be written; the run goes on without it" in stream.getvalue()
+    assert "still going" in stream.getvalue()
+
+
+def test_a_full_disk_is_told_once(stream: io.StringIO) -> None:
+    logs._sinks.append(logs._to_file(Path("run.log"), Full()))
+    log().info("one")
+    log().info("two")
+    assert stream.getvalue().count("cannot be written") == 1
+    assert "two" in stream.getvalue()
+
+
+def test_a_link_in_place_of_the_log_is_not_followed(tmp_path: Path, stream: io.StringIO) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "batchscribe-20261123-120000-r1.log").symlink_to(target)
+    with logs.run_log(tmp_path, "r1", NOW):
+        log().info("hello")
+    assert target.read_text() == "precious"
+    assert "cannot be written" in stream.getvalue()
+
+
+def test_a_reader_that_went_away_ends_nothing(tmp_path: Path) -> None:
+    logs.configure(clock=FakeClock(), stream=Broken())
+    with logs.run_log(tmp_path, "r1", NOW):
+        log().info("still going")
+    assert read(tmp_path)[0]["event"] == "still going"
+
+
+def test_a_run_cannot_choose_another_folder(tmp_path: Path) -> None:
+    with logs.run_log(tmp_path / "logs", "../../evil", NOW):
+        log().info("hello")
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("smtp://me:pw@host:25", f"smtp://{HIDDEN}@host:25"),
+        ("https://HOOKS.slack.com/services/a/b 'x'", f"https://HOOKS.slack.com/{HIDDEN} 'x'"),
+        ("s3://b/k?X-Amz-Signature=abc&y=1", f"s3://b/k?X-Amz-Signature={HIDDEN}&y=1"),
+        ("key AKIAABCDEFGHIJKLMNOP!", f"key {HIDDEN}!"),
+        ("one@two.example", "one@two.example"),
+    ],
+)
+def test_secrets_show_by_their_shape(text: str, shown: str) -> None:
+    assert Redactor()(text) == shown
+
+
+def test_the_longest_secret_goes_first() -> None:
+    assert Redactor(["abcd", "abcdefgh", ""])("abcdefgh abcd") == f"{HIDDEN} {HIDDEN}"
+
+
+def test_printable_keeps_letters_of_all_scripts() -> None:
+    text = "größe 会議 שלום 🎙️.webm"
+    assert printable(text) == text
+    assert printable("a\tb\nc", keep="\n") == "a\\tb\nc"
+
+
+RUN = Run(
+    id="r1",
+    provider="local",
+    instances=("local",),
+    policy="now",
+    reason="",
+    created=NOW,
+    deadline=NOW,
+    rate=Rate(per_hour=Usd(0), source="test"),
+)
+
+
+def progress(done: int, total: int = 10, failed: int = 0) -> Progress:
+    return Progress(
+        run="r1",
+        worker=0,
+        sequence=done,
+        phase=Phase.WORKING,
+        at=NOW,
+        total=total,
+        tally=Tally(done=done, failed=failed, audio_seconds=done * 60.0),
+        timings=Timings(first_window=10.0, elapsed=10.0 + done),
+    )
+
+
+def test_elsewhere_progress_is_a_line_now_and_then(stream: io.StringIO) -> None:
+    clock = FakeClock()
+    with ProgressView(clock, stream=stream) as view:
+        for done in range(10):
+            view.show(RUN, progress(done))
+            clock.sleep(8)
+        view.show(RUN, progress(9, failed=1))
+    lines = [line for line in stream.getvalue().splitlines() if "progress" in line]
+    assert [line.split("done=")[1].split()[0] for line in lines] == ["0", "4", "8", "9"]
+    assert "left='0:00:06 left'" in lines[1]
+    assert "audio=0:04:00" in lines[1]
+
+
+def test_on_a_terminal_progress_is_a_bar() -> None:
+    terminal = Terminal()
+    with ProgressView(FakeClock(), stream=terminal) as view:
+        view.show(RUN, progress(4))
+        view.show(RUN, progress(8, failed=1))
+    shown = terminal.getvalue()
+    assert "9/10" in shown
+    assert "0:08:00 of audio, 1 failed, 0:00:00 left" in shown
+
+
+def test_time_left_is_the_pace_since_the_first_window() -> None:
+    assert time_left(4, 10, 50.0, 10.0) == timedelta(seconds=60)
+    assert time_left(0, 10, 50.0, 10.0) is None
+    assert time_left(4, 10, 50.0, None) is None

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from batchscribe.adapters.reports import write_report
+from batchscribe.cli.app import App
+from batchscribe.cli.report import period_of, render_csv, report
+from batchscribe.core.backlog import Backlog
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.packing import Estimate
+from batchscribe.core.report import (
+    QueueSample,
+    RunEvent,
+    RunReport,
+    build,
+    cost_block,
+    encode,
+    estimate_block,
+    phases,
+    render_block,
+    totals,
+)
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import MisconfiguredError
+from batchscribe.ledger import FILE_NAME, Ledger
+from batchscribe.settings import load
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+RATE = Rate(per_hour=Usd(526_000), source="AWS list, on-demand, us-east-2", as_of="2026-11-23")
+RUN = Run(
+    id="r1",
+    state=RunState.SETTLED,
+    outcome=Outcome.COMPLETED,
+    provider="ec2",
+    instances=("i-1",),
+    policy="threshold",
+    reason="120 chunks pending, threshold 100 reached",
+    created=NOW,
+    deadline=NOW + 120 * MINUTE,
+    rate=RATE,
+    instance_type="g4dn.xlarge",
+    planned_chunks=120,
+    planned_audio_seconds=3500.0,
+    start_requested=NOW + MINUTE,
+    idle_until=NOW + 2 * MINUTE,
+    running_since=NOW + 3 * MINUTE,
+    running_until=NOW + 31 * MINUTE,
+    dispatched=NOW + 4 * MINUTE,
+    first_window=NOW + 5 * MINUTE,
+    work_ended=NOW + 30 * MINUTE,
+    stop_requested=NOW + 31 * MINUTE,
+    stopped=NOW + 32 * MINUTE,
+    settled=NOW + 33 * MINUTE,
+    chunks_done=118,
+    chunks_failed=2,
+    audio_seconds=3600.0,
+)
+RUN = replace(RUN, cost=RUN.bill())
+
+
+def event(minutes: int, state: str) -> RunEvent:
+    return RunEvent(at=NOW + minutes * MINUTE, state=state)
+
+
+def sample(minutes: int) -> QueueSample:
+    return QueueSample(
+        at=NOW - minutes * MINUTE,
+        pending=40,
+        triggering=40,
+        waiting=0,
+        oldest=NOW - 90 * MINUTE,
+        decision="below-threshold",
+        sentence="40 chunks pending, below the threshold of 100",
+        numbers={"threshold": 100},
+    )
+
+
+def test_a_report_says_what_was_seen() -> None:
+    built = build(
+        RUN,
+        events=[event(0, "planned"), event(1, "provisioning"), event(33, "settled")],
+        samples=[sample(60)],
+        backlog=Backlog(sessions=3, pending=120, done=7),
+        lock="4711 2026-11-23T12:00:00+00:00",
+    )
+    document = json.loads(encode(built))
+    assert (document["status"], document["success"], document["reason"]) == ("completed", True, RUN.reason)
+    assert document["lock"].startswith("4711 ")
+    assert document["gpu"] == {
+        "provider": "ec2",
+        "instance": "i-1",
+        "type": "g4dn.xlarge",
+        "was_running": False,
+        "started_by_us": True,
+        "start": "2026-11-23T12:01:00Z",
+        "running": "2026-11-23T12:03:00Z",
+        "stop": "2026-11-23T12:31:00Z",
+        "stopped": "2026-11-23T12:32:00Z",
+        "seconds": 1800.0,
+        "cost": 0.263,
+        "cost_micros": 263_000,
+        "rate": 0.526,
+        "rate_micros": 526_000,
+        "source": RATE.source,
+        "as_of": RATE.as_of,
+    }
+    assert document["transcription"] == {"done": 118, "failed": 2, "audio_seconds": 3600.0}
+    assert document["verification"] == {"complete": True, "gpu_seen_stopped": True}
+    assert (document["scan"]["sessions"], document["scan"]["pending"], document["scan"]["done"]) == (
+        3,
+        120,
+        7,
+    )
+    assert document["performance"]["phases"] == {"planned": 60.0, "provisioning": 1920.0}
+    assert (document["performance"]["setup"], document["performance"]["work"]) == (240.0, 1500.0)
+    assert document["performance"]["audio_per_second"] == 2.4
+    assert document["queue"][0]["sentence"] == sample(60).sentence
+    assert msgspec.json.decode(encode(built), type=RunReport) == built
+
+
+def test_what_was_not_seen_is_not_claimed() -> None:
+    bare = Run(
+        id="r2",
+        provider="ec2",
+        instances=("i-1",),
+        policy="now",
+        reason="",
+        created=NOW,
+        deadline=NOW,
+        rate=RATE,
+        outcome=Outcome.NO_CAPACITY,
+    )
+    built = build(bare)
+    assert (built.status, built.success) == ("no-capacity", False)
+    assert (built.gpu.started_by_us, built.gpu.seconds, built.gpu.cost_micros) == (False, 0.0, 0)
+    assert built.verification.gpu_seen_stopped is False
+    assert built.performance.work is None
+    assert built.performance.audio_per_second is None
+
+
+def test_a_borrowed_gpu_was_running_and_not_started_by_us() -> None:
+    gpu = build(replace(RUN, borrowed=True)).gpu
+    assert (gpu.was_running, gpu.started_by_us) == (True, False)
+
+
+def test_a_state_entered_twice_adds_up() -> None:
+    events = [event(0, "a"), event(2, "b"), event(3, "a"), event(7, "b"), event(9, "c")]
+    assert phases(events) == {"a": 360.0, "b": 180.0}
+
+
+def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
+    text = render_block(cost_block(build(RUN)))
+    assert text.splitlines() == [
+        "Cost Tracking:",
+        "  GPU Type:       g4dn.xlarge",
+        "  Hourly Rate:    $0.526 (AWS list, on-demand, us-east-2, as of 2026-11-23)",
+        "  GPU Time:       at most 0.50 hours",
+        "  GPU Cost:       at most $0.2630",
+        "  Chunks/Dollar:  ~449",
+        "  Audio:          1.00 hours",
+        "  $/Audio Hour:   at most $0.2630",
+    ]
+
+
+def test_the_cost_block_of_nothing_divides_by_nothing() -> None:
+    lines = dict(cost_block(build(replace(RUN, cost=Usd(0), audio_seconds=0.0))))
+    assert (lines["Chunks/Dollar"], lines["$/Audio Hour"]) == ("no cost", "no audio")
+
+
+def test_an_estimate_is_called_one() -> None:
+    planned = Estimate(
+        chunks=100,
+        audio_seconds=1000.0,
+        setup_seconds=150.0,
+        work_seconds=1590.0,
+        release_seconds=60.0,
+        cost=Usd(263_000),
+        rate=RATE,
+    )
+    lines = dict(estimate_block(planned, "g4dn.xlarge"))
+    assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.50 hours", "$0.2630")
+    assert lines["Chunks/Dollar"] == "~380"
+
+
+def test_totals_count_settled_runs_only() -> None:
+    running = replace(RUN, id="r2", state=RunState.TRANSCRIBING, settled=None, cost=Usd(9))
+    refused = replace(RUN, id="r3", start_requested=None, idle_until=None, running_since=None, cost=Usd(0))
+    sums = totals([RUN, running, refused])
+    assert (sums.runs, sums.starts, sums.chunks_done, sums.chunks_failed) == (2, 1, 236, 4)
+    assert (sums.cost_micros, sums.audio_hours, sums.billed_hours) == (263_000, 2.0, 0.5)
+    assert sums.cost_per_audio_hour == 0.1315
+
+
+def test_reports_never_overwrite_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "batch-reports"
+    first = write_report(folder, build(RUN))
+    second = write_report(folder, build(replace(RUN, id="r2")))
+    assert (first.name, second.name) == ("batch-2026-11-23-123300.json", "batch-2026-11-23-123300-2.json")
+    assert [json.loads(path.read_text())["run"] for path in (first, second)] == ["r1", "r2"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([first.name, second.name])
+
+
+def test_a_report_that_cannot_be_written_says_what_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MisconfiguredError, match=r"r1 cannot be written .* settled and in the ledger"):
+        write_report(tmp_path / "file", build(RUN))
+
+
+def call(folder: Path, *arguments: str) -> str:
+    app = App()
+    # What a cached property would have computed: the settings of this folder, whatever the shell says.
+    app.__dict__["settings"] = load({}, folder=folder)
+    result = CliRunner().invoke(report, list(arguments), obj=app, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_tells_a_period_as_json(tmp_path: Path) -> None:
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(RUN, at=NOW)
+    document = json.loads(call(tmp_path, "--last", "9999w", "--format", "json"))
+    assert document["totals"]["cost_micros"] == 263_000
+    assert document["runs"][0]["status"] == "completed"
+    assert document["runs"][0]["cost"] == 0.263
+
+
+def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(RUN, at=NOW)
+    output = call(tmp_path, "--last", "9999w")
+    for text in ("r1", "completed", "g4dn.xlarge", "0.2630", "at most $0.2630 per audio hour"):
+        assert text in output
+
+
+def test_without_runs_the_command_says_so_and_leaves_no_trace(tmp_path: Path) -> None:
+    assert "No runs since" in call(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_csv_has_a_line_for_each_run() -> None:
+    rows = list(csv.DictReader(render_csv(period_of([RUN], NOW, NOW)).splitlines()))
+    assert [(row["run"], row["cost_micros"]) for row in rows] == [("r1", "263000")]
+
+
+@pytest.mark.parametrize("text", ["0d", "7", "d7", "7y", "-1d", ""])
+def test_a_period_that_is_none_is_wrong_usage(text: str) -> None:
+    result = CliRunner().invoke(report, ["--last", text], obj=App())
+    assert result.exit_code == 2
+    assert "24h, 7d, 30d" in result.output
