@@ -21,6 +21,15 @@ class App:
         self.flags: dict[str, str] = {}
         """Settings given as options: they win over the environment and over `.env`."""
 
+    def take_source(self, source: str) -> None:
+        """Another source than the configured one. Its results go beside it, not where `.env` puts those
+        of the other, unless the environment says so now.
+        """
+        self.flags["BATCH_SOURCE"] = source
+        origins = configuration.load(flags=self.flags).origins
+        if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
+            self.flags["BATCH_OUTPUT"] = source
+
     @cached_property
     def settings(self) -> Settings:
         loaded = configuration.load(flags=self.flags)

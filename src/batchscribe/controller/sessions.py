@@ -14,7 +14,7 @@ import msgspec
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
-from batchscribe.core.chunks import session_files, split
+from batchscribe.core.chunks import TOP, session_files, split
 from batchscribe.core.folders import AudioObject, Side
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.stitching import PartInput, digest, stitch
@@ -55,7 +55,7 @@ def assemble(scanner: Scanner, session: str) -> SessionTranscript:
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     """The chunks of a session in its order, each with its newest transcript where it has one."""
-    folder = "" if session.startswith("./") else split(session)[0]
+    folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
     newest = {audio.info.key: max(audio.transcripts, key=_modified) for audio in own if audio.transcripts}

@@ -1,0 +1,89 @@
+"""Decisions and runs as lines for people, and as one document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from batchscribe.controller.tick import Ticked
+from batchscribe.core.packing import Batch
+from batchscribe.core.policy import Decision, Launch, Observation
+from batchscribe.core.report import build, cost_block, estimate_block, render_block
+from batchscribe.core.runs import Outcome, Run
+from batchscribe.errors import BatchscribeError
+from batchscribe.settings import Settings
+
+
+def decided(ticked: Ticked) -> list[str]:
+    """The decision, in one line."""
+    return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}"]
+
+
+def planned(seen: Observation, decision: Decision) -> list[str]:
+    """What a tick would do now, why, for how long and for how much."""
+    lines = [f"Would {type(decision).__name__.lower()}: {decision.reason.sentence}"]
+    if isinstance(decision, Launch):
+        lines.append(_batch(decision.batch))
+        lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
+        if not seen.priors.learned:
+            lines.append("Speed and set-up time are assumptions until a first run has taught better.")
+    lines.append("Dry run: nothing was started, nothing was written.")
+    return lines
+
+
+def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+    """How a run ended, what it cost at most, and where everything lies."""
+    outcome = run.outcome or Outcome.INCOMPLETE
+    yield ""
+    yield f"Run {run.id}: {outcome if not run.open else run.state}{f' ({run.detail})' if run.detail else ''}"
+    if run.open:
+        return
+    yield f"  {run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
+    yield render_block(cost_block(build(run)))
+    yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
+
+
+def tick_document(
+    ticked: Ticked,
+    *,
+    dry_run: bool = False,
+    refused: BatchscribeError | None = None,
+    exit_code: int = 0,
+) -> dict[str, Any]:
+    """The one JSON document of `tick --json` and `run --json`."""
+    decision = ticked.decision
+    batch = decision.batch if isinstance(decision, Launch) else None
+    return {
+        "dry_run": dry_run,
+        "decision": type(decision).__name__.lower(),
+        "reason": {
+            "code": decision.reason.code,
+            "sentence": decision.reason.sentence,
+            "numbers": dict(decision.reason.numbers),
+        },
+        "batch": _batch_document(batch) if batch else None,
+        "refused": str(refused) if refused else None,
+        "runs": [build(run) for run in ticked.runs],
+        "errors": [str(error) for error in ticked.errors],
+        "exit_code": refused.exit_code if refused else exit_code,
+    }
+
+
+def _batch(batch: Batch) -> str:
+    taken = f"{len(batch.chunks)} chunks, about {batch.estimate.audio_seconds / 3600:.2f} h of audio"
+    return f"Batch: {taken}, {batch.left} left for later"
+
+
+def _batch_document(batch: Batch) -> dict[str, Any]:
+    estimate = batch.estimate
+    return {
+        "chunks": len(batch.chunks),
+        "left": batch.left,
+        "audio_seconds": round(estimate.audio_seconds, 1),
+        "seconds": round(estimate.seconds, 1),
+        "dollars": estimate.cost.dollars,
+        "hourly_dollars": estimate.rate.per_hour.dollars,
+        "price_source": estimate.rate.source,
+        "price_as_of": estimate.rate.as_of,
+        "keys": [chunk.key for chunk in batch.chunks[:20]],
+    }

@@ -1,0 +1,149 @@
+"""`scan`: the backlog, by session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.core.backlog import Backlog, SessionScan, summarise
+from batchscribe.core.chunks import TOP
+from batchscribe.core.redaction import printable
+from batchscribe.wiring.scheduler import new_scanner, open_stores
+
+SHOWN = 50
+"""Rows on a terminal; `--all` and `--json` show every session."""
+
+
+@click.command()
+@click.option("--source", help="Another source than BATCH_SOURCE: s3://bucket/prefix, or a folder.")
+@click.option("--all", "everything", is_flag=True, help="Every session, not only those with work.")
+@json_option
+@pass_app
+def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> None:
+    """The backlog, by session: what is pending, done, stale or quarantined."""
+    if source:
+        app.take_source(source)
+    clock = SystemClock()
+    scanner = new_scanner(app.settings, *open_stores(app.settings), clock, by_hand=False)
+    kept: list[SessionScan] = []
+    backlog = summarise(_keeping(scanner.sessions(), kept), lambda: scanner.odd_keys)
+    now = clock.now()
+    if as_json:
+        print_json(document(app.settings.source, backlog, kept, now))
+        return
+    rows = kept if everything else [row for row in kept if _unfinished(row)][:SHOWN]
+    if rows:
+        app.console.print(table(rows, now))
+    for line in summary(backlog, now, hidden=len(kept) - len(rows)):
+        app.console.print(line, markup=False)
+
+
+def document(source: str, backlog: Backlog, scans: list[SessionScan], now: datetime) -> dict[str, Any]:
+    """The one JSON document of `scan --json`; sizes are bytes, ages seconds."""
+    return {
+        "source": source,
+        "at": now,
+        "pending": backlog.pending,
+        "waiting": backlog.waiting,
+        "done": backlog.done,
+        "stale": backlog.stale,
+        "quarantined": backlog.quarantined,
+        "troubled": backlog.troubled,
+        "empty": backlog.empty,
+        "bytes": backlog.pending_bytes,
+        "oldest": backlog.oldest,
+        "oldest_age_seconds": _age(backlog.oldest, now),
+        "odd_keys": backlog.odd_keys,
+        "sessions": [_session(scan, now) for scan in scans],
+    }
+
+
+def table(scans: list[SessionScan], now: datetime) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    made.add_column("session", overflow="fold")
+    for name in ("pending", "waiting", "done", "stale", "quarantined", "bytes", "oldest"):
+        made.add_column(name, justify="right")
+    for scan in scans:
+        live = " (live)" if scan.live else ""
+        counts = (len(scan.pending), len(scan.waiting), scan.done, len(scan.stale), scan.quarantined)
+        age = now - scan.oldest if scan.oldest else None
+        made.add_row(
+            escape(printable(shown(scan.session))) + live,
+            *(str(count) if count else "-" for count in counts),
+            _bytes(sum(chunk.size for chunk in scan.pending)),
+            span(age) if age is not None else "-",
+        )
+    return made
+
+
+def summary(backlog: Backlog, now: datetime, *, hidden: int) -> Iterator[str]:
+    if hidden:
+        yield f"... and {hidden} more sessions (`--all` shows every one)"
+    oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
+    yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
+    rest = ("waiting", "done", "stale", "quarantined", "troubled", "empty")
+    yield ", ".join(f"{getattr(backlog, name)} {name}" for name in rest) + f", in {backlog.sessions} sessions"
+    if backlog.odd_keys:
+        yield "Listed the slow way, for their unusual keys: " + ", ".join(map(printable, backlog.odd_keys))
+
+
+def shown(session: str) -> str:
+    """A session as people name it: a folder without its slash."""
+    return "." if session == TOP else session.removesuffix("/")
+
+
+def span(age: timedelta) -> str:
+    """A time span in its two largest units."""
+    seconds = max(0, int(age.total_seconds()))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
+
+
+def _keeping(scans: Iterator[SessionScan], kept: list[SessionScan]) -> Iterator[SessionScan]:
+    """What is shown is by session, so the sessions are kept; the backlog's chunks are not."""
+    for scan in scans:
+        kept.append(scan)
+        yield scan
+
+
+def _unfinished(scan: SessionScan) -> bool:
+    return bool(scan.pending or scan.waiting or scan.stale or scan.quarantined or scan.live)
+
+
+def _session(scan: SessionScan, now: datetime) -> dict[str, Any]:
+    return {
+        "session": shown(scan.session),
+        "pending": len(scan.pending),
+        "waiting": len(scan.waiting),
+        "done": scan.done,
+        "stale": len(scan.stale),
+        "quarantined": scan.quarantined,
+        "empty": scan.empty,
+        "bytes": sum(chunk.size for chunk in scan.pending),
+        "oldest": scan.oldest,
+        "oldest_age_seconds": _age(scan.oldest, now),
+        "live": scan.live,
+        "complete": scan.complete,
+    }
+
+
+def _age(oldest: datetime | None, now: datetime) -> float | None:
+    return round((now - oldest).total_seconds(), 1) if oldest else None
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

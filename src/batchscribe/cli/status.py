@@ -1,0 +1,168 @@
+"""`status`, `pause`, `resume` and `config`: how things stand, and whether ticks may decide."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+from rich.table import Table
+
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.scan import span
+from batchscribe.cli.tick import opened
+from batchscribe.controller.observe import PAUSED, observe
+from batchscribe.core.policy import Observation, decide
+from batchscribe.core.runs import Run
+from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.scheduler import Scheduler, open_ledger
+
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+RECENT = timedelta(days=30)
+
+
+@click.command()
+@json_option
+@pass_app
+def status(app: App, *, as_json: bool) -> None:
+    """Lock, run in progress, backlog, GPU, pause, last runs."""
+    with opened(app, remember=False) as made:
+        seen = _observed(made)
+        document = _document(made, seen)
+    if as_json:
+        print_json(document)
+        return
+    for label, value in _lines(seen, document):
+        app.console.print(f"{label:<10} {value}", markup=False)
+
+
+@click.command()
+@click.option("--for", "length", metavar="8h", help="How long: 30m, 8h or 2d. Without it, until `resume`.")
+@pass_app
+def pause(app: App, *, length: str | None) -> None:
+    """Ticks hold until `resume`, or for a while. A run in progress is finished all the same."""
+    until = SystemClock().now() + _length(length) if length else FOREVER
+    with open_ledger(app.settings) as ledger:
+        ledger.put(PAUSED, until.isoformat())
+    app.console.print(f"paused {_until(until)}; a run in progress is finished all the same")
+
+
+@click.command()
+@pass_app
+def resume(app: App) -> None:
+    """Ticks decide again."""
+    with open_ledger(app.settings) as ledger:
+        paused = ledger.get(PAUSED)
+        ledger.put(PAUSED, None)
+    app.console.print("resumed" if paused else "it was not paused")
+
+
+@click.command()
+@json_option
+@pass_app
+def config(app: App, *, as_json: bool) -> None:
+    """The effective settings, and where each comes from. Secrets are masked."""
+    rows = app.settings.effective()
+    if as_json:
+        print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
+        return
+    table = Table("setting", "value", "from", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(row.name, row.value or "-", row.origin)
+    app.console.print(table)
+
+
+def _observed(made: Scheduler) -> Observation | BatchscribeError:
+    """The world now, or why it cannot be seen: what else is known is shown all the same."""
+    try:
+        return observe(made.world, made.terms)
+    except BatchscribeError as error:
+        return error
+
+
+def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str, Any]:
+    ledger, now = made.world.ledger, made.world.clock.now()
+    runs = ledger.runs(now - RECENT)
+    document: dict[str, Any] = {
+        "at": now,
+        "lock": made.lock.holder(),
+        "last_tick": ledger.last_tick(),
+        "paused_until": ledger.get(PAUSED),
+        "cloud_guard": made.settings.cloud_guard,
+        "run": next((_run(run) for run in ledger.open_runs()), None),
+        "last_runs": [_run(run) for run in runs[-5:] if not run.open],
+    }
+    if isinstance(seen, BatchscribeError):
+        return document | {"error": str(seen)}
+    decision = decide(seen, made.terms.policy)
+    backlog = seen.backlog
+    return document | {
+        "gpu": {"id": seen.instance.id, "state": seen.instance.state, "type": seen.instance.type},
+        "backlog": {
+            "pending": backlog.pending,
+            "waiting": backlog.waiting,
+            "done": backlog.done,
+            "stale": backlog.stale,
+            "quarantined": backlog.quarantined,
+            "oldest": backlog.oldest,
+        },
+        "next": {"decision": type(decision).__name__.lower(), "reason": decision.reason.sentence},
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "state": run.state,
+        "outcome": run.outcome,
+        "created": run.created,
+        "deadline": run.deadline,
+        "chunks": run.chunks_done if not run.open else run.planned_chunks,
+        "cost": run.cost.dollars,
+    }
+
+
+def _lines(seen: Observation | BatchscribeError, document: dict[str, Any]) -> list[tuple[str, str]]:
+    now: datetime = document["at"]
+    lines = [
+        ("Lock", document["lock"] or "free"),
+        ("Last tick", f"{span(now - document['last_tick'])} ago" if document["last_tick"] else "none yet"),
+    ]
+    if document["paused_until"]:
+        lines.append(("Paused", _until(datetime.fromisoformat(document["paused_until"]))))
+    run = document["run"]
+    lines.append(("Run", f"{run['id']} is {run['state']}, until {run['deadline']:%H:%M} UTC" if run else "-"))
+    if isinstance(seen, BatchscribeError):
+        lines.append(("Error", str(seen)))
+    else:
+        lines += _seen_lines(seen, document)
+    lines.append(("Guard", "off: no stop order outside this machine (BATCH_CLOUD_GUARD=off)"))
+    for last in reversed(document["last_runs"]):
+        lines.append(
+            ("Before", f"{last['id']}: {last['outcome']}, {last['chunks']} chunks, ${last['cost']:.4f}")
+        )
+    return lines
+
+
+def _seen_lines(seen: Observation, document: dict[str, Any]) -> list[tuple[str, str]]:
+    backlog, instance = seen.backlog, seen.instance
+    oldest = f", the oldest {span(seen.now - backlog.oldest)} old" if backlog.oldest else ""
+    return [
+        ("Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"),
+        ("GPU", f"{instance.id} ({instance.type or 'no type'}) is {instance.state}"),
+        ("Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"),
+    ]
+
+
+def _until(until: datetime) -> str:
+    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
+
+
+def _length(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
+    if match is None:
+        raise click.BadParameter("write it as 30m, 8h or 2d", param_hint="--for")
+    unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
+    return timedelta(**{unit: float(match[1])})

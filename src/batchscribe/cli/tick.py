@@ -1,0 +1,132 @@
+"""`tick`, `run` and `reconcile`: one decision and what follows, by schedule or by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.markup import escape
+
+from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.render import decided, planned, settled, tick_document
+from batchscribe.controller.observe import observe
+from batchscribe.controller.tick import Ticked
+from batchscribe.controller.tick import reconcile as reconcile_runs
+from batchscribe.controller.tick import tick as one_tick
+from batchscribe.core.policy import Launch, decide
+from batchscribe.core.runs import Outcome
+from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
+from batchscribe.wiring.scheduler import Scheduler, scheduler
+
+FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
+"""Outcomes that are no failure of the tick: done, nothing begun, or one step of many."""
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what it would do and why, in dollars; do nothing.")
+@click.option("--once", is_flag=True, help="Make one step of one run, and return.")
+@json_option
+@pass_app
+def tick(app: App, *, dry_run: bool, once: bool, as_json: bool) -> int:
+    """One decision, and what follows from it."""
+    if dry_run:
+        return _dry_run(app, as_json=as_json)
+    with opened(app) as made, made.lock.held():
+        return _report(app, made, one_tick(made.world, made.terms, once=once), as_json=as_json)
+
+
+@click.command()
+@click.option("--source", help="Where the audio is: s3://bucket/prefix, or a folder.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many chunks.")
+@json_option
+@pass_app
+def run(app: App, *, source: str | None, limit: int | None, as_json: bool) -> int:
+    """Transcribe the backlog now, whatever policy and age say."""
+    if source:
+        app.take_source(source)
+    if limit:
+        app.flags["BATCH_LIMIT"] = str(limit)
+    with opened(app, by_hand=True) as made, made.lock.held():
+        return _report(app, made, one_tick(made.world, made.terms), as_json=as_json)
+
+
+@click.command()
+@json_option
+@pass_app
+def reconcile(app: App, *, as_json: bool) -> int:
+    """Stop what should not run; start nothing, and leave live work alone."""
+    with opened(app) as made, made.lock.held():
+        runs = reconcile_runs(made.world, made.terms)
+    if as_json:
+        print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
+        return 0
+    for each in runs:
+        app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
+    if not runs:
+        app.console.print("nothing to release: no run is open, or its work is alive")
+    return 0
+
+
+@contextmanager
+def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
+    """The scheduler, with signals turned into a release and progress on stderr."""
+    from batchscribe.adapters.clock import Interrupts, SystemClock
+    from batchscribe.adapters.progress import ProgressView
+
+    with (
+        Interrupts() as interrupts,
+        ProgressView(SystemClock()) as view,
+        scheduler(app.settings, view, interrupts, by_hand=by_hand, remember=remember) as made,
+    ):
+        yield made
+
+
+def _dry_run(app: App, *, as_json: bool) -> int:
+    with opened(app, remember=False) as made:
+        seen = observe(made.world, made.terms)
+        decision = decide(seen, made.terms.policy)
+        refused = _refusal(made) if isinstance(decision, Launch) else None
+    if as_json:
+        print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
+    else:
+        app.console.print("\n".join(planned(seen, decision)), markup=False)
+        if refused:
+            app.console.print(f"But nothing would be started: {refused}", markup=False)
+    return refused.exit_code if refused else 0
+
+
+def _refusal(made: Scheduler) -> BatchscribeError | None:
+    try:
+        made.world.preflight()
+    except MisconfiguredError as error:
+        return error
+    return None
+
+
+def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
+    code = _exit_code(ticked)
+    if as_json:
+        print_json(tick_document(ticked, exit_code=code))
+        return code
+    app.console.print("\n".join(decided(ticked)), markup=False)
+    for each in ticked.runs:
+        app.console.print("\n".join(settled(each, made.settings, left=_left(made, ticked))), markup=False)
+    for error in ticked.errors:
+        click.echo(f"batchscribe: {error}", err=True)
+    sys.stdout.flush()
+    return code
+
+
+def _left(made: Scheduler, ticked: Ticked) -> int | None:
+    """Chunks still pending after a launch; None where nothing was launched."""
+    if not isinstance(ticked.decision, Launch):
+        return None
+    return made.world.scanner(made.terms.policy.by_hand).backlog().pending
+
+
+def _exit_code(ticked: Ticked) -> int:
+    """0 for what is done, held or half way; otherwise the worst that happened."""
+    failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
+    return max(exit_code(list(ticked.errors)), int(failed))
