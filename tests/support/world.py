@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -220,6 +221,7 @@ def stage(
         preflight=lambda: None,
         new_run_id=lambda now: f"{now:%Y%m%d-%H%M%S}-{next(ids):06x}",
         render=lambda whole, kind: encode(whole) if kind == "json" else whole.text.encode(),
+        run_log=lambda _run: nullcontext(),
         report=notes.reports.append,
     )
     agreed = {

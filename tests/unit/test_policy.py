@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from batchscribe.core.instances import InstanceState
+from batchscribe.core.money import Usd
 from batchscribe.core.policy import (
     Hold,
     IfRunning,
@@ -131,3 +132,13 @@ def test_a_batch_is_what_fits_into_the_runtime() -> None:
     assert 0 < len(decision.batch.chunks) < 10_000
     assert decision.batch.left == 10_000 - len(decision.batch.chunks)
     assert decision.batch.estimate.seconds <= 300
+
+
+def test_a_start_that_would_pass_the_budget_is_refused_with_the_sums() -> None:
+    seen = observation(backlog(200), spent_today=Usd.parse("1.99"))
+    policy = replace(POLICY, daily_budget=Usd.parse("2.00"))
+    decision = decide(seen, policy)
+    assert isinstance(decision, Hold)
+    assert decision.reason.code is ReasonCode.BUDGET
+    assert "$1.99 spent today" in decision.reason.sentence
+    assert isinstance(decide(replace(seen, spent_today=Usd(0)), policy), Launch)

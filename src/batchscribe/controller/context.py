@@ -101,6 +101,8 @@ class World:
     new_run_id: Callable[[datetime], str]
     render: Callable[[SessionTranscript, str], bytes]
     """A session's transcript as a file of a format."""
+    run_log: Callable[[Run], AbstractContextManager[None]]
+    """While it is held, what is logged goes to the run's own file too."""
     report: Callable[[Run], None]
     """Writes the report of a settled run, for people and for later."""
 

@@ -30,6 +30,7 @@ def observe(world: World, terms: Terms) -> Observation:
         rate=terms.rate_of(instance_type),
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
+        spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         stranger=stranger(world, instance, now),
     )
 

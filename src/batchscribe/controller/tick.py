@@ -5,7 +5,7 @@ A crash anywhere in here is only a pause: the next tick observes, finds the open
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -89,6 +89,11 @@ def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], 
 
     Raises NotStoppedError where its instance could not be proved stopped.
     """
+    with world.run_log(run):
+        return _drive(world, terms, run, errors, once=once)
+
+
+def _drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool) -> Run:
     patience: float | None = None
     while step := next_step(run):
         before = run
@@ -112,7 +117,11 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
             return None
         case Launch():
             world.preflight()
-            return open_run(world, terms, decision)
+            run = open_run(world, terms, decision)
+            world.ledger.put(
+                f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
+            )
+            return run
         case Resume():
             return decision.run
         case Reclaim():

@@ -14,10 +14,9 @@ from typing import Final
 
 from batchscribe.core.backlog import Backlog
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.money import Rate
+from batchscribe.core.money import ZERO, Rate, Usd
 from batchscribe.core.packing import Batch, Priors, pack
 from batchscribe.core.runs import Run
-
 
 INTENT_LASTS: Final = timedelta(minutes=10)
 """A run that asked for no start by then is closed: what it was decided on is out of date."""
@@ -44,6 +43,7 @@ class Policy:
     check_interval: timedelta = timedelta(hours=1)
     if_running: IfRunning = IfRunning.HOLD
     limit: int | None = None
+    daily_budget: Usd | None = None
     by_hand: bool = False
     """A person asked: whatever is pending is taken, whatever its age or its past."""
 
@@ -59,6 +59,8 @@ class Observation:
     rate: Rate
     open_run: Run | None = None
     paused_until: datetime | None = None
+    spent_today: Usd = ZERO
+    """By settled runs since midnight UTC, at most."""
     stranger: str | None = None
     """Why the instance is in somebody else's hands, where it is."""
 
@@ -75,6 +77,7 @@ class ReasonCode(StrEnum):
     THRESHOLD = "threshold-reached"
     MAX_WAIT = "longest-wait-in-reach"
     NOW = "asked-for-now"
+    BUDGET = "budget-spent"
     GPU_MISSING = "gpu-missing"
     OPEN_RUN = "open-run"
     NEVER_STARTED = "never-started"
@@ -131,7 +134,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     pays, reason = _pays(seen, policy, batch)
     if not pays:
         return Hold(reason)
-    if obstacle := _obstacle(seen, policy):
+    if obstacle := _over_budget(seen, policy, batch) or _obstacle(seen, policy):
         overdue = _wait_in_reach(seen, policy, batch)
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     return Launch(reason, batch, borrowed=seen.instance.state is InstanceState.RUNNING)
@@ -208,6 +211,17 @@ def _wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _age(seen) + policy.check_interval + lead >= policy.max_wait
+
+
+def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
+    """Why this start would pass the day's budget; None where it would not, or there is none."""
+    if policy.daily_budget is None or seen.spent_today + batch.estimate.cost <= policy.daily_budget:
+        return None
+    sentence = (
+        f"a start would cost about {batch.estimate.cost} on top of {seen.spent_today} spent today, "
+        f"and the day's budget is {policy.daily_budget} (BATCH_MAX_DOLLARS_PER_DAY)"
+    )
+    return Reason(ReasonCode.BUDGET, sentence)
 
 
 def _obstacle(seen: Observation, policy: Policy) -> Reason | None:

@@ -20,6 +20,7 @@ from batchscribe.adapters.clock import Interrupts, SystemClock
 from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.guard_off import NoGuard
 from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.logs import run_log
 from batchscribe.adapters.notify_apprise import AppriseNotifier
 from batchscribe.adapters.prices import PriceTable
 from batchscribe.adapters.reports import write_report
@@ -28,7 +29,7 @@ from batchscribe.adapters.subtitles import render
 from batchscribe.controller.context import Shield, Terms, View, Waits, World
 from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
-from batchscribe.core.backlog import LiveLock
+from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord, read
 from batchscribe.core.manifest import EngineSpec, Limits
 from batchscribe.core.money import FREE, Rate
@@ -179,6 +180,7 @@ def _world(settings: Settings, clock: SystemClock, ledger: Ledger, view: View, s
         preflight=lambda: preflight(settings, output),
         new_run_id=_new_run_id,
         render=render,
+        run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _report(settings, ledger, run),
     )
 
@@ -202,6 +204,7 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
             check_interval=settings.check_interval,
             if_running=settings.if_running,
             limit=settings.limit,
+            daily_budget=settings.max_dollars_per_day,
             by_hand=by_hand,
         ),
         engine=spec,
@@ -281,5 +284,7 @@ def _report(settings: Settings, ledger: Ledger, run: Run) -> None:
     earlier = [other.created for other in ledger.runs(run.created - timedelta(days=30)) if other.id != run.id]
     since = max((at for at in earlier if at < run.created), default=run.created - timedelta(days=30))
     samples = [sample for sample in ledger.samples(since) if sample.at <= run.created]
-    report = build(run, events=ledger.events(run.id), samples=samples)
+    seen = ledger.get(f"scan/{run.id}")
+    backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
+    report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog)
     write_report(settings.reports_dir, report)
