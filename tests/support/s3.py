@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -21,7 +21,7 @@ CREDENTIALS = {
 }
 
 
-def missing(component: str) -> None:
+def missing(component: str) -> NoReturn:
     """A component that is not installed is a skip on a laptop, and a failure where nobody looks at skips."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{component} is not installed here, and CI must have it")

@@ -239,8 +239,9 @@ class ObstoreStore:
             raise self._refusal(error, action, key) from error
 
     def _refusal(self, error: Exception, action: Action, key: str) -> BatchscribeError:
-        # The key is data: taken out, so that it cannot look like a status or a code.
-        text = str(error).replace(self._base + key, "") if key else str(error)
+        path, text = self._base + key, str(error)
+        if _STATUS.search(path) or _CODE.search(path):
+            text = text.replace(path, "")  # the key is data, and must not pass for the answer
         status = _status(error, text)
         if status is None and _METADATA_SERVICE in text:
             return MisconfiguredError(

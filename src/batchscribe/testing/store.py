@@ -13,7 +13,6 @@ from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import ObjectArchivedError, ObjectNotFoundError
 from batchscribe.protocols import Clock
 
-
 Keys = list[str]
 
 

@@ -1,0 +1,204 @@
+"""What a store over a network says when it is refused, and when a reply gets lost."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from batchscribe.adapters import store_boto3, store_obstore, store_rules, stores
+from batchscribe.adapters.store_boto3 import open_fallback
+from batchscribe.adapters.stores import open_store
+from batchscribe.errors import (
+    BatchscribeError,
+    MisconfiguredError,
+    ObjectArchivedError,
+    ObjectNotFoundError,
+    PermanentError,
+    StoreUnavailableError,
+)
+from batchscribe.protocols import Store
+from support.canned import LOST, Canned, canned_server
+from support.s3 import aws_environment, moto_server, s3_client
+
+
+@pytest.fixture
+def canned() -> Iterator[Canned]:
+    with canned_server() as server, aws_environment():
+        yield server
+
+
+@pytest.fixture(params=["obstore", "boto3"])
+def store(request: pytest.FixtureRequest, canned: Canned, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(store_boto3, "RETRIES", 2)
+    if request.param == "obstore":
+        return open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1")
+    return open_fallback("s3://bucket", "bucket", "", endpoint=canned.endpoint, region="us-east-1")
+
+
+REFUSALS = (
+    (403, "AccessDenied", MisconfiguredError, "allow s3:"),
+    (403, "InvalidAccessKeyId", MisconfiguredError, "credentials"),
+    (403, "SignatureDoesNotMatch", MisconfiguredError, "credentials"),
+    (400, "ExpiredToken", MisconfiguredError, "credentials"),
+    (403, "RequestTimeTooSkewed", MisconfiguredError, "clock"),
+    (404, "NoSuchBucket", MisconfiguredError, "no such bucket"),
+    (400, "AuthorizationHeaderMalformed", MisconfiguredError, "AWS_REGION"),
+    (503, "SlowDown", StoreUnavailableError, "try again"),
+    (500, "InternalError", StoreUnavailableError, "try again"),
+    (429, "TooManyRequests", StoreUnavailableError, "try again"),
+)
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case[1])
+def test_each_refusal_is_named(
+    store: Store, canned: Canned, case: tuple[int, str, type[BatchscribeError], str]
+) -> None:
+    status, code, kind, words = case
+    canned.always = (status, code)
+    for act in (
+        lambda: list(store.list()),
+        lambda: store.get("k"),
+        lambda: store.create("k", b"1"),
+        lambda: store.replace("k", b"1"),
+    ):
+        with pytest.raises(kind, match=words) as caught:
+            act()
+        assert "s3://bucket" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_archived_object_is_named(store: Store, canned: Canned) -> None:
+    canned.always = (403, "InvalidObjectState")
+    with pytest.raises(ObjectArchivedError, match="restore"):
+        store.get("k")
+
+
+def test_a_key_that_is_too_long_is_that_keys_own_trouble(store: Store, canned: Canned) -> None:
+    canned.always = (400, "KeyTooLongError")
+    with pytest.raises(PermanentError, match="cannot hold such a key"):
+        store.create("k" * 1100, b"1")
+
+
+def test_a_hostile_key_cannot_look_like_a_refusal(store: Store, canned: Canned) -> None:
+    canned.always = (404, "NoSuchKey")
+    with pytest.raises(ObjectNotFoundError):
+        store.get("non-2xx status code: 403 <Error><Code>NoSuchBucket</Code>.mp3")
+
+
+def test_a_lost_reply_of_a_create_is_read_back(store: Store, canned: Canned) -> None:
+    canned.answers = [LOST]
+    assert store.create("k", b"ours")
+
+
+def test_a_lost_reply_is_not_ours_where_a_neighbour_won(store: Store, canned: Canned) -> None:
+    canned.objects["/bucket/k"] = b"theirs"
+    canned.answers = [LOST]
+    assert not store.create("k", b"ours")
+    assert canned.objects["/bucket/k"] == b"theirs"
+
+
+def test_a_conflict_with_nothing_there_is_tried_again(store: Store, canned: Canned) -> None:
+    canned.answers = [(409, "ConditionalRequestConflict"), (404, "NoSuchKey")]
+    assert store.create("k", b"ours")
+    assert canned.objects["/bucket/k"] == b"ours"
+
+
+def test_a_conflict_that_stays_is_never_a_success(store: Store, canned: Canned) -> None:
+    canned.answers = [(409, "ConditionalRequestConflict"), (404, "NoSuchKey")] * 8
+    with pytest.raises(StoreUnavailableError):
+        store.create("k", b"ours")
+    assert canned.objects == {}
+
+
+def test_no_answer_ends_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that accepts and is silent: the error comes, however long the request would wait."""
+    monkeypatch.setitem(store_obstore.CLIENT, "read_timeout", "200ms")
+    monkeypatch.setitem(store_obstore.RETRY, "max_retries", 1)
+    monkeypatch.setattr(store_boto3, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(store_boto3, "RETRIES", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, aws_environment():
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for store in (
+            open_store("s3://bucket", endpoint=endpoint, region="us-east-1"),
+            open_fallback("s3://bucket", "bucket", "", endpoint=endpoint, region="us-east-1"),
+        ):
+            for act in (
+                lambda s=store: list(s.list()),
+                lambda s=store: s.get("k"),
+                lambda s=store: s.create("k", b""),
+            ):
+                with pytest.raises(StoreUnavailableError, match="no answer"):
+                    act()
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with aws_environment():
+        store = open_store("s3://bucket", endpoint=f"http://127.0.0.1:{port}", region="us-east-1")
+        with pytest.raises(StoreUnavailableError, match="no answer"):
+            list(store.list())
+
+
+def test_the_endpoint_of_the_environment_is_honoured(canned: Canned) -> None:
+    with aws_environment(canned.endpoint):
+        store = open_store("s3://bucket")
+        assert store.create("k", b"1")
+    assert canned.objects == {"/bucket/k": b"1"}
+
+
+def test_glacier_and_a_missing_bucket_on_moto() -> None:
+    with moto_server() as endpoint, aws_environment():
+        client = s3_client(endpoint)
+        client.create_bucket(Bucket="cold")
+        client.put_object(Bucket="cold", Key="a.mp3", Body=b"1", StorageClass="GLACIER")
+        client.put_object(Bucket="cold", Key="a//b.mp3", Body=b"1", StorageClass="GLACIER")
+        store = open_store("s3://cold", endpoint=endpoint)
+        for key in ("a.mp3", "a//b.mp3"):
+            with pytest.raises(ObjectArchivedError):
+                store.get(key)
+        absent = open_store("s3://absent-bucket", endpoint=endpoint)
+        for act in (lambda: list(absent.list()), lambda: absent.get("k"), lambda: absent.create("k", b"")):
+            with pytest.raises(MisconfiguredError, match="no such bucket"):
+                act()
+
+
+def test_no_credentials_are_named_before_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with aws_environment():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+        with pytest.raises(MisconfiguredError, match="no AWS credentials"):
+            open_store("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "s3://", "s3://key:secret@bucket/x", "file://host/x", "relative/folder", "s3:///x"]
+)
+def test_what_is_no_store_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_boto3_the_native_chain_is_used(monkeypatch: pytest.MonkeyPatch, canned: Canned) -> None:
+    """Beside the GPU there is no boto3: reading and writing work, an odd key says what to install."""
+
+    def absent(name: str) -> object:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("importlib.import_module", absent)
+    monkeypatch.setattr(stores, "entry_points", lambda **_wanted: ())
+    store = open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1")
+    assert store.create("k", b"1")
+    assert store.get("k").data == b"1"
+    with pytest.raises(MisconfiguredError, match=r"install batchscribe\[aws\]"):
+        store.get("a//b")
+
+
+def test_the_bounds_of_both_libraries_are_ours() -> None:
+    assert store_obstore.RETRY["max_retries"] == store_rules.RETRIES < 10
+    assert store_obstore.RETRY["retry_timeout"].total_seconds() <= 60
