@@ -97,9 +97,10 @@ def _failure(attempt: Tried, data: bytes) -> Failure:
 def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
     kinds = [failure.kind for failure in failures]
     counting = sum(kind.counts for kind in kinds)
-    archived = FailureKind.ARCHIVED in kinds
-    if counting or archived:
-        yield Trouble(etag=etag, failures=counting, archived=archived)
+    # Changed, and yet listed with this very ETag: what the listing shows cannot be read.
+    troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
+    if counting or troubled:
+        yield Trouble(etag=etag, failures=counting, troubled=troubled)
 
 
 def _current(recorded: str, decoder: str | None) -> bool:

@@ -40,7 +40,8 @@ class Trouble:
     etag: str
     failures: int = 0
     """Attempts that count towards quarantine."""
-    archived: bool = False
+    troubled: bool = False
+    """It could not be had: archived, or not there although it was listed."""
     quarantined: bool = False
 
 
@@ -102,7 +103,7 @@ class Backlog:
     pending: int = 0
     pending_bytes: int = 0
     troubled: int = 0
-    """Pending chunks that failed or were archived before: they start no GPU."""
+    """Pending chunks that failed, or could not be had, before: they start no GPU."""
     waiting: int = 0
     done: int = 0
     stale: int = 0
@@ -215,7 +216,7 @@ def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
         number=audio.name.number,
         transcript=audio.planned,
         failures=trouble.failures if trouble else 0,
-        troubled=trouble is not None and (trouble.failures > 0 or trouble.archived),
+        troubled=trouble is not None and (trouble.failures > 0 or trouble.troubled),
     )
 
 

@@ -38,7 +38,7 @@ class Chunk:
     failures: int = 0
     """Failed attempts of its own at exactly these bytes."""
     troubled: bool = False
-    """It failed or was archived before: it rides along with others but starts no GPU."""
+    """It failed, or could not be had, before: it rides along with others but starts no GPU."""
 
 
 @dataclass(frozen=True, slots=True)
