@@ -37,6 +37,9 @@ MAX_CHANNELS = 8
 MAX_BAD_PACKETS = 10_000
 EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
 """Containers that state their length, rather than having it guessed from the bit rate."""
+SLACK_SECONDS = 0.25
+"""What priming, padding and rounding may take from the stated length without anything being lost."""
+RIFF_UNKNOWN = 0xFFFF_FF00
 
 
 class RefusedError(Exception):
@@ -151,6 +154,8 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
 def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> dict[str, object]:
     """Sends pieces of float32 mono at 16 kHz, then says how it went. Raises RefusedError, FFmpegError."""
     progress = Progress(max_samples, send)
+    torn = torn_riff(file)
+    file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
         stream = audio_stream(container)
@@ -164,10 +169,20 @@ def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> 
                 progress.add(piece)
         for piece in resampler.flush():
             progress.add(piece)
-    return conclude(progress, stated)
+    return conclude(progress, stated, torn=torn)
 
 
-def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
+def torn_riff(file: IO[bytes]) -> bool:
+    """Whether a WAV or AVI is shorter than its own header says; FFmpeg believes the shorter of the two."""
+    file.seek(0)
+    head = file.read(8)
+    length = file.seek(0, os.SEEK_END)
+    stated = int.from_bytes(head[4:], "little")
+    # A recorder that cannot go back to write the size leaves nothing or all ones there.
+    return head[:4] == b"RIFF" and 0 < stated < RIFF_UNKNOWN and stated + 8 > length
+
+
+def conclude(progress: Progress, stated: float | None, *, torn: bool) -> dict[str, object]:
     """Duration in seconds, and whether damage ended it early. Raises RefusedError where nothing is sound."""
     if not progress.samples:
         raise RefusedError("no sound could be decoded from it")
@@ -175,8 +190,8 @@ def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
         raise RefusedError("too damaged: more of it is broken than sound")
     progress.flush()
     seconds = progress.samples / SAMPLE_RATE
-    short = stated is not None and seconds < stated * 0.98 - 0.5
-    return {"seconds": seconds, "partial": bool(progress.bad) or short}
+    short = stated is not None and seconds < stated - SLACK_SECONDS
+    return {"seconds": seconds, "partial": bool(progress.bad) or short or torn}
 
 
 def limit(cpu_seconds: float) -> None:
@@ -199,7 +214,6 @@ def answer(order: dict[str, float], fd: int, out: Callable[[bytes, bytes], None]
     limit(order["cpu_seconds"])
     try:
         with os.fdopen(os.dup(fd), "rb") as file:
-            file.seek(0)
             result = decode(file, int(order["max_seconds"] * SAMPLE_RATE), lambda data: out(AUDIO, data))
         out(END, json.dumps(result).encode())
     except RefusedError as error:

@@ -1,0 +1,283 @@
+"""What every engine does, the double included; and what is only Whisper's or only PocketSphinx's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import jiwer
+import numpy as np
+import pytest
+
+from batchscribe.adapters import engine_faster_whisper, engines
+from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
+from batchscribe.adapters.engine_faster_whisper import prefetch
+from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
+from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
+from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.protocols import Engine, EngineFactory
+from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
+from batchscribe.worker.audio import AudioDecoder
+from batchscribe.worker.windows import cut_windows
+from support.audio import bundled, corpus
+from support.whisper_model import build
+
+LOUDEST = 0.1
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def sphinx() -> Iterator[PocketSphinx]:
+    engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module", params=["double", "double-batching", "pocketsphinx", "faster-whisper"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    makers: dict[str, Callable[[], Engine]] = {
+        "double": ScriptedEngine,
+        "double-batching": lambda: ScriptedEngine(hold=3),
+        "pocketsphinx": lambda: request.getfixturevalue("sphinx"),
+        "faster-whisper": lambda: WHISPER.load(
+            EngineSpec(
+                engine="faster-whisper", model=str(request.getfixturevalue("whisper_folder")), device="cpu"
+            )
+        ),
+    }
+    return makers[request.param]()
+
+
+def silence(number: int, seconds: float) -> Window:
+    return Window(number, 0.0, np.zeros(int(seconds * SAMPLE_RATE), np.float32))
+
+
+def speech(*keys: str) -> list[Window]:
+    with AudioDecoder() as decoder:
+        found = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in keys]
+    return [Window(10 + number, 3.0 * number, audio) for number, audio in enumerate(found)]
+
+
+def said(results: list[Recognition]) -> str:
+    return " ".join(segment.text for result in results for segment in result.segments)
+
+
+def test_one_result_for_each_window_with_its_number(engine: Engine) -> None:
+    windows = [*speech(*list(corpus())[:4]), silence(77, 1.5)]
+    results = list(engine.transcribe(iter(windows)))
+    assert sorted(result.window for result in results) == [10, 11, 12, 13, 77]
+    assert said(results)
+
+
+def test_times_are_inside_their_window_and_in_order(engine: Engine) -> None:
+    windows = {window.id: window for window in speech(*list(corpus())[4:8])}
+    for result in engine.transcribe(iter(windows.values())):
+        seconds = windows[result.window].seconds
+        times = [time for part in result.segments for word in part.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert all(0 <= time <= seconds for time in times)
+        assert all(0 <= part.start <= part.end <= seconds for part in result.segments)
+
+
+def test_no_segment_and_no_word_is_empty(engine: Engine) -> None:
+    for result in engine.transcribe(iter(speech("notes/the idea.flac"))):
+        for segment in result.segments:
+            assert segment.text.strip() == segment.text != ""
+            assert all(word.word.strip() == word.word != "" for word in segment.words)
+            assert all(word.probability is None or 0 <= word.probability <= 1 for word in segment.words)
+
+
+def test_nothing_in_nothing_out(engine: Engine) -> None:
+    assert list(engine.transcribe(iter(()))) == []
+
+
+def test_it_can_be_used_again(engine: Engine) -> None:
+    first = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
+    again = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
+    assert said(first) == said(again)
+
+
+def test_it_says_where_it_runs_and_with_what(engine: Any) -> None:
+    assert engine.device
+    assert engine.model
+
+
+@pytest.mark.parametrize("factory", [ScriptedFactory(), SPHINX, WHISPER], ids=lambda factory: factory.name)
+def test_a_factory_is_one(factory: EngineFactory) -> None:
+    assert isinstance(factory, EngineFactory)
+
+
+# ------------------------------------------------------------------ finding engines
+
+
+def test_engines_are_found_by_their_entry_points() -> None:
+    assert {"faster-whisper", "pocketsphinx"} <= set(engines.engine_names())
+    assert engines.engine_factory("pocketsphinx") is SPHINX
+    assert engines.engine_factory("auto") is WHISPER
+
+
+def test_an_unknown_engine_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(MisconfiguredError, match="auto, faster-whisper, pocketsphinx"):
+        engines.engine_factory("parrot")
+
+
+def test_reports_name_what_cannot_run(whisper_folder: Path) -> None:
+    spec = EngineSpec(engine="auto", model=str(whisper_folder), language="de")
+    reports = {report.name: report for report in engines.engine_reports(spec)}
+    assert reports["pocketsphinx"].usable
+    assert reports["faster-whisper"].usable  # whether a folder's model knows German shows when it is loaded
+
+
+# ------------------------------------------------------------------ PocketSphinx
+
+
+def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
+    expected, heard = [], []
+    with AudioDecoder() as decoder:
+        for key, text in corpus().items():
+            cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
+            windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
+            expected.append(text)
+            heard.append(said(list(sphinx.transcribe(windows))))
+    assert jiwer.wer(expected, heard) < 0.15
+
+
+def test_pocketsphinx_leaves_no_marks(sphinx: PocketSphinx) -> None:
+    (result,) = sphinx.transcribe(speech("morning-walk/chunk-001.webm"))
+    assert not set("()<>[]+") & set(said([result]))
+    assert all(word.probability is None for part in result.segments for word in part.words)
+
+
+def test_a_killed_process_is_an_error_and_not_the_end() -> None:
+    engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
+    windows = speech("notes/the idea.flac")
+    for process in list(engine._pool._processes.values()):
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match="broke while transcribing"):
+        list(engine.transcribe(windows))
+    assert said(list(engine.transcribe(windows)))
+    engine.close()
+
+
+def test_pocketsphinx_says_what_it_cannot() -> None:
+    spec = EngineSpec(engine="pocketsphinx", language="de", device="cuda")
+    assert len(SPHINX.problems(spec)) == 2
+    with pytest.raises(MisconfiguredError, match="English only"):
+        SPHINX.load(spec)
+
+
+# ------------------------------------------------------------------ Whisper
+
+
+def spec_of(folder: Path | str, **changes: Any) -> EngineSpec:
+    return EngineSpec(**{"engine": "faster-whisper", "model": str(folder), "device": "cpu", **changes})
+
+
+def test_whisper_loads_without_the_network(whisper_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert WHISPER.problems(spec_of(whisper_folder)) == ()
+    assert WHISPER.load(spec_of(whisper_folder)).device == "cpu, int8"
+    assert "gpu setup" in WHISPER.problems(spec_of("tiny.en"))[0] or prefetch_is_cached("tiny.en")
+
+
+def prefetch_is_cached(name: str) -> bool:
+    return WHISPER.problems(spec_of(name)) == ()
+
+
+def test_whisper_gives_words_with_probabilities(whisper_folder: Path) -> None:
+    engine = WHISPER.load(spec_of(whisper_folder))
+    (result,) = engine.transcribe(speech("notes/the idea.flac"))
+    words = [word for segment in result.segments for word in segment.words]
+    assert words
+    assert all(word.probability is not None for word in words)
+    assert result.language == "en"
+
+
+def test_a_model_that_is_not_here_names_the_mend(tmp_path: Path) -> None:
+    assert "no folder" in WHISPER.problems(spec_of("/nowhere/at-all"))[0]
+    assert "small.en" in WHISPER.problems(spec_of("smal.en"))[0]
+    assert "model.bin" in WHISPER.problems(spec_of(tmp_path))[0]
+    with pytest.raises(MisconfiguredError, match="no Whisper model"):
+        WHISPER.load(spec_of("smal.en"))
+
+
+def test_a_model_without_its_tokenizer_is_not_sent_to_the_hub(whisper_folder: Path, tmp_path: Path) -> None:
+    for file in whisper_folder.iterdir():
+        if file.name != "tokenizer.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(MisconfiguredError, match=r"tokenizer\.json"):
+        WHISPER.load(spec_of(tmp_path))
+
+
+def test_a_broken_model_is_one_line(whisper_folder: Path, tmp_path: Path) -> None:
+    for file in whisper_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:100])
+    with pytest.raises(EngineError) as error:
+        WHISPER.load(spec_of(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_english_only_means_it(whisper_folder: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="English only"):
+        WHISPER.load(spec_of(whisper_folder, language="de"))
+    assert any("English only" in problem for problem in WHISPER.problems(spec_of("tiny.en", language="fr")))
+    assert WHISPER.load(spec_of(whisper_folder, language="en"))
+
+
+def test_a_gpu_that_is_asked_for_is_never_replaced(
+    whisper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    monkeypatch.setattr(engine_faster_whisper, "PCI_DEVICES", tmp_path)
+    assert "no usable GPU" in WHISPER.problems(spec_of(whisper_folder, device="cuda"))[0]
+    assert WHISPER.load(spec_of(whisper_folder, device="auto")).device.startswith("cpu")
+    card = tmp_path / "0000:00:1e.0"
+    card.mkdir()
+    (card / "vendor").write_text("0x10de\n")
+    (card / "class").write_text("0x030200\n")
+    assert "no usable GPU" in WHISPER.problems(spec_of(whisper_folder, device="auto"))[0]
+    assert WHISPER.problems(spec_of(whisper_folder, device="cpu")) == ()
+
+
+@pytest.mark.parametrize(
+    ("able", "chosen"),
+    [
+        ({"float32", "float16", "int8_float16", "int8"}, "float16"),
+        ({"float32", "int8", "int8_float16"}, "int8_float16"),
+        ({"float32", "int8", "int8_float32"}, "int8_float32"),
+        ({"float32"}, "float32"),
+    ],
+)
+def test_the_number_format_follows_the_gpu(
+    able: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda _device: able)
+    assert engine_faster_whisper._compute_type(spec_of("x"), "cuda") == chosen
+    with pytest.raises(MisconfiguredError, match="WHISPER_COMPUTE_TYPE"):
+        engine_faster_whisper._compute_type(spec_of("x", compute_type="bfloat16"), "cuda")
+
+
+def test_the_number_format_can_be_chosen(whisper_folder: Path) -> None:
+    assert WHISPER.load(spec_of(whisper_folder, compute_type="float32")).device == "cpu, float32"
+
+
+def test_prefetching_a_folder_is_nothing_and_an_unknown_name_an_error(whisper_folder: Path) -> None:
+    assert prefetch(str(whisper_folder)) == whisper_folder
+    with pytest.raises(MisconfiguredError, match="one of"):
+        prefetch("smal.en")

@@ -1,0 +1,121 @@
+"""Recordings in every container, made in memory, and the bundled speech."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+import batchscribe
+
+RATE = 16_000
+DEMO = Path(batchscribe.__file__).parent / "demo"
+CONTAINERS: dict[str, tuple[str, str]] = {
+    "webm": ("webm", "libopus"),
+    "ogg": ("ogg", "libopus"),
+    "opus": ("ogg", "libopus"),
+    "mp3": ("mp3", "libmp3lame"),
+    "avi": ("avi", "libmp3lame"),
+    "m4a": ("mp4", "aac"),
+    "mp4": ("mp4", "aac"),
+    "m4v": ("mp4", "aac"),
+    "mov": ("mov", "aac"),
+    "aac": ("adts", "aac"),
+    "flac": ("flac", "flac"),
+    "wav": ("wav", "pcm_s16le"),
+}
+
+Samples = npt.NDArray[np.float32]
+
+
+def sine(seconds: float, *, hertz: float = 440.0) -> Samples:
+    at = np.arange(int(seconds * RATE)) / RATE
+    wave: Samples = (0.5 * np.sin(2 * np.pi * hertz * at)).astype(np.float32)
+    return wave
+
+
+def encode(samples: Samples, extension: str, *, picture: bool = False) -> bytes:
+    """The samples as a file of that extension; `picture` puts a video stream beside them."""
+    container, codec = CONTAINERS[extension]
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        video = _video(out) if picture else None
+        stream: Any = out.add_stream(codec, rate=RATE, layout="mono")
+        if video is not None:
+            _film(out, video)
+        pcm = (samples.clip(-1, 1) * 32767).astype(np.int16)
+        for begin in range(0, len(pcm), RATE):
+            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + RATE], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def _video(out: Any) -> Any:
+    stream = out.add_stream("mpeg4", rate=10)
+    stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+    return stream
+
+
+def _film(out: Any, stream: Any) -> None:
+    for number in range(10):
+        frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number * 20, np.uint8), format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 10)
+        out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+
+
+def silent_film() -> bytes:
+    """An MP4 with a picture and no sound."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        _film(out, _video(out))
+    return file.getvalue()
+
+
+def silent_flac(hours: float, *, stated: bool = True) -> bytes:
+    """Hours of digital silence in some kilobytes: one second is encoded, its frames are repeated.
+
+    The header says the length only if `stated`.
+    """
+    one = encode(np.zeros(RATE * 60, np.float32), "flac")
+    head = bytearray(one[:42])
+    at = 42
+    last = bool(one[4] & 0x80)
+    while not last:
+        last = bool(one[at] & 0x80)
+        at += 4 + int.from_bytes(one[at + 1 : at + 4])
+    head[4] |= 0x80
+    total = int(hours * 3600) * RATE if stated else 0
+    packed = (int.from_bytes(head[18:26]) >> 36 << 36) | total
+    head[18:26] = packed.to_bytes(8)
+    return bytes(head) + one[at:] * int(hours * 60)
+
+
+def wav(samples: Samples, *, rate: int = RATE, channels: int = 1, claimed: int | None = None) -> bytes:
+    """A PCM WAV by hand: a header may say what it likes."""
+    pcm = (samples * 32767).astype("<i2").tobytes()
+    size = len(pcm) if claimed is None else claimed
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * channels * 2, channels * 2 & 0xFFFF, 16)
+    return (
+        b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack("<I", 16) + form
+        + b"data" + struct.pack("<I", size) + pcm
+    )  # fmt: skip
+
+
+def corpus() -> dict[str, str]:
+    """What is said in each bundled file, by its key."""
+    found = json.loads((DEMO / "corpus.json").read_text())
+    return {chunk["key"]: chunk["text"] for chunk in found["chunks"]}
+
+
+def bundled(key: str) -> bytes:
+    return (DEMO / "audio" / key).read_bytes()

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from batchscribe.core.chunks import AUDIO_TYPES
+from batchscribe.errors import AudioError
+from batchscribe.worker import audio
+from batchscribe.worker.audio import AudioDecoder, decoder_version
+from support.audio import RATE, bundled, corpus, encode, silent_film, silent_flac, sine, wav
+
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[AudioDecoder]:
+    with AudioDecoder() as opened:
+        yield opened
+
+
+def refused(decoder: AudioDecoder, data: bytes, max_seconds: float = HOUR) -> str:
+    with pytest.raises(AudioError) as error:
+        decoder.decode_all(data, max_seconds=max_seconds)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def loudest_hertz(samples: audio.Samples) -> float:
+    spectrum = np.abs(np.fft.rfft(samples))
+    return float(np.argmax(spectrum) * RATE / len(samples))
+
+
+@pytest.mark.parametrize("extension", sorted(AUDIO_TYPES))
+def test_every_container_is_decoded(decoder: AudioDecoder, extension: str) -> None:
+    decoded = decoder.decode_all(encode(sine(7), extension), max_seconds=HOUR)
+    assert decoded.samples.dtype == np.float32
+    assert decoded.samples.ndim == 1
+    assert decoded.seconds == pytest.approx(7, abs=0.2)
+    assert loudest_hertz(decoded.samples) == pytest.approx(440, abs=2)
+    assert not decoded.partial
+
+
+@pytest.mark.parametrize("extension", ["avi", "m4v", "mov", "mp4"])
+def test_sound_beside_a_picture_is_decoded(decoder: AudioDecoder, extension: str) -> None:
+    decoded = decoder.decode_all(encode(sine(2), extension, picture=True), max_seconds=HOUR)
+    assert decoded.seconds == pytest.approx(2, abs=0.2)
+
+
+def test_the_bundled_speech_is_sound(decoder: AudioDecoder) -> None:
+    assert {key.rpartition(".")[2] for key in corpus()} == AUDIO_TYPES
+    for key in corpus():
+        decoded = decoder.decode_all(bundled(key), max_seconds=HOUR)
+        assert not decoded.partial, key
+        assert 1 < decoded.seconds < 10, key
+
+
+def test_many_channels_and_rates_become_16_khz_mono(decoder: AudioDecoder) -> None:
+    stereo = np.repeat(sine(1, hertz=1000), 2)
+    decoded = decoder.decode_all(wav(stereo, rate=48_000, channels=2), max_seconds=HOUR)
+    assert decoded.seconds == pytest.approx(1 / 3, abs=0.01)
+    assert loudest_hertz(decoded.samples) == pytest.approx(3000, abs=5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 4096,
+        b"not audio at all " * 300,
+        np.random.default_rng(7).bytes(50_000),
+        b"\x1c\x53\xbb\x6b\x80",
+        encode(sine(3), "webm")[:200],
+        encode(sine(3), "m4a")[:4000],
+        encode(sine(3), "webm")[4000:],
+    ],
+    ids=["empty", "zeros", "text", "random", "stub", "header", "no-index", "headerless"],
+)
+def test_rubbish_is_one_line(decoder: AudioDecoder, data: bytes) -> None:
+    assert refused(decoder, data)
+
+
+def test_a_concat_script_opens_nothing(decoder: AudioDecoder, tmp_path: os.PathLike[str]) -> None:
+    neighbour = os.path.join(tmp_path, "chunk-001.wav")  # noqa: PTH118
+    with open(neighbour, "wb") as file:  # noqa: PTH123
+        file.write(encode(sine(3), "wav"))
+    for line in ("chunk-001.wav", neighbour, "x.webm"):
+        assert "not in a format" in refused(decoder, b"ffconcat version 1.0\nfile " + line.encode())
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+        b'<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation><BaseURL>file:///etc/passwd'
+        b"</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    ],
+    ids=["hls", "dash"],
+)
+def test_a_playlist_opens_nothing(decoder: AudioDecoder, playlist: bytes) -> None:
+    assert refused(decoder, playlist)
+
+
+def test_hours_of_silence_that_say_so_are_not_even_begun(decoder: AudioDecoder) -> None:
+    bomb = silent_flac(3)
+    assert len(bomb) < 2_000_000
+    assert "limit of 2 hours" in refused(decoder, bomb, 2 * HOUR)
+
+
+def test_hours_of_silence_that_hide_it_are_counted(decoder: AudioDecoder) -> None:
+    decoding = decoder.decode(silent_flac(3, stated=False), max_seconds=HOUR)
+    heard = 0
+    with pytest.raises(AudioError, match="limit of 1 hours"):
+        for piece in decoding:
+            heard += len(piece)
+    assert heard <= HOUR * RATE
+
+
+def test_long_audio_within_the_limit_arrives_in_small_pieces(decoder: AudioDecoder) -> None:
+    decoding = decoder.decode(silent_flac(1), max_seconds=2 * HOUR)
+    assert max(len(piece) for piece in decoding) <= 5 * RATE
+    assert decoding.seconds == HOUR
+    assert not decoding.partial
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels"), [(1, 1), (7999, 1), (400_000, 1), (16_000, 9), (16_000, 60_000)]
+)
+def test_a_forged_header_is_refused(decoder: AudioDecoder, rate: int, channels: int) -> None:
+    refused(decoder, wav(sine(10), rate=rate, channels=channels))
+
+
+def test_a_picture_without_sound_says_so(decoder: AudioDecoder) -> None:
+    assert refused(decoder, silent_film()) == "no audio in it"
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_what_is_sound_of_a_torn_file_is_kept(decoder: AudioDecoder, extension: str) -> None:
+    whole = encode(sine(20), extension)
+    decoded = decoder.decode_all(whole[: len(whole) // 2], max_seconds=HOUR)
+    assert decoded.partial
+    assert decoded.seconds == pytest.approx(10, abs=1.5)
+
+
+def test_damage_in_the_middle_is_survived_and_told(decoder: AudioDecoder) -> None:
+    data = bytearray(encode(sine(20), "flac"))
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
+    assert decoded.partial
+    assert decoded.seconds > 15
+
+
+def test_a_crashed_decoder_costs_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AudioDecoder() as decoder:
+        good = encode(sine(2), "wav")
+        first = decoder.decode(silent_flac(1), max_seconds=2 * HOUR)
+        pieces = iter(first)
+        next(pieces)
+        assert decoder._child is not None
+        os.kill(decoder._child._process.pid, signal.SIGKILL)
+        with pytest.raises(AudioError, match="SIGKILL"):
+            list(pieces)
+        assert decoder.decode_all(good, max_seconds=HOUR).seconds == 2
+
+
+def test_a_silent_decoder_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AudioDecoder() as decoder:
+        decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
+        assert decoder._child is not None
+        os.kill(decoder._child._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(audio, "SILENCE_SECONDS", 0)
+        assert "no sound for" in refused(decoder, encode(sine(1), "wav"))
+        monkeypatch.undo()
+        assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
+
+
+def test_computing_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BASE_CPU_SECONDS", -1.0)
+    monkeypatch.setattr(audio, "CPU_SECONDS_PER_AUDIO_SECOND", 0.0)
+    with AudioDecoder() as decoder:
+        assert "computing time" in refused(decoder, silent_flac(100, stated=False), 200 * HOUR)
+
+
+def test_an_abandoned_file_does_not_spoil_the_next() -> None:
+    with AudioDecoder() as decoder:
+        next(iter(decoder.decode(silent_flac(1), max_seconds=2 * HOUR)))
+        assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
+
+
+def test_the_child_sees_neither_environment_nor_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    with AudioDecoder() as decoder:
+        decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
+        assert decoder._child is not None
+        place = f"/proc/{decoder._child._process.pid}"
+        with open(f"{place}/environ", "rb") as file:  # noqa: PTH123
+            assert b"canary" not in file.read()
+        assert os.listdir(f"{place}/cwd") == []  # noqa: PTH208
+        with open(f"{place}/limits") as file:  # noqa: PTH123
+            limits = {line[:25].strip(): line[26:].split()[0] for line in file}
+        assert limits["Max address space"] == str(2 * 1024**3)
+        assert limits["Max open files"] == "64"
+        assert limits["Max file size"] == "0"
+
+
+def test_nothing_is_left_behind() -> None:
+    with AudioDecoder() as decoder:
+        decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
+        assert decoder._child is not None
+        process, folder = decoder._child._process, decoder._child._folder.name
+    assert process.returncode is not None
+    assert not os.path.exists(folder)  # noqa: PTH110
+
+
+def test_the_decoder_says_its_version() -> None:
+    assert decoder_version().startswith("pyav ")
+    assert " / ffmpeg " in decoder_version()

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pysubs2
+import pytest
+
+from batchscribe.adapters.subtitles import FORMATS, render
+from batchscribe.core.cues import LINE, LINES, SECONDS, cues, paragraphs
+from batchscribe.core.stitching import MISSING, PartInput, digest, stitch
+from batchscribe.core.timing import within
+from batchscribe.core.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
+from batchscribe.errors import MisconfiguredError
+
+
+def spoken(text: str, start: float = 0.0, *, pace: float = 0.4) -> Segment:
+    words = tuple(
+        Word(word=word, start=start + place * pace, end=start + (place + 1) * pace)
+        for place, word in enumerate(text.split())
+    )
+    return Segment(text=text, start=start, end=words[-1].end, words=words)
+
+
+def transcript(*segments: Segment, duration: float = 10.0, flags: tuple[str, ...] = ()) -> Transcript:
+    return Transcript(
+        text=" ".join(segment.text for segment in segments),
+        segments=segments,
+        duration=duration,
+        language="en",
+        flags=flags,
+        engine="scripted",
+        model="scripted",
+        settings_hash="h",
+        audio=AudioRef(name="chunk-001.webm", key="s/chunk-001.webm", etag="e"),
+        run="r",
+        created_at=datetime(2024, 5, 1, tzinfo=UTC),
+    )
+
+
+def part(
+    number: int, content: Transcript | ForeignTranscript | None, seconds: float | None = None
+) -> PartInput:
+    return PartInput(
+        key=f"s/chunk-{number:03}.webm",
+        transcript=f"s/transcription-chunk-{number:03}.json",
+        etag=f"etag-{number}",
+        content=content,
+        seconds=seconds,
+    )
+
+
+def test_each_chunk_begins_where_the_ones_before_it_end() -> None:
+    session = stitch(
+        "s/",
+        [
+            part(1, transcript(spoken("one two", 1.0), duration=10.25)),
+            part(2, transcript(duration=5.0, flags=("no-speech",))),
+            part(3, transcript(spoken("three", 0.5), duration=2.0)),
+        ],
+    )
+    assert session.text == "one two three"
+    assert [item.offset for item in session.parts] == [0, 10.25, 15.25]
+    assert session.segments[1].start == 15.75
+    assert session.segments[1].words[0].start == 15.75
+    assert session.duration == 17.25
+    assert session.language == "en"
+    assert session.parts[1].flags == ("no-speech",)
+
+
+@pytest.mark.parametrize(("seconds", "offset"), [(None, 10.0), (7.5, 17.5)])
+def test_a_missing_chunk_is_flagged_and_takes_its_time(seconds: float | None, offset: float) -> None:
+    session = stitch(
+        "s/", [part(1, transcript()), part(2, None, seconds), part(3, transcript(spoken("end"), duration=1))]
+    )
+    assert session.parts[1].flags == (MISSING,)
+    assert session.parts[2].offset == offset
+    assert "[missing: chunk-002.webm]" in render(session, "txt").decode()
+
+
+def test_transcripts_of_the_original_system_are_taken_as_they_are() -> None:
+    timed = ForeignTranscript(segments=(spoken("hello", 2.0),), text="hello")
+    untimed = ForeignTranscript(text="only text", duration=4.0)
+    session = stitch("s/", [part(1, timed), part(2, untimed)])
+    assert session.parts[1].offset == pytest.approx(2.4)
+    assert session.parts[1].flags == ("no-times",)
+    assert session.segments[1].end == pytest.approx(6.4)
+
+
+def test_the_digest_changes_with_what_went_in_and_with_nothing_else() -> None:
+    one, two = part(1, transcript()), part(2, transcript())
+    assert digest([one, two]) == digest([one, part(2, transcript(spoken("same etag")))])
+    variants = [[one], [two, one], [one, part(2, None)], [one, two, part(3, None)]]
+    assert len({digest([one, two]), *map(digest, variants)}) == 5
+
+
+def test_cues_can_be_read() -> None:
+    text = "this sentence goes on and on and has far more words than two lines can hold " * 3
+    session = stitch("s/", [part(1, transcript(spoken(text.strip()), duration=60))])
+    shown = list(cues(session))
+    assert len(shown) >= 3
+    for cue in shown:
+        lines = cue.text.split("\n")
+        assert len(lines) <= LINES
+        assert max(map(len, lines)) <= LINE
+        assert 0 < cue.end - cue.start <= SECONDS
+    assert " ".join(cue.text.replace("\n", " ") for cue in shown).split() == text.split()
+
+
+def test_a_pause_and_a_sentence_end_a_cue() -> None:
+    quiet = Segment(
+        text="first then",
+        start=0,
+        end=5,
+        words=(Word(word="first", start=0, end=0.5), Word(word="then", start=4.5, end=5)),
+    )
+    long = spoken("a whole sentence of more than forty letters. Then another")
+    session = stitch("s/", [part(1, transcript(quiet)), part(2, transcript(long))])
+    texts = [cue.text.replace("\n", " ") for cue in cues(session)]
+    assert texts == ["first", "then", "a whole sentence of more than forty letters.", "Then another"]
+
+
+def test_languages_without_blanks_get_none() -> None:
+    segment = Segment(
+        text="今天天气",
+        start=0,
+        end=2,
+        words=(Word(word="今天", start=0, end=1), Word(word="天气", start=1, end=2)),
+    )
+    assert [cue.text for cue in cues(stitch("s/", [part(1, transcript(segment))]))] == ["今天天气"]
+
+
+def test_words_are_guessed_where_a_segment_has_none() -> None:
+    segment = Segment(text="no words here, " * 12, start=0.0, end=20.0)
+    shown = list(cues(stitch("s/", [part(1, transcript(segment, duration=20))])))
+    assert len(shown) > 2
+    assert shown[-1].end == pytest.approx(20, abs=0.1)
+
+
+def test_subtitle_files_are_read_back() -> None:
+    session = stitch("s/", [part(1, transcript(spoken("{not} a <b>tag</b> & so on", 1.0)))])
+    srt = render(session, "srt").decode()
+    assert "{not} a <b>tag</b> & so on" in srt
+    assert "00:00:01,000 --> " in srt
+    vtt = render(session, "vtt").decode()
+    assert vtt.startswith("WEBVTT\n")
+    assert "{not} a &lt;b&gt;tag&lt;/b&gt; &amp; so on" in vtt
+    for text, kind in ((srt, "srt"), (vtt, "vtt")):
+        assert pysubs2.SSAFile.from_string(text, format_=kind)[0].start == 1000
+
+
+def test_text_comes_in_paragraphs() -> None:
+    session = stitch(
+        "s/", [part(1, transcript(spoken("one"), spoken("two", 1.0), spoken("three", 9.0), duration=12))]
+    )
+    assert paragraphs(session) == ["one two", "three"]
+    assert render(session, "txt") == b"one two\n\nthree\n\n"
+
+
+def test_json_is_the_session_itself() -> None:
+    session = stitch("s/", [part(1, transcript(spoken("one")))])
+    found = json.loads(render(session, "json"))
+    assert found["format"] == "batchscribe.session"
+    assert found["segments"][0]["words"][0]["word"] == "one"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_session_without_a_word_is_a_file_all_the_same(kind: str) -> None:
+    assert isinstance(render(stitch("s/", [part(1, transcript())]), kind), bytes)
+    assert isinstance(render(stitch("s/", []), kind), bytes)
+
+
+def test_an_unknown_format_is_named() -> None:
+    with pytest.raises(MisconfiguredError, match="srt, vtt, txt, json"):
+        render(stitch("s/", []), "docx")
+
+
+def test_times_keep_to_their_window() -> None:
+    wild = Segment(
+        text="a b c",
+        start=-1,
+        end=99,
+        words=(
+            Word(word="a", start=-0.5, end=0.4),
+            Word(word="b", start=0.2, end=0.1),
+            Word(word="c", start=3.0, end=99),
+        ),
+    )
+    (kept,) = within([wild], 5.0)
+    assert [(word.start, word.end) for word in kept.words] == [(0, 0.4), (0.4, 0.4), (3.0, 5.0)]
+    assert (kept.start, kept.end) == (0, 5.0)
