@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from batchscribe import __version__
-from batchscribe.core.box import WorkerName
+from batchscribe.core import box
+from batchscribe.core.box import BoxReply, WorkerName
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest
 from batchscribe.detached import alive, ask_to_end, start_once
+from batchscribe.errors import LaunchError
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
+
+
+class LocalBox:
+    """This machine as a box: asked in a process of its own, with the workers' `environment`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        """The box's last word. Raises LaunchError where there was none."""
+        argv = [sys.executable, "-P", "-m", box.MODULE, word]
+        try:
+            done = subprocess.run(
+                argv, input=data, env=self._environment, capture_output=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LaunchError(f"{instance.id} gave no answer to {word!r} in time") from error
+        answer = box.last_word(done.stdout)
+        if answer is None or answer.error:
+            reason = answer.error if answer else f"exit code {done.returncode}"
+            raise LaunchError(f"{instance.id} gave no answer to {word!r}: {reason}")
+        return answer
 
 
 class LocalLauncher:

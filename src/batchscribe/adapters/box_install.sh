@@ -1,0 +1,65 @@
+#!/bin/sh
+# Installs a worker into ~/.batchscribe/venv. Runs on the box, in the folder that was unpacked there:
+# the files `extra` and `release` say what, and a wheel lies beside them or the index has it.
+set -eu
+umask 077
+here=$(pwd)
+root=$HOME/.batchscribe
+read -r extra < extra
+read -r release < release
+what="batchscribe[$extra]==$release"
+for wheel in "$here"/batchscribe-*.whl; do
+    if [ -f "$wheel" ]; then what="$wheel[$extra]"; fi
+done
+
+new_enough() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    for name in python3.13 python3.12 python3.11 python3; do
+        if command -v "$name" >/dev/null 2>&1 && new_enough "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+}
+
+find_uv() {
+    for name in uv "$HOME/.local/bin/uv" "$here/uv" "$root/tools/bin/uv"; do
+        if command -v "$name" >/dev/null 2>&1; then
+            command -v "$name"
+            return
+        fi
+    done
+    if python3 -m pip install --quiet --target "$root/tools" uv >&2; then
+        echo "$root/tools/bin/uv"
+    fi
+}
+
+fresh=$(mktemp -d "$root/venv.XXXXXX")
+trap 'rm -rf "$fresh"' EXIT
+python=$(find_python)
+if [ -n "$python" ]; then
+    "$python" -m venv "$fresh" >&2
+    "$fresh/bin/python" -m pip install --quiet --disable-pip-version-check "$what" >&2
+else
+    uv=$(find_uv)
+    if [ -z "$uv" ]; then
+        # The controller may have a uv for this kind of machine.
+        uname -m
+        exit 41
+    fi
+    "$uv" venv --quiet --allow-existing --python 3.12 "$fresh" >&2
+    "$uv" pip install --quiet --python "$fresh/bin/python" "$what" >&2
+fi
+
+# A folder that an older setup left in the link's place cannot be replaced by renaming.
+if [ -d "$root/venv" ] && [ ! -L "$root/venv" ]; then rm -rf "$root/venv"; fi
+ln -sfn "$(basename "$fresh")" "$root/venv.next"
+mv -T "$root/venv.next" "$root/venv"
+trap - EXIT
+for old in "$root"/venv.*; do
+    if [ "$old" != "$fresh" ]; then rm -rf "$old"; fi
+done
+"$root/venv/bin/python" --version

@@ -1,0 +1,204 @@
+"""`gpu setup` and `gpu check`: what a box must be, step by step, each step a finding."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from dotenv.parser import parse_stream
+
+from batchscribe import __version__
+from batchscribe.adapters.box_install import find_wheel, install
+from batchscribe.adapters.host_keys import Pin, pin
+from batchscribe.adapters.launch_ssh import Asks
+from batchscribe.adapters.ssh import Ssh, connection_trouble
+from batchscribe.core import keys
+from batchscribe.core.box import CheckRequest, EnvironmentRequest, Finding, InstanceRecord
+from batchscribe.core.instances import Instance
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+from batchscribe.protocols import Clock, Store
+
+CHECK_SECONDS = 400.0
+FETCH_SECONDS = 2000.0
+ASK_SECONDS = 60.0
+REACH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxTerms:
+    """What the workers on the box must be able to do."""
+
+    engine: EngineSpec
+    gpu: bool
+    """An NVIDIA GPU is expected there."""
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person asked of one `gpu setup`."""
+
+    extra: str = "gpu"
+    wheel: Path | None = None
+    env_file: Path | None = None
+    repin: bool = False
+    fingerprint: str | None = None
+    """The host key's, known from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSetup:
+    """Makes a box ready, and looks whether it is. `ssh` is None where the box is this machine."""
+
+    asks: Asks
+    clock: Clock
+    terms: BoxTerms
+    output: Callable[[], Store]
+    published: Callable[[str], frozenset[str]]
+    """Fingerprints of the instance's host keys that do not come over ssh, where there are any."""
+    ssh: Ssh | None = None
+
+    def reachable(self, instance: Instance) -> bool | None:
+        """True as soon as somebody answers there, friend or foe; None until then."""
+        if self.ssh is None:
+            return True
+        try:
+            reply = self.ssh.run(instance, ["true"], timeout=REACH_SECONDS)
+        except LaunchError:
+            return None
+        return None if isinstance(connection_trouble(reply, instance), LaunchError) else True
+
+    def check(self, instance: Instance) -> Iterator[Finding]:
+        """Connection, worker, and what the box finds out about itself, as far as it can be asked."""
+        yield from self._check_connection(instance)
+        if self.ssh and not self.reachable(instance):
+            return
+        try:
+            release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
+        except BatchscribeError as error:
+            yield Finding(what="worker", ok=False, detail=str(error), mend="batchscribe gpu setup")
+            return
+        same = release == __version__
+        detail = f"version {release}" + ("" if same else f", this is {__version__}")
+        yield Finding(what="worker", ok=same, detail=detail, mend="batchscribe gpu setup")
+        if same:
+            yield from self._ask_box(instance)
+
+    def set_up(self, instance: Instance, wishes: Wishes) -> Iterator[Finding]:
+        """Every step of the set-up, as soon as it is done. The record is written when all is well.
+
+        Raises LaunchError, MisconfiguredError where a step fails; what was there before still works.
+        """
+        environment = read_environment(wishes.env_file) if wishes.env_file else None
+        fingerprint = ""
+        if self.ssh:
+            pinned = self._pin(self.ssh, instance, wishes)
+            fingerprint = pinned.fingerprint
+            yield _pinned(pinned)
+            with tempfile.TemporaryDirectory() as folder:
+                wheel = find_wheel(wishes.wheel, Path(folder))
+                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the box's index")
+                python = install(self.ssh, instance, wheel=wheel, extra=wishes.extra)
+            yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
+        if environment is not None:
+            yield self._keep_environment(instance, environment)
+        yield self._prefetch(instance)
+        findings = []
+        terms = replace(self.terms, gpu=self.terms.gpu and wishes.extra == "gpu")
+        for finding in replace(self, terms=terms).check(instance):
+            findings.append(finding)
+            yield finding
+        if all(finding.ok for finding in findings):
+            yield self._record(instance, fingerprint)
+
+    def _check_connection(self, instance: Instance) -> Iterator[Finding]:
+        if self.ssh is None:
+            return
+        options = self.ssh.options
+        address = self.ssh.address(instance)
+        mend = "give it such an address, or set GPU_SSH_HOST"
+        yield Finding(what="address", ok=bool(address), detail=address or f"no {options.host} one", mend=mend)
+        if not address:
+            return
+        try:
+            trouble = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
+        except BatchscribeError as error:
+            trouble = error
+        detail = str(trouble) if trouble else f"{options.user}@{address}:{options.port}"
+        mend = "open the port to this machine in its security group, or see above"
+        yield Finding(what="ssh", ok=trouble is None, detail=detail, mend=mend)
+
+    def _ask_box(self, instance: Instance) -> Iterator[Finding]:
+        terms = self.terms
+        request = CheckRequest(
+            now=self.clock.now(),
+            engine=terms.engine,
+            gpu=terms.gpu,
+            source=terms.source,
+            output=terms.output,
+        )
+        # This machine has no environment file and no clock of its own to differ.
+        word = "check" if self.ssh else "inspect"
+        try:
+            yield from self._ask(instance, word, request, CHECK_SECONDS)
+        except BatchscribeError as error:
+            yield Finding(what="self-test", ok=False, detail=str(error), mend="batchscribe gpu setup")
+
+    def _ask(
+        self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
+    ) -> tuple[Finding, ...]:
+        return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
+
+    def _pin(self, ssh: Ssh, instance: Instance, wishes: Wishes) -> Pin:
+        known = frozenset({wishes.fingerprint}) if wishes.fingerprint else self.published(instance.id)
+        return pin(ssh, instance, trusted=known, repin=wishes.repin)
+
+    def _keep_environment(self, instance: Instance, text: str) -> Finding:
+        self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
+        return Finding(what="environment file", ok=True, detail="written, for its user's eyes only")
+
+    def _prefetch(self, instance: Instance) -> Finding:
+        self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
+        model = self.terms.engine.model or "its own"
+        return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
+
+    def _record(self, instance: Instance, fingerprint: str) -> Finding:
+        record = InstanceRecord(
+            instance=instance.id, release=__version__, at=self.clock.now(), fingerprint=fingerprint
+        )
+        key = keys.instance(instance.id)
+        self.output().replace(key, msgspec.json.encode(record))
+        return Finding(what="recorded", ok=True, detail=key)
+
+
+def read_environment(path: Path) -> str:
+    """The text of an environment file. Raises MisconfiguredError where it is not NAME=VALUE lines."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"the environment file {path} cannot be read: {error}") from error
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            raise MisconfiguredError(
+                f"line {binding.original.line} of {path} is not NAME=VALUE: nothing was written"
+            )
+    return text
+
+
+def _pinned(pinned: Pin) -> Finding:
+    if not pinned.new:
+        detail = f"{pinned.fingerprint}, as pinned before"
+    elif pinned.compared:
+        detail = f"{pinned.fingerprint}, pinned: it is the one that was published"
+    else:
+        detail = (
+            f"{pinned.fingerprint}, pinned unseen: compare it on the box with "
+            "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
+        )
+    return Finding(what="host key", ok=True, detail=detail)

@@ -1,0 +1,324 @@
+"""`batchscribe gpu`: the instance by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from batchscribe import __version__
+from batchscribe.adapters.box_install import EXTRAS
+from batchscribe.adapters.box_setup import BoxSetup, Wishes
+from batchscribe.adapters.ssh import Ssh
+from batchscribe.controller.by_hand import Hand, HandCompute, Patience
+from batchscribe.controller.context import Shield
+from batchscribe.core import keys
+from batchscribe.core.box import Finding, InstanceRecord, read
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.runs import Run
+from batchscribe.errors import (
+    InterruptedRunError,
+    LockHeldError,
+    MisconfiguredError,
+    NotOursError,
+    ObjectNotFoundError,
+    RefusedError,
+)
+from batchscribe.protocols import Clock, Lock, Store
+
+TOOLS = "batchscribe.gpu.tools"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_LOOK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuTools:
+    """What these commands work with."""
+
+    provider: str
+    instance: str
+    compute: HandCompute
+    clock: Clock
+    shield: Shield
+    lock: Lock
+    open_run: Callable[[str], Run | None]
+    """The open run of ours that uses an instance."""
+    output: Callable[[], Store]
+    setup: BoxSetup
+    ssh: Ssh | None = None
+    """None where the GPU is in this machine."""
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def hand(self) -> Hand:
+        return Hand(self.compute, self.clock, self.instance, self.patience)
+
+
+def tools(ctx: click.Context) -> GpuTools:
+    """What to work with: made by the function that was put into `ctx.meta`."""
+    make: Callable[[], GpuTools] = ctx.meta[TOOLS]
+    return make()
+
+
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a time such as 2h or 45m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+@click.group()
+def gpu() -> None:
+    """The GPU instance by hand."""
+
+
+@gpu.command()
+@click.option("--for", "seconds", callback=_seconds, help="Stop it again after this time, e.g. 2h.")
+@click.pass_context
+def start(ctx: click.Context, seconds: float | None) -> None:
+    """Start the instance for yourself; the scheduler leaves it alone."""
+    at = tools(ctx)
+    hand = at.hand
+    with at.lock.held():
+        _no_open_run(at)
+        seen = _started(at, hand)
+    click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_place(seen)}.")
+    click.echo("The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`.")
+    if seconds is not None:
+        _stay(at, seen, seconds)
+
+
+@gpu.command()
+@click.option("--force", is_flag=True, help="Also while a run uses it; forces a stuck stop, too.")
+@click.pass_context
+def stop(ctx: click.Context, force: bool) -> None:
+    """Stop the instance, and wait until it is seen stopped (exit code 3 if it is not)."""
+    at = tools(ctx)
+    if force:
+        # The tick that holds the lock is driving the very run that is to be cut short.
+        seen = at.hand.stop(force=True)
+    else:
+        try:
+            with at.lock.held():
+                _no_open_run(at, "or `batchscribe gpu stop --force`")
+                _nobody_elses(at)
+                seen = at.hand.stop()
+        except LockHeldError as error:
+            raise RefusedError(
+                f"{error}; to stop the GPU all the same: `batchscribe gpu stop --force`"
+            ) from error
+    click.echo(f"{seen.id} is {seen.state}: seen, not only asked for.")
+
+
+@gpu.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """What the instance is doing, and for whom."""
+    rows = _status(tools(ctx))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return
+    for name, value in rows.items():
+        click.echo(f"{name.replace('_', ' '):<16} {'-' if value is None else value}")
+
+
+@gpu.command()
+@click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, check, stop it again.")
+@click.pass_context
+def check(ctx: click.Context, start_it: bool) -> None:
+    """Test the way to the worker, step by step, and say what mends each step."""
+    at = tools(ctx)
+    seen = at.hand.look()
+    exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
+    mend = "mend GPU_INSTANCE_ID or AWS_REGION"
+    name = f"{seen.id} {seen.type}".strip()
+    well = _show([Finding(what="instance", ok=exists, detail=name, mend=mend)])
+    if not exists:
+        ctx.exit(1)
+    with _running(at, seen, start_it=start_it) as running:
+        up = running is not None
+        mend = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
+        state = (running or seen).state
+        well &= _show([Finding(what="state", ok=up, detail=state.value, mend=mend)])
+        if running is not None:
+            well &= _show(at.setup.check(running))
+    if not well:
+        ctx.exit(1)
+
+
+@gpu.command()
+@click.option("--extra", type=click.Choice(EXTRAS), default="gpu", help="What the box can compute on.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="This version's wheel, built before.")
+@click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
+@click.option("--repin", is_flag=True, help="Trust the host key that the box shows now.")
+@click.option("--fingerprint", help="The only host key to trust, as SHA256:...")
+@click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
+@click.pass_context
+def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
+    """Install the worker on the box, fetch its model, pin its host key, and check it."""
+    at = tools(ctx)
+    with _running(at, at.hand.look(), start_it=start_it, alone=True) as running:
+        if running is None:
+            raise MisconfiguredError(
+                f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
+            )
+        click.echo(f"setting up {running.id}: this takes minutes where CUDA's libraries are fetched")
+        well = _show(at.setup.set_up(running, Wishes(**wishes)))
+    if not well:
+        click.echo("not recorded as ready: mend what failed, and run `batchscribe gpu setup` again")
+        ctx.exit(1)
+
+
+@gpu.command()
+@click.argument("command", nargs=-1)
+@click.pass_context
+def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
+    """Log in on the box, or run a command there: `gpu ssh -- nvidia-smi`."""
+    at = tools(ctx)
+    if at.ssh is None:
+        raise MisconfiguredError("the GPU is in this machine: there is nothing to log in to")
+    argv = at.ssh.argv(at.hand.look(), command)
+    os.execvp(argv[0], argv)  # noqa: S606  the person's terminal becomes ssh's
+
+
+def _show(findings: Iterable[Finding]) -> bool:
+    """Prints each finding as it comes; True where all is well."""
+    well = True
+    for finding in findings:
+        well &= finding.ok
+        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.detail}")
+        if not finding.ok and finding.mend:
+            click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
+    return well
+
+
+@contextmanager
+def _running(
+    at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
+) -> Iterator[Instance | None]:
+    """The instance while it runs; one that had to be started is stopped again, whatever happens.
+
+    None where it does not run and shall not be started.
+    """
+    if seen.state is InstanceState.RUNNING:
+        with _alone(at) if alone else nullcontext():
+            yield seen
+    elif not start_it:
+        yield None
+    else:
+        with _alone(at), _borrowed(at) as borrowed:
+            yield borrowed
+
+
+@contextmanager
+def _alone(at: GpuTools) -> Iterator[None]:
+    with at.lock.held():
+        _no_open_run(at)
+        yield
+
+
+@contextmanager
+def _borrowed(at: GpuTools) -> Iterator[Instance]:
+    hand = at.hand
+    try:
+        hand.start()
+        yield hand.reached(at.setup.reachable)
+    finally:
+        if hand.asked:
+            with at.shield.shielded():
+                stopped = hand.stop()
+            click.echo(f"{stopped.id} is {stopped.state} again.")
+
+
+def _started(at: GpuTools, hand: Hand) -> Instance:
+    """The instance, running. Whoever interrupts a start does not want it."""
+    try:
+        return hand.start()
+    except InterruptedRunError:
+        if hand.asked:
+            with at.shield.shielded():
+                hand.stop()
+        raise
+
+
+def _stay(at: GpuTools, started: Instance, seconds: float) -> None:
+    click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
+    end = at.clock.monotonic() + seconds
+    try:
+        while (left := end - at.clock.monotonic()) > 0:
+            at.clock.sleep(min(left, _LOOK_SECONDS))
+    finally:
+        with at.shield.shielded():
+            _stop_own(at, started)
+
+
+def _stop_own(at: GpuTools, started: Instance) -> None:
+    """Stops what we started, unless it has been stopped and started by somebody else since."""
+    seen = at.hand.look()
+    if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:
+        click.echo(f"{seen.id} is in other hands now ({seen.state}): it was left alone.")
+        return
+    seen = at.hand.stop()
+    click.echo(f"{seen.id} is {seen.state}.")
+
+
+def _no_open_run(at: GpuTools, way_out: str = "or stop its tick with SIGTERM") -> None:
+    run = at.open_run(at.instance)
+    if run:
+        raise RefusedError(
+            f"run {run.id} is {run.state} on {at.instance}; nothing was done: wait until it is settled, "
+            f"{way_out}"
+        )
+
+
+def _nobody_elses(at: GpuTools) -> None:
+    seen = at.hand.look()
+    if seen.run and (seen.deadline is None or seen.deadline > at.clock.now()):
+        raise NotOursError(
+            f"{seen.id} is claimed by run {seen.run}, which is not in this ledger; nothing was done: "
+            "if you know better, `batchscribe gpu stop --force`"
+        )
+
+
+def _place(seen: Instance) -> str:
+    kind = f" ({seen.type})" if seen.type else ""
+    return f"{kind} at {seen.public_address}" if seen.public_address else kind
+
+
+def _status(at: GpuTools) -> dict[str, object]:
+    seen = at.hand.look()
+    run = at.open_run(at.instance)
+    return {
+        "provider": at.provider,
+        "instance": seen.id,
+        "type": seen.type or None,
+        "state": seen.state.value,
+        "billable": seen.state.billable,
+        "address": at.ssh.address(seen) if at.ssh else None,
+        "launched_at": seen.launched_at.isoformat() if seen.launched_at else None,
+        "claimed_by": seen.run,
+        "deadline": seen.deadline.isoformat() if seen.deadline else None,
+        "open_run": run.id if run else None,
+        "lock": at.lock.holder(),
+        "worker": _recorded(at),
+        "scheduler": __version__,
+    }
+
+
+def _recorded(at: GpuTools) -> str | None:
+    """The version of the worker that was set up there, as far as the store knows."""
+    try:
+        return read(at.output().get(keys.instance(at.instance)).data, InstanceRecord).release
+    except ObjectNotFoundError:
+        return None
