@@ -164,6 +164,7 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
     engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
     windows = speech("notes/the idea.flac")
     for process in list(engine._pool._processes.values()):
+        assert process.pid
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match="broke while transcribing"):
         list(engine.transcribe(windows))
@@ -237,7 +238,7 @@ def test_english_only_means_it(whisper_folder: Path) -> None:
     with pytest.raises(MisconfiguredError, match="English only"):
         WHISPER.load(spec_of(whisper_folder, language="de"))
     assert any("English only" in problem for problem in WHISPER.problems(spec_of("tiny.en", language="fr")))
-    assert WHISPER.load(spec_of(whisper_folder, language="en"))
+    assert WHISPER.load(spec_of(whisper_folder, language="en")).device
 
 
 def test_a_gpu_that_is_asked_for_is_never_replaced(

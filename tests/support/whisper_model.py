@@ -35,7 +35,8 @@ def build(folder: Path, *, seed: int = 4) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
+    by_number = {number: name for name, number in tokenizer.get_vocab().items()}
+    names = [by_number[number] for number in sorted(by_number)]
     names += [f"<|{step * 0.02:.2f}|>" for step in range(TIMESTAMPS)]
     spec = WhisperSpec(LAYERS, HEADS, LAYERS, HEADS)
     _fill(spec, names, np.random.default_rng(seed))

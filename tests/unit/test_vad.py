@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,7 @@ def test_spans_are_in_order_and_apart() -> None:
         parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:4]]
     spans = find_speech(np.concatenate([piece for part in parts for piece in (part, silence(1.5))]))
     assert len(spans) >= 3
-    assert all(one[0] < one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False))
+    assert all(one[0] < one[1] <= two[0] for one, two in pairwise(spans))
 
 
 def test_windows_know_their_place_on_the_clock_of_the_chunk() -> None:

@@ -1,0 +1,570 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.manifest import (
+    EngineSpec,
+    ExitRecord,
+    Failure,
+    FailureKind,
+    Limits,
+    Manifest,
+    ManifestChunk,
+    Phase,
+    Progress,
+    WorkerEnd,
+    decode,
+)
+from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.transcripts import Transcript
+from batchscribe.errors import EngineError, MisconfiguredError, StoreUnavailableError
+from batchscribe.testing.engine import ScriptedEngine
+from batchscribe.testing.store import MemoryStore
+from batchscribe.worker.channel import ByteBudget, Channel
+from batchscribe.worker.pipeline import Crew, run_worker
+from batchscribe.worker.windows import Samples
+from support.audio import encode, sine
+
+START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+ONE_SECOND = encode(sine(1), "webm")
+TWO_SECONDS = encode(sine(2), "flac")
+
+
+class Watch:
+    """A clock that goes on by a millisecond at each look, or to where a test puts it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        with self._lock:
+            self.seconds += 0.001
+            return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self.seconds += seconds
+
+
+def all_speech(audio: Samples) -> list[tuple[int, int]]:
+    return [(0, len(audio))]
+
+
+def etag(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+@dataclass
+class Bench:
+    """A bucket, a manifest over it, and a worker."""
+
+    clock: Watch = field(default_factory=Watch)
+    engine: Any = field(default_factory=ScriptedEngine)
+    stop: threading.Event = field(default_factory=threading.Event)
+    files: dict[str, bytes] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    loads: int = 0
+
+    def __post_init__(self) -> None:
+        self.store = MemoryStore(self.clock)
+        self.changed: dict[str, str] = {}
+
+    def add(self, name: str, data: bytes = ONE_SECOND) -> str:
+        key = f"s/{name}"
+        self.store.place(key, data)
+        self.files[key] = data
+        return key
+
+    def chunk(self, key: str) -> ManifestChunk:
+        data = self.files[key]
+        tag = self.changed.get(key, etag(data))
+        transcript = f"s/transcription-{key.rpartition('/')[2].rpartition('.')[0]}.json"
+        return ManifestChunk(key=key, etag=tag, size=len(data), session="s/", transcript=transcript)
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(
+            run="run-1",
+            worker=0,
+            release=__version__,
+            source=self.store.url,
+            output=self.store.url,
+            deadline=START + timedelta(hours=1),
+            engine=EngineSpec(engine="scripted", model="none"),
+            settings_hash="hash",
+            limits=self.limits,
+            chunks=tuple(map(self.chunk, self.files)),
+        )
+
+    def load(self) -> Any:
+        self.loads += 1
+        return self.engine
+
+    def run(self, *, load: Callable[[], Any] | None = None, find_speech: Any = all_speech) -> ExitRecord:
+        record = run_worker(
+            self.manifest,
+            source=self.store,
+            output=self.store,
+            load=load or self.load,
+            find_speech=find_speech,
+            clock=self.clock,
+            should_stop=self.stop.is_set,
+            crew=Crew(fetchers=2, decoders=1, publishers=1, progress_seconds=0.05),
+        )
+        assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)
+        assert threading.active_count() == 1
+        return record
+
+    def stored(self, key: str, kind: Any) -> Any:
+        return decode(self.store.get(key).data, kind)
+
+    def transcript(self, key: str) -> Transcript:
+        return msgspec.json.decode(self.store.get(self.chunk(key).transcript).data, type=Transcript)
+
+    def has(self, key: str) -> bool:
+        return next(iter(self.store.list(key)), None) is not None
+
+    def done(self) -> set[str]:
+        return {key for key in self.files if self.has(self.chunk(key).transcript)}
+
+    def failure(self, key: str) -> Failure:
+        found: Failure = self.stored(keys.attempt(key, self.chunk(key).etag, "run-1"), Failure)
+        return found
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_every_chunk_gets_its_transcript(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+    bench.add("chunk-002.flac", TWO_SECONDS)
+    record = bench.run()
+    assert record.end is WorkerEnd.FINISHED
+    assert (record.tally.done, record.tally.failed, record.tally.skipped) == (2, 0, 0)
+    assert record.tally.audio_seconds == pytest.approx(3, abs=0.1)
+    assert record.seconds_by_type["flac"] == 2
+    assert record.bytes_by_type == {"webm": len(ONE_SECOND), "flac": len(TWO_SECONDS)}
+    assert bench.loads == 1
+    assert record.device == "double"
+    second = bench.transcript("s/chunk-002.flac")
+    assert second.text == "w0 w1"
+    assert second.audio.etag == etag(TWO_SECONDS)
+    assert second.audio.name == "chunk-002.flac"
+    assert (second.engine, second.model, second.settings_hash) == ("scripted", "scripted", "hash")
+    assert (second.run, second.language, second.flags, second.duration) == ("run-1", "en", (), 2)
+
+
+def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back() -> None:
+    bench = Bench(engine=ScriptedEngine(hold=3, script=lambda window: f"at{window.start:g}"))
+    key = bench.add("long.flac", encode(sine(50), "flac"))
+
+    def three(_audio: Samples) -> list[tuple[int, int]]:
+        return [(second * 16_000, (second + 2) * 16_000) for second in (1, 20, 40)]
+
+    bench.run(find_speech=three)
+    heard = bench.transcript(key)
+    assert heard.text == "at1 at20 at40"
+    assert [segment.start for segment in heard.segments] == [1, 20, 40]
+    assert heard.segments[2].words[0].end == 42
+
+
+def test_no_speech_is_a_success(bench: Bench) -> None:
+    key = bench.add("quiet.webm")
+    assert bench.run(find_speech=lambda _audio: ()).tally.done == 1
+    heard = bench.transcript(key)
+    assert (heard.text, heard.segments, heard.flags) == ("", (), ("no-speech",))
+    assert heard.duration == pytest.approx(1, abs=0.1)
+
+
+def test_a_torn_file_is_transcribed_and_flagged(bench: Bench) -> None:
+    whole = encode(sine(20), "flac")
+    key = bench.add("torn.flac", whole[: len(whole) // 2])
+    assert bench.run().tally.done == 1
+    assert bench.transcript(key).flags == ("partial",)
+
+
+def test_one_bad_file_costs_one_file(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+    bad = bench.add("chunk-002.webm", b"ffconcat version 1.0\nfile chunk-001.webm\n")
+    empty = bench.add("chunk-003.webm", b"")
+    bench.add("chunk-004.webm")
+    record = bench.run()
+    assert record.end is WorkerEnd.FINISHED
+    assert (record.tally.done, record.tally.failed) == (2, 2)
+    assert bench.done() == {"s/chunk-001.webm", "s/chunk-004.webm"}
+    for key in (bad, empty):
+        failure = bench.failure(key)
+        assert failure.kind is FailureKind.CHUNK
+        assert failure.decoder.startswith("pyav")
+        assert failure in record.failures
+
+
+def test_damage_behind_good_windows_fails_the_whole_chunk() -> None:
+    bench = Bench(limits=Limits(max_audio_seconds=400))
+    key = bench.add("chunk-001.webm", encode(sine(420), "webm"))
+    other = bench.add("chunk-002.webm")
+    record = bench.run()
+    assert "limit" in bench.failure(key).message
+    assert bench.done() == {other}
+    assert len(record.failures) == 1
+
+
+def test_what_is_done_already_is_not_done_again(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+    bench.store.place(bench.chunk(key).transcript, b"{}")
+    bench.add("chunk-002.webm")
+    record = bench.run()
+    assert (record.tally.done, record.tally.skipped) == (1, 1)
+    assert bench.store.get(bench.chunk(key).transcript).data == b"{}"
+
+
+def test_a_neighbour_who_was_faster_wins(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+
+    def neighbour(method: str, name: str) -> None:
+        if method == "create" and name == bench.chunk(key).transcript:
+            bench.store.place(name, b'{"text": "a neighbour"}')
+
+    bench.store.before = neighbour
+    record = bench.run()
+    assert (record.tally.done, record.tally.skipped, record.end) == (0, 1, WorkerEnd.FINISHED)
+
+
+def test_changed_gone_and_archived_objects_do_not_count_against_the_chunk(bench: Bench) -> None:
+    changed, gone, archived = (bench.add(f"chunk-00{n}.webm") for n in (1, 2, 3))
+    bench.changed[changed] = "another-etag"
+    bench.store.delete(gone)
+    bench.store.archived.add(archived)
+    bench.run()
+    kinds = [bench.failure(key).kind for key in (changed, gone, archived)]
+    assert kinds == [FailureKind.CHANGED, FailureKind.CHANGED, FailureKind.ARCHIVED]
+    assert not any(kind.counts for kind in kinds)
+
+
+def test_an_object_beyond_the_limit_is_not_even_fetched() -> None:
+    bench = Bench(limits=Limits(max_object_bytes=10))
+    key = bench.add("chunk-001.webm")
+    bench.run()
+    assert bench.failure(key).kind is FailureKind.CHUNK
+    assert "BATCH_MAX_OBJECT_MB" in bench.failure(key).message
+
+
+def test_a_store_in_trouble_is_the_machines_fault(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+    other = bench.add("chunk-002.webm")
+
+    def trouble(method: str, name: str) -> None:
+        if method == "get" and name == key:
+            raise StoreUnavailableError("503")
+
+    bench.store.before = trouble
+    bench.run()
+    assert bench.failure(key).kind is FailureKind.MACHINE
+    assert bench.done() == {other}
+
+
+def test_a_transcript_that_cannot_be_stored_is_a_failure(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+
+    def full(method: str, name: str) -> None:
+        if method == "create" and name.startswith("s/"):
+            raise StoreUnavailableError("507 full")
+
+    bench.store.before = full
+    record = bench.run()
+    assert (record.tally.done, record.tally.failed) == (0, 1)
+    assert bench.failure(key).kind is FailureKind.MACHINE
+
+
+def test_no_right_to_read_ends_the_worker(bench: Bench) -> None:
+    for number in range(5):
+        bench.add(f"chunk-00{number}.webm")
+
+    def forbidden(method: str, name: str) -> None:
+        if method == "get" and name.endswith(".webm"):
+            raise MisconfiguredError("no right to read: allow s3:GetObject")
+
+    bench.store.before = forbidden
+    record = bench.run()
+    assert record.end is WorkerEnd.FAILED
+    assert "s3:GetObject" in record.message
+    assert not record.failures
+
+
+def test_an_engine_that_does_not_load_fails_the_worker_and_nobody_else(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    def load() -> Any:
+        raise MisconfiguredError("the model is not here")
+
+    record = bench.run(load=load)
+    assert (record.end, record.message) == (WorkerEnd.FAILED, "the model is not here")
+    assert not record.failures
+
+
+def test_a_mistake_of_ours_is_told_without_what_was_said(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    def script(_window: Window) -> str:
+        raise KeyError("my secret sentence")
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert record.end is WorkerEnd.FAILED
+    assert "KeyError" in record.message
+    assert "secret" not in record.message
+
+
+def test_a_mistake_in_a_thread_ends_the_worker(bench: Bench) -> None:
+    for number in range(3):
+        bench.add(f"chunk-00{number}.webm")
+
+    def broken(_audio: Samples) -> Any:
+        raise ZeroDivisionError
+
+    record = bench.run(find_speech=broken)
+    assert record.end is WorkerEnd.FAILED
+    assert "decode thread" in record.message
+
+
+def test_a_chunk_that_breaks_the_engine_is_to_blame_when_the_engine_goes_on(bench: Bench) -> None:
+    for number in range(4):
+        bench.add(f"chunk-00{number}.webm")
+    poison = bench.add("poison.flac", TWO_SECONDS)
+    bench.add("later.webm")
+
+    def script(window: Window) -> str:
+        if window.seconds == 2:
+            raise EngineError("choked")
+        return "fine"
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert record.end is WorkerEnd.FINISHED
+    assert bench.done() == set(bench.files) - {poison}
+    assert bench.failure(poison).kind is FailureKind.CHUNK
+    assert record.tally.failed == 1
+
+
+def test_an_engine_that_breaks_on_everything_is_to_blame_itself(bench: Bench) -> None:
+    for number in range(5):
+        bench.add(f"chunk-00{number}.webm")
+
+    def script(_window: Window) -> str:
+        raise EngineError("CUDA error")
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert record.end is WorkerEnd.FAILED
+    assert "CUDA error" in record.message
+    assert {failure.kind for failure in record.failures} == {FailureKind.MACHINE}
+    assert record.tally.seen <= 3
+
+
+def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    class Swallows(ScriptedEngine):
+        def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+            for _window in windows:
+                pass
+            yield from ()
+
+    bench.engine = Swallows()
+    record = bench.run()
+    assert record.tally.failed == 1
+    assert "no result" in record.failures[0].message
+
+
+def stopping(bench: Bench, act: Callable[[], None]) -> ExitRecord:
+    """Runs ten chunks and acts while the third is in the engine."""
+    for number in range(10):
+        bench.add(f"chunk-{number:03}.webm")
+    seen: list[int] = []
+
+    def script(window: Window) -> str:
+        seen.append(window.id)
+        if len(seen) == 3:
+            act()
+        return "said"
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert len(seen) == 3
+    return record
+
+
+def test_a_stop_finishes_the_window_and_publishes_what_is_whole(bench: Bench) -> None:
+    record = stopping(bench, bench.stop.set)
+    assert record.end is WorkerEnd.STOPPED
+    assert record.tally.done == len(bench.done()) == 3
+    assert "7 chunks left" in record.message
+    assert not record.failures
+
+
+def test_the_deadline_is_a_stop(bench: Bench) -> None:
+    record = stopping(bench, lambda: bench.clock.sleep(3601))
+    assert record.end is WorkerEnd.STOPPED
+    assert record.message.startswith("the deadline passed")
+    assert record.tally.done == 3
+
+
+def test_half_a_chunk_is_never_published(bench: Bench) -> None:
+    key = bench.add("long.flac", encode(sine(90), "flac"))
+
+    def script(_window: Window) -> str:
+        bench.stop.set()
+        return "half"
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert record.end is WorkerEnd.STOPPED
+    assert not bench.has(bench.chunk(key).transcript)
+    assert not record.failures
+
+
+def test_progress_tells_phase_counts_and_who_is_in_flight(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+    key = bench.add("chunk-002.webm")
+    told: list[Progress] = []
+
+    def worker_progress() -> Progress:
+        found: Progress = bench.stored(keys.progress("run-1", 0), Progress)
+        return found
+
+    def script(window: Window) -> str:
+        if window.id == 1:
+            before = worker_progress().sequence
+            for _ in range(600):
+                now = worker_progress()
+                if now.sequence > before + 1:
+                    told.append(now)
+                    break
+                threading.Event().wait(0.05)
+        return "said"
+
+    bench.engine = ScriptedEngine(script=script)
+    bench.run()
+    (during,) = told
+    assert during.phase is Phase.WORKING
+    assert during.in_flight == (key,)
+    assert (during.total, during.tally.done) == (2, 1)
+    assert during.timings.first_window is not None
+    last: Progress = bench.stored(keys.progress("run-1", 0), Progress)
+    assert (last.phase, last.in_flight, last.tally.done) == (Phase.ENDED, (), 2)
+    assert last.sequence > during.sequence
+
+
+def test_progress_that_cannot_be_written_stops_nothing(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    def trouble(method: str, _name: str) -> None:
+        if method == "replace":
+            raise StoreUnavailableError("503")
+
+    bench.store.before = trouble
+    assert bench.run().tally.done == 1
+
+
+def test_times_add_up(bench: Bench) -> None:
+    for number in range(5):
+        bench.add(f"chunk-00{number}.webm")
+
+    def script(_window: Window) -> str:
+        bench.clock.sleep(10)
+        return "slow"
+
+    bench.engine = ScriptedEngine(script=script)
+    timings = bench.run().timings
+    assert timings.loaded is not None
+    assert timings.first_window is not None
+    assert timings.loaded <= timings.first_window
+    assert timings.busy == pytest.approx(50, abs=1)
+    assert timings.starved < 1
+    assert timings.elapsed >= timings.loaded + timings.busy
+
+
+def test_the_model_loads_while_audio_is_fetched_and_decoded(bench: Bench) -> None:
+    for number in range(3):
+        bench.add(f"chunk-00{number}.webm")
+    cut = threading.Event()
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        cut.set()
+        return all_speech(audio)
+
+    def load() -> Any:
+        assert cut.wait(30), "nothing was decoded while the model was loading"
+        return bench.engine
+
+    assert bench.run(load=load, find_speech=find_speech).tally.done == 3
+
+
+def test_an_ended_manifest_is_not_worked_on_again(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+    first = bench.run()
+    bench.store.delete(bench.chunk("s/chunk-001.webm").transcript)
+    assert bench.run() == first
+    assert bench.loads == 1
+
+
+def test_an_exit_record_that_cannot_be_stored_is_an_error(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    def trouble(method: str, name: str) -> None:
+        if method == "create" and name.endswith("exit.json"):
+            raise StoreUnavailableError("503")
+
+    bench.store.before = trouble
+    with pytest.raises(StoreUnavailableError):
+        bench.run()
+    assert len(bench.done()) == 1
+
+
+def test_many_chunks_pass_through_narrow_channels(bench: Bench) -> None:
+    for number in range(150):
+        bench.add(f"chunk-{number:03}.webm")
+    bench.engine = ScriptedEngine(hold=16)
+    record = bench.run()
+    assert record.tally.done == len(bench.done()) == 150
+    assert bench.store.calls["create"] == 151
+
+
+def test_a_channel_closes_from_either_end() -> None:
+    channel = Channel[int](1)
+    assert channel.put(1)
+    blocked = threading.Thread(target=lambda: results.append(channel.put(2)))
+    results: list[bool] = []
+    blocked.start()
+    channel.close()
+    blocked.join(30)
+    assert results == [False]
+    assert channel.get() == 1
+    assert channel.get() is None
+    assert Channel[int](1).get(until=lambda: True) is None
+
+
+def test_the_byte_budget_lets_a_giant_pass_alone() -> None:
+    budget = ByteBudget(100)
+    assert budget.take(500, lambda: True)
+    assert not budget.take(1, lambda: True)
+    budget.give(500)
+    assert budget.take(60, lambda: True)
+    assert budget.take(40, lambda: True)
+    assert not budget.take(1, lambda: True)
