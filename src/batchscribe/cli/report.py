@@ -21,6 +21,9 @@ from batchscribe.wiring.scheduler import open_ledger
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
+WIDTH = 120
+"""Of the table where it does not go to a terminal: wide enough to fold nothing."""
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One run as a line; `cost` is dollars for reading, at most."""
@@ -100,12 +103,12 @@ def show_table(app: App, period: Period) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in ("Run", "Started (UTC)", "Status", "GPU"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for name in ("Done", "Failed", "Audio h", "GPU h", "$/h", "Cost"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for row in period.runs:
         table.add_row(*_cells(row))
-    app.console.print(table)
+    app.console.print(table, width=None if app.console.is_terminal else WIDTH)
     app.console.print(summary(period.totals), markup=False)
 
 

@@ -1,0 +1,102 @@
+"""Who is told: from the settings to receivers that apprise or the local mail system can reach.
+
+A receiver's label is all that may be shown of it: addresses of webhooks are secrets.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import msgspec
+
+_SENDMAIL_PLACES = "/usr/sbin:/usr/lib:/usr/local/sbin"
+"""Cron and many shells do not have these on their PATH."""
+
+
+class Receiver(msgspec.Struct, frozen=True, kw_only=True):
+    """One place to tell. Exactly one of `url`, `mail` and `sendmail` is filled."""
+
+    label: str
+    url: str = ""
+    """An apprise URL."""
+    mail: dict[str, Any] | None = None
+    """The parts of apprise's e-mail receiver, so that no password is quoted into a URL."""
+    sendmail: tuple[str, ...] = ()
+    """The mail program and its recipients."""
+    escaped: bool = False
+    """Angle brackets mean something there (`<!channel>`), so that texts may hold none."""
+
+
+def receivers(
+    *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
+) -> tuple[Receiver, ...]:
+    """Everybody that the settings name, in their order."""
+    return (*_mail(email, smtp_url), *_slack(slack_webhook), *(_apprise(url) for url in urls))
+
+
+def _apprise(url: str) -> Receiver:
+    scheme = urlsplit(url).scheme.lower()
+    return Receiver(label=scheme, url=url, escaped=scheme == "slack")
+
+
+def _slack(webhook: str) -> Iterator[Receiver]:
+    """Slack itself, or whatever else takes Slack's `{"text": …}` under an address of its own."""
+    if not webhook:
+        return
+    parts = urlsplit(webhook)
+    if (parts.hostname or "").startswith("hooks.slack"):
+        url = parts._replace(query="image=no&footer=no&timestamp=no", fragment="").geturl()
+        yield Receiver(label="slack", url=url, escaped=True)
+        return
+    scheme = "jsons" if parts.scheme == "https" else "json"
+    dropped = dict.fromkeys((":title", ":version", ":type", ":attachments"), "")
+    own = [(f"-{name}", value) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    query = urlencode([(":message", "text"), *dropped.items(), *own], safe=":", quote_via=quote)
+    yield Receiver(label="slack", url=f"{scheme}://{parts.netloc}{parts.path}?{query}", escaped=True)
+
+
+def _mail(email: Sequence[str], smtp_url: str) -> Iterator[Receiver]:
+    if not email:
+        return
+    if smtp_url:
+        yield Receiver(label="e-mail", mail=_smtp(email, smtp_url))
+        return
+    program = shutil.which("sendmail") or shutil.which("sendmail", path=_SENDMAIL_PLACES) or ""
+    yield Receiver(label="e-mail", sendmail=(program, *email))
+
+
+def _smtp(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
+    """What apprise's e-mail receiver is made from. A password goes over TLS, or to this machine."""
+    parts = urlsplit(smtp_url)
+    options = dict(parse_qsl(parts.query))
+    user, host = unquote(parts.username or ""), parts.hostname or ""
+    mode = options.get("mode") or _mode(parts.scheme, host, bool(parts.password))
+    return {
+        "schema": "mailto" if mode == "insecure" else "mailtos",
+        "host": host,
+        "port": parts.port or {"ssl": 465, "starttls": 587}.get(mode, 25),
+        "user": user or None,
+        "password": unquote(parts.password or "") or None,
+        "smtp_host": host,
+        "secure_mode": mode,
+        "from_addr": options.get("from") or (user if "@" in user else email[0]),
+        "targets": list(email),
+        "format": "text",
+    }
+
+
+def _mode(scheme: str, host: str, password: bool) -> str:
+    if scheme == "smtps":
+        return "ssl"
+    return "starttls" if password and not _loopback(host) else "insecure"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from batchscribe.adapters import logs
+from batchscribe.adapters.notify_apprise import AppriseNotifier
+from batchscribe.adapters.notify_child import Order, deliver
+from batchscribe.adapters.receivers import Receiver, receivers
+from batchscribe.core.messages import Level, Message
+from batchscribe.protocols import Notifier
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.notifier import RecordingNotifier
+from support.receivers import http_receiver, smtp_receiver
+
+CANARY = "canary7f3a91"
+MESSAGE = Message("batchscribe: run r1 completed", "118 of 120 chunks done.\nAt most $0.26.", Level.SUCCESS)
+DEADLINE = 60.0
+"""Long enough for a loaded machine: no test depends on it."""
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    handlers, level = list(logging.root.handlers), logging.root.level
+    logs.configure(clock=FakeClock(), stream=stream)
+    yield stream
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_an_apprise_url_gets_title_and_body(log: io.StringIO) -> None:
+    with http_receiver() as endpoint:
+        url = endpoint.url.replace("http://", "json://") + f"/hook/{CANARY}"
+        notifier: Notifier = AppriseNotifier(urls=[url], deadline=DEADLINE)
+        notifier.send(MESSAGE)
+    ((path, body),) = endpoint.posts
+    posted = json.loads(body)
+    assert path.rstrip("/") == f"/hook/{CANARY}"
+    assert (posted["title"], posted["message"], posted["type"]) == (MESSAGE.title, MESSAGE.body, "success")
+    assert "message sent receiver=json" in log.getvalue()
+    assert CANARY not in log.getvalue()
+
+
+def test_a_webhook_of_slacks_kind_gets_one_text() -> None:
+    with http_receiver() as endpoint:
+        webhook = f"{endpoint.url}/services/T0/B0/{CANARY}?team=a b"
+        AppriseNotifier(slack_webhook=webhook.replace(" ", "%20"), deadline=DEADLINE).send(
+            Message("title", "look <!channel> & <http://x|y>")
+        )
+    ((path, body),) = endpoint.posts
+    assert path in {f"/services/T0/B0/{CANARY}?team=a+b", f"/services/T0/B0/{CANARY}?team=a%20b"}
+    assert json.loads(body) == {"text": "title\nlook ‹!channel› & ‹http://x|y›"}
+
+
+def test_slack_itself_is_asked_for_the_text_alone() -> None:
+    (slack,) = receivers(
+        urls=(), email=(), smtp_url="", slack_webhook=f"https://hooks.slack.com/services/T0/B0/{CANARY}"
+    )
+    assert slack.url.endswith(f"/services/T0/B0/{CANARY}?image=no&footer=no&timestamp=no")
+    assert (slack.label, slack.escaped) == ("slack", True)
+
+
+def test_mail_goes_over_smtp_as_plain_text() -> None:
+    with smtp_receiver(login=("me@example.com", f"pw/{CANARY}@:")) as mailbox:
+        AppriseNotifier(
+            email=["you@example.com", "they@example.com"],
+            smtp_url=f"smtp://me%40example.com:pw%2F{CANARY}%40%3A@127.0.0.1:{mailbox.port}",
+            deadline=DEADLINE,
+        ).send(MESSAGE)
+    assert sorted(address for to in mailbox.recipients for address in to) == [
+        "they@example.com",
+        "you@example.com",
+    ]
+    mail = mailbox.mails[0]
+    assert mail["Subject"] == MESSAGE.title
+    assert "me@example.com" in mail["From"]
+    assert mail.get_content_type() == "text/plain"
+    assert "118 of 120 chunks done." in mail.get_content()
+
+
+def test_a_wrong_password_is_told_without_it(log: io.StringIO) -> None:
+    with smtp_receiver(login=("me", "right")) as mailbox:
+        url = f"smtp://me:{CANARY}@127.0.0.1:{mailbox.port}"
+        AppriseNotifier(email=["you@example.com"], smtp_url=url, deadline=DEADLINE).send(MESSAGE)
+    assert mailbox.mails == []
+    assert "message not sent" in log.getvalue()
+    assert CANARY not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "port"),
+    [
+        ("smtp://host", "insecure", 25),
+        ("smtp://host:2525", "insecure", 2525),
+        ("smtp://me:pw@host", "starttls", 587),
+        ("smtps://me:pw@host", "ssl", 465),
+        ("smtp://me:pw@127.0.0.1:25", "insecure", 25),
+        ("smtp://me:pw@localhost:25", "insecure", 25),
+        ("smtp://me:pw@host:25?mode=insecure", "insecure", 25),
+    ],
+)
+def test_a_password_goes_over_tls_or_to_this_machine(url: str, mode: str, port: int) -> None:
+    (mail,) = receivers(urls=(), email=("a@b.c",), smtp_url=url, slack_webhook="")
+    assert mail.mail is not None
+    assert (mail.mail["secure_mode"], mail.mail["port"]) == (mode, port)
+
+
+@pytest.fixture
+def sendmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mail program that keeps what it was given."""
+    program = tmp_path / "sendmail"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncat > {tmp_path}/mail\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path
+
+
+def test_without_smtp_mail_goes_to_the_local_mail_system(sendmail: Path) -> None:
+    title = "batchscribe: run\nBcc: everybody@example.com"
+    AppriseNotifier(email=["you@example.com"], deadline=DEADLINE).send(Message(title, MESSAGE.body))
+    head, _, body = (sendmail / "mail").read_text().partition("\n\n")
+    assert (sendmail / "arguments").read_text() == "-i -t\n"
+    assert "To: you@example.com" in head.splitlines()
+    assert "Subject: batchscribe: run Bcc: everybody@example.com" in head.splitlines()
+    assert "118 of 120 chunks done." in body
+
+
+def test_no_mail_system_at_all_is_a_line_in_the_log() -> None:
+    receiver = Receiver(label="e-mail", sendmail=("", "you@example.com"))
+    answer = deliver(Order(receiver=receiver, title="t", body="b", level="info"))
+    assert (answer.sent, "BATCH_SMTP_URL" in answer.why) == (False, True)
+
+
+def test_a_mail_system_that_fails_is_told(sendmail: Path, log: io.StringIO) -> None:
+    (sendmail / "sendmail").write_text("#!/bin/sh\nexit 75\n")
+    AppriseNotifier(email=["you@example.com"], deadline=DEADLINE).send(MESSAGE)
+    assert "sendmail ended with 75" in log.getvalue()
+
+
+def test_receivers_that_refuse_or_are_dead_never_raise_and_show_no_secret(log: io.StringIO) -> None:
+    dead = f"127.0.0.1:{closed_port()}"
+    with http_receiver(status=500) as endpoint:
+        AppriseNotifier(
+            urls=[
+                endpoint.url.replace("http://", "json://") + f"/{CANARY}",
+                f"json://user:{CANARY}@{dead}/{CANARY}",
+                f"tgram://{CANARY}",
+                f"unheardof://{CANARY}/x",
+            ],
+            slack_webhook=f"http://{dead}/services/{CANARY}",
+            email=["you@example.com"],
+            smtp_url=f"smtp://me:{CANARY}@{dead}",
+            deadline=DEADLINE,
+        ).send(MESSAGE)
+    written = log.getvalue()
+    assert written.count("message not sent") == 6
+    assert "it answered with status 500" in written
+    assert "apprise does not know such a URL" in written
+    assert CANARY not in written
+
+
+def test_a_receiver_that_hangs_is_given_up(log: io.StringIO) -> None:
+    with http_receiver(hang=True) as hung:
+        AppriseNotifier(urls=[hung.url.replace("http://", "json://") + "?rto=600"], deadline=1.0).send(
+            MESSAGE
+        )
+    assert "no answer in 1 s" in log.getvalue()
+
+
+def test_a_message_holds_no_secret_and_no_control_character() -> None:
+    with http_receiver() as endpoint:
+        url = endpoint.url.replace("http://", "json://") + f"/{CANARY}"
+        AppriseNotifier(urls=[url], deadline=DEADLINE).send(
+            Message(f"at {url}", f"key \x1b[2J {CANARY}\nend")
+        )
+    posted = endpoint.posts[0][1].decode()
+    assert CANARY not in posted
+    assert "key \\\\x1b[2J" in posted
+
+
+def test_nobody_to_tell_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchscribe.adapters.notify_apprise._CHILD", (sys.executable, "-c", "1/0"))
+    AppriseNotifier().send(MESSAGE)
+
+
+def test_a_process_that_dies_or_cannot_start_is_a_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, log: io.StringIO
+) -> None:
+    for child in ((sys.executable, "-c", "import os; os._exit(3)"), ("/no/such/program",)):
+        monkeypatch.setattr("batchscribe.adapters.notify_apprise._CHILD", child)
+        AppriseNotifier(urls=["json://127.0.0.1"], deadline=DEADLINE).send(MESSAGE)
+    assert "its process died" in log.getvalue()
+    assert "no process for it" in log.getvalue()
+
+
+def test_the_double_keeps_messages() -> None:
+    notifier = RecordingNotifier()
+    sending: Notifier = notifier
+    sending.send(MESSAGE)
+    assert notifier.at(Level.SUCCESS) == [MESSAGE]
+    assert notifier.at(Level.FAILURE) == []
