@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import click
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 from batchscribe.adapters.clock import SystemClock
@@ -108,8 +109,9 @@ def show_table(app: App, period: Period) -> None:
         table.add_column(name, justify="right", overflow="fold")
     for row in period.runs:
         table.add_row(*_cells(row))
-    app.console.print(table, width=None if app.console.is_terminal else WIDTH)
-    app.console.print(summary(period.totals), markup=False)
+    console = app.console if app.console.is_terminal else Console(highlight=False, width=WIDTH)
+    console.print(table)
+    console.print(summary(period.totals), markup=False)
 
 
 def summary(sums: Totals) -> str:
