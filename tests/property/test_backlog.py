@@ -15,15 +15,15 @@ from batchscribe.core.folders import merged
 from batchscribe.core.objects import ObjectInfo
 from support.stores import NOW, in_order, row
 
-FOLDERS = st.lists(st.sampled_from(["a", "a!", "a-", "a0", "b", "layers", "é", "😀", "_x"]), max_size=3).map(
-    lambda names: "".join(name + "/" for name in names)
-)
+FOLDERS = st.lists(
+    st.sampled_from(["a", "a!", "a-", "a0", "b", "layers", LAYER[:-1], "é", "😀", "_x"]), max_size=3
+).map(lambda names: "".join(name + "/" for name in names))
 STEMS = st.sampled_from(["chunk-001", "chunk-1", "chunk-010", "talk", "zebra", "a b", "transcript", "x.mp3"])
 TYPES = st.sampled_from(["webm", "mp3", "MP3", "wav"])
 AUDIO = st.builds(lambda folder, stem, kind: f"{folder}{stem}.{kind}", FOLDERS, STEMS, TYPES)
-OTHER = st.builds(
-    lambda folder, name: folder + name, FOLDERS, st.sampled_from(["notes.txt", "transcript.json", "x"])
-)
+NAMES = st.sampled_from(["notes.txt", "transcript.json", "x"])
+OTHER = st.builds(lambda folder, name: folder + name, FOLDERS, NAMES)
+World = tuple[dict[str, ObjectInfo], dict[str, ObjectInfo]]
 
 
 @st.composite

@@ -79,6 +79,16 @@ def test_both_places_count_and_mix_within_a_session() -> None:
     assert not found["s/"].complete
 
 
+def test_audio_among_the_transcripts_of_the_folder_above() -> None:
+    layer = "s/layers/layer-0-raw-transcription/"
+    found = scan("s/z.mp3", f"{layer}a.mp3", f"{layer}z.json", f"{layer}z.mp3", f"{layer}{layer[2:]}z.json")
+    assert {session: each.done for session, each in found.items()} == {
+        f"{layer}a.mp3": 0,
+        f"{layer}z.mp3": 1,
+        "s/z.mp3": 1,
+    }
+
+
 def test_a_transcript_of_a_neighbouring_folder_says_nothing() -> None:
     found = scan(
         "s/chunk-001.webm", "transcription-chunk-001.json", "s/t/transcription-chunk-001.json", "st/x.mp3"
