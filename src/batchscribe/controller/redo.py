@@ -132,7 +132,7 @@ def quarantine_failed(
     ]
     for record in records:
         quarantine(output, record)
-    return records
+    return sorted(records, key=lambda record: record.key)
 
 
 def record_crash(

@@ -64,9 +64,10 @@ def attempts(output: Store, digest: str = "") -> Iterator[Tried]:
     """Every failed attempt, or those at one chunk, by key alone."""
     prefix = f"{keys.ATTEMPTS}{digest}/" if digest else keys.ATTEMPTS
     for info in output.list(prefix):
-        name, *etag, run = info.key.removeprefix(keys.ATTEMPTS).split("/")
+        name, _, rest = info.key.removeprefix(keys.ATTEMPTS).partition("/")
+        etag, _, run = rest.rpartition("/")
         if etag and run.endswith(".json"):
-            yield Tried(name, "/".join(etag), run.removesuffix(".json"), info.key, info.modified)
+            yield Tried(name, etag, run.removesuffix(".json"), info.key, info.modified)
 
 
 def read_failures(output: Store, tried: Collection[Tried]) -> Mapping[tuple[str, str], list[Failure]]:

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchscribe.adapters.stores import open_store
+from batchscribe.controller.scan import MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.core import keys, transcripts
+from batchscribe.core import manifest as wire
+from batchscribe.core.backlog import LiveLock
+from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
+from batchscribe.core.transcripts import AudioRef, Transcript
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.testing.store import MemoryStore
+from support.stores import NOW, StoppedClock
+
+OLD = NOW - timedelta(hours=1)
+HALF_HOUR = timedelta(minutes=30)
+
+
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock()
+
+
+@pytest.fixture
+def store(clock: StoppedClock) -> MemoryStore:
+    return MemoryStore(clock)
+
+
+def put(store: MemoryStore, *names: str) -> None:
+    for name in names:
+        store.place(name, name.encode(), modified=OLD)
+
+
+def etag(store: MemoryStore, key: str) -> str:
+    return store.get(key).etag
+
+
+def fail(store: MemoryStore, key: str, run: str = "r1", **changes: Any) -> None:
+    values: dict[str, Any] = {
+        "key": key,
+        "etag": etag(store, key),
+        "run": run,
+        "kind": FailureKind.CHUNK,
+        "message": "no audio stream",
+        "at": NOW,
+        "decoder": "av-1",
+    }
+    failure = Failure(**(values | changes))
+    store.create(keys.attempt(key, failure.etag, run), wire.encode(failure))
+
+
+def hold(store: MemoryStore, key: str, **changes: Any) -> None:
+    values: dict[str, Any] = {
+        "key": key,
+        "etag": etag(store, key),
+        "decoder": "av-1",
+        "attempts": 3,
+        "message": "no audio stream",
+        "at": NOW,
+    }
+    store.create(keys.quarantine(key), wire.encode(QuarantineRecord(**(values | changes))))
+
+
+def scanner(store: MemoryStore, output: MemoryStore | None = None, **options: Any) -> Scanner:
+    return Scanner(store, output or store, clock=StoppedClock(), **options)
+
+
+def test_one_store_is_listed_once(store: MemoryStore) -> None:
+    put(store, "a.mp3", "b.mp3", "transcription-b.json")
+    listed: list[str] = []
+    store.before = lambda method, key: listed.append(key) if method == "list" else None
+    backlog = scanner(store).backlog()
+    assert (backlog.pending, backlog.done) == (1, 1)
+    assert listed == [keys.QUARANTINE, keys.ATTEMPTS, ""]
+
+
+def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedClock) -> None:
+    output = MemoryStore(clock, url="memory://output")
+    put(store, "a.mp3", "b.mp3", "c.mp3", "transcription-c.json")
+    put(output, "transcription-b.json", "unrelated.mp3")
+    backlog = scanner(store, output).backlog()
+    assert [chunk.key for chunk in backlog.candidates] == ["a.mp3"]
+    assert (backlog.sessions, backlog.done) == (3, 2)
+
+
+@pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.QUARANTINE])
+@pytest.mark.parametrize("side", ["source", "output"])
+def test_a_listing_error_is_never_a_backlog(
+    store: MemoryStore, clock: StoppedClock, broken: str, side: str
+) -> None:
+    output = MemoryStore(clock, url="memory://output")
+    put(store, "a.mp3")
+
+    def breaking(method: str, key: str) -> None:
+        if method == "list" and key == broken:
+            raise StoreUnavailableError("the connection was reset")
+
+    (store if side == "source" else output).before = breaking
+    if side == "source" and broken:
+        assert scanner(store, output).backlog().pending == 1  # control objects lie in the output only
+    else:
+        with pytest.raises(StoreUnavailableError):
+            scanner(store, output).backlog()
+
+
+def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None:
+    put(store, *(f"{letter}.mp3" for letter in "abcdefg"))
+    fail(store, "a.mp3", "r1")
+    fail(store, "a.mp3", "r2", kind=FailureKind.CRASH, decoder="")
+    fail(store, "b.mp3", kind=FailureKind.ARCHIVED)
+    fail(store, "c.mp3", kind=FailureKind.CHANGED)
+    fail(store, "d.mp3", kind=FailureKind.MACHINE)
+    fail(store, "e.mp3", etag="of-older-bytes")
+    hold(store, "f.mp3")
+    hold(store, "g.mp3", etag="of-older-bytes")
+    backlog = scanner(store).backlog()
+    found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
+    assert found == {
+        "a.mp3": (2, True),
+        "b.mp3": (0, True),
+        "c.mp3": (0, True),
+        "d.mp3": (0, False),
+        "e.mp3": (0, False),
+        "g.mp3": (0, False),
+    }
+    assert (backlog.quarantined, backlog.troubled, backlog.triggering) == (1, 3, 3)
+
+
+def test_another_decoder_tries_again(store: MemoryStore) -> None:
+    put(store, "a.mp3", "b.mp3", "c.mp3")
+    hold(store, "a.mp3")
+    fail(store, "b.mp3")
+    fail(store, "c.mp3", decoder="")
+    same, newer = scanner(store, decoder="av-1").backlog(), scanner(store, decoder="av-2").backlog()
+    assert (same.quarantined, same.troubled) == (1, 2)
+    assert (newer.quarantined, newer.troubled) == (0, 1)
+
+
+def test_attempts_at_quarantined_chunks_are_not_read_again(store: MemoryStore) -> None:
+    put(store, "a.mp3", "b.mp3")
+    for run in ("r1", "r2", "r3"):
+        fail(store, "a.mp3", run)
+    hold(store, "a.mp3")
+    fail(store, "b.mp3")
+    read: list[str] = []
+    store.before = lambda method, key: read.append(key) if method == "get" else None
+    scanner(store).backlog()
+    assert sorted(read) == sorted(
+        [keys.quarantine("a.mp3"), keys.attempt("b.mp3", store.place("x", b"b.mp3").etag, "r1")]
+    )
+
+
+def test_an_attempt_that_cannot_be_read_starts_no_gpu(store: MemoryStore) -> None:
+    put(store, "a.mp3")
+    store.place(keys.attempt("a.mp3", etag(store, "a.mp3"), "r1"), b"{")
+    store.place(keys.ATTEMPTS + "stray", b"")
+    assert scanner(store).backlog().troubled == 1
+
+
+def test_a_quarantine_that_cannot_be_read_is_named(store: MemoryStore) -> None:
+    put(store, "a.mp3")
+    store.place(keys.quarantine("a.mp3"), b"{")
+    with pytest.raises(MisconfiguredError, match="delete it"):
+        scanner(store).backlog()
+
+
+def told(name: str) -> bytes:
+    return transcripts.encode(
+        Transcript(
+            text="hush",
+            segments=(),
+            duration=1.0,
+            engine="e",
+            model="m",
+            settings_hash="h",
+            audio=AudioRef(name=name, key=name, etag="e"),
+            run="r",
+            created_at=NOW,
+        )
+    )
+
+
+@pytest.mark.parametrize("side", ["source", "output"])
+def test_the_owner_of_a_shared_name_is_read_from_the_transcript(
+    store: MemoryStore, clock: StoppedClock, side: str
+) -> None:
+    output = MemoryStore(clock, url="memory://output")
+    put(store, "a.mp3", "a.wav")
+    (store if side == "source" else output).place("transcription-a.json", told("a.wav"))
+    assert [chunk.key for chunk in scanner(store, output).backlog().candidates] == ["a.mp3"]
+
+
+@pytest.mark.parametrize("content", [b'{"segments": []}', b"rubbish", b'{"text": 3}'])
+def test_a_foreign_transcript_speaks_for_the_first(store: MemoryStore, content: bytes) -> None:
+    put(store, "a.mp3", "a.wav")
+    store.place("transcription-a.json", content)
+    assert [chunk.key for chunk in scanner(store).backlog().candidates] == ["a.wav"]
+
+
+def test_a_scan_sees_the_lock_and_the_age(store: MemoryStore) -> None:
+    put(store, "s1/chunk-001.webm", "s2/chunk-001.webm")
+    store.place("s2/chunk-002.webm", b"1")
+    backlog = scanner(store, live_lock=lambda: LiveLock("s1", NOW)).backlog()
+    assert (backlog.pending, backlog.waiting) == (1, 2)
+
+
+def test_a_folder_on_disk(tmp_path: Path) -> None:
+    store = open_store(tmp_path.as_uri())
+    for key in ("it's a talk.mp3", "line\nbreak/chunk-001.webm", "done.mp3", "transcription-done.json"):
+        store.create(key, b"1")
+    (tmp_path / "link.mp3").symlink_to("/etc/hostname")
+    scan = Scanner(store, store, clock=StoppedClock(NOW + timedelta(days=10_000)))
+    backlog = scan.backlog()
+    assert [chunk.key for chunk in backlog.candidates] == ["it's a talk.mp3", "line\nbreak/chunk-001.webm"]
+    assert backlog.odd_keys == ("'link.mp3': left out, links are not followed",)
+
+
+# The live lock.
+
+LOCK = "batch-lock.json"
+
+
+def lock(store: MemoryStore, content: object, minutes_old: float = 1.0) -> LiveLock | None:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    store.place(LOCK, data, modified=NOW - timedelta(minutes=minutes_old))
+    return read_live_lock(store, LOCK, NOW)
+
+
+ORIGINAL = {"locked": True, "sessionId": "session_1", "userId": "u", "timestamp": "2026-11-23T11:59:00.000Z"}
+
+
+def test_no_lock_is_no_lock(store: MemoryStore) -> None:
+    store.place(LOCK + ".bak", b"{}")
+    assert read_live_lock(store, LOCK, NOW) is None
+
+
+def test_the_lock_of_the_original_names_its_session(store: MemoryStore) -> None:
+    assert lock(store, ORIGINAL) == LiveLock("session_1", NOW - timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("minutes", [29.9, 30.0])
+def test_a_lock_gets_stale_by_the_age_of_its_object(store: MemoryStore, minutes: float) -> None:
+    assert (lock(store, ORIGINAL, minutes) is None) == (minutes >= 30)
+
+
+def test_a_lock_gets_stale_by_its_own_time(store: MemoryStore) -> None:
+    assert lock(store, ORIGINAL | {"timestamp": "2026-11-23T11:29:00Z"}) is None
+    assert lock(store, ORIGINAL | {"timestamp": "2026-11-23T11:31:00"}) is not None
+    assert lock(store, ORIGINAL | {"timestamp": "2027-01-01T00:00:00Z"}) is not None
+    assert lock(store, ORIGINAL | {"timestamp": "2027-01-01T00:00:00Z"}, 31) is None
+
+
+def test_a_lock_that_was_given_back(store: MemoryStore) -> None:
+    assert lock(store, ORIGINAL | {"locked": False}) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b" " * (MAX_LOCK_BYTES + 1),
+        {"locked": True},
+        {"locked": True, "sessionId": None},
+        {"locked": True, "sessionId": "/"},
+        {"sessionId": 7, "timestamp": 7},
+    ],
+)
+def test_a_fresh_lock_that_names_nothing_holds_all_back(store: MemoryStore, content: object) -> None:
+    assert lock(store, content) == LiveLock(None, NOW - timedelta(minutes=1))
+
+
+def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> None:
+    def breaking(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("the connection was reset")
+
+    store.before = breaking
+    with pytest.raises(StoreUnavailableError):
+        read_live_lock(store, LOCK, NOW)
