@@ -14,26 +14,12 @@ from batchscribe.adapters.compute_local import LOCAL_ID, LocalCompute
 from batchscribe.core.instances import RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
-from support.aws import REGION, credentials, ec2_server, make_stopped_instance
+from support.aws import make_stopped_instance
+from support.s3 import REGION, aws_environment, moto_server
 
-DEADLINE = datetime(2026, 1, 1, 14, tzinfo=UTC)
-
-
-class StepClock:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.at = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
-
-    def sleep(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
+DEADLINE = datetime(2030, 1, 1, 14, tzinfo=UTC)
 
 
 @dataclass
@@ -41,7 +27,7 @@ class Case:
     compute: Compute
     start_unclaimed: Callable[[str], None]
     instance: str
-    clock: StepClock
+    clock: FakeClock
     missing: str = "i-0123456789abcdef0"
 
     def claim(self, run: str = "run-1") -> Claim:
@@ -59,13 +45,13 @@ class Case:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with credentials(), ec2_server() as endpoint:
+    with aws_environment(), moto_server() as endpoint:
         yield endpoint
 
 
 @pytest.fixture(params=["double", "local", "ec2"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    clock = StepClock()
+    clock = FakeClock()
     if request.param == "double":
         fake = FakeCompute(clock)
         fake.add("i-0fake")

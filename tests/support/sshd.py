@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchscribe.adapters.ssh import SshOptions
-from support.aws import require
+from support.s3 import missing
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
 _CONFIG = """\
@@ -92,7 +92,8 @@ class Sshd:
 @contextmanager
 def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
     """A server in `folder`; `path` is the PATH of its logins."""
-    require(SSHD and shutil.which("ssh"), "sshd")
+    if not SSHD or not shutil.which("ssh"):
+        missing("sshd")
     home = folder / "home"
     home.mkdir(parents=True)
     for name in ("host_key", "user_key"):

@@ -19,13 +19,14 @@ from batchscribe.errors import (
     MisconfiguredError,
     NoCapacityError,
 )
-from support.aws import REGION, credentials, ec2_server, make_stopped_instance
+from support.aws import make_stopped_instance
 from support.faults import Drop, Fault, FaultProxy, Hang, Refusal, fault_proxy
+from support.s3 import REGION, aws_environment, moto_server
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with credentials(), ec2_server() as endpoint:
+    with aws_environment(), moto_server() as endpoint:
         yield endpoint
 
 
@@ -162,6 +163,7 @@ def test_an_error_is_never_a_missing_instance(compute: Ec2Compute, proxy: FaultP
 def test_no_region_or_no_credentials_is_a_setting_to_mend(
     proxy: FaultProxy, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     with pytest.raises(MisconfiguredError, match="AWS_REGION"):

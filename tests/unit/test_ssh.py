@@ -124,8 +124,8 @@ def test_a_leading_tilde_is_the_remote_home(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stderr", "kind", "says"),
     [
-        ("@ REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", MisconfiguredError, "--repin"),
-        ("No ED25519 host key is known for i-0box\nHost key verification failed.", MisconfiguredError, "gpu setup"),
+        ("@ REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification", MisconfiguredError, "--repin"),
+        ("No ED25519 host key is known for i-0box\nHost key verification", MisconfiguredError, "gpu setup"),
         ("ubuntu@1.2.3.4: Permission denied (publickey).", MisconfiguredError, "GPU_SSH_KEY_PATH"),
         ("command-line: line 0: Bad configuration option: nonsense", MisconfiguredError, "ssh/config"),
         ("ssh: connect to host 1.2.3.4 port 22: Connection refused", LaunchError, "refused"),

@@ -80,7 +80,7 @@ class FakeCompute:
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
         """The machine stays pending or stopping for as long as it is held; a forced stop frees it."""
-        self._machines[instance].stuck = stuck
+        self._settled(instance).stuck = stuck
 
     def terminate(self, instance: str) -> None:
         """Somebody throws the machine away."""

@@ -1,0 +1,257 @@
+"""Setting up a box for real: a sshd on loopback, a Python, and the wheel of these sources."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchscribe import __version__
+from batchscribe.adapters.box_install import find_wheel, install
+from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_keys import pin, pinned
+from batchscribe.adapters.launch_ssh import SshBox
+from batchscribe.adapters.ssh import Ssh
+from batchscribe.core import box, keys
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import LaunchError, MisconfiguredError
+from batchscribe.testing.store import MemoryStore
+from support.sshd import Sshd, sshd
+
+INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
+OFFLINE_PYTHON = """\
+#!/bin/sh
+# A Python of the box: in the environments that it makes, the dependencies lie already.
+{python} "$@" || exit
+[ "$1 $2" = "-m venv" ] || exit 0
+for site in "$3"/lib/python3*/site-packages; do echo {site} > "$site/there.pth"; done
+"""
+
+
+def dependencies(folder: Path) -> Path:
+    """A folder with all that is installed here, but batchscribe."""
+    folder.mkdir()
+    for each in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "batchscribe" not in each.name:
+            (folder / each.name).symlink_to(each)
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Sshd]:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    python = programs / "python3.11"
+    site = dependencies(tmp_path / "site")
+    python.write_text(OFFLINE_PYTHON.format(python=sys.executable, site=site))
+    python.chmod(0o700)
+    with sshd(tmp_path / "sshd", path=f"{programs}:/usr/bin:/bin") as server:
+        settings = server.home / ".config" / "pip"
+        settings.mkdir(parents=True)
+        (settings / "pip.conf").write_text("[global]\nno-index = true\n")
+        yield server
+
+
+@pytest.fixture
+def ssh(server: Sshd, tmp_path: Path) -> Ssh:
+    return Ssh(server.options(tmp_path / "state" / "known_hosts"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = find_wheel(None, tmp_path_factory.mktemp("wheel"))
+    assert built is not None
+    return built
+
+
+@pytest.fixture
+def setup(ssh: Ssh, tmp_path: Path) -> BoxSetup:
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    terms = BoxTerms(
+        engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.as_uri(), output=bucket.as_uri()
+    )
+    return BoxSetup(
+        asks=SshBox(ssh),
+        clock=clock,
+        terms=terms,
+        output=lambda: store,
+        published=lambda _instance: frozenset(),
+        ssh=ssh,
+    )
+
+
+def test_an_empty_box_becomes_one_that_transcribes(
+    setup: BoxSetup, server: Sshd, wheel: Path, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "worker.env"
+    secrets.write_text("AWS_SECRET_ACCESS_KEY=canary\n")
+    wishes = Wishes(extra="demo", wheel=wheel, env_file=secrets)
+    findings = list(setup.set_up(INSTANCE, wishes))
+    assert [finding for finding in findings if not finding.ok] == []
+    assert "canary" not in repr(findings)
+    seen = {finding.what: finding.detail for finding in findings}
+    assert server.fingerprint in seen["host key"]
+    assert __version__ in seen["installed"]
+    assert {"clock", "disk", "environment file", "engine pocketsphinx", "store"} <= set(seen)
+    kept = server.home / ".batchscribe" / "env"
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == (secrets.read_text(), 0o600)
+    record = box.read(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    assert (record.release, record.fingerprint) == (__version__, server.fingerprint)
+    # Once more, over what is there: the pin stays, one environment stays.
+    again = {
+        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(wishes, env_file=None))
+    }
+    assert "as pinned before" in again["host key"]
+    assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
+
+
+def test_an_installation_that_fails_leaves_the_old_one(
+    ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path
+) -> None:
+    pin(ssh, INSTANCE)
+    broken = tmp_path / wheel.name
+    broken.write_bytes(b"no wheel")
+    folder = server.home / ".batchscribe"
+    folder.mkdir()
+    (folder / "venv.old").mkdir()
+    (folder / "venv").symlink_to("venv.old")
+    with pytest.raises(LaunchError, match="could not be installed"):
+        install(ssh, INSTANCE, wheel=broken, extra="cpu")
+    assert (folder / "venv").readlink() == Path("venv.old")
+    assert [path.name for path in folder.glob("venv.*")] == ["venv.old"]
+
+
+def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:
+    other = tmp_path / "batchscribe-0.0.1-py3-none-any.whl"
+    other.write_bytes(b"")
+    with pytest.raises(MisconfiguredError, match=__version__):
+        find_wheel(other, tmp_path)
+    with pytest.raises(MisconfiguredError, match="no file"):
+        find_wheel(tmp_path / f"batchscribe-{__version__}-py3-none-any.whl", tmp_path)
+
+
+def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path) -> None:
+    """What uv is asked to do; it needs the network for the rest."""
+    pin(ssh, INSTANCE)
+    old = tmp_path / "programs"
+    (old / "python3.11").unlink()
+    asked = tmp_path / "asked"
+    uv = old / "uv"
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nexit 9\n')
+    uv.chmod(0o700)
+    for name in ("python3.13", "python3.12", "python3.11", "python3"):
+        stale = old / name
+        stale.write_text("#!/bin/sh\nexit 1\n")
+        stale.chmod(0o700)
+    with pytest.raises(LaunchError):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert asked.read_text().startswith("venv --quiet --allow-existing --python 3.12 ")
+    assert list((server.home / ".batchscribe").glob("venv*")) == []
+
+
+def test_our_uv_is_sent_to_a_box_that_has_none(
+    ssh: Ssh, server: Sshd, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(ssh, INSTANCE)
+    programs = tmp_path / "programs"
+    for name in ("python3.13", "python3.12", "python3.11", "python3"):
+        stale = programs / name
+        stale.unlink(missing_ok=True)
+        stale.write_text("#!/bin/sh\nexit 1\n")
+        stale.chmod(0o700)
+    ours = tmp_path / "ours"
+    ours.write_text(f"#!/bin/sh\necho sent >> {tmp_path}/asked\nexit 9\n")
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_more: str(ours))
+    with pytest.raises(LaunchError):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert (tmp_path / "asked").read_text() == "sent\n"
+    monkeypatch.setattr("platform.machine", lambda: "vax")
+    with pytest.raises(MisconfiguredError, match=r"no Python 3\.11"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+
+
+def test_a_key_is_pinned_once_and_a_changed_one_needs_a_person(
+    ssh: Ssh, server: Sshd, tmp_path: Path
+) -> None:
+    first = pin(ssh, INSTANCE)
+    assert (first.fingerprint, first.new, first.compared) == (server.fingerprint, True, False)
+    assert not pin(ssh, INSTANCE).new
+    with sshd(tmp_path / "other") as other:
+        elsewhere = Ssh(replace(ssh.options, port=other.port, key=other.folder / "user_key"))
+        with pytest.raises(MisconfiguredError, match="--repin"):
+            pin(elsewhere, INSTANCE)
+        assert pinned(ssh.options.known_hosts, INSTANCE.id) == server.fingerprint
+        assert pin(elsewhere, INSTANCE, repin=True).fingerprint == other.fingerprint
+        assert len(ssh.options.known_hosts.read_text().splitlines()) == 1
+
+
+def test_a_published_fingerprint_decides(ssh: Ssh, server: Sshd) -> None:
+    with pytest.raises(MisconfiguredError, match="nothing was pinned"):
+        pin(ssh, INSTANCE, trusted=frozenset({"SHA256:" + "x" * 43}))
+    assert pinned(ssh.options.known_hosts, INSTANCE.id) is None
+    assert pin(ssh, INSTANCE, trusted=frozenset({server.fingerprint})).compared
+
+
+def test_other_pins_survive_a_new_one(ssh: Ssh, server: Sshd) -> None:
+    neighbour = f"i-0neighbour {server.host_key}"
+    ssh.options.known_hosts.parent.mkdir(parents=True)
+    ssh.options.known_hosts.write_text(f"{neighbour}\n")
+    pin(ssh, INSTANCE)
+    assert neighbour in ssh.options.known_hosts.read_text().splitlines()
+
+
+def test_a_check_of_a_bare_box_names_the_mend(setup: BoxSetup, ssh: Ssh) -> None:
+    pin(ssh, INSTANCE)
+    findings = list(setup.check(INSTANCE))
+    assert [(finding.what, finding.ok) for finding in findings] == [
+        ("address", True),
+        ("ssh", True),
+        ("worker", False),
+    ]
+    assert findings[-1].mend == "batchscribe gpu setup"
+
+
+def test_a_check_without_a_way_in_ends_there(setup: BoxSetup, server: Sshd) -> None:
+    server.kill()
+    findings = list(setup.check(INSTANCE))
+    assert findings[-1].what == "ssh"
+    assert not findings[-1].ok
+
+
+@pytest.mark.parametrize("text", ["export\n= broken", "no assignment", "A='unclosed"])
+def test_an_environment_file_is_names_and_values(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "worker.env"
+    path.write_text(f"GOOD=1\n{text}\n")
+    with pytest.raises(MisconfiguredError, match="line") as caught:
+        read_environment(path)
+    assert "broken" not in str(caught.value)
+    path.write_text("# a comment\nGOOD=1\nEMPTY=\nexport ALSO='fine'\n")
+    assert "ALSO" in read_environment(path)
+
+
+def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path) -> None:
+    """An engine that cannot run and a store that is not there are findings, not crashes."""
+    python = tmp_path / "box-python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    pin(ssh, INSTANCE)
+    terms = replace(
+        setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
+    )
+    checking = replace(setup, asks=SshBox(ssh, remote_python=str(python)), terms=terms)
+    failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
+    assert {"engine no-such-engine", "store"} <= set(failed)
+    assert all(finding.mend for finding in failed.values())
+    if shutil.which("nvidia-smi") is None:
+        assert failed["GPU driver"].detail == "nvidia-smi does not run"

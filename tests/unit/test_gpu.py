@@ -1,0 +1,413 @@
+"""`batchscribe gpu` on a simulated cloud: what a person sees, and what is left running afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from batchscribe import __version__
+from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.cli.gpu import TOOLS, GpuTools, gpu
+from batchscribe.core import keys
+from batchscribe.core.box import BoxReply, Finding
+from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.money import FREE
+from batchscribe.core.runs import Run
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    InterruptedRunError,
+    LaunchError,
+    LockHeldError,
+    MisconfiguredError,
+    NoCapacityError,
+    NotOursError,
+    NotStoppedError,
+    RefusedError,
+)
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.compute import FakeCompute, Fault
+from batchscribe.testing.store import MemoryStore
+
+ID = "i-0fake"
+
+
+class FakeLock:
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self.was_held = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if self.by:
+            raise LockHeldError(f"another tick is running ({self.by}); nothing was done")
+        self.was_held += 1
+        self.by = "ours"
+        try:
+            yield
+        finally:
+            self.by = None
+
+    def holder(self) -> str | None:
+        return self.by
+
+
+class FakeBox:
+    """Answers as a box would; `findings` is what its self-test finds."""
+
+    def __init__(self) -> None:
+        self.release = __version__
+        self.asked: list[str] = []
+        self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
+        self.error: BatchscribeError | None = None
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        self.asked.append(word)
+        if self.error:
+            raise self.error
+        findings = self.findings if word == "inspect" else ()
+        return BoxReply(release=self.release, findings=findings)
+
+
+class Desk:
+    """Everything around the commands, and the commands."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.cloud = FakeCompute(self.clock)
+        self.cloud.add(ID)
+        self.lock = FakeLock()
+        self.box = FakeBox()
+        self.store = MemoryStore(self.clock)
+        self.run_open: Run | None = None
+        self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
+
+    def tools(self) -> GpuTools:
+        setup = BoxSetup(
+            asks=self.box,
+            clock=self.clock,
+            terms=self.terms,
+            output=lambda: self.store,
+            published=lambda _instance: frozenset(),
+        )
+        return GpuTools(
+            provider="ec2",
+            instance=ID,
+            compute=self.cloud,
+            clock=self.clock,
+            shield=self.clock,
+            lock=self.lock,
+            open_run=lambda _instance: self.run_open,
+            output=lambda: self.store,
+            setup=setup,
+        )
+
+    def __call__(self, *words: str) -> Result:
+        @click.group()
+        @click.pass_context
+        def front(ctx: click.Context) -> None:
+            ctx.meta[TOOLS] = self.tools
+
+        front.add_command(gpu)
+        return CliRunner().invoke(front, ["gpu", *words])
+
+    def refused(self, kind: type[BatchscribeError], *words: str) -> str:
+        result = self(*words)
+        assert type(result.exception) is kind, (result.exception, result.output)
+        return str(result.exception)
+
+    @property
+    def state(self) -> InstanceState:
+        return self.cloud.describe(ID).state
+
+    def running(self) -> None:
+        self.cloud.start_unclaimed(ID)
+        self.clock.sleep(60)
+
+    def claimed(self, run: str) -> None:
+        deadline = self.clock.now() + timedelta(hours=1)
+        self.cloud.start(Claim(instance=ID, run=run, deadline=deadline))
+        self.clock.sleep(60)
+
+    def open(self) -> None:
+        now = self.clock.now()
+        self.run_open = Run(
+            id="run-7",
+            provider="ec2",
+            instances=(ID,),
+            policy="now",
+            reason="",
+            created=now,
+            deadline=now + timedelta(hours=1),
+            rate=FREE,
+        )
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_start_by_hand_claims_nothing_and_says_so(desk: Desk) -> None:
+    result = desk("start")
+    assert result.exit_code == 0
+    assert "the scheduler leaves it alone" in result.output.lower()
+    seen = desk.cloud.describe(ID)
+    assert (seen.state, seen.run) == (InstanceState.RUNNING, None)
+    assert desk.lock.was_held == 1
+
+
+def test_starting_a_running_instance_says_that_it_was_running(desk: Desk) -> None:
+    desk.running()
+    assert "was running already" in desk("start").output
+
+
+def test_a_start_waits_for_a_stop_that_is_under_way(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.stop(ID)
+    assert desk("start").exit_code == 0
+    assert desk.state is InstanceState.RUNNING
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_lost_reply_to_a_start_is_looked_after(desk: Desk, applied: bool) -> None:
+    start, lost = desk.cloud.start_unclaimed, [True]
+
+    def once_lost(instance: str) -> None:
+        if lost and lost.pop():
+            if applied:
+                start(instance)
+            raise ComputeUnavailableError("no reply")
+        start(instance)
+
+    desk.cloud.start_unclaimed = once_lost  # type: ignore[method-assign]
+    assert desk("start").exit_code == 0
+    assert desk.state is InstanceState.RUNNING
+
+
+def test_an_open_run_a_tick_or_a_strange_claim_refuses_a_start(desk: Desk) -> None:
+    desk.open()
+    assert "run-7" in desk.refused(RefusedError, "start")
+    desk.run_open = None
+    desk.lock.by = "4711"
+    assert "4711" in desk.refused(LockHeldError, "start")
+    desk.lock.by = None
+    desk.claimed("foreign-1")
+    desk.cloud.stop(ID)
+    desk.clock.sleep(60)
+    assert "foreign-1" in desk.refused(NotOursError, "start")
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_no_capacity_is_said_and_not_tried_again(desk: Desk) -> None:
+    calls: list[str] = []
+
+    def full(instance: str) -> None:
+        calls.append(instance)
+        raise NoCapacityError("no capacity")
+
+    desk.cloud.start_unclaimed = full  # type: ignore[method-assign]
+    desk.refused(NoCapacityError, "start")
+    assert len(calls) == 1
+
+
+def test_an_instance_that_falls_back_is_not_waited_for(desk: Desk) -> None:
+    desk.cloud.break_boot(ID)
+    assert "broken boot" in desk.refused(ComputeUnavailableError, "start")
+
+
+def test_an_instance_that_hangs_while_starting_is_named_in_the_end(desk: Desk) -> None:
+    desk.cloud.hold(ID)
+    assert "gpu stop" in desk.refused(ComputeUnavailableError, "start")
+
+
+def test_an_interrupted_start_leaves_nothing_running(desk: Desk) -> None:
+    desk.clock.at(12, desk.clock.interrupt)
+    desk.refused(InterruptedRunError, "start")
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_start_for_a_while_is_stopped_in_time(desk: Desk) -> None:
+    result = desk("start", "--for", "2h")
+    assert result.exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+    assert desk.cloud.billed_seconds(ID) == pytest.approx(7200, abs=60)
+
+
+def test_a_start_for_a_while_is_stopped_when_the_person_goes(desk: Desk) -> None:
+    desk.clock.at(600, desk.clock.interrupt)
+    desk.refused(InterruptedRunError, "start", "--for", "2h")
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_what_was_started_again_by_somebody_else_is_left_alone(desk: Desk) -> None:
+    desk.clock.at(600, lambda: desk.cloud.stop(ID))
+    desk.clock.at(700, lambda: desk.cloud.start_unclaimed(ID))
+    result = desk("start", "--for", "1h")
+    assert "left alone" in result.output
+    assert desk.state is InstanceState.RUNNING
+
+
+@pytest.mark.parametrize("text", ["2", "two hours", "-1h", "1d"])
+def test_a_time_that_is_none_is_wrong_usage(desk: Desk, text: str) -> None:
+    assert desk("start", "--for", text).exit_code == 2
+    assert desk.cloud.calls == []
+
+
+def test_a_stop_is_told_when_it_was_seen(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.fail("stop", Fault(ComputeUnavailableError("throttled")))
+    result = desk("stop")
+    assert (result.exit_code, desk.state) == (0, InstanceState.STOPPED)
+    assert "stopped" in result.output
+
+
+def test_a_stop_while_it_starts_is_repeated_until_it_is_taken(desk: Desk) -> None:
+    desk.cloud.start_unclaimed(ID)
+    assert desk("stop").exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_stop_that_is_never_seen_is_an_alarm(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.hold(ID)
+    message = desk.refused(NotStoppedError, "stop")
+    assert "stopping" in message
+    assert desk.state is InstanceState.STOPPING
+
+
+def test_a_stuck_stop_can_be_forced(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.hold(ID)
+    assert desk("stop", "--force").exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_cloud_that_does_not_answer_never_counts_as_stopped(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.fail("describe", None, *[Fault(ComputeUnavailableError("silence"))] * 500)
+    assert "silence" in desk.refused(NotStoppedError, "stop")
+
+
+def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
+    desk.claimed("run-7")
+    desk.open()
+    assert "--force" in desk.refused(RefusedError, "stop")
+    desk.run_open, desk.lock.by = None, "4711"
+    assert "--force" in desk.refused(RefusedError, "stop")
+    desk.lock.by = None
+    assert "--force" in desk.refused(NotOursError, "stop")
+    assert desk.state is InstanceState.RUNNING
+
+
+def test_force_stops_a_run_under_way(desk: Desk) -> None:
+    desk.claimed("run-7")
+    desk.open()
+    desk.lock.by = "4711"
+    assert desk("stop", "--force").exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_the_status_is_one_document(desk: Desk) -> None:
+    desk.claimed("run-7")
+    document = json.loads(desk("status", "--json").output)
+    assert (document["state"], document["claimed_by"], document["worker"]) == ("running", "run-7", None)
+    assert document["billable"] is True
+    assert "run-7" in desk("status").output
+
+
+def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk) -> None:
+    result = desk("check")
+    assert result.exit_code == 1
+    assert "FAIL  state" in result.output
+    assert "check --start" in result.output
+    assert desk.box.asked == []
+
+
+def test_a_check_starts_and_stops_when_asked_to(desk: Desk) -> None:
+    result = desk("check", "--start")
+    assert result.exit_code == 0, result.output
+    assert "ok    engine" in result.output
+    assert "is stopped again" in result.output
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_check_that_breaks_stops_what_it_started(desk: Desk) -> None:
+    desk.box.error = LaunchError("the box fell silent")
+    result = desk("check", "--start")
+    assert result.exit_code == 1
+    assert "fell silent" in result.output
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_check_leaves_a_running_instance_running(desk: Desk) -> None:
+    desk.running()
+    assert desk("check", "--start").exit_code == 0
+    assert desk.state is InstanceState.RUNNING
+
+
+def test_a_check_stops_nothing_that_it_did_not_start(desk: Desk) -> None:
+    desk.claimed("foreign-1")
+    desk.cloud.stop(ID)
+    desk.clock.sleep(60)
+    # Between the look and the start, its owner starts it.
+    describe, looks = desk.cloud.describe, [0]
+
+    def meanwhile(instance: str) -> Instance:
+        looks[0] += 1
+        if looks[0] == 2:
+            desk.claimed("foreign-2")
+        return describe(instance)
+
+    desk.cloud.describe = meanwhile  # type: ignore[method-assign]
+    desk("check", "--start")
+    assert describe(ID).state is InstanceState.RUNNING
+
+
+@pytest.mark.parametrize("release", ["0.0.1"])
+def test_another_version_is_a_failure_with_its_mend(desk: Desk, release: str) -> None:
+    desk.running()
+    desk.box.release = release
+    result = desk("check")
+    assert result.exit_code == 1
+    assert "batchscribe gpu setup" in result.output
+
+
+def test_an_instance_that_does_not_exist_ends_the_check(desk: Desk) -> None:
+    desk.cloud.terminate(ID)
+    desk.clock.sleep(60)
+    result = desk("check")
+    assert result.exit_code == 1
+    assert "GPU_INSTANCE_ID" in result.output
+
+
+def test_a_setup_wants_a_running_instance_and_no_run_on_it(desk: Desk) -> None:
+    assert "--start" in desk.refused(MisconfiguredError, "setup")
+    desk.running()
+    desk.open()
+    desk.refused(RefusedError, "setup")
+
+
+def test_a_setup_is_recorded_only_when_all_is_well(desk: Desk) -> None:
+    desk.running()
+    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    result = desk("setup")
+    assert result.exit_code == 1
+    assert "not recorded" in result.output
+    assert list(desk.store.list()) == []
+    desk.box.findings = ()
+    assert desk("setup").exit_code == 0
+    record = json.loads(desk.store.get(keys.instance(ID)).data)
+    assert (record["instance"], record["release"]) == (ID, __version__)
+    assert json.loads(desk("status", "--json").output)["worker"] == __version__
+
+
+def test_there_is_nothing_to_log_in_to_on_this_machine(desk: Desk) -> None:
+    desk.refused(MisconfiguredError, "ssh")
