@@ -50,10 +50,11 @@ Stack = list[Iterator[_Entry]]
 class DirectoryStore:
     """A Store over one folder. Keys are relative paths; links below the folder do not exist for it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, expected: bool = True) -> None:
         if not root.is_absolute():
             raise MisconfiguredError(f"{root} is not an absolute path")
         self._root = root
+        self._expected = expected
         self.url = root.as_uri()
         self._odd: list[str] = []
 
@@ -63,6 +64,8 @@ class DirectoryStore:
         return tuple(self._odd)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        if not self._expected and not self._root.exists():
+            return
         start = prefix.rpartition("/")[0]
         with self._refusals(prefix):
             os.close(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -184,6 +187,8 @@ class DirectoryStore:
         why = f"{key!r} in {self._root}: {os.strerror(error.errno or 0)}"
         if error.errno == errno.ENOENT:
             if not self._root.is_dir():
+                if not self._expected and not self._root.exists():
+                    return ObjectNotFoundError(f"no object {key!r}: {self._root} is not there yet")
                 return MisconfiguredError(
                     f"there is no folder {self._root}: create it, or correct the setting"
                 )

@@ -33,19 +33,22 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 
 
-def open_store(url: str, *, region: str | None = None, endpoint: str | None = None) -> Store:
+def open_store(
+    url: str, *, region: str | None = None, endpoint: str | None = None, expected: bool = True
+) -> Store:
     """The store under `s3://bucket/prefix`, `file:///folder`, an absolute path, `gs://`, `az://`, `memory://name`.
 
     An S3 prefix is taken as it stands, a file URL is percent-decoded. `endpoint` replaces AWS (else
-    AWS_ENDPOINT_URL is honoured). No request is made yet. Raises MisconfiguredError.
+    AWS_ENDPOINT_URL is honoured). A folder that is not `expected` to be there is made by the first write, and
+    lists as empty until then. No request is made yet. Raises MisconfiguredError.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return DirectoryStore(Path(url))
+        return DirectoryStore(Path(url), expected=expected)
     if scheme == "s3":
         return _s3(rest, region, endpoint)
     if scheme == "file":
-        return DirectoryStore(_folder(rest))
+        return DirectoryStore(_folder(rest), expected=expected)
     if scheme == "memory":
         return _memory(rest)
     if scheme in {"gs", "az"}:

@@ -32,14 +32,18 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        loaded = configuration.load(flags=self.flags)
-        loaded.apply_aws_environment()
-        logs.configure(secrets=loaded.secrets())
-        return loaded
+        return configured(configuration.load(flags=self.flags))
 
     @cached_property
     def console(self) -> Console:
         return Console(highlight=False, soft_wrap=True)
+
+
+def configured(settings: Settings) -> Settings:
+    """The settings, put into effect: credentials for the libraries, a log that knows the secrets."""
+    settings.apply_aws_environment()
+    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
+    return settings
 
 
 def print_json(document: Any) -> None:

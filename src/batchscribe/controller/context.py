@@ -15,7 +15,7 @@ from batchscribe.core.manifest import EngineSpec, Limits, Progress
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
-from batchscribe.core.runs import Run
+from batchscribe.core.runs import Run, RunState
 from batchscribe.core.transcripts import SessionTranscript
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
@@ -110,5 +110,6 @@ class World:
 def keep(world: World, run: Run, note: str = "") -> Run:
     """Records the run as it stands now, durably, before anything else happens."""
     world.ledger.save_run(run, at=world.clock.now(), note=note)
-    log.info("run", run=run.id, state=run.state.value, note=note)
+    if said := note or (run.detail if run.state is RunState.RELEASING else ""):
+        log.info(said, run=run.id, state=run.state.value)
     return run

@@ -70,9 +70,9 @@ def scheduler(
     settings.required("BATCH_SOURCE")
     clock = SystemClock(interrupts)
     with open_ledger(settings, remember=remember) as ledger:
-        world = _world(settings, clock, ledger, view, interrupts)
-        terms = _terms(settings, by_hand=by_hand)
-        yield Scheduler(settings=settings, world=world, terms=terms, lock=tick_lock(settings, clock))
+        lock = tick_lock(settings, clock)
+        world = _world(settings, clock, ledger, view, interrupts, lock)
+        yield Scheduler(settings=settings, world=world, terms=_terms(settings, by_hand=by_hand), lock=lock)
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
@@ -89,7 +89,7 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
     """(source, output); the same store where results lie beside the audio."""
     source = _store(settings, settings.required("BATCH_SOURCE"))
     same = settings.output in {"", settings.source}
-    return source, source if same else _store(settings, settings.output)
+    return source, source if same else _store(settings, settings.output, expected=False)
 
 
 def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, *, by_hand: bool) -> Scanner:
@@ -118,8 +118,7 @@ def open_launcher(settings: Settings, clock: Clock) -> Launcher:
     if settings.provider == LOCAL:
         from batchscribe.adapters.launch_local import LocalLauncher
 
-        environment = settings.child_environment()
-        return LocalLauncher(settings.state_dir, settings.log_dir, environment=environment)
+        return LocalLauncher(settings.state_dir, settings.log_dir, environment=settings.child_environment())
     from batchscribe.wiring.box_access import ssh_launcher
 
     return ssh_launcher(settings, clock)
@@ -163,7 +162,9 @@ def scheduler_id(settings: Settings) -> str:
     return hashlib.sha256(f"{host}:{settings.state_dir}".encode()).hexdigest()[:16]
 
 
-def _world(settings: Settings, clock: SystemClock, ledger: Ledger, view: View, shield: Shield) -> World:
+def _world(
+    settings: Settings, clock: SystemClock, ledger: Ledger, view: View, shield: Shield, lock: Lock
+) -> World:
     source, output = open_stores(settings)
     return World(
         clock=clock,
@@ -181,7 +182,7 @@ def _world(settings: Settings, clock: SystemClock, ledger: Ledger, view: View, s
         new_run_id=_new_run_id,
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
-        report=lambda run: _report(settings, ledger, run),
+        report=lambda run: _report(settings, ledger, run, lock.holder() or ""),
     )
 
 
@@ -249,8 +250,9 @@ def notifier(settings: Settings) -> AppriseNotifier:
     )
 
 
-def _store(settings: Settings, url: str) -> Store:
-    return open_store(url, region=settings.region or None, endpoint=settings.endpoint_url or None)
+def _store(settings: Settings, url: str, *, expected: bool = True) -> Store:
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    return open_store(url, region=region, endpoint=endpoint, expected=expected)
 
 
 def _no_live_lock() -> LiveLock | None:
@@ -280,11 +282,11 @@ def _new_run_id(now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _report(settings: Settings, ledger: Ledger, run: Run) -> None:
+def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     earlier = [other.created for other in ledger.runs(run.created - timedelta(days=30)) if other.id != run.id]
     since = max((at for at in earlier if at < run.created), default=run.created - timedelta(days=30))
     samples = [sample for sample in ledger.samples(since) if sample.at <= run.created]
     seen = ledger.get(f"scan/{run.id}")
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
-    report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog)
+    report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     write_report(settings.reports_dir, report)

@@ -1,0 +1,135 @@
+"""`demo`: the whole of the main job on this machine, on bundled speech, with no account and no network.
+
+One real tick: a bucket on disk, this machine as the GPU, a real engine. What is bundled is only the
+audio and the text that was spoken.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from batchscribe import settings as configuration
+from batchscribe.adapters.prices import PriceTable
+from batchscribe.cli.app import App, configured, pass_app
+from batchscribe.cli.render import decided, settled
+from batchscribe.cli.tick import opened
+from batchscribe.controller.tick import tick as one_tick
+from batchscribe.core import transcripts
+from batchscribe.core.chunks import audio_name, transcript_key
+from batchscribe.core.money import cost
+from batchscribe.core.runs import Outcome, Run
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+
+PRICED_AS = "g4dn.xlarge"
+REGION = "us-east-2"
+THRESHOLD = 10
+
+
+@click.command()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to put it all.")
+@click.option("--engine", default="pocketsphinx", show_default=True, help="The speech engine to use.")
+@pass_app
+def demo(app: App, *, folder: Path | None, engine: str) -> int:
+    """The whole main job on this machine: bundled speech, no account, no network."""
+    try:
+        import jiwer  # noqa: F401  asked for before anything is written
+    except ImportError as error:
+        raise MisconfiguredError("the demo needs its extra: pip install 'batchscribe[demo]'") from error
+    home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
+    corpus = put_speech(home / "bucket")
+    say = app.console.print
+    say(f"[bold]1. A bucket on disk[/] with {len(corpus)} chunks of speech: {escape(str(home / 'bucket'))}")
+    app.settings = configured(demo_settings(home, engine))
+    say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
+    with opened(app) as made, made.lock.held():
+        ticked = one_tick(made.world, made.terms)
+        say("\n".join(decided(ticked)), markup=False)
+    run = ticked.runs[-1] if ticked.runs else None
+    if run is None or run.outcome is not Outcome.COMPLETED:
+        raise BatchscribeError(f"the demo did not complete: {run.detail if run else ticked.decision.reason}")
+    say("[bold]3. Transcripts[/], beside what was spoken")
+    say(comparison(home / "bucket", corpus))
+    say("[bold]4. Money[/]")
+    say("\n".join(settled(run, made.settings, left=None)), markup=False)
+    say(priced(run), markup=False)
+    say("[bold]5. Where everything lies[/]")
+    for what, path in places(home):
+        say(f"  {what:<12} {path}", markup=False)
+    return 0
+
+
+def put_speech(bucket: Path) -> list[dict[str, Any]]:
+    """Copies the bundled speech into a folder; what is spoken in it, by key."""
+    with as_file(files("batchscribe") / "demo") as bundled:
+        shutil.copytree(bundled / "audio", bucket, dirs_exist_ok=True)
+        corpus = json.loads((bundled / "corpus.json").read_text())
+    chunks: list[dict[str, Any]] = corpus["chunks"]
+    return chunks
+
+
+def demo_settings(home: Path, engine: str) -> configuration.Settings:
+    """Settings of its own: neither `.env` nor the environment of the caller has a say."""
+    flags = {
+        "BATCH_SOURCE": (home / "bucket").as_uri(),
+        "BATCH_ENGINE": engine,
+        "BATCH_THRESHOLD": str(THRESHOLD),
+        "BATCH_MIN_AGE_MINUTES": "0",
+        "GPU_PROVIDER": "local",
+    }
+    return configuration.load({}, folder=home, flags=flags)
+
+
+def comparison(bucket: Path, corpus: list[dict[str, Any]]) -> Table:
+    """Each transcript beside the text that was spoken, and the word error rate of all."""
+    import jiwer
+
+    spoken = [chunk["text"] for chunk in corpus]
+    heard = [_heard(bucket, chunk["key"]) for chunk in corpus]
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for name, width in (("chunk", 26), ("spoken", 34), ("heard", 34)):
+        table.add_column(name, max_width=width, overflow="fold")
+    for chunk, said, got in zip(corpus, spoken, heard, strict=True):
+        table.add_row(
+            escape(chunk["key"]), escape(said), escape(got) if got == said else f"[yellow]{escape(got)}[/]"
+        )
+    table.add_section()
+    rate = jiwer.wer(spoken, heard)
+    words = sum(len(said.split()) for said in spoken)
+    table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {words} words", "")
+    return table
+
+
+def priced(run: Run) -> str:
+    """What the same seconds would have cost on a GPU with a name; not what a GPU would have needed."""
+    rate = PriceTable().rate(PRICED_AS, REGION)
+    if rate is None:
+        raise MisconfiguredError(f"the price table has no {PRICED_AS}: reinstall batchscribe")
+    amount = cost(rate, run.billed_seconds)
+    return (
+        f"This machine is free of charge here. If it had been a {PRICED_AS} at {rate}, these "
+        f"{run.billed_seconds:.0f} s would have cost ${amount.text(4)} (a minute is the least that EC2 bills)."
+    )
+
+
+def places(home: Path) -> Iterator[tuple[str, Path]]:
+    yield "audio", home / "bucket"
+    yield "sessions", home / "bucket" / "morning-walk" / "transcript.srt"
+    yield "reports", home / "batch-reports"
+    yield "logs", home / "logs"
+    yield "ledger", home / ".batchscribe" / "ledger.sqlite"
+
+
+def _heard(bucket: Path, key: str) -> str:
+    name = audio_name(key)
+    assert name is not None
+    return transcripts.decode((bucket / transcript_key(name)).read_bytes()).text

@@ -1,0 +1,250 @@
+"""The main job on this machine, through the command line, with a real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from batchscribe.core.transcripts import Transcript, decode
+from batchscribe.ledger import Ledger
+from support.cli import Desk, local_desk, put_speech
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return local_desk(tmp_path, BATCH_THRESHOLD="4")
+
+
+def transcripts(desk: Desk, session: str) -> list[Path]:
+    return sorted((desk.bucket / session).glob("transcription-*.json"))
+
+
+def wait_for(condition: Iterator[bool]) -> None:
+    """Looks until the condition holds; a bound against hanging, not a measure."""
+    for _ in range(2000):
+        if next(condition):
+            return
+        signal.sigtimedwait([], 0.05)
+    raise AssertionError("it never happened")
+
+
+def some_transcript(desk: Desk, session: str) -> Iterator[bool]:
+    while True:
+        yield bool(transcripts(desk, session))
+
+
+def test_below_the_threshold_nothing_is_started(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    (desk.bucket / "team-meeting" / "chunk-004.m4v").unlink()
+    document = desk.json("tick")
+    assert document["decision"] == "hold"
+    assert document["reason"]["sentence"] == "3 chunks pending, below the threshold of 4"
+    assert not transcripts(desk, "team-meeting")
+    assert not list(desk.home.glob("batch-reports/*"))
+
+
+def test_a_tick_transcribes_and_reports(desk: Desk) -> None:
+    keys = put_speech(desk.bucket, "team-meeting")
+    before = desk.json("scan")
+    assert (before["pending"], before["done"]) == (4, 0)
+    document = desk.json("tick")
+    assert document["decision"] == "launch"
+    (report,) = document["runs"]
+    assert report["status"] == "completed"
+    assert report["transcription"]["done"] == len(keys)
+    after = desk.json("scan")
+    assert (after["pending"], after["done"]) == (0, 4)
+    session = desk.bucket / "team-meeting"
+    first = decode((session / "transcription-chunk-001.json").read_bytes())
+    assert isinstance(first, Transcript)
+    assert "good morning" in first.text
+    assert first.audio.key == "team-meeting/chunk-001.webm"
+    for kind in ("json", "srt", "vtt", "txt"):
+        assert (session / f"transcript.{kind}").stat().st_size
+    (written,) = (desk.home / "batch-reports").glob("batch-*.json")
+    assert json.loads(written.read_text())["run"] == report["run"]
+    assert list((desk.home / "logs").glob(f"batchscribe-*-{report['run']}.log"))
+
+
+def test_the_environment_beats_dotenv(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    document = desk.json("tick", "--dry-run", BATCH_THRESHOLD="50")
+    assert document["reason"]["sentence"] == "4 chunks pending, below the threshold of 50"
+    assert desk.json("config")["BATCH_THRESHOLD"] == {"value": "4", "origin": ".env"}
+
+
+def test_a_dry_run_says_it_all_and_touches_nothing(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    before = sorted(path for path in desk.home.rglob("*"))
+    done = desk.run("tick", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "Would launch: 4 chunks pending, threshold 4 reached" in done.stdout
+    assert "Estimated Cost" in done.stdout
+    assert sorted(path for path in desk.home.rglob("*")) == before
+
+
+def test_dotenv_is_parsed_never_executed(desk: Desk) -> None:
+    env = desk.home / ".env"
+    env.write_text(env.read_text() + "GPU_INSTANCE_TYPE=$(touch PWNED)\n")
+    done = desk.run("scan")
+    assert done.returncode == 2
+    assert "GPU_INSTANCE_TYPE" in done.stderr
+    assert not (desk.home / "PWNED").exists()
+
+
+def test_an_unknown_setting_names_the_nearest(desk: Desk) -> None:
+    done = desk.run("scan", BATCH_TRESHOLD="5")
+    assert done.returncode == 2
+    assert "BATCH_THRESHOLD" in done.stderr
+
+
+def test_a_missing_folder_is_an_error_never_an_empty_backlog(desk: Desk) -> None:
+    desk.bucket.rmdir()
+    done = desk.run("tick")
+    assert done.returncode == 2
+    assert "nothing is pending" not in done.stdout
+    assert "bucket" in done.stderr
+
+
+def test_one_bad_chunk_costs_one_chunk_and_is_quarantined_in_the_end(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    bad = desk.bucket / "team-meeting" / "chunk-002.aac"
+    bad.write_bytes(os.urandom(5000))
+    first = desk.json("tick", code=1)
+    assert first["runs"][0]["status"] == "incomplete"
+    assert len(transcripts(desk, "team-meeting")) == 3
+    assert desk.json("tick")["decision"] == "hold"
+    for _ in range(2):
+        desk.run("run", "--json")
+    (record,) = desk.json("quarantine", "list")["quarantined"]
+    assert record["key"] == "team-meeting/chunk-002.aac"
+    assert record["attempts"] == 3
+    assert desk.json("scan")["quarantined"] == 1
+    assert (desk.bucket / "team-meeting" / "transcript.json").exists()
+    assert desk.run("quarantine", "release", "--all").returncode == 0
+    assert desk.json("scan")["pending"] == 1
+
+
+def test_kill_9_in_the_middle_then_the_next_tick_finishes(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting", "morning-walk")
+    process = desk.start("tick")
+    wait_for(some_transcript(desk, "morning-walk"))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
+    assert 0 < len(finished) < 9
+    document = desk.json("tick")
+    assert document["runs"][0]["status"] == "completed"
+    done = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
+    assert len(done) == 9
+    assert finished.items() <= done.items(), "no transcript is written twice"
+    assert desk.json("status")["gpu"]["state"] == "stopped"
+    assert desk.json("status")["run"] is None
+
+
+def test_a_second_tick_meanwhile_does_nothing_and_says_who_is_at_it(desk: Desk) -> None:
+    put_speech(desk.bucket, "morning-walk")
+    process = desk.start("tick")
+    wait_for(some_transcript(desk, "morning-walk"))
+    second = desk.run("tick")
+    assert second.returncode == 0
+    assert str(process.pid) in second.stderr
+    process.communicate()
+    assert process.returncode == 0
+    assert len(transcripts(desk, "morning-walk")) == 5
+    assert len(list((desk.home / "batch-reports").iterdir())) == 1
+
+
+def test_sigterm_keeps_what_is_done_and_stops(desk: Desk) -> None:
+    put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
+    process = desk.start("tick", "--json")
+    wait_for(some_transcript(desk, "morning-walk"))
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate()
+    assert process.returncode == 1
+    report = json.loads(stdout)["runs"][0]
+    assert report["status"] == "interrupted"
+    assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))
+    assert desk.json("status")["gpu"]["state"] == "stopped"
+    assert desk.json("tick")["runs"][0]["status"] == "completed"
+
+
+def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
+    put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
+    with Ledger(desk.home / ".batchscribe" / "ledger.sqlite") as ledger:
+        taught = {"run": "before", "engine": "pocketsphinx", "model": "", "instance_type": ""}
+        ledger.learn(
+            **taught,
+            at=datetime(2026, 11, 1, tzinfo=UTC),
+            speed=10_000.0,
+            setup_seconds=0.1,
+            release_seconds=0.1,
+            bytes_per_second={},
+        )
+    document = desk.json("tick", code=1, BATCH_MAX_RUNTIME_HOURS="0.0018")
+    report = document["runs"][0]
+    assert report["status"] == "timed-out"
+    assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))
+    assert desk.json("status")["gpu"]["state"] == "stopped"
+
+
+def test_why_redo_and_export(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    desk.json("tick")
+    key = "team-meeting/chunk-001.webm"
+    life = desk.json("why", key)
+    assert life["state"] == "done"
+    assert life["runs"][0]["outcome"] == "completed"
+    text = desk.run("export", "team-meeting", "--format", "srt").stdout
+    assert "-->" in text
+    assert "good morning" in text
+    assert desk.json("redo", key)["redone"][0]["key"] == key
+    assert desk.json("scan")["pending"] == 1
+    assert list(desk.bucket.glob("_batchscribe/superseded/*/team-meeting/transcription-chunk-001.json"))
+    assert desk.json("run")["runs"][0]["transcription"]["done"] == 1
+
+
+def test_a_folder_of_ones_own(desk: Desk) -> None:
+    own = desk.home / "my recordings"
+    put_speech(own, "notes")
+    document = desk.json("run", "--source", "./my recordings", "--limit", "2")
+    assert document["runs"][0]["transcription"]["done"] == 2
+    assert len(list(own.glob("notes/transcription-*.json"))) == 2
+    assert not list(desk.bucket.iterdir())
+
+
+def test_pause_holds_and_resume_goes_on(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    assert desk.run("pause", "--for", "8h").returncode == 0
+    assert desk.json("tick")["reason"]["code"] == "paused"
+    assert desk.run("resume").returncode == 0
+    assert desk.json("tick", "--dry-run")["decision"] == "launch"
+
+
+def test_results_may_lie_elsewhere(tmp_path: Path) -> None:
+    desk = local_desk(tmp_path, BATCH_OUTPUT="./results", BATCH_POLICY="now")
+    put_speech(desk.bucket, "team-meeting")
+    desk.json("tick")
+    assert not transcripts(desk, "team-meeting")
+    assert len(list((desk.home / "results" / "team-meeting").glob("transcription-*.json"))) == 4
+    assert desk.json("tick")["decision"] == "hold"
+
+
+def test_help_lists_every_command_and_every_command_helps() -> None:
+    from batchscribe.cli.main import COMMANDS
+
+    desk = Desk(Path.cwd())
+    text = desk.run("--help").stdout
+    for name in COMMANDS:
+        assert name in text
+        shown: subprocess.CompletedProcess[str] = desk.run(name, "--help")
+        assert shown.returncode == 0, shown.stderr

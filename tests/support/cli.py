@@ -1,0 +1,84 @@
+"""The command line as a stranger uses it: a process, an environment, a working directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+SPEECH = Path(str(files("batchscribe") / "demo" / "audio"))
+PATIENCE = 240.0
+"""A bound for a process that hangs, not a measure of anything."""
+
+
+@dataclass
+class Desk:
+    """A working directory with its `.env`, and the commands run in it."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bucket(self) -> Path:
+        return self.home / "bucket"
+
+    def configure(self, **names: str) -> None:
+        lines = [f"{name}={value}\n" for name, value in names.items()]
+        (self.home / ".env").write_text("".join(lines))
+        (self.home / ".env").chmod(0o600)
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "batchscribe", *words],
+            cwd=self.home,
+            env=self._environment(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, **environment)
+        try:
+            stdout, stderr = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"{words} hung:\n{stdout}\n{stderr}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def json(self, *words: str, code: int = 0, **environment: str) -> Any:
+        done = self.run(*words, "--json", **environment)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def _environment(self, extra: dict[str, str]) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        return kept | self.environment | extra
+
+
+def local_desk(home: Path, **names: str) -> Desk:
+    """A bucket on disk, this machine as the GPU, pocketsphinx as the engine, no age to wait for."""
+    desk = Desk(home)
+    desk.bucket.mkdir(parents=True)
+    defaults = {
+        "BATCH_SOURCE": "./bucket",
+        "BATCH_ENGINE": "pocketsphinx",
+        "BATCH_MIN_AGE_MINUTES": "0",
+        "GPU_PROVIDER": "local",
+    }
+    desk.configure(**(defaults | names))
+    return desk
+
+
+def put_speech(bucket: Path, *sessions: str) -> list[str]:
+    """Copies sessions of the bundled speech into a bucket; the keys."""
+    for session in sessions:
+        shutil.copytree(SPEECH / session, bucket / session, copy_function=shutil.copyfile)
+    return sorted(str(path.relative_to(SPEECH)) for name in sessions for path in (SPEECH / name).iterdir())
