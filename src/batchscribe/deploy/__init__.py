@@ -1,0 +1,1 @@
+"""Templates of what `batchscribe install` writes."""
