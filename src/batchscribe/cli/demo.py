@@ -56,7 +56,8 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
         say("\n".join(decided(ticked)), markup=False)
     run = ticked.runs[-1] if ticked.runs else None
     if run is None or run.outcome is not Outcome.COMPLETED:
-        raise BatchscribeError(f"the demo did not complete: {run.detail if run else ticked.decision.reason}")
+        why = run.detail if run else ticked.decision.reason.sentence
+        raise BatchscribeError(f"the demo did not complete: {why}; look into {home / 'logs'}")
     say("[bold]3. Transcripts[/], beside what was spoken")
     say(comparison(home / "bucket", corpus))
     say("[bold]4. Money[/]")

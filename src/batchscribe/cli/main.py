@@ -72,7 +72,14 @@ def cli(ctx: click.Context) -> None:
     """
     from batchscribe.cli.app import App
 
-    ctx.obj = App()
+    ctx.obj = app = App()
+
+    def tools() -> object:
+        from batchscribe.cli.gpu_tools import gpu_tools
+
+        return gpu_tools(ctx, app)
+
+    ctx.meta["batchscribe.gpu.tools"] = tools
 
 
 def main() -> NoReturn:

@@ -26,6 +26,7 @@ from batchscribe.adapters.prices import PriceTable
 from batchscribe.adapters.reports import write_report
 from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
+from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World
 from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
@@ -39,7 +40,7 @@ from batchscribe.core.report import build
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
-from batchscribe.protocols import Clock, Compute, Launcher, Lock, Store
+from batchscribe.protocols import Clock, Launcher, Lock, Store
 from batchscribe.settings import Settings
 
 LOCAL = "local"
@@ -71,7 +72,7 @@ def scheduler(
     clock = SystemClock(interrupts)
     with open_ledger(settings, remember=remember) as ledger:
         lock = tick_lock(settings, clock)
-        world = _world(settings, clock, ledger, view, interrupts, lock)
+        world = _world(settings, clock, ledger, view=view, shield=interrupts, lock=lock)
         yield Scheduler(settings=settings, world=world, terms=_terms(settings, by_hand=by_hand), lock=lock)
 
 
@@ -104,7 +105,7 @@ def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, 
     )
 
 
-def open_compute(settings: Settings, clock: Clock) -> Compute:
+def open_compute(settings: Settings, clock: Clock) -> HandCompute:
     if settings.provider == LOCAL:
         from batchscribe.adapters.compute_local import LocalCompute
 
@@ -114,14 +115,14 @@ def open_compute(settings: Settings, clock: Clock) -> Compute:
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
 
 
-def open_launcher(settings: Settings, clock: Clock) -> Launcher:
+def open_launcher(settings: Settings) -> Launcher:
     if settings.provider == LOCAL:
         from batchscribe.adapters.launch_local import LocalLauncher
 
         return LocalLauncher(settings.state_dir, settings.log_dir, environment=settings.child_environment())
     from batchscribe.wiring.box_access import ssh_launcher
 
-    return ssh_launcher(settings, clock)
+    return ssh_launcher(settings)
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -163,7 +164,7 @@ def scheduler_id(settings: Settings) -> str:
 
 
 def _world(
-    settings: Settings, clock: SystemClock, ledger: Ledger, view: View, shield: Shield, lock: Lock
+    settings: Settings, clock: SystemClock, ledger: Ledger, *, view: View, shield: Shield, lock: Lock
 ) -> World:
     source, output = open_stores(settings)
     return World(
@@ -171,7 +172,7 @@ def _world(
         source=source,
         output=output,
         compute=open_compute(settings, clock),
-        launcher=open_launcher(settings, clock),
+        launcher=open_launcher(settings),
         guard=NoGuard(),
         notifier=notifier(settings),
         ledger=ledger,

@@ -1,0 +1,50 @@
+"""What `batchscribe gpu` works with, from the settings."""
+
+from __future__ import annotations
+
+import click
+
+from batchscribe.adapters.clock import Interrupts, SystemClock
+from batchscribe.cli.app import App
+from batchscribe.cli.gpu import GpuTools
+from batchscribe.controller.by_hand import Patience
+from batchscribe.core.runs import Run
+from batchscribe.settings import Settings
+from batchscribe.wiring.box_access import box_setup, open_ssh
+from batchscribe.wiring.scheduler import (
+    engine_spec,
+    instances,
+    open_compute,
+    open_ledger,
+    open_stores,
+    tick_lock,
+)
+
+
+def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
+    """The tools of one command; signals are turned into errors until it ends."""
+    settings = app.settings
+    interrupts = ctx.with_resource(Interrupts())
+    clock = SystemClock(interrupts)
+    compute = open_compute(settings, clock)
+    _source, output = open_stores(settings)
+    poll = settings.poll_seconds or Patience().poll
+    return GpuTools(
+        provider=settings.provider,
+        instance=instances(settings)[0],
+        compute=compute,
+        clock=clock,
+        shield=interrupts,
+        lock=tick_lock(settings, clock),
+        open_run=lambda instance: open_run_on(settings, instance),
+        output=lambda: output,
+        setup=box_setup(settings, clock, compute, output, engine_spec(settings)),
+        ssh=open_ssh(settings),
+        patience=Patience(poll=poll),
+    )
+
+
+def open_run_on(settings: Settings, instance: str) -> Run | None:
+    """The open run of ours that uses an instance, by the ledger."""
+    with open_ledger(settings, remember=False) as ledger:
+        return next((run for run in ledger.open_runs() if instance in run.instances), None)

@@ -1,0 +1,58 @@
+"""The way to the box of an instance: over ssh, or none at all where the GPU is in this machine."""
+
+from __future__ import annotations
+
+from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.adapters.compute_ec2 import Ec2Compute
+from batchscribe.adapters.launch_local import LocalBox
+from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
+from batchscribe.adapters.ssh import Ssh, SshOptions
+from batchscribe.controller.by_hand import HandCompute
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.protocols import Clock, Store
+from batchscribe.settings import Settings
+
+LOCAL = "local"
+
+
+def open_ssh(settings: Settings) -> Ssh | None:
+    """None where the GPU is in this machine."""
+    if settings.provider == LOCAL:
+        return None
+    return Ssh(
+        SshOptions(
+            known_hosts=settings.state_dir / "known_hosts",
+            user=settings.ssh_user,
+            port=settings.ssh_port,
+            key=settings.ssh_key_path,
+            host=settings.ssh_host,
+        )
+    )
+
+
+def ssh_launcher(settings: Settings) -> SshLauncher:
+    ssh = open_ssh(settings)
+    assert ssh is not None
+    return SshLauncher(SshBox(ssh))
+
+
+def box_setup(
+    settings: Settings, clock: Clock, compute: HandCompute, output: Store, spec: EngineSpec
+) -> BoxSetup:
+    """What makes the box of these settings ready, and looks whether it is."""
+    ssh = open_ssh(settings)
+    return BoxSetup(
+        asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
+        clock=clock,
+        terms=BoxTerms(
+            engine=spec,
+            gpu=settings.provider != LOCAL,
+            source=settings.source,
+            output=settings.output,
+        ),
+        output=lambda: output,
+        published=compute.host_key_fingerprints
+        if isinstance(compute, Ec2Compute)
+        else lambda _id: frozenset(),
+        ssh=ssh,
+    )
