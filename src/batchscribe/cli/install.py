@@ -58,6 +58,7 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
     _say_what_is_unseen(app.settings)
     _say(
         [
+            *_what_is_told(plan),
             f"A tick every {plan.interval} as {plan.user}, in {plan.folder}.",
             f"  see it:      systemctl list-timers {TIMER}",
             f"  its log:     journalctl -u {SERVICE} -f",
@@ -84,7 +85,7 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
     installed.make_log_folder(plan.log_dir, plan.user)
     _say(installed.install_cron(block, user))
     _say_what_is_unseen(app.settings)
-    _say([f"A tick every {plan.interval}, in {plan.folder}. See it with `crontab -l`."])
+    _say([*_what_is_told(plan), f"A tick every {plan.interval}, in {plan.folder}. See it with `crontab -l`."])
 
 
 @click.command()
@@ -137,6 +138,12 @@ def _say_what_is_unseen(settings: Settings) -> None:
             f"{', '.join(names)}",
             err=True,
         )
+
+
+def _what_is_told(plan: Plan) -> list[str]:
+    if not plan.told:
+        return []
+    return [f"{CHECK_HOURS}={plan.interval.hours:g} stands in the schedule: there it wins over .env."]
 
 
 def _say(lines: list[str]) -> None:
