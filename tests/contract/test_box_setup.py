@@ -16,6 +16,7 @@ from batchscribe.adapters.box_install import find_wheel, install
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.host_keys import pin, pinned
+from batchscribe.adapters.launch_local import LocalBox
 from batchscribe.adapters.launch_ssh import SshBox
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.core import box, keys
@@ -156,7 +157,7 @@ def test_a_box_with_no_new_python_gets_one_by_uv(ssh: Ssh, server: Sshd, wheel: 
         stale.chmod(0o700)
     with pytest.raises(LaunchError):
         install(ssh, INSTANCE, wheel=wheel, extra="gpu")
-    assert asked.read_text().startswith("venv --quiet --allow-existing --python 3.12 ")
+    assert asked.read_text().startswith("venv --quiet --allow-existing --python >=3.11 ")
     assert list((server.home / ".batchscribe").glob("venv*")) == []
 
 
@@ -238,6 +239,19 @@ def test_an_environment_file_is_names_and_values(tmp_path: Path, text: str) -> N
     assert "broken" not in str(caught.value)
     path.write_text("# a comment\nGOOD=1\nEMPTY=\nexport ALSO='fine'\n")
     assert "ALSO" in read_environment(path)
+
+
+def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: BoxSetup, tmp_path: Path) -> None:
+    local = replace(setup, asks=LocalBox({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
+    here = replace(INSTANCE, id="local")
+    findings = {finding.what: finding.ok for finding in local.set_up(here, Wishes())}
+    assert findings == {
+        "model": True,
+        "worker": True,
+        "engine pocketsphinx": True,
+        "store": True,
+        "recorded": True,
+    }
 
 
 def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path) -> None:

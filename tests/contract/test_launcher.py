@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,6 +191,15 @@ def test_a_remote_worker_gets_the_box_s_environment_and_nothing_of_the_connectio
     assert (environment["AWS_REGION"], environment["QUOTED"]) == ("eu-west-1", "a $HOME")
     assert environment["HOME"] == str(server.home)
     assert not [name for name in environment if name.startswith("SSH_")]
+
+
+def test_the_box_forgets_old_runs_and_keeps_young_ones(over_ssh: SshLauncher, server: Sshd) -> None:
+    runs = server.home / ".batchscribe" / "runs"
+    for name in ("old", "young"):
+        (runs / name / "0").mkdir(parents=True)
+    os.utime(runs / "old", (0, 0))
+    over_ssh.launch(INSTANCE, manifest(), URL)
+    assert sorted(path.name for path in runs.iterdir()) == ["run-1", "young"]
 
 
 def test_an_environment_file_that_others_can_read_is_refused(

@@ -50,7 +50,7 @@ else
         uname -m
         exit 41
     fi
-    "$uv" venv --quiet --allow-existing --python 3.12 "$fresh" >&2
+    "$uv" venv --quiet --allow-existing --python '>=3.11' "$fresh" >&2
     "$uv" pip install --quiet --python "$fresh/bin/python" "$what" >&2
 fi
 

@@ -48,7 +48,7 @@ class Reply:
 
     @property
     def connected(self) -> bool:
-        return self.code not in {None, CONNECTION_FAILED}
+        return self.code is not None and 0 <= self.code < CONNECTION_FAILED
 
     @property
     def complaint(self) -> str:
@@ -145,6 +145,7 @@ class Ssh:
             "ConnectionAttempts=1",
             f"ServerAliveInterval={options.alive_interval}",
             f"ServerAliveCountMax={options.alive_count}",
+            "RemoteCommand=none",
             "ControlMaster=no",
             "ControlPath=none",
             "ClearAllForwardings=yes",

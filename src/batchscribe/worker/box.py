@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,8 @@ CLOCK_SECONDS = 30.0
 """S3 refuses requests that are 15 minutes off; deadlines want better."""
 DRIVER = 525
 """The oldest driver that runs CUDA 12, which the engine is built for."""
+RETENTION = timedelta(days=30)
+"""Of the folders of ended runs; no run is that long."""
 INSPECT_SECONDS = 300.0
 FETCH_SECONDS = 1800.0
 READ_ENGINES = "see `batchscribe gpu ssh -- .batchscribe/venv/bin/python -m batchscribe engines`"
@@ -70,6 +72,7 @@ class Box:
             )
         if "://" not in request.url or request.url.startswith("-"):
             raise MisconfiguredError(f"not the URL of a manifest: {request.url!r}")
+        self._forget_old_runs()
         started = start_once(
             self._process(request),
             [*self._command, request.url],
@@ -126,6 +129,12 @@ class Box:
             raise MisconfiguredError(f"{path} is not ours alone: run `chmod 600 {path}` as its owner")
         values = dotenv_values(path, interpolate=False)
         return {name: value for name, value in values.items() if value is not None}
+
+    def _forget_old_runs(self) -> None:
+        limit = (self._clock.now() - RETENTION).timestamp()
+        for folder in (self._root / "runs").glob("*"):
+            if folder.stat().st_mtime < limit:
+                shutil.rmtree(folder)
 
     def _process(self, name: WorkerName) -> Path:
         """Where the worker's process is recorded."""
