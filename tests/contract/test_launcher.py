@@ -152,14 +152,17 @@ def test_a_local_worker_gets_the_given_environment_whole_and_leads_its_session(
 
 
 def test_another_process_with_the_same_number_is_left_alone(
-    local: LocalLauncher, stand_ins: StandIns, tmp_path: Path
+    local: LocalLauncher, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr("signal.pidfd_send_signal", lambda *what: sent.append(what))
     local.launch(INSTANCE, manifest(), URL)
     stand_ins.notes()
     record = tmp_path / "state" / "workers" / "run-1-0.json"
     record.write_text(record.read_text().replace('"ticks":', '"ticks":9'))
     local.cancel(INSTANCE, manifest())
-    assert len(stand_ins.alive()) == 1
+    assert local.alive(INSTANCE, manifest()) is False
+    assert sent == []
 
 
 @pytest.mark.parametrize("run", ["../../escape", "", "a/b", ".hidden", "x\ny"])
