@@ -139,7 +139,7 @@ def test_nothing_learned_is_the_default(ledger: Ledger) -> None:
 
 
 def test_priors_are_medians_of_the_latest_lessons(ledger: Ledger) -> None:
-    learn(ledger, "ancient", speed=1000.0, at=NOW - 100 * HOUR)
+    learn(ledger, "ancient", speed=1.0, at=NOW - 100 * HOUR)
     for number in range(10):
         learn(ledger, f"r{number}", speed=50.0 + number, at=NOW + number * HOUR)
     learned = priors(ledger)

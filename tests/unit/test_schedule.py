@@ -187,6 +187,13 @@ def test_a_path_that_would_be_more_than_a_path_is_refused(name: str) -> None:
             render(plan)
 
 
+def test_percent_signs_are_no_specifiers_of_systemd() -> None:
+    plan = replace(PLAN, executable=Path("/srv/100%n/batchscribe"), folder=Path("/srv/100%n x"))
+    service = lines(render_units(plan)[SERVICE])
+    assert "WorkingDirectory=/srv/100%%n x" in service
+    assert 'ExecStart="/srv/100%%n/batchscribe" tick' in service
+
+
 def test_systemd_takes_no_quotes_in_the_path_of_a_program() -> None:
     with pytest.raises(MisconfiguredError, match="cannot stand in a schedule"):
         render_units(replace(PLAN, executable=Path("/srv/it's/batchscribe")))
