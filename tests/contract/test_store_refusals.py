@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +34,8 @@ def canned() -> Iterator[Canned]:
 
 @pytest.fixture(params=["obstore", "boto3"])
 def store(request: pytest.FixtureRequest, canned: Canned, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(store_boto3, "RETRIES", 2)
+    monkeypatch.setitem(store_obstore.RETRY, "max_retries", 1)
+    monkeypatch.setattr(store_boto3, "RETRIES", 1)
     if request.param == "obstore":
         return open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1")
     return open_fallback("s3://bucket", "bucket", "", endpoint=canned.endpoint, region="us-east-1")
@@ -140,6 +144,48 @@ def test_nobody_listens() -> None:
         store = open_store("s3://bucket", endpoint=f"http://127.0.0.1:{port}", region="us-east-1")
         with pytest.raises(StoreUnavailableError, match="no answer"):
             list(store.list())
+
+
+WAITING = """
+import os, sys
+from batchscribe.adapters import store_obstore
+from batchscribe.adapters.stores import open_store
+store_obstore.CLIENT["read_timeout"] = "300s"
+store = open_store("s3://bucket", endpoint=sys.argv[1], region="us-east-1")
+try:
+    list(store.list()) if sys.argv[2] == "list" else store.get("k")
+except KeyboardInterrupt:
+    os._exit(42)
+"""
+
+
+@pytest.mark.parametrize("method", ["list", "get"])
+def test_ctrl_c_ends_a_wait_on_a_silent_server(method: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, aws_environment():
+        silent.settimeout(60)
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        child = subprocess.Popen([sys.executable, "-c", WAITING, endpoint, method])
+        try:
+            connection, _address = silent.accept()
+            with connection:
+                connection.settimeout(60)
+                assert connection.recv(1)
+                child.send_signal(signal.SIGINT)
+                assert child.wait(60) == 42  # the request itself would wait for five minutes
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_a_given_endpoint_wins_over_the_environment(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for store in (
+        open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1"),
+        open_fallback("s3://bucket", "bucket", "", endpoint=canned.endpoint, region="us-east-1"),
+    ):
+        store.replace("k", b"1")
+        assert store.get("k").data == b"1"
 
 
 def test_the_endpoint_of_the_environment_is_honoured(canned: Canned) -> None:

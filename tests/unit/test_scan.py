@@ -241,7 +241,9 @@ def test_no_lock_is_no_lock(store: MemoryStore) -> None:
 
 
 def test_the_lock_of_the_original_names_its_session(store: MemoryStore) -> None:
-    assert lock(store, ORIGINAL) == LiveLock("session_1", NOW - timedelta(minutes=1))
+    wanted = LiveLock("session_1", NOW - timedelta(minutes=1))
+    assert lock(store, ORIGINAL) == wanted
+    assert lock(store, ORIGINAL | {"sessionId": "users/u/session_1/"}) == wanted
 
 
 @pytest.mark.parametrize("minutes", [29.9, 30.0])

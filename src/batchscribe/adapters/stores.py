@@ -88,7 +88,7 @@ def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
     provider, home = _credentials()
     config: S3Config = {"disable_bulk_delete": True}  # many S3-alikes have no bulk delete
     if endpoint:
-        config["endpoint"] = endpoint
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # the second would win from outside
     if region or home:
         config["region"] = region or home or ""
     vendor = S3Store(

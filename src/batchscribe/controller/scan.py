@@ -118,7 +118,8 @@ def read_live_lock(
     if content.get("locked") is False or now - since >= stale_after:
         return None
     session = content.get("sessionId")
-    return LiveLock(session.strip("/") or None if isinstance(session, str) else None, since)
+    named = session.strip("/").rpartition("/")[2] if isinstance(session, str) else ""
+    return LiveLock(named or None, since)
 
 
 def _content(store: Store, info: ObjectInfo) -> dict[str, Any]:
