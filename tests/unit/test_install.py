@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from batchscribe.adapters import installed
+from batchscribe.adapters.schedule import BEGIN, END, MARK, SERVICE, TIMER
+from batchscribe.cli.app import App
+from batchscribe.cli.install import install, uninstall
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import load
+
+OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
+FAKE_CRONTAB = """#!/bin/sh
+if [ "$1" = "-u" ]; then echo "$2" >> "{folder}/users"; shift 2; fi
+case "$1" in
+  -l) [ -e "{folder}/table" ] || {{ echo "no crontab for me" >&2; exit 1; }}; cat "{folder}/table" ;;
+  -) cat > "{folder}/table"; echo w >> "{folder}/writes" ;;
+  *) exit 64 ;;
+esac
+"""
+FAKE_SYSTEMCTL = """#!/bin/sh
+echo "$@" >> "{folder}/calls"
+"""
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose `systemctl` and `crontab` note what they are asked for."""
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    for name, text in (("crontab", FAKE_CRONTAB), ("systemctl", FAKE_SYSTEMCTL)):
+        (folder / name).write_text(text.format(folder=folder))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+def calls(machine: Path) -> list[str]:
+    """What systemctl was asked for, in order."""
+    path = machine / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    (folder / ".env").write_text("BATCH_SOURCE=s3://bucket/audio\nGPU_INSTANCE_ID=i-0123456789abcdef0\n")
+    return folder
+
+
+def call(project: Path, *arguments: str, environ: dict[str, str] | None = None) -> Result:
+    app = App()
+    app.__dict__["settings"] = load(environ or {}, folder=project)
+    command = uninstall if arguments[0] == "uninstall" else install
+    rest = arguments[1:] if arguments[0] == "uninstall" else arguments
+    return CliRunner().invoke(command, list(rest), obj=app)
+
+
+def run(project: Path, *arguments: str, environ: dict[str, str] | None = None) -> str:
+    result = call(project, *arguments, environ=environ)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def units_at(machine: Path) -> list[str]:
+    folder = machine / "units"
+    folder.mkdir(exist_ok=True)
+    return ["--unit-dir", str(folder)]
+
+
+def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project: Path) -> None:
+    where = units_at(machine)
+    output = run(project, "systemd", *where)
+    assert calls(machine) == ["daemon-reload", f"enable --now {TIMER}", f"restart {TIMER}"]
+    service = (machine / "units" / SERVICE).read_text()
+    executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
+    assert f'ExecStart="{executable}" tick' in lines(service)
+    assert f'ExecStopPost="{executable}" reconcile' in lines(service)
+    assert f"WorkingDirectory={project}" in lines(service)
+    assert f"User={installed.owner(project / '.env')}" in lines(service)
+    assert "CPUQuota=50%" in lines(service)
+    assert "A tick every 1h" in output
+
+    assert "as they were" in run(project, "systemd", *where)
+    assert calls(machine)[3:] == ["daemon-reload", f"enable --now {TIMER}"]
+    changed = run(project, "systemd", *where, "--every", "30m")
+    assert f"wrote {machine / 'units' / TIMER}" in changed
+    assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 stands in the schedule" in changed
+    assert "OnCalendar=*:0/30" in lines((machine / "units" / TIMER).read_text())
+
+
+def test_printing_changes_nothing(machine: Path, project: Path) -> None:
+    output = run(project, "systemd", "--print", *units_at(machine))
+    assert "[Timer]" in output
+    assert MARK in output
+    assert BEGIN in run(project, "cron", "--print")
+    assert list((machine / "units").iterdir()) == []
+    assert calls(machine) == []
+    assert not (machine / "table").exists()
+
+
+def test_a_unit_from_elsewhere_is_kept_aside_and_never_removed(machine: Path, project: Path) -> None:
+    where = units_at(machine)
+    foreign = machine / "units" / SERVICE
+    foreign.write_text("[Service]\nExecStart=/old/535-smart-batch-scheduler.sh\n")
+    assert "nothing was installed" in run(project, "uninstall", *where)
+    assert foreign.exists()
+    assert "kept the" in run(project, "systemd", *where)
+    kept = machine / "units" / f"{SERVICE}.before-batchscribe"
+    assert "535-smart" in kept.read_text()
+    run(project, "uninstall", *where)
+    assert [path.name for path in (machine / "units").iterdir()] == [kept.name]
+    assert calls(machine)[-2:] == [f"disable --now {TIMER}", "daemon-reload"]
+
+
+def test_uninstalling_twice_is_harmless(machine: Path, project: Path) -> None:
+    run(project, "systemd", *units_at(machine))
+    assert "removed" in run(project, "uninstall", *units_at(machine))
+    assert "nothing was installed" in run(project, "uninstall", *units_at(machine))
+
+
+def test_a_failing_systemctl_is_an_error_that_says_why(machine: Path, project: Path) -> None:
+    (machine / "systemctl").write_text("#!/bin/sh\necho 'Access denied' >&2\nexit 4\n")
+    error = call(project, "systemd", *units_at(machine)).exception
+    assert isinstance(error, MisconfiguredError)
+    assert "Access denied" in str(error)
+
+
+def test_a_folder_that_is_not_there_is_an_error(machine: Path, project: Path) -> None:
+    error = call(project, "systemd", "--unit-dir", str(machine / "none")).exception
+    assert isinstance(error, MisconfiguredError)
+
+
+def test_an_unknown_user_and_a_missing_source_are_refused_before_anything_is_written(
+    machine: Path, project: Path
+) -> None:
+    error = call(project, "systemd", "--user", "nobody-of-that-name", *units_at(machine)).exception
+    assert "no user 'nobody-of-that-name'" in str(error)
+    (project / ".env").write_text("")
+    assert "BATCH_SOURCE is not set" in str(call(project, "systemd", *units_at(machine)).exception)
+    assert calls(machine) == []
+
+
+def test_what_only_the_shell_knows_is_named(machine: Path, project: Path) -> None:
+    environ = {"BATCH_THRESHOLD": "5", "BATCH_SCHEDULER_CHECK_HOURS": "0.5"}
+    output = run(project, "systemd", *units_at(machine), environ=environ)
+    assert f"put into {project / '.env'}: BATCH_THRESHOLD\n" in output
+    service = (machine / "units" / SERVICE).read_text()
+    assert "Environment=BATCH_SCHEDULER_CHECK_HOURS=0.5" in lines(service)
+
+
+def test_cron_is_installed_once_beside_what_is_there(machine: Path, project: Path) -> None:
+    (machine / "table").write_text(OTHERS)
+    run(project, "cron", "--every", "30m")
+    table = (machine / "table").read_text()
+    assert table.startswith(OTHERS + BEGIN)
+    assert table.count(END) == 1
+    assert (project / "logs").is_dir()
+    assert "as it was" in run(project, "cron", "--every", "30m")
+    assert (machine / "writes").read_text() == "w\n"
+    run(project, "uninstall", *units_at(machine))
+    assert (machine / "table").read_text() == OTHERS
+
+
+def test_cron_begins_a_crontab_and_can_be_somebody_elses(machine: Path, project: Path) -> None:
+    run(project, "cron", "--user", installed.owner(project))
+    assert (machine / "table").read_text().startswith(BEGIN)
+    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+
+
+def test_a_crontab_that_cannot_be_read_is_not_overwritten(machine: Path, project: Path) -> None:
+    (machine / "crontab").write_text("#!/bin/sh\necho 'you are not allowed' >&2\nexit 1\n")
+    error = call(project, "cron").exception
+    assert isinstance(error, MisconfiguredError)
+    assert "you are not allowed" in str(error)
+
+
+def test_without_cron_and_systemd_the_errors_name_the_other(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert "install cron" in str(call(project, "cron").exception)
+    (tmp_path / "units").mkdir()
+    error = call(project, "systemd", "--unit-dir", str(tmp_path / "units")).exception
+    assert "batchscribe install cron" in str(error)
