@@ -14,7 +14,7 @@ import pytest
 
 from batchscribe.core.transcripts import Transcript, decode
 from batchscribe.ledger import Ledger
-from support.cli import Desk, local_desk, put_speech
+from support.cli import Desk, local_desk, put_speech, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -26,15 +26,6 @@ def desk(tmp_path: Path) -> Desk:
 
 def transcripts(desk: Desk, session: str) -> list[Path]:
     return sorted((desk.bucket / session).glob("transcription-*.json"))
-
-
-def wait_for(condition: Iterator[bool]) -> None:
-    """Looks until the condition holds; a bound against hanging, not a measure."""
-    for _ in range(2000):
-        if next(condition):
-            return
-        signal.sigtimedwait([], 0.05)
-    raise AssertionError("it never happened")
 
 
 def some_transcript(desk: Desk, session: str) -> Iterator[bool]:

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -53,6 +55,12 @@ class Desk:
             raise AssertionError(f"{words} hung:\n{stdout}\n{stderr}") from None
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
+    def json_of(self, *words: str, **environment: str) -> Any:
+        """The document of a command that has its own way to ask for JSON."""
+        done = self.run(*words, **environment)
+        assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
     def json(self, *words: str, code: int = 0, **environment: str) -> Any:
         done = self.run(*words, "--json", **environment)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -75,6 +83,15 @@ def local_desk(home: Path, **names: str) -> Desk:
     }
     desk.configure(**(defaults | names))
     return desk
+
+
+def wait_for(condition: Iterator[bool]) -> None:
+    """Looks until the condition holds; a bound against hanging, not a measure."""
+    for _ in range(2000):
+        if next(condition):
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never happened")
 
 
 def put_speech(bucket: Path, *sessions: str) -> list[str]:

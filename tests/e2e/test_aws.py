@@ -1,0 +1,302 @@
+"""The main job on "AWS": moto's server over HTTP for S3 and EC2, a real sshd on loopback as the GPU box."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.transcripts import encode
+from support.aws import make_stopped_instance
+from support.cli import SPEECH, Desk, wait_for
+from support.receivers import http_receiver, smtp_receiver
+from support.s3 import CREDENTIALS, REGION, create_bucket, moto_server, s3_client
+from support.sshd import Sshd, sshd
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+
+pytestmark = pytest.mark.e2e
+PREFIX = "audio-sessions"
+
+
+@dataclass
+class Cloud:
+    """One bucket, one stopped instance, one box behind ssh, and a scheduler's desk in front of it."""
+
+    endpoint: str
+    bucket: str
+    instance: str
+    box: Sshd
+    desk: Desk
+
+    @property
+    def ec2(self) -> EC2Client:
+        return boto3.session.Session().client(
+            "ec2",
+            region_name=REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+
+    def described(self) -> dict[str, Any]:
+        found: Any = self.ec2.describe_instances(InstanceIds=[self.instance])
+        instance: dict[str, Any] = found["Reservations"][0]["Instances"][0]
+        return instance
+
+    @property
+    def state(self) -> str:
+        name: str = self.described()["State"]["Name"]
+        return name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {tag["Key"]: tag["Value"] for tag in self.described().get("Tags", [])}
+
+    def put(self, key: str, data: bytes) -> None:
+        s3_client(self.endpoint).put_object(Bucket=self.bucket, Key=f"{PREFIX}/{key}", Body=data)
+
+    def objects(self, part: str = "") -> dict[str, str]:
+        """ETags by key of everything whose key has `part` in it."""
+        pages = s3_client(self.endpoint).get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return {
+            found["Key"]: found["ETag"]
+            for page in pages
+            for found in page.get("Contents", [])
+            if part in found["Key"]
+        }
+
+    def speech(self, count: int, session: str = "user/session_1") -> None:
+        for number in range(1, count + 1):
+            self.put(f"{session}/chunk-{number:03}.wav", spoken())
+
+    def transcribed(self) -> Iterator[bool]:
+        while True:
+            yield bool(self.objects("transcription-chunk-"))
+
+
+def spoken(seconds: float = 0.8) -> bytes:
+    """The beginning of a bundled recording, as a WAV file."""
+    with wave.open(str(SPEECH / "notes" / "shopping list.wav")) as whole:
+        rate, width = whole.getframerate(), whole.getsampwidth()
+        frames = whole.readframes(int(rate * seconds))
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as part:
+        part.setnchannels(1)
+        part.setsampwidth(width)
+        part.setframerate(rate)
+        part.writeframes(frames)
+    return buffer.getvalue()
+
+
+def install_worker(box: Sshd, endpoint: str) -> None:
+    """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment."""
+    python = box.home / ".batchscribe" / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    lines = [f"{name}={value}\n" for name, value in CREDENTIALS.items()]
+    environment = box.home / ".batchscribe" / "env"
+    environment.write_text("".join(lines) + f"AWS_ENDPOINT_URL={endpoint}\n")
+    environment.chmod(0o600)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with moto_server() as address:
+        yield address
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"audio-{os.urandom(4).hex()}"
+    create_bucket(endpoint, bucket)
+    instance = make_stopped_instance(endpoint, instance_type="g4dn.xlarge")
+    desk = Desk(tmp_path / "desk")
+    state = desk.home / ".batchscribe"
+    state.mkdir(parents=True)
+    with sshd(tmp_path / "box") as box:
+        install_worker(box, endpoint)
+        options = box.options(state / "known_hosts", trusted=instance)
+        desk.configure(
+            **CREDENTIALS,
+            AWS_ENDPOINT_URL=endpoint,
+            BATCH_SOURCE=f"s3://{bucket}/{PREFIX}",
+            BATCH_ENGINE="pocketsphinx",
+            BATCH_MIN_AGE_MINUTES="0",
+            BATCH_POLL_SECONDS="0.3",
+            GPU_INSTANCE_ID=instance,
+            GPU_SSH_HOST="127.0.0.1",
+            GPU_SSH_PORT=str(box.port),
+            GPU_SSH_USER=options.user,
+            GPU_SSH_KEY_PATH=str(options.key),
+        )
+        made = Cloud(endpoint, bucket, instance, box, desk)
+        record = InstanceRecord(instance=instance, release=__version__, at=datetime.now(UTC))
+        made.put(keys.instance(instance), encode(record))
+        yield made
+
+
+def test_the_main_job(cloud: Cloud) -> None:
+    cloud.speech(120)
+    with smtp_receiver() as mailbox, http_receiver() as hook:
+        report = cloud.desk.json(
+            "tick",
+            BATCH_NOTIFY_EMAIL="engineer@example.com",
+            BATCH_SMTP_URL=f"smtp://127.0.0.1:{mailbox.port}",
+            BATCH_NOTIFY_URLS=hook.url.replace("http://", "json://"),
+        )["runs"][0]
+    assert report["status"] == "completed"
+    assert report["reason"] == "120 chunks pending, threshold 100 reached"
+    assert report["transcription"]["done"] == 120
+    assert report["gpu"]["type"] == "g4dn.xlarge"
+    assert report["gpu"]["started_by_us"] is True
+    assert report["gpu"]["cost"] > 0
+    assert cloud.state == "stopped"
+    assert not cloud.tags.get("batchscribe:run")
+    assert len(cloud.objects("transcription-chunk-")) == 120
+    assert len(cloud.objects("/transcript.")) == 4
+    (mail,) = mailbox.mails
+    assert "completed" in str(mail["Subject"])
+    assert "120 of 120 chunks done" in mail.as_string()
+    ((_path, posted),) = hook.posts
+    assert "completed" in json.loads(posted)["title"]
+    (written,) = (cloud.desk.home / "batch-reports").glob("batch-*.json")
+    assert json.loads(written.read_text())["run"] == report["run"]
+    (listed,) = cloud.desk.json_of("report", "--last", "24h", "--format", "json")["runs"]
+    assert listed["run"] == report["run"]
+
+
+def test_below_the_threshold_nothing_is_started(cloud: Cloud) -> None:
+    cloud.speech(99)
+    document = cloud.desk.json("tick")
+    assert document["decision"] == "hold"
+    assert (document["reason"]["code"], cloud.state, cloud.tags) == ("below-threshold", "stopped", {})
+
+
+def test_a_corrupt_chunk_among_good_ones(cloud: Cloud) -> None:
+    cloud.speech(6)
+    cloud.put("user/session_1/chunk-003.wav", b"RIFF" + os.urandom(3000))
+    report = cloud.desk.json("tick", code=1, BATCH_THRESHOLD="6")["runs"][0]
+    assert report["status"] == "incomplete"
+    assert len(cloud.objects("transcription-chunk-")) == 5
+    assert cloud.state == "stopped"
+    assert cloud.desk.json("tick", BATCH_POLICY="now")["reason"]["code"] == "only-troubled"
+
+
+def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
+    cloud.speech(40)
+    process = cloud.desk.start("tick", BATCH_THRESHOLD="40")
+    wait_for(cloud.transcribed())
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = cloud.objects("transcription-chunk-")
+    assert len(finished) < 40
+    assert cloud.state == "running"
+    report = cloud.desk.json("tick")["runs"][0]
+    assert report["status"] == "completed"
+    done = cloud.objects("transcription-chunk-")
+    assert len(done) == 40
+    assert finished.items() <= done.items(), "what was published stays as it is"
+    assert cloud.state == "stopped"
+    assert len(cloud.objects("manifest.json")) == 1, "the worker lived on: nothing was dispatched twice"
+
+
+def test_a_second_concurrent_tick(cloud: Cloud) -> None:
+    cloud.speech(20)
+    process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
+    wait_for(cloud.transcribed())
+    second = cloud.desk.run("tick")
+    assert second.returncode == 0
+    assert str(process.pid) in second.stderr
+    process.communicate()
+    assert process.returncode == 0
+    assert len(cloud.objects("intent.json")) == 1
+
+
+def test_a_gpu_that_somebody_started_is_left_alone_or_used(cloud: Cloud) -> None:
+    cloud.speech(3)
+    cloud.ec2.start_instances(InstanceIds=[cloud.instance])
+    held = cloud.desk.json("tick", BATCH_THRESHOLD="3")
+    assert held["reason"]["code"] == "gpu-in-use"
+    used = cloud.desk.json("tick", BATCH_THRESHOLD="3", GPU_IF_RUNNING="use")
+    assert used["runs"][0]["gpu"]["was_running"] is True
+    assert used["runs"][0]["status"] == "completed"
+    assert cloud.state == "running"
+
+
+def test_sigterm_while_the_box_says_nothing(cloud: Cloud) -> None:
+    cloud.speech(3)
+    cloud.box.freeze()
+    process = cloud.desk.start("tick", "--json", BATCH_THRESHOLD="3")
+
+    def running() -> Iterator[bool]:
+        while True:
+            yield cloud.state == "running"
+
+    wait_for(running())
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 1, stderr
+    assert json.loads(stdout)["runs"][0]["status"] == "interrupted"
+    assert cloud.state == "stopped"
+
+
+def test_a_box_that_was_never_set_up_is_refused_before_it_is_paid_for(cloud: Cloud) -> None:
+    cloud.speech(3)
+    s3_client(cloud.endpoint).delete_object(
+        Bucket=cloud.bucket, Key=f"{PREFIX}/{keys.instance(cloud.instance)}"
+    )
+    done = cloud.desk.run("tick", BATCH_THRESHOLD="3")
+    assert done.returncode == 2
+    assert "gpu setup" in done.stderr
+    assert (cloud.state, cloud.tags) == ("stopped", {})
+
+
+def test_the_gpu_by_hand(cloud: Cloud) -> None:
+    checked = cloud.desk.run("gpu", "check", "--start")
+    assert "ok    worker" in checked.stdout, checked.stdout + checked.stderr
+    assert cloud.state == "stopped"
+    assert cloud.desk.run("gpu", "start").returncode == 0
+    assert cloud.state == "running"
+    assert cloud.desk.run("reconcile").returncode == 0
+    assert cloud.state == "running", "a person's GPU is no business of the scheduler's"
+    assert cloud.desk.run("gpu", "stop").returncode == 0
+    assert cloud.state == "stopped"
+
+
+def test_a_bucket_that_cannot_be_listed_starts_nothing(cloud: Cloud) -> None:
+    done = cloud.desk.run("tick", BATCH_SOURCE="s3://no-such-bucket-at-all")
+    assert done.returncode == 2
+    assert "no-such-bucket-at-all" in done.stderr
+    assert cloud.state == "stopped"
+
+
+def test_no_credential_reaches_any_log_or_report(cloud: Cloud) -> None:
+    secret = "canary-9f8e7d6c5b4a"
+    cloud.speech(2)
+    done = cloud.desk.run(
+        "tick", BATCH_THRESHOLD="2", SLACK_WEBHOOK_URL=f"http://127.0.0.1:9/services/{secret}"
+    )
+    assert done.returncode == 0, done.stderr
+    written = [path for path in cloud.desk.home.rglob("*") if path.is_file() and path.name != ".env"]
+    for text in (done.stdout, done.stderr, *(path.read_bytes().decode(errors="replace") for path in written)):
+        assert secret not in text
+        assert "bread" not in text, "what was said stays in the transcripts"
