@@ -186,9 +186,7 @@ class DirectoryStore:
     def _refusal(self, error: OSError, key: str, *, make: bool) -> BatchscribeError:
         why = f"{key!r} in {self._root}: {os.strerror(error.errno or 0)}"
         if error.errno == errno.ENOENT:
-            if not self._root.is_dir():
-                if not self._expected and not self._root.exists():
-                    return ObjectNotFoundError(f"no object {key!r}: {self._root} is not there yet")
+            if self._expected and not self._root.is_dir():
                 return MisconfiguredError(
                     f"there is no folder {self._root}: create it, or correct the setting"
                 )

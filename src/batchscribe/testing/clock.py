@@ -19,7 +19,7 @@ class FakeClock:
     def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
         self._now = now
         self._uptime = 1000.0
-        self._plans: list[tuple[datetime, Callable[[], None]]] = []
+        self._plans: list[tuple[datetime, Callable[[], object]]] = []
         self._shields = 0
         self.signal: str | None = None
 
@@ -39,7 +39,7 @@ class FakeClock:
             self.check()
         self._move(until)
 
-    def at(self, seconds: float, act: Callable[[], None]) -> None:
+    def at(self, seconds: float, act: Callable[[], object]) -> None:
         """Plans a call for so many seconds from now."""
         self._plans.append((self._now + timedelta(seconds=seconds), act))
 
@@ -63,5 +63,5 @@ class FakeClock:
         self._now = to
 
 
-def _moment(plan: tuple[datetime, Callable[[], None]]) -> datetime:
+def _moment(plan: tuple[datetime, Callable[[], object]]) -> datetime:
     return plan[0]
