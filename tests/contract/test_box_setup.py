@@ -204,6 +204,15 @@ def test_a_published_fingerprint_decides(ssh: Ssh, server: Sshd) -> None:
     assert pin(ssh, INSTANCE, trusted=frozenset({server.fingerprint})).compared
 
 
+def test_a_console_that_may_not_be_read_is_said_and_no_obstacle(setup: BoxSetup, server: Sshd) -> None:
+    def denied(_instance: str) -> frozenset[str]:
+        raise MisconfiguredError("the right ec2:GetConsoleOutput is missing")
+
+    first = next(iter(replace(setup, published=denied).set_up(INSTANCE, Wishes())))
+    assert server.fingerprint in first.detail
+    assert "ec2:GetConsoleOutput" in first.detail
+
+
 def test_other_pins_survive_a_new_one(ssh: Ssh, server: Sshd) -> None:
     neighbour = f"i-0neighbour {server.host_key}"
     ssh.options.known_hosts.parent.mkdir(parents=True)

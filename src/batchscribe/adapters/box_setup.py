@@ -20,7 +20,7 @@ from batchscribe.core import keys
 from batchscribe.core.box import CheckRequest, EnvironmentRequest, Finding, InstanceRecord
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 
 CHECK_SECONDS = 400.0
@@ -98,9 +98,10 @@ class BoxSetup:
         environment = read_environment(wishes.env_file) if wishes.env_file else None
         fingerprint = ""
         if self.ssh:
-            pinned = self._pin(self.ssh, instance, wishes)
+            trusted, doubt = self._trusted(instance, wishes)
+            pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
             fingerprint = pinned.fingerprint
-            yield _pinned(pinned)
+            yield _pinned(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(wishes.wheel, Path(folder))
                 yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the box's index")
@@ -155,9 +156,14 @@ class BoxSetup:
     ) -> tuple[Finding, ...]:
         return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
-    def _pin(self, ssh: Ssh, instance: Instance, wishes: Wishes) -> Pin:
-        known = frozenset({wishes.fingerprint}) if wishes.fingerprint else self.published(instance.id)
-        return pin(ssh, instance, trusted=known, repin=wishes.repin)
+    def _trusted(self, instance: Instance, wishes: Wishes) -> tuple[frozenset[str], str]:
+        """The fingerprints known from elsewhere, and why there are none: a comparison is a bonus."""
+        if wishes.fingerprint:
+            return frozenset({wishes.fingerprint}), ""
+        try:
+            return self.published(instance.id), "its console shows none"
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return frozenset(), str(error)
 
     def _keep_environment(self, instance: Instance, text: str) -> Finding:
         self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
@@ -191,14 +197,14 @@ def read_environment(path: Path) -> str:
     return text
 
 
-def _pinned(pinned: Pin) -> Finding:
+def _pinned(pinned: Pin, doubt: str) -> Finding:
     if not pinned.new:
         detail = f"{pinned.fingerprint}, as pinned before"
     elif pinned.compared:
         detail = f"{pinned.fingerprint}, pinned: it is the one that was published"
     else:
         detail = (
-            f"{pinned.fingerprint}, pinned unseen: compare it on the box with "
+            f"{pinned.fingerprint}, pinned unseen ({doubt}): compare it on the box with "
             "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
         )
     return Finding(what="host key", ok=True, detail=detail)
