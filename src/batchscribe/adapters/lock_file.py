@@ -35,22 +35,31 @@ class FileTickLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        with self._acquired():
+            self._tell(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
+            try:
+                yield
+            finally:
+                self._tell("")
+
+    @contextmanager
+    def _acquired(self) -> Iterator[None]:
         lock = self._lock()
         try:
             lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.05)
+            _write_own_file(self._path, "")
         except Timeout as error:
             raise LockHeldError(
                 f"another tick is running ({self._told() or 'it has not said who'}); nothing was done"
             ) from error
         except OSError as error:
+            lock.release()
             raise MisconfiguredError(
-                f"the lock file {self._path} cannot be used ({error.strerror}): remove what is there"
+                f"the lock file {self._path} cannot be used ({error}): remove what is there"
             ) from error
         try:
-            self._tell(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
             yield
         finally:
-            self._tell("")
             lock.release()
 
     def holder(self) -> str | None:

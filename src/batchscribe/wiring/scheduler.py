@@ -27,7 +27,7 @@ from batchscribe.adapters.reports import write_report
 from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
 from batchscribe.controller.by_hand import HandCompute
-from batchscribe.controller.context import Shield, Terms, View, Waits, World
+from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
@@ -36,7 +36,7 @@ from batchscribe.core.manifest import EngineSpec, Limits
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
-from batchscribe.core.report import build
+from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
@@ -290,4 +290,5 @@ def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     seen = ledger.get(f"scan/{run.id}")
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
+    log.info("Cost Tracking", **dict(cost_block(report)))
     write_report(settings.reports_dir, report)
