@@ -76,6 +76,8 @@ def test_a_leading_slash_alone_is_seen(endpoint: str) -> None:
 def test_a_folder_marker_out_of_its_order_is_put_right(endpoint: str) -> None:
     store = filled(endpoint, ("folder-a.mp3", "folder/", "folder/x.mp3", "folder0"))
     assert listed(store) == ["folder-a.mp3", "folder/", "folder/x.mp3", "folder0"]
+    assert isinstance(store, ObstoreStore)
+    assert store._fallback is None  # markers are common: they must not cost the fast listing
 
 
 def test_a_slash_at_the_end_is_lost_in_a_listing_and_costs_no_other_key(endpoint: str) -> None:
