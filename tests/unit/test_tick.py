@@ -176,6 +176,24 @@ def test_a_lost_start_reply_is_settled_by_looking(at: Stage, applied: bool) -> N
     assert at.compute.billed_seconds(INSTANCE) <= run.billed_seconds
 
 
+def test_a_start_that_lands_after_we_gave_up_is_still_stopped(at: Stage) -> None:
+    ready(at)
+    claims: list[Claim] = []
+    start = at.compute.start
+
+    def lost(claim: Claim) -> None:
+        claims.append(claim)
+        raise ComputeUnavailableError("no reply")
+
+    at.compute.start = lost  # type: ignore[method-assign]
+    at.clock.at(2, at.clock.interrupt)
+    at.clock.at(20, lambda: start(claims[0]))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.INTERRUPTED
+    assert state(at) is InstanceState.STOPPED
+    assert at.compute.billed_seconds(INSTANCE) > 0
+
+
 def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     ready(at)
     at.compute.break_boot(INSTANCE)

@@ -117,8 +117,8 @@ def priced(run: Run) -> str:
         raise MisconfiguredError(f"the price table has no {PRICED_AS}: reinstall batchscribe")
     amount = cost(rate, run.billed_seconds)
     return (
-        f"This machine is free of charge here. If it had been a {PRICED_AS} at {rate}, these "
-        f"{run.billed_seconds:.0f} s would have cost ${amount.text(4)} (a minute is the least that EC2 bills)."
+        f"This machine costs nothing here. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
+        f"would have cost ${amount.text(4)}: a minute is the least that EC2 bills."
     )
 
 

@@ -15,6 +15,8 @@ from batchscribe.core.manifest import Manifest
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
+START_LANDS = timedelta(seconds=60)
+
 
 def release(world: World, terms: Terms, run: Run) -> Run:
     """One look at a run that is on its way out, and at most one act."""
@@ -25,12 +27,21 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     seen = world.compute.describe(run.instance)
     if seen.run != run.id and not seen.state.proved_stopped:
         return _let_go(world, run, replace(run, stopped=run.stopped or now, detail=_not_ours(run, seen)))
+    if seen.state.proved_stopped and _may_still_start(run, now):
+        return run
     if seen.state.proved_stopped:
         return _let_go(world, run, replace(run, stopped=run.stopped or now))
     if not seen.state.billable and seen.state is not InstanceState.PENDING and run.stopped is None:
         run = keep(world, replace(run, stopped=now), f"no longer billed: {seen.state}")
     _insist(world, terms, run, seen, now)
     return run
+
+
+def _may_still_start(run: Run, now: datetime) -> bool:
+    """A start whose reply was lost may take effect after we looked: it is waited for, for a minute."""
+    assert run.start_requested is not None
+    unsure = run.start_accepted is None and run.outcome is not Outcome.NO_CAPACITY
+    return unsure and now - run.start_requested < START_LANDS
 
 
 def _end_work(world: World, terms: Terms, run: Run) -> Run:

@@ -13,6 +13,8 @@ from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 
 LOCAL = "local"
+GPU_ENGINES = {"faster-whisper"}
+"""Engines that are put on a paid box for its GPU."""
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -46,7 +48,7 @@ def box_setup(
         clock=clock,
         terms=BoxTerms(
             engine=spec,
-            gpu=settings.provider != LOCAL,
+            gpu=settings.provider != LOCAL and spec.engine in GPU_ENGINES,
             source=settings.source,
             output=settings.output,
         ),

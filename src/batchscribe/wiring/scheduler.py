@@ -110,8 +110,10 @@ def open_compute(settings: Settings, clock: Clock) -> HandCompute:
         from batchscribe.adapters.compute_local import LocalCompute
 
         return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
-    from batchscribe.adapters.compute_ec2 import Ec2Compute
-
+    try:
+        from batchscribe.adapters.compute_ec2 import Ec2Compute
+    except ImportError as error:
+        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
 
 
