@@ -1,0 +1,12 @@
+"""`make bench`: every bench, one after the other."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import commands, scan, work
+
+for bench in (commands, work, scan):
+    print(f"\n== {bench.__name__}: {(bench.__doc__ or '').splitlines()[0]}", flush=True)
+    sys.argv = [bench.__name__]
+    bench.main()
