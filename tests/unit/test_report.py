@@ -163,10 +163,10 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
         "Cost Tracking:",
         "  GPU Type:       g4dn.xlarge",
         "  Hourly Rate:    $0.526 (AWS list, on-demand, us-east-2, as of 2026-11-23)",
-        "  GPU Time:       at most 0.50 hours",
+        "  GPU Time:       at most 0.500 hours (1800 s)",
         "  GPU Cost:       at most $0.2630",
         "  Chunks/Dollar:  ~449",
-        "  Audio:          1.00 hours",
+        "  Audio:          1.000 hours",
         "  $/Audio Hour:   at most $0.2630",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from batchscribe import settings as configuration
 from batchscribe.adapters import logs
 from batchscribe.settings import Settings
+
+WIDTH = 130
 
 
 class App:
@@ -36,7 +39,8 @@ class App:
 
     @cached_property
     def console(self) -> Console:
-        return Console(highlight=False, soft_wrap=True)
+        """Wide where no terminal sets a width: what goes into a file or a pipe is not folded."""
+        return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def configured(settings: Settings) -> Settings:

@@ -200,10 +200,10 @@ def cost_block(report: RunReport) -> list[Line]:
     return [
         ("GPU Type", gpu.type or gpu.provider),
         ("Hourly Rate", _rate_text(Usd(gpu.rate_micros), gpu.source, gpu.as_of)),
-        ("GPU Time", f"at most {gpu.seconds / _HOUR:.2f} hours"),
+        ("GPU Time", f"at most {gpu.seconds / _HOUR:.3f} hours ({gpu.seconds:.0f} s)"),
         ("GPU Cost", f"at most ${cost.text(4)}"),
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
-        ("Audio", f"{hours:.2f} hours"),
+        ("Audio", f"{hours:.3f} hours"),
         ("$/Audio Hour", _per_audio_hour(cost, hours)),
     ]
 
