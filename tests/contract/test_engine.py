@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
@@ -208,6 +209,37 @@ def test_whisper_gives_words_with_probabilities(whisper_folder: Path) -> None:
     assert words
     assert all(word.probability is not None for word in words)
     assert result.language == "en"
+
+
+def test_whispers_wild_times_and_empty_segments_are_mended() -> None:
+    class Wild:
+        def transcribe(self, _audio: object, **_options: object) -> tuple[list[object], object]:
+            words = [
+                SimpleNamespace(word=" one", start=-0.2, end=0.5, probability=0.91234),
+                SimpleNamespace(word=" two", start=0.4, end=9.0, probability=1.0),
+            ]
+            kept = SimpleNamespace(text=" one two", start=0.0, end=9.0, words=words)
+            empty = SimpleNamespace(text=" ", start=0.0, end=0.0, words=[])
+            return [empty, kept], SimpleNamespace(language="en")
+
+    engine = engine_faster_whisper.FasterWhisper(Wild(), spec_of("x"), "cpu")
+    ((segment,),) = [result.segments for result in engine.transcribe([silence(1, 2.0)])]
+    assert (segment.text, segment.start, segment.end) == ("one two", 0.0, 2.0)
+    assert [(word.word, word.start, word.end) for word in segment.words] == [
+        ("one", 0.0, 0.5),
+        ("two", 0.5, 2.0),
+    ]
+    assert segment.words[0].probability == 0.912
+
+
+def test_a_whisper_that_breaks_is_an_engine_error() -> None:
+    class Broken:
+        def transcribe(self, _audio: object, **_options: object) -> None:
+            raise RuntimeError("CUDA failed with error out of memory\nat line 5")
+
+    engine = engine_faster_whisper.FasterWhisper(Broken(), spec_of("x"), "cuda")
+    with pytest.raises(EngineError, match=r"out of memory$"):
+        list(engine.transcribe([silence(1, 2.0)]))
 
 
 def test_a_model_that_is_not_here_names_the_mend(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import EngineError, MisconfiguredError, StoreUnavailableError
 from batchscribe.testing.engine import ScriptedEngine
 from batchscribe.testing.store import MemoryStore
+from batchscribe.worker import pipeline
 from batchscribe.worker.channel import ByteBudget, Channel
 from batchscribe.worker.pipeline import Crew, run_worker
 from batchscribe.worker.windows import Samples
@@ -123,7 +124,7 @@ class Bench:
             find_speech=find_speech,
             clock=self.clock,
             should_stop=self.stop.is_set,
-            crew=Crew(fetchers=2, decoders=1, publishers=1, progress_seconds=0.05),
+            crew=Crew(fetchers=1, decoders=1, publishers=1, progress_seconds=0.05),
         )
         assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)
         assert threading.active_count() == 1
@@ -170,8 +171,9 @@ def test_every_chunk_gets_its_transcript(bench: Bench) -> None:
     assert (second.run, second.language, second.flags, second.duration) == ("run-1", "en", (), 2)
 
 
-def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back() -> None:
-    bench = Bench(engine=ScriptedEngine(hold=3, script=lambda window: f"at{window.start:g}"))
+@pytest.mark.parametrize("hold", [1, 2, 3, 8])
+def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back(hold: int) -> None:
+    bench = Bench(engine=ScriptedEngine(hold=hold, script=lambda window: f"at{window.start:g}"))
     key = bench.add("long.flac", encode(sine(50), "flac"))
 
     def three(_audio: Samples) -> list[tuple[int, int]]:
@@ -231,7 +233,20 @@ def test_what_is_done_already_is_not_done_again(bench: Bench) -> None:
     bench.add("chunk-002.webm")
     record = bench.run()
     assert (record.tally.done, record.tally.skipped) == (1, 1)
+    assert len(bench.engine.heard) == 1
     assert bench.store.get(bench.chunk(key).transcript).data == b"{}"
+
+
+def test_chunks_that_need_no_work_make_room_for_those_that_do(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FETCHED_BYTES", 1)
+    for number in range(3):
+        bench.store.place(bench.chunk(bench.add(f"done-{number}.webm")).transcript, b"{}")
+    bench.add("new-1.webm")
+    bench.add("new-2.webm")
+    record = bench.run()
+    assert (record.tally.done, record.tally.skipped) == (2, 3)
 
 
 def test_a_neighbour_who_was_faster_wins(bench: Bench) -> None:
@@ -360,6 +375,21 @@ def test_a_chunk_that_breaks_the_engine_is_to_blame_when_the_engine_goes_on(benc
     assert bench.done() == set(bench.files) - {poison}
     assert bench.failure(poison).kind is FailureKind.CHUNK
     assert record.tally.failed == 1
+
+
+def test_an_engine_that_breaks_now_and_then_is_not_broken(bench: Bench) -> None:
+    for number in range(12):
+        bench.add(f"chunk-{number:03}.webm", TWO_SECONDS if number % 2 else ONE_SECOND)
+
+    def script(window: Window) -> str:
+        if window.seconds == 2:
+            raise EngineError("choked")
+        return "fine"
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert (record.end, record.tally.done, record.tally.failed) == (WorkerEnd.FINISHED, 6, 6)
+    assert {failure.kind for failure in record.failures} == {FailureKind.CHUNK}
 
 
 def test_an_engine_that_breaks_on_everything_is_to_blame_itself(bench: Bench) -> None:

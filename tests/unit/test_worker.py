@@ -1,0 +1,187 @@
+"""The worker as a process: what its command line promises, and what is left of it when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from click.testing import CliRunner
+
+from batchscribe import __version__
+from batchscribe.adapters.stores import open_store
+from batchscribe.cli.worker import engines, worker
+from batchscribe.core import keys
+from batchscribe.core.manifest import (
+    EngineSpec,
+    ExitRecord,
+    Manifest,
+    ManifestChunk,
+    WorkerEnd,
+    decode,
+    encode,
+)
+from batchscribe.errors import MisconfiguredError
+from batchscribe.wiring.worker import split_location, work
+from support.audio import bundled, corpus
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Looks again and again, a bounded number of times."""
+    for _ in range(1200):
+        if true():
+            return
+        threading.Event().wait(0.05)
+    pytest.fail("it never came true")
+
+
+class Place:
+    """A folder with the bundled speech, so many times over, and a manifest for all of it."""
+
+    def __init__(self, folder: Path, copies: int = 1, **changes: Any) -> None:
+        self.store = open_store(folder.as_uri())
+        for copy in range(copies):
+            for key in corpus():
+                self.store.create(f"{copy}/{key}", bundled(key))
+        fields = {
+            "run": "run-1",
+            "worker": 0,
+            "release": __version__,
+            "source": folder.as_uri(),
+            "output": folder.as_uri(),
+            "deadline": datetime.now(UTC) + timedelta(hours=1),
+            "engine": EngineSpec(engine="pocketsphinx"),
+            "settings_hash": "h",
+            "chunks": tuple(
+                ManifestChunk(
+                    key=info.key, etag=info.etag, size=info.size, session="", transcript=info.key + ".json"
+                )
+                for info in self.store.list()
+            ),
+        }
+        self.manifest = Manifest(**{**fields, **changes})
+        key = keys.manifest("run-1", 0)
+        self.store.create(key, encode(self.manifest))
+        self.location = f"{folder.as_uri()}/{key}"
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "batchscribe", "worker", self.location]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def transcripts(self) -> list[str]:
+        return [info.key for info in self.store.list() if info.key.endswith(".json") and info.key[0] != "_"]
+
+    def exit_record(self) -> ExitRecord:
+        return decode(self.store.get(keys.exit_record("run-1", 0)).data, ExitRecord)
+
+
+@pytest.mark.parametrize(
+    ("location", "root"),
+    [
+        ("s3://b/_batchscribe/runs/r/workers/0/manifest.json", "s3://b"),
+        ("s3://b/a/b c/_batchscribe/runs/r/workers/0/manifest.json", "s3://b/a/b c"),
+        ("file:///x/_batchscribe/runs/r/workers/12/manifest.json", "file:///x"),
+        ("/x y/_batchscribe/runs/r/workers/0/manifest.json", "file:///x%20y"),
+    ],
+)
+def test_the_store_of_a_manifest_is_what_lies_before_it(location: str, root: str) -> None:
+    found, key = split_location(location)
+    assert found == root
+    assert key.startswith("_batchscribe/runs/r/workers/")
+
+
+@pytest.mark.parametrize("location", ["s3://b/manifest.json", "x", "s3://b/_batchscribe/runs/r/intent.json"])
+def test_something_else_is_no_manifest(location: str) -> None:
+    with pytest.raises(MisconfiguredError, match="is no manifest"):
+        split_location(location)
+
+
+def test_the_command_transcribes_and_says_so(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    result = CliRunner().invoke(worker, [place.location])
+    assert result.exit_code == 0, result.output
+    assert "14 transcribed" in result.output
+    assert len(place.transcripts()) == 14
+    heard = json.loads(place.store.get("0/notes/call back.mov.json").data)
+    assert "monday" in heard["text"]
+    assert heard["model"] == "en-us"
+    assert not any(text in result.output for text in corpus().values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"release": "0.0.1"}, "written by batchscribe 0.0.1"),
+        ({"engine": EngineSpec(engine="parrot")}, "no speech engine 'parrot'"),
+        ({"engine": EngineSpec(engine="pocketsphinx", language="de")}, "English only"),
+        ({"source": "ftp://x"}, "ftp"),
+    ],
+)
+def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    place = Place(tmp_path, **changes)
+    with pytest.raises(MisconfiguredError, match=reason) as error:
+        work(place.location)
+    assert error.value.exit_code == 2
+    assert place.exit_record().end is WorkerEnd.FAILED
+    assert reason in place.exit_record().message
+
+
+def test_a_worker_that_fails_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+    monkeypatch.setattr("batchscribe.worker.audio._Child._expect_hello", refuse)
+    result = CliRunner().invoke(worker, [place.location])
+    assert result.exit_code == 1
+    assert place.exit_record().end is WorkerEnd.FAILED
+    assert "no decoder" in place.exit_record().message
+
+
+def refuse(child: Any) -> None:
+    child.end()
+    raise MisconfiguredError("no decoder here")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(tmp_path: Path, number: int) -> None:
+    place = Place(tmp_path, copies=8)
+    with place.begin() as process:
+        until(lambda: len(place.transcripts()) >= 2)
+        process.send_signal(number)
+        assert process.wait(120) == 0
+    record = place.exit_record()
+    assert record.end is WorkerEnd.STOPPED
+    assert record.tally.done == len(place.transcripts()) < len(place.manifest.chunks)
+
+
+def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) -> None:
+    place = Place(tmp_path, copies=2)
+    with place.begin() as process:
+        until(lambda: len(place.transcripts()) >= 2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 2
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
+    before = set(place.transcripts())
+    assert len(before) >= 2
+    record = work(place.location)
+    assert record.tally.skipped == len(before)
+    assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())
+
+
+def test_engines_are_listed_with_their_problems() -> None:
+    shown = CliRunner().invoke(engines, ["--engine", "faster-whisper", "--model", "/nowhere/model"])
+    assert shown.exit_code == 0
+    assert "no folder /nowhere/model" in shown.output
+    found = json.loads(CliRunner().invoke(engines, ["--json"]).output)
+    assert {"name": "pocketsphinx", "usable": True, "problems": []} in found
