@@ -166,6 +166,8 @@ class _Child:
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._expect_hello()
+        # It stays in its folder, which is gone for everybody else: nothing is left if we are killed.
+        self._folder.cleanup()
 
     def _expect_hello(self) -> None:
         try:
