@@ -17,8 +17,10 @@ def worker(manifest: str) -> None:
     finished or stopped, 1 failed, 2 misconfigured.
     """
     # Numpy and the decoder's packages come with it: other commands start without them.
+    from batchscribe.adapters import logs
     from batchscribe.wiring.worker import work
 
+    logs.configure()
     record = work(manifest)
     click.echo(f"worker {record.end}: {record.message}")
     if record.end is WorkerEnd.FAILED:

@@ -132,6 +132,8 @@ def engine_spec(settings: Settings) -> EngineSpec:
         engine=resolve(settings.engine),
         model=settings.model if resolve(settings.engine) == "faster-whisper" else "",
         compute_type=settings.compute_type,
+        # A GPU that is paid for does the work, or the run fails: it never falls to the box's processor.
+        device="auto" if settings.provider == LOCAL else "cuda",
         language=settings.language,
     )
 
