@@ -6,11 +6,9 @@ the network. The vendor's packages are imported when they are needed: a schedule
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib
 import importlib.util
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -155,8 +153,9 @@ def _cached(name: str) -> Path:
         raise MisconfiguredError(_unknown_model(name)) from error
     except OSError as error:
         raise MisconfiguredError(
-            f"the Whisper model {name} is not on this machine: fetch it with `batchscribe gpu setup`, or "
-            f"here with `python -m batchscribe.adapters.engine_faster_whisper {name}`"
+            f"the Whisper model {name} is not on this machine: fetch it with "
+            f"`batchscribe engines --fetch {name}` (a GPU box: `batchscribe gpu setup`); or take another "
+            "engine (BATCH_ENGINE), or the folder of a model (WHISPER_MODEL)"
         ) from error
 
 
@@ -247,13 +246,3 @@ def _line(error: BaseException) -> str:
 
 
 FACTORY = Factory()
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description="Fetches a Whisper model into the local cache.")
-    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
-    sys.stdout.write(f"{prefetch(parser.parse_args().model)}\n")
-
-
-if __name__ == "__main__":
-    _main()

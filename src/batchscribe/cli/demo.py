@@ -97,12 +97,12 @@ def comparison(bucket: Path, corpus: list[dict[str, Any]]) -> Table:
     spoken = [chunk["text"] for chunk in corpus]
     heard = [_heard(bucket, chunk["key"]) for chunk in corpus]
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for name, width in (("chunk", 26), ("spoken", 34), ("heard", 34)):
-        table.add_column(name, max_width=width, overflow="fold")
+    table.add_column("chunk", no_wrap=True)
+    table.add_column("spoken")
+    table.add_column("heard")
     for chunk, said, got in zip(corpus, spoken, heard, strict=True):
-        table.add_row(
-            escape(chunk["key"]), escape(said), escape(got) if got == said else f"[yellow]{escape(got)}[/]"
-        )
+        shown = escape(got) if got == said else f"[yellow]{escape(got)}[/]"
+        table.add_row(escape(chunk["key"]), escape(said), shown)
     table.add_section()
     rate = jiwer.wer(spoken, heard)
     words = sum(len(said.split()) for said in spoken)

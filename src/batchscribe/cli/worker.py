@@ -31,10 +31,17 @@ def worker(manifest: str) -> None:
 @click.option("--engine", default="auto", show_default=True, help="The engine that the model belongs to.")
 @click.option("--model", default="", help="A model's name, or its folder on this machine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu.")
+@click.option("--fetch", metavar="MODEL", help="Fetch a Whisper model onto this machine first.")
 @json_option
-def engines(engine: str, model: str, device: str, as_json: bool) -> None:
+def engines(*, engine: str, model: str, device: str, fetch: str | None, as_json: bool) -> None:
     """Which speech engines can run here, and why not."""
     from batchscribe.wiring.worker import engines as find
+    from batchscribe.wiring.worker import fetch_model
+
+    if fetch:
+        folder = fetch_model(fetch)
+        click.echo(f"{fetch} is in {folder}", err=True)
+        model = model or fetch
 
     reports = find(EngineSpec(engine=engine, model=model, device=device))
     if as_json:

@@ -13,8 +13,6 @@ from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 
 LOCAL = "local"
-GPU_ENGINES = {"faster-whisper"}
-"""Engines that are put on a paid box for its GPU."""
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -48,7 +46,7 @@ def box_setup(
         clock=clock,
         terms=BoxTerms(
             engine=spec,
-            gpu=settings.provider != LOCAL and spec.engine in GPU_ENGINES,
+            gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
         ),

@@ -44,6 +44,8 @@ from batchscribe.protocols import Clock, Launcher, Lock, Store
 from batchscribe.settings import Settings
 
 LOCAL = "local"
+CPU_ENGINES = {"pocketsphinx"}
+"""Engines without a GPU and without a choice of model, wherever they run."""
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
 LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
 
@@ -128,12 +130,14 @@ def open_launcher(settings: Settings) -> Launcher:
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
+    engine = resolve(settings.engine)
+    # A GPU that is paid for does the work, or the run fails: it never falls to the box's processor.
+    paid_gpu = settings.provider != LOCAL and engine not in CPU_ENGINES
     return EngineSpec(
-        engine=resolve(settings.engine),
-        model=settings.model if resolve(settings.engine) == "faster-whisper" else "",
+        engine=engine,
+        model="" if engine in CPU_ENGINES else settings.model,
         compute_type=settings.compute_type,
-        # A GPU that is paid for does the work, or the run fails: it never falls to the box's processor.
-        device="auto" if settings.provider == LOCAL else "cuda",
+        device="cuda" if paid_gpu else "auto",
         language=settings.language,
     )
 

@@ -80,6 +80,16 @@ def check(manifest: Manifest) -> EngineFactory:
     return factory
 
 
+def fetch_model(model: str) -> Path:
+    """Fetches a Whisper model onto this machine; its folder. The only place that reaches for a hub."""
+    try:
+        from batchscribe.adapters.engine_faster_whisper import prefetch
+
+        return prefetch(model)
+    except ImportError as error:
+        raise MisconfiguredError("pip install 'batchscribe[gpu]', or without a GPU [cpu]") from error
+
+
 def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:
     """Every engine found here, and whether it can run."""
     return engine_reports(spec)
