@@ -221,6 +221,15 @@ def test_a_folder_on_disk(tmp_path: Path) -> None:
     assert backlog.odd_keys == ("'link.mp3': left out, links are not followed",)
 
 
+def test_a_chunk_whose_longest_wait_is_in_reach_is_not_held_back_by_a_live_lock(store: MemoryStore) -> None:
+    store.place("s1/chunk-001.webm", b"due", modified=NOW - timedelta(hours=23))
+    store.place("s1/chunk-002.webm", b"not yet", modified=NOW - timedelta(hours=22))
+    made = scanner(store, live_lock=lambda: LiveLock("s1", NOW), longest_lock=timedelta(hours=23))
+    backlog = made.backlog()
+    assert [chunk.key for chunk in backlog.candidates] == ["s1/chunk-001.webm"]
+    assert backlog.waiting == 1
+
+
 # The live lock.
 
 LOCK = "batch-lock.json"

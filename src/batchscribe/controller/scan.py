@@ -30,7 +30,7 @@ class Scanner:
     """One look at source and output, repeatable. Whatever a listing raises goes through: a partial
     backlog does not exist.
 
-    `decoder` is the version that would decode now: failures of another one no longer count.
+    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that would decode now: failures of another one no longer count.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Scanner:
         clock: Clock,
         min_age: timedelta = MIN_AGE,
         live_lock: Callable[[], LiveLock | None] = no_lock,
+        longest_lock: timedelta | None = None,
         decoder: str | None = None,
     ) -> None:
         self.source = source
@@ -48,6 +49,7 @@ class Scanner:
         self._clock = clock
         self._min_age = min_age
         self._live_lock = live_lock
+        self._longest_lock = longest_lock
         self._decoder = decoder
 
     @property
@@ -60,10 +62,12 @@ class Scanner:
         """Time, lock and earlier trouble, as of now: read before the listing, so that what fails or is
         locked meanwhile is at worst taken a tick later.
         """
+        now = self._clock.now()
         return ScanRules(
-            now=self._clock.now(),
+            now=now,
             min_age=self._min_age,
             live=self._live_lock(),
+            overdue=now - self._longest_lock if self._longest_lock is not None else None,
             trouble=read_trouble(self.output, self._decoder),
             owner=self._owner,
         )

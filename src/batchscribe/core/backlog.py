@@ -56,6 +56,8 @@ class ScanRules:
     now: datetime
     min_age: timedelta = timedelta(minutes=5)
     live: LiveLock | None = None
+    overdue: datetime | None = None
+    """Chunks from before it are due: no live lock holds them back any longer."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
     owner: Owner = _nobody
@@ -175,7 +177,10 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     if trouble is not None and trouble.quarantined:
         return ChunkState.QUARANTINED
     live = rules.live is not None and rules.live.covers(audio.name.session)
-    return ChunkState.WAITING if live or _young(audio.info.modified, rules) else ChunkState.PENDING
+    due = rules.overdue is not None and audio.info.modified <= rules.overdue
+    return (
+        ChunkState.WAITING if (live and not due) or _young(audio.info.modified, rules) else ChunkState.PENDING
+    )
 
 
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:

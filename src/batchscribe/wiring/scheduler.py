@@ -46,6 +46,7 @@ from batchscribe.settings import Settings
 LOCAL = "local"
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
+SETUP = timedelta(seconds=Priors().setup_seconds)
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
 LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
 
@@ -103,6 +104,7 @@ def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, 
         clock=clock,
         min_age=timedelta(0) if by_hand else settings.min_age,
         live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
+        longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
         decoder=_decoder(settings),
     )
 
