@@ -30,7 +30,8 @@ class Scanner:
     """One look at source and output, repeatable. Whatever a listing raises goes through: a partial
     backlog does not exist.
 
-    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that would decode now: failures of another one no longer count.
+    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
+    would decode now: failures of another one no longer count.
     """
 
     def __init__(
