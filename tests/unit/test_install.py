@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe.adapters import installed
+from batchscribe.adapters.installed import on_schedule
 from batchscribe.adapters.schedule import BEGIN, END, MARK, SERVICE, TIMER
 from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
@@ -192,3 +193,15 @@ def test_without_cron_and_systemd_the_errors_name_the_other(
     (tmp_path / "units").mkdir()
     error = call(project, "systemd", "--unit-dir", str(tmp_path / "units")).exception
     assert "batchscribe install cron" in str(error)
+
+
+def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None:
+    assert on_schedule(machine / "units").startswith("none")
+    run(project, "cron")
+    assert on_schedule(machine / "units") == "a line in your crontab"
+    run(project, "systemd", *units_at(machine))
+    (machine / "systemctl").write_text(
+        "#!/bin/sh\necho ActiveState=active\necho 'NextElapseUSecRealtime=Mon 2026-11-23 13:00:00 UTC'\n"
+    )
+    told = on_schedule(machine / "units")
+    assert told == "systemd timer, active, next Mon 2026-11-23 13:00:00 UTC"

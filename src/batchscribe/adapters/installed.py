@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from batchscribe.adapters.schedule import MARK, SERVICE, TIMER, with_block
+from batchscribe.adapters.schedule import BEGIN, MARK, SERVICE, TIMER, with_block
 from batchscribe.errors import MisconfiguredError
 
 UNIT_DIR = Path("/etc/systemd/system")
@@ -63,6 +63,23 @@ def uninstall_cron(user: str | None) -> list[str]:
         return []
     _call("crontab", *_for(user), "-", given=after)
     return [f"removed the block from the crontab{f' of {user}' if user else ''}"]
+
+
+def on_schedule(unit_dir: Path = UNIT_DIR) -> str:
+    """What brings the next tick, in a few words; never an error, since it is only looked at."""
+    try:
+        if _is_ours(unit_dir / TIMER):
+            shown = _run("systemctl", "show", TIMER, "--property=ActiveState,NextElapseUSecRealtime")
+            facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+            following = facts.get("NextElapseUSecRealtime")
+            return f"systemd timer, {facts.get('ActiveState', 'unknown')}" + (
+                f", next {following}" if following else ""
+            )
+        if shutil.which("crontab") and BEGIN in _crontab(None):
+            return "a line in your crontab"
+    except (MisconfiguredError, OSError) as error:
+        return f"unknown: {error}"
+    return "none: `batchscribe install systemd` or `install cron`"
 
 
 def make_log_folder(folder: Path, user: str) -> None:

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.installed import on_schedule
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import span
 from batchscribe.cli.tick import opened
@@ -87,6 +88,7 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
     runs = ledger.runs(now - RECENT)
     document: dict[str, Any] = {
         "at": now,
+        "timer": on_schedule(),
         "lock": made.lock.holder(),
         "last_tick": ledger.last_tick(),
         "paused_until": ledger.get(PAUSED),
@@ -127,6 +129,7 @@ def _run(run: Run) -> dict[str, Any]:
 def _lines(seen: Observation | BatchscribeError, document: dict[str, Any]) -> list[tuple[str, str]]:
     now: datetime = document["at"]
     lines = [
+        ("Timer", document["timer"]),
         ("Lock", document["lock"] or "free"),
         ("Last tick", f"{span(now - document['last_tick'])} ago" if document["last_tick"] else "none yet"),
     ]
