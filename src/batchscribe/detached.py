@@ -59,8 +59,8 @@ def alive(record: Path) -> bool:
     return identity(known.pid) == known
 
 
-def ask_to_end(record: Path) -> bool:
-    """Sends SIGTERM to the recorded process; True if it was there to get it."""
+def ask_to_end(record: Path, *, force: bool = False) -> bool:
+    """Sends SIGTERM, or SIGKILL, to the recorded process; True if it was there to get it."""
     known = _recorded(record)
     if known is None:
         return False
@@ -73,7 +73,7 @@ def ask_to_end(record: Path) -> bool:
         # The handle keeps the number from being given to another process after this comparison.
         if identity(known.pid) != known:
             return False
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
     except ProcessLookupError:
         return False
     finally:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from batchscribe.core.instances import Claim, Instance
-from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.core.manifest import EngineSpec, Manifest, WorkerRef
 from batchscribe.core.messages import Message
 from batchscribe.core.money import Rate
 from batchscribe.core.objects import Blob, ObjectInfo
@@ -98,11 +98,14 @@ class Launcher(Protocol):
         run and worker changes nothing. Raises LaunchError, MisconfiguredError.
         """
 
-    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
-        """Whether the manifest's worker runs; None where that cannot be told right now."""
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
+        """Whether the worker runs; None where that cannot be told right now."""
 
-    def cancel(self, instance: Instance, manifest: Manifest) -> None:
-        """Asks the worker to finish its window, publish and end; harmless where none runs."""
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
+        """Asks the worker to finish its window, publish and end; `force` kills it.
+
+        Harmless where none runs.
+        """
 
 
 class Guard(Protocol):

@@ -11,7 +11,7 @@ from batchscribe import __version__
 from batchscribe.core import box
 from batchscribe.core.box import BoxReply, WorkerName
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest
+from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.detached import alive, ask_to_end, start_once
 from batchscribe.errors import LaunchError
 
@@ -72,16 +72,16 @@ class LocalLauncher:
             log=self._logs / f"worker-{name}.log",
         )
 
-    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:  # noqa: ARG002
-        return alive(self._record(_name(manifest)))
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
+        return alive(self._record(_name(worker)))
 
-    def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002
-        ask_to_end(self._record(_name(manifest)))
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
+        ask_to_end(self._record(_name(worker)), force=force)
 
     def _record(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
 
-def _name(manifest: Manifest) -> str:
-    worker = WorkerName(run=manifest.run, worker=manifest.worker).checked()
+def _name(which: WorkerRef) -> str:
+    worker = WorkerName(run=which.run, worker=which.worker).checked()
     return f"{worker.run}-{worker.worker}"

@@ -8,9 +8,9 @@ import msgspec
 
 from batchscribe.adapters.ssh import Reply, Ssh, connection_trouble, remote_words
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, StartRequest, WorkerName
+from batchscribe.core.box import BoxReply, EndRequest, StartRequest, WorkerName
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest
+from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
 
 REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
@@ -58,22 +58,22 @@ class SshLauncher:
         request = StartRequest(run=manifest.run, worker=manifest.worker, url=url, release=manifest.release)
         self._ask(instance, "start", request)
 
-    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
         """None where the box gives no answer: what the store shows decides then."""
         try:
-            return self._ask(instance, "alive", _name(manifest)).done
+            return self._ask(instance, "alive", _name(worker)).done
         except (LaunchError, MisconfiguredError):
             return None
 
-    def cancel(self, instance: Instance, manifest: Manifest) -> None:
-        self._ask(instance, "cancel", _name(manifest))
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
+        self._ask(instance, "cancel", EndRequest(run=worker.run, worker=worker.worker, force=force))
 
     def _ask(self, instance: Instance, word: str, request: msgspec.Struct) -> BoxReply:
         return self._asks.ask(instance, word, msgspec.json.encode(request), timeout=self._timeout)
 
 
-def _name(manifest: Manifest) -> WorkerName:
-    return WorkerName(run=manifest.run, worker=manifest.worker)
+def _name(which: WorkerRef) -> WorkerName:
+    return WorkerName(run=which.run, worker=which.worker)
 
 
 def checked(answer: BoxReply, instance: Instance) -> BoxReply:

@@ -34,6 +34,12 @@ class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
+class EndRequest(WorkerName, frozen=True, kw_only=True):
+    """Ask a worker to end; `force` does not ask."""
+
+    force: bool = False
+
+
 class StartRequest(WorkerName, frozen=True, kw_only=True):
     """Start a worker on the manifest stored at `url`; `release` must be the box's own."""
 

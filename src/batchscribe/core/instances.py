@@ -28,6 +28,7 @@ class InstanceState(StrEnum):
 
     @property
     def proved_stopped(self) -> bool:
+        """Seen stopped. `missing` proves nothing: we may be looking in another region or account."""
         return self in _STOPPED
 
     @property
@@ -36,7 +37,7 @@ class InstanceState(StrEnum):
         return self in _MOVING
 
 
-_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.TERMINATED, InstanceState.MISSING})
+_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.TERMINATED})
 _MOVING = frozenset({InstanceState.PENDING, InstanceState.STOPPING, InstanceState.SHUTTING_DOWN})
 
 

@@ -7,13 +7,30 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
+
+
+class WorkerRef(Protocol):
+    """Which worker of which run: a manifest says it, and so does its name alone."""
+
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def worker(self) -> int: ...
+
+
+class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker by its name, where its manifest cannot be read."""
+
+    run: str
+    worker: int
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +198,9 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     deadline: datetime
     provider: str
+    region: str = ""
+    source: str = ""
+    output: str = ""
     instances: tuple[str, ...]
     borrowed: bool = False
     policy: str

@@ -298,7 +298,8 @@ def _gpu(run: Run) -> Gpu:
 
 def _verification(run: Run) -> Verification:
     return Verification(
-        complete=bool(run.outcome and run.outcome.success), gpu_seen_stopped=run.stopped is not None
+        complete=bool(run.outcome and run.outcome.success),
+        gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
     )
 
 

@@ -48,7 +48,9 @@ class Outcome(StrEnum):
     """The box was up, but no worker could be started on it."""
     WORKER_FAILED = "worker-failed"
     WORKER_LOST = "worker-lost"
-    """It went silent without a last word."""
+    """It went silent, or died, without a last word."""
+    INSTANCE_LOST = "instance-lost"
+    """Its instance was stopped by somebody else, or is in other hands now."""
     ABANDONED = "abandoned"
     """Its controller died before the start was asked for, or its intent was refused."""
 
@@ -100,6 +102,10 @@ class Run:
     detail: str = ""
     provider: str
     instances: tuple[str, ...]
+    region: str = ""
+    source: str = ""
+    output: str = ""
+    """Where it belongs: a run is driven with the settings that it was begun with, or not at all."""
     borrowed: bool = False
     """It was running before us and stays running after us (GPU_IF_RUNNING=use)."""
     policy: str
@@ -119,18 +125,25 @@ class Run:
     start_requested: datetime | None = None
     start_accepted: datetime | None = None
     """The cloud said yes to the start; what it then did is another matter."""
+    seen_up: datetime | None = None
+    """The first look, after the start request, that did not show `stopped`. Until then `stopped`
+    proves nothing: what the cloud shows may be older than our start."""
     idle_until: datetime | None = None
     """The last look, after the start request, at which it was not running yet."""
     running_since: datetime | None = None
     """The first look that saw it running."""
     running_until: datetime | None = None
     """The last look that saw it running."""
+    reaching_since: datetime | None = None
+    """Since when the box is being asked for a worker; anew for each worker."""
     dispatched: datetime | None = None
     first_window: datetime | None = None
     work_ended: datetime | None = None
     stop_requested: datetime | None = None
     stopped: datetime | None = None
     """The first look, after the stop request, at which it was no longer billable."""
+    abandoned_gpu: bool = False
+    """It was in other hands when we let go of it: nobody says that it was stopped."""
     settled: datetime | None = None
     chunks_done: int = 0
     chunks_failed: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from batchscribe import __version__
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import Manifest
+from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, LaunchError
 
 WorkerName = tuple[str, int]
@@ -26,7 +26,8 @@ class FakeLauncher:
         version: str = __version__,
         silent_probes: int = 0,
         on_launch: Callable[[Instance, Manifest, str], None] | None = None,
-        on_cancel: Callable[[Manifest], None] | None = None,
+        on_cancel: Callable[[WorkerRef], None] | None = None,
+        on_kill: Callable[[WorkerRef], None] | None = None,
     ) -> None:
         self.version = version
         self.silent_probes = silent_probes
@@ -34,10 +35,12 @@ class FakeLauncher:
         self.launched: dict[WorkerName, str] = {}
         """The URL of the manifest of each worker that was started."""
         self.cancelled: list[WorkerName] = []
-        self.is_alive: Callable[[Manifest], bool] = lambda _manifest: True
+        self.is_alive: Callable[[WorkerRef], bool] = lambda _manifest: True
         """Whether a worker that was launched still runs; whoever plays it sets this."""
         self._on_launch = on_launch
+        self.killed: list[WorkerName] = []
         self._on_cancel = on_cancel
+        self._on_kill = on_kill
         self._faults: dict[str, deque[BatchscribeError | None]] = {}
 
     def fail(self, call: str, *errors: BatchscribeError | None) -> None:
@@ -64,7 +67,7 @@ class FakeLauncher:
         if self._on_launch:
             self._on_launch(instance, manifest, url)
 
-    def alive(self, instance: Instance, manifest: Manifest) -> bool | None:
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
         """What `is_alive` says of a worker that was launched; False for any other.
 
         None where an error was planned for it.
@@ -75,15 +78,19 @@ class FakeLauncher:
             return None
         if instance.state is not InstanceState.RUNNING:
             return None
-        return (manifest.run, manifest.worker) in self.launched and self.is_alive(manifest)
+        return (worker.run, worker.worker) in self.launched and self.is_alive(worker)
 
-    def cancel(self, instance: Instance, manifest: Manifest) -> None:  # noqa: ARG002  protocol
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         self._meet("cancel")
-        name = (manifest.run, manifest.worker)
-        if name in self.launched and name not in self.cancelled:
+        name = (worker.run, worker.worker)
+        if force and name in self.launched:
+            self.killed.append(name)
+            if self._on_kill:
+                self._on_kill(worker)
+        elif name in self.launched and name not in self.cancelled:
             self.cancelled.append(name)
             if self._on_cancel:
-                self._on_cancel(manifest)
+                self._on_cancel(worker)
 
     def _meet(self, call: str) -> None:
         faults = self._faults.get(call)

@@ -20,7 +20,15 @@ from batchscribe.adapters.engine_faster_whisper import NAME as FASTER_WHISPER
 from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, CheckRequest, EnvironmentRequest, Finding, StartRequest, WorkerName
+from batchscribe.core.box import (
+    BoxReply,
+    CheckRequest,
+    EndRequest,
+    EnvironmentRequest,
+    Finding,
+    StartRequest,
+    WorkerName,
+)
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.worker.box import BOX_COMMAND, WORKER_COMMAND, Box
@@ -104,7 +112,7 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
 _ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
     "start": (StartRequest, Box.start),
     "alive": (WorkerName, Box.alive),
-    "cancel": (WorkerName, Box.cancel),
+    "cancel": (EndRequest, Box.cancel),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),
     "prefetch": (EngineSpec, Box.prefetch),

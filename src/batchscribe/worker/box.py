@@ -20,7 +20,15 @@ from dotenv import dotenv_values
 
 from batchscribe import __version__
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, CheckRequest, EnvironmentRequest, Finding, StartRequest, WorkerName
+from batchscribe.core.box import (
+    BoxReply,
+    CheckRequest,
+    EndRequest,
+    EnvironmentRequest,
+    Finding,
+    StartRequest,
+    WorkerName,
+)
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.detached import alive, ask_to_end, start_once, write_atomically
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -85,9 +93,9 @@ class Box:
         """Done where the worker still runs."""
         return BoxReply(release=__version__, done=alive(self._process(name)))
 
-    def cancel(self, name: WorkerName) -> BoxReply:
+    def cancel(self, name: EndRequest) -> BoxReply:
         """Asks the worker to end; harmless where none runs."""
-        return BoxReply(release=__version__, done=ask_to_end(self._process(name)))
+        return BoxReply(release=__version__, done=ask_to_end(self._process(name), force=name.force))
 
     def keep_environment(self, request: EnvironmentRequest) -> BoxReply:
         """Writes the environment file, for this user's eyes only."""
