@@ -16,6 +16,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
 from batchscribe.core.chunks import TOP, session_files, split
 from batchscribe.core.folders import AudioObject, Side
+from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.stitching import PartInput, digest, stitch
 from batchscribe.core.transcripts import SessionTranscript
@@ -101,7 +102,7 @@ def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
 def _ours(output: Store, key: str, session: str) -> SessionTranscript | None:
     try:
         there = msgspec.json.decode(output.get(key).data, type=SessionTranscript)
-    except (ObjectNotFoundError, msgspec.MsgspecError):
+    except (ObjectNotFoundError, *UNREADABLE):
         return None
     return there if there.session == session and there.format == "batchscribe.session" else None
 

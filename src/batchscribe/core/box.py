@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 
@@ -106,7 +107,7 @@ def read(data: bytes, kind: type[T]) -> T:
     """The request or record in `data`. Raises MisconfiguredError where it is none."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
 
 
@@ -119,5 +120,5 @@ def last_word(output: bytes) -> BoxReply | None:
     try:
         reply = msgspec.json.decode(lines[-1], type=dict[str, object]) if lines else {}
         return msgspec.convert(reply, BoxReply) if "box" in reply else None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None

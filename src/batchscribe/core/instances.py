@@ -8,6 +8,8 @@ from enum import StrEnum
 
 RUN_TAG = "batchscribe:run"
 DEADLINE_TAG = "batchscribe:deadline"
+STOP_PATIENCE_SECONDS = 600.0
+"""From the stop request to `stopped`; after that it is an alarm."""
 
 
 class InstanceState(StrEnum):

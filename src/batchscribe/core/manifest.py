@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from batchscribe.core.foreign import UNREADABLE
 from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
@@ -70,6 +71,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineSpec
     settings_hash: str
     limits: Limits = Limits()
+    region: str = ""
+    endpoint: str = ""
+    """Where the stores are, in AWS's words, for a worker whose own environment does not say it."""
     chunks: tuple[ManifestChunk, ...]
 
 
@@ -240,7 +244,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """The value in `data`. Raises MisconfiguredError where it is not one of this version."""
     try:
         value = msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
     if getattr(value, "version", VERSION) != VERSION:
         raise MisconfiguredError(

@@ -7,10 +7,13 @@ session's.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
 
+from batchscribe.core.foreign import UNREADABLE
 from batchscribe.errors import PermanentError
 
 FORMAT = "batchscribe.transcript"
@@ -115,9 +118,21 @@ def decode(data: bytes) -> Transcript | ForeignTranscript:
     """A transcript of ours, or what can be read of a foreign one. Raises PermanentError."""
     try:
         return msgspec.json.decode(data, type=Transcript)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         pass
     try:
-        return msgspec.json.decode(data, type=ForeignTranscript, strict=False)
-    except msgspec.MsgspecError as error:
+        found = msgspec.json.decode(data, type=ForeignTranscript, strict=False)
+    except UNREADABLE as error:
         raise PermanentError(f"not a transcript: {error}") from error
+    # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it.
+    if not all(map(math.isfinite, _times(found))):
+        raise PermanentError("not a transcript: a time in it is no number")
+    return found
+
+
+def _times(found: ForeignTranscript) -> Iterator[float]:
+    yield found.duration or 0.0
+    for segment in found.segments:
+        yield from (segment.start, segment.end)
+        for word in segment.words:
+            yield from (word.start, word.end)
