@@ -137,6 +137,27 @@ def test_words_are_guessed_where_a_segment_has_none() -> None:
     assert shown[-1].end == pytest.approx(20, abs=0.1)
 
 
+@pytest.mark.parametrize("letter", ["\u4eca", "\u0e01\u0e49", "x"])
+def test_a_text_without_blanks_is_cut_into_cues_that_can_be_read(letter: str) -> None:
+    text = letter * 600
+    segment = Segment(text=text, start=0.0, end=200.0)
+    shown = list(cues(stitch("s/", [part(1, transcript(segment, duration=200))])))
+    assert "".join(cue.text for cue in shown).replace("\n", "") == text
+    assert max(len(cue.text.splitlines()) for cue in shown) <= LINES
+    assert max(len(line) for cue in shown for line in cue.text.splitlines()) <= LINE
+    assert max(cue.end - cue.start for cue in shown) <= SECONDS + 0.01
+    assert all(line.startswith(letter[0]) for cue in shown for line in cue.text.splitlines()), (
+        "a mark stays with its letter"
+    )
+    assert [cue.start for cue in shown[1:]] == pytest.approx([cue.end for cue in shown[:-1]])
+    assert shown[-1].end == pytest.approx(200, abs=0.1)
+
+
+def test_a_slow_word_stays_whole() -> None:
+    segment = Segment(text="wait", start=0.0, end=20.0)
+    assert [cue.text for cue in cues(stitch("s/", [part(1, transcript(segment, duration=20))]))] == ["wait"]
+
+
 def test_subtitle_files_are_read_back() -> None:
     session = stitch("s/", [part(1, transcript(spoken("{not} a <b>tag</b> & so on", 1.0)))])
     srt = render(session, "srt").decode()

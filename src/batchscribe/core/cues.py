@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ LINES = 2
 SECONDS = 7.0
 PAUSE = 0.8
 """Seconds of quiet that end a cue."""
+LONG = 20
+"""Characters without a blank; beyond that it may be several words of a language that puts none between."""
 PARAGRAPH_PAUSE = 2.0
 SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
 
@@ -41,7 +44,7 @@ class _Spoken:
 def cues(transcript: SessionTranscript) -> Iterator[Cue]:
     """The session's subtitles, in order."""
     for segment in transcript.segments:
-        for group in _groups(_spoken(segment)):
+        for group in _groups([piece for item in _spoken(segment) for piece in _pieces(item)]):
             text = "".join(word.text for word in group).strip()
             if text:
                 yield Cue(group[0].start, group[-1].end, _lines(text))
@@ -86,6 +89,22 @@ def _evenly(segment: Segment) -> list[_Spoken]:
         out.append(_Spoken(part, at, at + step * len(part)))
         at += step * len(part)
     return out
+
+
+def _pieces(item: _Spoken) -> Iterator[_Spoken]:
+    """The item, or its characters one by one where no cue could hold it; marks stay with their letter."""
+    late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
+    if not late and _fits(item.text.strip()):
+        yield item
+        return
+    step = (item.end - item.start) / len(item.text)
+    begins = [at for at, letter in enumerate(item.text) if at == 0 or not _is_mark(letter)]
+    for begin, end in zip(begins, [*begins[1:], len(item.text)], strict=True):
+        yield _Spoken(item.text[begin:end], item.start + step * begin, item.start + step * end)
+
+
+def _is_mark(letter: str) -> bool:
+    return unicodedata.category(letter).startswith("M")
 
 
 def _groups(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
