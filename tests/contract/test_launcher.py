@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec, Manifest
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.protocols import Launcher
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
 from support.box_python import box_python
 from support.sshd import Sshd, sshd
@@ -149,6 +150,27 @@ def test_a_local_worker_gets_the_given_environment_whole_and_leads_its_session(
     assert note["stdin"] == "/dev/null"
     assert set(note["environment"]) - {"LC_CTYPE"} == {"GIVEN"}  # type: ignore[call-overload]
     assert (tmp_path / "logs" / "worker-run-1-0.log").read_text() == "started\n"
+
+
+def test_old_records_of_local_workers_go(stand_ins: StandIns, tmp_path: Path) -> None:
+    clock = FakeClock()
+    records = tmp_path / "state" / "workers"
+    records.mkdir(parents=True)
+    limit = (clock.now() - timedelta(days=30)).timestamp()
+    for name, age in {"run-0-0.json": 1, "run-0-0.json.lock": 1, "run-9-0.json": 0, "notes.txt": 1}.items():
+        (records / name).touch()
+        os.utime(records / name, (0, limit - age))
+    launcher = LocalLauncher(
+        tmp_path / "state", tmp_path / "logs", environment={}, command=stand_ins.command, clock=clock
+    )
+    launcher.launch(INSTANCE, manifest(), URL)
+    stand_ins.notes()
+    assert sorted(path.name for path in records.iterdir()) == [
+        "notes.txt",
+        "run-1-0.json",
+        "run-1-0.json.lock",
+        "run-9-0.json",
+    ]
 
 
 def test_another_process_with_the_same_number_is_left_alone(

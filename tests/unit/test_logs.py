@@ -179,6 +179,29 @@ def test_thirty_days_are_kept_to_the_second(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_an_error_of_the_system_in_a_run_gets_out(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"), logs.run_log(tmp_path, "r1", NOW):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_old_logs_of_workers_go_by_their_last_line(tmp_path: Path) -> None:
+    limit = (NOW - timedelta(days=30)).timestamp()
+    for name, age in {
+        "worker-r0-0.log": 1,
+        "worker-r1-0.log": 0,
+        "worker.log": 1,
+        "my-worker-r0.log": 1,
+    }.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, limit - age))
+    logs.prune(tmp_path, NOW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "my-worker-r0.log",
+        "worker-r1-0.log",
+        "worker.log",
+    ]
+
+
 def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(tmp_path: Path, stream: io.StringIO) -> None:
     (tmp_path / "file").touch()
     with logs.run_log(tmp_path / "file", "r1", NOW):

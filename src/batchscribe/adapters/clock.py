@@ -18,7 +18,8 @@ class Interrupts:
 
     The first signal is raised wherever the main thread is, so that a wait on the network or on a
     child process ends at once: every step is repeatable, so this is no worse than a crash. Inside
-    `shielded` it is only noted: a release must not be cut short by impatience.
+    `shielded` it is only noted: a release must not be cut short by impatience. A signal that the
+    process was told to ignore, as `nohup` does, stays ignored.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -29,7 +30,8 @@ class Interrupts:
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
-        for number in self.SIGNALS:
+        heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in heard:
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import structlog
+
 from batchscribe import __version__
+from batchscribe.adapters.clock import SystemClock
 from batchscribe.core import box
 from batchscribe.core.box import BoxReply, WorkerName
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.detached import alive, ask_to_end, start_once
 from batchscribe.errors import LaunchError
+from batchscribe.protocols import Clock
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
+KEPT = timedelta(days=30)
+"""Of the records of ended workers; no run is that long."""
 
 
 class LocalBox:
@@ -43,8 +50,8 @@ class LocalBox:
 class LocalLauncher:
     """A protocols.Launcher for this machine.
 
-    What a worker prints goes to `log_dir`; which process it is, to `state_dir/workers`. It gets
-    `environment`, whole: nothing is added to it.
+    What a worker prints goes to `log_dir`; which process it is, to `state_dir/workers`, for 30 days.
+    It gets `environment`, whole: nothing is added to it.
     """
 
     def __init__(
@@ -54,17 +61,20 @@ class LocalLauncher:
         *,
         environment: Mapping[str, str],
         command: Sequence[str] = WORKER_COMMAND,
+        clock: Clock | None = None,
     ) -> None:
         self._records = state_dir / "workers"
         self._logs = log_dir
         self._environment = environment
         self._command = command
+        self._clock = clock or SystemClock()
 
     def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here
         return __version__
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
         name = _name(manifest)
+        self._forget_old_workers()
         start_once(
             self._record(name),
             [*self._command, url],
@@ -77,6 +87,17 @@ class LocalLauncher:
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         ask_to_end(self._record(_name(worker)), force=force)
+
+    def _forget_old_workers(self) -> None:
+        """Their records and locks; what cannot be deleted is told, and starts no worker less."""
+        limit = (self._clock.now() - KEPT).timestamp()
+        try:
+            for path in [path for path in self._records.glob("*.json*") if path.stat().st_mtime < limit]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            structlog.get_logger().warning(
+                "old records cannot be deleted", folder=str(self._records), error=error.strerror
+            )
 
     def _record(self, name: str) -> Path:
         return self._records / f"{name}.json"

@@ -25,6 +25,7 @@ from batchscribe.protocols import Clock
 
 KEPT = timedelta(days=30)
 _OURS = re.compile(r"batchscribe-(\d{8}-\d{6})-.+\.log")
+_WORKERS = re.compile(r"worker-.+\.log")
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
 _TRACE = "exception"
 
@@ -68,7 +69,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
     """Events of the block carry `run`, and go to the run's own file as well.
 
     The file is `batchscribe-YYYYMMDD-HHMMSS-<run>.log`, by the run's creation: a later tick that
-    resumes the run goes on in it. Files of ours older than 30 days are deleted first.
+    resumes the run goes on in it. Logs of runs and of their workers older than 30 days are deleted first.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run)
     path = folder / f"batchscribe-{created.astimezone(UTC):%Y%m%d-%H%M%S}-{name}.log"
@@ -82,7 +83,10 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
 
 
 def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
-    """Deletes run logs, known by their names, that are older than `keep`. Nothing else is touched."""
+    """Deletes logs of runs and of workers, known by their names, that are older than `keep`.
+
+    A run's log is as old as its name says, a worker's as its last line. Nothing else is touched.
+    """
     try:
         old = [path for path in folder.iterdir() if _is_old(path, now, now - keep)]
         for path in old:
@@ -94,8 +98,10 @@ def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
 
 
 def _is_old(path: Path, now: datetime, before: datetime) -> bool:
-    match = _OURS.fullmatch(path.name)
-    return match is not None and path.is_file() and _named_time(match[1], now) < before
+    if match := _OURS.fullmatch(path.name):
+        return path.is_file() and _named_time(match[1], now) < before
+    worker = _WORKERS.fullmatch(path.name) is not None and path.is_file()
+    return worker and path.stat().st_mtime < before.timestamp()
 
 
 def _named_time(stamp: str, now: datetime) -> datetime:
@@ -193,8 +199,11 @@ def _file(path: Path) -> Iterator[Sink]:
         _lost(path, error)
         yield lambda _event: None
         return
-    with suppress(OSError), file:  # closing flushes again what could not be written before
+    try:
         yield _to_file(path, file)
+    finally:
+        with suppress(OSError):  # closing flushes again what could not be written before
+            file.close()
 
 
 def _to_file(path: Path, file: TextIO) -> Sink:
