@@ -24,6 +24,7 @@ from batchscribe.core.manifest import (
     Tally,
     Timings,
     WorkerEnd,
+    WorkerRef,
 )
 from batchscribe.core.messages import Message
 from batchscribe.core.money import Rate, Usd
@@ -83,16 +84,25 @@ class PlayedWorker:
     end: WorkerEnd = WorkerEnd.FINISHED
     message: str = ""
     dies_after: int | None = None
+    deaf: bool = False
+    skips: frozenset[str] = frozenset()
+    endless: frozenset[str] = frozenset()
     fails: frozenset[str] = frozenset()
     alive: dict[tuple[str, int], bool] = field(default_factory=dict)
+    manifests: dict[tuple[str, int], Manifest] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
 
     def launch(self, _instance: Instance, manifest: Manifest, _url: str) -> None:
         self.alive[manifest.run, manifest.worker] = True
+        self.manifests[manifest.run, manifest.worker] = manifest
         self._next(manifest, 0)
 
-    def cancel(self, manifest: Manifest) -> None:
-        self._exit(manifest, WorkerEnd.STOPPED)
+    def cancel(self, worker: WorkerRef) -> None:
+        if self.alive.get((worker.run, worker.worker)) and not self.deaf:
+            self._exit(self.manifests[worker.run, worker.worker], WorkerEnd.STOPPED)
+
+    def kill(self, worker: WorkerRef) -> None:
+        self.alive[worker.run, worker.worker] = False
 
     def _next(self, manifest: Manifest, index: int) -> None:
         self.clock.at(self.seconds_each, lambda: self._work(manifest, index))
@@ -105,7 +115,12 @@ class PlayedWorker:
             self.alive[manifest.run, manifest.worker] = False
             return
         chunk = manifest.chunks[index]
-        if chunk.key in self.fails:
+        if chunk.key in self.endless:
+            self._progress(manifest, index, (chunk.key,))
+            return
+        if chunk.key in self.skips:
+            pass
+        elif chunk.key in self.fails:
             failure = wire.Failure(
                 key=chunk.key,
                 etag=chunk.etag,
@@ -201,7 +216,7 @@ def stage(
     compute = FakeCompute(clock)
     compute.add(INSTANCE, instance_type="g4dn.xlarge")
     worker = PlayedWorker(clock, bucket)
-    launcher = FakeLauncher(on_launch=worker.launch, on_cancel=worker.cancel)
+    launcher = FakeLauncher(on_launch=worker.launch, on_cancel=worker.cancel, on_kill=worker.kill)
     launcher.is_alive = lambda manifest: worker.alive.get((manifest.run, manifest.worker), False)
     notes = Notes()
     ledger = Ledger(folder / "ledger.sqlite")

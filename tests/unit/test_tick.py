@@ -16,16 +16,19 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, InstanceState
 from batchscribe.core.manifest import Intent, Settlement, WorkerEnd
 from batchscribe.core.policy import Hold, IfRunning, Launch, Policy, Reclaim, Resume
-from batchscribe.core.runs import Outcome, RunState
+from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
+    InterruptedRunError,
+    LaunchError,
     MisconfiguredError,
     NoCapacityError,
     NotStoppedError,
     StoreUnavailableError,
 )
 from batchscribe.testing.compute import Fault
+from batchscribe.testing.store import MemoryStore
 from support.world import INSTANCE, Stage, stage
 
 
@@ -354,8 +357,9 @@ def test_a_gpu_stopped_by_somebody_else_mid_run_ends_it(at: Stage) -> None:
     ready(at)
     at.clock.at(120, lambda: at.compute.stop(INSTANCE))
     (run,) = tick(at.world, at.terms).runs
-    assert run.outcome is Outcome.WORKER_LOST
+    assert run.outcome is Outcome.INSTANCE_LOST
     assert "somebody stopped it" in run.detail
+    assert list(at.store.list(keys.ATTEMPTS)) == [], "trouble of the machine is no chunk's fault"
 
 
 class _KilledError(BaseException):
@@ -458,3 +462,294 @@ def test_decisions_of_an_open_run(at: Stage) -> None:
     ready(at)
     assert isinstance(tick(at.world, at.terms, once=True).decision, Launch)
     assert isinstance(tick(at.world, at.terms, once=True).decision, Reclaim | Resume)
+
+
+# What broke it once, and must not again.
+
+
+def midway(at: Stage) -> Run:
+    """A run whose worker is at work, with no controller beside it."""
+    for _ in range(12):
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(5)
+    (run,) = at.ledger.open_runs()
+    assert run.state is RunState.TRANSCRIBING
+    return run
+
+
+def stops(at: Stage) -> int:
+    return [call for call, _ in at.compute.calls].count("stop")
+
+
+def test_a_store_that_lost_the_manifest_does_not_keep_the_gpu_running(at: Stage) -> None:
+    ready(at)
+    run = midway(at)
+    at.store.delete(run.manifests[0])
+    tick(at.world, at.terms)
+    assert state(at) is InstanceState.STOPPED
+    assert at.ledger.open_runs() == ()
+
+
+def test_a_listing_that_fails_does_not_keep_an_orphan_running(at: Stage) -> None:
+    ready(at)
+    midway(at)
+    at.clock.sleep(5 * 3600)
+
+    def broken(method: str, _key: str) -> None:
+        if method == "list":
+            raise StoreUnavailableError("the store did not answer")
+
+    at.store.before = broken
+    with pytest.raises(StoreUnavailableError):
+        tick(at.world, at.terms)
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_ledger_that_cannot_be_written_does_not_keep_the_gpu_running(at: Stage) -> None:
+    ready(at)
+    midway(at)
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise MisconfiguredError("the disk is full")
+
+    at.ledger.save_run = full  # type: ignore[method-assign]
+    at.ledger.put = full  # type: ignore[method-assign]
+    with pytest.raises(MisconfiguredError):
+        tick(at.world, at.terms)
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_look_that_is_older_than_the_start_proves_nothing(at: Stage) -> None:
+    ready(at)
+    at.compute.lag = timedelta(seconds=12)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    at.clock.sleep(60)
+    assert state(at) is InstanceState.STOPPED
+    assert at.compute.billed_seconds(INSTANCE) <= run.billed_seconds
+
+
+def test_a_signal_right_after_the_start_waits_for_what_it_started(at: Stage) -> None:
+    ready(at)
+    at.compute.lag = timedelta(seconds=12)
+    at.clock.at(6, at.clock.interrupt)
+    (run,) = tick(at.world, at.terms).runs
+    at.clock.signal = None
+    at.clock.sleep(60)
+    assert run.outcome is Outcome.INTERRUPTED
+    assert state(at) is InstanceState.STOPPED
+    assert 0 < at.compute.billed_seconds(INSTANCE) <= run.billed_seconds
+
+
+def test_a_run_is_not_driven_with_the_settings_of_another(at: Stage, tmp_path: Path) -> None:
+    ready(at)
+    midway(at)
+    with pytest.raises(MisconfiguredError, match="is open on ec2"):
+        tick(at.world, replace(at.terms, region="eu-west-1"))
+    elsewhere = replace(at.world, source=MemoryStore(at.clock, url="memory://elsewhere"))
+    with pytest.raises(MisconfiguredError, match="is open on ec2"):
+        tick(elsewhere, at.terms)
+    assert at.ledger.open_runs()[0].state is RunState.TRANSCRIBING
+    assert tick(at.world, at.terms).runs[0].outcome is Outcome.COMPLETED
+
+
+def test_an_instance_that_seems_missing_is_not_taken_for_stopped(at: Stage) -> None:
+    ready(at)
+    midway(at)
+    describe = at.compute.describe
+    at.compute.describe = lambda instance: replace(  # type: ignore[method-assign]
+        describe(instance), state=InstanceState.MISSING
+    )
+    at.clock.sleep(3 * 3600)
+    with pytest.raises(NotStoppedError):
+        tick(at.world, at.terms)
+    assert at.notes.messages[-1].title == "batchscribe: a GPU may still be running"
+
+
+def test_tags_that_vanish_do_not_make_our_gpu_a_strangers(at: Stage) -> None:
+    ready(at)
+    at.clock.at(60, lambda: at.compute.release(INSTANCE))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_gpu_in_other_hands_is_left_alone_and_nobody_says_it_was_stopped(at: Stage) -> None:
+    ready(at)
+    other = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=9))
+    at.clock.at(60, lambda: at.compute.start(other))
+    (run,) = tick(at.world, at.terms).runs
+    assert state(at) is InstanceState.RUNNING
+    assert stops(at) == 0
+    assert run.abandoned_gpu
+    assert "left alone" in run.detail
+
+
+def test_a_signal_at_an_odd_place_still_leads_to_the_release(at: Stage) -> None:
+    ready(at)
+
+    def show(_run: object, _progress: object) -> None:
+        raise InterruptedRunError("asked to end by SIGTERM")
+
+    at.notes.show = show  # type: ignore[method-assign, assignment]
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.INTERRUPTED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_step_by_step_too_a_stop_that_is_never_seen_is_an_alarm(at: Stage) -> None:
+    ready(at)
+    midway(at)
+    at.clock.sleep(3 * 3600)
+    lost = Fault(ComputeUnavailableError("no reply"))
+    at.compute.fail("stop", *[lost] * 1000)
+    told = None
+    for _ in range(400):
+        try:
+            tick(at.world, at.terms, once=True)
+        except NotStoppedError as error:
+            told = error
+            break
+        at.clock.sleep(5)
+    assert told is not None
+    assert "no reply" in str(told)
+
+
+def test_a_worker_on_a_machine_that_runs_on_is_killed_before_its_run_ends(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(if_running=IfRunning.USE, max_runtime=timedelta(minutes=5)))
+    ready(at)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    at.worker.seconds_each, at.worker.deaf = 10, True
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.TIMED_OUT
+    assert not any(at.worker.alive.values())
+    assert at.launcher.killed
+    at.ledger.close()
+
+
+def test_starts_that_are_paid_for_nothing_come_further_and_further_apart(at: Stage) -> None:
+    ready(at)
+    at.launcher.silent_probes = 10**6
+    starts = []
+    for hour in range(48):
+        if isinstance(tick(at.world, at.terms).decision, Launch):
+            starts.append(hour)
+        at.clock.sleep(3600)
+    assert len(starts) <= 7
+    assert "paid for" in at.notes.messages[-1].body
+    at.launcher.silent_probes = 0
+    by_hand = replace(at.terms, policy=replace(at.terms.policy, by_hand=True))
+    assert tick(at.world, by_hand).runs[0].outcome is Outcome.COMPLETED
+
+
+def test_a_chunk_that_never_ends_starves_nobody_and_starts_no_second_gpu(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(threshold=1, max_runtime=timedelta(minutes=20)))
+    at.store.create("long/talk.wav", b"." * 2_000_000_000)
+    ready(at, 20)
+    at.worker.endless = frozenset({"long/talk.wav"})
+    (first,) = tick(at.world, at.terms).runs
+    assert first.chunks_done >= 20
+    for _ in range(40):
+        at.clock.sleep(24 * 3600)
+        assert isinstance(tick(at.world, at.terms).decision, Hold)
+    at.ledger.close()
+
+
+def test_a_launch_that_never_succeeds_is_bounded(at: Stage) -> None:
+    ready(at)
+    at.launcher.fail("launch", *[LaunchError("the disk of the box is full")] * 10_000)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.LAUNCH_FAILED
+    assert "disk of the box is full" in run.detail
+    assert run.billed_seconds < 900
+
+
+def test_a_second_worker_has_its_own_time_to_be_reached(at: Stage) -> None:
+    ready(at, 150)
+    at.worker.seconds_each = 6
+    at.clock.at(60, lambda: at.upload(40, session="later"))
+
+    def unreachable() -> None:
+        at.launcher.silent_probes = 3
+
+    at.clock.at(700, unreachable)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert run.chunks_done == 190
+
+
+def test_one_session_that_cannot_be_written_holds_up_nothing_else(at: Stage) -> None:
+    at.store.create("s/transcript.json", b"somebody's own")
+    at.store.create("s/transcript.batchscribe.json", b"somebody's too")
+    ready(at)
+    ticked = tick(at.world, at.terms)
+    assert ticked.runs[0].state is RunState.SETTLED
+    assert "not ours" in str(ticked.errors[0])
+    assert at.notes.messages[-1].title.endswith("completed")
+    assert at.store.get("s/transcript.json").data == b"somebody's own"
+
+
+def test_what_was_deleted_or_replaced_meanwhile_is_not_called_done(at: Stage) -> None:
+    names = ready(at)
+
+    def change() -> None:
+        at.store.delete(names[118])
+        at.store.replace(names[119], b"another recording")
+
+    at.worker.skips = frozenset(names[118:])
+    at.clock.at(40, change)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.chunks_done == 118
+    assert "2 chunks were deleted or replaced" in run.detail
+
+
+def test_a_moment_without_credentials_does_not_shoot_live_work(at: Stage) -> None:
+    ready(at)
+    at.clock.at(70, lambda: at.compute.fail("describe", Fault(MisconfiguredError("no credentials"))))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+
+
+def test_died_between_manifest_and_record_the_work_is_still_counted(at: Stage) -> None:
+    ready(at)
+    save = at.ledger.save_run
+
+    def killed(run: Run, **named: object) -> None:
+        if run.manifests:
+            raise _KilledError
+        save(run, **named)  # type: ignore[arg-type]
+
+    at.ledger.save_run = killed  # type: ignore[method-assign, assignment]
+    with contextlib.suppress(_KilledError):
+        tick(at.world, at.terms)
+    at.ledger.save_run = save  # type: ignore[method-assign]
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, 120)
+    assert at.store.get("s/transcript.txt").data
+
+
+def test_a_report_that_cannot_be_written_is_told_and_the_run_is_settled(at: Stage) -> None:
+    ready(at)
+
+    def unwritable(_run: Run) -> None:
+        raise MisconfiguredError("the reports folder cannot be written")
+
+    ticked = tick(replace(at.world, report=unwritable), at.terms)
+    assert ticked.runs[0].outcome is Outcome.COMPLETED
+    assert isinstance(ticked.errors[0], MisconfiguredError)
+    assert at.notes.messages[-1].title.endswith("completed")
+
+
+def test_a_tick_that_fails_tells_people_but_not_at_every_tick(at: Stage) -> None:
+    ready(at)
+
+    def broken(method: str, _key: str) -> None:
+        if method == "list":
+            raise StoreUnavailableError("the store did not answer")
+
+    at.store.before = broken
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError):
+            tick(at.world, at.terms)
+    assert [message.title for message in at.notes.messages] == ["batchscribe: the tick failed"]

@@ -51,7 +51,9 @@ class Waits:
     """From `running` to a worker that answers."""
     silence: float = 900.0
     """A worker whose progress does not change for so long is lost."""
-    grace: float = 30.0
+    blind: float = 300.0
+    """Live work goes on for so long although neither its store nor its instance can be looked at."""
+    grace: float = 10.0
     """For the last window, after a worker was asked to end."""
     stop: float = 600.0
     """From the stop request to `stopped`, before it is an alarm."""
@@ -68,6 +70,10 @@ class Terms:
     provider: str
     instances: tuple[str, ...]
     instance_type: str
+    region: str = ""
+    endpoint: str = ""
+    shared_machine: bool = False
+    """The GPU is in a machine that runs on: a run has ended when its worker is gone."""
     rate_of: Callable[[str], Rate]
     """The rate for an instance type as it was seen."""
     policy: Policy
@@ -105,6 +111,15 @@ class World:
     """While it is held, what is logged goes to the run's own file too."""
     report: Callable[[Run], None]
     """Writes the report of a settled run, for people and for later."""
+
+
+def noted(world: World, run: Run, note: str = "") -> Run:
+    """Records the run if that can be done: on the way out, a broken ledger must not keep a GPU running."""
+    try:
+        return keep(world, run, note)
+    except Exception:
+        log.exception("the ledger could not be written", run=run.id)
+        return run
 
 
 def keep(world: World, run: Run, note: str = "") -> Run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 
 from batchscribe.controller.context import Terms, World
 from batchscribe.core.instances import Instance
@@ -10,11 +11,13 @@ from batchscribe.core.policy import Observation
 from batchscribe.core.runs import Run
 
 PAUSED = "paused_until"
+FRUITLESS_WITHIN = timedelta(days=7)
 
 
 def observe(world: World, terms: Terms) -> Observation:
     """The world now. A listing that fails raises: it is never an empty backlog."""
     now = world.clock.now()
+    fruitless = _fruitless(world, now)
     instance = world.compute.describe(terms.instances[0])
     instance_type = instance.type or terms.instance_type
     return Observation(
@@ -31,8 +34,18 @@ def observe(world: World, terms: Terms) -> Observation:
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
+        fruitless=len(fruitless),
+        last_fruitless=fruitless[-1].settled if fruitless else None,
         stranger=stranger(world, instance, now),
     )
+
+
+def _fruitless(world: World, now: datetime) -> list[Run]:
+    """The newest settled runs that cost something and got no chunk done, oldest first."""
+    settled = [
+        run for run in world.ledger.runs(now - FRUITLESS_WITHIN) if not run.open and run.billed_seconds
+    ]
+    return list(takewhile(lambda run: not run.chunks_done, reversed(settled)))[::-1]
 
 
 def oldest_open_run(world: World) -> Run | None:

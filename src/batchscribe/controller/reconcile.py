@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.steps import read_exit, read_manifest, read_progress
+from batchscribe.controller.control import read_exit, read_manifest, read_progress
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.instances import InstanceState
@@ -45,17 +45,20 @@ def _verdict(world: World, run: Run) -> tuple[Outcome | None, str] | None:
     if world.clock.now() >= run.deadline:
         return Outcome.TIMED_OUT, "past its deadline"
     if run.state is not RunState.TRANSCRIBING:
+        events = world.ledger.events(run.id)
+        if events and world.clock.now() - events[-1].at < FRESH:
+            return None  # somebody steps it on, once at a time
         return Outcome.INTERRUPTED, "its controller died before its worker was started"
     return _work(world, run)
 
 
 def _work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
+    seen = world.compute.describe(run.instance)
+    if not seen.state.billable:
+        return Outcome.INSTANCE_LOST, f"{seen.id} is {seen.state}"
     manifest = read_manifest(world, run.manifests[-1])
     if read_exit(world, manifest) is not None:
         return None, "its work had ended"
-    seen = world.compute.describe(run.instance)
-    if not seen.state.billable:
-        return Outcome.WORKER_LOST, f"{seen.id} is {seen.state}"
     alive = world.launcher.alive(seen, manifest)
     progress = read_progress(world, manifest)
     if alive or (alive is None and progress is not None and world.clock.now() - progress.at < FRESH):
@@ -83,15 +86,20 @@ def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
     run = _from_intent(intent)
     try:
         settlement = wire.decode(world.output.get(keys.settlement(run_id)).data, Settlement)
+        return _settled(run, settlement)
     except ObjectNotFoundError:
         return _as_it_stands(world, run)
-    return _settled(run, settlement)
+    except (MisconfiguredError, ValueError):
+        return None  # settled, by a version that we do not read
 
 
 def _from_intent(intent: Intent) -> Run:
     return Run(
         id=intent.run,
         provider=intent.provider,
+        region=intent.region,
+        source=intent.source,
+        output=intent.output,
         instances=intent.instances,
         borrowed=intent.borrowed,
         policy=intent.policy,
@@ -117,6 +125,10 @@ def _as_it_stands(world: World, run: Run) -> Run:
             run,
             state=RunState.RELEASING,
             start_requested=run.created if ours or manifests else None,
+            # Nobody remembers when it ran: it is billed from the intent to this look.
+            running_since=run.created if manifests else None,
+            running_until=now if manifests else None,
+            seen_up=run.created if manifests else None,
             manifests=manifests,
             outcome=Outcome.INTERRUPTED,
             detail="the ledger was lost",
@@ -128,6 +140,8 @@ def _as_it_stands(world: World, run: Run) -> Run:
         start_accepted=run.created,
         running_since=now,
         running_until=now,
+        seen_up=now,
+        reaching_since=now,
         dispatched=run.created if manifests else None,
         manifests=manifests,
     )

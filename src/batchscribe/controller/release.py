@@ -1,6 +1,8 @@
 """The way out of every run: the worker is asked to end, the instance is seen stopped, then disarmed.
 
-Success is what was observed. Only an instance that carries our claim is stopped.
+Nothing comes between the way out and the stop: neither the store, nor the ledger, nor the worker need
+answer for it. Success is what was observed. An instance in other hands is left alone, and nobody says
+that it was stopped.
 """
 
 from __future__ import annotations
@@ -8,88 +10,144 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.steps import read_exit, read_manifest
+from batchscribe.controller.context import Terms, World, log, noted
+from batchscribe.controller.control import read_exit, read_manifest
+from batchscribe.controller.steps import START_LANDS
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import Manifest
+from batchscribe.core.manifest import WorkerName
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import BatchscribeError, TransientError
+from batchscribe.errors import BatchscribeError
 
-START_LANDS = timedelta(seconds=60)
+SILENT_BOX = timedelta(minutes=2)
+"""A borrowed box that does not say whether our worker still runs is let go of after this."""
+
+
+def begin_release(world: World, run: Run) -> Run:
+    """Asks a worker that may still be at work to end. Never raises: the stop comes in any case."""
+    run = noted(world, replace(run, stop_requested=world.clock.now()), "stop due")
+    if run.manifests and run.work_ended is None:
+        _ask_to_end(world, run, force=False)
+    return run
 
 
 def release(world: World, terms: Terms, run: Run) -> Run:
     """One look at a run that is on its way out, and at most one act."""
-    run = _end_work(world, terms, run)
-    now = world.clock.now()
-    if run.start_requested is None or run.borrowed:
-        return _let_go(world, run, replace(run, stopped=run.stopped or now))
+    assert run.stop_requested is not None
+    if run.start_requested is None:
+        return _let_go(world, replace(run, stopped=run.stopped or run.stop_requested), "never started")
     seen = world.compute.describe(run.instance)
-    if seen.run != run.id and not seen.state.proved_stopped:
-        return _let_go(world, run, replace(run, stopped=run.stopped or now, detail=_not_ours(run, seen)))
-    if seen.state.proved_stopped and _may_still_start(run, now):
+    now = world.clock.now()
+    if not _ours(run, seen):
+        return _hands_off(world, run, seen, now)
+    run = _looked(run, seen, now)
+    if (run.borrowed or terms.shared_machine) and not _work_over(world, terms, run, seen, now):
         return run
-    if seen.state.proved_stopped:
-        return _let_go(world, run, replace(run, stopped=run.stopped or now))
-    if not seen.state.billable and seen.state is not InstanceState.PENDING and run.stopped is None:
-        run = keep(world, replace(run, stopped=now), f"no longer billed: {seen.state}")
-    _insist(world, terms, run, seen, now)
+    if run.borrowed:
+        return _let_go(world, replace(run, stopped=now), "handed back running")
+    return _see_stopped(world, terms, run, seen, now)
+
+
+def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: datetime) -> Run:
+    gone = seen.state is InstanceState.MISSING and run.seen_up is None
+    if seen.state.proved_stopped or gone:
+        if _may_still_start(run, now):
+            return run
+        return _let_go(world, replace(run, stopped=run.stopped or now), "seen stopped")
+    if run.stopped is None and seen.state in {InstanceState.STOPPING, InstanceState.SHUTTING_DOWN}:
+        run = noted(world, replace(run, stopped=now), f"no longer billed: {seen.state}")
+    assert run.stop_requested is not None
+    waited = now - run.stop_requested
+    if seen.state.billable and waited < timedelta(seconds=terms.waits.grace) and not _ended(world, run):
+        return run
+    force = waited >= timedelta(seconds=terms.waits.force_after)
+    if seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING} or force:
+        world.compute.stop(seen.id, force=force)
     return run
 
 
-def _may_still_start(run: Run, now: datetime) -> bool:
-    """A start whose reply was lost may take effect after we looked: it is waited for, for a minute."""
-    assert run.start_requested is not None
-    unsure = run.start_accepted is None and run.outcome is not Outcome.NO_CAPACITY
-    return unsure and now - run.start_requested < START_LANDS
+def _ours(run: Run, seen: Instance) -> bool:
+    """Our tag; or no tag at all on an instance whose start was granted to us: tags get lost."""
+    if run.borrowed or seen.run == run.id:
+        return True
+    return seen.run is None and (run.start_accepted is not None or not seen.state.billable)
 
 
-def _end_work(world: World, terms: Terms, run: Run) -> Run:
-    """Asks a worker that may still be at work to end, once, and gives it time for its last window."""
-    if run.stop_requested is not None or not run.manifests:
-        return run if run.stop_requested else replace(run, stop_requested=world.clock.now())
-    try:
-        manifest = read_manifest(world, run.manifests[-1])
-        if read_exit(world, manifest) is None and run.outcome is not Outcome.WORKER_LOST:
-            _cancel(world, terms, run, manifest)
-    except TransientError as error:
-        log.warning("the worker could not be asked to end", run=run.id, error=str(error))
-    return keep(world, replace(run, stop_requested=world.clock.now()), "stop due")
-
-
-def _cancel(world: World, terms: Terms, run: Run, manifest: Manifest) -> None:
-    """What the worker has in its engine is paid for: it may finish and publish that, for a moment."""
-    seen = world.compute.describe(run.instance)
+def _looked(run: Run, seen: Instance, now: datetime) -> Run:
+    """What this look tells of the bill."""
+    if not seen.state.billable and not seen.state.moving:
+        return run
+    run = replace(run, seen_up=run.seen_up or now)
     if not seen.state.billable:
-        return
+        return run
+    return replace(run, running_since=run.running_since or now, running_until=now)
+
+
+def _may_still_start(run: Run, now: datetime) -> bool:
+    """`stopped` proves nothing until the instance was seen otherwise since our start, or it had time:
+    the reply may have been lost, and what the cloud shows may be older than our start.
+    """
+    if run.seen_up is not None or run.start_requested is None:
+        return False
+    if run.outcome is Outcome.NO_CAPACITY and run.start_accepted is None:
+        return False
+    return now - (run.start_accepted or run.start_requested) < START_LANDS
+
+
+def _work_over(world: World, terms: Terms, run: Run, seen: Instance, now: datetime) -> bool:
+    """Whether our worker is gone from a machine that runs on: asked first, then killed."""
+    if not run.manifests:
+        return True
+    assert run.stop_requested is not None
+    waited = now - run.stop_requested
+    alive = world.launcher.alive(seen, _worker(run))
+    if alive is None:
+        return waited >= SILENT_BOX
+    if alive and waited >= timedelta(seconds=terms.waits.grace):
+        _ask_to_end(world, run, force=True)
+    return not alive
+
+
+def _ended(world: World, run: Run) -> bool:
+    """Whether the worker said its last word. A store that does not answer is not waited for."""
+    if not run.manifests or run.work_ended is not None or run.outcome is Outcome.WORKER_LOST:
+        return True
     try:
-        world.launcher.cancel(seen, manifest)
-    except BatchscribeError as error:
+        return read_exit(world, read_manifest(world, run.manifests[-1])) is not None
+    except BatchscribeError:
+        return True
+
+
+def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
+    """What the worker has in its engine is paid for: it may finish and publish that, for a moment."""
+    try:
+        seen = world.compute.describe(run.instance)
+        if seen.state.billable:
+            world.launcher.cancel(seen, _worker(run), force=force)
+    except Exception as error:  # noqa: BLE001  whatever breaks here, the stop must come
         log.warning("the worker could not be asked to end", run=run.id, error=str(error))
-        return
-    until = world.clock.monotonic() + terms.waits.grace
-    while read_exit(world, manifest) is None and world.clock.monotonic() < until:
-        world.clock.sleep(min(1.0, terms.waits.poll))
 
 
-def _insist(world: World, terms: Terms, run: Run, seen: Instance, now: datetime) -> None:
-    """Asks for the stop again at every look: a stop that was lost, or came too early, costs nothing."""
-    asked = run.stop_requested or now
-    force = now - asked >= timedelta(seconds=terms.waits.force_after)
-    if seen.state.billable or seen.state is InstanceState.PENDING or force:
-        world.compute.stop(seen.id, force=force)
+def _worker(run: Run) -> WorkerName:
+    return WorkerName(run=run.id, worker=len(run.manifests) - 1)
 
 
-def _let_go(world: World, before: Run, run: Run) -> Run:
-    """Takes our claim off an instance that was seen stopped, or that is not ours to stop."""
-    if not before.borrowed:
+def _let_go(world: World, run: Run, note: str) -> Run:
+    """Takes our claim off an instance that was seen stopped, or that is handed back."""
+    if not run.borrowed:
         world.guard.disarm(run.instance)
-        if world.compute.describe(run.instance).run == run.id:
+        if run.start_requested is not None and world.compute.describe(run.instance).run == run.id:
             world.compute.release(run.instance)
-    note = "handed back running" if run.borrowed else "seen stopped"
-    return keep(world, run.moved(RunState.VERIFYING), note if run.start_requested else "never started")
+    return noted(world, run.moved(RunState.VERIFYING), note)
 
 
-def _not_ours(run: Run, seen: Instance) -> str:
-    owner = f"run {seen.run}" if seen.run else "nobody"
-    return f"{run.detail}; {seen.id} is {seen.state} and claimed by {owner} now: left alone".lstrip("; ")
+def _hands_off(world: World, run: Run, seen: Instance, now: datetime) -> Run:
+    owner = f"run {seen.run}" if seen.run else "somebody"
+    detail = f"{seen.id} is {seen.state} and claimed by {owner} now: left alone"
+    changed = replace(
+        run,
+        stopped=run.stopped or now,
+        abandoned_gpu=True,
+        outcome=run.outcome or Outcome.INSTANCE_LOST,
+        detail="; ".join(filter(None, (run.detail, detail))),
+    )
+    return noted(world, changed.moved(RunState.VERIFYING), detail)

@@ -1,52 +1,79 @@
-"""After the GPU: the store is listed again and believed, sessions are written, the cost is fixed."""
+"""After the GPU: the store is listed again and believed, sessions are written, the cost is fixed.
+
+One thing that cannot be done here (a session's files, a message, a report) is told, and costs nothing
+else: the run is settled all the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 from batchscribe.controller.context import Terms, World, keep, log
+from batchscribe.controller.control import read_exit, read_manifest, read_progress
+from batchscribe.controller.learning import learn
 from batchscribe.controller.redo import quarantine_failed, record_crash
+from batchscribe.controller.retention import retire
+from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
-from batchscribe.controller.steps import read_exit, read_manifest, read_progress
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import SessionScan
-from batchscribe.core.manifest import ExitRecord, Manifest
+from batchscribe.core.backlog import ChunkState, state_of
+from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, Progress, Tally
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import BatchscribeError, ObjectNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """One manifest of the run, and what its worker left behind."""
+
+    manifest: Manifest
+    record: ExitRecord | None
+    progress: Progress | None
+
+    @property
+    def tally(self) -> Tally:
+        """The last word, or else the last report."""
+        told = self.record or self.progress
+        return told.tally if told else Tally()
+
+
+@dataclass(slots=True)
 class Verdict:
     """What the store says of the chunks of a run."""
 
-    done: int
-    quarantined: int
-    missing: tuple[str, ...]
+    done: int = 0
+    quarantined: int = 0
+    missing: int = 0
+    gone: int = 0
+    """Deleted or uploaded anew since: no longer this run's business."""
+    complete: set[str] = field(default_factory=set)
+    """Sessions of which nothing is pending or waiting any more."""
 
 
-def settle(world: World, terms: Terms, run: Run) -> Run:
+def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies, writes what follows from it, and closes the run. Repeatable until the last line."""
-    manifests = [read_manifest(world, key) for key in run.manifests]
-    records = [read_exit(world, manifest) for manifest in manifests]
-    _blame_the_crashed(world, run, manifests, records)
-    quarantine_failed(world.output, manifests, max_attempts=terms.max_attempts, now=world.clock.now())
-    wanted = {chunk.session for manifest in manifests for chunk in manifest.chunks}
+    work = list(_work(world, run))
+    _count_failures(world, run, work)
+    quarantine_failed(
+        world.output, [each.manifest for each in work], max_attempts=terms.max_attempts, now=world.clock.now()
+    )
     scanner = world.scanner(run.by_hand)
-    scans = {scan.session: scan for scan in scanner.sessions() if scan.session in wanted}
-    held = {info.key for info in world.output.list(keys.QUARANTINE)}
-    verdict = _verdict(manifests, scans, held)
-    for scan in scans.values():
-        if scan.complete:
-            publish_session(scanner, scan.session, world.render)
-    run = _closed(run, verdict, records, world)
+    verdict = _verdict(scanner, [each.manifest for each in work])
+    for session in sorted(verdict.complete):
+        _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
+    run = _closed(world, run, verdict, work)
     world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
-    run = keep(world, run, run.detail)
-    _learn(world, terms, run, records)
+    _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
     if run.start_requested is not None:
-        world.notifier.send(message(run, verdict))
-    world.report(run)
-    return run
+        _each(errors, "no message was sent", lambda: world.notifier.send(message(run, verdict)))
+    _each(errors, "no report was written", lambda: world.report(run))
+    _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
+    return keep(world, run, run.detail)
 
 
 def message(run: Run, verdict: Verdict) -> Message:
@@ -54,50 +81,101 @@ def message(run: Run, verdict: Verdict) -> Message:
     outcome = run.outcome or Outcome.INCOMPLETE
     level = Level.SUCCESS if outcome.success else Level.FAILURE
     body = (
-        f"{verdict.done} of {verdict.done + verdict.quarantined + len(verdict.missing)} chunks done, "
-        f"{verdict.quarantined} quarantined, {len(verdict.missing)} left.\n"
+        f"{verdict.done} of {verdict.done + verdict.quarantined + verdict.missing} chunks done, "
+        f"{verdict.quarantined} quarantined, {verdict.missing} left.\n"
         f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on "
         f"{run.instance_type or run.provider}.\n{run.detail}".rstrip()
     )
     return Message(f"batchscribe: run {run.id} {outcome.value}", body, level)
 
 
-def _verdict(manifests: list[Manifest], scans: dict[str, SessionScan], quarantine: set[str]) -> Verdict:
-    asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
-    missing = tuple(
-        chunk.key
-        for scan in scans.values()
-        for chunk in scan.pending + scan.waiting
-        if chunk.key in asked and asked[chunk.key].etag == chunk.etag
+def _each(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
+    """One of several things: where it fails, it is told, and the others are done all the same."""
+    try:
+        act()
+    except BatchscribeError as error:
+        log.warning(what, error=str(error))
+        errors.append(error)
+    except Exception as error:  # noqa: BLE001  a mistake of ours must not keep the run open for good
+        log.exception(what)
+        errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
+
+
+def _work(world: World, run: Run) -> Iterable[Work]:
+    for key in run.manifests:
+        with suppress(ObjectNotFoundError):
+            manifest = read_manifest(world, key)
+            yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
+
+
+def _count_failures(world: World, run: Run, work: list[Work]) -> None:
+    """Sees to it that every failed attempt is in the store: what the worker said last, and what it
+    could no longer say.
+
+    A chunk in flight when its worker died may have killed it; one that filled a whole run alone will fill
+    the next. Both count once. Where a machine was stopped under its worker, nobody is to blame.
+    """
+    for each in work:
+        for failure in each.record.failures if each.record else ():
+            world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
+        if each.record is None and run.outcome is Outcome.WORKER_LOST:
+            in_flight = each.progress.in_flight if each.progress else ()
+            record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
+    alone = [each for each in work if len(each.manifest.chunks) == 1 and not each.tally.seen]
+    if run.outcome is Outcome.TIMED_OUT:
+        for each in alone:
+            _blame_endless(world, each.manifest)
+
+
+def _blame_endless(world: World, manifest: Manifest) -> None:
+    chunk = manifest.chunks[0]
+    failure = Failure(
+        key=chunk.key,
+        etag=chunk.etag,
+        run=manifest.run,
+        kind=FailureKind.CHUNK,
+        message="it filled a whole run and was not done: raise BATCH_MAX_RUNTIME_HOURS, or cut it",
+        at=world.clock.now(),
     )
-    held = {key for key in asked if keys.quarantine(key) in quarantine}
-    return Verdict(done=len(asked) - len(missing) - len(held), quarantined=len(held), missing=missing)
+    world.output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
 
 
-def _blame_the_crashed(
-    world: World, run: Run, manifests: list[Manifest], records: list[ExitRecord | None]
-) -> None:
-    """A chunk in flight when its worker died may have killed it: that counts as an attempt, once."""
-    if run.outcome is not Outcome.WORKER_LOST:
-        return
-    for manifest, record in zip(manifests, records, strict=True):
-        progress = read_progress(world, manifest)
-        if record is None and progress is not None:
-            record_crash(world.output, manifest, progress.in_flight, now=world.clock.now())
+def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
+    """One more pass over the listing, for the chunks and the sessions of these manifests."""
+    asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
+    verdict = Verdict(gone=len(asked), complete={chunk.session for chunk in asked.values()})
+    if not asked:
+        return verdict
+    rules = scanner.rules()
+    for audio in scanner.audio():
+        state = state_of(audio, rules)
+        if state in {ChunkState.PENDING, ChunkState.WAITING}:
+            verdict.complete.discard(audio.name.session)
+        chunk = asked.get(audio.info.key)
+        if chunk is None or (chunk.etag != audio.info.etag and state is not ChunkState.DONE):
+            continue
+        verdict.gone -= 1
+        verdict.done += state is ChunkState.DONE
+        verdict.quarantined += state is ChunkState.QUARANTINED
+        verdict.missing += state in {ChunkState.PENDING, ChunkState.WAITING}
+    if rules.live is not None:
+        verdict.complete = {session for session in verdict.complete if not rules.live.covers(session)}
+    return verdict
 
 
-def _closed(run: Run, verdict: Verdict, records: list[ExitRecord | None], world: World) -> Run:
+def _closed(world: World, run: Run, verdict: Verdict, work: list[Work]) -> Run:
     outcome = run.outcome
     if outcome is None:
         outcome = Outcome.INCOMPLETE if verdict.missing else Outcome.COMPLETED
-    tallies = [record.tally for record in records if record]
+    gone = f"{verdict.gone} chunks were deleted or replaced meanwhile" if verdict.gone else ""
     return run.moved(
         RunState.SETTLED,
         outcome=outcome,
+        detail="; ".join(filter(None, (run.detail, gone))),
         settled=world.clock.now(),
         chunks_done=verdict.done,
-        chunks_failed=len(verdict.missing) + verdict.quarantined,
-        audio_seconds=sum(tally.audio_seconds for tally in tallies),
+        chunks_failed=verdict.missing + verdict.quarantined,
+        audio_seconds=sum(each.tally.audio_seconds for each in work),
         cost=run.bill(),
     )
 
@@ -115,41 +193,4 @@ def _settlement(run: Run) -> wire.Settlement:
         chunks_done=run.chunks_done,
         chunks_failed=run.chunks_failed,
         audio_seconds=run.audio_seconds,
-    )
-
-
-def _learn(world: World, terms: Terms, run: Run, records: list[ExitRecord | None]) -> None:
-    """Speed, set-up time and bytes for a second, for the next estimate; only from work that was done."""
-    seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
-    if not seen:
-        return
-    seconds: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    for record in seen:
-        for kind, value in record.seconds_by_type.items():
-            seconds[kind] = seconds.get(kind, 0.0) + value
-            sizes[kind] = sizes.get(kind, 0) + record.bytes_by_type.get(kind, 0)
-    elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
-    audio = sum(record.tally.audio_seconds for record in seen)
-    begun = run.start_requested or run.created
-    priors = replace(
-        terms.priors,
-        speed=audio / elapsed if elapsed > 0 else terms.priors.speed,
-        setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
-        release_seconds=(run.stopped - run.work_ended).total_seconds()
-        if run.stopped and run.work_ended
-        else terms.priors.release_seconds,
-        bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0 and sizes[k] > 0},
-    )
-    log.info("learned", run=run.id, speed=round(priors.speed, 2), setup=round(priors.setup_seconds, 1))
-    world.ledger.learn(
-        run=run.id,
-        engine=terms.engine.engine,
-        model=terms.engine.model,
-        instance_type=run.instance_type,
-        at=world.clock.now(),
-        speed=priors.speed,
-        setup_seconds=priors.setup_seconds,
-        release_seconds=max(0.0, priors.release_seconds),
-        bytes_per_second=dict(priors.bytes_per_second),
     )

@@ -5,42 +5,33 @@ A crash anywhere in here is only a pause: the next tick observes, finds the open
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import assert_never
 
 import msgspec
 
-from batchscribe.controller.context import Terms, World, keep, log
+from batchscribe.controller.context import Terms, World, keep, log, noted
+from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import dead_runs, recover
-from batchscribe.controller.release import release
-from batchscribe.controller.settle import settle
-from batchscribe.controller.steps import arm, await_running, dispatch, follow, open_run, provision
+from batchscribe.controller.steps import open_run
 from batchscribe.core.messages import Level, Message
-from batchscribe.core.policy import Decision, Hold, Launch, Observation, ReasonCode, Reclaim, Resume, decide
-from batchscribe.core.runs import Outcome, Run, Step, next_step
-from batchscribe.errors import (
-    BatchscribeError,
-    InterruptedRunError,
-    NotStoppedError,
-    TransientError,
+from batchscribe.core.policy import (
+    Decision,
+    Hold,
+    Launch,
+    Observation,
+    Reason,
+    ReasonCode,
+    Reclaim,
+    Resume,
+    decide,
 )
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import BatchscribeError, InterruptedRunError, NotStoppedError
 
-ACTS = {
-    Step.ARM: arm,
-    Step.PROVISION: provision,
-    Step.AWAIT_RUNNING: await_running,
-    Step.DISPATCH: dispatch,
-    Step.FOLLOW: follow,
-}
-FAILED = {
-    Step.ARM: Outcome.START_FAILED,
-    Step.PROVISION: Outcome.START_FAILED,
-    Step.AWAIT_RUNNING: Outcome.START_FAILED,
-    Step.DISPATCH: Outcome.LAUNCH_FAILED,
-    Step.FOLLOW: Outcome.WORKER_FAILED,
-}
 MAX_RUNS = 8
 """Runs that one tick may close or go on with: a bound, not a target."""
 ALERT_EVERY_HOURS = 6
@@ -48,65 +39,74 @@ ALERT_EVERY_HOURS = 6
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """What a tick saw, decided and did."""
+    """What a tick decided and did. `seen` is None where an open run came before any look around."""
 
-    seen: Observation
+    seen: Observation | None
     decision: Decision
     runs: tuple[Run, ...] = ()
     errors: tuple[BatchscribeError, ...] = ()
 
 
 def tick(world: World, terms: Terms, *, once: bool = False) -> Ticked:
-    """One tick, under the lock that the caller holds. `once` makes one step of one run and returns."""
-    recover(world, terms)
+    """One tick, under the lock that the caller holds. `once` makes one step of one run and returns.
+
+    Raises what keeps it from a decision; people are told of that, now and then.
+    """
+    try:
+        return _tick(world, terms, once=once)
+    except (InterruptedRunError, NotStoppedError):
+        raise
+    except BatchscribeError as error:
+        _alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
+        raise
+
+
+def _tick(world: World, terms: Terms, *, once: bool) -> Ticked:
     runs: list[Run] = []
     errors: list[BatchscribeError] = []
+    # First of all, from the ledger alone: a listing that fails must not keep an orphan running.
+    for run, reason in _overdue(world):
+        runs.append(drive(world, terms, run, errors, once=once))
+        if once:
+            return Ticked(None, Reclaim(reason, run), tuple(runs), tuple(errors))
+    recover(world, terms)
     while True:
         world.shield.check()
         seen = observe(world, terms)
         decision = decide(seen, terms.policy)
         log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
-        run = _begin(world, terms, seen, decision)
-        if run is None:
+        begun = _begin(world, terms, seen, decision)
+        if begun is None:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
-        runs.append(drive(world, terms, run, errors, once=once))
+        runs.append(drive(world, terms, begun, errors, once=once))
         if once or isinstance(decision, Launch) or len(runs) >= MAX_RUNS:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
 
 
 def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
     """Stops what should not run, starts nothing, and leaves live work alone."""
-    recover(world, terms)
     errors: list[BatchscribeError] = []
-    runs = tuple(drive(world, terms, run, errors) for run in dead_runs(world))
+    runs = [drive(world, terms, run, errors) for run, _reason in _overdue(world)]
+    try:
+        recover(world, terms)
+    except BatchscribeError as error:
+        errors.append(error)
+    runs += [drive(world, terms, run, errors) for run in dead_runs(world)]
     if errors:
         raise errors[0]
-    return runs
+    return tuple(runs)
 
 
-def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool = False) -> Run:
-    """Steps a run on until it is settled, or once. What went wrong on the way is added to `errors`.
-
-    Raises NotStoppedError where its instance could not be proved stopped.
-    """
-    with world.run_log(run):
-        return _drive(world, terms, run, errors, once=once)
-
-
-def _drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool) -> Run:
-    patience: float | None = None
-    while step := next_step(run):
-        before = run
-        run = _advance(world, terms, run, step, errors)
-        if once:
-            return run
-        if step is Step.RELEASE and next_step(run) is Step.RELEASE:
-            patience = patience or world.clock.monotonic() + terms.waits.stop
-            if world.clock.monotonic() >= patience:
-                raise _not_stopped(world, terms, run)
-        if run.state is before.state:
-            run = _pause(world, terms, run, step, errors)
-    return run
+def _overdue(world: World) -> Iterator[tuple[Run, Reason]]:
+    """Open runs that are to be released whatever the world looks like: late, or on their way out."""
+    now = world.clock.now()
+    for run in world.ledger.open_runs():
+        if run.state in {RunState.RELEASING, RunState.VERIFYING}:
+            yield run, Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state}: it goes on")
+        elif now >= run.deadline:
+            reason = Reason(ReasonCode.DEADLINE, f"run {run.id} is past its deadline: it is released")
+            outcome = Outcome.ABANDONED if run.start_requested is None else Outcome.TIMED_OUT
+            yield noted(world, run.releasing(outcome, reason.sentence), "reclaimed"), reason
 
 
 def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) -> Run | None:
@@ -132,86 +132,6 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
             assert_never(decision)
 
 
-def _advance(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """One step. The way out is shielded from signals: a release is not cut short by impatience."""
-    if step in ACTS:
-        return _attempt(world, terms, run, step, errors)
-    with world.shield.shielded():
-        return settle(world, terms, run) if step is Step.SETTLE else _release(world, terms, run)
-
-
-def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """A step that may fail: a trouble that may pass is waited out, any other leads to the release."""
-    try:
-        return _act(world, terms, run, step)
-    except InterruptedRunError as error:
-        return _give_up(world, run, Outcome.INTERRUPTED, error, errors)
-    except TransientError as error:
-        log.warning("will be tried again", run=run.id, step=step.value, error=str(error))
-        return run
-    except BatchscribeError as error:
-        return _give_up(world, run, FAILED[step], error, errors)
-    except Exception as error:  # noqa: BLE001  whatever broke, a GPU that may run is released
-        log.exception("internal error", run=run.id, step=step.value)
-        wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
-        return _give_up(world, run, FAILED[step], wrapped, errors)
-
-
-def _act(world: World, terms: Terms, run: Run, step: Step) -> Run:
-    if world.clock.now() >= run.deadline:
-        log.warning("out of time", run=run.id, deadline=run.deadline.isoformat())
-        hours = terms.policy.max_runtime.total_seconds() / 3600
-        detail = f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
-        return keep(world, run.releasing(Outcome.TIMED_OUT, detail))
-    return ACTS[step](world, terms, run)
-
-
-def _release(world: World, terms: Terms, run: Run) -> Run:
-    """A look at the way out that insists: whatever goes wrong, it is tried again."""
-    try:
-        return release(world, terms, run)
-    except InterruptedRunError:
-        raise
-    except BatchscribeError as error:
-        log.warning("release will be tried again", run=run.id, error=str(error))
-    except Exception:  # noqa: BLE001  whatever broke, the stop is asked for again
-        log.exception("internal error while releasing", run=run.id)
-    return world.ledger.run(run.id) or run
-
-
-def _give_up(
-    world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
-) -> Run:
-    """The run on its way out, from where it really is: a step may have recorded more than it returned."""
-    with world.shield.shielded():
-        errors.append(error)
-        log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
-        latest = world.ledger.run(run.id) or run
-        return keep(world, latest.releasing(outcome, str(error)), "giving up")
-
-
-def _pause(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """Waits for the next look. On the way out, a signal no longer cuts the wait short."""
-    if step is Step.RELEASE:
-        with world.shield.shielded():
-            world.clock.sleep(terms.waits.poll)
-        return run
-    try:
-        world.clock.sleep(terms.waits.poll)
-    except InterruptedRunError as error:
-        return _give_up(world, run, Outcome.INTERRUPTED, error, errors)
-    return run
-
-
-def _not_stopped(world: World, terms: Terms, run: Run) -> NotStoppedError:
-    error = NotStoppedError(
-        f"instance {run.instance} could not be proved stopped in {terms.waits.stop / 60:.0f} min; "
-        "its transcripts are kept. Look at it, stop it by hand, then run `batchscribe reconcile`"
-    )
-    world.notifier.send(Message("batchscribe: a GPU may still be running", str(error), Level.FAILURE))
-    return error
-
-
 def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     world.ledger.save_sample(
         at=seen.now,
@@ -224,11 +144,16 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         numbers=msgspec.json.encode(dict(decision.reason.numbers)).decode(),
     )
     if decision.overdue:
-        _alert(world, seen, decision)
-
-
-def _alert(world: World, seen: Observation, decision: Hold) -> None:
-    """Says, now and then, that a chunk will wait longer than promised, since no start is possible."""
-    if world.ledger.alert_due("overdue", seen.now, timedelta(hours=ALERT_EVERY_HOURS)):
         text = f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
-        world.notifier.send(Message("batchscribe: chunks wait too long", text, Level.WARNING))
+        _alert(world, "overdue", "batchscribe: chunks wait too long", text)
+
+
+def _alert(world: World, key: str, title: str, text: str) -> None:
+    """Tells people, but not at every tick."""
+    log.warning(title, detail=text)
+    try:
+        due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
+    except BatchscribeError:
+        due = True
+    if due:
+        world.notifier.send(Message(title, text, Level.WARNING))

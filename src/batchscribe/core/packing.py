@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
 
 from batchscribe.core.chunks import Chunk, audio_name
 from batchscribe.core.money import Rate, Usd, cost
@@ -94,17 +95,32 @@ def pack(
     seconds: float,
     limit: int | None = None,
 ) -> Batch:
-    """The candidates, in their order, until `seconds` are full: at least one chunk, always.
+    """The candidates, in their order, until `seconds` are full: at least one chunk, where there is any.
 
-    One chunk that is longer than the time is taken alone: its engine may be faster than we think,
-    and what it gets done is kept.
+    Whole sessions where possible: one that no longer fits is left for the next run, unless it comes
+    first and is too long for any. A chunk that is longer than the time by itself is taken only where
+    nothing else is left, and alone: its engine may be faster than we think.
     """
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
-    taken: list[Chunk] = []
-    audio = 0.0
-    for chunk in candidates[:limit]:
-        audio += priors.audio_seconds(chunk)
-        if taken and audio > budget:
-            break
-        taken.append(chunk)
+    wanted = candidates[:limit]
+    fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
+    taken = _whole_sessions(fitting, priors, budget) or list(wanted[:1])
     return Batch(chunks=tuple(taken), estimate=estimate(taken, priors, rate), left=pending - len(taken))
+
+
+def _whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+    taken: list[Chunk] = []
+    for _session, group in groupby(chunks, key=lambda chunk: chunk.session):
+        session = list(group)
+        length = sum(priors.audio_seconds(chunk) for chunk in session)
+        if length > budget:
+            return taken or _beginning(session, priors, budget)
+        taken += session
+        budget -= length
+    return taken
+
+
+def _beginning(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+    """As much of a session as fits, from its first chunk on."""
+    ends = accumulate(priors.audio_seconds(chunk) for chunk in session)
+    return [chunk for chunk, end in zip(session, ends, strict=True) if end <= budget]

@@ -22,6 +22,10 @@ INTENT_LASTS: Final = timedelta(minutes=10)
 """A run that asked for no start by then is closed: what it was decided on is out of date."""
 
 
+PATIENT_STARTS: Final = 2
+LONGEST_PAUSE: Final = timedelta(days=1)
+
+
 class PolicyName(StrEnum):
     THRESHOLD = "threshold"
     NOW = "now"
@@ -61,6 +65,9 @@ class Observation:
     paused_until: datetime | None = None
     spent_today: Usd = ZERO
     """By settled runs since midnight UTC, at most."""
+    fruitless: int = 0
+    """Paid runs in a row, up to now, that got no chunk done."""
+    last_fruitless: datetime | None = None
     stranger: str | None = None
     """Why the instance is in somebody else's hands, where it is."""
 
@@ -78,6 +85,7 @@ class ReasonCode(StrEnum):
     MAX_WAIT = "longest-wait-in-reach"
     NOW = "asked-for-now"
     BUDGET = "budget-spent"
+    BACKING_OFF = "backing-off"
     GPU_MISSING = "gpu-missing"
     OPEN_RUN = "open-run"
     NEVER_STARTED = "never-started"
@@ -134,8 +142,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     pays, reason = _pays(seen, policy, batch)
     if not pays:
         return Hold(reason)
-    if obstacle := _over_budget(seen, policy, batch) or _obstacle(seen, policy):
-        overdue = _wait_in_reach(seen, policy, batch)
+    if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
+        overdue = _wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     return Launch(reason, batch, borrowed=seen.instance.state is InstanceState.RUNNING)
 
@@ -211,6 +219,24 @@ def _wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _age(seen) + policy.check_interval + lead >= policy.max_wait
+
+
+def _backing_off(seen: Observation, policy: Policy) -> Reason | None:
+    """Why no start is made after starts that were paid for nothing; None where there were none.
+
+    One may be bad luck; from the second on the pause doubles, up to a day. A person may always start.
+    """
+    if policy.by_hand or seen.fruitless < PATIENT_STARTS or seen.last_fruitless is None:
+        return None
+    pause = min(policy.check_interval * 2 ** (seen.fruitless - 1), LONGEST_PAUSE)
+    if seen.now >= seen.last_fruitless + pause:
+        return None
+    return Reason(
+        ReasonCode.BACKING_OFF,
+        f"the last {seen.fruitless} starts were paid for and got no chunk done: the next is tried from "
+        f"{seen.last_fruitless + pause:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and `gpu check "
+        "--start`; `batchscribe run` tries at once",
+    )
 
 
 def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:

@@ -52,6 +52,8 @@ class FakeCompute:
         stop_while_pending: bool = False,
     ) -> None:
         self.calls: list[tuple[str, str]] = []
+        self.lag = timedelta(0)
+        """How old the states are that `describe` shows."""
         self._clock = clock
         self._windows = {
             InstanceState.PENDING: pending,
@@ -106,8 +108,8 @@ class FakeCompute:
             raise fault.error
         if instance not in self._machines:
             return Instance(id=instance, state=InstanceState.MISSING)
-        seen = self._settled(instance).seen
-        return replace(seen, tags=dict(seen.tags))
+        machine = self._settled(instance)
+        return replace(machine.seen, state=self._shown(machine), tags=dict(machine.seen.tags))
 
     def start(self, claim: Claim) -> None:
         fault = self._enter("start", claim.instance)
@@ -130,6 +132,12 @@ class FakeCompute:
             self._tag(instance, RELEASED_TAGS)
         if fault:
             raise fault.error
+
+    def _shown(self, machine: _Machine) -> InstanceState:
+        """The state as it was `lag` ago: what a cloud shows is only eventually consistent."""
+        then = self._clock.now() - self.lag
+        known = [state for at, state in machine.history if at <= then]
+        return known[-1] if known else machine.history[0][1]
 
     def _enter(self, call: str, instance: str) -> Fault | None:
         self.calls.append((call, instance))

@@ -207,6 +207,9 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
         provider=settings.provider,
         instances=instances(settings),
         instance_type=settings.instance_type,
+        region=settings.region,
+        endpoint=settings.endpoint_url,
+        shared_machine=local,
         rate_of=rate_of(settings),
         policy=Policy(
             name=settings.policy,

@@ -1,0 +1,47 @@
+"""What a run teaches the next estimate: speed, set-up time, and how long a byte lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from batchscribe.controller.context import Terms, World, log
+from batchscribe.core.manifest import ExitRecord
+from batchscribe.core.runs import Run
+
+
+def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:
+    """Speed, set-up time and bytes for a second, for the next estimate; only from work that was done."""
+    seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
+    if not seen:
+        return
+    seconds: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for record in seen:
+        for kind, value in record.seconds_by_type.items():
+            seconds[kind] = seconds.get(kind, 0.0) + value
+            sizes[kind] = sizes.get(kind, 0) + record.bytes_by_type.get(kind, 0)
+    elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
+    audio = sum(record.tally.audio_seconds for record in seen)
+    begun = run.start_requested or run.created
+    priors = replace(
+        terms.priors,
+        speed=audio / elapsed if elapsed > 0 else terms.priors.speed,
+        setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
+        release_seconds=(run.stopped - run.work_ended).total_seconds()
+        if run.stopped and run.work_ended
+        else terms.priors.release_seconds,
+        bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0 and sizes[k] > 0},
+    )
+    log.info("learned", run=run.id, speed=round(priors.speed, 2), setup=round(priors.setup_seconds, 1))
+    world.ledger.learn(
+        run=run.id,
+        engine=terms.engine.engine,
+        model=terms.engine.model,
+        instance_type=run.instance_type,
+        at=world.clock.now(),
+        speed=priors.speed,
+        setup_seconds=priors.setup_seconds,
+        release_seconds=max(0.0, priors.release_seconds),
+        bytes_per_second=dict(priors.bytes_per_second),
+    )

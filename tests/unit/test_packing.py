@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchscribe.core.chunks import Chunk
+from batchscribe.core.packing import Priors, pack
+from support.values import RATE, chunk
+
+PRIORS = Priors(speed=10.0, setup_seconds=0, release_seconds=0)
+SECOND = 4_000
+"""Bytes of a second of webm, by the untaught priors."""
+
+
+def session(name: str, *lengths: int) -> list[Chunk]:
+    return [
+        replace(chunk(number), key=f"{name}/chunk-{number:03}.webm", session=f"{name}/", size=length * SECOND)
+        for number, length in enumerate(lengths)
+    ]
+
+
+def keys(candidates: list[Chunk], seconds: float, limit: int | None = None) -> list[str]:
+    batch = pack(candidates, pending=len(candidates), priors=PRIORS, rate=RATE, seconds=seconds, limit=limit)
+    assert batch.left == len(candidates) - len(batch.chunks)
+    return [each.key.replace("/chunk-00", "") for each in batch.chunks]
+
+
+def test_whole_sessions_are_taken_while_they_fit() -> None:
+    candidates = session("a", 30, 30) + session("b", 30, 30) + session("c", 30, 30)
+    assert [name[0] for name in keys(candidates, 13)] == ["a", "a", "b", "b"]
+
+
+def test_a_session_that_is_too_long_for_any_run_is_begun() -> None:
+    assert len(keys(session("a", *[30] * 10), 10)) == 3
+
+
+def test_a_chunk_that_is_too_long_by_itself_waits_for_the_others() -> None:
+    candidates = session("a", 500) + session("b", 30, 30)
+    assert keys(candidates, 10) == ["b0.webm", "b1.webm"]
+    assert keys(candidates[:1], 10) == ["a0.webm"]
+
+
+def test_nothing_makes_an_empty_batch_and_the_limit_holds() -> None:
+    assert keys([], 10) == []
+    assert len(keys(session("a", *[1] * 9), 100, limit=4)) == 4
+
+
+def test_learned_bytes_beat_the_table() -> None:
+    taught = replace(PRIORS, bytes_per_second={"webm": 8_000.0})
+    assert taught.audio_seconds(chunk()) == 5.0
+    assert PRIORS.audio_seconds(chunk()) == 10.0
