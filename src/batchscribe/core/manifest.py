@@ -121,8 +121,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     tally: Tally
     timings: Timings
+    results: int = 0
+    """Windows that came back from the engine so far; it grows only while the engine works."""
+    in_engine: int = 0
+    """Windows in the engine now."""
     in_flight: tuple[str, ...] = ()
-    """Keys being decoded or transcribed: blamed, once, if the worker dies now."""
+    """Keys being decoded, or begun by the engine and not whole yet: blamed, once, if the worker dies now."""
 
 
 class FailureKind(StrEnum):

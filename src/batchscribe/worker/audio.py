@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.errors import AudioError, MisconfiguredError
+from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError
 from batchscribe.worker import frames
+from batchscribe.worker.channel import LOOK_SECONDS, never
 
 Samples = npt.NDArray[np.float32]
 
@@ -35,6 +36,7 @@ SILENCE_SECONDS = 120
 BASE_CPU_SECONDS = 60.0
 CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
 """Decoding takes about 1/360 on an ordinary core: this is for the slowest box, not for a bomb."""
+UNWANTED = "decoding was given up in the middle: the worker is to end"
 
 
 @cache
@@ -67,7 +69,8 @@ class Decoding:
     """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz mono float32.
 
     After the last piece `seconds` is its true length, and `partial` says that damage ended it early
-    or left holes. Raises AudioError, also in the middle.
+    or left holes. Raises AudioError, also in the middle, and InterruptedRunError when nobody
+    wants the rest.
     """
 
     def __init__(self, pieces: Iterator[Samples | dict[str, float]]) -> None:
@@ -107,22 +110,27 @@ class AudioDecoder:
             self._child = None
         self._busy = False
 
-    def decode(self, data: bytes, *, max_seconds: float) -> Decoding:
-        """Starts decoding `data`, at most `max_seconds` of audio. Raises AudioError while iterating,
-        MisconfiguredError where no decoder can be started at all.
+    def decode(self, data: bytes, *, max_seconds: float, until: Callable[[], bool] = never) -> Decoding:
+        """Starts decoding `data`, at most `max_seconds` of audio, and lets go of it once it is copied.
+
+        Raises MisconfiguredError where no decoder can be started at all; while iterating AudioError,
+        and InterruptedRunError as soon as `until` says so and more audio would come.
         """
         if not data:
             raise AudioError("the object is empty: there is nothing to decode")
         if self._busy:
             # The last file was given up in the middle: what is left in the pipe belongs to nobody.
             self.close()
-        return Decoding(self._pieces(data, max_seconds))
-
-    def _pieces(self, data: bytes, max_seconds: float) -> Iterator[Samples | dict[str, float]]:
         child = self._child = self._child or _Child()
+        child.fill(data)
         self._busy = True
+        return Decoding(self._pieces(child, max_seconds, until))
+
+    def _pieces(
+        self, child: _Child, max_seconds: float, until: Callable[[], bool]
+    ) -> Iterator[Samples | dict[str, float]]:
         try:
-            yield from child.decode(data, max_seconds)
+            yield from child.decode(max_seconds, until)
         except AudioError:
             self._busy = False
             raise
@@ -180,14 +188,24 @@ class _Child:
             ) from None
         assert kind == frames.HELLO
 
-    def decode(self, data: bytes, max_seconds: float) -> Iterator[Samples | dict[str, float]]:
-        """Pieces, then one mapping with `seconds` and `partial`. Raises AudioError, _DeadError."""
-        self._fill(data)
+    def fill(self, data: bytes) -> None:
+        """Puts what is to be decoded next into the anonymous file."""
+        os.ftruncate(self._file, 0)
+        view, at = memoryview(data), 0
+        while at < len(view):
+            at += os.pwrite(self._file, view[at:], at)
+
+    def decode(self, max_seconds: float, until: Callable[[], bool]) -> Iterator[Samples | dict[str, float]]:
+        """Pieces, then one mapping with `seconds` and `partial`. Raises AudioError, _DeadError,
+        InterruptedRunError.
+        """
         cpu = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND
         self._order({"max_seconds": max_seconds, "cpu_seconds": cpu})
         while True:
-            kind, payload = self._receive()
+            kind, payload = self._receive(until)
             if kind == frames.AUDIO:
+                if until():
+                    raise InterruptedRunError(UNWANTED)
                 yield np.frombuffer(payload, dtype="<f4")
                 continue
             os.ftruncate(self._file, 0)
@@ -196,12 +214,6 @@ class _Child:
                 return
             raise AudioError(payload.decode(errors="replace"))
 
-    def _fill(self, data: bytes) -> None:
-        os.ftruncate(self._file, 0)
-        view, at = memoryview(data), 0
-        while at < len(view):
-            at += os.pwrite(self._file, view[at:], at)
-
     def _order(self, order: dict[str, float]) -> None:
         assert self._process.stdin is not None
         try:
@@ -209,17 +221,25 @@ class _Child:
         except BrokenPipeError:
             raise _DeadError("it was gone before it began") from None
 
-    def _receive(self) -> tuple[bytes, bytes]:
-        kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size))
+    def _receive(self, until: Callable[[], bool] = never) -> tuple[bytes, bytes]:
+        kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size, until))
         if length > frames.MAX_PAYLOAD:
             raise _DeadError("it sent what no decoder sends")
-        return kind, self._read(length)
+        return kind, self._read(length, until)
 
-    def _read(self, length: int) -> bytes:
+    def _wait(self, until: Callable[[], bool]) -> None:
+        """Returns when there is something to read."""
+        for _ in range(int(SILENCE_SECONDS / LOOK_SECONDS)):
+            if self._poll.poll(LOOK_SECONDS * 1000):
+                return
+            if until():
+                raise InterruptedRunError(UNWANTED)
+        raise _DeadError(f"no sound for {SILENCE_SECONDS} seconds")
+
+    def _read(self, length: int, until: Callable[[], bool]) -> bytes:
         data = bytearray()
         while len(data) < length:
-            if not self._poll.poll(SILENCE_SECONDS * 1000):
-                raise _DeadError(f"no sound for {SILENCE_SECONDS} seconds")
+            self._wait(until)
             piece = os.read(self._out, length - len(data))
             if not piece:
                 raise _DeadError("it ended without an answer")

@@ -29,6 +29,11 @@ from batchscribe.protocols import Clock
 LOG = structlog.get_logger()
 
 
+def places(error: BaseException) -> list[str]:
+    """Where an error came from, for the log, without its text: that might hold what was said."""
+    return traceback.format_tb(error.__traceback__)
+
+
 class Ending:
     """Whether the worker should end, and why: asked to, out of time, or broken."""
 
@@ -51,7 +56,7 @@ class Ending:
             "worker.broke",
             where=where,
             error=type(error).__name__,
-            trace=traceback.format_tb(error.__traceback__),
+            trace=places(error),
         )
         self.fail(
             BatchscribeError(
@@ -83,6 +88,7 @@ class Board:
         self._timings = Timings()
         self._in_flight: Counter[str] = Counter()
         self._in_engine = 0
+        self._results = 0
         self._engine_since = 0.0
         self._failures: list[Failure] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -100,6 +106,12 @@ class Board:
         with self._lock:
             self._phase = Phase.WORKING
             self._timings = msgspec.structs.replace(self._timings, loaded=self.elapsed())
+
+    def ended(self) -> None:
+        """Nothing is in flight any more, whatever was left in the middle."""
+        with self._lock:
+            self._phase = Phase.ENDED
+            self._in_flight.clear()
 
     def takes(self, key: str) -> None:
         """A decoder or the engine took something of this chunk."""
@@ -122,6 +134,13 @@ class Board:
             self._in_engine += 1
 
     def engine_gives(self, key: str) -> None:
+        """A window came back with its result."""
+        with self._lock:
+            self._results += 1
+            self.engine_loses(key)
+
+    def engine_loses(self, key: str) -> None:
+        """A window is out of the engine."""
         with self._lock:
             self.leaves(key)
             self._in_engine -= 1
@@ -178,6 +197,8 @@ class Board:
                 total=len(self._manifest.chunks),
                 tally=self._tally,
                 timings=self.timings(),
+                results=self._results,
+                in_engine=self._in_engine,
                 in_flight=tuple(sorted(self._in_flight)),
             )
 

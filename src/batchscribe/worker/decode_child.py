@@ -9,9 +9,11 @@ bytes of length, the payload.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -55,6 +57,7 @@ class Progress:
     samples: int = 0
     good: int = 0
     bad: int = 0
+    not_numbers: int = 0
     pending: bytearray = field(default_factory=bytearray)
 
     def add(self, frame: AudioFrame) -> None:
@@ -68,8 +71,20 @@ class Progress:
 
     def flush(self) -> None:
         for begin in range(0, len(self.pending), PIECE_BYTES):
-            self.send(bytes(self.pending[begin : begin + PIECE_BYTES]))
+            self.send(self.finite(bytes(self.pending[begin : begin + PIECE_BYTES])))
         self.pending.clear()
+
+    def finite(self, piece: bytes) -> bytes:
+        """Silence for every sample that is not a number: one alone would spoil all 30 s around it."""
+        samples = array("f", piece)
+        # Whatever is not finite makes the sum so, and finite samples are too few to overflow it.
+        if math.isfinite(sum(samples)):
+            return piece
+        for place, sample in enumerate(samples):
+            if not math.isfinite(sample):
+                samples[place] = 0.0
+                self.not_numbers += 1
+        return samples.tobytes()
 
 
 def too_long(max_samples: int) -> str:
@@ -189,9 +204,12 @@ def conclude(progress: Progress, stated: float | None, *, torn: bool) -> dict[st
     if progress.bad > progress.good:
         raise RefusedError("too damaged: more of it is broken than sound")
     progress.flush()
+    if 2 * progress.not_numbers > progress.samples:
+        raise RefusedError("too damaged: most of its samples are not numbers")
     seconds = progress.samples / SAMPLE_RATE
     short = stated is not None and seconds < stated - SLACK_SECONDS
-    return {"seconds": seconds, "partial": bool(progress.bad) or short or torn}
+    damaged = bool(progress.bad or progress.not_numbers)
+    return {"seconds": seconds, "partial": damaged or short or torn}
 
 
 def limit(cpu_seconds: float) -> None:

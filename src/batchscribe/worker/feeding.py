@@ -14,6 +14,7 @@ from batchscribe.core.manifest import FailureKind, Limits, ManifestChunk
 from batchscribe.errors import (
     AudioError,
     BatchscribeError,
+    InterruptedRunError,
     MisconfiguredError,
     ObjectArchivedError,
     ObjectNotFoundError,
@@ -36,12 +37,17 @@ READY_WINDOWS = 64
 Prepared = Ready | Ended | Broken
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Fetched:
-    """A chunk's bytes. `chunk` is its place in the manifest."""
+    """A chunk's bytes, until they are taken. `chunk` is its place in the manifest."""
 
     chunk: int
     data: bytes
+
+    def take(self) -> bytes:
+        """The bytes, for the one who needs them last: they may be gigabytes, and lie here no longer."""
+        data, self.data = self.data, b""
+        return data
 
 
 class Fetcher:
@@ -151,7 +157,7 @@ class Preparer:
 
     def run(self) -> None:
         with self._new_decoder() as decoder:
-            while (item := self._fetched.get(self._ending.due)) is not None:
+            while not self._ending.due() and (item := self._fetched.get(self._ending.due)) is not None:
                 chunk = self._chunks[item.chunk]
                 self._board.takes(chunk.key)
                 try:
@@ -161,9 +167,10 @@ class Preparer:
                     self._budget.give(chunk.size)
 
     def _one(self, decoder: AudioDecoder, item: Fetched) -> None:
-        """All windows of one chunk, then its end; nothing more where the channel was closed meanwhile."""
+        """All windows of one chunk, then its end; nothing more once the worker should end."""
+        limit = self._limits.max_audio_seconds
         try:
-            decoding = decoder.decode(item.data, max_seconds=self._limits.max_audio_seconds)
+            decoding = decoder.decode(item.take(), max_seconds=limit, until=self._ending.due)
             with closing(cut_windows(decoding, self._find_speech)) as cuts:
                 for cut in cuts:
                     if not self._out.put(Ready(item.chunk, cut)):
@@ -171,6 +178,9 @@ class Preparer:
             self._out.put(Ended(item.chunk, decoding.seconds, decoding.partial))
         except AudioError as error:
             self._out.put(Broken(item.chunk, str(error)))
+        except InterruptedRunError:
+            # The chunk stays pending: nobody waits for the rest of it.
+            return
         except BatchscribeError as error:
             # No decoder or no voice detector on this machine: no chunk can be blamed for that.
             self._ending.fail(error)

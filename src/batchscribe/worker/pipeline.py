@@ -31,7 +31,7 @@ from batchscribe.errors import BatchscribeError, EngineError, ObjectNotFoundErro
 from batchscribe.protocols import Clock, Engine, Store
 from batchscribe.worker.assembly import Assembly, Broken, Ended, Ready, Whole, transcript
 from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.board import Board, Ending
+from batchscribe.worker.board import Board, Ending, places
 from batchscribe.worker.channel import ByteBudget, Channel
 from batchscribe.worker.feeding import (
     FETCHED_BYTES,
@@ -122,6 +122,7 @@ class _Worker:
         self._finished = Channel[Callable[[], None]](READY_WINDOWS)
         self._assembly = Assembly()
         self._in_engine: dict[int, str] = {}
+        self._begun: set[int] = set()
         self._model = manifest.engine.model
         self._device = ""
 
@@ -143,7 +144,7 @@ class _Worker:
             self._ending.fail_unexpectedly("the engine's thread", error)
         finally:
             self._close(feeding, publishing)
-            self._board.phase(Phase.ENDED)
+            self._board.ended()
             reporter.close()
         record = self._record()
         self._records.last_word(record)
@@ -227,10 +228,12 @@ class _Worker:
 
     def _transcribe(self, load: Callable[[], Engine]) -> None:
         self._board.phase(Phase.LOADING)
+        self._records.progress()
         engine = load()
         self._model = getattr(engine, "model", "") or self._model
         self._device = getattr(engine, "device", "")
         self._board.loaded()
+        self._records.progress()
         breaks = _Breaks()
         while not breaks.over:
             try:
@@ -240,10 +243,11 @@ class _Worker:
                 self._expect_nothing_outstanding()
                 break
             except EngineError as error:
+                LOG.warning("engine.broke", reason=str(error), trace=places(error.__cause__ or error))
                 breaks.broke(self._give_up_in_engine(), str(error))
-        self._blame(breaks.suspects, FailureKind.MACHINE if breaks.over else FailureKind.CHUNK)
-        if breaks.over:
-            raise EngineError(f"the engine broke {MAX_ENGINE_BREAKS} times in a row: {breaks.reason}")
+        self._blame(breaks.suspects, FailureKind.MACHINE if breaks.engines_fault else FailureKind.CHUNK)
+        if breaks.engines_fault:
+            raise EngineError(breaks.verdict)
 
     def _expect_nothing_outstanding(self) -> None:
         if self._in_engine:
@@ -258,11 +262,24 @@ class _Worker:
                 yield self._given(item)
 
     def _given(self, ready: Ready) -> Window:
+        self._begin(ready.chunk)
         window = self._assembly.window(ready, self._manifest.engine.language)
         key = self._chunk(ready.chunk).key
         self._in_engine[window.id] = key
         self._board.engine_takes(key)
         return window
+
+    def _begin(self, number: int) -> None:
+        """Before a chunk's first window: from here on until it is whole, the progress names it."""
+        if number not in self._begun:
+            self._begun.add(number)
+            self._board.takes(self._chunk(number).key)
+            self._records.announce(self._chunk(number))
+
+    def _finish(self, number: int) -> None:
+        if number in self._begun:
+            self._begun.remove(number)
+            self._board.leaves(self._chunk(number).key)
 
     def _answered(self, recognition: Recognition) -> None:
         self._board.engine_gives(self._in_engine.pop(recognition.window))
@@ -276,17 +293,21 @@ class _Worker:
         if isinstance(item, Ended):
             self._publish(self._assembly.ended(item))
             return
-        self._assembly.drop(item.chunk)
+        self._drop(item.chunk)
         self._blame([(item.chunk, item.message)], FailureKind.CHUNK)
+
+    def _drop(self, number: int) -> None:
+        self._assembly.drop(number)
+        self._finish(number)
 
     def _give_up_in_engine(self) -> tuple[int, ...]:
         """The chunks that the engine was working on when it broke; they are given up."""
         for key in self._in_engine.values():
-            self._board.engine_gives(key)
+            self._board.engine_loses(key)
         self._in_engine.clear()
         suspects = self._assembly.in_engine()
         for chunk in suspects:
-            self._assembly.drop(chunk)
+            self._drop(chunk)
         return suspects
 
     def _blame(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
@@ -296,6 +317,7 @@ class _Worker:
     def _publish(self, whole: Whole | None) -> None:
         if whole is None:
             return
+        self._finish(whole.chunk)
         chunk = self._chunk(whole.chunk)
         text = transcript(whole, chunk, self._manifest, model=self._model, now=self._clock.now())
         self._finished.put(partial(self._records.publish, chunk, text))
@@ -326,10 +348,22 @@ class _Breaks:
         self.suspects: list[tuple[int, str]] = []
         self.reason = ""
         self._in_a_row = 0
+        self._ever_worked = False
 
     @property
     def over(self) -> bool:
         return self._in_a_row >= MAX_ENGINE_BREAKS
+
+    @property
+    def engines_fault(self) -> bool:
+        """It breaks on everything; or on the little there was, and has never given a result here."""
+        return self.over or (self._in_a_row > 0 and not self._ever_worked)
+
+    @property
+    def verdict(self) -> str:
+        if self.over:
+            return f"the engine broke {MAX_ENGINE_BREAKS} times in a row: {self.reason}"
+        return f"the engine broke before it gave any result: {self.reason}"
 
     def broke(self, chunks: tuple[int, ...], reason: str) -> None:
         self._in_a_row += 1
@@ -338,6 +372,7 @@ class _Breaks:
 
     def survived(self) -> list[tuple[int, str]]:
         """A result came: those who were suspected are to blame, the engine is not."""
+        self._ever_worked = True
         guilty, self.suspects = self.suspects, []
         self._in_a_row = 0
         return guilty

@@ -9,7 +9,7 @@ import structlog
 from batchscribe.core import keys, transcripts
 from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
 from batchscribe.core.transcripts import Transcript
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Clock, Store
 from batchscribe.worker.audio import decoder_version
 from batchscribe.worker.board import Board, Ending
@@ -26,6 +26,8 @@ class Records:
         self._board = board
         self._ending = ending
         self._clock = clock
+        self._telling = threading.Lock()
+        self._named: frozenset[str] = frozenset()
 
     def publish(self, chunk: ManifestChunk, transcript: Transcript) -> None:
         """Puts a finished transcript into the store. One that is there already is a neighbour's."""
@@ -33,7 +35,9 @@ class Records:
             created = self._output.create(chunk.transcript, transcripts.encode(transcript))
         except BatchscribeError as error:
             self._fatal_if_misconfigured(error)
-            self.fail(chunk, FailureKind.MACHINE, f"its transcript could not be stored: {error}")
+            # What the store refuses for good, such as a name too long, it refuses again next time.
+            kind = FailureKind.CHUNK if isinstance(error, PermanentError) else FailureKind.MACHINE
+            self.fail(chunk, kind, f"its transcript could not be stored: {error}")
             return
         if created:
             self._board.done(chunk, transcript.duration)
@@ -78,11 +82,28 @@ class Records:
 
     def progress(self) -> None:
         """Replaces the progress object; a failure is a line in the log, for the next one comes soon."""
+        with self._telling:
+            self._tell()
+
+    def announce(self, chunk: ManifestChunk) -> None:
+        """Returns when the progress in the store names a chunk that is in flight, or could not be written.
+
+        Whoever finds this worker dead knows from there which chunk may have killed it.
+        """
+        with self._telling:
+            if chunk.key not in self._named:
+                self._tell()
+
+    def _tell(self) -> None:
         key = keys.progress(self._manifest.run, self._manifest.worker)
+        progress = self._board.progress()
         try:
-            self._output.replace(key, encode(self._board.progress()))
+            self._output.replace(key, encode(progress))
         except BatchscribeError as error:
             LOG.warning("progress.not_stored", reason=str(error))
+            self._named = frozenset()
+        else:
+            self._named = frozenset(progress.in_flight)
 
     def last_word(self, record: ExitRecord) -> None:
         """Writes the exit record, once. Raises what Store.create raises."""
@@ -101,10 +122,11 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def start(self) -> None:
+        """Writes the progress a first time, then starts the thread."""
+        self._records.progress()
         self._thread.start()
 
     def _run(self) -> None:
-        self._records.progress()
         while not self._closed.wait(self._seconds):
             self._records.progress()
 

@@ -97,4 +97,5 @@ def cut_windows(
     for block in blocks(pieces, block_seconds):
         spans = (part for span in find_speech(block.audio) for part in short_enough(block.audio, span))
         for begin, end in joined(spans):
-            yield Cut(block.start + begin, block.audio[begin:end])
+            # A slice would keep its whole block in memory for as long as the window waits.
+            yield Cut(block.start + begin, block.audio[begin:end].copy())
