@@ -86,6 +86,7 @@ class Desk:
         self.lock = FakeLock()
         self.box = FakeBox()
         self.store = MemoryStore(self.clock)
+        self.instance = ID
         self.run_open: Run | None = None
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
@@ -99,7 +100,7 @@ class Desk:
         )
         return GpuTools(
             provider="ec2",
-            instance=ID,
+            instance=self.instance,
             compute=self.cloud,
             clock=self.clock,
             shield=self.clock,
@@ -294,6 +295,43 @@ def test_a_cloud_that_does_not_answer_never_counts_as_stopped(desk: Desk) -> Non
     desk.running()
     desk.cloud.fail("describe", None, *[Fault(ComputeUnavailableError("silence"))] * 500)
     assert "silence" in desk.refused(NotStoppedError, "stop")
+
+
+@pytest.mark.parametrize("words", [("stop",), ("stop", "--force")])
+@pytest.mark.parametrize("call", ["describe", "stop"])
+def test_a_stop_without_the_right_to_it_is_no_stop(desk: Desk, call: str, words: tuple[str, ...]) -> None:
+    desk.running()
+    desk.cloud.fail(call, Fault(MisconfiguredError(f"the right to {call} is missing")))
+    assert f"the right to {call} is missing" in desk.refused(NotStoppedError, *words)
+    assert desk.state is InstanceState.RUNNING
+
+
+def test_a_stop_that_is_interrupted_is_not_taken_for_one(desk: Desk) -> None:
+    desk.running()
+    desk.cloud.hold(ID)
+    desk.clock.at(30, desk.clock.interrupt)
+    desk.refused(NotStoppedError, "stop")
+
+
+def test_an_instance_that_is_not_here_is_a_setting_to_mend_at_once(desk: Desk) -> None:
+    begin = desk.clock.now()
+    desk.instance = "i-0elsewhere"
+    assert "GPU_INSTANCE_ID" in desk.refused(MisconfiguredError, "stop")
+    assert desk.clock.now() == begin
+
+
+def test_what_we_started_and_cannot_find_again_is_not_stopped(desk: Desk) -> None:
+    def elsewhere(instance: str) -> Instance:
+        return Instance(id=instance, state=InstanceState.MISSING)
+
+    desk.clock.at(600, lambda: setattr(desk.cloud, "describe", elsewhere))
+    assert "missing" in desk.refused(NotStoppedError, "start", "--for", "1h")
+
+
+def test_a_stop_for_a_while_that_may_not_look_any_more_is_no_stop(desk: Desk) -> None:
+    fault = Fault(MisconfiguredError("the credentials ran out"))
+    desk.clock.at(600, lambda: desk.cloud.fail("describe", fault))
+    assert "ran out" in desk.refused(NotStoppedError, "start", "--for", "1h")
 
 
 def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from batchscribe.adapters.schedule import (
     SERVICE,
+    START_MARGIN,
+    STOP_TIMEOUT,
     TIMER,
     Interval,
     Plan,
@@ -18,6 +20,8 @@ from batchscribe.adapters.schedule import (
     render_units,
     with_block,
 )
+from batchscribe.controller.by_hand import Patience
+from batchscribe.controller.context import Waits
 from batchscribe.errors import MisconfiguredError
 
 PLAN = Plan(
@@ -106,7 +110,13 @@ def test_the_timer_does_not_pull_the_service_and_the_service_not_the_boot() -> N
 def test_time_limits_follow_the_longest_run() -> None:
     service = render_units(replace(PLAN, max_runtime=timedelta(hours=3, minutes=45)))[SERVICE]
     assert "TimeoutStartSec=4h 15min" in lines(service)
-    assert "TimeoutStopSec=10min" in lines(service)
+    assert "TimeoutStopSec=15min" in lines(service)
+
+
+def test_systemd_waits_longer_than_the_tick_waits_for_its_gpu() -> None:
+    waits = timedelta(seconds=max(Waits().stop, Patience().stop) + Waits().grace)
+    assert waits + timedelta(minutes=2) <= STOP_TIMEOUT, "the alarm must be out before SIGKILL"
+    assert waits + timedelta(minutes=10) <= START_MARGIN, "and results are verified after that"
 
 
 def test_a_local_gpu_is_not_capped() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Self
 
+from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.errors import MisconfiguredError
 
 UNIT = "batch-transcribe-scheduler"
@@ -19,9 +20,11 @@ MARK = "# Written by `batchscribe install systemd`"
 BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
 CHECK_HOURS = "BATCH_SCHEDULER_CHECK_HOURS"
-START_MARGIN = timedelta(minutes=30)
-"""Beyond the longest run: its GPU may take ten minutes to stop, and its results are verified."""
-STOP_TIMEOUT = timedelta(minutes=10)
+STOP_TIMEOUT = timedelta(seconds=STOP_PATIENCE_SECONDS) + timedelta(minutes=5)
+"""After SIGTERM: the wait for the GPU to stop, and time to raise the alarm where it does not."""
+VERIFYING = timedelta(minutes=15)
+START_MARGIN = STOP_TIMEOUT + VERIFYING
+"""Beyond the longest run: its GPU is stopped, and its results are verified."""
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
 _MOST_RANDOM_SECONDS = 300

@@ -95,7 +95,7 @@ def start(ctx: click.Context, seconds: float | None) -> None:
     click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_place(seen)}.")
     click.echo("The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`.")
     if seconds is not None:
-        _stay(at, seen, seconds)
+        _stay(at, hand, seen, seconds)
 
 
 @gpu.command()
@@ -111,8 +111,7 @@ def stop(ctx: click.Context, force: bool) -> None:
         try:
             with at.lock.held():
                 _no_open_run(at, "or `batchscribe gpu stop --force`")
-                _nobody_elses(at)
-                seen = at.hand.stop()
+                seen = at.hand.stop(allowed=lambda found: _nobody_elses(at, found))
         except LockHeldError as error:
             raise RefusedError(
                 f"{error}; to stop the GPU all the same: `batchscribe gpu stop --force`"
@@ -252,7 +251,7 @@ def _started(at: GpuTools, hand: Hand) -> Instance:
         raise
 
 
-def _stay(at: GpuTools, started: Instance, seconds: float) -> None:
+def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float) -> None:
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
     try:
@@ -260,16 +259,21 @@ def _stay(at: GpuTools, started: Instance, seconds: float) -> None:
             at.clock.sleep(min(left, _LOOK_SECONDS))
     finally:
         with at.shield.shielded():
-            _stop_own(at, started)
+            _stop_own(at, hand, started)
 
 
-def _stop_own(at: GpuTools, started: Instance) -> None:
+def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
     """Stops what we started, unless it has been stopped and started by somebody else since."""
-    seen = at.hand.look()
-    if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:
-        click.echo(f"{seen.id} is in other hands now ({seen.state}): it was left alone.")
+
+    def still_ours(seen: Instance) -> None:
+        if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:
+            raise NotOursError(f"{seen.id} is in other hands now ({seen.state}): it was left alone.")
+
+    try:
+        seen = hand.stop(allowed=still_ours)
+    except NotOursError as error:
+        click.echo(str(error))
         return
-    seen = at.hand.stop()
     click.echo(f"{seen.id} is {seen.state}.")
 
 
@@ -282,8 +286,7 @@ def _no_open_run(at: GpuTools, way_out: str = "or stop its tick with SIGTERM") -
         )
 
 
-def _nobody_elses(at: GpuTools) -> None:
-    seen = at.hand.look()
+def _nobody_elses(at: GpuTools, seen: Instance) -> None:
     if seen.run and (seen.deadline is None or seen.deadline > at.clock.now()):
         raise NotOursError(
             f"{seen.id} is claimed by run {seen.run}, which is not in this ledger; nothing was done: "

@@ -6,17 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.instances import STOP_PATIENCE_SECONDS, Instance, InstanceState
 from batchscribe.errors import (
+    BatchscribeError,
     ComputeUnavailableError,
     LaunchError,
     MisconfiguredError,
     NotOursError,
     NotStoppedError,
+    RefusedError,
+    TransientError,
 )
 from batchscribe.protocols import Clock, Compute
 
 _GONE = frozenset({InstanceState.MISSING, InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN})
+
+
+Allowed = Callable[[Instance], None]
+"""Raises RefusedError where the instance, as it was seen, is in other hands."""
+
+
+class _NotThereError(MisconfiguredError):
+    """There is no such instance here, and there never was."""
 
 
 class HandCompute(Compute, Protocol):
@@ -32,7 +43,7 @@ class Patience:
 
     up: float = 600.0
     reach: float = 600.0
-    stop: float = 600.0
+    stop: float = STOP_PATIENCE_SECONDS
     force_after: float = 240.0
     """A stop that may be forced is forced only then: forcing skips what the disk has not got yet."""
     poll: float = 5.0
@@ -74,28 +85,20 @@ class Hand:
             seen = self.look()
         return seen
 
-    def stop(self, *, force: bool = False) -> Instance:
-        """The instance, seen stopped. Raises NotStoppedError where it was not seen in time."""
-        begin = self._clock.monotonic()
-        limit = begin + self._patience.stop
-        trouble = ""
-        while True:
-            try:
-                seen = self.look()
-                if seen.state.proved_stopped:
-                    return seen
-                trouble = f"it is {seen.state}"
-                forced = force and self._clock.monotonic() - begin >= self._patience.force_after
-                if forced or seen.state in {InstanceState.RUNNING, InstanceState.PENDING}:
-                    self._compute.stop(self._instance, force=forced)
-            except ComputeUnavailableError as error:
-                trouble = str(error)
-            if self._clock.monotonic() >= limit:
-                raise NotStoppedError(
-                    f"{self._instance} was not seen stopped after {self._patience.stop / 60:.0f} min "
-                    f"({trouble}): look at it in the cloud's console now"
-                )
-            self._clock.sleep(self._patience.poll)
+    def stop(self, *, force: bool = False, allowed: Allowed | None = None) -> Instance:
+        """The instance, seen stopped. What `allowed` raises when it is first seen ends it.
+
+        Raises NotStoppedError with the cause whenever it was not seen stopped, MisconfiguredError at once
+        where there is no such instance.
+        """
+        try:
+            return self._until_stopped(force=force, allowed=allowed)
+        except _NotThereError as error:
+            raise MisconfiguredError(str(error)) from error
+        except (RefusedError, NotStoppedError):
+            raise
+        except BatchscribeError as error:
+            raise self._not_stopped(str(error)) from error
 
     def reached(self, probe: Callable[[Instance], object | None]) -> Instance:
         """The instance, as soon as `probe` gets an answer from it. Raises LaunchError."""
@@ -109,6 +112,43 @@ class Hand:
                     f"{seen.id} is {seen.state}, but cannot be reached over ssh: check its security group"
                 )
             self._clock.sleep(self._patience.poll)
+
+    def _until_stopped(self, *, force: bool, allowed: Allowed | None) -> Instance:
+        begin = self._clock.monotonic()
+        met = False
+        while True:
+            waited = self._clock.monotonic() - begin
+            try:
+                seen = self.look()
+                met = met or self._met(seen, allowed)
+                if seen.state.proved_stopped:
+                    return seen
+                trouble = f"it is {seen.state}"
+                self._ask_for_stop(seen, force=force and waited >= self._patience.force_after)
+            except TransientError as error:
+                trouble = str(error)
+            if waited >= self._patience.stop:
+                raise self._not_stopped(f"after {self._patience.stop / 60:.0f} min: {trouble}")
+            self._clock.sleep(self._patience.poll)
+
+    def _ask_for_stop(self, seen: Instance, *, force: bool) -> None:
+        if force or seen.state in {InstanceState.RUNNING, InstanceState.PENDING}:
+            self._compute.stop(self._instance, force=force)
+
+    def _not_stopped(self, why: str) -> NotStoppedError:
+        return NotStoppedError(
+            f"{self._instance} was not seen stopped ({why}): look at it in the cloud's console now"
+        )
+
+    def _met(self, seen: Instance, allowed: Allowed | None) -> bool:
+        """Whether the instance is there, and ours to stop. What we started ourselves must be somewhere."""
+        if seen.state is InstanceState.MISSING:
+            if not self.asked:
+                raise _NotThereError(f"there is no {seen.id} here: mend GPU_INSTANCE_ID or AWS_REGION")
+            return False
+        if allowed:
+            allowed(seen)
+        return True
 
     def _startable(self, seen: Instance) -> None:
         if seen.state in _GONE:
