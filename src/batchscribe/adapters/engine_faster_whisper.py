@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
 from batchscribe.core.transcripts import Segment, Word
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -29,6 +29,11 @@ PREFERRED = {
 }
 """The first that the device can do: half precision where the GPU has it, 8 bit on a CPU."""
 BEAM_SIZE = 5
+MENDS = {
+    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; nvidia-smi shows the driver and the free memory",
+    "cpu": "install 'batchscribe[cpu]' again; `free -h` shows whether the memory is used up",
+}
+"""What to do where a model loads and does not run."""
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 
@@ -59,8 +64,8 @@ class FasterWhisper:
                 vad_filter=False,
             )
             found = tuple(_segment(segment) for segment in segments if segment.text.strip())
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise EngineError(f"{NAME} broke while transcribing: {_line(error)}") from error
+        except Exception as error:
+            raise EngineError(f"{NAME} broke while transcribing: {_safe(error)}") from error
         return Recognition(window.id, within(found, window.seconds), info.language)
 
 
@@ -95,6 +100,8 @@ class Factory:
                 check(spec)
             except MisconfiguredError as error:
                 found.append(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
+                found.append(f"{NAME} does not run here ({_line(error)}): install it again")
         return tuple(found)
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
@@ -102,16 +109,43 @@ class Factory:
         if problems := self.problems(spec):
             raise MisconfiguredError("; ".join(problems))
         device, folder = _device(spec), model_folder(spec)
-        compute_type = _compute_type(spec, device)
-        whisper: Any = importlib.import_module("faster_whisper")
         try:
+            compute_type = _compute_type(spec, device)
+            whisper: Any = importlib.import_module("faster_whisper")
             model = whisper.WhisperModel(
                 str(folder), device=device, compute_type=compute_type, local_files_only=True
             )
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        except MisconfiguredError:
+            raise
+        except Exception as error:
             raise EngineError(f"{NAME} cannot load {spec.model or DEFAULT_MODEL}: {_line(error)}") from error
         _check_language(spec, multilingual=model.model.is_multilingual)
+        _self_test(model, device)
         return FasterWhisper(model, spec, f"{device}, {compute_type}")
+
+
+def _self_test(whisper: Any, device: str) -> None:
+    """One second of silence through the whole model: a library that is missing is only missed there.
+
+    Raises EngineError with the mend.
+    """
+    numpy: Any = importlib.import_module("numpy")
+    silence = numpy.zeros(SAMPLE_RATE, numpy.float32)
+    try:
+        segments, _ = whisper.transcribe(
+            silence,
+            language="en",
+            beam_size=BEAM_SIZE,
+            temperature=0.0,
+            max_new_tokens=8,
+            word_timestamps=True,
+        )
+        for _segment in segments:
+            pass
+    except Exception as error:
+        raise EngineError(
+            f"{NAME} loads, but fails its self-test: {_line(error)}: {MENDS[device]}"
+        ) from error
 
 
 def prefetch(model: str) -> Path:
@@ -238,6 +272,11 @@ def _compute_type(spec: EngineSpec, device: str) -> str:
 
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def _safe(error: BaseException) -> str:
+    """What CTranslate2 itself says; of every other error the type only, for its text may hold speech."""
+    return _line(error) if type(error) in {RuntimeError, MemoryError} else type(error).__name__
 
 
 def _line(error: BaseException) -> str:

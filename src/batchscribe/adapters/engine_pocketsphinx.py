@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -49,16 +50,25 @@ class _Listener:
         # Ctrl-C is for the worker, which lets the window finish.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_die_with_parent, daemon=True).start()
+        cls.renew()
+
+    @classmethod
+    def renew(cls) -> None:
         pocketsphinx: Any = importlib.import_module("pocketsphinx")
         cls.decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
 
     @classmethod
     def hear(cls, pcm: bytes) -> list[Heard]:
         """What is said in 16-bit 16 kHz mono samples."""
-        cls.decoder.start_utt()
-        cls.decoder.process_raw(pcm, full_utt=True)
-        cls.decoder.end_utt()
-        return [(part.word, part.start_frame, part.end_frame) for part in cls.decoder.seg() or ()]
+        try:
+            cls.decoder.start_utt()
+            cls.decoder.process_raw(pcm, full_utt=True)
+            cls.decoder.end_utt()
+            return [(part.word, part.start_frame, part.end_frame) for part in cls.decoder.seg() or ()]
+        except Exception:
+            # A decoder that stopped in the middle of an utterance takes no other.
+            cls.renew()
+            raise
 
 
 def _die_with_parent() -> None:
@@ -88,11 +98,9 @@ class PocketSphinx:
 
     def warm(self) -> None:
         """Starts the processes and loads the model in them. Raises EngineError."""
-        try:
+        with self._trouble("loading the model"):
             for ready in [self._pool.submit(_ready) for _ in range(self._processes)]:
                 ready.result()
-        except BrokenProcessPool as error:
-            raise EngineError(f"{NAME} does not start: its process ended while loading the model") from error
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -102,15 +110,34 @@ class PocketSphinx:
         under_way: deque[tuple[int, float, Future[list[Heard]]]] = deque()
         try:
             for window in windows:
-                under_way.append((window.id, window.seconds, self._pool.submit(_Listener.hear, _pcm(window))))
+                under_way.append((window.id, window.seconds, self._asked(window)))
                 while under_way and (len(under_way) >= 2 * self._processes or under_way[0][2].done()):
-                    yield _recognition(*under_way.popleft())
+                    yield self._answer(*under_way.popleft())
             while under_way:
-                yield _recognition(*under_way.popleft())
+                yield self._answer(*under_way.popleft())
+        finally:
+            for _, _, unwanted in under_way:
+                unwanted.cancel()
+
+    def _asked(self, window: Window) -> Future[list[Heard]]:
+        with self._trouble("transcribing"):
+            return self._pool.submit(_Listener.hear, _pcm(window))
+
+    def _answer(self, window: int, seconds: float, heard: Future[list[Heard]]) -> Recognition:
+        with self._trouble("transcribing"):
+            return _recognition(window, seconds, heard.result())
+
+    @contextmanager
+    def _trouble(self, doing: str) -> Iterator[None]:
+        """Whatever the vendor raises becomes an EngineError; its text stays here, it may hold speech."""
+        try:
+            yield
         except BrokenProcessPool as error:
             self._pool.shutdown(wait=False)
             self._pool = self._open()
-            raise EngineError(f"{NAME} broke while transcribing: one of its processes ended") from error
+            raise EngineError(f"{NAME} broke while {doing}: one of its processes ended") from error
+        except Exception as error:
+            raise EngineError(f"{NAME} broke while {doing}: {type(error).__name__}") from error
 
 
 def _pcm(window: Window) -> bytes:
@@ -118,8 +145,8 @@ def _pcm(window: Window) -> bytes:
     return pcm
 
 
-def _recognition(window: int, seconds: float, heard: Future[list[Heard]]) -> Recognition:
-    words = [word for part in heard.result() if (word := _word(*part)) is not None]
+def _recognition(window: int, seconds: float, heard: list[Heard]) -> Recognition:
+    words = [word for part in heard if (word := _word(*part)) is not None]
     return Recognition(window, within(_segments(words), seconds), "en")
 
 
