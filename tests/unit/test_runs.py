@@ -41,6 +41,7 @@ def test_billed_time_is_an_upper_bound_from_looks() -> None:
     seen = run(
         start_requested=NOW,
         idle_until=NOW + timedelta(seconds=20),
+        seen_up=NOW + timedelta(seconds=25),
         running_since=NOW + timedelta(seconds=25),
         running_until=NOW + timedelta(seconds=900),
         stopped=NOW + timedelta(seconds=920),
@@ -54,6 +55,11 @@ def test_a_start_that_never_ran_costs_nothing() -> None:
 
 
 def test_a_minute_is_the_least_that_a_start_costs_but_not_a_loan() -> None:
-    seen = {"start_requested": NOW, "running_since": NOW, "stopped": NOW + timedelta(seconds=6)}
+    seen = {
+        "start_requested": NOW,
+        "seen_up": NOW,
+        "running_since": NOW,
+        "stopped": NOW + timedelta(seconds=6),
+    }
     assert run(**seen).bill() == Usd(8767)
     assert run(**seen, borrowed=True).bill() == Usd(877)

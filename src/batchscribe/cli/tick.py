@@ -12,7 +12,7 @@ from rich.markup import escape
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.observe import observe
-from batchscribe.controller.tick import Ticked
+from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.policy import Launch, decide
@@ -53,12 +53,13 @@ def run(app: App, *, source: str | None, limit: int | None, as_json: bool) -> in
 
 
 @click.command()
+@click.option("--forget", metavar="RUN", help="Close a run whose instance is gone for good, unseen.")
 @json_option
 @pass_app
-def reconcile(app: App, *, as_json: bool) -> int:
+def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
     """Stop what should not run; start nothing, and leave live work alone."""
     with opened(app) as made, made.lock.held():
-        runs = reconcile_runs(made.world, made.terms)
+        runs = (forget_run(made.world, forget),) if forget else reconcile_runs(made.world, made.terms)
     if as_json:
         print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
         return 0

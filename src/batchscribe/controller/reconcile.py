@@ -156,6 +156,7 @@ def _settled(run: Run, settlement: Settlement) -> Run:
         detail=settlement.detail,
         settled=settlement.settled,
         start_requested=settlement.settled - timedelta(seconds=settlement.billed_seconds),
+        seen_up=settlement.settled,
         running_since=settlement.settled,
         stopped=settlement.settled,
         chunks_done=settlement.chunks_done,

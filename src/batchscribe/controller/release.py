@@ -35,11 +35,12 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     assert run.stop_requested is not None
     if run.start_requested is None:
         return _let_go(world, replace(run, stopped=run.stopped or run.stop_requested), "never started")
+    before = world.clock.now()
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     if not _ours(run, seen):
         return _hands_off(world, run, seen, now)
-    run = _looked(run, seen, now)
+    run = _looked(run, seen, before, now)
     if (run.borrowed or terms.shared_machine) and not _work_over(world, terms, run, seen, now):
         return run
     if run.borrowed:
@@ -72,11 +73,13 @@ def _ours(run: Run, seen: Instance) -> bool:
     return seen.run is None and (run.start_accepted is not None or not seen.state.billable)
 
 
-def _looked(run: Run, seen: Instance, now: datetime) -> Run:
+def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     """What this look tells of the bill."""
     if not seen.state.billable and not seen.state.moving:
         return run
     run = replace(run, seen_up=run.seen_up or now)
+    if seen.state is InstanceState.PENDING:
+        return replace(run, idle_until=before)
     if not seen.state.billable:
         return run
     return replace(run, running_since=run.running_since or now, running_until=now)

@@ -21,7 +21,7 @@ from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, Progress, Tally
+from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, Progress, Tally, WorkerEnd
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, ObjectNotFoundError
@@ -118,7 +118,9 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
     for each in work:
         for failure in each.record.failures if each.record else ():
             world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
-        if each.record is None and run.outcome is Outcome.WORKER_LOST:
+        if run.outcome is Outcome.WORKER_LOST and (
+            each.record is None or each.record.end is WorkerEnd.STOPPED
+        ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
     alone = [each for each in work if len(each.manifest.chunks) == 1 and not each.tally.seen]

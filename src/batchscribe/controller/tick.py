@@ -30,7 +30,12 @@ from batchscribe.core.policy import (
     decide,
 )
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import BatchscribeError, InterruptedRunError, NotStoppedError
+from batchscribe.errors import (
+    BatchscribeError,
+    InterruptedRunError,
+    NotStoppedError,
+    ObjectNotFoundError,
+)
 
 MAX_RUNS = 8
 """Runs that one tick may close or go on with: a bound, not a target."""
@@ -95,6 +100,21 @@ def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
     if errors:
         raise errors[0]
     return tuple(runs)
+
+
+def forget_run(world: World, run_id: str) -> Run:
+    """Closes an open run by a person's word: its instance is gone for good, and cannot be looked at.
+
+    Its cost is what was seen of it. Raises ObjectNotFoundError where no such run is open.
+    """
+    run = world.ledger.run(run_id)
+    if run is None or not run.open:
+        raise ObjectNotFoundError(f"no run {run_id!r} is open; `batchscribe status` shows the one that is")
+    out = run.releasing(Outcome.INSTANCE_LOST, "closed by hand: its instance was not looked at")
+    closed = replace(
+        out, state=RunState.SETTLED, settled=world.clock.now(), abandoned_gpu=True, cost=out.bill()
+    )
+    return keep(world, closed, "closed by hand")
 
 
 def _overdue(world: World) -> Iterator[tuple[Run, Reason]]:

@@ -162,12 +162,13 @@ class Run:
     def billed_seconds(self) -> float:
         """An upper bound: from the last look before it ran to the first after it stopped.
 
-        0 while it was never seen, and cannot have been, running. A borrowed instance is billed from
-        our start to our end, since it runs anyway.
+        0 where it was never seen to leave `stopped`. What may have run unseen, between two looks, is
+        billed too. A borrowed instance is billed from our start to our end, since it runs anyway.
         """
         begin = self.idle_until or self.start_requested
         end = self.stopped or self.running_until
-        if begin is None or end is None or (self.running_since is None and not self.borrowed):
+        ran = self.borrowed or self.seen_up is not None or self.running_since is not None
+        if begin is None or end is None or not ran:
             return 0.0
         return max(0.0, (end - begin).total_seconds())
 
