@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import main_thread
 
 import pytest
@@ -172,6 +173,26 @@ def test_no_region_or_no_credentials_is_a_setting_to_mend(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(MisconfiguredError, match="credentials"):
         Ec2Compute(region=REGION, endpoint=proxy.endpoint).describe(instance)
+
+
+def test_credentials_that_cannot_be_had_right_now_are_asked_for_again(
+    proxy: FaultProxy, instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, config = tmp_path / "program", tmp_path / "config"
+    program.write_text("#!/bin/sh\necho canary-secret >&2\nexit 1\n")
+    program.chmod(0o700)
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    compute = patient(proxy, attempts=1)
+    with pytest.raises(ComputeUnavailableError, match="ec2:DescribeInstances") as caught:
+        compute.describe(instance)
+    assert "canary" not in str(caught.value)
+    answer = '{"Version": 1, "AccessKeyId": "testing", "SecretAccessKey": "testing"}'
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    assert compute.describe(instance).state is InstanceState.STOPPED
 
 
 def test_no_instance_named_is_a_setting_to_mend(compute: Ec2Compute) -> None:

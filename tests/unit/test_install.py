@@ -178,6 +178,22 @@ def test_cron_begins_a_crontab_and_can_be_somebody_elses(machine: Path, project:
     assert set((machine / "users").read_text().split()) == {installed.owner(project)}
 
 
+def test_root_installs_for_the_owner_of_dotenv(
+    machine: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.chdir(project)
+    assert f"crontab -u {installed.owner(project)} -l" in run(project, "cron")
+    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    (machine / "users").unlink()
+    (machine / "table").unlink()
+    run(project, "uninstall", *units_at(machine))
+    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    (machine / "users").unlink()
+    run(project, "cron", "--user", "nobody")
+    assert set((machine / "users").read_text().split()) == {"nobody"}
+
+
 def test_a_crontab_that_cannot_be_read_is_not_overwritten(machine: Path, project: Path) -> None:
     (machine / "crontab").write_text("#!/bin/sh\necho 'you are not allowed' >&2\nexit 1\n")
     error = call(project, "cron").exception

@@ -108,6 +108,12 @@ _NO_ANSWER = (
     boto.IncompleteReadError,
     ResponseParserError,
 )
+_NO_CREDENTIALS_YET = (
+    boto.CredentialRetrievalError,
+    boto.MetadataRetrievalError,
+    boto.TokenRetrievalError,
+)
+"""Credentials are handed out here, but not at this moment. What a program said of it is not shown."""
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
@@ -202,6 +208,10 @@ class Ec2Compute:
             raise ComputeUnavailableError(
                 f"EC2 did not answer ({type(error).__name__}): whether {right} was done on {instance} is "
                 "unknown; look again"
+            ) from error
+        except _NO_CREDENTIALS_YET as error:
+            raise ComputeUnavailableError(
+                f"no credentials came for {right} on {instance} ({type(error).__name__}): look again"
             ) from error
         except boto.BotoCoreError as error:
             raise MisconfiguredError(

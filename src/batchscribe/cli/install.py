@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
 
 @install.command()
 @every_option
-@click.option("--user", help="Whose crontab; default: your own.")
+@click.option("--user", help="Whose crontab; default: your own, as root that of the owner of .env.")
 @print_option
 @pass_app
 def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> None:
@@ -83,17 +84,22 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
         return
     app.settings.required("BATCH_SOURCE")
     installed.make_log_folder(plan.log_dir, plan.user)
-    _say(installed.install_cron(block, user))
+    whose = plan.user if _as_root() else user
+    _say(installed.install_cron(block, whose))
     _say_what_is_unseen(app.settings)
-    _say([*_what_is_told(plan), f"A tick every {plan.interval}, in {plan.folder}. See it with `crontab -l`."])
+    shown = f"`crontab -u {whose} -l`" if whose else "`crontab -l`"
+    _say([*_what_is_told(plan), f"A tick every {plan.interval}, in {plan.folder}. See it with {shown}."])
 
 
 @click.command()
-@click.option("--user", help="Whose crontab; default: your own.")
+@click.option("--user", help="Whose crontab; default: your own, as root also that of the owner of .env.")
 @unit_dir_option
 def uninstall(user: str | None, unit_dir: Path) -> None:
     """Take the scheduler off its schedule; a tick that is under way ends in its own time."""
-    done = [*installed.uninstall_units(unit_dir), *installed.uninstall_cron(user)]
+    done = installed.uninstall_units(unit_dir)
+    crontabs = [None, _owner(Path.cwd())] if _as_root() and not user else [user]
+    for whose in crontabs:
+        done += installed.uninstall_cron(whose)
     _say(done or ["nothing was installed"])
 
 
@@ -113,6 +119,11 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )
+
+
+def _as_root() -> bool:
+    """Whether `sudo` was said: what is installed then belongs to the owner of `.env`, not to root."""
+    return os.geteuid() == 0
 
 
 def _owner(folder: Path) -> str:
