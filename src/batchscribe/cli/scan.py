@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,27 @@ SHOWN = 50
 """Rows on a terminal; `--all` and `--json` show every session."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is shown of one session: counts, and bytes of what is pending."""
+
+    session: str
+    pending: int
+    waiting: int
+    done: int
+    stale: int
+    quarantined: int
+    empty: int
+    bytes: int
+    oldest: datetime | None
+    live: bool
+    complete: bool
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self.pending or self.waiting or self.stale or self.quarantined or self.live)
+
+
 @click.command()
 @click.option("--source", help="Another source than BATCH_SOURCE: s3://bucket/prefix, or a folder.")
 @click.option("--all", "everything", is_flag=True, help="Every session, not only those with work.")
@@ -32,20 +54,20 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
         app.take_source(source)
     clock = SystemClock()
     scanner = new_scanner(app.settings, *open_stores(app.settings), clock, by_hand=False)
-    kept: list[SessionScan] = []
+    kept: list[Row] = []
     backlog = summarise(_keeping(scanner.sessions(), kept), lambda: scanner.odd_keys)
     now = clock.now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now))
         return
-    rows = kept if everything else [row for row in kept if _unfinished(row)][:SHOWN]
+    rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
         app.console.print(table(rows, now))
     for line in summary(backlog, now, hidden=len(kept) - len(rows)):
         app.console.print(line, markup=False)
 
 
-def document(source: str, backlog: Backlog, scans: list[SessionScan], now: datetime) -> dict[str, Any]:
+def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
     """The one JSON document of `scan --json`; sizes are bytes, ages seconds."""
     return {
         "source": source,
@@ -61,24 +83,23 @@ def document(source: str, backlog: Backlog, scans: list[SessionScan], now: datet
         "oldest": backlog.oldest,
         "oldest_age_seconds": _age(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
-        "sessions": [_session(scan, now) for scan in scans],
+        "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
     }
 
 
-def table(scans: list[SessionScan], now: datetime) -> Table:
+def table(rows: list[Row], now: datetime) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("session", overflow="fold")
     for name in ("pending", "waiting", "done", "stale", "quarantined", "bytes", "oldest"):
         made.add_column(name, justify="right")
-    for scan in scans:
-        live = " (live)" if scan.live else ""
-        counts = (len(scan.pending), len(scan.waiting), scan.done, len(scan.stale), scan.quarantined)
-        age = now - scan.oldest if scan.oldest else None
+    for row in rows:
+        live = " (live)" if row.live else ""
+        counts = (row.pending, row.waiting, row.done, row.stale, row.quarantined)
         made.add_row(
-            escape(printable(shown(scan.session))) + live,
+            escape(printable(row.session)) + live,
             *(str(count) if count else "-" for count in counts),
-            _bytes(sum(chunk.size for chunk in scan.pending)),
-            span(age) if age is not None else "-",
+            _bytes(row.bytes),
+            span(now - row.oldest) if row.oldest else "-",
         )
     return made
 
@@ -108,32 +129,27 @@ def span(age: timedelta) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
 
 
-def _keeping(scans: Iterator[SessionScan], kept: list[SessionScan]) -> Iterator[SessionScan]:
-    """What is shown is by session, so the sessions are kept; the backlog's chunks are not."""
+def _keeping(scans: Iterator[SessionScan], kept: list[Row]) -> Iterator[SessionScan]:
+    """Passes the sessions on, and keeps a row of each: their chunks may be millions."""
     for scan in scans:
-        kept.append(scan)
+        kept.append(_row(scan))
         yield scan
 
 
-def _unfinished(scan: SessionScan) -> bool:
-    return bool(scan.pending or scan.waiting or scan.stale or scan.quarantined or scan.live)
-
-
-def _session(scan: SessionScan, now: datetime) -> dict[str, Any]:
-    return {
-        "session": shown(scan.session),
-        "pending": len(scan.pending),
-        "waiting": len(scan.waiting),
-        "done": scan.done,
-        "stale": len(scan.stale),
-        "quarantined": scan.quarantined,
-        "empty": scan.empty,
-        "bytes": sum(chunk.size for chunk in scan.pending),
-        "oldest": scan.oldest,
-        "oldest_age_seconds": _age(scan.oldest, now),
-        "live": scan.live,
-        "complete": scan.complete,
-    }
+def _row(scan: SessionScan) -> Row:
+    return Row(
+        session=shown(scan.session),
+        pending=len(scan.pending),
+        waiting=len(scan.waiting),
+        done=scan.done,
+        stale=len(scan.stale),
+        quarantined=scan.quarantined,
+        empty=scan.empty,
+        bytes=sum(chunk.size for chunk in scan.pending),
+        oldest=scan.oldest,
+        live=scan.live,
+        complete=scan.complete,
+    )
 
 
 def _age(oldest: datetime | None, now: datetime) -> float | None:

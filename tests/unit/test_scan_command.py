@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from batchscribe.cli.app import App
+from batchscribe.cli.scan import Row, _keeping, scan
+from batchscribe.core.backlog import SessionScan
+from batchscribe.core.chunks import Chunk
+from batchscribe.settings import load
+from support.values import chunk
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    for name in ("a/chunk-001.mp3", "a/chunk-002.mp3", "b/chunk-001.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "b/transcription-chunk-001.json").write_text("{}")
+    app = App()
+    app.__dict__["settings"] = load(
+        {"BATCH_SOURCE": str(tmp_path), "BATCH_MIN_AGE_MINUTES": "0"}, folder=tmp_path
+    )
+    return app
+
+
+def test_every_session_is_one_object_of_counts(app: App) -> None:
+    document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)
+    first, second = document["sessions"]
+    oldest, age = first.pop("oldest"), first.pop("oldest_age_seconds")
+    assert first == {
+        "session": "a",
+        "pending": 2,
+        "waiting": 0,
+        "done": 0,
+        "stale": 0,
+        "quarantined": 0,
+        "empty": 0,
+        "bytes": 10,
+        "live": False,
+        "complete": False,
+    }
+    assert oldest
+    assert age >= 0
+    assert (second["session"], second["done"], second["oldest"]) == ("b", 1, None)
+    assert second["complete"] is True
+    assert (document["pending"], document["done"], document["bytes"]) == (2, 1, 10)
+
+
+def test_people_see_what_has_work_and_all_on_demand(app: App) -> None:
+    shown = CliRunner().invoke(scan, [], obj=app).output
+    assert "... and 1 more sessions" in shown
+    assert "2 pending (10 B)" in shown
+    lines = [line.split() for line in CliRunner().invoke(scan, ["--all"], obj=app).output.splitlines()]
+    assert [line[:4] for line in lines[1:3]] == [["a", "2", "-", "-"], ["b", "-", "-", "1"]]
+
+
+def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:
+    def sessions() -> Iterator[SessionScan]:
+        for number in range(20):
+            yield SessionScan(session=f"s{number}/", pending=tuple(chunk(each) for each in range(10)))
+
+    gc.collect()
+    before = sum(type(found) is Chunk for found in gc.get_objects())
+    kept: list[Row] = []
+    for _scan in _keeping(sessions(), kept):
+        pass
+    del _scan
+    gc.collect()
+    assert [row.pending for row in kept] == [10] * 20
+    assert sum(type(found) is Chunk for found in gc.get_objects()) == before
