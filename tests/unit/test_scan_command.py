@@ -73,4 +73,4 @@ def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:
     del _scan
     gc.collect()
     assert [row.pending for row in kept] == [10] * 20
-    assert sum(type(found) is Chunk for found in gc.get_objects()) == before
+    assert sum(type(found) is Chunk for found in gc.get_objects()) <= before
