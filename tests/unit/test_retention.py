@@ -46,6 +46,12 @@ def open_runs(store: MemoryStore) -> set[str]:
     return {run for run in names if keys.intent(run) in there and keys.settlement(run) not in there}
 
 
+def broken_runs(whole: MemoryStore, now: MemoryStore) -> set[str]:
+    """Runs of which something is gone already."""
+    gone = set(whole.keys(keys.RUNS)) - set(now.keys(keys.RUNS))
+    return {key.removeprefix(keys.RUNS).partition("/")[0] for key in gone}
+
+
 def test_old_runs_and_attempts_go_and_nothing_else(store: MemoryStore) -> None:
     before = set(store.keys())
     gone = {keys.attempt("a.mp3", "etag", "r1")}
@@ -85,6 +91,7 @@ def test_a_crash_between_any_two_deletes_opens_no_run_and_the_next_time_ends_it(
         except StoreUnavailableError:
             assert len(wanted) - len(copy.keys()) == survived
             assert open_runs(copy) == {"open"}
+            assert not [run for run in broken_runs(store, copy) if copy.keys(keys.intent(run))]
         else:
             break
         copy.before = lambda _method, _key: None
