@@ -11,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import ctranslate2
+import faster_whisper
 import jiwer
 import numpy as np
 import pytest
 
-from batchscribe.adapters import engine_faster_whisper, engines
+from batchscribe.adapters import engine_faster_whisper, engine_pocketsphinx, engines
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
 from batchscribe.adapters.engine_faster_whisper import prefetch
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
@@ -173,6 +174,28 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(("broken", "kind"), [("no bytes", "TypeError"), (None, "IndexError")])
+def test_whatever_pocketsphinx_raises_is_an_engine_error_and_not_the_end(
+    sphinx: PocketSphinx, monkeypatch: pytest.MonkeyPatch, broken: object, kind: str
+) -> None:
+    windows = speech("notes/the idea.flac")
+    before = said(list(sphinx.transcribe(windows)))
+    monkeypatch.setattr(engine_pocketsphinx, "_pcm", lambda _window: broken)
+    with pytest.raises(EngineError, match=f"transcribing: {kind}$"):
+        list(sphinx.transcribe(windows))
+    monkeypatch.undo()
+    assert said(list(sphinx.transcribe(windows))) == before
+
+
+def test_a_mistake_of_whoever_feeds_pocketsphinx_is_not_the_engines(sphinx: PocketSphinx) -> None:
+    def windows() -> Iterator[Window]:
+        yield silence(1, 1.0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(sphinx.transcribe(windows()))
+
+
 def test_pocketsphinx_says_what_it_cannot() -> None:
     spec = EngineSpec(engine="pocketsphinx", language="de", device="cuda")
     assert len(SPHINX.problems(spec)) == 2
@@ -240,6 +263,66 @@ def test_a_whisper_that_breaks_is_an_engine_error() -> None:
     engine = engine_faster_whisper.FasterWhisper(Broken(), spec_of("x"), "cuda")
     with pytest.raises(EngineError, match=r"out of memory$"):
         list(engine.transcribe([silence(1, 2.0)]))
+
+
+class OddError(Exception):
+    """What no vendor has documented."""
+
+
+@pytest.mark.parametrize("kind", [IndexError, ValueError, KeyError, OddError])
+@pytest.mark.parametrize("late", [False, True], ids=["at-once", "while-iterating"])
+def test_whatever_whisper_raises_is_an_engine_error_without_what_was_said(
+    kind: type[Exception], late: bool
+) -> None:
+    class Broken:
+        def transcribe(self, _audio: object, **_options: object) -> tuple[Iterator[object], object]:
+            if not late:
+                raise kind("a secret sentence")
+            return self.segments(), SimpleNamespace(language="en")
+
+        def segments(self) -> Iterator[object]:
+            yield SimpleNamespace(text="a", start=0.0, end=1.0, words=())
+            raise kind("a secret sentence")
+
+    engine = engine_faster_whisper.FasterWhisper(Broken(), spec_of("x"), "cuda")
+    with pytest.raises(EngineError, match=f"transcribing: {kind.__name__}$"):
+        list(engine.transcribe([silence(1, 2.0)]))
+
+
+@pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
+def test_a_library_that_is_missing_shows_in_the_self_test(device: str, mend: str) -> None:
+    class Broken:
+        def transcribe(self, _audio: object, **_options: object) -> tuple[Iterator[object], object]:
+            return self.segments(), SimpleNamespace(language="en")
+
+        def segments(self) -> Iterator[object]:
+            yield SimpleNamespace()
+            raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+
+    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
+        engine_faster_whisper._self_test(Broken(), device)
+
+
+def test_a_model_that_cannot_run_does_not_load(whisper_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_whisper: object, _features: object) -> None:
+        raise RuntimeError("CUDA failed with error no kernel image is available")
+
+    monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
+    with pytest.raises(EngineError, match="no kernel image"):
+        WHISPER.load(spec_of(whisper_folder))
+
+
+def test_whatever_is_raised_while_loading_is_an_engine_error(
+    whisper_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object, **_more: object) -> None:
+        raise OddError("odd")
+
+    monkeypatch.setattr(faster_whisper, "WhisperModel", broken)
+    with pytest.raises(EngineError, match="cannot load"):
+        WHISPER.load(spec_of(whisper_folder))
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", broken)
+    assert "install it again" in WHISPER.problems(spec_of(whisper_folder, device="auto"))[0]
 
 
 def test_a_model_that_is_not_here_names_the_mend(tmp_path: Path) -> None:

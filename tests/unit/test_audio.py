@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from batchscribe.core.chunks import AUDIO_TYPES
-from batchscribe.errors import AudioError
+from batchscribe.errors import AudioError, InterruptedRunError
 from batchscribe.worker import audio
 from batchscribe.worker.audio import AudioDecoder, decoder_version
 from support.audio import RATE, bundled, corpus, encode, silent_film, silent_flac, sine, wav
@@ -151,6 +152,58 @@ def test_damage_in_the_middle_is_survived_and_told(decoder: AudioDecoder) -> Non
     decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
     assert decoded.partial
     assert decoded.seconds > 15
+
+
+def float_wav(samples: audio.Samples) -> bytes:
+    data = samples.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHH", 3, 1, RATE, RATE * 4, 4, 32)
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data))
+    return b"RIFF" + struct.pack("<I", len(head) + len(data)) + head + data
+
+
+def test_floats_are_decoded_as_they_are(decoder: AudioDecoder) -> None:
+    decoded = decoder.decode_all(float_wav(sine(7)), max_seconds=HOUR)
+    assert np.array_equal(decoded.samples, sine(7))
+    assert not decoded.partial
+
+
+def test_samples_that_are_no_numbers_are_silence_and_told(decoder: AudioDecoder) -> None:
+    clean = sine(12)
+    spoilt = clean.copy()
+    places = [3, 6 * RATE, len(clean) - 1]
+    spoilt[places] = [np.nan, np.inf, -np.inf]
+    clean[places] = 0
+    decoded = decoder.decode_all(float_wav(spoilt), max_seconds=HOUR)
+    assert np.array_equal(decoded.samples, clean)
+    assert decoded.partial
+
+
+def test_mostly_no_numbers_is_refused(decoder: AudioDecoder) -> None:
+    spoilt = sine(12)
+    spoilt[::2] = np.nan
+    assert decoder.decode_all(float_wav(spoilt), max_seconds=HOUR).partial
+    spoilt[1] = np.nan
+    assert "not numbers" in refused(decoder, float_wav(spoilt))
+
+
+def test_nobody_waits_for_the_rest_of_what_is_not_wanted() -> None:
+    wanted = [False, False, True]
+    with AudioDecoder() as decoder:
+        pieces = iter(decoder.decode(silent_flac(1), max_seconds=2 * HOUR, until=lambda: wanted.pop(0)))
+        next(pieces)
+        next(pieces)
+        with pytest.raises(InterruptedRunError):
+            next(pieces)
+        assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
+
+
+def test_nobody_waits_for_a_silent_decoder_that_is_not_wanted() -> None:
+    with AudioDecoder() as decoder:
+        decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
+        assert decoder._child is not None
+        os.kill(decoder._child._process.pid, signal.SIGSTOP)
+        with pytest.raises(InterruptedRunError):
+            list(decoder.decode(encode(sine(1), "wav"), max_seconds=HOUR, until=lambda: True))
 
 
 def test_a_crashed_decoder_costs_one_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,14 +28,14 @@ from batchscribe.core.manifest import (
 )
 from batchscribe.core.speech import Recognition, Window
 from batchscribe.core.transcripts import Transcript
-from batchscribe.errors import EngineError, MisconfiguredError, StoreUnavailableError
+from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, StoreUnavailableError
 from batchscribe.testing.engine import ScriptedEngine
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import pipeline
 from batchscribe.worker.channel import ByteBudget, Channel
 from batchscribe.worker.pipeline import Crew, run_worker
 from batchscribe.worker.windows import Samples
-from support.audio import encode, sine
+from support.audio import encode, silent_flac, sine
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 ONE_SECOND = encode(sine(1), "webm")
@@ -115,7 +116,13 @@ class Bench:
         self.loads += 1
         return self.engine
 
-    def run(self, *, load: Callable[[], Any] | None = None, find_speech: Any = all_speech) -> ExitRecord:
+    def run(
+        self,
+        *,
+        load: Callable[[], Any] | None = None,
+        find_speech: Any = all_speech,
+        progress_seconds: float = 0.05,
+    ) -> ExitRecord:
         record = run_worker(
             self.manifest,
             source=self.store,
@@ -124,7 +131,7 @@ class Bench:
             find_speech=find_speech,
             clock=self.clock,
             should_stop=self.stop.is_set,
-            crew=Crew(fetchers=1, decoders=1, publishers=1, progress_seconds=0.05),
+            crew=Crew(fetchers=1, decoders=1, publishers=1, progress_seconds=progress_seconds),
         )
         assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)
         assert threading.active_count() == 1
@@ -132,6 +139,22 @@ class Bench:
 
     def stored(self, key: str, kind: Any) -> Any:
         return decode(self.store.get(key).data, kind)
+
+    def progress(self) -> Progress:
+        found: Progress = self.stored(keys.progress("run-1", 0), Progress)
+        return found
+
+    def later(self, true: Callable[[Progress], bool]) -> Progress:
+        """Looks at the progress again and again, a bounded number of times."""
+        for _ in range(600):
+            if true(now := self.progress()):
+                return now
+            threading.Event().wait(0.05)
+        pytest.fail("the progress never came to it")
+
+    def written(self, number: int) -> Progress:
+        """The progress object of that number, or a later one."""
+        return self.later(lambda now: now.sequence >= number)
 
     def transcript(self, key: str) -> Transcript:
         return msgspec.json.decode(self.store.get(self.chunk(key).transcript).data, type=Transcript)
@@ -307,6 +330,20 @@ def test_a_transcript_that_cannot_be_stored_is_a_failure(bench: Bench) -> None:
     assert bench.failure(key).kind is FailureKind.MACHINE
 
 
+def test_a_transcript_that_is_refused_for_good_counts_against_its_chunk(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+    other = bench.add("chunk-002.webm")
+
+    def refuse(method: str, name: str) -> None:
+        if method == "create" and name == bench.chunk(key).transcript:
+            raise PermanentError("the name is too long")
+
+    bench.store.before = refuse
+    assert bench.run().end is WorkerEnd.FINISHED
+    assert bench.failure(key).kind is FailureKind.CHUNK
+    assert bench.done() == {other}
+
+
 def test_no_right_to_read_ends_the_worker(bench: Bench) -> None:
     for number in range(5):
         bench.add(f"chunk-00{number}.webm")
@@ -377,6 +414,36 @@ def test_a_chunk_that_breaks_the_engine_is_to_blame_when_the_engine_goes_on(benc
     assert record.tally.failed == 1
 
 
+def test_a_chunk_that_breaks_the_engine_first_of_all_is_to_blame_once_there_is_a_result(bench: Bench) -> None:
+    poison = bench.add("chunk-000.flac", TWO_SECONDS)
+    good = bench.add("chunk-001.webm")
+
+    def script(window: Window) -> str:
+        if window.seconds == 2:
+            raise EngineError("choked")
+        return "fine"
+
+    bench.engine = ScriptedEngine(script=script)
+    assert bench.run().end is WorkerEnd.FINISHED
+    assert bench.failure(poison).kind is FailureKind.CHUNK
+    assert bench.done() == {good}
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_small_batch_on_a_broken_engine_blames_no_audio(bench: Bench, chunks: int) -> None:
+    for number in range(chunks):
+        bench.add(f"chunk-00{number}.webm")
+
+    def script(_window: Window) -> str:
+        raise EngineError("cuBLAS is not found")
+
+    bench.engine = ScriptedEngine(script=script)
+    record = bench.run()
+    assert record.end is WorkerEnd.FAILED
+    assert "before it gave any result: cuBLAS is not found" in record.message
+    assert [failure.kind for failure in record.failures] == [FailureKind.MACHINE] * chunks
+
+
 def test_an_engine_that_breaks_now_and_then_is_not_broken(bench: Bench) -> None:
     for number in range(12):
         bench.add(f"chunk-{number:03}.webm", TWO_SECONDS if number % 2 else ONE_SECOND)
@@ -389,6 +456,7 @@ def test_an_engine_that_breaks_now_and_then_is_not_broken(bench: Bench) -> None:
     bench.engine = ScriptedEngine(script=script)
     record = bench.run()
     assert (record.end, record.tally.done, record.tally.failed) == (WorkerEnd.FINISHED, 6, 6)
+    assert bench.progress().results == 6
     assert {failure.kind for failure in record.failures} == {FailureKind.CHUNK}
 
 
@@ -420,6 +488,7 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     record = bench.run()
     assert record.tally.failed == 1
     assert "no result" in record.failures[0].message
+    assert record.failures[0].kind is FailureKind.MACHINE
 
 
 def stopping(bench: Bench, act: Callable[[], None]) -> ExitRecord:
@@ -469,34 +538,163 @@ def test_half_a_chunk_is_never_published(bench: Bench) -> None:
     assert not record.failures
 
 
+def test_a_stop_ends_the_decoding_of_a_long_file(bench: Bench) -> None:
+    bench.add("hours.flac", silent_flac(2))
+    blocks: list[int] = []
+
+    def find_speech(audio: Samples) -> tuple[()]:
+        blocks.append(len(audio))
+        bench.stop.set()
+        return ()
+
+    record = bench.run(find_speech=find_speech)
+    assert (record.end, record.tally.seen) == (WorkerEnd.STOPPED, 0)
+    assert len(blocks) == 1
+
+
+def test_after_a_stop_nothing_more_is_decoded(bench: Bench) -> None:
+    for number in range(10):
+        bench.add(f"chunk-{number:03}.webm")
+    decoded: list[int] = []
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        if not decoded:
+            bench.later(lambda _now: bench.store.calls.get("get", 0) >= 20)
+            bench.stop.set()
+        decoded.append(len(audio))
+        return all_speech(audio)
+
+    record = bench.run(find_speech=find_speech)
+    assert record.end is WorkerEnd.STOPPED
+    assert not record.failures
+    assert len(decoded) == 1
+
+
+def test_the_bytes_of_a_chunk_are_let_go_once_its_decoder_has_them(bench: Bench) -> None:
+    data = silent_flac(0.05, stated=False)
+    bench.add("chunk-001.flac", data)
+    before = sys.getrefcount(data)
+    held: list[int] = []
+
+    def find_speech(_audio: Samples) -> tuple[()]:
+        for _ in range(100):
+            if sys.getrefcount(data) <= before:
+                break
+            threading.Event().wait(0.05)
+        held.append(sys.getrefcount(data) - before)
+        return ()
+
+    assert bench.run(find_speech=find_speech).tally.done == 1
+    assert held == [0]
+
+
+def test_who_enters_the_engine_is_named_in_the_store_before_and_who_waits_is_not(bench: Bench) -> None:
+    chunks = [bench.add(f"chunk-{number:03}.webm") for number in range(5)]
+    named: list[tuple[str, ...]] = []
+    decoded: list[int] = []
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        decoded.append(len(audio))
+        return all_speech(audio)
+
+    def load() -> Any:
+        bench.later(lambda now: len(decoded) == 5 and not now.in_flight)
+        return bench.engine
+
+    def script(_window: Window) -> str:
+        named.append(bench.progress().in_flight)
+        return "said"
+
+    bench.engine = ScriptedEngine(script=script)
+    bench.run(load=load, find_speech=find_speech)
+    assert named == [(key,) for key in chunks]
+
+
+def test_naming_costs_one_write_a_chunk_at_most(bench: Bench) -> None:
+    def three(_audio: Samples) -> list[tuple[int, int]]:
+        return [(second * 16_000, (second + 2) * 16_000) for second in (1, 20, 40)]
+
+    for number in range(3):
+        bench.add(f"long-{number}.flac", encode(sine(50), "flac"))
+    told = listening(bench)
+    assert bench.run(find_speech=three, progress_seconds=3600).tally.done == 3
+    assert len(told) <= 3 + len(Phase)
+
+
+def test_a_chunk_stays_named_between_its_windows(bench: Bench) -> None:
+    def two(_audio: Samples) -> list[tuple[int, int]]:
+        return [(0, 16_000), (30 * 16_000, 31 * 16_000)]
+
+    key = bench.add("long.flac", encode(sine(40), "flac"))
+    between: list[Progress] = []
+
+    class Pausing(ScriptedEngine):
+        def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+            for window in windows:
+                yield from super().transcribe([window])
+                seen = bench.progress().sequence
+                between.append(bench.written(seen + 4))
+
+    bench.engine = Pausing()
+    bench.run(find_speech=two)
+    first, last = between
+    assert (first.in_flight, first.in_engine, first.results) == ((key,), 0, 1)
+    assert last.results == 2
+
+
+def listening(bench: Bench) -> list[Progress]:
+    """Every progress object from now on, in the order of its writing."""
+    told: list[Progress] = []
+    replace = bench.store.replace
+
+    def listen(key: str, data: bytes) -> None:
+        told.append(decode(data, Progress))
+        replace(key, data)
+
+    bench.store.replace = listen  # type: ignore[method-assign]
+    return told
+
+
+def test_every_phase_is_told_at_once(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+    told = listening(bench)
+    bench.run(progress_seconds=3600)
+    assert list(dict.fromkeys(now.phase for now in told)) == list(Phase)
+    assert [now.sequence for now in told] == list(range(1, len(told) + 1))
+
+
+def test_a_worker_that_ended_names_nobody(bench: Bench) -> None:
+    bench.add("chunk-001.webm")
+
+    def script(_window: Window) -> str:
+        raise KeyError
+
+    bench.engine = ScriptedEngine(script=script)
+    assert bench.run().end is WorkerEnd.FAILED
+    assert (bench.progress().phase, bench.progress().in_flight) == (Phase.ENDED, ())
+
+
 def test_progress_tells_phase_counts_and_who_is_in_flight(bench: Bench) -> None:
     bench.add("chunk-001.webm")
     key = bench.add("chunk-002.webm")
     told: list[Progress] = []
 
-    def worker_progress() -> Progress:
-        found: Progress = bench.stored(keys.progress("run-1", 0), Progress)
-        return found
-
     def script(window: Window) -> str:
         if window.id == 1:
-            before = worker_progress().sequence
-            for _ in range(600):
-                now = worker_progress()
-                if now.sequence > before + 1:
-                    told.append(now)
-                    break
-                threading.Event().wait(0.05)
+            before = bench.progress().sequence
+            told.extend([bench.written(before + 2), bench.written(before + 6)])
         return "said"
 
     bench.engine = ScriptedEngine(script=script)
     bench.run()
-    (during,) = told
+    during, hung = told
     assert during.phase is Phase.WORKING
     assert during.in_flight == (key,)
     assert (during.total, during.tally.done) == (2, 1)
     assert during.timings.first_window is not None
-    last: Progress = bench.stored(keys.progress("run-1", 0), Progress)
+    assert (during.results, during.in_engine) == (hung.results, hung.in_engine) == (1, 1)
+    last = bench.progress()
+    assert (last.results, last.in_engine) == (2, 0)
     assert (last.phase, last.in_flight, last.tally.done) == (Phase.ENDED, (), 2)
     assert last.sequence > during.sequence
 

@@ -103,6 +103,14 @@ def test_windows_of_a_long_stream_keep_its_clock() -> None:
     assert [round(cut.seconds_in, 2) for cut in cuts] == [90]
 
 
+def test_a_window_does_not_keep_its_block_in_memory() -> None:
+    cuts = list(
+        cut_windows([noise(100)], lambda _audio: [(0, SAMPLE_RATE), (50 * SAMPLE_RATE, 51 * SAMPLE_RATE)])
+    )
+    assert len(cuts) == 2
+    assert all(cut.audio.base is None for cut in cuts)
+
+
 def test_quiet_is_looked_for_between_the_bounds_only() -> None:
     audio = noise(10)
     audio[: 2 * SAMPLE_RATE] = 0

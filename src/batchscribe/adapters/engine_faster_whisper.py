@@ -30,8 +30,8 @@ PREFERRED = {
 """The first that the device can do: half precision where the GPU has it, 8 bit on a CPU."""
 BEAM_SIZE = 5
 MENDS = {
-    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; nvidia-smi shows the driver and the free memory",
-    "cpu": "install 'batchscribe[cpu]' again; `free -h` shows whether the memory is used up",
+    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; see driver and free memory with nvidia-smi",
+    "cpu": "install 'batchscribe[cpu]' again; see the free memory with free -h",
 }
 """What to do where a model loads and does not run."""
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
