@@ -170,7 +170,8 @@ def test_sigterm_keeps_what_is_done_and_stops(desk: Desk) -> None:
 
 
 def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
-    put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
+    for copy in range(12):
+        put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
     with Ledger(desk.home / ".batchscribe" / "ledger.sqlite") as ledger:
         taught = {"run": "before", "engine": "pocketsphinx", "model": "", "instance_type": ""}
         ledger.learn(
@@ -181,7 +182,7 @@ def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
             release_seconds=0.1,
             bytes_per_second={},
         )
-    document = desk.json("tick", code=1, BATCH_MAX_RUNTIME_HOURS="0.0018")
+    document = desk.json("tick", code=1, BATCH_MAX_RUNTIME_HOURS="0.002")
     report = document["runs"][0]
     assert report["status"] == "timed-out"
     assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))

@@ -113,6 +113,8 @@ def _manifest(world: World, terms: Terms, run: Run, worker: int, chunks: tuple[C
         engine=terms.engine,
         settings_hash=terms.settings_hash,
         limits=terms.limits,
+        region=terms.region,
+        endpoint=terms.endpoint,
         chunks=tuple(
             ManifestChunk(
                 key=chunk.key,
