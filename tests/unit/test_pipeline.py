@@ -32,8 +32,11 @@ from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, 
 from batchscribe.testing.engine import ScriptedEngine
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import pipeline
+from batchscribe.worker.audio import AudioDecoder, Decoding
+from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget, Channel
 from batchscribe.worker.pipeline import Crew, run_worker
+from batchscribe.worker.records import Records
 from batchscribe.worker.windows import Samples
 from support.audio import encode, silent_flac, sine
 
@@ -552,17 +555,22 @@ def test_a_stop_ends_the_decoding_of_a_long_file(bench: Bench) -> None:
     assert len(blocks) == 1
 
 
-def test_after_a_stop_nothing_more_is_decoded(bench: Bench) -> None:
+def test_after_a_stop_nothing_more_is_decoded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         bench.add(f"chunk-{number:03}.webm")
     decoded: list[int] = []
+    decode_one = AudioDecoder.decode
+
+    def counted(decoder: AudioDecoder, data: bytes, **more: Any) -> Decoding:
+        decoded.append(len(data))
+        return decode_one(decoder, data, **more)
 
     def find_speech(audio: Samples) -> list[tuple[int, int]]:
-        if not decoded:
-            bench.later(lambda _now: bench.store.calls.get("get", 0) >= 20)
-            bench.stop.set()
-        decoded.append(len(audio))
+        bench.later(lambda _now: bench.store.calls["get"] >= 20)
+        bench.stop.set()
         return all_speech(audio)
+
+    monkeypatch.setattr(AudioDecoder, "decode", counted)
 
     record = bench.run(find_speech=find_speech)
     assert record.end is WorkerEnd.STOPPED
@@ -619,6 +627,40 @@ def test_naming_costs_one_write_a_chunk_at_most(bench: Bench) -> None:
     told = listening(bench)
     assert bench.run(find_speech=three, progress_seconds=3600).tally.done == 3
     assert len(told) <= 3 + len(Phase)
+
+
+def recording(bench: Bench) -> tuple[Board, Records]:
+    board = Board(bench.manifest, bench.clock)
+    ending = Ending(bench.clock, bench.manifest.deadline, bench.stop.is_set)
+    records = Records(bench.manifest, bench.store, board, ending, bench.clock)
+    return board, records
+
+
+def test_who_is_named_already_costs_no_write(bench: Bench) -> None:
+    chunks = [bench.chunk(bench.add(f"chunk-{number:03}.webm")) for number in range(2)]
+    board, records = recording(bench)
+    for chunk in chunks:
+        board.takes(chunk.key)
+        records.announce(chunk)
+        records.announce(chunk)
+    records.announce(chunks[0])
+    assert bench.progress().sequence == 2
+    assert bench.progress().in_flight == tuple(chunk.key for chunk in chunks)
+
+
+def test_a_name_that_was_not_stored_is_told_again(bench: Bench) -> None:
+    chunk = bench.chunk(bench.add("chunk-001.webm"))
+    board, records = recording(bench)
+
+    def trouble(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("503")
+
+    board.takes(chunk.key)
+    bench.store.before = trouble
+    records.announce(chunk)
+    bench.store.before = lambda _method, _key: None
+    records.announce(chunk)
+    assert bench.progress().in_flight == (chunk.key,)
 
 
 def test_a_chunk_stays_named_between_its_windows(bench: Bench) -> None:
