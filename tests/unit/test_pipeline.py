@@ -713,7 +713,8 @@ def test_a_worker_that_ended_names_nobody(bench: Bench) -> None:
 
     bench.engine = ScriptedEngine(script=script)
     assert bench.run().end is WorkerEnd.FAILED
-    assert (bench.progress().phase, bench.progress().in_flight) == (Phase.ENDED, ())
+    last = bench.progress()
+    assert (last.phase, last.in_flight, last.in_engine, last.results) == (Phase.ENDED, (), 0, 0)
 
 
 def test_progress_tells_phase_counts_and_who_is_in_flight(bench: Bench) -> None:

@@ -108,9 +108,11 @@ class Board:
             self._timings = msgspec.structs.replace(self._timings, loaded=self.elapsed())
 
     def ended(self) -> None:
-        """Nothing is in flight any more, whatever was left in the middle."""
+        """Nothing is in flight or in the engine any more, whatever was left in the middle."""
         with self._lock:
             self._phase = Phase.ENDED
+            self._timings = msgspec.structs.replace(self._timings, busy=self.timings().busy)
+            self._in_engine = 0
             self._in_flight.clear()
 
     def takes(self, key: str) -> None:
