@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import difflib
 import os
-import stat
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
-
-from dotenv.parser import parse_stream
 
 from batchscribe.core import texts
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.core.texts import Name
+from batchscribe.env_file import read_env_file, refuse_open_file
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
@@ -228,6 +226,14 @@ class Settings:
         found = {*self.hidden, *(part for url in urls for part in texts.secret_parts(url))}
         return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
 
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each setting that is set and has no effect yet."""
+        return tuple(
+            f"{name} is set, but reserved for later: it changes nothing yet"
+            for name in _RESERVED
+            if getattr(self, _DECLARED[name][0]) not in (None, "", ())
+        )
+
     def effective(self) -> list[Effective]:
         """Every setting with its value, masked where secret, and where it came from."""
         rows = [
@@ -262,6 +268,23 @@ def export_aws(settings: Settings, environ: MutableMapping[str, str]) -> None:
         environ["AWS_REGION"] = settings.region
 
 
+def aws_place(
+    environ: Mapping[str, str] | None = None, *, region: str = "", endpoint: str = ""
+) -> tuple[str | None, str | None]:
+    """(region, endpoint) of S3 as the environment names them, else as given; None where nobody does."""
+    named = os.environ if environ is None else environ
+    found = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION") or region
+    url = named.get("AWS_ENDPOINT_URL_S3") or named.get("AWS_ENDPOINT_URL") or endpoint
+    return found or None, url or None
+
+
+def aws_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """AWS's secrets in the environment, for a log that must not hold them."""
+    named = os.environ if environ is None else environ
+    found = (named.get(name, "") for name in _AWS_SECRETS)
+    return tuple(text for text in found if len(text) >= _SHORTEST_SECRET)
+
+
 def journal_stream() -> str:
     """What systemd says of the stream that is its journal ("device:inode"); empty elsewhere."""
     return os.environ.get("JOURNAL_STREAM", "")
@@ -280,11 +303,11 @@ def load(
     line, or a `.env` with secrets that others can read.
     """
     home = (folder or Path.cwd()).absolute()
-    written = _read_dotenv(home / DOTENV)
+    written = read_env_file(home / DOTENV)
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     for origin, layer in layers.items():
         _refuse_unknown(origin, layer)
-    _refuse_open_file(home / DOTENV, written)
+    refuse_open_file(home / DOTENV, [name for name in _SECRET_NAMES if written.get(name)])
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, (attribute, declared) in _DECLARED.items():
@@ -300,7 +323,17 @@ def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
         values.setdefault(name, home / getattr(_BARE, name))
     values.setdefault("output", values.get("source", ""))
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
+    _refuse_misplaced_launch(values.get("launch", _BARE.launch), values["provider"])
     return values
+
+
+def _refuse_misplaced_launch(launch: str, provider: str) -> None:
+    fitting = "local" if provider == "local" else "ssh"
+    if launch not in {"auto", fitting}:
+        raise MisconfiguredError(
+            f"BATCH_LAUNCH is {launch}, which does not reach a GPU of GPU_PROVIDER={provider}: "
+            f"allowed is auto or {fitting}"
+        )
 
 
 def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
@@ -337,41 +370,6 @@ def _refuse_unknown(origin: str, layer: Mapping[str, str]) -> None:
             raise MisconfiguredError(f"{name} in {_WHERE[origin]} is not a setting of batchscribe: {meant}")
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
-    """The names and texts of a `.env`, without expansion; empty where there is none."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MisconfiguredError(f"{path} is not a file: move it away, or put the settings there")
-        with path.open(encoding="utf-8") as stream:
-            return dict(_bindings(path, stream))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise MisconfiguredError(f"{path} cannot be read ({reason}): mend the file or its rights") from error
-
-
-def _bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
-    for binding in parse_stream(stream):
-        if binding.error or (binding.key and binding.value is None):
-            line = binding.original.line + binding.original.string.count("\n", 0, -1)
-            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: mend it (nothing was started)")
-        if binding.key and binding.value is not None:
-            yield binding.key, binding.value
-
-
-def _refuse_open_file(path: Path, written: Mapping[str, str]) -> None:
-    """A file with secrets must be ours and closed to others. Root may read anybody's."""
-    held = [name for name in _SECRET_NAMES if written.get(name)]
-    if not held:
-        return
-    info = path.stat()
-    if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise MisconfiguredError(f"{path} holds {held[0]} and others can read it: chmod 600 {path}")
-    if os.geteuid() not in {0, info.st_uid}:
-        raise MisconfiguredError(f"{path} holds {held[0]} and belongs to another user: chown it to yourself")
-
-
 def _shown(settings: Settings, attribute: str, declared: Name) -> str:
     value = getattr(settings, attribute)
     if value in ("", None, ()):
@@ -388,6 +386,7 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     if hasattr(hint, "__metadata__")
 }
 """By name: the attribute it fills, and its declaration."""
+_RESERVED = ("GPU_INSTANCE_TYPES", "BATCH_GUARD_ROLE_ARN", "BATCH_CHUNK_OVERLAP_MS")
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (*(name for name, (_, declared) in _DECLARED.items() if declared.secret), *_AWS_SECRETS)
 _WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}

@@ -218,6 +218,43 @@ def test_a_remote_worker_gets_the_box_s_environment_and_nothing_of_the_connectio
     assert not [name for name in environment if name.startswith("SSH_")]
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (None, ("us-east-2", "http://127.0.0.1:9000")),
+        ("AWS_REGION=\n", ("us-east-2", "http://127.0.0.1:9000")),
+        ("AWS_REGION=eu-west-1\n", ("eu-west-1", "http://127.0.0.1:9000")),
+        ("AWS_DEFAULT_REGION=eu-west-1\nAWS_ENDPOINT_URL_S3=http://own\n", (None, None)),
+    ],
+)
+def test_a_remote_worker_is_told_where_aws_is_unless_its_box_knows(
+    over_ssh: SshLauncher,
+    server: Sshd,
+    stand_ins: StandIns,
+    written: str | None,
+    told: tuple[str | None, str | None],
+) -> None:
+    if written is not None:
+        folder = server.home / ".batchscribe"
+        folder.mkdir()
+        (folder / "env").write_text(written)
+        (folder / "env").chmod(0o600)
+    placed = SshLauncher(over_ssh._asks, region="us-east-2", endpoint="http://127.0.0.1:9000")
+    placed.launch(INSTANCE, manifest(), URL)
+    environment = stand_ins.notes()[0]["environment"]
+    assert isinstance(environment, dict)
+    assert (environment.get("AWS_REGION"), environment.get("AWS_ENDPOINT_URL")) == told
+
+
+def test_a_remote_worker_is_told_nothing_that_nobody_knows(
+    over_ssh: SshLauncher, stand_ins: StandIns
+) -> None:
+    over_ssh.launch(INSTANCE, manifest(), URL)
+    environment = stand_ins.notes()[0]["environment"]
+    assert isinstance(environment, dict)
+    assert not [name for name in environment if name.startswith("AWS_")]
+
+
 def test_the_box_forgets_old_runs_and_keeps_young_ones(over_ssh: SshLauncher, server: Sshd) -> None:
     runs = server.home / ".batchscribe" / "runs"
     for name in ("old", "young"):

@@ -104,15 +104,18 @@ def spoken(seconds: float = 0.8) -> bytes:
     return buffer.getvalue()
 
 
-def install_worker(box: Sshd, endpoint: str) -> None:
-    """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment."""
+def install_worker(box: Sshd) -> None:
+    """What `gpu setup` leaves on a box: a Python with batchscribe, and the workers' environment.
+
+    Credentials as a role would give them: where AWS is, the box is told by each run.
+    """
     python = box.home / ".batchscribe" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
-    lines = [f"{name}={value}\n" for name, value in CREDENTIALS.items()]
+    lines = [f"{name}={value}\n" for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"]
     environment = box.home / ".batchscribe" / "env"
-    environment.write_text("".join(lines) + f"AWS_ENDPOINT_URL={endpoint}\n")
+    environment.write_text("".join(lines))
     environment.chmod(0o600)
 
 
@@ -133,7 +136,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     state = desk.home / ".batchscribe"
     state.mkdir(parents=True)
     with sshd(tmp_path / "box") as box:
-        install_worker(box, endpoint)
+        install_worker(box)
         options = box.options(state / "known_hosts", trusted=instance)
         desk.configure(
             **CREDENTIALS,
@@ -273,6 +276,7 @@ def test_a_box_that_was_never_set_up_is_refused_before_it_is_paid_for(cloud: Clo
 def test_the_gpu_by_hand(cloud: Cloud) -> None:
     checked = cloud.desk.run("gpu", "check", "--start")
     assert "ok    worker" in checked.stdout, checked.stdout + checked.stderr
+    assert "ok    store" in checked.stdout, checked.stdout
     assert cloud.state == "stopped"
     assert cloud.desk.run("gpu", "start").returncode == 0
     assert cloud.state == "running"

@@ -15,7 +15,7 @@ from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, GpuTools, gpu
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, Finding
+from batchscribe.core.box import BoxReply, CheckRequest, Finding, read
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.money import FREE
@@ -65,11 +65,14 @@ class FakeBox:
     def __init__(self) -> None:
         self.release = __version__
         self.asked: list[str] = []
+        self.busy: bool | None = None
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
         self.asked.append(word)
+        if word == "inspect":
+            self.busy = read(data, CheckRequest).busy
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()
@@ -389,6 +392,24 @@ def test_a_check_leaves_a_running_instance_running(desk: Desk) -> None:
     desk.running()
     assert desk("check", "--start").exit_code == 0
     assert desk.state is InstanceState.RUNNING
+
+
+def test_a_check_beside_a_run_loads_no_second_model(desk: Desk) -> None:
+    desk.running()
+    assert desk("check").exit_code == 0
+    assert desk.box.busy is False
+    desk.open()
+    assert desk("check").exit_code == 0
+    assert desk.box.busy is True
+
+
+def test_a_check_beside_another_scheduler_s_run_loads_no_second_model(desk: Desk) -> None:
+    desk.claimed("foreign-1")
+    assert desk("check").exit_code == 0
+    assert desk.box.busy is True
+    desk.clock.sleep(7200)
+    assert desk("check").exit_code == 0
+    assert desk.box.busy is False, "its deadline is past"
 
 
 def test_a_check_stops_nothing_that_it_did_not_start(desk: Desk) -> None:

@@ -10,7 +10,7 @@ import pytest
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import MASK, Settings, export_aws, load
+from batchscribe.settings import MASK, Settings, aws_place, aws_secrets, export_aws, load
 
 CANARY = "canary-7f3a91"
 
@@ -175,6 +175,44 @@ def test_an_instance_id_means_ec2_unless_said_otherwise(tmp_path: Path) -> None:
     environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0"}
     assert load(environ, folder=tmp_path).provider == "ec2"
     assert load(environ | {"GPU_PROVIDER": "local"}, folder=tmp_path).provider == "local"
+
+
+@pytest.mark.parametrize(
+    ("provider", "fitting", "other"), [("local", "local", "ssh"), ("ec2", "ssh", "local")]
+)
+def test_a_launch_that_does_not_reach_the_gpu_is_refused(
+    tmp_path: Path, provider: str, fitting: str, other: str
+) -> None:
+    assert load({"GPU_PROVIDER": provider, "BATCH_LAUNCH": fitting}, folder=tmp_path).launch == fitting
+    assert f"auto or {fitting}" in refusal(tmp_path, {"GPU_PROVIDER": provider, "BATCH_LAUNCH": other})
+    implied = {
+        "BATCH_LAUNCH": other,
+        **({"GPU_INSTANCE_ID": "i-0123456789abcdef0"} if provider == "ec2" else {}),
+    }
+    assert "BATCH_LAUNCH" in refusal(tmp_path, implied)
+
+
+def test_what_changes_nothing_yet_is_said(tmp_path: Path) -> None:
+    assert load({"BATCH_CHUNK_OVERLAP_MS": "auto"}, folder=tmp_path).warnings() == ()
+    write(tmp_path, "GPU_INSTANCE_TYPES=g5.xlarge\nBATCH_CHUNK_OVERLAP_MS=0\n")
+    environ = {"BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/stop"}
+    lines = load(environ, folder=tmp_path).warnings()
+    names = ["GPU_INSTANCE_TYPES", "BATCH_GUARD_ROLE_ARN", "BATCH_CHUNK_OVERLAP_MS"]
+    assert [line.partition(" ")[0] for line in lines] == names
+
+
+def test_where_aws_is_the_environment_says_first() -> None:
+    assert aws_place({}) == (None, None)
+    assert aws_place({}, region="us-east-2", endpoint="http://s3") == ("us-east-2", "http://s3")
+    named = {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "http://own", "AWS_REGION": ""}
+    assert aws_place(named, region="us-east-2", endpoint="http://s3") == ("eu-west-1", "http://own")
+    named |= {"AWS_REGION": "eu-west-2", "AWS_ENDPOINT_URL_S3": "http://own-s3"}
+    assert aws_place(named, region="us-east-2", endpoint="http://s3") == ("eu-west-2", "http://own-s3")
+
+
+def test_aws_secrets_of_the_environment_are_known() -> None:
+    environ = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": "", "AWS_ACCESS_KEY_ID": "public"}
+    assert aws_secrets(environ) == (CANARY,)
 
 
 def test_the_live_lock_lies_at_the_bucket_root(tmp_path: Path) -> None:

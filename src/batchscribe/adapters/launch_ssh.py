@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import msgspec
 
 from batchscribe.adapters.ssh import Reply, Ssh, connection_trouble, remote_words
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, EndRequest, StartRequest, WorkerName
+from batchscribe.core.box import BoxReply, CheckRequest, EndRequest, StartRequest, WorkerName
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
@@ -16,6 +18,7 @@ from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
 REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
 NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
 _COMMAND_NOT_FOUND = {126, 127}
+_CHECKS = {"check", "inspect"}
 
 
 class Asks(Protocol):
@@ -41,11 +44,30 @@ class SshBox:
         return checked(answer, instance)
 
 
-class SshLauncher:
-    """A protocols.Launcher over ssh. `timeout` bounds each question, in seconds."""
+@dataclass(frozen=True, slots=True)
+class CheckWith:
+    """Puts questions through `asks`; in a check's request these fields are filled in."""
 
-    def __init__(self, asks: Asks, *, timeout: float = 60.0) -> None:
+    asks: Asks
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        if word in _CHECKS:
+            request = msgspec.structs.replace(box.read(data, CheckRequest), **self.fields)
+            data = msgspec.json.encode(request)
+        return self.asks.ask(instance, word, data, timeout=timeout)
+
+
+class SshLauncher:
+    """A protocols.Launcher over ssh. `timeout` bounds each question, in seconds.
+
+    `region` and `endpoint` are AWS's, for workers whose box does not name its own.
+    """
+
+    def __init__(self, asks: Asks, *, region: str = "", endpoint: str = "", timeout: float = 60.0) -> None:
         self._asks = asks
+        self._region = region
+        self._endpoint = endpoint
         self._timeout = timeout
 
     def probe(self, instance: Instance) -> str | None:
@@ -55,7 +77,14 @@ class SshLauncher:
             return None
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        request = StartRequest(run=manifest.run, worker=manifest.worker, url=url, release=manifest.release)
+        request = StartRequest(
+            run=manifest.run,
+            worker=manifest.worker,
+            url=url,
+            release=manifest.release,
+            region=self._region,
+            endpoint=self._endpoint,
+        )
         self._ask(instance, "start", request)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:

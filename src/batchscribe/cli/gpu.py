@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from batchscribe import __version__
 from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
+from batchscribe.adapters.launch_ssh import CheckWith
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.controller.by_hand import Hand, HandCompute, Patience
 from batchscribe.controller.context import Shield
@@ -151,7 +152,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
         state = (running or seen).state
         well &= _show([Finding(what="state", ok=up, detail=state.value, mend=mend)])
         if running is not None:
-            well &= _show(at.setup.check(running))
+            well &= _show(_beside_runs(at, running).check(running))
     if not well:
         ctx.exit(1)
 
@@ -200,6 +201,13 @@ def _show(findings: Iterable[Finding]) -> bool:
         if not finding.ok and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
     return well
+
+
+def _beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
+    """The set-up, which loads no second model where a run is at work."""
+    if at.open_run(at.instance) is None and not _claimed(at, seen):
+        return at.setup
+    return replace(at.setup, asks=CheckWith(at.setup.asks, {"busy": True}))
 
 
 @contextmanager
@@ -286,8 +294,12 @@ def _no_open_run(at: GpuTools, way_out: str = "or stop its tick with SIGTERM") -
         )
 
 
+def _claimed(at: GpuTools, seen: Instance) -> bool:
+    return bool(seen.run) and (seen.deadline is None or seen.deadline > at.clock.now())
+
+
 def _nobody_elses(at: GpuTools, seen: Instance) -> None:
-    if seen.run and (seen.deadline is None or seen.deadline > at.clock.now()):
+    if _claimed(at, seen):
         raise NotOursError(
             f"{seen.id} is claimed by run {seen.run}, which is not in this ledger; nothing was done: "
             "if you know better, `batchscribe gpu stop --force`"

@@ -18,9 +18,10 @@ def worker(manifest: str) -> None:
     """
     # Numpy and the decoder's packages come with it: other commands start without them.
     from batchscribe.adapters import logs
+    from batchscribe.settings import aws_secrets
     from batchscribe.wiring.worker import work
 
-    logs.configure()
+    logs.configure(secrets=aws_secrets())
     record = work(manifest)
     click.echo(f"worker {record.end}: {record.message}")
     if record.end is WorkerEnd.FAILED:

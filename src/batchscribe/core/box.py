@@ -46,6 +46,9 @@ class StartRequest(WorkerName, frozen=True, kw_only=True):
 
     url: str
     release: str
+    region: str = ""
+    endpoint: str = ""
+    """Of AWS, for a worker whose environment file does not name them."""
 
 
 class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,10 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     output: str = ""
     """URLs of the stores that it must reach; empty ones are not tried."""
+    region: str = ""
+    endpoint: str = ""
+    busy: bool = False
+    """A run is at work there: a second model beside its own could take the GPU's memory from it."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from batchscribe.core.box import (
 )
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.settings import aws_place
 from batchscribe.worker.box import BOX_COMMAND, WORKER_COMMAND, Box
 
 
@@ -72,7 +73,8 @@ def _answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxR
 
 def inspect(request: CheckRequest) -> BoxReply:
     """Loads the engine and looks into the stores, in the environment that this process has."""
-    findings = (_engine(request.engine), *_stores(request))
+    engine = _not_tried(request.engine) if request.busy else _engine(request.engine)
+    findings = (engine, *_stores(request))
     return BoxReply(release=__version__, findings=findings)
 
 
@@ -98,11 +100,17 @@ def _engine(spec: EngineSpec) -> Finding:
     return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
 
 
+def _not_tried(spec: EngineSpec) -> Finding:
+    detail = "not tried: a run is at work here, and a second model could take its GPU's memory"
+    return Finding(what=f"engine {resolve(spec.engine)}", ok=True, detail=detail)
+
+
 def _stores(request: CheckRequest) -> Iterator[Finding]:
+    region, endpoint = aws_place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(each for each in (request.source, request.output) if each):
-        mend = "give the instance a role with these rights, or `batchscribe gpu setup --env-file FILE`"
+        mend = "mend what it names; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:
-            next(iter(open_store(url).list()), None)
+            next(iter(open_store(url, region=region, endpoint=endpoint).list()), None)
         except BatchscribeError as error:
             yield Finding(what="store", ok=False, detail=str(error), mend=mend)
         else:

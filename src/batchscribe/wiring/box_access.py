@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.compute_ec2 import Ec2Compute
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
+from batchscribe.adapters.launch_ssh import CheckWith, SshBox, SshLauncher
 from batchscribe.adapters.ssh import Ssh, SshOptions
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.core.manifest import EngineSpec
@@ -33,7 +33,7 @@ def open_ssh(settings: Settings) -> Ssh | None:
 def ssh_launcher(settings: Settings) -> SshLauncher:
     ssh = open_ssh(settings)
     assert ssh is not None
-    return SshLauncher(SshBox(ssh))
+    return SshLauncher(SshBox(ssh), region=settings.region, endpoint=settings.endpoint_url)
 
 
 def box_setup(
@@ -41,8 +41,9 @@ def box_setup(
 ) -> BoxSetup:
     """What makes the box of these settings ready, and looks whether it is."""
     ssh = open_ssh(settings)
+    asks = SshBox(ssh) if ssh else LocalBox(settings.child_environment())
     return BoxSetup(
-        asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
+        asks=CheckWith(asks, {"region": settings.region, "endpoint": settings.endpoint_url}),
         clock=clock,
         terms=BoxTerms(
             engine=spec,

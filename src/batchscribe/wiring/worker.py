@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ from batchscribe.core import keys
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
+from batchscribe.settings import aws_place
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 
 
@@ -35,7 +37,8 @@ def split_location(location: str) -> tuple[str, str]:
 def read_manifest(location: str) -> tuple[Manifest, Store]:
     """The manifest, and the store that it lies in. Raises what Store.get raises, MisconfiguredError."""
     root, key = split_location(location)
-    store = open_store(root)
+    region, endpoint = aws_place()
+    store = open_store(root, region=region, endpoint=endpoint)
     return decode(store.get(key).data, Manifest), store
 
 
@@ -96,9 +99,14 @@ def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:
 
 
 def _stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
-    """(source, output); the store that the manifest lies in is opened once."""
-    output = home if manifest.output == home.url else open_store(manifest.output)
-    source = output if manifest.source == manifest.output else open_store(manifest.source)
+    """(source, output); the store that the manifest lies in is opened once.
+
+    Where AWS is, this machine's environment says, else the manifest.
+    """
+    region, endpoint = aws_place(region=manifest.region, endpoint=manifest.endpoint)
+    opened = partial(open_store, region=region, endpoint=endpoint)
+    output = home if manifest.output == home.url else opened(manifest.output)
+    source = output if manifest.source == manifest.output else opened(manifest.source)
     return source, output
 
 

@@ -11,7 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -46,6 +46,8 @@ RETENTION = timedelta(days=30)
 """Of the folders of ended runs; no run is that long."""
 INSPECT_SECONDS = 300.0
 FETCH_SECONDS = 1800.0
+_ALSO = {"AWS_REGION": "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL_S3"}
+"""The same setting by its other name."""
 READ_ENGINES = "see `batchscribe gpu ssh -- .batchscribe/venv/bin/python -m batchscribe engines`"
 
 
@@ -84,7 +86,7 @@ class Box:
         started = start_once(
             self._process(request),
             [*self._command, request.url],
-            environment=self.environment(),
+            environment=self.environment(region=request.region, endpoint=request.endpoint),
             log=self._process(request).with_name("worker.log"),
         )
         return BoxReply(release=__version__, done=started)
@@ -112,19 +114,24 @@ class Box:
 
     def prefetch(self, spec: EngineSpec) -> BoxReply:
         """Fetches the engine's model, so that no paid run waits for it. Raises EngineError."""
-        return self._aside("fetch", spec, FETCH_SECONDS)
+        return self._aside("fetch", spec, FETCH_SECONDS, self.environment())
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
         """What a worker gets: the file's lines and a plain base; nothing of this session.
 
-        Raises MisconfiguredError where others could read or change the file.
+        AWS's region and endpoint are set to these where the file does not name any. Raises
+        MisconfiguredError where others could read or change the file.
         """
         base = {
             "HOME": str(self._home),
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
         }
-        return base | self._environment_file()
+        written = self._environment_file()
+        given = {"AWS_REGION": region, "AWS_ENDPOINT_URL": endpoint}
+        return (
+            base | written | {name: text for name, text in given.items() if text and not _said(written, name)}
+        )
 
     def _environment_file(self) -> dict[str, str]:
         path = self._root / "env"
@@ -174,17 +181,20 @@ class Box:
 
     def _inspected(self, request: CheckRequest) -> tuple[Finding, ...]:
         try:
-            return self._aside("inspect", request, INSPECT_SECONDS).findings
+            environment = self.environment(region=request.region, endpoint=request.endpoint)
+            return self._aside("inspect", request, INSPECT_SECONDS, environment).findings
         except (MisconfiguredError, EngineError) as error:
             return (Finding(what="engine", ok=False, detail=str(error), mend=READ_ENGINES),)
 
-    def _aside(self, word: str, request: msgspec.Struct, seconds: float) -> BoxReply:
+    def _aside(
+        self, word: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
+    ) -> BoxReply:
         """What needs a worker's own environment, and may crash, is done in a process of its own."""
         try:
             done = subprocess.run(
                 [*self._aside_command, word],
                 input=msgspec.json.encode(request),
-                env=self.environment(),
+                env=environment,
                 capture_output=True,
                 timeout=seconds,
                 check=False,
@@ -197,6 +207,10 @@ class Box:
                 reply.error if reply else f"{word} ended with code {done.returncode} and no word"
             )
         return reply
+
+
+def _said(written: Mapping[str, str], name: str) -> bool:
+    return any(written.get(each) for each in (name, _ALSO[name]))
 
 
 def _driver() -> Finding:

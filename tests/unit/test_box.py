@@ -1,0 +1,140 @@
+"""The box's own look at itself, and where it looks for its stores."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from batchscribe.cli import worker as command
+from batchscribe.core import keys
+from batchscribe.core.box import CheckRequest
+from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.errors import MisconfiguredError
+from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring import worker
+from batchscribe.wiring.box import inspect
+from support.stores import NOW, StoppedClock
+
+NOTHING = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
+
+
+class Recorder(ThreadingHTTPServer):
+    """An S3 with nothing in it that notes the region each request was signed for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Reply)
+        self.regions: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Reply(BaseHTTPRequestHandler):
+    server: Recorder
+
+    def do_GET(self) -> None:
+        signed = re.search(r"Credential=[^/]+/\d+/([^/]+)/s3/", self.headers.get("Authorization", ""))
+        self.server.regions.append(signed[1] if signed else "")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(NOTHING)))
+        self.end_headers()
+        self.wfile.write(NOTHING)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def s3() -> Iterator[Recorder]:
+    server = Recorder()
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def credentials_and_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-5e12")
+
+
+def manifest(endpoint: str) -> Manifest:
+    return Manifest(
+        run="r1",
+        worker=0,
+        release="x",
+        source="s3://audio",
+        output="s3://results",
+        deadline=datetime(2030, 1, 1, tzinfo=UTC),
+        engine=EngineSpec(engine="pocketsphinx"),
+        settings_hash="",
+        region="us-east-2",
+        endpoint=endpoint,
+        chunks=(),
+    )
+
+
+def check(**fields: object) -> CheckRequest:
+    return CheckRequest(now=NOW, engine=EngineSpec(engine="no-such-engine"), gpu=False, **fields)  # type: ignore[arg-type]
+
+
+def test_a_worker_without_a_region_takes_that_of_its_manifest(s3: Recorder) -> None:
+    for store in worker._stores(manifest(s3.url), MemoryStore(StoppedClock())):
+        assert list(store.list()) == []
+    assert s3.regions == ["us-east-2"] * 2
+
+
+def test_a_worker_s_own_environment_wins(s3: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    source, output = worker._stores(manifest("http://127.0.0.1:9"), MemoryStore(StoppedClock()))
+    assert [*source.list(), *output.list()] == []
+    assert s3.regions == ["eu-west-1"] * 2
+
+
+def test_a_manifest_is_looked_for_where_the_environment_says(
+    s3: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-2")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    with pytest.raises(MisconfiguredError, match="not a readable Manifest"):
+        worker.read_manifest(f"s3://results/{keys.manifest('r1', 0)}")
+    assert s3.regions == ["us-east-2"]
+
+
+def test_a_check_looks_where_the_workers_will(s3: Recorder) -> None:
+    findings = inspect(check(source="s3://audio", region="us-east-2", endpoint=s3.url)).findings
+    assert [(each.what, each.ok) for each in findings] == [("engine no-such-engine", False), ("store", True)]
+    assert s3.regions == ["us-east-2"]
+
+
+def test_beside_a_run_no_second_model_is_loaded() -> None:
+    (engine,) = inspect(check(busy=True)).findings
+    assert engine.ok
+    assert "not tried" in engine.detail
+
+
+def test_a_worker_s_log_holds_no_secret_of_its_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leaking(_location: str) -> None:
+        structlog.get_logger().error("the vendor says canary-5e12")
+        raise SystemExit(1)
+
+    monkeypatch.setattr(worker, "work", leaking)
+    shown = CliRunner().invoke(command.worker, ["any"]).output + capsys.readouterr().err
+    assert "the vendor says" in shown
+    assert "canary-5e12" not in shown
