@@ -723,7 +723,7 @@ def test_died_between_manifest_and_record_the_work_is_still_counted(at: Stage) -
             raise _KilledError
         save(run, **named)  # type: ignore[arg-type]
 
-    at.ledger.save_run = killed  # type: ignore[method-assign, assignment]
+    at.ledger.save_run = killed  # type: ignore[method-assign]
     with contextlib.suppress(_KilledError):
         tick(at.world, at.terms)
     at.ledger.save_run = save  # type: ignore[method-assign]
