@@ -141,4 +141,4 @@ def test_starting_what_does_not_exist_is_a_setting_to_mend(case: Case) -> None:
 def test_stopping_or_releasing_what_does_not_exist_is_harmless(case: Case) -> None:
     case.compute.stop(case.missing)
     case.compute.release(case.missing)
-    assert case.compute.describe(case.missing).state.proved_stopped
+    assert case.compute.describe(case.missing).state is InstanceState.MISSING
