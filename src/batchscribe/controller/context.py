@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from batchscribe.controller.scan import Scanner
+from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.core.manifest import EngineSpec, Limits, Progress
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
@@ -55,7 +56,7 @@ class Waits:
     """Live work goes on for so long although neither its store nor its instance can be looked at."""
     grace: float = 10.0
     """For the last window, after a worker was asked to end."""
-    stop: float = 600.0
+    stop: float = STOP_PATIENCE_SECONDS
     """From the stop request to `stopped`, before it is an alarm."""
     force_after: float = 240.0
 
