@@ -187,7 +187,7 @@ def test_an_estimate_is_called_one() -> None:
         rate=RATE,
     )
     lines = dict(estimate_block(planned, "g4dn.xlarge"))
-    assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.50 hours", "$0.2630")
+    assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.500 hours (1800 s)", "$0.2630")
     assert lines["Chunks/Dollar"] == "~380"
 
 

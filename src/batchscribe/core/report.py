@@ -214,10 +214,10 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
     return [
         ("GPU Type", instance_type),
         ("Hourly Rate", _rate_text(estimate.rate.per_hour, estimate.rate.source, estimate.rate.as_of)),
-        ("Estimated Time", f"{estimate.seconds / _HOUR:.2f} hours"),
+        ("Estimated Time", f"{estimate.seconds / _HOUR:.3f} hours ({estimate.seconds:.0f} s)"),
         ("Estimated Cost", f"${estimate.cost.text(4)}"),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("Audio", f"about {hours:.2f} hours"),
+        ("Audio", f"about {hours:.3f} hours"),
         ("$/Audio Hour", _per_audio_hour(estimate.cost, hours, bound="about ")),
     ]
 
