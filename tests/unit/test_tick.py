@@ -342,6 +342,28 @@ def test_a_gpu_that_runs_already_may_be_used_and_stays_running(tmp_path: Path) -
     at.ledger.close()
 
 
+def test_a_gpu_that_is_coming_up_is_waited_for_where_it_may_be_used(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(if_running=IfRunning.USE))
+    ready(at)
+    at.compute.start_unclaimed(INSTANCE)
+    assert state(at) is InstanceState.PENDING
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, True)
+    assert state(at) is InstanceState.RUNNING
+    at.ledger.close()
+
+
+def test_a_gpu_that_is_on_its_way_down_is_waited_for(at: Stage) -> None:
+    ready(at)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    at.compute.stop(INSTANCE)
+    assert state(at) is InstanceState.STOPPING
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.borrowed) == (Outcome.COMPLETED, False)
+    assert state(at) is InstanceState.STOPPED
+
+
 def test_another_schedulers_claim_is_respected(at: Stage) -> None:
     ready(at)
     deadline = at.clock.now() + timedelta(hours=1)

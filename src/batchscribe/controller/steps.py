@@ -70,6 +70,8 @@ def provision(world: World, _terms: Terms, run: Run) -> Run:
     """Records that the instance may be started from now on, once it is free to be."""
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
+    if run.borrowed and seen.state is InstanceState.PENDING and now - run.created < INTENT_LASTS:
+        return run
     if run.borrowed:
         return keep(world, _borrow(run, seen, now), f"instance is {seen.state}")
     if why := _not_for_us(world, run, seen, now):

@@ -145,7 +145,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
         overdue = _wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
-    return Launch(reason, batch, borrowed=seen.instance.state is InstanceState.RUNNING)
+    return Launch(reason, batch, borrowed=seen.instance.state in _SOMEBODY_STARTED)
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
@@ -259,8 +259,9 @@ def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
         case InstanceState.MISSING | InstanceState.TERMINATED | InstanceState.SHUTTING_DOWN:
             sentence = f"instance {instance.id} is {instance.state}: set GPU_INSTANCE_ID to one that exists"
             return Reason(ReasonCode.GPU_MISSING, sentence)
-        case InstanceState.PENDING:
-            return Reason(ReasonCode.GPU_MOVING, f"{instance.id} is being started by somebody else")
+        case InstanceState.PENDING if policy.if_running is IfRunning.HOLD:
+            sentence = f"{instance.id} is being started by somebody else: left alone (GPU_IF_RUNNING=hold)"
+            return Reason(ReasonCode.GPU_MOVING, sentence)
         case InstanceState.RUNNING if policy.if_running is IfRunning.HOLD:
             sentence = f"{instance.id} is already running and not ours: left alone (GPU_IF_RUNNING=hold)"
             return Reason(ReasonCode.GPU_IN_USE, sentence)
@@ -298,4 +299,5 @@ def _hours(span: timedelta) -> str:
     return f"{span.total_seconds() / 3600:.1f}"
 
 
+_SOMEBODY_STARTED: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _NO_TIME: Final = timedelta(0)
