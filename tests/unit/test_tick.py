@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.controller.control import read_manifest
 from batchscribe.controller.tick import forget_run, reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -790,3 +791,32 @@ def test_a_run_whose_instance_is_gone_for_good_is_closed_by_a_persons_word(at: S
     assert at.ledger.open_runs() == ()
     with pytest.raises(ObjectNotFoundError):
         forget_run(at.world, run.id)
+
+
+def test_what_was_tried_in_a_run_is_not_tried_again_in_it(at: Stage) -> None:
+    names = ready(at)
+    at.worker.skips = frozenset(names[100:])
+    at.worker.seconds_each = 6
+    at.clock.at(30, lambda: at.upload(40, session="later"))
+    (run,) = tick(at.world, at.terms).runs
+    first, second = (read_manifest(at.world, key) for key in run.manifests)
+    assert not {chunk.key for chunk in first.chunks} & {chunk.key for chunk in second.chunks}
+    assert (run.outcome, run.chunks_done) == (Outcome.INCOMPLETE, 140)
+
+
+def test_a_worker_that_outlived_its_launching_controller_is_asked_to_end(at: Stage) -> None:
+    ready(at)
+    launch = at.launcher.launch
+
+    def killed(*arguments: object) -> None:
+        launch(*arguments)  # type: ignore[arg-type]
+        raise _KilledError
+
+    at.launcher.launch = killed  # type: ignore[method-assign]
+    with contextlib.suppress(_KilledError):
+        tick(at.world, at.terms)
+    at.clock.sleep(130)
+    (run,) = reconcile(at.world, at.terms)
+    assert at.launcher.cancelled == [(run.id, 0)]
+    assert run.chunks_done == len(at.worker.published) > 0
+    assert state(at) is InstanceState.STOPPED
