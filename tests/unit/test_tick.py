@@ -812,7 +812,7 @@ def test_a_worker_that_outlived_its_launching_controller_is_asked_to_end(at: Sta
         launch(*arguments)  # type: ignore[arg-type]
         raise _KilledError
 
-    at.launcher.launch = killed  # type: ignore[method-assign]
+    at.launcher.launch = killed  # type: ignore[method-assign, assignment]
     with contextlib.suppress(_KilledError):
         tick(at.world, at.terms)
     at.clock.sleep(130)
