@@ -155,11 +155,12 @@ def test_a_second_tick_meanwhile_does_nothing_and_says_who_is_at_it(desk: Desk) 
     assert len(list((desk.home / "batch-reports").iterdir())) == 1
 
 
-def test_sigterm_keeps_what_is_done_and_stops(desk: Desk) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signals) -> None:
     put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
     process = desk.start("tick", "--json")
     wait_for(some_transcript(desk, "morning-walk"))
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     stdout, _ = process.communicate()
     assert process.returncode == 1
     report = json.loads(stdout)["runs"][0]
@@ -187,6 +188,30 @@ def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
     assert report["status"] == "timed-out"
     assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))
     assert desk.json("status")["gpu"]["state"] == "stopped"
+
+
+def test_one_step_at_a_time_comes_to_the_same_end(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    for _ in range(200):
+        document = desk.json("tick", "--once")
+        if document["decision"] == "hold":
+            break
+    assert len(transcripts(desk, "team-meeting")) == 4
+    (report,) = (desk.home / "batch-reports").iterdir()
+    assert json.loads(report.read_text())["status"] == "completed"
+    assert desk.json("status")["gpu"]["state"] == "stopped"
+
+
+def test_a_session_that_is_being_recorded_waits(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting", "morning-walk")
+    lock = {"locked": True, "sessionId": "morning-walk", "userId": "u"}
+    (desk.bucket / "batch-lock.json").write_text(json.dumps(lock))
+    document = desk.json("tick")
+    assert document["runs"][0]["transcription"]["done"] == 4
+    assert not transcripts(desk, "morning-walk")
+    assert desk.json("scan")["waiting"] == 5
+    (desk.bucket / "batch-lock.json").unlink()
+    assert desk.json("tick")["runs"][0]["transcription"]["done"] == 5
 
 
 def test_why_redo_and_export(desk: Desk) -> None:
