@@ -621,6 +621,22 @@ def test_a_signal_at_an_odd_place_still_leads_to_the_release(at: Stage) -> None:
     assert state(at) is InstanceState.STOPPED
 
 
+def test_a_signal_between_the_work_and_its_shield_changes_nothing(at: Stage) -> None:
+    ready(at)
+    shielded = at.clock.shielded
+    late = [InterruptedRunError("asked to end by SIGTERM")]
+
+    def shield() -> contextlib.AbstractContextManager[None]:
+        if late:
+            raise late.pop()
+        return shielded()
+
+    at.clock.shielded = shield  # type: ignore[method-assign, assignment]
+    (run,) = tick(at.world, at.terms).runs
+    assert run.state is RunState.SETTLED
+    assert state(at) is InstanceState.STOPPED
+
+
 def test_step_by_step_too_a_stop_that_is_never_seen_is_an_alarm(at: Stage) -> None:
     ready(at)
     midway(at)

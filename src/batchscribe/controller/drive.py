@@ -47,12 +47,15 @@ def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], 
     """
     _at_home(world, terms, run)
     with world.run_log(run):
-        if next_step(run) in ACTS:
-            run = _work(world, terms, run, errors, once=once)
-            if once:
-                return run
-        with world.shield.shielded():
-            return _way_out(world, terms, run, errors, once=once)
+        try:
+            if next_step(run) in ACTS:
+                run = _work(world, terms, run, errors, once=once)
+                if once:
+                    return run
+            return _shielded_way_out(world, terms, run, errors, once=once)
+        except InterruptedRunError as error:  # a signal between the work and its shield
+            run = _give_up(world, run, Outcome.INTERRUPTED, error, errors)
+            return _shielded_way_out(world, terms, run, errors, once=once)
 
 
 def _at_home(world: World, terms: Terms, run: Run) -> None:
@@ -132,6 +135,13 @@ def _latest(world: World, run: Run) -> Run:
         return world.ledger.run(run.id) or run
     except BatchscribeError:
         return run
+
+
+def _shielded_way_out(
+    world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool
+) -> Run:
+    with world.shield.shielded():
+        return _way_out(world, terms, run, errors, once=once)
 
 
 def _way_out(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool) -> Run:
