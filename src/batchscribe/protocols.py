@@ -15,7 +15,6 @@ from typing import Protocol, runtime_checkable
 from batchscribe.core.instances import Claim, Instance
 from batchscribe.core.manifest import EngineSpec, Manifest, WorkerRef
 from batchscribe.core.messages import Message
-from batchscribe.core.money import Rate
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.speech import Recognition, Window
 
@@ -145,12 +144,6 @@ class Notifier(Protocol):
     """Tells people. It never raises and never takes long: a dead receiver is a line in the log."""
 
     def send(self, message: Message) -> None: ...
-
-
-class Prices(Protocol):
-    """What an hour of an instance type costs."""
-
-    def rate(self, instance_type: str, region: str) -> Rate | None: ...
 
 
 class Lock(Protocol):

@@ -6,11 +6,10 @@ import pytest
 
 from batchscribe.adapters.prices import PriceTable, _table
 from batchscribe.core.money import Rate, Usd
-from batchscribe.protocols import Prices
 
 
 def rate(instance_type: str, region: str) -> Rate:
-    prices: Prices = PriceTable()
+    prices = PriceTable()
     found = prices.rate(instance_type, region)
     assert found is not None
     return found

@@ -23,7 +23,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PriceTable:
-    """The `Prices` of protocols.py."""
+    """What an hour of an instance type costs on demand, by the dated table that comes with the package."""
 
     def rate(self, instance_type: str, region: str) -> Rate | None:
         """The rate, with its source and date; None where it is not known for this type and region.

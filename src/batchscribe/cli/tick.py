@@ -113,18 +113,18 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
         return code
     app.console.print("\n".join(decided(ticked)), markup=False)
     for each in ticked.runs:
-        app.console.print("\n".join(settled(each, made.settings, left=_left(made, ticked))), markup=False)
+        app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
     for error in ticked.errors:
         click.echo(f"batchscribe: {error}", err=True)
     sys.stdout.flush()
     return code
 
 
-def _left(made: Scheduler, ticked: Ticked) -> int | None:
-    """Chunks still pending after a launch; None where nothing was launched."""
-    if not isinstance(ticked.decision, Launch):
+def _left(ticked: Ticked) -> int | None:
+    """Of the chunks that the decision saw pending, those that this tick got not done; None for no launch."""
+    if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
-    return made.world.scanner(made.terms.policy.by_hand).backlog().pending
+    return max(0, ticked.seen.backlog.pending - ticked.runs[-1].chunks_done)
 
 
 def _exit_code(ticked: Ticked) -> int:
