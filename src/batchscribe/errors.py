@@ -13,8 +13,10 @@
     |-- RefusedError                 a rule of ours said no; nothing was done
     |   |-- LockHeldError            another tick is running
     |   |-- NotOursError             the instance or the run belongs to somebody else
-    |   `-- NoCapacityError          the cloud has no machine of this type right now, or the quota is used up
+    |   `-- NoCapacityError          the cloud has no machine of this type right now
+    |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
+    |   `-- CredentialsError         the cloud does not accept these credentials (any more)
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
 
@@ -83,13 +85,21 @@ class NotOursError(RefusedError):
 
 
 class NoCapacityError(RefusedError):
-    """The cloud has no machine of this type right now, or the account's quota is used up."""
+    """The cloud has no machine of this type right now."""
+
+
+class QuotaError(NoCapacityError):
+    """The account's quota does not allow one more machine of this type."""
 
 
 class MisconfiguredError(BatchscribeError):
     """A setting, a credential or an installation must be mended first."""
 
     exit_code: ClassVar[int] = 2
+
+
+class CredentialsError(MisconfiguredError):
+    """The cloud does not accept these credentials, or not any more."""
 
 
 class NotStoppedError(BatchscribeError):

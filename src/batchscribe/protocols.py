@@ -82,6 +82,13 @@ class Compute(Protocol):
     def release(self, instance: str) -> None:
         """Empties the claim's tags, after the stop was observed."""
 
+    def change_type(self, instance: str, instance_type: str) -> None:
+        """Gives a stopped instance another type, from its next start on. Repeating it is harmless.
+
+        Raises ComputeUnavailableError where it is not stopped (look again), MisconfiguredError where it
+        cannot have that type.
+        """
+
 
 class Launcher(Protocol):
     """Brings a worker to life beside the GPU. It follows nothing: progress comes through the store."""
@@ -108,14 +115,24 @@ class Launcher(Protocol):
 
 
 class Guard(Protocol):
-    """A stop order outside this machine, for the case that this machine is gone."""
+    """A stop order outside this machine, for the case that this machine is gone.
+
+    An order belongs to one instance and one run (or one session by hand); it stops the instance every
+    GUARD_EVERY from GUARD_FIRST to GUARD_LAST after the deadline, and is gone after that by itself.
+    Raises ComputeUnavailableError (what was done is unknown: look again), MisconfiguredError.
+    """
+
+    description: str
+    """In a few words for `status`: which guard this is, or why there is none."""
 
     def arm(self, claim: Claim) -> None:
-        """Stops the claim's instance some minutes after its deadline. Raises if it is not armed."""
+        """Gives the order for the claim. Repeating it is harmless. Raises where it is not armed."""
 
-    def disarm(self, instance: str) -> None: ...
+    def disarm(self, instance: str, run: str) -> None:
+        """Takes the order of a run back. Harmless where there is none."""
 
-    def armed(self, instance: str) -> bool: ...
+    def armed(self, instance: str) -> frozenset[str]:
+        """The runs whose orders stand for this instance."""
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.instances import Instance
+from batchscribe.core.instances import Claim, Instance
 from batchscribe.core.manifest import (
     EngineSpec,
     ExitRecord,
@@ -50,7 +50,8 @@ class Notes:
         self.messages: list[Message] = []
         self.shown: list[Progress] = []
         self.reports: list[Run] = []
-        self.guarded: set[str] = set()
+        self.guarded: dict[str, str] = {}
+        self.description = "remembered"
         self.guard_calls: list[str] = []
         self.arm_error: Exception | None = None
 
@@ -60,18 +61,18 @@ class Notes:
     def show(self, _run: Run, progress: Progress) -> None:
         self.shown.append(progress)
 
-    def arm(self, claim: object) -> None:
+    def arm(self, claim: Claim) -> None:
         self.guard_calls.append("arm")
         if self.arm_error:
             raise self.arm_error
-        self.guarded.add(str(getattr(claim, "instance")))  # noqa: B009
+        self.guarded[claim.run] = claim.instance
 
-    def disarm(self, instance: str) -> None:
+    def disarm(self, _instance: str, run: str) -> None:
         self.guard_calls.append("disarm")
-        self.guarded.discard(instance)
+        self.guarded.pop(run, None)
 
-    def armed(self, instance: str) -> bool:
-        return instance in self.guarded
+    def armed(self, instance: str) -> frozenset[str]:
+        return frozenset(run for run, guarded in self.guarded.items() if guarded == instance)
 
 
 @dataclass
@@ -225,6 +226,7 @@ def stage(
         clock=clock,
         source=bucket,
         output=bucket,
+        home=bucket,
         compute=compute,
         launcher=launcher,
         guard=notes,

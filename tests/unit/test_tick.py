@@ -114,7 +114,7 @@ def test_intent_is_recorded_before_the_start_and_the_guard_before_it(at: Stage) 
 
     def watched(claim: Claim) -> None:
         known = at.ledger.run(claim.run)
-        seen.append((known is not None and known.start_requested is not None, at.notes.armed(INSTANCE)))
+        seen.append((known is not None and known.start_requested is not None, bool(at.notes.armed(INSTANCE))))
         assert at.store.get(keys.intent(claim.run)).data
         start(claim)
 

@@ -173,6 +173,10 @@ class Ec2Compute:
         except _MissingError:
             return
 
+    def change_type(self, instance: str, instance_type: str) -> None:
+        with self._translated("ec2:ModifyInstanceAttribute", instance):
+            self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
+
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
         """`SHA256:…` of every host key that the console shows; only the first boot prints them."""
         with self._translated("ec2:GetConsoleOutput", instance):

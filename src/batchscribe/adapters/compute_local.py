@@ -66,6 +66,10 @@ class LocalCompute:
         if instance == self._instance and started is not None:
             self._write(_Started(started.at, {}))
 
+    def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature
+        """Always refused: this machine is what it is."""
+        raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
+
     def _start(self, instance: str, tags: dict[str, str]) -> None:
         if instance != self._instance:
             raise MisconfiguredError(

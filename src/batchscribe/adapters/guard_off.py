@@ -16,9 +16,9 @@ class NoGuard:
     def arm(self, claim: Claim) -> None:
         """Does nothing, by choice of the operator."""
 
-    def disarm(self, instance: str) -> None:
+    def disarm(self, instance: str, run: str) -> None:
         """Does nothing: nothing was armed."""
 
-    def armed(self, instance: str) -> bool:  # noqa: ARG002  the protocol's signature
+    def armed(self, instance: str) -> frozenset[str]:  # noqa: ARG002  the protocol's signature
         """Never."""
-        return False
+        return frozenset()

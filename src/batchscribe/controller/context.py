@@ -94,6 +94,8 @@ class World:
     clock: Clock
     source: Store
     output: Store
+    home: Store
+    """Where the instances are recorded, and claims are left for a box that boots."""
     compute: Compute
     launcher: Launcher
     guard: Guard

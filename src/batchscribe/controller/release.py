@@ -137,7 +137,7 @@ def _worker(run: Run) -> WorkerName:
 def _let_go(world: World, run: Run, note: str) -> Run:
     """Takes our claim off an instance that was seen stopped, or that is handed back."""
     if not run.borrowed:
-        world.guard.disarm(run.instance)
+        world.guard.disarm(run.instance, run.id)
         if run.start_requested is not None and world.compute.describe(run.instance).run == run.id:
             world.compute.release(run.instance)
     return noted(world, run.moved(RunState.VERIFYING), note)

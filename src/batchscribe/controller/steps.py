@@ -60,7 +60,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
             world.guard.arm(claim_of(run))
         except BatchscribeError as error:
             return keep(world, run.releasing(Outcome.START_FAILED, f"the guard was not armed: {error}"))
-    guarded = not run.borrowed and world.guard.armed(run.instance)
+    guarded = not run.borrowed and run.id in world.guard.armed(run.instance)
     return keep(
         world, run.moved(RunState.ARMED), "guard armed" if guarded else "no guard outside this machine"
     )

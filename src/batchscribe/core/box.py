@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
@@ -95,6 +96,54 @@ class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class ClaimLaunch(StrEnum):
+    """Who starts the workers on a box that finds this claim."""
+
+    BOOT = "boot"
+    """The box itself, as soon as it is up."""
+    SSH = "ssh"
+    """Its controller, over ssh: the box only sees to it that it does not run on without work."""
+    HELD = "held"
+    """Nobody: the box does nothing at all, so that a rehearsal shows what else stops it."""
+
+
+class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a box that starts is there for; gone again when its run has been released."""
+
+    run: str
+    created: datetime
+    """Of the run's intent: a boot before it, or after `deadline`, is none of this claim's business."""
+    deadline: datetime
+    output: str
+    """URL of the store that holds the run's manifests."""
+    launch: ClaimLaunch
+    region: str = ""
+    endpoint: str = ""
+
+
+class BootRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which boot took up a run's claim; create-only, so that no later boot does it again."""
+
+    version: int = VERSION
+    run: str
+    boot: str
+    """The kernel's boot id."""
+    at: datetime
+    """When that boot began, by the box's clock."""
+    release: str
+
+
+class BoxEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """The box's last word before it powers itself off."""
+
+    version: int = VERSION
+    run: str
+    worker: int | None = None
+    """The worker that died or hung, where that is the reason."""
+    why: str
+    at: datetime
+
+
 class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an instance that was set up; kept in the store."""
 
@@ -105,6 +154,9 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     fingerprint: str = ""
     """Of the host key that is pinned for it."""
+    boots: bool = False
+    """Its units are installed: it takes up its claim at boot, and powers itself off."""
+    claim: BoxClaim | None = None
 
 
 T = TypeVar("T", bound=msgspec.Struct)

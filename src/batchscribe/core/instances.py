@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 RUN_TAG = "batchscribe:run"
 DEADLINE_TAG = "batchscribe:deadline"
 STOP_PATIENCE_SECONDS = 600.0
 """From the stop request to `stopped`; after that it is an alarm."""
+
+GUARD_FIRST = timedelta(minutes=10)
+GUARD_EVERY = timedelta(minutes=5)
+GUARD_LAST = timedelta(minutes=25)
+"""When the guard outside stops an instance, counted from its deadline: a try that falls into `pending`
+fails, so there is more than one; and none comes later, when the instance may be in other hands."""
 
 
 class InstanceState(StrEnum):

@@ -37,6 +37,21 @@ def exit_record(run: str, worker: int) -> str:
     return f"{RUNS}{run}/workers/{worker}/exit.json"
 
 
+def cancel(run: str, worker: int) -> str:
+    """Put there by the controller: a worker that the box itself started is asked to end."""
+    return f"{RUNS}{run}/workers/{worker}/cancel.json"
+
+
+def boot(run: str) -> str:
+    """Put there by the box: the one boot that this run's claim was taken up by."""
+    return f"{RUNS}{run}/boot.json"
+
+
+def box_end(run: str) -> str:
+    """Put there by the box before it powers itself off: why."""
+    return f"{RUNS}{run}/box.json"
+
+
 def attempt(key: str, etag: str, run: str) -> str:
     return f"{ATTEMPTS}{digest(key)}/{etag}/{run}.json"
 

@@ -42,15 +42,23 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed-out"
     INTERRUPTED = "interrupted"
     NO_CAPACITY = "no-capacity"
+    QUOTA = "quota"
+    """The account's quota does not allow the start."""
+    CREDENTIALS = "credentials"
+    """The cloud did not accept the credentials for the start."""
     START_FAILED = "start-failed"
     """The start was refused, or the instance did not stay up."""
     LAUNCH_FAILED = "launch-failed"
     """The box was up, but no worker could be started on it."""
+    GPU_BROKEN = "gpu-broken"
+    """The box is up, but its GPU or its driver is not usable."""
     WORKER_FAILED = "worker-failed"
     WORKER_LOST = "worker-lost"
     """It went silent, or died, without a last word."""
     INSTANCE_LOST = "instance-lost"
     """Its instance was stopped by somebody else, or is in other hands now."""
+    HUNG = "hung"
+    """Its controller stopped moving and was ended by the watchdog."""
     ABANDONED = "abandoned"
     """Its controller died before the start was asked for, or its intent was refused."""
 
@@ -114,6 +122,8 @@ class Run:
     deadline: datetime
     rate: Rate
     instance_type: str = ""
+    launch: str = ""
+    """How its workers come to life: boot, ssh or local; empty where that was not told yet."""
     by_hand: bool = False
     """Asked for by a person (`batchscribe run`): age and live locks do not hold chunks back."""
     limit: int | None = None

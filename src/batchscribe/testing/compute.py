@@ -133,6 +133,16 @@ class FakeCompute:
         if fault:
             raise fault.error
 
+    def change_type(self, instance: str, instance_type: str) -> None:
+        fault = self._enter("change_type", instance)
+        if fault is None or fault.applied:
+            machine = self._settled(instance)
+            if machine.seen.state is not InstanceState.STOPPED:
+                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: look again")
+            machine.seen = replace(machine.seen, type=instance_type)
+        if fault:
+            raise fault.error
+
     def _shown(self, machine: _Machine) -> InstanceState:
         """The state as it was `lag` ago: what a cloud shows is only eventually consistent."""
         then = self._clock.now() - self.lag

@@ -181,6 +181,7 @@ def _world(
         clock=clock,
         source=source,
         output=output,
+        home=output,
         compute=open_compute(settings, clock),
         launcher=open_launcher(settings),
         guard=NoGuard(),
