@@ -1,0 +1,153 @@
+"""A guard in memory that does what moto's does not: it refuses what EventBridge refuses, and it fires."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from batchscribe.core.instances import Claim
+from batchscribe.core.orders import GROUP, Order, order_of
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.protocols import Clock
+from batchscribe.testing.compute import Fault
+from batchscribe.testing.eventbridge import refusals
+
+ROLE = "arn:aws:iam::123456789012:role/batchscribe-guard"
+Plan = Callable[[float, Callable[[], object]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One try of an order; `error` is why it did not stop the instance."""
+
+    at: datetime
+    instance: str
+    run: str
+    error: BatchscribeError | None = None
+
+
+@dataclass(slots=True)
+class _Standing:
+    order: Order
+    tries: deque[datetime]
+
+
+class FakeGuard:
+    """A protocols.Guard whose orders call `stop(instance)` at the deadline + 10, 15 and 20 minutes.
+
+    Time is the clock's: where a simulator moves it, `fire_due` makes the tries that have come due, and
+    `next_due` is the moment of the next. With `plan` (FakeClock.at) it sees to that by itself. A try
+    whose stop raises has failed, is not repeated, and is remembered in `fired`; after its last try an
+    order is gone. `role` and `groups` are what the account has: without them arming is refused.
+    """
+
+    description = "a double: fires in memory"
+
+    def __init__(
+        self,
+        clock: Clock,
+        stop: Callable[[str], object],
+        *,
+        plan: Plan | None = None,
+        role: str = ROLE,
+        groups: frozenset[str] = frozenset({GROUP}),
+    ) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.fired: list[Firing] = []
+        self.role = role
+        self.groups = groups
+        self._clock = clock
+        self._stop = stop
+        self._plan = plan
+        self._standing: dict[tuple[str, str], _Standing] = {}
+        self._soonest: datetime | None = None
+        self._faults: dict[str, deque[Fault | None]] = {}
+
+    def fail(self, call: str, *faults: Fault | None) -> None:
+        """The next calls of `arm`, `disarm` or `armed`, or the next tries (`fire`), meet these; None is
+        no fault.
+        """
+        self._faults.setdefault(call, deque()).extend(faults)
+
+    def arm(self, claim: Claim) -> None:
+        fault = self._enter("arm", claim.instance)
+        if fault is None or fault.applied:
+            self._give(order_of(claim))
+        if fault:
+            raise fault.error
+
+    def disarm(self, instance: str, run: str) -> None:
+        fault = self._enter("disarm", instance)
+        if fault is None or fault.applied:
+            self._drop(instance, run)
+        if fault:
+            raise fault.error
+
+    def armed(self, instance: str) -> frozenset[str]:
+        if fault := self._enter("armed", instance):
+            raise fault.error
+        return self.standing(instance)
+
+    def standing(self, instance: str) -> frozenset[str]:
+        """The truth that `armed` asks for, whatever goes wrong with the asking."""
+        self.fire_due()
+        return frozenset(run for guarded, run in self._standing if guarded == instance)
+
+    def next_due(self) -> datetime | None:
+        """When the next try is made; None where no order stands."""
+        return self._soonest
+
+    def fire_due(self) -> None:
+        """Makes every try whose time has come, in order."""
+        now = self._clock.now()
+        while self._soonest is not None and self._soonest <= now:
+            standing = min(self._standing.values(), key=_next_try)
+            at = standing.tries.popleft()
+            if not standing.tries:
+                del self._standing[standing.order.instance, standing.order.run]
+            self._set_soonest()
+            self._fire(standing.order, at)
+
+    def _fire(self, order: Order, at: datetime) -> None:
+        faults = self._faults.get("fire")
+        fault = faults.popleft() if faults else None
+        error = fault.error if fault else None
+        try:
+            if fault is None or fault.applied:
+                self._stop(order.instance)
+        except BatchscribeError as refused:
+            error = refused
+        self.fired.append(Firing(at, order.instance, order.run, error))
+
+    def _give(self, order: Order) -> None:
+        known = self._standing.get((order.instance, order.run))
+        if known and known.order == order:
+            return
+        now = self._clock.now()
+        if refused := refusals(order.request(self.role), now, groups=self.groups):
+            raise MisconfiguredError(f"the guard was not armed: {'; '.join(refused)}")
+        tries = deque(each for each in order.tries if each >= now)
+        self._standing[order.instance, order.run] = _Standing(order, tries)
+        self._set_soonest()
+        if self._plan:
+            for each in tries:
+                self._plan((each - now).total_seconds(), self.fire_due)
+
+    def _drop(self, instance: str, run: str) -> None:
+        self._standing.pop((instance, run), None)
+        self._set_soonest()
+
+    def _set_soonest(self) -> None:
+        self._soonest = min(map(_next_try, self._standing.values()), default=None)
+
+    def _enter(self, call: str, instance: str) -> Fault | None:
+        self.fire_due()
+        self.calls.append((call, instance))
+        faults = self._faults.get(call)
+        return faults.popleft() if faults else None
+
+
+def _next_try(standing: _Standing) -> datetime:
+    return standing.tries[0]
