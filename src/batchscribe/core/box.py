@@ -8,7 +8,7 @@ known: an exit code of ssh may be the connection's, the shell's or a signal's.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
@@ -20,6 +20,12 @@ from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
 MODULE = "batchscribe.wiring.box"
+BOOT_MODULE = "batchscribe.wiring.box_boot"
+BOX_UNIT = "batchscribe-box.service"
+"""Takes up the claim at boot; the other three power off where it cannot."""
+DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
+CLAIM_SLACK = timedelta(minutes=5)
+"""How far the box's clock may be behind the controller's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -66,6 +72,8 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = ""
     busy: bool = False
     """A run is at work there: a second model beside its own could take the GPU's memory from it."""
+    boots: bool = False
+    """Its record says that it takes up claims at boot: its units must be there."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +127,40 @@ class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
     launch: ClaimLaunch
     region: str = ""
     endpoint: str = ""
+
+    def meant_for(self, boot: datetime) -> bool:
+        """Whether a box that booted then may have been started for this claim."""
+        return self.created <= boot + CLAIM_SLACK and boot < self.deadline
+
+
+class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a box that works by itself waits for others; seconds."""
+
+    store: float = 600.0
+    """For its record, after boot: credentials of a role may take a while."""
+    first: float = 600.0
+    """For the first manifest."""
+    linger: float = 100.0
+    """For another manifest or for the stop, after a worker's last word."""
+    silence: float = 840.0
+    """Without progress of its worker. The dead-man comes a minute later, the controller's patience too."""
+    grace: float = 60.0
+    """For a worker that was asked to end at the deadline."""
+    overtime: float = 180.0
+    """From the deadline to the dead-man's, so that the last windows are not lost to it."""
+    told: float = 45.0
+    """From its word that a worker died to the end of power: its controller may want to stop it."""
+
+
+class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Which instance a box is, and where its record lies; left there by the set-up."""
+
+    instance: str
+    home: str
+    """URL of the store that holds the instance's record."""
+    region: str = ""
+    endpoint: str = ""
+    waits: BoxWaits = BoxWaits()
 
 
 class BootRecord(msgspec.Struct, frozen=True, kw_only=True):

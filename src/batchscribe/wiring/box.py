@@ -21,6 +21,7 @@ from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import box
 from batchscribe.core.box import (
+    BoxPlace,
     BoxReply,
     CheckRequest,
     EndRequest,
@@ -123,6 +124,7 @@ _ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]]
     "cancel": (EndRequest, Box.cancel),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),
+    "place": (BoxPlace, Box.keep_place),
     "prefetch": (EngineSpec, Box.prefetch),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, lambda _, spec: fetch(spec)),

@@ -21,6 +21,7 @@ from dotenv import dotenv_values
 from batchscribe import __version__
 from batchscribe.core import box
 from batchscribe.core.box import (
+    BoxPlace,
     BoxReply,
     CheckRequest,
     EndRequest,
@@ -91,6 +92,10 @@ class Box:
         )
         return BoxReply(release=__version__, done=started)
 
+    def started(self, name: WorkerName) -> bool:
+        """Whether the worker was ever started here, by whomever."""
+        return self._process(name).exists()
+
     def alive(self, name: WorkerName) -> BoxReply:
         """Done where the worker still runs."""
         return BoxReply(release=__version__, done=alive(self._process(name)))
@@ -103,6 +108,20 @@ class Box:
         """Writes the environment file, for this user's eyes only."""
         write_atomically(self._root / "env", request.text.encode())
         return BoxReply(release=__version__, done=True)
+
+    def keep_place(self, place: BoxPlace) -> BoxReply:
+        """Writes down which instance this is, for the boots to come."""
+        write_atomically(self._root / "box.json", msgspec.json.encode(place))
+        return BoxReply(release=__version__, done=True)
+
+    def place(self) -> BoxPlace:
+        """Which instance this is. Raises MisconfiguredError where no set-up said so."""
+        try:
+            return box.read((self._root / "box.json").read_bytes(), BoxPlace)
+        except OSError as error:
+            raise MisconfiguredError(
+                f"this box does not know which instance it is ({error.strerror}): run `batchscribe gpu setup`"
+            ) from error
 
     def check(self, request: CheckRequest) -> BoxReply:
         """Every precondition on this box, looked at."""

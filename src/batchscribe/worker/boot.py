@@ -1,0 +1,143 @@
+"""The box by itself: it finds the claim that it was started for, and takes it up, once.
+
+A box that a person started finds none, and does nothing. One that cannot look does nothing either, after
+a while: to power off is for those alone who know that they were started for a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+import structlog
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.box import (
+    BootRecord,
+    BoxClaim,
+    BoxPlace,
+    ClaimLaunch,
+    InstanceRecord,
+    WorkerName,
+    read,
+)
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.protocols import Clock, Store
+from batchscribe.worker.watching import Marks, Watch, Workers
+
+LOG = structlog.get_logger()
+RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """This boot of this machine."""
+
+    id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSeams:
+    """All that the agent touches. Opening a store makes no request, and may raise MisconfiguredError."""
+
+    clock: Clock
+    workers: Workers
+    marks: Marks
+    home: Callable[[], Store]
+    """Opens the store with the instance's record."""
+    runs: Callable[[BoxClaim], Store]
+    """Opens the store with the claim's run."""
+
+
+class BoxAgent:
+    """Lives through one boot, step by step; an agent that died is followed by one that goes on."""
+
+    def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams) -> None:
+        self._place = place
+        self._boot = boot
+        self._seams = seams
+        self._began = seams.clock.monotonic()
+        self._watch: Watch | None = None
+
+    def step(self) -> float | None:
+        """Makes one look and at most one act. Seconds until the next; None when nothing is left to do."""
+        return self._watch.step() if self._watch else self._seek()
+
+    def _seek(self) -> float | None:
+        try:
+            self._watch = self._taken_up()
+        except (TransientError, MisconfiguredError) as error:
+            if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
+                LOG.warning("box.gives_up", why=str(error), then="nothing is done, and nothing powered off")
+                return None
+            LOG.warning("box.waits_for_its_record", why=str(error))
+            return RETRY_SECONDS
+        return 0.0 if self._watch else None
+
+    def _taken_up(self) -> Watch | None:
+        claim = self._claim()
+        if claim is None:
+            return None
+        runs = self._seams.runs(claim)
+        if refused := self._refusal(claim, runs):
+            LOG.info("box.claim_left_alone", run=claim.run, why=refused)
+            return None
+        LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value)
+        return Watch(
+            claim,
+            runs,
+            workers=self._seams.workers,
+            marks=self._seams.marks,
+            clock=self._seams.clock,
+            waits=self._place.waits,
+        )
+
+    def _claim(self) -> BoxClaim | None:
+        """The claim in this instance's record; None where there is none."""
+        try:
+            blob = self._seams.home().get(keys.instance(self._place.instance))
+        except ObjectNotFoundError:
+            LOG.info("box.not_recorded", instance=self._place.instance)
+            return None
+        claim = read(blob.data, InstanceRecord).claim
+        if claim is None:
+            LOG.info("box.no_claim", instance=self._place.instance)
+        return claim
+
+    def _refusal(self, claim: BoxClaim, runs: Store) -> str:
+        """Why the claim is none of this boot's; empty where it was taken up, now or by an agent before."""
+        WorkerName(run=claim.run, worker=0).checked()
+        if claim.launch is ClaimLaunch.HELD:
+            return "it says that the box does nothing"
+        if not claim.meant_for(self._boot.at):
+            return f"it is of {claim.created:%H:%M} to {claim.deadline:%H:%M}, not of this boot"
+        if not _there(runs, keys.intent(claim.run)):
+            return "its run has no intent"
+        if _there(runs, keys.settlement(claim.run)):
+            return "its run is settled"
+        return "" if self._won(claim, runs) else "another boot took it up"
+
+    def _won(self, claim: BoxClaim, runs: Store) -> bool:
+        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        key = keys.boot(claim.run)
+        if runs.create(key, msgspec.json.encode(record)):
+            return True
+        return read(runs.get(key).data, BootRecord).boot == self._boot.id
+
+
+def live(agent: BoxAgent, clock: Clock) -> None:
+    """Lets the agent do all that this boot asks of it."""
+    while (wait := agent.step()) is not None:
+        clock.sleep(wait)
+
+
+def _there(store: Store, key: str) -> bool:
+    try:
+        store.get(key)
+    except ObjectNotFoundError:
+        return False
+    return True

@@ -1,0 +1,49 @@
+"""What the box's agent leaves for the dead-man: three small files of plain numbers, gone with the power.
+
+The dead-man is root's, and reads nothing else of ours. All times are seconds since boot, which no setting
+of a clock moves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchscribe.detached import write_atomically
+
+READABLE = 0o644
+
+
+class MarkerFiles:
+    """Markers in `folder`, which lies in memory and belongs to this user."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, run: str, *, limit: float, now: float) -> float:
+        """Says that a claim was taken up, and until when. Returns the limit in force: an earlier agent
+        of this boot may have set it.
+        """
+        before = self._limit_of(run)
+        if before is not None:
+            return before
+        self.alive(now)
+        self._write("claim", f"{limit:.0f}\n{run}\n")
+        return limit
+
+    def alive(self, now: float) -> None:
+        """Says that there was progress."""
+        self._write("alive", f"{now:.0f}\n")
+
+    def off(self) -> None:
+        """Asks for the power to be switched off, now."""
+        self._write("off", "")
+
+    def _limit_of(self, run: str) -> float | None:
+        try:
+            limit, named = (self._folder / "claim").read_text().splitlines()
+        except (FileNotFoundError, ValueError):
+            return None
+        return float(limit) if named == run else None
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self._folder / name, text.encode(), mode=READABLE)

@@ -1,0 +1,251 @@
+"""What a box does for a claim that it took up: starts its workers, sees to them, and powers itself off.
+
+It ends when the work has ended, stands still, or is late; never because a controller is away. All that it
+knows lies in the store, in the workers' own records and in the markers, so an agent that died is no
+special case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.box import (
+    BoxClaim,
+    BoxEnd,
+    BoxReply,
+    BoxWaits,
+    ClaimLaunch,
+    EndRequest,
+    StartRequest,
+    WorkerName,
+    read,
+)
+from batchscribe.core.manifest import Progress
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.protocols import Clock, Store
+
+LOG = structlog.get_logger()
+IDLE_POLL_SECONDS = 2.0
+"""While a GPU that is paid for waits for work."""
+POLL_SECONDS = 5.0
+
+Mark = tuple[int, str, int, int]
+"""How far the work is: worker, phase, chunks seen, windows through the engine."""
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Workers(Protocol):
+    """The workers of this box: worker.box.Box."""
+
+    def start(self, request: StartRequest) -> BoxReply: ...
+
+    def started(self, name: WorkerName) -> bool: ...
+
+    def alive(self, name: WorkerName) -> BoxReply: ...
+
+    def cancel(self, name: EndRequest) -> BoxReply: ...
+
+
+class Marks(Protocol):
+    """What the dead-man goes by: worker.markers.MarkerFiles. Times are the clock's monotonic ones."""
+
+    def take(self, run: str, *, limit: float, now: float) -> float: ...
+
+    def alive(self, now: float) -> None: ...
+
+    def off(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the box ends. `worker` is the one that died or hung; `wait` comes before the end, in seconds."""
+
+    why: str
+    worker: int | None = None
+    wait: float = 0.0
+
+
+class Watch:
+    """One claim, from its first manifest to the end of power."""
+
+    def __init__(
+        self, claim: BoxClaim, runs: Store, *, workers: Workers, marks: Marks, clock: Clock, waits: BoxWaits
+    ) -> None:
+        self._claim = claim
+        self._runs = runs
+        self._workers = workers
+        self._marks = marks
+        self._clock = clock
+        self._waits = waits
+        now = clock.monotonic()
+        late = now + (claim.deadline - clock.now()).total_seconds() + waits.overtime
+        self._deadline = marks.take(claim.run, limit=late, now=now) - waits.overtime
+        self._worker = 0
+        self._mark: Mark | None = None
+        self._moved_at = now
+        self._idle_since = now
+        self._obeyed: bool | None = None
+        self._asked_at: float | None = None
+        self._ending = False
+
+    @property
+    def _name(self) -> WorkerName:
+        return WorkerName(run=self._claim.run, worker=self._worker)
+
+    def step(self) -> float | None:
+        """One look and at most one act. Seconds until the next; None when the power is on its way out."""
+        if self._ending:
+            self._marks.off()
+            return None
+        try:
+            verdict = self._look() or self._late() or self._stalled()
+        except (TransientError, MisconfiguredError) as error:
+            # What cannot be seen is no progress: that has a bound.
+            LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
+            verdict = self._late() or self._stalled()
+        if verdict:
+            return self._end(verdict)
+        return POLL_SECONDS if self._workers.started(self._name) else IDLE_POLL_SECONDS
+
+    def _look(self) -> Verdict | None:
+        """At the present worker, or for the next one. Raises what the store raises."""
+        # Before the last word is looked for: a worker may end between two looks.
+        running = self._running()
+        while self._has(keys.exit_record(self._claim.run, self._worker)):
+            self._go_on()
+            running = self._running()
+        if not self._workers.started(self._name):
+            return self._unstarted()
+        if running is False:
+            how = "was killed, as its controller asked" if self._obeyed else "died without a last word"
+            return Verdict(f"worker {self._worker} {how}", self._worker, self._waits.told)
+        self._obey()
+        self._follow()
+        return None
+
+    def _go_on(self) -> None:
+        self._worker += 1
+        self._idle_since = self._clock.monotonic()
+        self._obeyed = None
+
+    def _unstarted(self) -> Verdict | None:
+        if not self._has(keys.manifest(self._claim.run, self._worker)):
+            self._note((self._worker, "none", 0, 0))
+            return self._idle()
+        self._note((self._worker, "given", 0, 0))
+        if self._claim.launch is not ClaimLaunch.BOOT:
+            return None
+        if self._has(keys.cancel(self._claim.run, self._worker)):
+            return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
+        return self._start()
+
+    def _idle(self) -> Verdict | None:
+        waited = self._clock.monotonic() - self._idle_since
+        if self._worker == 0:
+            return Verdict("no work came") if waited >= self._waits.first else None
+        return Verdict("work ended") if waited >= self._waits.linger else None
+
+    def _start(self) -> Verdict | None:
+        claim = self._claim
+        url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
+        request = StartRequest(
+            run=claim.run,
+            worker=self._worker,
+            url=url,
+            # The manifest's is the worker's own affair: it leaves a last word where that is not this one.
+            release=__version__,
+            region=claim.region,
+            endpoint=claim.endpoint,
+        )
+        try:
+            self._workers.start(request)
+        except BatchscribeError as error:
+            why = f"worker {self._worker} could not be started: {error}"
+            return Verdict(why, self._worker, self._waits.told)
+        LOG.info("box.worker_started", run=claim.run, worker=self._worker)
+        return None
+
+    def _obey(self) -> None:
+        """Does what the controller left for this worker: asks it to end, or kills it."""
+        asked = self._read(keys.cancel(self._claim.run, self._worker), EndRequest)
+        if asked is None or self._obeyed in {True, asked.force}:
+            return
+        self._ask_to_end(force=asked.force)
+        self._obeyed = asked.force
+
+    def _follow(self) -> None:
+        """A reporter that goes on counting beside a hung engine is no sign of life."""
+        progress = self._read(keys.progress(self._claim.run, self._worker), Progress)
+        if progress:
+            self._note((self._worker, progress.phase.value, progress.tally.seen, progress.results))
+
+    def _note(self, mark: Mark) -> None:
+        """The first look only shows where we are: an agent that died and came again is no progress."""
+        if self._mark not in {None, mark}:
+            self._moved_at = self._clock.monotonic()
+            self._marks.alive(self._moved_at)
+        self._mark = mark
+
+    def _late(self) -> Verdict | None:
+        now = self._clock.monotonic()
+        if now < self._deadline:
+            return None
+        why = "the deadline passed"
+        if self._running() is False:
+            return Verdict(why)
+        if self._asked_at is None:
+            self._asked_at = now
+            self._ask_to_end(force=False)
+        return Verdict(why, self._worker) if now - self._asked_at >= self._waits.grace else None
+
+    def _stalled(self) -> Verdict | None:
+        silent = self._clock.monotonic() - self._moved_at
+        if silent < self._waits.silence:
+            return None
+        worker = self._worker if self._workers.started(self._name) else None
+        return Verdict(f"no progress was seen for {silent / 60:.0f} min", worker)
+
+    def _end(self, verdict: Verdict) -> float | None:
+        LOG.info("box.ends", run=self._claim.run, worker=verdict.worker, why=verdict.why)
+        self._ask_to_end(force=True)
+        end = BoxEnd(run=self._claim.run, worker=verdict.worker, why=verdict.why, at=self._clock.now())
+        try:
+            self._runs.create(keys.box_end(self._claim.run), msgspec.json.encode(end))
+        except BatchscribeError as error:
+            LOG.warning("box.last_word_not_stored", run=self._claim.run, why=str(error))
+        self._ending = True
+        return verdict.wait
+
+    def _ask_to_end(self, *, force: bool) -> None:
+        request = EndRequest(run=self._claim.run, worker=self._worker, force=force)
+        try:
+            self._workers.cancel(request)
+        except BatchscribeError as error:
+            LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
+
+    def _running(self) -> bool | None:
+        """None where its own record cannot be read: the work then shows whether it does."""
+        try:
+            return self._workers.alive(self._name).done
+        except BatchscribeError as error:
+            LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
+            return None
+
+    def _has(self, key: str) -> bool:
+        try:
+            self._runs.get(key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def _read(self, key: str, kind: type[T]) -> T | None:
+        try:
+            return read(self._runs.get(key).data, kind)
+        except ObjectNotFoundError:
+            return None

@@ -1,0 +1,504 @@
+"""A box that boots: which claims it takes up, what it does for them, and when it asks for its power off."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchscribe.core import keys
+from batchscribe.core.box import BoxWaits, ClaimLaunch
+from batchscribe.core.manifest import WorkerEnd
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.worker.boot import Boot
+from batchscribe.worker.markers import MarkerFiles
+from support.box_agent import RUN, Awake
+
+WAITS = BoxWaits()
+LOOK = 10.0
+"""At most so long is between two looks of the box, and the dead-man's."""
+
+
+@pytest.fixture
+def box() -> Awake:
+    return Awake()
+
+
+def untouched(box: Awake) -> bool:
+    """It took up nothing, started nothing, and has no marker that a dead-man would act on."""
+    return not (box.taken_by() or box.workers.requests or box.marks.taken or box.marks.off_at)
+
+
+def test_a_box_works_its_manifest_and_powers_itself_off_with_nobody_there(box: Awake) -> None:
+    box.claimed()
+    box.at(3, box.give)
+    box.at(60, lambda: box.progress(1))
+    box.at(100, box.finish)
+    off = box.live()
+    assert [(each.run, each.worker) for each in box.workers.requests] == [(RUN, 0)]
+    assert box.workers.requests[0].url == f"memory://double/{keys.manifest(RUN, 0)}"
+    assert off is not None
+    assert 100 + WAITS.linger <= off <= 100 + WAITS.linger + LOOK
+    end = box.end()
+    assert end is not None
+    assert (end.worker, end.why) == (None, "work ended")
+    assert box.taken_by() == "boot-1"
+
+
+def test_the_next_manifest_is_worked_too(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(30, box.finish)
+    box.at(30 + WAITS.linger - 5, lambda: box.give(1))
+    box.at(300, lambda: box.finish(1))
+    off = box.live()
+    assert [each.worker for each in box.workers.requests] == [0, 1]
+    assert off is not None
+    assert off >= 300 + WAITS.linger
+
+
+def test_no_work_that_ever_comes_is_waited_for(box: Awake) -> None:
+    box.claimed()
+    off = box.live()
+    assert off is not None
+    assert WAITS.first <= off <= WAITS.first + LOOK
+    end = box.end()
+    assert end is not None
+    assert end.why == "no work came"
+
+
+def test_a_box_that_a_person_started_does_nothing(box: Awake) -> None:
+    box.record(None)
+    assert box.live() is None
+    assert untouched(box)
+
+
+def test_a_box_that_was_never_recorded_does_nothing(box: Awake) -> None:
+    assert box.live() is None
+    assert untouched(box)
+
+
+@pytest.mark.parametrize(
+    ("created", "deadline", "meant"),
+    [(-60, 7200, True), (-60, -5, False), (280, 7200, True), (320, 7200, False), (-7200, -1, False)],
+)
+def test_a_claim_counts_for_the_boots_between_its_intent_and_its_deadline(
+    box: Awake, created: float, deadline: float, meant: bool
+) -> None:
+    """Seconds from the boot on; what is a little younger than the boot is a matter of clocks."""
+    at = box.boot.at
+    box.claimed(created=at + timedelta(seconds=created), deadline=at + timedelta(seconds=deadline))
+    off = box.live()
+    assert (off is not None) is meant
+    assert untouched(box) is not meant
+
+
+def test_a_claim_without_an_intent_is_left_alone(box: Awake) -> None:
+    box.record(box.claim())
+    assert box.live() is None
+    assert untouched(box)
+
+
+def test_the_claim_of_a_settled_run_is_left_alone(box: Awake) -> None:
+    box.claimed()
+    box.settle()
+    assert box.live() is None
+    assert untouched(box)
+
+
+def test_a_claim_that_holds_the_box_back_is_obeyed(box: Awake) -> None:
+    box.claimed(ClaimLaunch.HELD)
+    box.give()
+    assert box.live() is None
+    assert untouched(box)
+
+
+def test_a_second_boot_leaves_the_claim_to_the_first(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(60, box.finish)
+    assert box.live() is not None
+    again = Awake()
+    again.store, again.clock = box.store, box.clock
+    again.boot = Boot(id="boot-2", at=box.clock.now() - timedelta(seconds=5))
+    assert again.live() is None
+    assert not again.workers.requests
+    assert not again.marks.taken
+    assert box.taken_by() == "boot-1"
+
+
+def test_a_run_cannot_name_another_s_folder(box: Awake) -> None:
+    box.claimed(run="../../escape")
+    assert box.live() is None
+    assert untouched(box)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("503"), MisconfiguredError("no role yet")])
+def test_a_store_that_cannot_be_read_is_tried_again_for_a_while(box: Awake, error: Exception) -> None:
+    box.claimed()
+    box.give()
+    broken = True
+
+    def refuse(_method: str, _key: str) -> None:
+        if broken:
+            raise error
+
+    def mend() -> None:
+        nonlocal broken
+        broken = False
+
+    box.store.before = refuse
+    box.at(300, mend)
+    box.at(400, box.finish)
+    assert box.live() is not None
+    assert box.workers.requests
+
+
+def test_a_box_that_never_gets_to_see_its_record_does_nothing(box: Awake) -> None:
+    box.claimed()
+
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("503")
+
+    box.store.before = refuse
+    assert box.live() is None
+    assert box.clock.monotonic() - box.began <= WAITS.store + 2 * LOOK
+    box.store.before = lambda _method, _key: None
+    assert untouched(box)
+
+
+def test_a_lost_reply_to_its_own_record_is_no_other_boot(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    calls = 0
+
+    def lose(method: str, key: str) -> None:
+        nonlocal calls
+        if (method, key) == ("create", keys.boot(RUN)) and not calls:
+            calls += 1
+            box.store.before = lambda _method, _key: None
+            box.store.create(
+                key, b'{"run":"run-1","boot":"boot-1","at":"2026-11-23T12:00:00Z","release":"0"}'
+            )
+            box.store.before = lose
+            raise StoreUnavailableError("the reply was lost")
+
+    box.store.before = lose
+    box.at(60, box.finish)
+    assert box.live() is not None
+    assert box.workers.requests
+
+
+def test_a_dead_worker_is_named_and_its_controller_gets_a_moment(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(50, box.workers.die)
+    off = box.live()
+    end = box.end()
+    assert end is not None
+    assert (end.worker, end.why) == (0, "worker 0 died without a last word")
+    assert off is not None
+    assert 50 + WAITS.told <= off <= 50 + WAITS.told + LOOK
+
+
+def test_a_worker_that_says_its_last_word_as_it_is_looked_at_did_not_die(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    looks = 0
+
+    def between(method: str, key: str) -> None:
+        nonlocal looks
+        if key == keys.exit_record(RUN, 0):
+            looks += 1
+            if looks == 3:
+                box.finish()
+
+    box.store.before = between
+    box.live()
+    end = box.end()
+    assert end is not None
+    assert end.why == "work ended"
+
+
+def test_a_worker_that_stands_still_is_killed_and_the_power_goes_at_once(box: Awake) -> None:
+    """Its reporter goes on counting, which is no progress."""
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    for number in range(1, 2000):
+        box.at(number * 5, partial(box.progress, min(number, 4), sequence=number))
+    off = box.live()
+    assert off is not None
+    assert 20 + WAITS.silence <= off <= 20 + WAITS.silence + LOOK <= 20 + 900
+    assert box.workers.asked[-1].force
+    end = box.end()
+    assert end is not None
+    assert end.worker == 0
+
+
+def test_work_that_goes_on_is_never_cut_short(box: Awake) -> None:
+    """However long no controller looks: a window comes back every ten minutes."""
+    box.claimed()
+    box.give()
+    box.steady(10, every=600)
+    box.at(6100, box.finish)
+    off = box.live()
+    assert off is not None
+    assert off >= 6100 + WAITS.linger
+    assert max(b - a for a, b in zip(box.marks.moved, box.marks.moved[1:], strict=False)) < 900
+
+
+def test_at_the_deadline_a_worker_is_asked_to_end_and_waited_for(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.steady(12, every=600)
+    box.workers.on_end = lambda request: box.at(20, lambda: box.finish(request.worker, WorkerEnd.STOPPED))
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False]
+    assert off is not None
+    assert 7200 <= off <= 7200 + WAITS.grace + LOOK
+    end = box.end()
+    assert end is not None
+    assert end.why == "the deadline passed"
+
+
+def test_a_deaf_worker_is_killed_after_the_deadline(box: Awake) -> None:
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    box.steady(12, every=600)
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False, True]
+    end = box.end()
+    assert end is not None
+    assert end.worker == 0
+    assert off is not None
+    assert off <= 7200 + WAITS.grace + LOOK
+    assert box.marks.limit is not None
+    assert box.marks.limit - box.began == pytest.approx(7200 + WAITS.overtime)
+
+
+def test_a_wall_clock_that_jumps_moves_no_deadline(box: Awake) -> None:
+    box.claimed()
+    box.give()
+
+    def jump() -> None:
+        box.clock._now -= timedelta(hours=5)
+
+    box.steady(29, every=600)
+    agent = box.agent()
+    assert agent.step() == 0.0
+    jump()
+    while (wait := agent.step()) is not None:
+        box.clock.sleep(wait)
+        if box.clock.monotonic() - box.began > 3600:
+            break
+    assert agent._watch is not None
+    assert agent._watch._deadline - box.began == pytest.approx(7200)
+
+
+def test_a_controller_may_call_a_worker_off_through_the_store(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.workers.on_end = lambda request: box.finish(request.worker, WorkerEnd.STOPPED)
+    box.at(60, box.call_off)
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False]
+    assert off is not None
+    assert 60 <= off <= 60 + WAITS.linger + 2 * LOOK
+
+
+def test_a_deaf_worker_is_killed_where_its_controller_insists(box: Awake) -> None:
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    box.at(60, box.call_off)
+    box.at(90, lambda: box.call_off(force=True))
+    box.live()
+    assert [each.force for each in box.workers.asked] == [False, True]
+    end = box.end()
+    assert end is not None
+    assert end.why == "worker 0 was killed, as its controller asked"
+
+
+def test_a_worker_that_was_called_off_is_not_begun(box: Awake) -> None:
+    box.claimed()
+    box.call_off()
+    box.give()
+    assert box.live() is not None
+    assert box.workers.requests == []
+
+
+def test_a_worker_that_cannot_be_started_is_a_last_word(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.workers.error = MisconfiguredError("chmod 600 your env")
+    off = box.live()
+    end = box.end()
+    assert end is not None
+    assert end.worker == 0
+    assert "chmod 600" in end.why
+    assert off is not None
+    assert off <= WAITS.told + LOOK
+
+
+def test_over_ssh_the_box_starts_nothing_and_still_powers_off(box: Awake) -> None:
+    box.claimed(ClaimLaunch.SSH)
+    box.at(60, box.give)
+    box.at(65, box.workers.begin)
+    box.at(200, box.finish)
+    off = box.live()
+    assert box.workers.requests == []
+    assert off is not None
+    assert 200 + WAITS.linger <= off <= 200 + WAITS.linger + LOOK
+
+
+def test_over_ssh_a_worker_that_nobody_starts_has_a_bound(box: Awake) -> None:
+    box.claimed(ClaimLaunch.SSH)
+    box.at(60, box.give)
+    off = box.live()
+    assert off is not None
+    assert off <= 60 + WAITS.silence + LOOK
+    end = box.end()
+    assert end is not None
+    assert end.worker is None
+
+
+def test_a_store_that_goes_away_under_the_work_has_a_bound(box: Awake) -> None:
+    box.claimed()
+    box.give()
+
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("no network")
+
+    def cut() -> None:
+        box.store.before = refuse
+
+    box.at(100, cut)
+    off = box.live()
+    assert off is not None
+    assert off <= 100 + WAITS.silence + LOOK
+    assert box.workers.asked[-1].force
+
+
+def test_a_store_that_comes_back_is_no_end(box: Awake) -> None:
+    box.claimed()
+    box.give()
+
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("no network")
+
+    def cut() -> None:
+        box.store.before = refuse
+
+    def heal() -> None:
+        box.store.before = lambda _method, _key: None
+        box.progress(9)
+
+    box.at(100, cut)
+    box.at(700, heal)
+    box.at(1200, box.finish)
+    off = box.live()
+    assert off is not None
+    assert off >= 1200 + WAITS.linger
+
+
+def test_an_agent_that_keeps_dying_is_no_progress(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    for _ in range(40):
+        agent = box.agent()
+        for _ in range(6):
+            wait = agent.step()
+            assert wait is not None
+            box.clock.sleep(wait)
+    before = len(box.marks.moved)
+    for _ in range(5):
+        box.agent().step()
+        box.agent().step()
+    assert len(box.marks.moved) == before
+    assert len(box.workers.requests) == 1
+    # The work was given once; no agent that came again called that progress.
+    assert box.marks.moved[-1] - box.began < 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    deaths=st.lists(st.integers(min_value=0, max_value=60), max_size=12),
+    manifests=st.integers(min_value=1, max_value=3),
+)
+def test_an_agent_that_dies_anywhere_is_followed_by_one_that_goes_on(
+    deaths: list[int], manifests: int
+) -> None:
+    """Each death comes after so many steps of one agent, before or after any of its records."""
+    box = Awake()
+    box.claimed()
+    for number in range(manifests):
+        box.at(number * 100 + 1, partial(box.give, number))
+        box.at(number * 100 + 80, partial(box.finish, number))
+    for steps in deaths:
+        agent = box.agent()
+        for _ in range(steps):
+            wait = agent.step()
+            if wait is None:
+                break
+            box.clock.sleep(wait)
+    off = box.live()
+    assert [each.worker for each in box.workers.requests] == list(range(manifests))
+    assert off is not None
+    end = box.end()
+    assert end is not None
+    assert end.why == "work ended"
+
+
+@settings(max_examples=60, deadline=None)
+@given(call=st.integers(min_value=0, max_value=25))
+def test_an_agent_that_dies_at_any_call_of_the_store_is_followed_by_one_that_goes_on(call: int) -> None:
+    box = Awake()
+    box.claimed()
+    box.give()
+    box.at(40, box.finish)
+    calls = 0
+
+    def die(_method: str, _key: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit(9)
+
+    box.store.before = die
+    try:
+        box.live()
+    except SystemExit:
+        box.live()
+    box.store.before = lambda _method, _key: None
+    assert len(box.workers.requests) == 1
+    assert box.marks.off_at is not None
+    end = box.end()
+    assert end is not None
+    assert end.why == "work ended"
+
+
+def test_the_markers_are_plain_numbers_that_anybody_may_read(tmp_path: Path) -> None:
+    markers = MarkerFiles(tmp_path)
+    assert markers.take("run-1", limit=7380.4, now=20.2) == 7380.4
+    assert (tmp_path / "claim").read_text() == "7380\nrun-1\n"
+    assert (tmp_path / "alive").read_text() == "20\n"
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+    markers.alive(99.9)
+    assert (tmp_path / "alive").read_text() == "100\n"
+    assert not (tmp_path / "off").exists()
+    markers.off()
+    assert (tmp_path / "off").exists()
+
+
+def test_an_agent_that_comes_again_keeps_the_limit_and_moves_no_marker(tmp_path: Path) -> None:
+    MarkerFiles(tmp_path).take("run-1", limit=7380.0, now=20.0)
+    assert MarkerFiles(tmp_path).take("run-1", limit=99_999.0, now=500.0) == 7380.0
+    assert (tmp_path / "alive").read_text() == "20\n"
+    (tmp_path / "claim").write_text("torn")
+    assert MarkerFiles(tmp_path).take("run-1", limit=8000.0, now=600.0) == 8000.0
