@@ -29,6 +29,7 @@ class Case:
     instance: str
     clock: FakeClock
     missing: str = "i-0123456789abcdef0"
+    one_type: bool = False
 
     def claim(self, run: str = "run-1") -> Claim:
         return Claim(instance=self.instance, run=run, deadline=DEADLINE)
@@ -58,7 +59,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
         return Case(fake, fake.start_unclaimed, "i-0fake", clock)
     if request.param == "local":
         local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
-        return Case(local, local.start_unclaimed, LOCAL_ID, clock)
+        return Case(local, local.start_unclaimed, LOCAL_ID, clock, one_type=True)
     endpoint: str = request.getfixturevalue("endpoint")
     ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
     return Case(ec2, ec2.start_unclaimed, make_stopped_instance(endpoint), clock)
@@ -136,6 +137,23 @@ def test_starting_what_does_not_exist_is_a_setting_to_mend(case: Case) -> None:
     claim = Claim(instance=case.missing, run="run-1", deadline=DEADLINE)
     with pytest.raises(MisconfiguredError):
         case.compute.start(claim)
+
+
+def test_a_stopped_instance_gets_another_type_from_its_next_start_on(case: Case) -> None:
+    if case.one_type:
+        with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_TYPES"):
+            case.compute.change_type(case.instance, "g6.xlarge")
+        return
+    case.compute.change_type(case.instance, "g6.xlarge")
+    case.compute.change_type(case.instance, "g6.xlarge")
+    assert case.compute.describe(case.instance).type == "g6.xlarge"
+    case.compute.start(case.claim())
+    assert case.until(InstanceState.RUNNING).type == "g6.xlarge"
+
+
+def test_what_does_not_exist_gets_no_type(case: Case) -> None:
+    with pytest.raises(MisconfiguredError):
+        case.compute.change_type(case.missing, "g6.xlarge")
 
 
 def test_stopping_or_releasing_what_does_not_exist_is_harmless(case: Case) -> None:

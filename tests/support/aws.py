@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 
+from batchscribe.core.orders import GROUP
 from support.s3 import REGION
 
 
@@ -24,3 +25,9 @@ def _maker(endpoint: str) -> tuple[Any, str]:
     """A client and an image: both take a second to find, and every test needs them."""
     client: Any = boto3.session.Session().client("ec2", region_name=REGION, endpoint_url=endpoint)
     return client, client.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+
+
+def make_schedule_group(endpoint: str) -> None:
+    """The schedule group that the template would make."""
+    client: Any = boto3.session.Session().client("scheduler", region_name=REGION, endpoint_url=endpoint)
+    client.create_schedule_group(Name=GROUP)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import main_thread
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,11 @@ from batchscribe.core.instances import Claim, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
+    CredentialsError,
     InterruptedRunError,
     MisconfiguredError,
     NoCapacityError,
+    QuotaError,
 )
 from support.aws import make_stopped_instance
 from support.faults import Drop, Fault, FaultProxy, Hang, Refusal, fault_proxy
@@ -96,17 +99,18 @@ def test_a_request_that_never_arrived_starts_nothing(
 @pytest.mark.parametrize(
     ("refusal", "expected"),
     [
-        (Refusal("InsufficientInstanceCapacity", 500), (NoCapacityError, "zone")),
+        (Refusal("InsufficientInstanceCapacity", 500), (NoCapacityError, "GPU_INSTANCE_TYPES")),
         (Refusal("InsufficientInstanceCapacity", 400), (NoCapacityError, "next check")),
-        (Refusal("VcpuLimitExceeded", 400), (NoCapacityError, "Service Quotas")),
-        (Refusal("InstanceLimitExceeded", 400), (NoCapacityError, "Service Quotas")),
+        (Refusal("Unsupported", 400), (NoCapacityError, "GPU_INSTANCE_TYPES")),
+        (Refusal("VcpuLimitExceeded", 400), (QuotaError, "Service Quotas")),
+        (Refusal("InstanceLimitExceeded", 400), (QuotaError, "Service Quotas")),
         (Refusal("RequestLimitExceeded", 503), (ComputeUnavailableError, "look again")),
         (Refusal("InternalError", 500), (ComputeUnavailableError, "look again")),
         (Refusal("NeverHeardOf", 502), (ComputeUnavailableError, "look again")),
         (Refusal("IncorrectInstanceState", 400), (ComputeUnavailableError, "look again")),
         (Refusal("UnauthorizedOperation", 403), (MisconfiguredError, "ec2:StartInstances")),
-        (Refusal("AuthFailure", 401), (MisconfiguredError, "renew")),
-        (Refusal("RequestExpired", 400), (MisconfiguredError, "renew")),
+        (Refusal("AuthFailure", 401), (CredentialsError, "renew")),
+        (Refusal("RequestExpired", 400), (CredentialsError, "renew")),
         (Refusal("InvalidInstanceID.Malformed", 400), (MisconfiguredError, "GPU_INSTANCE_ID")),
         (Refusal("NeverHeardOf", 400), (MisconfiguredError, "NeverHeardOf")),
     ],
@@ -124,6 +128,52 @@ def test_every_refusal_has_its_meaning(
         compute.start(claim(instance))
     assert caught.type is kind
     assert "\n" not in str(caught.value)
+
+
+def test_missing_capacity_is_not_asked_for_again_by_itself(proxy: FaultProxy, instance: str) -> None:
+    proxy.plan("StartInstances", *[Refusal("InsufficientInstanceCapacity", 500)] * 4)
+    with pytest.raises(NoCapacityError):
+        patient(proxy, attempts=4).start(claim(instance))
+    assert proxy.calls.count("StartInstances") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("IncorrectInstanceState", (ComputeUnavailableError, "look again")),
+        ("InvalidParameterValue", (MisconfiguredError, "GPU_INSTANCE_TYPES")),
+        ("Unsupported", (MisconfiguredError, "GPU_INSTANCE_TYPES")),
+        ("UnauthorizedOperation", (MisconfiguredError, "ec2:ModifyInstanceAttribute")),
+    ],
+)
+def test_a_type_that_cannot_be_had_has_its_meaning(
+    compute: Ec2Compute,
+    proxy: FaultProxy,
+    instance: str,
+    code: str,
+    expected: tuple[type[BatchscribeError], str],
+) -> None:
+    kind, says = expected
+    proxy.plan("ModifyInstanceAttribute", Refusal(code))
+    with pytest.raises(kind, match=says):
+        compute.change_type(instance, "g6.xlarge")
+
+
+@pytest.mark.parametrize(
+    ("force", "expected"), [(False, {"Force": False}), (True, {"Force": True, "SkipOsShutdown": True})]
+)
+def test_only_a_forced_stop_skips_the_operating_system(
+    endpoint: str, instance: str, force: bool, expected: dict[str, bool]
+) -> None:
+    compute, sent = Ec2Compute(region=REGION, endpoint=endpoint), []
+
+    def seen(params: dict[str, Any], **_event: object) -> None:
+        sent.append(dict(params))
+
+    compute._client.meta.events.register("provide-client-params.ec2.StopInstances", seen)
+    compute.stop(instance, force=force)
+    assert sent == [{"InstanceIds": [instance]} | expected]
+    assert compute.describe(instance).state is InstanceState.STOPPED
 
 
 def test_a_throttle_is_tried_again_and_not_for_ever(

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from botocore import exceptions as boto
-from botocore.config import Config
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
+from batchscribe.adapters.aws import AGAIN, Api, Meaning, code_of, let_ours_through, patience
 from batchscribe.core.instances import RELEASED_TAGS, Claim, Instance, InstanceState
-from batchscribe.errors import (
-    BatchscribeError,
-    ComputeUnavailableError,
-    MisconfiguredError,
-    NoCapacityError,
-)
+from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -30,90 +24,60 @@ class _MissingError(MisconfiguredError):
     """There is no such instance."""
 
 
-_Kind = type[BatchscribeError]
-_CAPACITY = (
+_CAPACITY: Meaning = (
     NoCapacityError,
     (
-        "EC2 has no capacity for {instance} right now ({code}): nothing was started; the next check tries "
-        "again, or change its type or its zone"
+        "EC2 has no capacity for {subject} right now ({code}): nothing was started; the next check tries "
+        "again, or name types to change to in GPU_INSTANCE_TYPES"
     ),
 )
-_QUOTA = (
-    NoCapacityError,
+_QUOTA: Meaning = (
+    QuotaError,
     (
-        "the account's quota does not let {instance} start ({code}): nothing was started; ask for more vCPUs "
+        "the account's quota does not let {subject} start ({code}): nothing was started; ask for more vCPUs "
         "under Service Quotas, EC2"
     ),
 )
-_DENIED = (
-    MisconfiguredError,
-    "the right {right} on {instance} is missing: grant it to these credentials",
+_NO_CAPACITY = (
+    "InsufficientCapacity",
+    "InsufficientHostCapacity",
+    "InsufficientInstanceCapacity",
+    "Unsupported",
 )
-_CREDENTIALS = (MisconfiguredError, "AWS does not accept these credentials ({code}): renew them")
-_AGAIN = (ComputeUnavailableError, "EC2 did not do {right} on {instance} now ({code}): look again")
-_MEANINGS: dict[str, tuple[_Kind, str]] = {
+_MEANINGS: dict[str, Meaning] = {
     "InvalidInstanceID.NotFound": (
         _MissingError,
-        "there is no instance {instance} in {region}: mend GPU_INSTANCE_ID or AWS_REGION",
+        "there is no instance {subject} in {region}: mend GPU_INSTANCE_ID or AWS_REGION",
     ),
     "InvalidInstanceID.Malformed": (
         MisconfiguredError,
-        "{instance} is not the id of an instance: mend GPU_INSTANCE_ID (it looks like i-0123456789abcdef0)",
+        "{subject} is not the id of an instance: mend GPU_INSTANCE_ID (it looks like i-0123456789abcdef0)",
     ),
     "OperationNotPermitted": (
         MisconfiguredError,
-        "{right} on {instance} is not permitted: switch off its stop protection (DisableApiStop)",
+        "{right} on {subject} is not permitted: switch off its stop protection (DisableApiStop)",
     ),
-    **dict.fromkeys(
-        (
-            "InsufficientCapacity",
-            "InsufficientHostCapacity",
-            "InsufficientInstanceCapacity",
-            "Unsupported",
-        ),
-        _CAPACITY,
-    ),
+    **dict.fromkeys(_NO_CAPACITY, _CAPACITY),
     **dict.fromkeys(("InstanceLimitExceeded", "VcpuLimitExceeded"), _QUOTA),
-    **dict.fromkeys(("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"), _DENIED),
-    **dict.fromkeys(
-        (
-            "AuthFailure",
-            "ExpiredToken",
-            "ExpiredTokenException",
-            "InvalidClientTokenId",
-            "MissingAuthenticationToken",
-            "RequestExpired",
-            "SignatureDoesNotMatch",
-            "UnrecognizedClientException",
-        ),
-        _CREDENTIALS,
-    ),
-    **dict.fromkeys(
-        (
-            "IncorrectInstanceState",
-            "IncorrectState",
-            "RequestLimitExceeded",
-            "RequestThrottled",
-            "Throttling",
-            "ThrottlingException",
-            "TooManyRequestsException",
-        ),
-        _AGAIN,
-    ),
+    **dict.fromkeys(("IncorrectInstanceState", "IncorrectState"), AGAIN),
 }
 """What each of EC2's error codes means here, with the line for a person."""
-_NO_ANSWER = (
-    boto.ConnectionError,
-    boto.HTTPClientError,
-    boto.IncompleteReadError,
-    ResponseParserError,
+_WRONG_TYPE: Meaning = (
+    MisconfiguredError,
+    "{subject} cannot have the type that GPU_INSTANCE_TYPES names ({code}): name types that fit its image",
 )
-_NO_CREDENTIALS_YET = (
-    boto.CredentialRetrievalError,
-    boto.MetadataRetrievalError,
-    boto.TokenRetrievalError,
+_TYPE_MEANINGS = dict.fromkeys(
+    (
+        "InvalidAttributeValue",
+        "InvalidInstanceAttributeValue",
+        "InvalidInstanceType",
+        "InvalidParameterCombination",
+        "InvalidParameterValue",
+        "Unsupported",
+        "UnsupportedOperation",
+    ),
+    _WRONG_TYPE,
 )
-"""Credentials are handed out here, but not at this moment. What a program said of it is not shown."""
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
@@ -135,16 +99,12 @@ class Ec2Compute:
     ) -> None:
         self._region = region
         self._endpoint = endpoint
-        self._config = Config(
-            # `max_attempts` would count the retries only.
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-        )
+        self._config = patience(attempts, connect_timeout, read_timeout)
+        self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, instance: str) -> Instance:
         try:
-            with self._translated("ec2:DescribeInstances", instance):
+            with self._asked("ec2:DescribeInstances", instance):
                 answer = self._client.describe_instances(InstanceIds=[instance])
         except _MissingError:
             return Instance(id=instance, state=InstanceState.MISSING)
@@ -161,9 +121,11 @@ class Ec2Compute:
         self._start(instance)
 
     def stop(self, instance: str, *, force: bool = False) -> None:
+        # What a forced stop is for is an operating system that does not shut down.
+        how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
         try:
-            with self._translated("ec2:StopInstances", instance):
-                self._client.stop_instances(InstanceIds=[instance], Force=force)
+            with self._asked("ec2:StopInstances", instance):
+                self._client.stop_instances(InstanceIds=[instance], **how)
         except _MissingError:
             return
 
@@ -174,79 +136,52 @@ class Ec2Compute:
             return
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        with self._translated("ec2:ModifyInstanceAttribute", instance):
+        with self._asked("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
             self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
         """`SHA256:…` of every host key that the console shows; only the first boot prints them."""
-        with self._translated("ec2:GetConsoleOutput", instance):
+        with self._asked("ec2:GetConsoleOutput", instance):
             answer = self._client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
     def _start(self, instance: str) -> None:
-        with self._translated("ec2:StartInstances", instance):
+        with self._asked("ec2:StartInstances", instance):
             self._client.start_instances(InstanceIds=[instance])
 
     def _tag(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]
-        with self._translated("ec2:CreateTags", instance):
+        with self._asked("ec2:CreateTags", instance):
             self._client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
+
+    @cached_property
+    def _may_skip(self) -> bool:
+        """An older botocore does not know how to skip the operating system's shutdown."""
+        known = self._client.meta.service_model.operation_model("StopInstances").input_shape
+        return "SkipOsShutdown" in getattr(known, "members", {})
 
     @cached_property
     def _client(self) -> EC2Client:
         client = boto3.session.Session().client(
             "ec2", region_name=self._region, endpoint_url=self._endpoint, config=self._config
         )
-        client.meta.events.register_first("needs-retry.ec2", _let_ours_through)
+        client.meta.events.register_first("needs-retry.ec2", let_ours_through)
+        client.meta.events.register_first("needs-retry.ec2.StartInstances", _no_second_try)
         return client
 
-    @contextmanager
-    def _translated(self, right: str, instance: str) -> Iterator[None]:
+    def _asked(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
         if not instance:
             raise MisconfiguredError("GPU_INSTANCE_ID is not set: name the instance that has the GPU")
-        try:
-            yield
-        except boto.ClientError as error:
-            raise _translate(error, right, instance, self._region or "the default region") from error
-        except _NO_ANSWER as error:
-            raise ComputeUnavailableError(
-                f"EC2 did not answer ({type(error).__name__}): whether {right} was done on {instance} is "
-                "unknown; look again"
-            ) from error
-        except _NO_CREDENTIALS_YET as error:
-            raise ComputeUnavailableError(
-                f"no credentials came for {right} on {instance} ({type(error).__name__}): look again"
-            ) from error
-        except boto.BotoCoreError as error:
-            raise MisconfiguredError(
-                f"EC2 cannot be asked: {_line(error)} Check AWS_REGION, and the credentials with "
-                "`aws sts get-caller-identity`"
-            ) from error
+        return self._api.asked(right, instance, **meanings)
 
 
-def _let_ours_through(caught_exception: Exception | None = None, **_event: object) -> None:
-    """Ends a call at once when a signal was raised inside of it.
-
-    botocore takes any exception from within a request for trouble on the network, wraps it and tries
-    again: the request to end would be lost.
+def _no_second_try(response: tuple[object, Mapping[str, Any]] | None = None, **_event: object) -> None:
+    """Missing capacity comes as a server error, which botocore repeats: what to do about it, and when to
+    ask again, is decided by the run.
     """
-    details: Mapping[str, object] = getattr(caught_exception, "kwargs", {})
-    for error in (caught_exception, details.get("error")):
-        if isinstance(error, BatchscribeError):
-            raise error
-
-
-def _translate(error: boto.ClientError, right: str, instance: str, region: str) -> BatchscribeError:
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    busy = status >= 500 or status == 429
-    unknown = (MisconfiguredError, "EC2 refused {right} on {instance}: {text}")
-    kind, line = _MEANINGS.get(code, _AGAIN if busy else unknown)
-    return kind(line.format(code=code, right=right, instance=instance, region=region, text=_line(error)))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    parsed = response[1] if response else {}
+    if code_of(parsed) in _NO_CAPACITY:
+        raise ClientError(parsed, "StartInstances")  # type: ignore[arg-type]
 
 
 def _instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:

@@ -1,0 +1,158 @@
+"""What every adapter of an AWS API shares: bounded clients, and one meaning for each error code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from botocore import exceptions as boto
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    CredentialsError,
+    MisconfiguredError,
+)
+
+Meaning = tuple[type[BatchscribeError], str]
+"""An error of ours, and its line: `{right}`, `{subject}`, `{region}`, `{code}`, `{service}`, `{text}`."""
+AGAIN: Meaning = (
+    ComputeUnavailableError,
+    "{service} did not do {right} on {subject} now ({code}): look again",
+)
+_DENIED: Meaning = (
+    MisconfiguredError,
+    "the right {right} on {subject} is missing: grant it to these credentials (`batchscribe iam-policy`)",
+)
+_CREDENTIALS: Meaning = (
+    CredentialsError,
+    "AWS does not accept these credentials ({code}): renew them; nothing was changed on {subject}",
+)
+_UNKNOWN: Meaning = (MisconfiguredError, "{service} refused {right} on {subject}: {text}")
+MEANINGS: dict[str, Meaning] = {
+    **dict.fromkeys(("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"), _DENIED),
+    **dict.fromkeys(
+        (
+            "AuthFailure",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "InvalidClientTokenId",
+            "MissingAuthenticationToken",
+            "RequestExpired",
+            "SignatureDoesNotMatch",
+            "UnrecognizedClientException",
+        ),
+        _CREDENTIALS,
+    ),
+    **dict.fromkeys(
+        (
+            "RequestLimitExceeded",
+            "RequestThrottled",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequestsException",
+        ),
+        AGAIN,
+    ),
+}
+"""What error codes mean on every API of AWS."""
+_NO_ANSWER = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    ResponseParserError,
+)
+_NO_CREDENTIALS_YET = (
+    boto.CredentialRetrievalError,
+    boto.MetadataRetrievalError,
+    boto.TokenRetrievalError,
+)
+"""Credentials are handed out here, but not at this moment. What a program said of it is not shown."""
+
+
+def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
+    """At most `attempts` tries in all, each bounded by both timeouts (seconds)."""
+    return Config(
+        # `max_attempts` would count the retries only.
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+    )
+
+
+def let_ours_through(caught_exception: Exception | None = None, **_event: object) -> None:
+    """Ends a call at once when a signal was raised inside of it; for the event `needs-retry`.
+
+    botocore takes any exception from within a request for trouble on the network, wraps it and tries
+    again: the request to end would be lost.
+    """
+    details: Mapping[str, object] = getattr(caught_exception, "kwargs", {})
+    for error in (caught_exception, details.get("error")):
+        if isinstance(error, BatchscribeError):
+            raise error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """One API as people know it, and what its error codes mean beside those that all have."""
+
+    service: str
+    region: str | None
+    meanings: Mapping[str, Meaning]
+
+    @contextmanager
+    def asked(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
+        """Whatever boto raises in the block becomes an error of ours; `meanings` hold for this call only."""
+        try:
+            yield
+        except boto.ClientError as error:
+            raise self._meant(error, right, subject, meanings) from error
+        except _NO_ANSWER as error:
+            raise ComputeUnavailableError(
+                f"{self.service} did not answer ({type(error).__name__}): whether {right} was done on "
+                f"{subject} is unknown; look again"
+            ) from error
+        except _NO_CREDENTIALS_YET as error:
+            raise ComputeUnavailableError(
+                f"no credentials came for {right} on {subject} ({type(error).__name__}): look again"
+            ) from error
+        except boto.NoCredentialsError as error:
+            raise CredentialsError(f"{self.service} cannot be asked: {_line(error)} {_CHECK}") from error
+        except boto.BotoCoreError as error:
+            raise MisconfiguredError(f"{self.service} cannot be asked: {_line(error)} {_CHECK}") from error
+
+    def _meant(
+        self, error: boto.ClientError, right: str, subject: str, meanings: Mapping[str, Meaning]
+    ) -> BatchscribeError:
+        code = code_of(error.response)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        busy = status >= 500 or status == 429
+        known = {**MEANINGS, **self.meanings, **meanings}
+        kind, line = known.get(code, AGAIN if busy else _UNKNOWN)
+        region = self.region or "the default region"
+        return kind(
+            line.format(
+                code=code,
+                right=right,
+                subject=subject,
+                region=region,
+                service=self.service,
+                text=_line(error),
+            )
+        )
+
+
+_CHECK = "Check AWS_REGION, and the credentials with `aws sts get-caller-identity`"
+
+
+def code_of(response: Mapping[str, object]) -> str:
+    """The error code in a response as botocore parsed it; empty where it is none."""
+    error = response.get("Error", {})
+    return str(error.get("Code", "")) if isinstance(error, dict) else ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

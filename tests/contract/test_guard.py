@@ -1,0 +1,265 @@
+"""What every Guard does: one suite on the double, and on EventBridge Scheduler as moto plays it.
+
+moto stores schedules, looks at none of them and never fires one. What EventBridge would refuse is asked
+of the double's own validator, with the request that the adapter really sends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.stub import ANY, Stubber
+
+from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
+from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, Claim
+from batchscribe.core.orders import GROUP, order_of
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    CredentialsError,
+    MisconfiguredError,
+)
+from batchscribe.protocols import Guard
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.eventbridge import refusals
+from batchscribe.testing.guard import ROLE, FakeGuard
+from support.aws import make_schedule_group
+from support.s3 import REGION, aws_environment, moto_server
+
+if TYPE_CHECKING:
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+
+DEADLINE = datetime(2030, 1, 1, 14, 0, 0, 123456, tzinfo=UTC)
+NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Case:
+    guard: Guard
+    instance: str
+    without_group: Callable[[], Guard]
+
+    def claim(self, run: str = "20300101-120000-abcdef", *, deadline: datetime = DEADLINE) -> Claim:
+        return Claim(instance=self.instance, run=run, deadline=deadline)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with aws_environment(), moto_server() as endpoint:
+        make_schedule_group(endpoint)
+        yield endpoint
+
+
+def real(endpoint: str, *, region: str = REGION, attempts: int = 1) -> EventBridgeGuard:
+    return EventBridgeGuard(role=ROLE, region=region, endpoint=endpoint, attempts=attempts)
+
+
+@pytest.fixture(params=["double", "eventbridge"])
+def case(request: pytest.FixtureRequest) -> Case:
+    instance = f"i-{next(NUMBERS):017x}"
+    if request.param == "double":
+        clock = FakeClock(DEADLINE - timedelta(hours=2))
+        fake = FakeGuard(clock, lambda _instance: None)
+        return Case(fake, instance, lambda: FakeGuard(clock, lambda _instance: None, groups=frozenset()))
+    endpoint: str = request.getfixturevalue("endpoint")
+    return Case(real(endpoint), instance, lambda: real(endpoint, region="eu-west-1"))
+
+
+def test_an_order_stands_until_it_is_taken_back(case: Case) -> None:
+    assert case.guard.armed(case.instance) == frozenset()
+    case.guard.arm(case.claim("run-1"))
+    case.guard.arm(case.claim("run-2"))
+    assert case.guard.armed(case.instance) == {"run-1", "run-2"}
+    case.guard.disarm(case.instance, "run-1")
+    assert case.guard.armed(case.instance) == {"run-2"}
+
+
+def test_repeating_either_is_harmless(case: Case) -> None:
+    case.guard.arm(case.claim())
+    case.guard.arm(case.claim())
+    assert len(case.guard.armed(case.instance)) == 1
+    case.guard.disarm(case.instance, case.claim().run)
+    case.guard.disarm(case.instance, case.claim().run)
+    assert case.guard.armed(case.instance) == frozenset()
+
+
+def test_an_order_belongs_to_one_instance_even_where_another_ids_begin_alike(case: Case) -> None:
+    case.guard.arm(case.claim())
+    assert case.guard.armed(case.instance[:-1]) == frozenset()
+
+
+def test_an_account_without_the_group_has_no_orders(case: Case) -> None:
+    guard = case.without_group()
+    assert guard.armed(case.instance) == frozenset()
+    guard.disarm(case.instance, "run-1")
+
+
+def test_every_guard_says_what_it_is(case: Case) -> None:
+    assert case.guard.description
+    assert "\n" not in case.guard.description
+
+
+# From here on: the real adapter alone.
+
+
+def scheduler(endpoint: str) -> EventBridgeSchedulerClient:
+    return boto3.session.Session().client("scheduler", region_name=REGION, endpoint_url=endpoint)
+
+
+def fresh_claim() -> Claim:
+    return Claim(instance=f"i-{next(NUMBERS):017x}", run="20300101-120000-abcdef", deadline=DEADLINE)
+
+
+def test_what_the_adapter_really_sends_is_what_eventbridge_accepts(endpoint: str) -> None:
+    guard, sent = real(endpoint), []
+
+    def seen(params: dict[str, Any], **_event: object) -> None:
+        sent.append(dict(params))
+
+    guard._client.meta.events.register("provide-client-params.scheduler.CreateSchedule", seen)
+    guard._client.meta.events.register("provide-client-params.scheduler.UpdateSchedule", seen)
+    claim = fresh_claim()
+    guard.arm(claim)
+    guard.arm(Claim(instance=claim.instance, run=claim.run, deadline=DEADLINE + timedelta(hours=1)))
+    created, again, updated = sent
+    assert again == updated
+    now = DEADLINE - timedelta(hours=2)
+    assert [refusals(request, now) for request in (created, updated)] == [[], []]
+    assert created["Target"]["Arn"] == "arn:aws:scheduler:::aws-sdk:ec2:stopInstances"
+    assert created["Target"]["Input"] == f'{{"InstanceIds": ["{claim.instance}"]}}'
+    assert created["ActionAfterCompletion"] == "DELETE"
+    assert created["Target"]["RetryPolicy"]["MaximumEventAgeInSeconds"] == 60
+
+
+def test_what_is_kept_is_what_was_asked_for(endpoint: str) -> None:
+    claim = fresh_claim()
+    real(endpoint).arm(claim)
+    kept = scheduler(endpoint).get_schedule(Name=order_of(claim).name, GroupName=GROUP)
+    whole = DEADLINE.replace(microsecond=0)
+    assert (kept["StartDate"], kept["EndDate"]) == (whole + GUARD_FIRST, whole + GUARD_LAST)
+    assert (kept["State"], kept["ScheduleExpression"]) == ("ENABLED", "rate(5 minutes)")
+
+
+def test_another_deadline_replaces_the_order(endpoint: str) -> None:
+    claim = fresh_claim()
+    later = Claim(instance=claim.instance, run=claim.run, deadline=DEADLINE + timedelta(hours=1))
+    real(endpoint).arm(claim)
+    real(endpoint).arm(later)
+    kept = scheduler(endpoint).get_schedule(Name=order_of(claim).name, GroupName=GROUP)
+    assert kept["StartDate"] == order_of(later).first
+
+
+def switched_off(endpoint: str, claim: Claim) -> None:
+    request: Any = order_of(claim).request(ROLE) | {"State": "DISABLED"}
+    scheduler(endpoint).update_schedule(**request)
+
+
+def test_an_order_that_somebody_switched_off_does_not_stand_and_is_given_anew(endpoint: str) -> None:
+    claim, guard = fresh_claim(), real(endpoint)
+    guard.arm(claim)
+    switched_off(endpoint, claim)
+    assert guard.armed(claim.instance) == frozenset()
+    guard.arm(claim)
+    assert guard.armed(claim.instance) == {claim.run}
+
+
+def test_orders_are_counted_over_every_page(endpoint: str) -> None:
+    guard, instance = real(endpoint), f"i-{next(NUMBERS):017x}"
+    page: dict[str, Any] = {"Name": f"{instance}.run-1", "GroupName": GROUP}
+    with Stubber(guard._client) as stub:
+        asked = {"GroupName": GROUP, "NamePrefix": f"{instance}.", "State": "ENABLED"}
+        stub.add_response("list_schedules", {"Schedules": [page], "NextToken": "more"}, asked)
+        last = {"Schedules": [page | {"Name": f"{instance}.run-2"}]}
+        stub.add_response("list_schedules", last, asked | {"NextToken": "more"})
+        assert guard.armed(instance) == {"run-1", "run-2"}
+        stub.assert_no_pending_responses()
+
+
+def kept(claim: Claim, **otherwise: object) -> dict[str, Any]:
+    request = order_of(claim).request(ROLE)
+    return {name: value for name, value in request.items() if name != "ClientToken"} | otherwise
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "said"),
+    [
+        ({"State": "DISABLED"}, "State"),
+        ({"StartDate": DEADLINE}, "StartDate"),
+        ({"EndDate": DEADLINE + timedelta(days=1)}, "EndDate"),
+        ({"ScheduleExpression": "rate(5 days)"}, "ScheduleExpression"),
+        ({"Target": {"Arn": "x", "RoleArn": ROLE, "Input": "{}"}}, "Arn, Input"),
+        ({"Target": {"Arn": "x", "RoleArn": ROLE, "Input": "{"}}, "Arn, Input"),
+    ],
+)
+def test_an_order_that_reads_back_otherwise_does_not_count(
+    endpoint: str, otherwise: dict[str, Any], said: str
+) -> None:
+    guard, claim = real(endpoint), fresh_claim()
+    with Stubber(guard._client) as stub:
+        arn = "arn:aws:scheduler:us-east-1:123456789012:schedule/batchscribe/x"
+        stub.add_response("create_schedule", {"ScheduleArn": arn})
+        stub.add_response("get_schedule", kept(claim, **otherwise))
+        with pytest.raises(ComputeUnavailableError, match=f"another {said}"):
+            guard.arm(claim)
+
+
+def test_an_order_that_cannot_be_read_back_does_not_count(endpoint: str) -> None:
+    guard, claim = real(endpoint), fresh_claim()
+    with Stubber(guard._client) as stub:
+        arn = "arn:aws:scheduler:us-east-1:123456789012:schedule/batchscribe/x"
+        stub.add_response("create_schedule", {"ScheduleArn": arn})
+        stub.add_client_error("get_schedule", "ResourceNotFoundException", http_status_code=404)
+        with pytest.raises(ComputeUnavailableError, match="does not count as armed"):
+            guard.arm(claim)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected", "said"),
+    [
+        ("ResourceNotFoundException", 404, MisconfiguredError, "guard.yaml"),
+        ("ValidationException", 400, MisconfiguredError, "BATCH_CLOUD_GUARD=off"),
+        ("AccessDeniedException", 403, MisconfiguredError, "scheduler:CreateSchedule"),
+        ("ServiceQuotaExceededException", 402, MisconfiguredError, "Service Quotas"),
+        ("ExpiredTokenException", 403, CredentialsError, "renew"),
+        ("ThrottlingException", 429, ComputeUnavailableError, "look again"),
+        ("InternalServerException", 500, ComputeUnavailableError, "look again"),
+        ("NeverHeardOf", 400, MisconfiguredError, "NeverHeardOf"),
+    ],
+)
+def test_every_refusal_has_its_meaning(
+    endpoint: str, code: str, status: int, expected: type[BatchscribeError], said: str
+) -> None:
+    guard = real(endpoint)
+    with Stubber(guard._client) as stub:
+        stub.add_client_error("create_schedule", code, "no", http_status_code=status)
+        with pytest.raises(expected, match=said) as caught:
+            guard.arm(fresh_claim())
+    assert isinstance(caught.value, expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lost_order_that_is_repeated_is_compared_and_not_doubled(endpoint: str) -> None:
+    guard, claim = real(endpoint), fresh_claim()
+    with Stubber(guard._client) as stub:
+        stub.add_client_error("create_schedule", "ConflictException", http_status_code=409)
+        stub.add_response("get_schedule", kept(claim), {"Name": ANY, "GroupName": GROUP})
+        guard.arm(claim)
+        stub.assert_no_pending_responses()
+
+
+def test_nobody_at_the_address_is_no_answer() -> None:
+    with nobody() as guard, pytest.raises(ComputeUnavailableError, match="did not answer"):
+        guard.arm(fresh_claim())
+
+
+@contextmanager
+def nobody() -> Iterator[EventBridgeGuard]:
+    with aws_environment():
+        yield EventBridgeGuard(role=ROLE, region=REGION, endpoint="http://127.0.0.1:9", attempts=1)
