@@ -1,12 +1,15 @@
-"""A proxy on loopback that makes single EC2 actions go wrong, in front of any endpoint.
+"""A proxy on loopback that makes single calls to AWS go wrong, in front of any endpoint.
 
-It knows EC2's query protocol only: POST, with the action in the body.
+A call has a name: EC2's is its action (`StartInstances`), the scheduler's too (`CreateSchedule`), and
+S3's is the method with the last part of the key (`PUT intent.json`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-from collections import deque
+import json
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +19,13 @@ from threading import Event, Lock, Thread
 from urllib.parse import parse_qs, urlsplit
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
+_SCHEDULES = {
+    "POST": "CreateSchedule",
+    "PUT": "UpdateSchedule",
+    "GET": "GetSchedule",
+    "DELETE": "DeleteSchedule",
+}
+_LISTED = "ListSchedules"
 
 
 class Drop(Enum):
@@ -27,7 +37,7 @@ class Drop(Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error reply in EC2's form."""
+    """An error reply, in the form of the service that was called."""
 
     code: str
     status: int = 400
@@ -44,31 +54,36 @@ Fault = Drop | Refusal | Hang | None
 
 
 class FaultProxy:
-    """`plan` says what the next calls of an action meet; `calls` is what came through, in order."""
+    """`plan` says what the next calls of a name meet; `calls` is what came through, in order.
+
+    `written` counts by path how often a PUT was done, whoever heard of it.
+    """
 
     def __init__(self, upstream: str, on_call: Callable[[Fault], None] | None) -> None:
         self._on_call = on_call
         self.calls: list[str] = []
+        self.written: Counter[str] = Counter()
         self.closing = Event()
         self._upstream = urlsplit(upstream)
-        self._plans: dict[str, deque[Fault]] = {}
+        self.plans: dict[str, deque[Fault]] = {}
         self._lock = Lock()
         self.endpoint = ""
 
     def plan(self, action: str, *faults: Fault) -> None:
         with self._lock:
-            self._plans.setdefault(action, deque()).extend(faults)
+            self.plans.setdefault(action, deque()).extend(faults)
 
     def forget(self) -> None:
         """As new: nothing planned, nothing seen."""
         with self._lock:
-            self._plans.clear()
+            self.plans.clear()
             self.calls.clear()
+            self.written.clear()
 
     def meet(self, action: str) -> Fault:
         with self._lock:
             self.calls.append(action)
-            plan = self._plans.get(action)
+            plan = self.plans.get(action)
             fault = plan.popleft() if plan else None
         if self._on_call:
             self._on_call(fault)
@@ -83,17 +98,21 @@ class FaultProxy:
         try:
             connection.request(method, path, body=body, headers=headers)
             reply = connection.getresponse()
-            return reply.status, reply.getheaders(), reply.read()
+            answer = reply.status, reply.getheaders(), reply.read()
         finally:
             connection.close()
+        if method == "PUT" and reply.status < 300:
+            with self._lock:
+                self.written[urlsplit(path).path] += 1
+        return answer
 
 
 @contextmanager
 def fault_proxy(upstream: str, *, on_call: Callable[[Fault], None] | None = None) -> Iterator[FaultProxy]:
     proxy = FaultProxy(upstream, on_call)
 
-    handler = type("Handler", (_Handler,), {"faults": proxy})
-
+    methods = {f"do_{method}": _Handler.meet for method in ("GET", "HEAD", "POST", "PUT", "DELETE")}
+    handler = type("Handler", (_Handler,), {"faults": proxy} | methods)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, daemon=True)
@@ -114,14 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Tests read `calls`, not a log."""
 
-    def do_POST(self) -> None:
+    def meet(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        action = parse_qs(body.decode("latin-1")).get("Action", [""])[0]
-        fault = self.faults.meet(action)
+        fault = self.faults.meet(call_name(self.command, self.path, body))
         if fault is None:
             self._answer(*self._done(body))
         elif isinstance(fault, Refusal):
-            self._answer(fault.status, [("Content-Type", "text/xml")], _error(fault.code))
+            self._refuse(fault, ec2=b"Action=" in body)
         else:
             if fault is Drop.AFTER or (isinstance(fault, Hang) and fault.done):
                 self._done(body)
@@ -132,19 +150,38 @@ class _Handler(BaseHTTPRequestHandler):
     def _done(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         return self.faults.forward(self.command, self.path, dict(self.headers.items()), body)
 
+    def _refuse(self, refusal: Refusal, *, ec2: bool) -> None:
+        if self.path.startswith("/schedule"):
+            headers = [("Content-Type", "application/json"), ("x-amzn-ErrorType", refusal.code)]
+            self._answer(refusal.status, headers, json.dumps({"Message": "planned by the test"}).encode())
+        else:
+            self._answer(refusal.status, [("Content-Type", "text/xml")], _error(refusal.code, ec2=ec2))
+
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response(status)
+        told = {name.lower(): value for name, value in headers}
         for name, value in headers:
             if name.lower() not in _HOP:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        # A HEAD has the length of what it does not send.
+        self.send_header(
+            "Content-Length", told.get("content-length", "0") if self.command == "HEAD" else str(len(body))
+        )
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # killed callers do not listen
+            self.wfile.write(body)
 
 
-def _error(code: str) -> bytes:
-    return (
-        "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error>"
-        f"<Code>{code}</Code><Message>planned by the test</Message>"
-        "</Error></Errors><RequestID>planned</RequestID></Response>"
-    ).encode()
+def call_name(method: str, target: str, body: bytes) -> str:
+    """What a call is planned by."""
+    path = urlsplit(target).path
+    if path.startswith("/schedule"):
+        return _LISTED if path == "/schedules" else _SCHEDULES[method]
+    action = parse_qs(body.decode("latin-1")).get("Action") if method == "POST" else None
+    return action[0] if action else f"{method} {path.rpartition('/')[2]}"
+
+
+def _error(code: str, *, ec2: bool) -> bytes:
+    error = f"<Error><Code>{code}</Code><Message>planned by the test</Message></Error>"
+    whole = f"<Response><Errors>{error}</Errors><RequestID>planned</RequestID></Response>" if ec2 else error
+    return f"<?xml version='1.0' encoding='UTF-8'?>{whole}".encode()

@@ -1,0 +1,228 @@
+"""Command lines that die by SIGKILL at a named place, each a process of its own with real files.
+
+Run as a program it is a nursery: it imports the command line once, then forks a child for every line of
+JSON on its standard input. In the child every seam of the World is wrapped from outside. Before and after
+each call, a failed one too, lies a place: `compute.start:before`, `ledger.save_run:settled:after`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+PLAYED_WORKER = Path(__file__).with_name("played_worker.py")
+TRIES = 1
+READ_TIMEOUT = 0.5
+"""Seconds, of a call to the cloud in here: a fault is met by our code, not by the library's own patience."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command line ended: its exit code, or minus the signal that killed it."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+    @property
+    def document(self) -> Any:
+        """What `--json` printed."""
+        return json.loads(self.output)
+
+
+class Nursery:
+    """The other end of the program's standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, home: Path, *words: str, environment: Mapping[str, str], crash: str = "") -> Ended:
+        """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`."""
+        asked = {"home": str(home), "words": words, "environment": dict(environment), "crash": crash}
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the nursery itself has ended"
+        return Ended(json.loads(answer), (home / "stdout").read_text(), (home / "stderr").read_text())
+
+
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(TESTS)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.crashing"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        with process:
+            yield Nursery(process)
+            process.stdin.close()  # type: ignore[union-attr]
+            process.wait(timeout=30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Kills this process at one place."""
+
+    place: str
+
+    def at(self, place: str) -> None:
+        if place == self.place:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fused:
+    """Stands before anything with methods, with a place to die before and after each call."""
+
+    def __init__(
+        self, inner: object, name: str, fuse: Fuse, of: Callable[..., str] = lambda *_args: ""
+    ) -> None:
+        self._inner = inner
+        self._name = name
+        self._fuse = fuse
+        self._of = of
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._inner, attribute)
+        return self._wrapped(attribute, value) if callable(value) else value
+
+    def _wrapped(self, attribute: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            place = f"{self._name}.{attribute}{self._of(*args)}"
+            self._fuse.at(f"{place}:before")
+            try:
+                return method(*args, **named)
+            finally:  # after a failure too: what it did is then known to nobody
+                self._fuse.at(f"{place}:after")
+
+        return call
+
+
+def _state(*args: Any) -> str:
+    """`:settled` of a run that is saved."""
+    return f":{args[0].state.value}" if args and hasattr(args[0], "state") else ""
+
+
+def _object(*args: Any) -> str:
+    """`:intent` of a control object, `:instance` of an instance's record, `:session` of anything else."""
+    key = args[0] if args and isinstance(args[0], str) else ""
+    if "/instances/" in key:
+        return ":instance"
+    return f":{Path(key).stem}" if key.startswith("_batchscribe/") else ":session"
+
+
+def _fused(world: Any, fuse: Fuse) -> Any:
+    from batchscribe.adapters.launch_local import LocalLauncher
+
+    state = Path.cwd() / ".batchscribe"
+    launcher = LocalLauncher(
+        state,
+        Path.cwd() / "logs",
+        environment=dict(os.environ),
+        command=(sys.executable, str(PLAYED_WORKER)),
+    )
+    output = Fused(world.output, "store", fuse, _object)
+    home = output if world.home is world.output else Fused(world.home, "store", fuse, _object)
+    return replace(
+        world,
+        output=output,
+        home=home,
+        compute=Fused(world.compute, "compute", fuse),
+        launcher=Fused(launcher, "launcher", fuse),
+        guard=Fused(world.guard, "guard", fuse),
+        notifier=Fused(world.notifier, "notifier", fuse),
+        ledger=Fused(world.ledger, "ledger", fuse, _state),
+    )
+
+
+def _prepare() -> None:
+    """All that the children share, done once: imports, and botocore's large tables, read and parsed."""
+    import boto3
+    import botocore.loaders
+
+    import batchscribe.adapters.stores
+    import batchscribe.cli.main
+    import batchscribe.cli.tick  # noqa: F401
+    from batchscribe.adapters import compute_ec2
+
+    load = botocore.loaders.JSONFileLoader.load_file
+    botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
+    _shorten(compute_ec2, "Ec2Compute")
+    session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
+    for name in ("ec2", "scheduler"):
+        session.client(name, region_name="us-east-1")
+
+
+def _shorten(module: Any, name: str) -> None:
+    """Gives an adapter of the cloud little patience, whoever makes it."""
+    kind = getattr(module, name)
+
+    def begin(self: Any, **named: Any) -> None:
+        kind.__init__(self, **(named | {"attempts": TRIES, "read_timeout": READ_TIMEOUT}))
+
+    setattr(module, name, type(name, (kind,), {"__init__": begin}))
+
+
+def _child(asked: dict[str, Any]) -> None:
+    """Becomes the command line; never returns."""
+    os.chdir(asked["home"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "stdout", _FRESH), (2, "stderr", _FRESH)):
+        os.dup2(os.open(name, flags, 0o600), number)
+    sys.argv = ["batchscribe", *asked["words"]]
+    from batchscribe.cli.main import main
+    from batchscribe.wiring import scheduler
+
+    build, fuse = scheduler._world, Fuse(asked["crash"])
+    scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
+    code = 70
+    try:
+        main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+
+
+def main() -> None:
+    _prepare()
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _child(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

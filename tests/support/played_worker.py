@@ -1,0 +1,79 @@
+"""A worker that works through a manifest without an engine: transcripts, progress, and its last word.
+
+Run as a program: `played_worker.py URL`. What it publishes goes through the real store, create-only.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+from batchscribe.adapters.stores import open_store
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.manifest import ExitRecord, Manifest, Phase, Progress, Tally, Timings, WorkerEnd
+from batchscribe.core.transcripts import AudioRef, Segment, Transcript, Word, encode
+from batchscribe.protocols import Store
+from batchscribe.settings import aws_place
+
+SECONDS_PER_CHUNK = 1.0
+
+
+def main() -> None:
+    sys.modules["obstore.auth.boto3"] = None  # type: ignore[assignment]  # beside a GPU there is none
+    root, mark, rest = sys.argv[1].rpartition(keys.RUNS)
+    region, endpoint = aws_place()
+    store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
+    manifest = wire.decode(store.get(mark + rest).data, Manifest)
+    _progress(store, manifest, 0)
+    done = [store.create(chunk.transcript, encode(_transcript(manifest, chunk))) for chunk in manifest.chunks]
+    _progress(store, manifest, len(done))
+    record = ExitRecord(
+        run=manifest.run,
+        worker=manifest.worker,
+        end=WorkerEnd.FINISHED,
+        at=datetime.now(UTC),
+        tally=_tally(sum(done)),
+        timings=_TIMINGS,
+    )
+    store.create(keys.exit_record(manifest.run, manifest.worker), wire.encode(record))
+
+
+_TIMINGS = Timings(loaded=0.1, first_window=0.1, elapsed=0.5, busy=0.2)
+
+
+def _tally(done: int) -> Tally:
+    return Tally(done=done, audio_seconds=done * SECONDS_PER_CHUNK)
+
+
+def _progress(store: Store, manifest: Manifest, done: int) -> None:
+    progress = Progress(
+        run=manifest.run,
+        worker=manifest.worker,
+        sequence=done,
+        phase=Phase.WORKING,
+        at=datetime.now(UTC),
+        total=len(manifest.chunks),
+        tally=_tally(done),
+        timings=_TIMINGS,
+    )
+    store.replace(keys.progress(manifest.run, manifest.worker), wire.encode(progress))
+
+
+def _transcript(manifest: Manifest, chunk: wire.ManifestChunk) -> Transcript:
+    word = Word(word="one", start=0.1, end=0.9)
+    return Transcript(
+        text="one",
+        segments=(Segment(text="one", start=0.1, end=0.9, words=(word,)),),
+        duration=SECONDS_PER_CHUNK,
+        engine="played",
+        model="",
+        settings_hash=manifest.settings_hash,
+        audio=AudioRef(name=chunk.key.rpartition("/")[2], key=chunk.key, etag=chunk.etag),
+        run=manifest.run,
+        created_at=datetime.now(UTC),
+    )
+
+
+if __name__ == "__main__":
+    main()
