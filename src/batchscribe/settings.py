@@ -96,12 +96,14 @@ class Settings:
     launch: Annotated[
         str, Name("BATCH_LAUNCH", texts.one_of("auto", "ssh", "local"), "auto, ssh or local")
     ] = "auto"
-    cloud_guard: Annotated[str, Name("BATCH_CLOUD_GUARD", texts.one_of("off"), "off")] = "off"
+    cloud_guard: Annotated[
+        str, Name("BATCH_CLOUD_GUARD", texts.one_of("eventbridge", "off"), "eventbridge or off")
+    ] = "off"
     guard_role_arn: Annotated[
         str,
         Name(
             "BATCH_GUARD_ROLE_ARN",
-            texts.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/.+"),
+            texts.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
             "arn:aws:iam::<account>:role/<name>",
         ),
     ] = ""
@@ -323,6 +325,7 @@ def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
         values.setdefault(name, home / getattr(_BARE, name))
     values.setdefault("output", values.get("source", ""))
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
+    values.setdefault("cloud_guard", "eventbridge" if values["provider"] == "ec2" else "off")
     _refuse_misplaced_launch(values.get("launch", _BARE.launch), values["provider"])
     return values
 
@@ -386,7 +389,7 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     if hasattr(hint, "__metadata__")
 }
 """By name: the attribute it fills, and its declaration."""
-_RESERVED = ("GPU_INSTANCE_TYPES", "BATCH_GUARD_ROLE_ARN", "BATCH_CHUNK_OVERLAP_MS")
+_RESERVED = ("GPU_INSTANCE_TYPES", "BATCH_CHUNK_OVERLAP_MS")
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (*(name for name, (_, declared) in _DECLARED.items() if declared.secret), *_AWS_SECRETS)
 _WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}

@@ -20,11 +20,13 @@ import pytest
 from batchscribe import __version__
 from batchscribe.core import keys
 from batchscribe.core.box import InstanceRecord
+from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
-from support.aws import make_stopped_instance
+from batchscribe.testing.guard import ROLE
+from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import SPEECH, Desk, wait_for
 from support.receivers import http_receiver, smtp_receiver
-from support.s3 import CREDENTIALS, REGION, create_bucket, moto_server, s3_client
+from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
 from support.sshd import Sshd, sshd
 
 if TYPE_CHECKING:
@@ -67,6 +69,20 @@ class Cloud:
     @property
     def tags(self) -> dict[str, str]:
         return {tag["Key"]: tag["Value"] for tag in self.described().get("Tags", [])}
+
+    def orders(self) -> list[dict[str, Any]]:
+        """The stop orders that stand for the instance, as EventBridge has them."""
+        client: Any = boto3.session.Session().client(
+            "scheduler",
+            region_name=REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        found: list[dict[str, Any]] = client.list_schedules(GroupName=GROUP, NamePrefix=self.instance)[
+            "Schedules"
+        ]
+        return found
 
     def put(self, key: str, data: bytes) -> None:
         s3_client(self.endpoint).put_object(Bucket=self.bucket, Key=f"{PREFIX}/{key}", Body=data)
@@ -121,7 +137,8 @@ def install_worker(box: Sshd) -> None:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with moto_server() as address:
+    with moto_server() as address, aws_environment():
+        make_schedule_group(address)
         yield address
 
 
@@ -145,6 +162,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
             BATCH_ENGINE="pocketsphinx",
             BATCH_MIN_AGE_MINUTES="0",
             BATCH_POLL_SECONDS="0.3",
+            BATCH_GUARD_ROLE_ARN=ROLE,
             GPU_INSTANCE_ID=instance,
             GPU_SSH_HOST="127.0.0.1",
             GPU_SSH_PORT=str(box.port),
@@ -174,6 +192,7 @@ def test_the_main_job(cloud: Cloud) -> None:
     assert report["gpu"]["cost"] > 0
     assert cloud.state == "stopped"
     assert not cloud.tags.get("batchscribe:run")
+    assert cloud.orders() == []
     assert len(cloud.objects("transcription-chunk-")) == 120
     assert len(cloud.objects("/transcript.")) == 4
     (mail,) = mailbox.mails
@@ -271,6 +290,42 @@ def test_a_box_that_was_never_set_up_is_refused_before_it_is_paid_for(cloud: Clo
     assert done.returncode == 2
     assert "gpu setup" in done.stderr
     assert (cloud.state, cloud.tags) == ("stopped", {})
+
+
+def test_without_a_role_for_the_guard_nothing_is_started(cloud: Cloud) -> None:
+    cloud.speech(3)
+    settings = cloud.desk.home / ".env"
+    lines = settings.read_text().splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if "GUARD" not in line))
+    done = cloud.desk.run("tick", BATCH_THRESHOLD="3")
+    assert done.returncode == 2
+    assert "guard.yaml" in done.stderr
+    assert "BATCH_CLOUD_GUARD=off" in done.stderr
+    assert (cloud.state, cloud.tags) == ("stopped", {})
+    refused = cloud.desk.run("gpu", "start", "--for", "1h")
+    assert (refused.returncode, cloud.state) == (2, "stopped")
+
+
+def test_a_run_is_guarded_while_it_lasts_and_status_says_so(cloud: Cloud) -> None:
+    cloud.speech(3)
+    cloud.box.freeze()
+    process = cloud.desk.start("tick", "--json", BATCH_THRESHOLD="3")
+    wait_for(iter(lambda: cloud.state == "running", None))
+    (order,) = cloud.orders()
+    run = cloud.tags["batchscribe:run"]
+    assert (order["Name"], order["State"]) == (f"{cloud.instance}.{run}", "ENABLED")
+    assert f"standing orders: {run}" in cloud.desk.run("status").stdout
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert (cloud.state, cloud.orders()) == ("stopped", [])
+
+
+def test_without_the_guard_by_name_the_run_goes_on_and_status_says_so(cloud: Cloud) -> None:
+    cloud.speech(2)
+    report = cloud.desk.json("tick", BATCH_THRESHOLD="2", BATCH_CLOUD_GUARD="off")
+    assert report["runs"][0]["status"] == "completed"
+    shown = cloud.desk.run("status", BATCH_CLOUD_GUARD="off").stdout
+    assert "nothing outside this machine would stop the GPU" in " ".join(shown.split())
 
 
 def test_the_gpu_by_hand(cloud: Cloud) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,10 @@ from batchscribe.errors import (
 )
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
+from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.store import MemoryStore
 
-ID = "i-0fake"
+ID = "i-0123456789abcdef0"
 
 
 class FakeLock:
@@ -86,6 +88,8 @@ class Desk:
         self.clock = FakeClock()
         self.cloud = FakeCompute(self.clock)
         self.cloud.add(ID)
+        self.guard = FakeGuard(self.clock, self.cloud.stop, plan=self.clock.at)
+        self.sessions = itertools.count(1)
         self.lock = FakeLock()
         self.box = FakeBox()
         self.store = MemoryStore(self.clock)
@@ -105,10 +109,12 @@ class Desk:
             provider="ec2",
             instance=self.instance,
             compute=self.cloud,
+            guard=self.guard,
             clock=self.clock,
             shield=self.clock,
             lock=self.lock,
             open_run=lambda _instance: self.run_open,
+            new_session=lambda: f"hand-{next(self.sessions)}",
             output=lambda: self.store,
             setup=setup,
         )
@@ -470,3 +476,100 @@ def test_a_setup_is_recorded_only_when_all_is_well(desk: Desk) -> None:
 
 def test_there_is_nothing_to_log_in_to_on_this_machine(desk: Desk) -> None:
     desk.refused(MisconfiguredError, "ssh")
+
+
+def stale(desk: Desk, run: str) -> None:
+    desk.guard.arm(Claim(instance=ID, run=run, deadline=desk.clock.now() + timedelta(hours=3)))
+
+
+def test_a_session_of_some_hours_is_guarded_from_before_its_start_until_it_was_seen_stopped(
+    desk: Desk,
+) -> None:
+    orders: list[tuple[InstanceState, frozenset[str]]] = []
+    start, stop = desk.cloud.start_unclaimed, desk.cloud.stop
+
+    def started(instance: str) -> None:
+        orders.append((desk.state, desk.guard.standing(ID)))
+        start(instance)
+
+    def asked(instance: str, *, force: bool = False) -> None:
+        orders.append((desk.state, desk.guard.standing(ID)))
+        stop(instance, force=force)
+
+    desk.cloud.start_unclaimed, desk.cloud.stop = started, asked  # type: ignore[method-assign]
+    assert desk("start", "--for", "2h").exit_code == 0
+    standing = frozenset({"hand-1"})
+    assert orders == [(InstanceState.STOPPED, standing), (InstanceState.RUNNING, standing)]
+    assert desk.guard.standing(ID) == frozenset()
+
+
+def test_a_session_whose_process_died_is_stopped_by_the_guard(desk: Desk) -> None:
+    desk.clock.at(600, desk.clock.interrupt)
+    desk.cloud.fail("stop", Fault(MisconfiguredError("no right any more")))
+    desk.refused(NotStoppedError, "start", "--for", "1h")
+    desk.clock.signal = None
+    assert desk.guard.standing(ID) == {"hand-1"}
+    desk.clock.sleep(75 * 60)
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_without_an_order_nothing_is_started_for_some_hours(desk: Desk) -> None:
+    desk.guard.fail("arm", Fault(ComputeUnavailableError("no answer"), applied=True))
+    assert "no answer" in desk.refused(ComputeUnavailableError, "start", "--for", "2h")
+    assert ("start", ID) not in desk.cloud.calls
+    assert desk.state is InstanceState.STOPPED
+    assert desk.guard.standing(ID) == frozenset()
+
+
+def test_a_start_that_was_refused_leaves_no_order(desk: Desk) -> None:
+    def refuse(instance: str) -> None:
+        raise NoCapacityError("no capacity")
+
+    desk.cloud.start_unclaimed = refuse  # type: ignore[method-assign]
+    desk.refused(NoCapacityError, "start", "--for", "2h")
+    assert desk.guard.standing(ID) == frozenset()
+
+
+def test_no_session_is_begun_on_what_another_scheduler_claims(desk: Desk) -> None:
+    desk.claimed("run-9")
+    stale(desk, "run-9")
+    desk.refused(NotOursError, "start", "--for", "1h")
+    assert desk.guard.standing(ID) == {"run-9"}
+
+
+@pytest.mark.parametrize("words", [("start",), ("stop",), ("check", "--start")])
+def test_what_nothing_stands_behind_is_taken_back_and_said(desk: Desk, words: tuple[str, ...]) -> None:
+    stale(desk, "run-3")
+    stale(desk, "hand-0")
+    assert "hand-0, run-3" in desk(*words).output
+    assert desk.guard.standing(ID) == frozenset()
+
+
+def test_a_second_start_leaves_the_order_of_the_session_that_goes_on(desk: Desk) -> None:
+    desk.running()
+    stale(desk, "hand-0")
+    stale(desk, "run-3")
+    desk("start")
+    assert desk.guard.standing(ID) == {"hand-0"}
+
+
+def test_a_forced_stop_leaves_the_order_of_the_run_to_its_tick(desk: Desk) -> None:
+    desk.open()
+    desk.running()
+    stale(desk, "run-7")
+    assert desk("stop", "--force").exit_code == 0
+    assert desk.guard.standing(ID) == {"run-7"}
+
+
+def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> None:
+    seen: list[frozenset[str]] = []
+    start = desk.cloud.start_unclaimed
+
+    def started(instance: str) -> None:
+        seen.append(desk.guard.standing(ID))
+        start(instance)
+
+    desk.cloud.start_unclaimed = started  # type: ignore[method-assign]
+    assert desk("check", "--start").exit_code == 0
+    assert seen == [{"hand-1"}]
+    assert desk.guard.standing(ID) == frozenset()

@@ -97,7 +97,9 @@ def test_an_unknown_name_points_to_the_nearest(tmp_path: Path) -> None:
         ("BATCH_MAX_RUNTIME_HOURS", "nan"),
         ("BATCH_MAX_RUNTIME_HOURS", "2h"),
         ("BATCH_POLICY", "balanced"),
-        ("BATCH_CLOUD_GUARD", "eventbridge"),
+        ("BATCH_CLOUD_GUARD", "on"),
+        ("BATCH_GUARD_ROLE_ARN", "batchscribe-guard"),
+        ("BATCH_GUARD_ROLE_ARN", "arn:aws:iam::123456789012:role/two words"),
         ("BATCH_LAUNCH", "ray"),
         ("BATCH_SOURCE", "http://example.com/x"),
         ("BATCH_SOURCE", "s3:///prefix"),
@@ -192,12 +194,18 @@ def test_a_launch_that_does_not_reach_the_gpu_is_refused(
     assert "BATCH_LAUNCH" in refusal(tmp_path, implied)
 
 
+def test_a_gpu_in_the_cloud_is_guarded_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    in_cloud = {"GPU_INSTANCE_ID": "i-0123456789abcdef0"}
+    assert load(in_cloud, folder=tmp_path).cloud_guard == "eventbridge"
+    assert load(in_cloud | {"BATCH_CLOUD_GUARD": "off"}, folder=tmp_path).cloud_guard == "off"
+    assert load({"GPU_PROVIDER": "local"}, folder=tmp_path).cloud_guard == "off"
+
+
 def test_what_changes_nothing_yet_is_said(tmp_path: Path) -> None:
     assert load({"BATCH_CHUNK_OVERLAP_MS": "auto"}, folder=tmp_path).warnings() == ()
     write(tmp_path, "GPU_INSTANCE_TYPES=g5.xlarge\nBATCH_CHUNK_OVERLAP_MS=0\n")
-    environ = {"BATCH_GUARD_ROLE_ARN": "arn:aws:iam::123456789012:role/stop"}
-    lines = load(environ, folder=tmp_path).warnings()
-    names = ["GPU_INSTANCE_TYPES", "BATCH_GUARD_ROLE_ARN", "BATCH_CHUNK_OVERLAP_MS"]
+    lines = load({}, folder=tmp_path).warnings()
+    names = ["GPU_INSTANCE_TYPES", "BATCH_CHUNK_OVERLAP_MS"]
     assert [line.partition(" ")[0] for line in lines] == names
 
 

@@ -27,6 +27,11 @@ WAYS_OUT = (
     "without a guard with BATCH_CLOUD_GUARD=off"
 )
 
+DESCRIPTION = (
+    "EventBridge stops the GPU from 10 min after a run's deadline on, every 5 min until 25 min after it"
+)
+WITHOUT_ROLE = "EventBridge, but without its role: nothing is started until BATCH_GUARD_ROLE_ARN is set"
+
 
 class _NoSuchOrderError(MisconfiguredError):
     """There is no such schedule, or no such group."""
@@ -63,10 +68,6 @@ class EventBridgeGuard:
     stops the instance with; `endpoint` replaces AWS's address.
     """
 
-    description = (
-        "EventBridge stops the GPU from 10 min after a run's deadline on, every 5 min until 25 min after it"
-    )
-
     def __init__(
         self,
         *,
@@ -77,6 +78,7 @@ class EventBridgeGuard:
         connect_timeout: float = 3.0,
         read_timeout: float = 10.0,
     ) -> None:
+        self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
         self._region = region
         self._endpoint = endpoint
@@ -84,6 +86,8 @@ class EventBridgeGuard:
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:
+        if not self._role:
+            raise MisconfiguredError(f"BATCH_GUARD_ROLE_ARN is not set: {WAYS_OUT}")
         order = order_of(claim)
         request: dict[str, Any] = order.request(self._role)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
 from batchscribe.adapters.launch_ssh import CheckWith
 from batchscribe.adapters.ssh import Ssh
-from batchscribe.controller.by_hand import Hand, HandCompute, Patience
+from batchscribe.controller.by_hand import Hand, HandCompute, HandOrders, Patience
 from batchscribe.controller.context import Shield
 from batchscribe.core import keys
 from batchscribe.core.box import Finding, InstanceRecord, read
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
+    BatchscribeError,
     InterruptedRunError,
     LockHeldError,
     MisconfiguredError,
@@ -32,12 +33,14 @@ from batchscribe.errors import (
     ObjectNotFoundError,
     RefusedError,
 )
-from batchscribe.protocols import Clock, Lock, Store
+from batchscribe.protocols import Clock, Guard, Lock, Store
 
 TOOLS = "batchscribe.gpu.tools"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _LOOK_SECONDS = 60.0
+_BORROWED_SECONDS = 3600.0
+"""Enough for a check or a set-up; then the order outside this machine stops what nobody has stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,14 @@ class GpuTools:
     provider: str
     instance: str
     compute: HandCompute
+    guard: Guard
     clock: Clock
     shield: Shield
     lock: Lock
     open_run: Callable[[str], Run | None]
     """The open run of ours that uses an instance."""
+    new_session: Callable[[], str]
+    """A name for the order that guards a session by hand."""
     output: Callable[[], Store]
     setup: BoxSetup
     ssh: Ssh | None = None
@@ -61,6 +67,10 @@ class GpuTools:
     @property
     def hand(self) -> Hand:
         return Hand(self.compute, self.clock, self.instance, self.patience)
+
+    @property
+    def orders(self) -> HandOrders:
+        return HandOrders(self.guard, self.clock, self.instance)
 
 
 def tools(ctx: click.Context) -> GpuTools:
@@ -92,11 +102,12 @@ def start(ctx: click.Context, seconds: float | None) -> None:
     hand = at.hand
     with at.lock.held():
         _no_open_run(at)
-        seen = _started(at, hand)
+        session = _prepared(at, hand, seconds)
+        seen = _started(at, hand, session)
     click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_place(seen)}.")
     click.echo("The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`.")
     if seconds is not None:
-        _stay(at, hand, seen, seconds)
+        _stay(at, hand, seen, seconds, session)
 
 
 @gpu.command()
@@ -118,6 +129,7 @@ def stop(ctx: click.Context, force: bool) -> None:
                 f"{error}; to stop the GPU all the same: `batchscribe gpu stop --force`"
             ) from error
     click.echo(f"{seen.id} is {seen.state}: seen, not only asked for.")
+    _clear_orders(at, seen)
 
 
 @gpu.command()
@@ -238,28 +250,72 @@ def _alone(at: GpuTools) -> Iterator[None]:
 @contextmanager
 def _borrowed(at: GpuTools) -> Iterator[Instance]:
     hand = at.hand
+    _clear_orders(at, hand.free())
+    session = _guarded(at, _BORROWED_SECONDS)
     try:
         hand.start()
         yield hand.reached(at.setup.reachable)
     finally:
-        if hand.asked:
-            with at.shield.shielded():
+        with at.shield.shielded():
+            if hand.asked:
                 stopped = hand.stop()
-            click.echo(f"{stopped.id} is {stopped.state} again.")
+                click.echo(f"{stopped.id} is {stopped.state} again.")
+            at.orders.take_back(session)
 
 
-def _started(at: GpuTools, hand: Hand) -> Instance:
-    """The instance, running. Whoever interrupts a start does not want it."""
+def _prepared(at: GpuTools, hand: Hand, seconds: float | None) -> str:
+    """The session that may begin: no order of others stands against it, and its own is given."""
+    seen = hand.free()
+    _clear_orders(at, seen)
+    if seconds is None:
+        return ""
+    _nobody_elses(at, seen)
+    return _guarded(at, seconds)
+
+
+def _guarded(at: GpuTools, seconds: float) -> str:
+    """The name of a new session, for which the order outside this machine has been given."""
+    session = at.new_session()
+    try:
+        at.orders.give(session, seconds)
+    except BatchscribeError:
+        # It may stand all the same; the session it was for will not begin.
+        with suppress(BatchscribeError):
+            at.orders.take_back(session)
+        raise
+    return session
+
+
+def _clear_orders(at: GpuTools, seen: Instance) -> None:
+    run = at.open_run(at.instance)
+    if stale := at.orders.clear(seen, keep=run.id if run else None):
+        click.echo(f"Taken back, since nothing stands behind them: the stop orders of {', '.join(stale)}.")
+
+
+def _started(at: GpuTools, hand: Hand, session: str) -> Instance:
+    """The instance, running. Whoever interrupts a start does not want it.
+
+    Where it is not known what became of the start, the order stays: it stops what comes up late.
+    """
     try:
         return hand.start()
     except InterruptedRunError:
-        if hand.asked:
-            with at.shield.shielded():
+        with at.shield.shielded():
+            if hand.asked:
                 hand.stop()
+            _over(at, session)
+        raise
+    except (RefusedError, MisconfiguredError):
+        _over(at, session)
         raise
 
 
-def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float) -> None:
+def _over(at: GpuTools, session: str) -> None:
+    if session:
+        at.orders.take_back(session)
+
+
+def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: str) -> None:
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
     try:
@@ -268,6 +324,7 @@ def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float) -> None:
     finally:
         with at.shield.shielded():
             _stop_own(at, hand, started)
+            at.orders.take_back(session)
 
 
 def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:

@@ -8,13 +8,16 @@ from batchscribe.adapters.clock import Interrupts, SystemClock
 from batchscribe.cli.app import App
 from batchscribe.cli.gpu import GpuTools
 from batchscribe.controller.by_hand import Patience
+from batchscribe.core.orders import HAND
 from batchscribe.core.runs import Run
 from batchscribe.settings import Settings
 from batchscribe.wiring.box_access import box_setup, open_ssh
 from batchscribe.wiring.scheduler import (
     engine_spec,
     instances,
+    new_run_id,
     open_compute,
+    open_guard,
     open_ledger,
     open_stores,
     tick_lock,
@@ -33,10 +36,12 @@ def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
         provider=settings.provider,
         instance=instances(settings)[0],
         compute=compute,
+        guard=open_guard(settings),
         clock=clock,
         shield=interrupts,
         lock=tick_lock(settings, clock),
         open_run=lambda instance: open_run_on(settings, instance),
+        new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
         output=lambda: output,
         setup=box_setup(settings, clock, compute, output, engine_spec(settings)),
         ssh=open_ssh(settings),

@@ -93,6 +93,7 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
         "last_tick": ledger.last_tick(),
         "paused_until": ledger.get(PAUSED),
         "cloud_guard": made.settings.cloud_guard,
+        "guard": _guard(made),
         "run": next((_run(run) for run in ledger.open_runs()), None),
         "last_runs": [_run(run) for run in runs[-5:] if not run.open],
     }
@@ -112,6 +113,17 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
         },
         "next": {"decision": type(decision).__name__.lower(), "reason": decision.reason.sentence},
     }
+
+
+def _guard(made: Scheduler) -> dict[str, Any]:
+    """Which guard this is, and the runs whose stop orders stand outside this machine."""
+    guard = made.world.guard
+    try:
+        armed = sorted({run for each in made.terms.instances for run in guard.armed(each)})
+    except BatchscribeError as error:
+        return {"says": f"{guard.description}; which orders stand is not known: {error}", "armed": None}
+    orders = f"; standing orders: {', '.join(armed)}" if armed else ""
+    return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -141,7 +153,7 @@ def _lines(seen: Observation | BatchscribeError, document: dict[str, Any]) -> li
         lines.append(("Error", str(seen)))
     else:
         lines += _seen_lines(seen, document)
-    lines.append(("Guard", "off: no stop order outside this machine (BATCH_CLOUD_GUARD=off)"))
+    lines.append(("Guard", document["guard"]["says"]))
     for last in reversed(document["last_runs"]):
         lines.append(
             ("Before", f"{last['id']}: {last['outcome']}, {last['chunks']} chunks, ${last['cost']:.4f}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
-from batchscribe.core.instances import STOP_PATIENCE_SECONDS, Instance, InstanceState
+from batchscribe.core.instances import STOP_PATIENCE_SECONDS, Claim, Instance, InstanceState
+from batchscribe.core.orders import stale_orders
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -17,7 +19,7 @@ from batchscribe.errors import (
     RefusedError,
     TransientError,
 )
-from batchscribe.protocols import Clock, Compute
+from batchscribe.protocols import Clock, Compute, Guard
 
 _GONE = frozenset({InstanceState.MISSING, InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN})
 
@@ -62,6 +64,13 @@ class Hand:
 
     def look(self) -> Instance:
         return self._compute.describe(self._instance)
+
+    def free(self) -> Instance:
+        """The instance as it is now. Raises NotOursError, MisconfiguredError where it cannot be started."""
+        seen = self.look()
+        if seen.state is not InstanceState.RUNNING:
+            self._startable(seen)
+        return seen
 
     def start(self) -> Instance:
         """The instance, running. Raises NotOursError where a run claims it, MisconfiguredError,
@@ -167,3 +176,33 @@ class Hand:
         except ComputeUnavailableError:
             return False
         return True
+
+
+class HandOrders:
+    """The stop orders around an instance in a person's hands: one for the session, none left of others."""
+
+    def __init__(self, guard: Guard, clock: Clock, instance: str) -> None:
+        self._guard = guard
+        self._clock = clock
+        self._instance = instance
+
+    def give(self, session: str, seconds: float) -> None:
+        """Has the instance stopped outside this machine if nobody has stopped it soon after `seconds`.
+
+        Raises what the guard raises: the session must not begin without it.
+        """
+        deadline = self._clock.now() + timedelta(seconds=seconds)
+        self._guard.arm(Claim(instance=self._instance, run=session, deadline=deadline))
+
+    def take_back(self, session: str) -> None:
+        self._guard.disarm(self._instance, session)
+
+    def clear(self, seen: Instance, *, keep: str | None = None) -> tuple[str, ...]:
+        """Takes back what would stop the next session, and says whose orders those were; `keep` is the
+        open run of ours.
+        """
+        armed = self._guard.armed(self._instance)
+        stale = stale_orders(armed, seen, keep=keep, now=self._clock.now())
+        for run in stale:
+            self.take_back(run)
+        return stale

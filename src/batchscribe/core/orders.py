@@ -6,10 +6,11 @@ An order belongs to one instance and one run, or to one session by hand, and its
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from batchscribe.core.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST, Claim
+from batchscribe.core.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST, Claim, Instance
 
 GROUP = "batchscribe"
 """The schedule group that all orders lie in; the template makes it."""
@@ -73,6 +74,18 @@ def order_of(claim: Claim) -> Order:
     return Order(
         instance=claim.instance, run=claim.run, first=deadline + GUARD_FIRST, end=deadline + GUARD_LAST
     )
+
+
+def stale_orders(armed: Iterable[str], seen: Instance, *, keep: str | None, now: datetime) -> tuple[str, ...]:
+    """Those of the `armed` runs that nothing stands behind any more: what they would stop is the next one.
+
+    An order stands where it is the run `keep`'s, where its run claims the instance with a deadline ahead
+    (another scheduler's), and where it guards a session by hand and the instance is not stopped.
+    """
+    claimed = seen.deadline is not None and seen.deadline > now
+    standing = {keep, seen.run if claimed else None}
+    up = not seen.state.proved_stopped
+    return tuple(sorted(run for run in armed if run not in standing and not (up and run.startswith(HAND))))
 
 
 def prefix(instance: str) -> str:

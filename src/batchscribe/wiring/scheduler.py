@@ -18,7 +18,7 @@ import msgspec
 from batchscribe import __version__
 from batchscribe.adapters.clock import Interrupts, SystemClock
 from batchscribe.adapters.engines import engine_factory, resolve
-from batchscribe.adapters.guard_off import NoGuard
+from batchscribe.adapters.guard_off import NOT_NEEDED, NoGuard
 from batchscribe.adapters.lock_file import FileTickLock
 from batchscribe.adapters.logs import run_log
 from batchscribe.adapters.notify_apprise import AppriseNotifier
@@ -40,7 +40,7 @@ from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
-from batchscribe.protocols import Clock, Launcher, Lock, Store
+from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
 from batchscribe.settings import Settings
 
 LOCAL = "local"
@@ -121,6 +121,20 @@ def open_compute(settings: Settings, clock: Clock) -> HandCompute:
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
 
 
+def open_guard(settings: Settings) -> Guard:
+    if settings.provider == LOCAL:
+        return NoGuard(NOT_NEEDED)
+    if settings.cloud_guard == "off":
+        return NoGuard()
+    from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
+
+    return EventBridgeGuard(
+        role=settings.guard_role_arn,
+        region=settings.region or None,
+        endpoint=settings.endpoint_url or None,
+    )
+
+
 def open_launcher(settings: Settings) -> Launcher:
     if settings.provider == LOCAL:
         from batchscribe.adapters.launch_local import LocalLauncher
@@ -184,14 +198,14 @@ def _world(
         home=output,
         compute=open_compute(settings, clock),
         launcher=open_launcher(settings),
-        guard=NoGuard(),
+        guard=open_guard(settings),
         notifier=notifier(settings),
         ledger=ledger,
         shield=shield,
         view=view,
         scanner=lambda by_hand: new_scanner(settings, source, output, clock, by_hand=by_hand),
         preflight=lambda: preflight(settings, output),
-        new_run_id=_new_run_id,
+        new_run_id=new_run_id,
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _report(settings, ledger, run, lock.holder() or ""),
@@ -243,6 +257,12 @@ def preflight(settings: Settings, output: Store) -> None:
             raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
         return
     instance = settings.required("GPU_INSTANCE_ID")
+    if settings.cloud_guard != "off" and not settings.guard_role_arn:
+        raise MisconfiguredError(
+            "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set; create the "
+            "stack of deploy/cloudformation/guard.yaml and name its role there, or go without with "
+            "BATCH_CLOUD_GUARD=off (nothing was started)"
+        )
     try:
         record = read(output.get(keys.instance(instance)).data, InstanceRecord)
     except ObjectNotFoundError as error:
@@ -293,7 +313,8 @@ def _decoder(settings: Settings) -> str | None:
     return decoder_version()
 
 
-def _new_run_id(now: datetime) -> str:
+def new_run_id(now: datetime) -> str:
+    """Sorts by time, and is no other machine's."""
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
