@@ -16,7 +16,8 @@
     |   `-- NoCapacityError          the cloud has no machine of this type right now
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
-    |   `-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   `-- GpuError                 there is no usable GPU where one was asked for
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
 
@@ -100,6 +101,10 @@ class MisconfiguredError(BatchscribeError):
 
 class CredentialsError(MisconfiguredError):
     """The cloud does not accept these credentials, or not any more."""
+
+
+class GpuError(MisconfiguredError):
+    """There is no usable GPU where one was asked for: the driver, the device or its libraries."""
 
 
 class NotStoppedError(BatchscribeError):

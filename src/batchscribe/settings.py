@@ -389,7 +389,7 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     if hasattr(hint, "__metadata__")
 }
 """By name: the attribute it fills, and its declaration."""
-_RESERVED = ("GPU_INSTANCE_TYPES", "BATCH_CHUNK_OVERLAP_MS")
+_RESERVED = ("BATCH_CHUNK_OVERLAP_MS",)
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (*(name for name, (_, declared) in _DECLARED.items() if declared.secret), *_AWS_SECRETS)
 _WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}

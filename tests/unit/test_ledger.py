@@ -296,6 +296,7 @@ def test_every_query_can_be_prepared(ledger: Ledger) -> None:
                 "type",
                 "bytes_per_second",
                 "last",
+                "prefix",
             )
         )
         assert sqlite3.complete_statement(query), name

@@ -54,7 +54,9 @@ RUN = Run(
     idle_until=NOW + 2 * MINUTE,
     running_since=NOW + 3 * MINUTE,
     running_until=NOW + 31 * MINUTE,
+    launch="boot",
     dispatched=NOW + 4 * MINUTE,
+    worker_since=NOW + MINUTE + timedelta(seconds=230),
     first_window=NOW + 5 * MINUTE,
     work_ended=NOW + 30 * MINUTE,
     stop_requested=NOW + 31 * MINUTE,
@@ -99,6 +101,7 @@ def test_a_report_says_what_was_seen() -> None:
         "provider": "ec2",
         "instance": "i-1",
         "type": "g4dn.xlarge",
+        "tried": [],
         "was_running": False,
         "started_by_us": True,
         "start": "2026-11-23T12:01:00Z",
@@ -121,6 +124,8 @@ def test_a_report_says_what_was_seen() -> None:
         7,
     )
     assert document["performance"]["phases"] == {"planned": 60.0, "provisioning": 1920.0}
+    assert (document["performance"]["launch"], document["performance"]["to_running"]) == ("boot", 120.0)
+    assert document["performance"]["to_worker"] == 230.0
     assert (document["performance"]["setup"], document["performance"]["work"]) == (240.0, 1500.0)
     assert document["performance"]["audio_per_second"] == 2.4
     assert document["queue"][0]["sentence"] == sample(60).sentence

@@ -203,7 +203,7 @@ def test_a_start_that_stays_stopped_has_a_name(at: Stage) -> None:
     ready(at)
     at.compute.break_boot(INSTANCE)
     (run,) = tick(at.world, at.terms).runs
-    assert run.outcome is Outcome.START_FAILED
+    assert run.outcome is Outcome.STAYED_STOPPED
     assert run.billed_seconds <= 2 * at.terms.waits.poll, "no more than may have run between two looks"
 
 

@@ -18,7 +18,7 @@ from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
 from batchscribe.core.transcripts import Segment, Word
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import EngineError, GpuError, MisconfiguredError
 
 NAME = "faster-whisper"
 DEFAULT_MODEL = "small.en"
@@ -221,11 +221,19 @@ def _device(spec: EngineSpec) -> str:
     if _cuda_devices():
         return "cuda"
     if spec.device == "cuda" or _nvidia_gpu_present():
-        raise MisconfiguredError(
+        raise GpuError(
             "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]' "
             "(the device cpu must be asked for by name)"
         )
     return "cpu"
+
+
+def gpu_missing(spec: EngineSpec) -> bool:
+    """Whether `spec` wants a GPU, and there is no usable one here."""
+    try:
+        return spec.device == "cuda" and not _cuda_devices()
+    except ImportError:
+        return False
 
 
 def _cuda_devices() -> int:

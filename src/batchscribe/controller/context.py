@@ -71,6 +71,10 @@ class Terms:
     provider: str
     instances: tuple[str, ...]
     instance_type: str
+    instance_types: tuple[str, ...] = ()
+    """Types to try, in this order, when the cloud has no machine of the instance's own."""
+    launch: str = "auto"
+    """auto (boot where the box is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
     endpoint: str = ""
     shared_machine: bool = False

@@ -22,6 +22,8 @@ MODEL_LOAD_SECONDS = 30.0
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
     """Waits for a box that answers, gives it a manifest, and starts its worker."""
     seen = world.compute.describe(run.instance)
+    if not seen.state.billable and run.manifests:
+        return keep(world, run.releasing(None, f"{seen.id} is {seen.state}: the rest is for the next run"))
     if not seen.state.billable:
         return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} went {seen.state} again"))
     now = world.clock.now()

@@ -8,15 +8,18 @@ from __future__ import annotations
 from datetime import timedelta
 
 from batchscribe.controller.context import Terms, World, keep, log, noted
+from batchscribe.controller.control import late
 from batchscribe.controller.dispatch import dispatch
 from batchscribe.controller.follow import follow
 from batchscribe.controller.release import begin_release, release
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, await_running, provision
 from batchscribe.core.messages import Level, Message
+from batchscribe.core.policy import INTENT_LASTS
 from batchscribe.core.runs import Outcome, Run, Step, next_step
 from batchscribe.errors import (
     BatchscribeError,
+    CredentialsError,
     InterruptedRunError,
     MisconfiguredError,
     NotStoppedError,
@@ -37,6 +40,12 @@ FAILED = {
     Step.DISPATCH: Outcome.LAUNCH_FAILED,
     Step.FOLLOW: Outcome.WORKER_FAILED,
 }
+HOPELESS = {
+    Step.ARM: Outcome.ABANDONED,
+    Step.PROVISION: Outcome.ABANDONED,
+    Step.AWAIT_RUNNING: Outcome.THROTTLED,
+}
+"""How a run ends where the trouble on its way to an instance does not pass."""
 
 
 def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], *, once: bool = False) -> Run:
@@ -94,16 +103,33 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
         raise
     except TransientError as error:
         log.warning("will be tried again", run=run.id, step=step.value, error=str(error))
-        return run
+        if not _hopeless(world, terms, run, step):
+            return run
+        return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _bearable(world, terms, run):
             log.warning("will be tried again", run=run.id, step=step.value, error=str(error))
             return run
-        return _give_up(world, run, FAILED[step], error, errors)
+        refused = isinstance(error, CredentialsError)
+        return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  whatever broke, a GPU that may run is released
         log.exception("internal error", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
         return _give_up(world, run, FAILED[step], wrapped, errors)
+
+
+def _hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
+    """Whether a trouble that may pass has lasted too long. Live work is left to its deadline."""
+    now = world.clock.now()
+    match step:
+        case Step.ARM | Step.PROVISION:
+            return now - run.created >= INTENT_LASTS
+        case Step.AWAIT_RUNNING:
+            return late(run.start_requested, now, terms.waits.up)
+        case Step.DISPATCH:
+            return late(run.reaching_since, now, terms.waits.reach)
+        case _:
+            return False
 
 
 def _bearable(world: World, terms: Terms, run: Run) -> bool:

@@ -8,8 +8,9 @@ from datetime import timedelta
 import msgspec
 
 from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.control import look_due, read_exit, read_manifest, read_progress
+from batchscribe.controller.control import late, look_due, read_exit, read_manifest, read_progress
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, next_batch
+from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.manifest import ExitRecord, Manifest, Progress, WorkerEnd
 from batchscribe.core.runs import Outcome, Run, RunState
 
@@ -22,33 +23,38 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     progress = read_progress(world, manifest)
     if progress is not None:
         world.view.show(run, progress)
+        run = _timed(run, progress)
     now = world.clock.now()
     if look_due(run, terms, now):
         seen = world.compute.describe(run.instance)
-        if not seen.state.billable:
-            detail = f"{seen.id} is {seen.state} under a working worker: somebody stopped it"
-            return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
-        run = keep(world, _first_window(replace(run, running_until=now), progress))
+        if seen.state.billable:
+            run = keep(world, replace(run, running_until=now))
         if world.launcher.alive(seen, manifest) is False and read_exit(world, manifest) is None:
             detail = f"worker {manifest.worker} is gone without a last word"
             return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
+        if not seen.state.billable and read_exit(world, manifest) is None:
+            detail = f"{seen.id} is {seen.state} under a working worker: somebody stopped it"
+            return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
+    unseen = run.launch == ClaimLaunch.BOOT and progress is None
+    if unseen and late(run.reaching_since, now, terms.waits.reach):
+        detail = f"no worker came to life on the box in {terms.waits.reach / 60:.0f} min"
+        return keep(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
     return _silent(world, terms, run, manifest, progress)
 
 
 def _ended(world: World, terms: Terms, run: Run, manifest: Manifest, record: ExitRecord) -> Run:
     """The worker's last word decides what is next, not what is done: that the store decides."""
-    run = replace(run, work_ended=record.at)
-    if run.first_window is None and record.timings.first_window is not None and run.dispatched:
-        run = replace(run, first_window=run.dispatched + timedelta(seconds=record.timings.first_window))
+    run = replace(_timed(run, record), work_ended=record.at)
     match record.end:
         case WorkerEnd.FINISHED:
             return _go_on(world, terms, run, manifest)
         case WorkerEnd.STOPPED:
-            late = world.clock.now() >= run.deadline
-            outcome = Outcome.TIMED_OUT if late else Outcome.INTERRUPTED
+            over = world.clock.now() >= run.deadline
+            outcome = Outcome.TIMED_OUT if over else Outcome.INTERRUPTED
             return keep(world, run.releasing(outcome, record.message or "the worker was asked to end"))
         case WorkerEnd.FAILED:
-            return keep(world, run.releasing(Outcome.WORKER_FAILED, record.message))
+            outcome = Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED
+            return keep(world, run.releasing(outcome, record.message))
 
 
 def _go_on(world: World, terms: Terms, run: Run, manifest: Manifest) -> Run:
@@ -63,11 +69,19 @@ def _go_on(world: World, terms: Terms, run: Run, manifest: Manifest) -> Run:
     return keep(world, run.releasing(None), note)
 
 
-def _first_window(run: Run, progress: Progress | None) -> Run:
-    """When paid time first turned into speech, once it is known."""
-    if run.first_window or progress is None or progress.timings.first_window is None or not run.dispatched:
+def _timed(run: Run, told: Progress | ExitRecord) -> Run:
+    """When its first worker came to life, and when paid time first turned into speech.
+
+    Both by the worker's clock, which may be off a little: never before the instance was seen running.
+    """
+    if run.first_window is not None or len(run.manifests) > 1:
         return run
-    return replace(run, first_window=run.dispatched + timedelta(seconds=progress.timings.first_window))
+    born = told.at - timedelta(seconds=told.timings.elapsed)
+    since = run.worker_since or max(filter(None, (run.running_since, born)))
+    first = told.timings.first_window
+    return replace(
+        run, worker_since=since, first_window=since + timedelta(seconds=first) if first is not None else None
+    )
 
 
 def _silent(world: World, terms: Terms, run: Run, manifest: Manifest, progress: Progress | None) -> Run:

@@ -11,9 +11,10 @@ from datetime import timedelta
 
 from batchscribe.controller.context import Terms, World, keep
 from batchscribe.controller.control import read_exit, read_manifest, read_progress
+from batchscribe.controller.outside import note_down
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.instances import InstanceState
+from batchscribe.core.instances import GUARD_LAST, InstanceState
 from batchscribe.core.manifest import Intent, Settlement
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import Outcome, Run, RunState
@@ -27,7 +28,14 @@ def recover(world: World, terms: Terms) -> tuple[Run, ...]:
     """Runs of ours that only the store remembers, put back into the ledger."""
     unknown = (run_id for run_id in sorted(_intents(world)) if world.ledger.run(run_id) is None)
     remembered = (_remembered(world, terms, run_id) for run_id in unknown)
-    return tuple(keep(world, run, "recovered from the store") for run in remembered if run)
+    return tuple(_put_back(world, run) for run in remembered if run)
+
+
+def _put_back(world: World, run: Run) -> Run:
+    """What it put down outside itself is forgotten with the ledger: it is looked for again."""
+    if not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST):
+        note_down(world, run)
+    return keep(world, run, "recovered from the store")
 
 
 def dead_runs(world: World) -> tuple[Run, ...]:
@@ -53,13 +61,13 @@ def _verdict(world: World, run: Run) -> tuple[Outcome | None, str] | None:
 
 
 def _work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
-    seen = world.compute.describe(run.instance)
-    if not seen.state.billable:
-        return Outcome.INSTANCE_LOST, f"{seen.id} is {seen.state}"
     manifest = read_manifest(world, run.manifests[-1])
     if read_exit(world, manifest) is not None:
         return None, "its work had ended"
+    seen = world.compute.describe(run.instance)
     alive = world.launcher.alive(seen, manifest)
+    if alive is not False and not seen.state.billable:
+        return Outcome.INSTANCE_LOST, f"{seen.id} is {seen.state}"
     progress = read_progress(world, manifest)
     if alive or (alive is None and progress is not None and world.clock.now() - progress.at < FRESH):
         return None
@@ -108,6 +116,7 @@ def _from_intent(intent: Intent) -> Run:
         deadline=intent.deadline,
         rate=Rate(per_hour=Usd(intent.rate_micros), source=intent.rate_source, as_of=intent.rate_as_of),
         instance_type=intent.instance_type,
+        own_type=intent.own_type,
         planned_chunks=intent.chunks,
         planned_audio_seconds=intent.audio_seconds,
     )

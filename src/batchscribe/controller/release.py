@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from batchscribe.controller.context import Terms, World, log, noted
 from batchscribe.controller.control import read_exit, read_manifest
+from batchscribe.controller.outside import take_away
 from batchscribe.controller.steps import START_LANDS
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import WorkerName
@@ -91,7 +92,7 @@ def _may_still_start(run: Run, now: datetime) -> bool:
     """
     if run.seen_up is not None or run.start_requested is None:
         return False
-    if run.outcome is Outcome.NO_CAPACITY and run.start_accepted is None:
+    if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and run.start_accepted is None:
         return False
     return now - (run.start_accepted or run.start_requested) < START_LANDS
 
@@ -135,11 +136,8 @@ def _worker(run: Run) -> WorkerName:
 
 
 def _let_go(world: World, run: Run, note: str) -> Run:
-    """Takes our claim off an instance that was seen stopped, or that is handed back."""
-    if not run.borrowed:
-        world.guard.disarm(run.instance, run.id)
-        if run.start_requested is not None and world.compute.describe(run.instance).run == run.id:
-            world.compute.release(run.instance)
+    """Takes away all that is ours on an instance that was seen stopped, or that is handed back."""
+    take_away(world, run)
     return noted(world, run.moved(RunState.VERIFYING), note)
 
 
@@ -153,4 +151,5 @@ def _hands_off(world: World, run: Run, seen: Instance, now: datetime) -> Run:
         outcome=run.outcome or Outcome.INSTANCE_LOST,
         detail="; ".join(filter(None, (run.detail, detail))),
     )
+    take_away(world, run)
     return noted(world, changed.moved(RunState.VERIFYING), detail)

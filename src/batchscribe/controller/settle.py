@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 
 from batchscribe.controller.context import Terms, World, keep, log
@@ -25,6 +26,8 @@ from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, ObjectNotFoundError
+
+TELL_AGAIN = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,19 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
     world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
     _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
     if run.start_requested is not None:
-        _each(errors, "no message was sent", lambda: world.notifier.send(message(run, verdict)))
+        _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))
     _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
     return keep(world, run, run.detail)
+
+
+def _tell(world: World, run: Run, verdict: Verdict) -> None:
+    """A message for each run; but for starts that fail alike, hour after hour, only one now and then."""
+    outcome = run.outcome or Outcome.INCOMPLETE
+    if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
+        log.info("told before, and not again", run=run.id, outcome=outcome.value)
+        return
+    world.notifier.send(message(run, verdict))
 
 
 def message(run: Run, verdict: Verdict) -> Message:

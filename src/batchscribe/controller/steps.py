@@ -10,20 +10,22 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from batchscribe.controller.capacity import become_that_type, take_another_type
 from batchscribe.controller.context import Terms, World, keep, log
 from batchscribe.controller.control import late
+from batchscribe.controller.outside import leave_claim, note_down
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.policy import INTENT_LASTS, Launch
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, NoCapacityError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, NoCapacityError, TransientError
 
 START_LANDS = timedelta(seconds=60)
 """How long a start may take to show: a lost reply, and looks that are older than the start."""
 
 
-def open_run(world: World, terms: Terms, decision: Launch) -> Run:
+def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Run:
     """Records the intent in the ledger. The deadline counts from here."""
     now = world.clock.now()
     batch = decision.batch
@@ -40,11 +42,13 @@ def open_run(world: World, terms: Terms, decision: Launch) -> Run:
         created=now,
         deadline=now + terms.policy.max_runtime,
         rate=batch.estimate.rate,
-        instance_type=terms.instance_type,
+        instance_type=seen.type or terms.instance_type,
+        own_type=seen.type,
         by_hand=terms.policy.by_hand,
         limit=terms.policy.limit,
         planned_chunks=len(batch.chunks),
         planned_audio_seconds=batch.estimate.audio_seconds,
+        planned_seconds=batch.estimate.seconds,
     )
     return keep(world, run, decision.reason.sentence)
 
@@ -55,24 +59,26 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
     Where either fails, nothing is started.
     """
     world.output.create(keys.intent(run.id), wire.encode(_intent(run, terms)))
-    if not run.borrowed:
-        try:
-            world.guard.arm(claim_of(run))
-        except BatchscribeError as error:
-            return keep(world, run.releasing(Outcome.START_FAILED, f"the guard was not armed: {error}"))
-    guarded = not run.borrowed and run.id in world.guard.armed(run.instance)
-    return keep(
-        world, run.moved(RunState.ARMED), "guard armed" if guarded else "no guard outside this machine"
-    )
+    if run.borrowed:
+        return keep(world, run.moved(RunState.ARMED), "no guard: the instance is somebody else's")
+    note_down(world, run)
+    try:
+        world.guard.arm(claim_of(run))
+    except TransientError:
+        raise
+    except BatchscribeError as error:
+        return keep(world, run.releasing(Outcome.START_FAILED, f"the guard was not armed: {error}"))
+    return keep(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 
-def provision(world: World, _terms: Terms, run: Run) -> Run:
+def provision(world: World, terms: Terms, run: Run) -> Run:
     """Records that the instance may be started from now on, once it is free to be."""
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     if run.borrowed and seen.state is InstanceState.PENDING and now - run.created < INTENT_LASTS:
         return run
     if run.borrowed:
+        run = replace(run, launch=leave_claim(world, terms, run))
         return keep(world, _borrow(run, seen, now), f"instance is {seen.state}")
     if why := _not_for_us(world, run, seen, now):
         return keep(world, run.releasing(Outcome.ABANDONED, why))
@@ -80,6 +86,7 @@ def provision(world: World, _terms: Terms, run: Run) -> Run:
         case InstanceState.STOPPING:
             return run
         case InstanceState.STOPPED:
+            run = replace(run, launch=leave_claim(world, terms, run))
             return keep(world, run.moved(RunState.PROVISIONING, start_requested=now), "about to start")
         case state:
             return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {state}"))
@@ -115,13 +122,20 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
         )
         return keep(world, up, "seen running")
     if late(run.start_requested, now, terms.waits.up):
-        detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
-        return keep(world, run.releasing(Outcome.START_FAILED, detail))
+        return keep(world, run.releasing(*_never_up(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
-        return _ask_for_start(world, replace(run, idle_until=before), seen)
+        return _ask_for_start(world, terms, replace(run, idle_until=before), seen)
     if seen.state.moving:
         return replace(run, idle_until=before)
     return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
+
+
+def _never_up(run: Run, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
+    detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
+    if run.start_accepted is None and run.trouble:
+        return Outcome.THROTTLED, f"{detail}; {run.trouble}"
+    stayed = seen.state is InstanceState.STOPPED
+    return Outcome.STAYED_STOPPED if stayed else Outcome.START_FAILED, detail
 
 
 def claim_of(run: Run) -> Claim:
@@ -148,6 +162,7 @@ def _intent(run: Run, terms: Terms) -> wire.Intent:
         rate_source=run.rate.source,
         rate_as_of=run.rate.as_of,
         instance_type=run.instance_type,
+        own_type=run.own_type,
     )
 
 
@@ -168,22 +183,22 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
     return known is None or known.open
 
 
-def _ask_for_start(world: World, run: Run, seen: Instance) -> Run:
+def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """One start call. A lost reply changes nothing here: the next look shows what it did."""
     now = world.clock.now()
     if run.start_accepted is not None and run.seen_up is None and now - run.start_accepted < START_LANDS:
         return run  # what the cloud shows may be older than our start
     if run.start_accepted is not None:
         reason = seen.state_reason or "the cloud gave no reason"
-        return keep(
-            world,
-            run.releasing(Outcome.START_FAILED, f"{seen.id} was started but is stopped again: {reason}"),
-        )
+        detail = f"{seen.id} was started but is stopped again: {reason}"
+        return keep(world, run.releasing(Outcome.STAYED_STOPPED, detail))
     try:
+        if run.tried_types and seen.type != run.instance_type:
+            return become_that_type(world, terms, run)
         world.compute.start(claim_of(run))
     except NoCapacityError as error:
-        return keep(world, run.releasing(Outcome.NO_CAPACITY, str(error)))
+        return take_another_type(world, terms, run, error)
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
-        return run
+        return replace(run, trouble=str(error))
     return keep(world, replace(run, start_accepted=world.clock.now(), idle_until=now), "start accepted")

@@ -15,6 +15,7 @@ import msgspec
 from batchscribe.controller.context import Terms, World, keep, log, noted
 from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
+from batchscribe.controller.outside import disarm_settled, sweep
 from batchscribe.controller.reconcile import dead_runs, recover
 from batchscribe.controller.steps import open_run
 from batchscribe.core.messages import Level, Message
@@ -28,6 +29,8 @@ from batchscribe.core.policy import (
     Reclaim,
     Resume,
     decide,
+    fit,
+    wait_in_reach,
 )
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
@@ -75,6 +78,7 @@ def _tick(world: World, terms: Terms, *, once: bool) -> Ticked:
         if once:
             return Ticked(None, Reclaim(reason, run), tuple(runs), tuple(errors))
     recover(world, terms)
+    sweep(world)
     while True:
         world.shield.check()
         seen = observe(world, terms)
@@ -84,6 +88,7 @@ def _tick(world: World, terms: Terms, *, once: bool) -> Ticked:
         if begun is None:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
         runs.append(drive(world, terms, begun, errors, once=once))
+        _tell_of_waits(world, terms, seen, runs[-1])
         if once or isinstance(decision, Launch) or len(runs) >= MAX_RUNS:
             return Ticked(seen, decision, tuple(runs), tuple(errors))
 
@@ -97,6 +102,11 @@ def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
     except BatchscribeError as error:
         errors.append(error)
     runs += [drive(world, terms, run, errors) for run in dead_runs(world)]
+    sweep(world)
+    try:
+        disarm_settled(world, terms.instances[0])
+    except BatchscribeError as error:
+        errors.append(error)
     if errors:
         raise errors[0]
     return tuple(runs)
@@ -137,7 +147,7 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
             return None
         case Launch():
             world.preflight()
-            run = open_run(world, terms, decision)
+            run = open_run(world, terms, decision, seen.instance)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
@@ -165,6 +175,15 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     )
     if decision.overdue:
         text = f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+        _alert(world, "overdue", "batchscribe: chunks wait too long", text)
+
+
+def _tell_of_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
+    """An alert before a chunk's longest wait is missed: this start failed, and the next may come too late."""
+    if run.outcome is None or not run.outcome.no_start:
+        return
+    if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):
+        text = f"The longest wait is in reach, and the start failed ({run.outcome}): {run.detail}"
         _alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 

@@ -180,6 +180,8 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
     failures: tuple[Failure, ...] = ()
     device: str = ""
+    gpu_broken: bool = False
+    """It could not work because the box has no usable GPU."""
     seconds_by_type: dict[str, float] = {}
     """Audio seconds for each file extension, to learn how long a byte lasts."""
     bytes_by_type: dict[str, int] = {}
@@ -219,6 +221,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     rate_source: str
     rate_as_of: str = ""
     instance_type: str = ""
+    own_type: str = ""
+    """The instance's type before the run, which it gets back after it."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):

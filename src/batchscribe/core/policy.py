@@ -143,7 +143,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if not pays:
         return Hold(reason)
     if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
-        overdue = _wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
+        overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     return Launch(reason, batch, borrowed=seen.instance.state in _SOMEBODY_STARTED)
 
@@ -190,7 +190,7 @@ def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCod
     if backlog.triggering >= policy.threshold:
         sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
         return ReasonCode.THRESHOLD, sentence
-    if _wait_in_reach(seen, policy, batch):
+    if wait_in_reach(seen, policy, batch):
         return ReasonCode.MAX_WAIT, (
             f"the oldest chunk has waited {_hours(_age(seen))} h; with the next check in "
             f"{_hours(policy.check_interval)} h it would pass the longest wait of {_hours(policy.max_wait)} h"
@@ -213,7 +213,7 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
     return ReasonCode.EMPTY, "nothing is pending"
 
 
-def _wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
+def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
     """Whether waiting for the next check would break the longest wait. Never for an empty backlog."""
     if seen.backlog.oldest is None:
         return False

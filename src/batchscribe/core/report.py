@@ -76,6 +76,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     instance: str
     type: str
+    tried: tuple[str, ...]
+    """Types that the cloud had no machine for."""
     was_running: bool
     started_by_us: bool
     start: datetime | None
@@ -110,6 +112,12 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds. `phases` are the states of the run, by their names."""
 
     phases: dict[str, float]
+    launch: str
+    """How its workers came to life: boot, ssh or local."""
+    to_running: float | None
+    """From the start request to the look that saw it running."""
+    to_worker: float | None
+    """From the start request to the worker's first moment."""
     setup: float | None
     """From the start request to the first window."""
     work: float | None
@@ -280,6 +288,7 @@ def _gpu(run: Run) -> Gpu:
         provider=run.provider,
         instance=run.instance,
         type=run.instance_type,
+        tried=run.tried_types,
         was_running=run.borrowed,
         started_by_us=run.start_requested is not None and not run.borrowed,
         start=run.start_requested,
@@ -307,6 +316,9 @@ def _performance(run: Run, events: Sequence[RunEvent]) -> Performance:
     work = _seconds(run.first_window, run.work_ended)
     return Performance(
         phases=phases(events),
+        launch=run.launch,
+        to_running=_seconds(run.start_requested, run.running_since),
+        to_worker=_seconds(run.start_requested, run.worker_since),
         setup=_seconds(run.start_requested, run.first_window),
         work=work,
         release=_seconds(run.stop_requested, run.stopped),

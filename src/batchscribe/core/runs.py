@@ -46,8 +46,12 @@ class Outcome(StrEnum):
     """The account's quota does not allow the start."""
     CREDENTIALS = "credentials"
     """The cloud did not accept the credentials for the start."""
+    THROTTLED = "throttled"
+    """The cloud did not take the start in time: too many requests, or no answer."""
+    STAYED_STOPPED = "stayed-stopped"
+    """The start was accepted, and the instance was stopped again all the same."""
     START_FAILED = "start-failed"
-    """The start was refused, or the instance did not stay up."""
+    """The start was refused, or the instance was not there to be started."""
     LAUNCH_FAILED = "launch-failed"
     """The box was up, but no worker could be started on it."""
     GPU_BROKEN = "gpu-broken"
@@ -65,6 +69,23 @@ class Outcome(StrEnum):
     @property
     def success(self) -> bool:
         return self is Outcome.COMPLETED
+
+    @property
+    def no_start(self) -> bool:
+        """The instance did not come up: nothing was paid for, and the next check tries again."""
+        return self in _NO_START
+
+
+_NO_START = frozenset(
+    {
+        Outcome.NO_CAPACITY,
+        Outcome.QUOTA,
+        Outcome.CREDENTIALS,
+        Outcome.THROTTLED,
+        Outcome.STAYED_STOPPED,
+        Outcome.START_FAILED,
+    }
+)
 
 
 class Step(StrEnum):
@@ -122,6 +143,12 @@ class Run:
     deadline: datetime
     rate: Rate
     instance_type: str = ""
+    own_type: str = ""
+    """The instance's type before the run; it gets it back where the run had to take another."""
+    tried_types: tuple[str, ...] = ()
+    """Types that the cloud had no machine for, in this run."""
+    trouble: str = ""
+    """What the cloud said last, while a start was being asked for."""
     launch: str = ""
     """How its workers come to life: boot, ssh or local; empty where that was not told yet."""
     by_hand: bool = False
@@ -130,6 +157,8 @@ class Run:
     """At most so many chunks."""
     planned_chunks: int = 0
     planned_audio_seconds: float = 0.0
+    planned_seconds: float = 0.0
+    """Of paid time."""
     manifests: tuple[str, ...] = ()
     """Keys of the manifests, one for each worker, in the order they were dispatched."""
     start_requested: datetime | None = None
@@ -147,6 +176,8 @@ class Run:
     reaching_since: datetime | None = None
     """Since when the box is being asked for a worker; anew for each worker."""
     dispatched: datetime | None = None
+    worker_since: datetime | None = None
+    """When its first worker came to life, by the worker's own word."""
     first_window: datetime | None = None
     work_ended: datetime | None = None
     stop_requested: datetime | None = None

@@ -196,6 +196,10 @@ class Ledger:
         rows = self._rows("get", {"key": key})
         return rows[0][0] if rows else None
 
+    def facts(self, prefix: str) -> dict[str, str]:
+        """Every small fact whose key starts with `prefix`, in the order of the keys."""
+        return dict(self._rows("facts", {"prefix": prefix}))
+
     def put(self, key: str, value: str | None) -> None:
         """Keeps a small fact under a key; None forgets it."""
         with self._transaction():

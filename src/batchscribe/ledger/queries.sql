@@ -73,6 +73,9 @@ SELECT type, bytes_per_second FROM (
 -- name: get
 SELECT value FROM facts WHERE key = :key;
 
+-- name: facts
+SELECT key, value FROM facts WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY key;
+
 -- name: put
 INSERT INTO facts (key, value) VALUES (:key, :value)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value;

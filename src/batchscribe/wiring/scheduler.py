@@ -163,7 +163,8 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
     table = PriceTable()
 
     def rate(instance_type: str) -> Rate:
-        if settings.hourly_cost is not None:
+        # It is the price of the instance as it is; what it may become instead has a price of its own.
+        if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
         if found := table.rate(instance_type, settings.region):
             return found
@@ -222,6 +223,8 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
         provider=settings.provider,
         instances=instances(settings),
         instance_type=settings.instance_type,
+        instance_types=settings.instance_types,
+        launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,
         shared_machine=local,

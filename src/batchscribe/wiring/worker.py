@@ -17,7 +17,7 @@ from batchscribe.adapters.engines import EngineReport, engine_factory, engine_re
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
 from batchscribe.settings import aws_place
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
@@ -56,7 +56,7 @@ def work(location: str, clock: Clock | None = None) -> ExitRecord:
             # The voice detector's package comes with the engines; a scheduler has neither.
             from batchscribe.adapters.vad_silero import find_speech
         except (MisconfiguredError, ImportError) as error:
-            fail_worker(manifest, home, clock, str(error))
+            fail_worker(manifest, home, clock, str(error), gpu_broken=isinstance(error, GpuError))
             raise MisconfiguredError(str(error)) from error
         return run_worker(
             manifest,
@@ -79,8 +79,16 @@ def check(manifest: Manifest) -> EngineFactory:
         )
     factory = engine_factory(manifest.engine.engine)
     if problems := factory.problems(manifest.engine):
-        raise MisconfiguredError("; ".join(problems))
+        raise (GpuError if _gpu_is_gone(manifest.engine) else MisconfiguredError)("; ".join(problems))
     return factory
+
+
+def _gpu_is_gone(spec: EngineSpec) -> bool:
+    try:
+        from batchscribe.adapters.engine_faster_whisper import gpu_missing
+    except ImportError:
+        return False
+    return gpu_missing(spec)
 
 
 def fetch_model(model: str) -> Path:

@@ -204,7 +204,9 @@ class Board:
                 in_flight=tuple(sorted(self._in_flight)),
             )
 
-    def exit_record(self, end: WorkerEnd, message: str, device: str) -> ExitRecord:
+    def exit_record(
+        self, end: WorkerEnd, message: str, device: str, *, gpu_broken: bool = False
+    ) -> ExitRecord:
         with self._lock:
             return ExitRecord(
                 run=self._manifest.run,
@@ -216,6 +218,7 @@ class Board:
                 timings=self.timings(),
                 failures=tuple(self._failures),
                 device=device,
+                gpu_broken=gpu_broken,
                 seconds_by_type=dict(self._seconds),
                 bytes_by_type=dict(self._bytes),
             )

@@ -27,7 +27,7 @@ from batchscribe.core.manifest import (
     decode,
 )
 from batchscribe.core.speech import Recognition, Window
-from batchscribe.errors import BatchscribeError, EngineError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Engine, Store
 from batchscribe.worker.assembly import Assembly, Broken, Ended, Ready, Whole, transcript
 from batchscribe.worker.audio import AudioDecoder
@@ -87,10 +87,12 @@ def run_worker(
     return worker.run(load, find_speech, new_decoder)
 
 
-def fail_worker(manifest: Manifest, output: Store, clock: Clock, reason: str) -> ExitRecord:
+def fail_worker(
+    manifest: Manifest, output: Store, clock: Clock, reason: str, *, gpu_broken: bool = False
+) -> ExitRecord:
     """Writes the exit record of a worker that could not even begin."""
     board = Board(manifest, clock)
-    record = board.exit_record(WorkerEnd.FAILED, reason, "")
+    record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
     return record
 
@@ -334,7 +336,8 @@ class _Worker:
             message = f"{self._ending.reason}: {left} chunks left; finished transcripts are kept"
         else:
             end, message = WorkerEnd.FINISHED, _summary(self._board.tally)
-        return self._board.exit_record(end, message, self._device)
+        broken = isinstance(self._ending.error, GpuError)
+        return self._board.exit_record(end, message, self._device, gpu_broken=broken)
 
 
 def _summary(tally: Tally) -> str:

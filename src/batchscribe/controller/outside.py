@@ -1,0 +1,122 @@
+"""What a run puts down outside itself before its start, and takes away after it.
+
+The guard's order, the claim that a booting box looks for, the tags, another type: none of them may
+keep a run open once its instance was seen stopped, and none may be forgotten. What could not be taken
+away is noted in the ledger, and a later tick takes it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from batchscribe.controller.context import Terms, World, log
+from batchscribe.core import keys
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.runs import Run
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+
+_NOTED = "outside/"
+LOCAL = "local"
+
+
+def note_down(world: World, run: Run) -> None:
+    """Remembers, before anything is put down, that it will have to be taken away."""
+    world.ledger.put(f"{_NOTED}{run.id}", run.instance)
+
+
+def leave_claim(world: World, terms: Terms, run: Run) -> str:
+    """Tells a box that boots what it is there for; how the run's workers will come to life.
+
+    A box whose units are not installed gets none: it would not look.
+    """
+    if terms.shared_machine:
+        return LOCAL
+    record = None if run.borrowed else instance_record(world, run.instance)
+    if record is None or not record.boots:
+        return ClaimLaunch.SSH
+    launch = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    claim = BoxClaim(
+        run=run.id,
+        created=run.created,
+        deadline=run.deadline,
+        output=world.output.url,
+        launch=launch,
+        region=terms.region,
+        endpoint=terms.endpoint,
+    )
+    _write(world, msgspec.structs.replace(record, claim=claim))
+    return launch
+
+
+def instance_record(world: World, instance: str) -> InstanceRecord | None:
+    """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
+    try:
+        return read(world.home.get(keys.instance(instance)).data, InstanceRecord)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+
+
+def take_away(world: World, run: Run) -> None:
+    """Takes away what stands there for a run whose instance was seen stopped, or was let go. Never raises."""
+    if run.borrowed:
+        return
+    gone = [
+        _done("the guard was not disarmed", run, partial(world.guard.disarm, run.instance, run.id)),
+        _done("its claim was not taken back", run, partial(_take_claim, world, run)),
+        _done("its instance was not given back as it was", run, partial(_give_back, world, run)),
+    ]
+    if all(gone):
+        _done("what is gone was not noted", run, partial(world.ledger.put, f"{_NOTED}{run.id}", None))
+
+
+def sweep(world: World) -> None:
+    """Takes away what runs that are settled could not take away themselves."""
+    for key in world.ledger.facts(_NOTED):
+        run = world.ledger.run(key.removeprefix(_NOTED))
+        if run is not None and not run.open:
+            take_away(world, run)
+
+
+def disarm_settled(world: World, instance: str) -> None:
+    """Takes back the guard's orders of runs that are settled, noted or not: a ledger may have been lost."""
+    for run_id in sorted(world.guard.armed(instance)):
+        run = world.ledger.run(run_id)
+        if run is not None and not run.open:
+            log.info("a stale order of the guard is taken back", run=run_id, instance=instance)
+            world.guard.disarm(instance, run_id)
+
+
+def _take_claim(world: World, run: Run) -> None:
+    record = instance_record(world, run.instance)
+    if record is not None and record.claim is not None and record.claim.run == run.id:
+        _write(world, msgspec.structs.replace(record, claim=None))
+
+
+def _give_back(world: World, run: Run) -> None:
+    """The tags emptied, and its own type: as far as nobody else has taken or changed it since."""
+    if run.start_requested is None:
+        return
+    seen = world.compute.describe(run.instance)
+    if run.tried_types and seen.run in {None, run.id} and seen.type == run.instance_type != run.own_type:
+        world.compute.change_type(run.instance, run.own_type)
+    if seen.run == run.id:
+        world.compute.release(run.instance)
+
+
+def _write(world: World, record: InstanceRecord) -> None:
+    world.home.replace(keys.instance(record.instance), msgspec.json.encode(record))
+
+
+def _done(what: str, run: Run, act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except BatchscribeError as error:
+        log.warning(f"{what}: a later tick tries again", run=run.id, error=str(error))
+    except Exception:  # noqa: BLE001  the way out of a run must not break on what it left behind
+        log.exception(what, run=run.id)
+    else:
+        return True
+    return False

@@ -1,0 +1,309 @@
+"""What a run puts down outside itself, and what becomes of it when the way to it is blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe.controller.outside import disarm_settled
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core import keys
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.policy import Policy
+from batchscribe.core.runs import Outcome, RunState
+from batchscribe.errors import (
+    ComputeUnavailableError,
+    CredentialsError,
+    MisconfiguredError,
+    NoCapacityError,
+    QuotaError,
+    StoreUnavailableError,
+)
+from batchscribe.ledger import Ledger
+from batchscribe.testing.compute import Fault
+from support.world import INSTANCE, Stage, stage
+
+NO_CAPACITY = NoCapacityError("no capacity")
+OTHERS = ("g5.xlarge", "g6.xlarge")
+PRICES = {"g4dn.xlarge": "0.526", "g5.xlarge": "1.006", "g6.xlarge": "0.8048"}
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def ready(at: Stage, count: int = 120) -> None:
+    at.upload(count)
+    at.clock.sleep(600)
+
+
+def price(instance_type: str) -> Rate:
+    if instance_type not in PRICES:
+        raise MisconfiguredError(f"no price is known for {instance_type}")
+    return Rate(per_hour=Usd.parse(PRICES[instance_type]), source="test")
+
+
+def set_up(at: Stage, *, boots: bool = True, claim: BoxClaim | None = None) -> None:
+    record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=boots, claim=claim)
+    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+
+
+def record(at: Stage) -> InstanceRecord:
+    return read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
+
+
+def tags(at: Stage) -> str | None:
+    return at.compute.describe(INSTANCE).run
+
+
+def test_an_order_that_cannot_be_taken_back_does_not_keep_the_run_open_and_is_not_forgotten(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(at)
+    whole = at.notes.disarm
+    monkeypatch.setattr(at.notes, "disarm", _raise(ComputeUnavailableError("throttled")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
+    assert at.notes.armed(INSTANCE) == {run.id}
+    monkeypatch.setattr(at.notes, "disarm", whole)
+    tick(at.world, at.terms)
+    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.ledger.facts("outside/") == {}
+
+
+def test_tags_that_cannot_be_emptied_are_emptied_later(at: Stage) -> None:
+    ready(at)
+    at.compute.fail("release", Fault(MisconfiguredError("no right to tag")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, tags(at)) == (Outcome.COMPLETED, run.id)
+    tick(at.world, at.terms)
+    assert tags(at) is None
+
+
+def test_a_broken_way_back_breaks_nothing_else(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready(at)
+    monkeypatch.setattr(at.notes, "disarm", _raise(ValueError("a mistake of ours")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, tags(at)) == (Outcome.COMPLETED, None)
+
+
+def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
+    ready(at)
+    at.notes.arm_error = MisconfiguredError("no such role")
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.start_requested) == (Outcome.START_FAILED, None)
+    assert "start" not in {call for call, _ in at.compute.calls}
+
+
+def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -> None:
+    ready(at)
+    at.notes.arm_error = ComputeUnavailableError("EventBridge did not answer")
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.start_requested) == (Outcome.ABANDONED, None)
+    assert at.notes.guard_calls.count("arm") > 1
+    assert at.clock.now() - run.created < timedelta(minutes=12)
+
+
+def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at: Stage) -> None:
+    ready(at)
+    set_up(at)
+    seen: list[tuple[InstanceState, BoxClaim | None]] = []
+    whole = at.compute.start
+
+    def start(claim: Claim) -> None:
+        seen.append((at.compute.describe(INSTANCE).state, record(at).claim))
+        whole(claim)
+
+    at.compute.start = start  # type: ignore[method-assign]
+    (run,) = tick(at.world, at.terms).runs
+    ((state, claim),) = seen
+    assert state is InstanceState.STOPPED
+    assert claim == BoxClaim(
+        run=run.id, created=run.created, deadline=run.deadline, output=at.store.url, launch=ClaimLaunch.BOOT
+    )
+    assert (run.launch, record(at).claim) == ("boot", None)
+
+
+@pytest.mark.parametrize(
+    ("boots", "launch", "way"),
+    [(True, "auto", "boot"), (True, "ssh", "ssh"), (True, "held", "held"), (False, "auto", "ssh")],
+)
+def test_the_way_to_the_worker_is_chosen_once(tmp_path: Path, boots: bool, launch: str, way: str) -> None:
+    at = stage(tmp_path, launch=launch)
+    ready(at)
+    set_up(at, boots=boots)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.launch == way
+    at.ledger.close()
+
+
+def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(at)
+    set_up(at)
+    whole = at.store.replace
+
+    def replace_(key: str, data: bytes) -> None:
+        if key == keys.instance(INSTANCE) and b'"claim":null' in data:
+            raise StoreUnavailableError("503")
+        whole(key, data)
+
+    monkeypatch.setattr(at.store, "replace", replace_)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    left = record(at).claim
+    assert left is not None
+    assert left.run == run.id
+    monkeypatch.setattr(at.store, "replace", whole)
+    tick(at.world, at.terms)
+    assert record(at).claim is None
+
+
+def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path) -> None:
+    ready(at)
+    set_up(at)
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    assert at.notes.armed(INSTANCE)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    world = replace(at.world, ledger=fresh)
+    at.clock.sleep(3600)
+    reconcile(world, at.terms)
+    assert at.notes.armed(INSTANCE) == frozenset()
+    assert record(at).claim is None
+    fresh.close()
+
+
+def test_a_stale_order_of_a_settled_run_is_found(at: Stage) -> None:
+    ready(at)
+    (run,) = tick(at.world, at.terms).runs
+    at.notes.guarded |= {run.id: INSTANCE, "another-schedulers": INSTANCE}
+    disarm_settled(at.world, INSTANCE)
+    assert at.notes.armed(INSTANCE) == {"another-schedulers"}
+
+
+def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_back(tmp_path: Path) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.compute.fail("start", Fault(NO_CAPACITY), Fault(NO_CAPACITY))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.instance_type) == (Outcome.COMPLETED, "g6.xlarge")
+    assert run.tried_types == ("g4dn.xlarge", "g5.xlarge")
+    assert run.rate == price("g6.xlarge")
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    at.ledger.close()
+
+
+def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
+    at = stage(tmp_path, instance_types=("t9.unknown", *OTHERS), rate_of=price)
+    ready(at)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    at.compute.fail("change_type", Fault(MisconfiguredError("needs ENA")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.instance_type) == (Outcome.COMPLETED, "g6.xlarge")
+    at.ledger.close()
+
+
+def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> None:
+    policy = Policy(daily_budget=Usd.parse("0.05"))
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price, policy=policy)
+    ready(at)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    (run,) = tick(at.world, at.terms).runs
+    estimate = run.planned_seconds / 3600
+    assert 0.526 * estimate < 0.05 < 0.8048 * estimate, "the batch fits the first type only"
+    assert (run.outcome, run.instance_type) == (Outcome.NO_CAPACITY, "g4dn.xlarge")
+    at.ledger.close()
+
+
+def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.compute.fail("start", *[Fault(NO_CAPACITY)] * 9)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.NO_CAPACITY
+    assert [call for call, _ in at.compute.calls].count("start") == 3
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    assert all(name in run.detail for name in PRICES)
+    at.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (NO_CAPACITY, Outcome.NO_CAPACITY),
+        (QuotaError("quota"), Outcome.QUOTA),
+        (CredentialsError("expired"), Outcome.CREDENTIALS),
+        (ComputeUnavailableError("RequestLimitExceeded"), Outcome.THROTTLED),
+    ],
+)
+def test_every_trouble_with_a_start_has_a_name_and_is_told_once(
+    at: Stage, error: MisconfiguredError, outcome: Outcome
+) -> None:
+    ready(at)
+    for _check in range(4):
+        at.compute.fail("start", *[Fault(error)] * 200)
+        run = tick(at.world, at.terms).runs[-1]
+        assert run.outcome is outcome
+        assert str(error) in run.detail
+        assert run.cost == Usd(0)
+        at.clock.sleep(3600)
+        at.compute._faults.clear()
+    told = [message for message in at.notes.messages if outcome.value in message.title]
+    assert len(told) == 1
+    at.clock.sleep(3600)
+    assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED
+
+
+def test_a_failed_start_alerts_before_the_longest_wait_is_missed(tmp_path: Path) -> None:
+    at = stage(tmp_path, policy=Policy(threshold=1000, max_wait=timedelta(hours=3)))
+    ready(at, 5)
+    at.clock.sleep(1.9 * 3600)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.NO_CAPACITY
+    (alert,) = [message for message in at.notes.messages if "wait too long" in message.title]
+    assert "no-capacity" in alert.body
+    at.ledger.close()
+
+
+def test_a_failed_start_with_time_left_alerts_nobody_of_waits(at: Stage) -> None:
+    ready(at)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    tick(at.world, at.terms)
+    assert not [message for message in at.notes.messages if "wait too long" in message.title]
+
+
+def test_a_cloud_that_cannot_be_looked_at_after_a_start_is_not_waited_for_for_hours(
+    at: Stage,
+) -> None:
+    ready(at)
+    whole = at.compute.start
+
+    def start(claim: Claim) -> None:
+        whole(claim)
+        at.compute.fail("describe", *[Fault(ComputeUnavailableError("blind"))] * 150)
+
+    at.compute.start = start  # type: ignore[method-assign]
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.THROTTLED
+    assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+    assert at.clock.now() < run.deadline
+
+
+def _raise(error: Exception) -> object:
+    def act(*_arguments: object) -> None:
+        raise error
+
+    return act
