@@ -15,7 +15,10 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.observe import PAUSED, observe
+from batchscribe.controller.outside import instance_record
+from batchscribe.controller.rehearsal import PROVED, proofs, told
 from batchscribe.core.policy import Observation, decide
+from batchscribe.core.promises import Promise, promises
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import Scheduler, open_ledger
@@ -94,6 +97,8 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
         "paused_until": ledger.get(PAUSED),
         "cloud_guard": made.settings.cloud_guard,
         "guard": _guard(made),
+        "promises": _promises(made),
+        "proofs": [{"told": told(proof), "proof": proof} for proof in proofs(ledger.facts(PROVED))],
         "run": next((_run(run) for run in ledger.open_runs()), None),
         "last_runs": [_run(run) for run in runs[-5:] if not run.open],
     }
@@ -126,6 +131,32 @@ def _guard(made: Scheduler) -> dict[str, Any]:
     return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
+def _promises(made: Scheduler) -> tuple[Promise, ...]:
+    """What is promised with these settings and this box; nothing where the GPU is in this machine."""
+    if made.terms.shared_machine:
+        return ()
+    try:
+        record = instance_record(made.world, made.terms.instances[0])
+    except BatchscribeError:
+        record = None
+    boots = record is not None and record.boots
+    return promises(guarded=made.settings.cloud_guard != "off", boots=boots)
+
+
+def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was promised, and when it was last proved on this account."""
+    lines = [
+        ("Promise" if promise.given else "No promise", promise.sentence) for promise in document["promises"]
+    ]
+    for row in document["proofs"]:
+        proof = row["proof"]
+        label = "Proved" if proof.proved else "Not proved"
+        lines.append((label, f"{proof.at:%Y-%m-%d %H:%M} UTC: {row['told']}"))
+    if lines and not document["proofs"]:
+        lines.append(("Proved", "never on this account: `batchscribe rehearse` does, for a few cents"))
+    return lines
+
+
 def _run(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
@@ -154,6 +185,7 @@ def _lines(seen: Observation | BatchscribeError, document: dict[str, Any]) -> li
     else:
         lines += _seen_lines(seen, document)
     lines.append(("Guard", document["guard"]["says"]))
+    lines += _proof_lines(document)
     for last in reversed(document["last_runs"]):
         lines.append(
             ("Before", f"{last['id']}: {last['outcome']}, {last['chunks']} chunks, ${last['cost']:.4f}")

@@ -12,6 +12,7 @@ from batchscribe.controller.control import late
 from batchscribe.controller.dispatch import dispatch
 from batchscribe.controller.follow import follow
 from batchscribe.controller.release import begin_release, release
+from batchscribe.controller.retreat import world_of
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, await_running, provision
 from batchscribe.core.messages import Level, Message
@@ -54,6 +55,7 @@ def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], 
     Raises NotStoppedError where its instance could not be proved stopped, MisconfiguredError where
     the run was begun with other settings than these.
     """
+    world = world_of(world, run)
     _at_home(world, terms, run)
     with world.run_log(run):
         try:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from batchscribe.controller.context import Terms, World
+from batchscribe.controller.retreat import rehearsed
 from batchscribe.core.instances import Instance
 from batchscribe.core.policy import Observation
 from batchscribe.core.runs import Run
@@ -43,7 +44,9 @@ def observe(world: World, terms: Terms) -> Observation:
 def _fruitless(world: World, now: datetime) -> list[Run]:
     """The newest settled runs that cost something and got no chunk done, oldest first."""
     settled = [
-        run for run in world.ledger.runs(now - FRUITLESS_WITHIN) if not run.open and run.billed_seconds
+        run
+        for run in world.ledger.runs(now - FRUITLESS_WITHIN)
+        if not run.open and run.billed_seconds and not rehearsed(run)
     ]
     return list(takewhile(lambda run: not run.chunks_done, reversed(settled)))[::-1]
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from batchscribe.controller.context import Terms, World, keep
 from batchscribe.controller.control import read_exit, read_manifest, read_progress
 from batchscribe.controller.outside import note_down
+from batchscribe.controller.retreat import world_of
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.instances import GUARD_LAST, InstanceState
@@ -40,7 +41,7 @@ def _put_back(world: World, run: Run) -> Run:
 
 def dead_runs(world: World) -> tuple[Run, ...]:
     """Open runs with no live work, or past their deadline, already on their way out."""
-    ended = ((run, _verdict(world, run)) for run in world.ledger.open_runs())
+    ended = ((run, _verdict(world_of(world, run), run)) for run in world.ledger.open_runs())
     return tuple(keep(world, run.releasing(*verdict), "reclaimed") for run, verdict in ended if verdict)
 
 

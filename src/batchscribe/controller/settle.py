@@ -17,6 +17,7 @@ from batchscribe.controller.control import read_exit, read_manifest, read_progre
 from batchscribe.controller.learning import learn
 from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
+from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
@@ -71,7 +72,8 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
     run = _closed(world, run, verdict, work)
     world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
-    _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
+    if not rehearsed(run):
+        _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
     if run.start_requested is not None:
         _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))

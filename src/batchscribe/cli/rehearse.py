@@ -1,0 +1,136 @@
+"""`rehearse`: prove on your own account that the GPU stops when its controller is gone."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import IO
+
+import click
+
+from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.tick import opened
+from batchscribe.controller.rehearsal import (
+    LONGEST,
+    Act,
+    Proof,
+    check,
+    put_speech,
+    terms_of,
+    told,
+)
+from batchscribe.controller.rehearsal import (
+    rehearse as play,
+)
+from batchscribe.controller.retreat import place_of
+from batchscribe.controller.tick import tick as one_tick
+from batchscribe.core.instances import GUARD_FIRST
+from batchscribe.core.money import Usd, cost
+from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.scheduler import Scheduler
+
+USUAL = {Act.BOX: 420.0, Act.GUARD: LONGEST[Act.GUARD].total_seconds() / 2}
+"""Seconds that an act is paid for when all is well."""
+SPEECH = "rehearsal/chunk-001.ogg"
+
+
+@click.command()
+@click.option("--act", "acts", type=click.Choice([*Act]), multiple=True, help="Only this one; default: both.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--controller", hidden=True, help="Be the controller of the rehearsal of this name.")
+@json_option
+@pass_app
+def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | None, as_json: bool) -> int:
+    """Start the GPU, kill its controller, and watch what stops the GPU: first its box, then the guard."""
+    chosen = tuple(Act(act) for act in acts) or tuple(Act)
+    if controller:
+        return _be_controller(app, controller, chosen[0])
+    with opened(app) as made, made.lock.held():
+        for act in chosen:
+            check(made.world, made.terms, act, guarded=made.settings.cloud_guard != "off")
+        if not yes:
+            click.confirm(_question(made, chosen), abort=True, err=True)
+        played = [_play(app, made, act, quiet=as_json) for act in chosen]
+    if as_json:
+        print_json(played)
+    return 0 if all(proof.proved for proof in played) else 1
+
+
+def _question(made: Scheduler, acts: tuple[Act, ...]) -> str:
+    rate = made.terms.rate_of(made.terms.instance_type or _type(made))
+    usual = sum((cost(rate, USUAL[act]) for act in acts), start=Usd(0))
+    most = sum((cost(rate, LONGEST[act].total_seconds()) for act in acts), start=Usd(0))
+    minutes = sum(USUAL[act] for act in acts) / 60
+    return (
+        f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
+        f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
+        f"and never more than ${most.text(2)}. Go on?"
+    )
+
+
+def _type(made: Scheduler) -> str:
+    return made.world.compute.describe(made.terms.instances[0]).type
+
+
+def _play(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
+    name = f"{made.world.clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    if not quiet:
+        app.console.print(f"{act}: {_PLOTS[act]}", markup=False)
+    put_speech(made.world, name, _speech())
+    log = made.settings.log_dir / "rehearsal.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as said:
+        proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, said, log))
+    if not quiet:
+        app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {told(proof)}", markup=False)
+    return proof
+
+
+class _Controller:
+    """A rehearsal.Victim: a tick in a process of its own."""
+
+    def __init__(self, made: Scheduler, name: str, act: Act, said: IO[bytes], log: Path) -> None:
+        argv = [sys.executable, "-m", "batchscribe", "rehearse", "--controller", name, "--act", act.value]
+        self._log = log
+        self._process = subprocess.Popen(
+            argv, cwd=made.settings.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def ended(self) -> str | None:
+        code = self._process.poll()
+        if code is None:
+            return None
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"its controller ended with code {code}"
+
+
+def _be_controller(app: App, name: str, act: Act) -> int:
+    """One tick without the lock: the process that rehearses holds it."""
+    with opened(app) as made:
+        ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
+    for error in ticked.errors:
+        click.echo(f"batchscribe: {error}", err=True)
+    ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence
+    raise BatchscribeError(ended)
+
+
+def _speech() -> dict[str, bytes]:
+    """One bundled chunk: a few seconds of speech."""
+    bundled = files("batchscribe") / "demo" / "audio" / "morning-walk" / "chunk-002.ogg"
+    return {SPEECH: bundled.read_bytes()}
+
+
+_PLOTS = {
+    Act.BOX: "the controller is killed while the box works; then the box has to power itself off",
+    Act.GUARD: (
+        "the controller is killed and the box holds still; then the guard has to stop it, from "
+        f"{GUARD_FIRST.total_seconds() / 60:.0f} min after a near deadline on"
+    ),
+}

@@ -1,0 +1,70 @@
+"""The place that a rehearsal has for itself inside the output: its own audio, transcripts and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+from batchscribe.controller.context import World
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core.messages import Message
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.core.runs import Run
+from batchscribe.protocols import Store
+
+FOLDER = f"{keys.CONTROL}rehearsal/"
+
+
+class Below:
+    """A protocols.Store: the objects of another one under a prefix that ends in `/`."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.url = f"{store.url.rstrip('/')}/{prefix.rstrip('/')}"
+        self._store = store
+        self._prefix = prefix
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        start = f"{self._prefix}{after}" if after else ""
+        for info in self._store.list(f"{self._prefix}{prefix}", after=start):
+            yield replace(info, key=info.key.removeprefix(self._prefix))
+
+    def get(self, key: str) -> Blob:
+        return self._store.get(f"{self._prefix}{key}")
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._store.create(f"{self._prefix}{key}", data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._store.replace(f"{self._prefix}{key}", data)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(f"{self._prefix}{key}")
+
+
+class _Silence:
+    """A protocols.Notifier: what is only rehearsed wakes nobody."""
+
+    def send(self, message: Message) -> None:
+        """Tells nobody."""
+
+
+def place_of(world: World, name: str) -> World:
+    """The world as the rehearsal called `name` sees it: with the real instance, guard and ledger."""
+    store = Below(world.home, f"{FOLDER}{name}/")
+
+    def scanner(_by_hand: bool) -> Scanner:
+        return Scanner(store, store, clock=world.clock, min_age=timedelta(0))
+
+    return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
+
+
+def world_of(world: World, run: Run) -> World:
+    """The world that a run belongs in: a rehearsal's is finished by any tick that finds it."""
+    root = f"{world.home.url.rstrip('/')}/{FOLDER}"
+    return place_of(world, run.output.removeprefix(root)) if run.output.startswith(root) else world
+
+
+def rehearsed(run: Run) -> bool:
+    return f"/{FOLDER}" in run.output
