@@ -85,11 +85,16 @@ def identity(pid: int) -> Identity | None:
     """Who has this number now; None where nobody has it, or only a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = boot_id()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[_STATE] in {"Z", "X"} else Identity(pid, boot, int(fields[_START_TICKS]))
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

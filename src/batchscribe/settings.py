@@ -94,7 +94,7 @@ class Settings:
     max_audio_hours: Annotated[float, Name("BATCH_MAX_AUDIO_HOURS", texts.number(0, 1000), _HOURS)] = 12.0
     max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", texts.whole(1, 10**6), _POSITIVE)] = 4096
     launch: Annotated[
-        str, Name("BATCH_LAUNCH", texts.one_of("auto", "ssh", "local"), "auto, ssh or local")
+        str, Name("BATCH_LAUNCH", texts.one_of("auto", "boot", "ssh", "local"), "auto, boot, ssh or local")
     ] = "auto"
     cloud_guard: Annotated[
         str, Name("BATCH_CLOUD_GUARD", texts.one_of("eventbridge", "off"), "eventbridge or off")
@@ -331,11 +331,11 @@ def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
 
 
 def _refuse_misplaced_launch(launch: str, provider: str) -> None:
-    fitting = "local" if provider == "local" else "ssh"
-    if launch not in {"auto", fitting}:
+    fitting = ("auto", "local") if provider == "local" else ("auto", "boot", "ssh")
+    if launch not in fitting:
         raise MisconfiguredError(
             f"BATCH_LAUNCH is {launch}, which does not reach a GPU of GPU_PROVIDER={provider}: "
-            f"allowed is auto or {fitting}"
+            f"allowed is {' or '.join(fitting)}"
         )
 
 

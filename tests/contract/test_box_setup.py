@@ -9,23 +9,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.box_install import find_wheel, install
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
+from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.host_keys import pin, pinned
 from batchscribe.adapters.launch_local import LocalBox
 from batchscribe.adapters.launch_ssh import SshBox
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.core import box, keys
-from batchscribe.core.box import InstanceRecord
+from batchscribe.core.box import (
+    BOX_UNIT,
+    DEADMAN_UNITS,
+    BoxClaim,
+    BoxPlace,
+    ClaimLaunch,
+    InstanceRecord,
+)
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
-from support.sshd import Sshd, sshd
+from support.sshd import Sshd, program, sshd
+from support.stores import NOW
 
 INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
 OFFLINE_PYTHON = """\
@@ -109,6 +119,9 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert (kept.read_text(), kept.stat().st_mode & 0o777) == (secrets.read_text(), 0o600)
     record = box.read(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.release, record.fingerprint) == (__version__, server.fingerprint)
+    assert not record.boots
+    assert "no systemd runs there" in seen["launch at boot"]
+    assert "nothing on the box will power it off" in seen["launch at boot"]
     # Once more, over what is there: the pin stays, one environment stays.
     again = {
         finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(wishes, env_file=None))
@@ -219,6 +232,126 @@ def test_other_pins_survive_a_new_one(ssh: Ssh, server: Sshd) -> None:
     ssh.options.known_hosts.write_text(f"{neighbour}\n")
     pin(ssh, INSTANCE)
     assert neighbour in ssh.options.known_hosts.read_text().splitlines()
+
+
+PLAYED_SYSTEMCTL = """
+echo "systemctl $*" >> {log}
+case "$1" in is-system-running) echo degraded; exit 1 ;; esac
+"""
+ROOT_BY_SUDO = """
+[ "$1" = -n ] || exit 9
+shift
+echo "sudo $*" >> {log}
+case "$1" in install) ;; *) "$@" ;; esac
+"""
+"""What would write into this machine's own folders is only noted."""
+
+
+@pytest.fixture
+def played_systemd(server: Sshd, tmp_path: Path) -> Path:
+    """On the box a systemd runs, and a user who may become root; what they were asked, in this file."""
+    log = tmp_path / "asked"
+    program(server.programs / "systemctl", PLAYED_SYSTEMCTL.format(log=log))
+    program(server.programs / "sudo", ROOT_BY_SUDO.format(log=log))
+    program(server.programs / "id", "echo 1000")
+    program(server.programs / "systemd-analyze", f'echo "verify $*" >> {log}')
+    return log
+
+
+def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path, server: Sshd) -> None:
+    pin(ssh, INSTANCE)
+    assert install_units(ssh, INSTANCE) == ""
+    asked = played_systemd.read_text()
+    for unit in (BOX_UNIT, *DEADMAN_UNITS):
+        assert f"./{unit}" in asked.partition("sudo install")[0]
+        assert f"sudo install -o root -g root -m 0644 {unit} /etc/systemd/system/{unit}" in asked
+    assert "0755 deadman /usr/local/lib/batchscribe/deadman" in asked
+    order = [line for line in asked.splitlines() if line.startswith("systemctl ") and "is-system" not in line]
+    assert order == [
+        "systemctl daemon-reload",
+        f"systemctl enable {BOX_UNIT}",
+        "systemctl enable batchscribe-deadman.timer batchscribe-deadman.path",
+        "systemctl restart batchscribe-deadman.timer batchscribe-deadman.path",
+    ]
+    unit = (server.home / ".batchscribe" / "incoming" / BOX_UNIT).read_text()
+    assert f"User={ssh.options.user}\n" in unit
+    assert "$" not in unit
+
+
+@pytest.mark.parametrize(
+    ("played", "why"),
+    [
+        (("systemctl", "echo offline; exit 1"), "no systemd runs there"),
+        (("sudo", "echo 'a password is required' >&2; exit 1"), "may not become root by `sudo -n`"),
+        (("systemd-analyze", "echo 'no good' >&2; exit 1"), "refuses the units (no good)"),
+        (("systemd-analyze", "echo './batchscribe-box.service:19: Unknown key' >&2"), "refuses the units"),
+    ],
+)
+def test_a_box_that_cannot_have_the_units_is_told_so_and_left_as_it_was(
+    ssh: Ssh, played_systemd: Path, server: Sshd, played: tuple[str, str], why: str
+) -> None:
+    pin(ssh, INSTANCE)
+    program(server.programs / played[0], played[1])
+    assert why in install_units(ssh, INSTANCE)
+    asked = played_systemd.read_text() if played_systemd.exists() else ""
+    assert "sudo install" not in asked
+    assert "enable" not in asked
+
+
+def test_an_installation_of_units_that_fails_is_an_error(
+    ssh: Ssh, played_systemd: Path, server: Sshd
+) -> None:
+    pin(ssh, INSTANCE)
+    program(server.programs / "sudo", 'case "$2" in install) echo "disk full" >&2; exit 1 ;; esac')
+    with pytest.raises(LaunchError, match="disk full"):
+        install_units(ssh, INSTANCE)
+
+
+def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
+    setup: BoxSetup, server: Sshd, wheel: Path, played_systemd: Path
+) -> None:
+    claim = BoxClaim(
+        run="run-1", created=NOW, deadline=NOW, output=setup.terms.output, launch=ClaimLaunch.BOOT
+    )
+    before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
+    setup.output().replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
+    placed = replace(setup, terms=replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop")
+    findings = {each.what: each for each in placed.set_up(INSTANCE, Wishes(extra="demo", wheel=wheel))}
+    assert [each for each in findings.values() if not each.ok] == []
+    assert "powers itself off" in findings["launch at boot"].detail
+    assert findings["when it powers off"].detail == "the instance will stop"
+    assert "dead-man active" in findings["units"].detail
+    record = box.read(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    assert (record.boots, record.claim) == (True, claim)
+    place = box.read((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
+    assert place == BoxPlace(instance=INSTANCE.id, home=setup.terms.output, region="us-east-2")
+    # A later check misses what its record promises.
+    program(server.programs / "systemctl", "exit 1")
+    (units,) = [each for each in placed.check(INSTANCE) if each.what == "units"]
+    assert not units.ok
+    assert BOX_UNIT in units.detail
+
+
+def test_an_instance_that_would_not_survive_its_own_power_off_gets_no_units(
+    setup: BoxSetup, wheel: Path, played_systemd: Path
+) -> None:
+    doomed = replace(setup, shutdown=lambda _id: "terminate")
+    findings = {each.what: each for each in doomed.set_up(INSTANCE, Wishes(extra="demo", wheel=wheel))}
+    assert "launch at boot" not in findings
+    assert "recorded" not in findings
+    failed = findings["when it powers off"]
+    assert not failed.ok
+    assert "--instance-initiated-shutdown-behavior stop" in failed.mend
+    assert not played_systemd.exists()
+
+
+def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: BoxSetup) -> None:
+    def denied(_instance: str) -> str:
+        raise MisconfiguredError("the right ec2:DescribeInstanceAttribute is missing")
+
+    finding = replace(setup, shutdown=denied)._shutdown(INSTANCE)
+    assert finding.ok
+    assert "ec2:DescribeInstanceAttribute" in finding.detail
 
 
 def test_a_check_of_a_bare_box_names_the_mend(setup: BoxSetup, ssh: Ssh) -> None:

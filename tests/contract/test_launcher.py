@@ -1,10 +1,12 @@
-"""What every Launcher does: one suite on the double, on this machine, and over a real sshd."""
+"""What every Launcher does: one suite on the double, on this machine, over a real sshd, and by a box's own
+boot.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,15 +14,23 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
+from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
 from batchscribe.adapters.launch_local import LocalLauncher
 from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
 from batchscribe.adapters.ssh import Ssh
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.box import BoxClaim, BoxPlace, ClaimLaunch, InstanceRecord, read
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec, Manifest
-from batchscribe.errors import LaunchError, MisconfiguredError
+from batchscribe.errors import LaunchError, MisconfiguredError, StoreUnavailableError
 from batchscribe.protocols import Launcher
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
+from batchscribe.testing.store import MemoryStore
+from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.worker.box import Box
+from batchscribe.worker.markers import MarkerFiles
 from support.box_python import box_python
 from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
@@ -49,6 +59,42 @@ class Case:
     urls: Callable[[int], list[object]]
     """The manifests of the workers that were started, as soon as there are so many."""
     ended: Callable[[], bool]
+    give: Callable[[Manifest], object] = lambda _manifest: None
+    """Puts a manifest to where its URL says."""
+
+    def launch(self, given: Manifest) -> None:
+        self.give(given)
+        self.launcher.launch(INSTANCE, given, URL)
+
+
+@dataclass
+class AwakeBox:
+    """A box whose own agent goes by the store: the real one, with real processes for its workers."""
+
+    store: MemoryStore
+    clock: FakeClock
+    agent: BoxAgent
+    markers: Path
+    stand_ins: StandIns
+
+    def give(self, manifest: Manifest) -> None:
+        self.store.create(keys.manifest(manifest.run, manifest.worker), wire.encode(manifest))
+
+    def look(self, count: int = 4) -> None:
+        for _ in range(count):
+            self.clock.sleep(self.agent.step() or 0.0)
+
+    def urls(self, count: int) -> list[object]:
+        self.look()
+        return [note["url"] for note in self.stand_ins.notes(count)]
+
+    def ended(self) -> bool:
+        self.look()
+        return self.stand_ins.gone()
+
+    @property
+    def off(self) -> bool:
+        return (self.markers / "off").exists()
 
 
 @pytest.fixture
@@ -78,7 +124,35 @@ def local(stand_ins: StandIns, tmp_path: Path) -> LocalLauncher:
     )
 
 
-@pytest.fixture(params=["double", "local", "ssh"])
+@pytest.fixture
+def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
+    """It booted with a claim of run-1, and waits for work."""
+    clock = FakeClock()
+    store = MemoryStore(clock, url="file:///bucket")
+    claim = BoxClaim(
+        run="run-1",
+        created=clock.now(),
+        deadline=manifest().deadline,
+        output=store.url,
+        launch=ClaimLaunch.BOOT,
+    )
+    record = InstanceRecord(
+        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, claim=claim
+    )
+    store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
+    store.create(keys.intent("run-1"), b"{}")
+    seams = BoxSeams(
+        clock=clock,
+        workers=Box(tmp_path, clock, command=stand_ins.command),
+        marks=MarkerFiles(tmp_path / "markers"),
+        home=lambda: store,
+        runs=lambda _claim: store,
+    )
+    agent = BoxAgent(BoxPlace(instance=INSTANCE.id, home=store.url), Boot(id="b", at=clock.now()), seams)
+    return AwakeBox(store, clock, agent, tmp_path / "markers", stand_ins)
+
+
+@pytest.fixture(params=["double", "local", "ssh", "boot"])
 def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> Case:
     if request.param == "double":
         fake = FakeLauncher()
@@ -88,6 +162,9 @@ def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> Case:
             lambda _count: list(fake.launched.values()),
             lambda: len(fake.cancelled) == len(fake.launched),
         )
+    if request.param == "boot":
+        box: AwakeBox = request.getfixturevalue("awake")
+        return Case(BootLauncher(box.store, box.store), box.urls, box.ended, box.give)
     launcher = request.getfixturevalue("local" if request.param == "local" else "over_ssh")
     return Case(launcher, lambda count: [note["url"] for note in stand_ins.notes(count)], stand_ins.gone)
 
@@ -97,37 +174,45 @@ def test_the_probe_tells_the_version_of_the_worker(case: Case) -> None:
 
 
 def test_a_worker_is_started_on_its_manifest(case: Case) -> None:
-    case.launcher.launch(INSTANCE, manifest(), URL)
+    case.launch(manifest())
     assert case.urls(1) == [URL]
 
 
 def test_a_second_launch_of_the_same_worker_changes_nothing(case: Case) -> None:
-    case.launcher.launch(INSTANCE, manifest(), URL)
-    case.launcher.launch(INSTANCE, manifest(), URL)
-    case.launcher.launch(INSTANCE, manifest(worker=1), URL)
+    case.launch(manifest())
+    case.launch(manifest())
+    assert case.urls(1) == [URL]
+
+
+@pytest.mark.parametrize("case", ["double", "local", "ssh"], indirect=True)
+def test_workers_may_stand_side_by_side(case: Case) -> None:
+    case.launch(manifest())
+    case.launch(manifest())
+    case.launch(manifest(worker=1))
     assert case.urls(2) == [URL, URL]
 
 
 def test_an_ended_worker_is_not_started_again(case: Case) -> None:
-    case.launcher.launch(INSTANCE, manifest(), URL)
+    case.launch(manifest())
     case.urls(1)
     case.launcher.cancel(INSTANCE, manifest())
     assert case.ended()
-    case.launcher.launch(INSTANCE, manifest(), URL)
+    case.launch(manifest())
     assert case.urls(1) == [URL]
 
 
 def test_a_cancelled_worker_ends_and_repeating_it_is_harmless(case: Case) -> None:
-    case.launcher.launch(INSTANCE, manifest(), URL)
+    case.launch(manifest())
     case.urls(1)
     case.launcher.cancel(INSTANCE, manifest())
     assert case.ended()
     case.launcher.cancel(INSTANCE, manifest())
 
 
+@pytest.mark.parametrize("case", ["double", "local", "ssh"], indirect=True)
 def test_a_worker_is_alive_from_its_launch_to_its_end(case: Case) -> None:
     assert case.launcher.alive(INSTANCE, manifest()) is False
-    case.launcher.launch(INSTANCE, manifest(), URL)
+    case.launch(manifest())
     case.urls(1)
     assert case.launcher.alive(INSTANCE, manifest()) is True
     assert case.launcher.alive(INSTANCE, manifest(worker=1)) is False
@@ -139,6 +224,61 @@ def test_a_worker_is_alive_from_its_launch_to_its_end(case: Case) -> None:
 def test_cancelling_what_never_ran_is_harmless(case: Case) -> None:
     case.launcher.cancel(INSTANCE, manifest("run-never"))
     assert case.launcher.probe(INSTANCE) == __version__
+
+
+def test_only_the_box_itself_knows_that_its_worker_died(awake: AwakeBox) -> None:
+    launcher = BootLauncher(awake.store, awake.store)
+    awake.give(manifest())
+    awake.urls(1)
+    assert launcher.alive(INSTANCE, manifest()) is None
+    awake.stand_ins.kill()
+    assert awake.stand_ins.gone()
+    awake.look()
+    assert launcher.alive(INSTANCE, manifest()) is False
+    assert launcher.alive(INSTANCE, manifest(worker=1)) is None
+    awake.look()
+    assert awake.off
+
+
+def test_a_box_that_was_never_set_up_cannot_launch_by_itself(awake: AwakeBox) -> None:
+    with pytest.raises(MisconfiguredError, match="gpu setup"):
+        BootLauncher(awake.store, awake.store).probe(replace(INSTANCE, id="i-0other"))
+
+
+@pytest.mark.parametrize(
+    ("launch", "chosen"),
+    [(ClaimLaunch.BOOT, "boot"), (ClaimLaunch.SSH, "ssh"), (ClaimLaunch.HELD, "ssh"), (None, "ssh")],
+)
+def test_the_claim_says_who_starts_the_worker(
+    awake: AwakeBox, launch: ClaimLaunch | None, chosen: str
+) -> None:
+    key = keys.instance(INSTANCE.id)
+    record = read(awake.store.get(key).data, InstanceRecord)
+    claim = msgspec.structs.replace(record.claim, launch=launch) if record.claim and launch else None
+    awake.store.replace(key, msgspec.json.encode(msgspec.structs.replace(record, claim=claim)))
+    ways = {"boot": FakeLauncher(version="by boot"), "ssh": FakeLauncher(version="over ssh")}
+    either = LaunchEither(awake.store, boot=ways["boot"], other=ways["ssh"])
+    assert either.probe(INSTANCE) == ways[chosen].version
+    either.launch(INSTANCE, manifest(), URL)
+    assert either.alive(INSTANCE, manifest())
+    either.cancel(INSTANCE, manifest())
+    assert [len(each.launched) + len(each.cancelled) for each in ways.values()] == [
+        2 * (name == chosen) for name in ways
+    ]
+
+
+def test_whether_it_lives_cannot_be_told_while_its_record_cannot_be_read(awake: AwakeBox) -> None:
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("503")
+
+    boot = BootLauncher(awake.store, awake.store)
+    awake.store.before = refuse
+    for launcher in (boot, LaunchEither(awake.store, boot=boot, other=boot)):
+        assert launcher.alive(INSTANCE, manifest()) is None
+        with pytest.raises(StoreUnavailableError):
+            launcher.probe(INSTANCE)
+        with pytest.raises(StoreUnavailableError):
+            launcher.cancel(INSTANCE, manifest())
 
 
 def test_a_local_worker_gets_the_given_environment_whole_and_leads_its_session(

@@ -32,7 +32,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PrintMotd no
 PrintLastLog no
-SetEnv HOME={home} PATH={path}
+SetEnv HOME={home} PATH={programs}:{path}
 LogLevel ERROR
 """
 
@@ -56,6 +56,11 @@ class Sshd:
         """`SHA256:…` of the host key."""
         shown = _run("ssh-keygen", "-l", "-f", str(self.folder / "host_key.pub"))
         return shown.split()[1]
+
+    @property
+    def programs(self) -> Path:
+        """What its logins find before all other programs."""
+        return self.folder / "programs"
 
     def options(self, known_hosts: Path, *, trusted: str | None = None) -> SshOptions:
         """How a client gets in. `trusted` is the id that the true host key is pinned for already."""
@@ -89,6 +94,13 @@ class Sshd:
         self.process.wait()
 
 
+def program(path: Path, script: str) -> None:
+    """A program that does what a shell script says."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 @contextmanager
 def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
     """A server in `folder`; `path` is the PATH of its logins."""
@@ -96,6 +108,8 @@ def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
         missing("sshd")
     home = folder / "home"
     home.mkdir(parents=True)
+    # Whatever a test sets up there, it is not this machine's systemd.
+    program(folder / "programs" / "systemctl", "echo offline; exit 1")
     for name in ("host_key", "user_key"):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name))
     if os.geteuid() == 0:
@@ -112,7 +126,9 @@ def _listening(folder: Path, home: Path, path: str) -> Sshd:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         config = folder / "sshd_config"
-        config.write_text(_CONFIG.format(port=port, folder=folder, home=home, path=path))
+        config.write_text(
+            _CONFIG.format(port=port, folder=folder, home=home, programs=folder / "programs", path=path)
+        )
         with (folder / "sshd.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(SSHD), "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log

@@ -263,3 +263,9 @@ def test_the_request_to_end_is_not_taken_for_network_trouble(endpoint: str, inst
 
 def test_the_console_gives_the_fingerprints_of_the_host_keys(compute: Ec2Compute, instance: str) -> None:
     assert compute.host_key_fingerprints(instance) == frozenset()
+
+
+def test_what_becomes_of_it_when_it_powers_itself_off_is_told(compute: Ec2Compute, instance: str) -> None:
+    assert compute.shutdown_behaviour(instance) == "stop"
+    with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_ID"):
+        compute.shutdown_behaviour("i-0ffffffffffffffff")

@@ -64,9 +64,9 @@ def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> 
     }
     if wheel:
         files[wheel.name] = wheel.read_bytes()
-    reply = _send(ssh, instance, files)
+    reply = run_installer(ssh, instance, files)
     if reply.code == _UV_WANTED:
-        reply = _send(ssh, instance, files | {"uv": _own_uv(reply.stdout.decode().strip(), instance)})
+        reply = run_installer(ssh, instance, files | {"uv": _own_uv(reply.stdout.decode().strip(), instance)})
     trouble = connection_trouble(reply, instance)
     if trouble:
         raise trouble
@@ -75,7 +75,8 @@ def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> 
     return reply.stdout.decode(errors="replace").strip().splitlines()[-1]
 
 
-def _send(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:
+def run_installer(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:
+    """Unpacks the files in a folder of their own on the box, and runs `install.sh` there."""
     return ssh.run(instance, [_UNPACK], _packed(files), timeout=INSTALL_SECONDS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,20 +13,37 @@ from dotenv.parser import parse_stream
 
 from batchscribe import __version__
 from batchscribe.adapters.box_install import find_wheel, install
+from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.host_keys import Pin, pin
 from batchscribe.adapters.launch_ssh import Asks
 from batchscribe.adapters.ssh import Ssh, connection_trouble
 from batchscribe.core import keys
-from batchscribe.core.box import CheckRequest, EnvironmentRequest, Finding, InstanceRecord
+from batchscribe.core.box import (
+    BoxClaim,
+    BoxPlace,
+    CheckRequest,
+    EnvironmentRequest,
+    Finding,
+    InstanceRecord,
+    read,
+)
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError, MisconfiguredError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    LaunchError,
+    MisconfiguredError,
+    ObjectNotFoundError,
+)
 from batchscribe.protocols import Clock, Store
 
 CHECK_SECONDS = 400.0
 FETCH_SECONDS = 2000.0
 ASK_SECONDS = 60.0
 REACH_SECONDS = 30.0
+UNITS = "units installed: it works off its claim at boot, and powers itself off"
+NO_UNITS = "none, since {why}: workers are started over ssh, and nothing on the box will power it off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +55,17 @@ class BoxTerms:
     """An NVIDIA GPU is expected there."""
     source: str
     output: str
+    region: str = ""
+    endpoint: str = ""
+    """Where AWS is, for a box that does not know by itself."""
+    busy: bool = False
+    """A run is at work there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    boots: bool = False
+    claim: BoxClaim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +90,8 @@ class BoxSetup:
     output: Callable[[], Store]
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys that do not come over ssh, where there are any."""
+    shutdown: Callable[[str], str] = lambda _instance: ""
+    """What becomes of an instance that powers itself off: `stop`, `terminate`, or empty for unknown."""
     ssh: Ssh | None = None
 
     def reachable(self, instance: Instance) -> bool | None:
@@ -74,8 +104,13 @@ class BoxSetup:
             return None
         return None if isinstance(connection_trouble(reply, instance), LaunchError) else True
 
-    def check(self, instance: Instance) -> Iterator[Finding]:
-        """Connection, worker, and what the box finds out about itself, as far as it can be asked."""
+    def check(self, instance: Instance, *, boots: bool | None = None) -> Iterator[Finding]:
+        """Connection, worker, and what the box finds out about itself, as far as it can be asked.
+
+        Whether it `boots` by itself its record says, where no set-up just found it out.
+        """
+        if boots is None:
+            boots = self._recorded(instance).boots
         yield from self._check_connection(instance)
         if self.ssh and not self.reachable(instance):
             return
@@ -87,8 +122,11 @@ class BoxSetup:
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
         yield Finding(what="worker", ok=same, detail=detail, mend="batchscribe gpu setup")
+        shutdown = self._shutdown(instance)
+        if boots or not shutdown.ok:
+            yield shutdown
         if same:
-            yield from self._ask_box(instance)
+            yield from self._ask_box(instance, boots=boots)
 
     def set_up(self, instance: Instance, wishes: Wishes) -> Iterator[Finding]:
         """Every step of the set-up, as soon as it is done. The record is written when all is well.
@@ -109,14 +147,15 @@ class BoxSetup:
             yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
         if environment is not None:
             yield self._keep_environment(instance, environment)
+        boots = yield from self._units(instance)
         yield self._prefetch(instance)
         findings = []
         terms = replace(self.terms, gpu=self.terms.gpu and wishes.extra == "gpu")
-        for finding in replace(self, terms=terms).check(instance):
+        for finding in replace(self, terms=terms).check(instance, boots=boots):
             findings.append(finding)
             yield finding
         if all(finding.ok for finding in findings):
-            yield self._record(instance, fingerprint)
+            yield self._record(instance, fingerprint, boots=boots)
 
     def _check_connection(self, instance: Instance) -> Iterator[Finding]:
         if self.ssh is None:
@@ -135,7 +174,7 @@ class BoxSetup:
         mend = "open the port to this machine in its security group, or see above"
         yield Finding(what="ssh", ok=trouble is None, detail=detail, mend=mend)
 
-    def _ask_box(self, instance: Instance) -> Iterator[Finding]:
+    def _ask_box(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
         terms = self.terms
         request = CheckRequest(
             now=self.clock.now(),
@@ -143,6 +182,10 @@ class BoxSetup:
             gpu=terms.gpu,
             source=terms.source,
             output=terms.output,
+            region=terms.region,
+            endpoint=terms.endpoint,
+            busy=terms.busy,
+            boots=boots,
         )
         # This machine has no environment file and no clock of its own to differ.
         word = "check" if self.ssh else "inspect"
@@ -169,18 +212,59 @@ class BoxSetup:
         self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
         return Finding(what="environment file", ok=True, detail="written, for its user's eyes only")
 
+    def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
+        """Whether the box works off its claim at boot, and powers itself off, from now on."""
+        if self.ssh is None or not self._shutdown(instance).ok:
+            return False
+        terms = self.terms
+        place = BoxPlace(
+            instance=instance.id, home=terms.output, region=terms.region, endpoint=terms.endpoint
+        )
+        self._ask(instance, "place", place, ASK_SECONDS)
+        why_not = install_units(self.ssh, instance)
+        yield Finding(
+            what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS
+        )
+        return not why_not
+
+    def _shutdown(self, instance: Instance) -> Finding:
+        """A box that powers itself off must still be there afterwards."""
+        mend = (
+            f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
+            "--instance-initiated-shutdown-behavior stop"
+        )
+        try:
+            told = self.shutdown(instance.id)
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return Finding(what="when it powers off", ok=True, detail=f"not looked at: {error}")
+        detail = f"the instance will {told}" if told else "the cloud does not say what becomes of it"
+        return Finding(what="when it powers off", ok=told != "terminate", detail=detail, mend=mend)
+
     def _prefetch(self, instance: Instance) -> Finding:
         self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
         model = self.terms.engine.model or "its own"
         return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
-    def _record(self, instance: Instance, fingerprint: str) -> Finding:
+    def _record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
         record = InstanceRecord(
-            instance=instance.id, release=__version__, at=self.clock.now(), fingerprint=fingerprint
+            instance=instance.id,
+            release=__version__,
+            at=self.clock.now(),
+            fingerprint=fingerprint,
+            boots=boots,
+            claim=self._recorded(instance).claim,
         )
         key = keys.instance(instance.id)
         self.output().replace(key, msgspec.json.encode(record))
         return Finding(what="recorded", ok=True, detail=key)
+
+    def _recorded(self, instance: Instance) -> _Recorded:
+        """What the record says that a set-up does not know by itself."""
+        try:
+            record = read(self.output().get(keys.instance(instance.id)).data, InstanceRecord)
+        except ObjectNotFoundError:
+            return _Recorded()
+        return _Recorded(boots=record.boots, claim=record.claim)
 
 
 def read_environment(path: Path) -> str:

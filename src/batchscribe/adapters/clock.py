@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -69,6 +69,10 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    def booted(self) -> datetime:
+        """When this boot began, by the wall clock as it stands now."""
+        return self.now() - timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:
         """CLOCK_BOOTTIME: counts while suspended, and is shared by all processes of one boot."""

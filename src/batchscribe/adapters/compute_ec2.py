@@ -145,6 +145,14 @@ class Ec2Compute:
             answer = self._client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
+    def shutdown_behaviour(self, instance: str) -> str:
+        """What becomes of it when its own system powers off: `stop` or `terminate`."""
+        with self._asked("ec2:DescribeInstanceAttribute", instance):
+            answer = self._client.describe_instance_attribute(
+                InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
+            )
+        return answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value", "")
+
     def _start(self, instance: str) -> None:
         with self._asked("ec2:StartInstances", instance):
             self._client.start_instances(InstanceIds=[instance])

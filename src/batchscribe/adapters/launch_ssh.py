@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from batchscribe.adapters.ssh import Reply, Ssh, connection_trouble, remote_words
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, CheckRequest, EndRequest, StartRequest, WorkerName
+from batchscribe.core.box import BoxReply, EndRequest, StartRequest, WorkerName
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
@@ -18,7 +16,6 @@ from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
 REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
 NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
 _COMMAND_NOT_FOUND = {126, 127}
-_CHECKS = {"check", "inspect"}
 
 
 class Asks(Protocol):
@@ -42,20 +39,6 @@ class SshBox:
         if answer is None:
             raise _no_answer(reply, instance, word)
         return checked(answer, instance)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckWith:
-    """Puts questions through `asks`; in a check's request these fields are filled in."""
-
-    asks: Asks
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
-        if word in _CHECKS:
-            request = msgspec.structs.replace(box.read(data, CheckRequest), **self.fields)
-            data = msgspec.json.encode(request)
-        return self.asks.ask(instance, word, data, timeout=timeout)
 
 
 class SshLauncher:

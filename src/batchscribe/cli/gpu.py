@@ -16,7 +16,6 @@ import msgspec
 from batchscribe import __version__
 from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
-from batchscribe.adapters.launch_ssh import CheckWith
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.controller.by_hand import Hand, HandCompute, HandOrders, Patience
 from batchscribe.controller.context import Shield
@@ -219,7 +218,7 @@ def _beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
     """The set-up, which loads no second model where a run is at work."""
     if at.open_run(at.instance) is None and not _claimed(at, seen):
         return at.setup
-    return replace(at.setup, asks=CheckWith(at.setup.asks, {"busy": True}))
+    return replace(at.setup, terms=replace(at.setup.terms, busy=True))
 
 
 @contextmanager

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.compute_ec2 import Ec2Compute
+from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.launch_ssh import CheckWith, SshBox, SshLauncher
+from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
 from batchscribe.adapters.ssh import Ssh, SshOptions
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.protocols import Clock, Store
+from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 
-LOCAL = "local"
+LOCAL, SSH = "local", "ssh"
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -36,24 +37,33 @@ def ssh_launcher(settings: Settings) -> SshLauncher:
     return SshLauncher(SshBox(ssh), region=settings.region, endpoint=settings.endpoint_url)
 
 
+def box_launcher(settings: Settings, output: Store) -> Launcher:
+    """Over ssh where the settings say so; else as the claim on each instance says."""
+    over_ssh = ssh_launcher(settings)
+    if settings.launch == SSH:
+        return over_ssh
+    return LaunchEither(output, boot=BootLauncher(output, output), other=over_ssh)
+
+
 def box_setup(
     settings: Settings, clock: Clock, compute: HandCompute, output: Store, spec: EngineSpec
 ) -> BoxSetup:
     """What makes the box of these settings ready, and looks whether it is."""
     ssh = open_ssh(settings)
-    asks = SshBox(ssh) if ssh else LocalBox(settings.child_environment())
+    cloud = compute if isinstance(compute, Ec2Compute) else None
     return BoxSetup(
-        asks=CheckWith(asks, {"region": settings.region, "endpoint": settings.endpoint_url}),
+        asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
         clock=clock,
         terms=BoxTerms(
             engine=spec,
             gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
+            region=settings.region,
+            endpoint=settings.endpoint_url,
         ),
         output=lambda: output,
-        published=compute.host_key_fingerprints
-        if isinstance(compute, Ec2Compute)
-        else lambda _id: frozenset(),
+        published=cloud.host_key_fingerprints if cloud else lambda _id: frozenset(),
+        shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
         ssh=ssh,
     )

@@ -43,7 +43,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
 from batchscribe.settings import Settings
 
-LOCAL = "local"
+LOCAL, BOOT = "local", "boot"
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
@@ -135,14 +135,14 @@ def open_guard(settings: Settings) -> Guard:
     )
 
 
-def open_launcher(settings: Settings) -> Launcher:
+def open_launcher(settings: Settings, output: Store) -> Launcher:
     if settings.provider == LOCAL:
         from batchscribe.adapters.launch_local import LocalLauncher
 
         return LocalLauncher(settings.state_dir, settings.log_dir, environment=settings.child_environment())
-    from batchscribe.wiring.box_access import ssh_launcher
+    from batchscribe.wiring.box_access import box_launcher
 
-    return ssh_launcher(settings)
+    return box_launcher(settings, output)
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -198,7 +198,7 @@ def _world(
         output=output,
         home=output,
         compute=open_compute(settings, clock),
-        launcher=open_launcher(settings),
+        launcher=open_launcher(settings, output),
         guard=open_guard(settings),
         notifier=notifier(settings),
         ledger=ledger,
@@ -276,6 +276,11 @@ def preflight(settings: Settings, output: Store) -> None:
         raise MisconfiguredError(
             f"{instance} has batchscribe {record.release}, this is {__version__}: run "
             "`batchscribe gpu setup` (nothing was started)"
+        )
+    if settings.launch == BOOT and not record.boots:
+        raise MisconfiguredError(
+            f"BATCH_LAUNCH is boot, and {instance} has no units that take up work at boot: run "
+            "`batchscribe gpu setup`, or take BATCH_LAUNCH=auto (nothing was started)"
         )
 
 

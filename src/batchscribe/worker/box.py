@@ -128,6 +128,8 @@ class Box:
         findings = [self._clocks(request.now), self._space(), self._secrets(), *_survival()]
         if request.gpu:
             findings.append(_driver())
+        if request.boots:
+            findings.append(_units())
         findings.extend(self._inspected(request))
         return BoxReply(release=__version__, findings=tuple(findings))
 
@@ -244,6 +246,25 @@ def _driver() -> Finding:
     new_enough = version.split(".")[0].isdigit() and int(version.split(".")[0]) >= DRIVER
     detail = first[0] if first else f"nvidia-smi ended with code {done.returncode}"
     return Finding(what="GPU driver", ok=done.returncode == 0 and new_enough, detail=detail, mend=mend)
+
+
+def _units() -> Finding:
+    """Whether the next boot finds the units that its record promises."""
+    dead_man = [unit for unit in box.DEADMAN_UNITS if not unit.endswith(".service")]
+    missing = [unit for unit in (box.BOX_UNIT, *dead_man) if not _systemd_says("is-enabled", unit)]
+    missing += [unit for unit in dead_man if unit not in missing and not _systemd_says("is-active", unit)]
+    detail = f"not enabled or not active: {', '.join(missing)}" if missing else "enabled, dead-man active"
+    return Finding(what="units", ok=not missing, detail=detail, mend="batchscribe gpu setup")
+
+
+def _systemd_says(question: str, unit: str) -> bool:
+    try:
+        done = subprocess.run(
+            ("systemctl", "--quiet", question, unit), capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _survival() -> Iterator[Finding]:

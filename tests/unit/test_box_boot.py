@@ -1,0 +1,137 @@
+"""What the box's unit runs: which machine it is, whose environment it lives in, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.store_directory import DirectoryStore
+from batchscribe.core import keys
+from batchscribe.core.box import BOOT_MODULE, BoxClaim, BoxPlace, ClaimLaunch, InstanceRecord
+from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring import box_boot
+from batchscribe.worker.box import Box
+from support.stores import NOW, StoppedClock
+
+PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
+
+
+def boot(home: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-I", "-m", BOOT_MODULE]
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LEFT_OVER": "canary"}
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
+    """A box that was set up; its bucket is a folder."""
+    bucket = folder / "bucket"
+    bucket.mkdir()
+    place = BoxPlace(instance=PLACE.instance, home=bucket.as_uri())
+    Box(folder, SystemClock()).keep_place(place)
+    claim = None
+    if launch:
+        claim = BoxClaim(run="run-1", created=NOW, deadline=NOW, output=place.home, launch=launch)
+    record = InstanceRecord(instance=place.instance, release="0", at=NOW, claim=claim)
+    DirectoryStore(bucket).replace(keys.instance(place.instance), msgspec.json.encode(record))
+
+
+def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: Path) -> None:
+    done = boot(tmp_path)
+    assert done.returncode == 2
+    assert "gpu setup" in done.stderr
+    assert (
+        "RestartPreventExitStatus=2"
+        in (Path(box_boot.__file__).parents[1] / "deploy" / "box" / "batchscribe-box.service").read_text()
+    )
+
+
+def test_a_box_that_a_person_started_is_done_at_once(tmp_path: Path) -> None:
+    placed(tmp_path)
+    done = boot(tmp_path)
+    assert (done.returncode, "box.no_claim" in done.stderr) == (0, True)
+
+
+def test_a_claim_that_is_over_is_left_alone(tmp_path: Path) -> None:
+    placed(tmp_path, launch=ClaimLaunch.BOOT)
+    done = boot(tmp_path)
+    assert (done.returncode, "box.claim_left_alone" in done.stderr) == (0, True)
+
+
+def test_an_environment_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    placed(tmp_path)
+    path = tmp_path / ".batchscribe" / "env"
+    path.write_text("AWS_SECRET_ACCESS_KEY=canary\n")
+    path.chmod(0o644)
+    done = boot(tmp_path)
+    assert (done.returncode, "chmod 600" in done.stderr) == (2, True)
+    assert "canary" not in done.stderr + done.stdout
+
+
+def test_it_lives_in_the_workers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    class Gone(Exception):  # noqa: N818
+        pass
+
+    def replaced(program: str, argv: list[str], environment: dict[str, str]) -> None:
+        assert argv == [program, "-I", "-m", BOOT_MODULE, "live"]
+        seen.update(environment)
+        raise Gone
+
+    placed(tmp_path)
+    kept = tmp_path / ".batchscribe" / "env"
+    kept.write_text("AWS_ACCESS_KEY_ID=its-own\n")
+    kept.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execve", replaced)
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(Gone):
+            box_boot.main([])
+    finally:
+        os.umask(before)
+    assert seen["AWS_ACCESS_KEY_ID"] == "its-own"
+    assert "LEFT_OVER" not in seen
+
+
+@pytest.mark.parametrize(
+    ("tag", "another"),
+    [
+        (PLACE.instance, ""),
+        ("i-0fedcba9876543210", "i-0fedcba9876543210"),
+        ("Not Specified", ""),
+        (None, ""),
+    ],
+)
+def test_a_copy_of_a_disk_is_another_machine(tmp_path: Path, tag: str | None, another: str) -> None:
+    path = tmp_path / "board_asset_tag"
+    if tag is not None:
+        path.write_text(f"{tag}\n")
+    assert box_boot.copied_from(PLACE, path) == another
+
+
+def test_a_store_is_opened_once_and_where_it_was_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    opened: list[tuple[str, str | None, str | None]] = []
+
+    def open_store(url: str, *, region: str | None, endpoint: str | None) -> MemoryStore:
+        opened.append((url, region, endpoint))
+        return MemoryStore(StoppedClock(), url=url)
+
+    monkeypatch.setattr(box_boot, "open_store", open_store)
+    clock = SystemClock()
+    seams = box_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    claim = BoxClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
+    assert seams.home() is seams.home() is seams.runs(claim)
+    seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
+    assert opened == [("s3://home", "us-east-2", "http://own"), ("s3://other", "eu-west-1", "http://own")]

@@ -1,0 +1,49 @@
+"""What must hold of a box before its start is paid for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.box import InstanceRecord
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import Settings, load
+from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.scheduler import preflight
+from support.stores import NOW, StoppedClock
+
+INSTANCE = "i-0123456789abcdef0"
+
+
+def settings(folder: Path, launch: str = "auto") -> Settings:
+    environ = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_LAUNCH": launch, "BATCH_CLOUD_GUARD": "off"}
+    return load(environ, folder=folder)
+
+
+def recorded(**fields: object) -> MemoryStore:
+    store = MemoryStore(StoppedClock())
+    record = InstanceRecord(instance=INSTANCE, release=__version__, at=NOW)
+    store.create(keys.instance(INSTANCE), msgspec.json.encode(msgspec.structs.replace(record, **fields)))
+    return store
+
+
+@pytest.mark.parametrize("launch", ["auto", "ssh"])
+def test_a_box_without_units_is_reached_over_ssh(tmp_path: Path, launch: str) -> None:
+    preflight(settings(tmp_path, launch), recorded())
+
+
+def test_launch_at_boot_needs_a_box_that_boots(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="gpu setup"):
+        preflight(settings(tmp_path, "boot"), recorded())
+    preflight(settings(tmp_path, "boot"), recorded(boots=True))
+
+
+def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="nothing was started"):
+        preflight(settings(tmp_path), recorded(release="0.0.1"))
+    with pytest.raises(MisconfiguredError, match="not set up yet"):
+        preflight(settings(tmp_path), MemoryStore(StoppedClock()))
