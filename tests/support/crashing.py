@@ -166,11 +166,12 @@ def _prepare() -> None:
     import batchscribe.adapters.stores
     import batchscribe.cli.main
     import batchscribe.cli.tick  # noqa: F401
-    from batchscribe.adapters import compute_ec2
+    from batchscribe.adapters import compute_ec2, guard_eventbridge
 
     load = botocore.loaders.JSONFileLoader.load_file
     botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
     _shorten(compute_ec2, "Ec2Compute")
+    _shorten(guard_eventbridge, "EventBridgeGuard")
     session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
         session.client(name, region_name="us-east-1")
