@@ -1,12 +1,15 @@
 """A worker that works through a manifest without an engine: transcripts, progress, and its last word.
 
-Run as a program: `played_worker.py URL`. What it publishes goes through the real store, create-only.
+Run as a program: `played_worker.py [HOLD] URL`. What it publishes goes through the real store,
+create-only. While the file HOLD is there, the last chunk is not done.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
@@ -21,12 +24,18 @@ SECONDS_PER_CHUNK = 1.0
 
 def main() -> None:
     sys.modules["obstore.auth.boto3"] = None  # type: ignore[assignment]  # beside a GPU there is none
-    root, mark, rest = sys.argv[1].rpartition(keys.RUNS)
+    sys.stdout.write("at work\n")
+    sys.stdout.flush()
+    root, mark, rest = sys.argv[-1].rpartition(keys.RUNS)
     region, endpoint = aws_place()
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
     _progress(store, manifest, 0)
-    done = [store.create(chunk.transcript, encode(_transcript(manifest, chunk))) for chunk in manifest.chunks]
+    done = []
+    for chunk in manifest.chunks:
+        if chunk == manifest.chunks[-1] and len(sys.argv) > 2:
+            _wait_while(Path(sys.argv[1]))
+        done.append(store.create(chunk.transcript, encode(_transcript(manifest, chunk))))
     _progress(store, manifest, len(done))
     record = ExitRecord(
         run=manifest.run,
@@ -37,6 +46,14 @@ def main() -> None:
         timings=_TIMINGS,
     )
     store.create(keys.exit_record(manifest.run, manifest.worker), wire.encode(record))
+
+
+def _wait_while(hold: Path) -> None:
+    """A bound for a broken test, not a measure."""
+    for _ in range(1200):
+        if not hold.exists():
+            return
+        time.sleep(0.05)
 
 
 _TIMINGS = Timings(loaded=0.1, first_window=0.1, elapsed=0.5, busy=0.2)

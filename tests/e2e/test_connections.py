@@ -1,0 +1,166 @@
+"""A real sshd whose connections die and freeze while a run is under way: it goes on, and ends well, once.
+
+The tick, the launcher, ssh, sshd, the box and its worker are real processes and real files; only the
+cloud is a double, on this machine's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.adapters.clock import Interrupts, SystemClock
+from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
+from batchscribe.adapters.ssh import Ssh
+from batchscribe.adapters.stores import open_store
+from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.scan import Scanner
+from batchscribe.controller.tick import tick
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.policy import Policy, PolicyName
+from batchscribe.core.runs import Outcome
+from batchscribe.testing.compute import FakeCompute
+from support.crashing import PLAYED_WORKER, TESTS
+from support.sshd import Sshd, sshd
+from support.world import INSTANCE, stage
+
+pytestmark = pytest.mark.e2e
+CHUNKS = 3
+QUICK = Waits(poll=0.05, describe=0.05, up=60.0, reach=60.0, silence=120.0, grace=5.0, stop=60.0)
+_BOX = """\
+#!/bin/sh
+# The first three arguments are `-I -m MODULE`; the fourth is the question.
+shift 3
+plan={plan}/$1
+fault=$(head -n 1 "$plan" 2>/dev/null)
+if [ -s "$plan" ]; then sed -i 1d "$plan"; fi
+cat {plan}/* | grep -q . || rm -f {hold}
+meet() {{
+  case $fault in
+    killed-$1) kill -KILL $PPID; exit 0 ;;
+    frozen-$1) kill -STOP $PPID; while kill -0 $PPID 2>/dev/null; do sleep 0.1; done; exit 0 ;;
+    sshd-killed-$1) kill -KILL $(cat {server}/sshd.pid) $PPID; rm -f {hold}; exit 0 ;;
+  esac
+}}
+meet before
+answer=$(PYTHONPATH={tests} {python} "$@")
+code=$?
+meet after
+printf '%s\\n' "$answer"
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A scheduler, and a box at the other end of its connections."""
+
+    world: World
+    terms: Terms
+    compute: FakeCompute
+    box: Path
+    folder: Path
+
+    def plan(self, **questions: str) -> None:
+        """What the connections of each question meet, in order; `-` is nothing."""
+        for word, faults in questions.items():
+            (self.folder / "plan" / word).write_text("".join(f"{fault}\n" for fault in faults.split()))
+
+    @property
+    def met(self) -> bool:
+        return not any(path.read_text() for path in (self.folder / "plan").iterdir())
+
+    @property
+    def workers(self) -> list[str]:
+        """What each worker said that was started on the box."""
+        logs = self.box.glob(".batchscribe/runs/*/*/worker.log")
+        return [line for log in logs for line in log.read_text().splitlines()]
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    with sshd(tmp_path / "sshd") as server, _world(tmp_path, server) as made:
+        yield made
+
+
+@contextmanager
+def _world(folder: Path, server: Sshd) -> Iterator[Line]:
+    plan, hold = folder / "plan", folder / "hold"
+    plan.mkdir()
+    hold.touch()
+    command = json.dumps({"command": [sys.executable, str(PLAYED_WORKER), str(hold)]})
+    words = {
+        "plan": plan,
+        "hold": hold,
+        "tests": TESTS,
+        "server": server.folder,
+    }
+    program = folder / "box-python"
+    python = shlex.join([sys.executable, "-m", "support.box_python", command])
+    program.write_text(
+        _BOX.format(python=python, **{name: shlex.quote(str(path)) for name, path in words.items()})
+    )
+    program.chmod(0o700)
+    bucket = folder / "bucket"
+    (bucket / "s").mkdir(parents=True)
+    for number in range(CHUNKS):
+        (bucket / "s" / f"chunk-{number:03}.wav").write_bytes(b"played, not heard")
+    store = open_store(bucket.as_uri())
+    interrupts = Interrupts()
+    clock = SystemClock(interrupts)
+    compute = FakeCompute(clock, pending=timedelta(0), stopping=timedelta(0))
+    compute.add(INSTANCE, instance_type="g4dn.xlarge")
+    options = replace(
+        server.options(folder / "known_hosts", trusted=INSTANCE), host="127.0.0.1", alive_count=1
+    )
+    doubles = stage(folder, policy=Policy(name=PolicyName.NOW), waits=QUICK)
+    with doubles.ledger:
+        world = replace(
+            doubles.world,
+            clock=clock,
+            source=store,
+            output=store,
+            home=store,
+            compute=compute,
+            launcher=SshLauncher(SshBox(Ssh(options), remote_python=str(program))),
+            shield=interrupts,
+            scanner=lambda _by_hand: Scanner(
+                store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
+            ),
+        )
+        yield Line(world, doubles.terms, compute, server.home, folder)
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        {
+            "version": "killed-before killed-after",
+            "start": "killed-before killed-after killed-after",
+            "alive": "- killed-before killed-after killed-before",
+        },
+        {"version": "frozen-before", "start": "frozen-after", "alive": "- frozen-before frozen-after"},
+        {"start": "killed-after", "alive": "frozen-after killed-before"},
+        {"alive": "- sshd-killed-before"},
+    ],
+    ids=["killed", "frozen", "both", "gone-for-good"],
+)
+def test_connections_die_and_the_run_does_not(line: Line, questions: dict[str, str]) -> None:
+    line.plan(**questions)
+    ticked = tick(line.world, line.terms)
+    (run,) = ticked.runs
+    assert line.met, "every fault came to pass"
+    assert (run.outcome, ticked.errors) == (Outcome.COMPLETED, ()), run.detail
+    assert (run.chunks_done, run.chunks_failed) == (CHUNKS, 0)
+    assert line.workers == ["at work"], "asked again, a box starts nothing twice"
+    assert len(run.manifests) == 1
+    assert line.compute.describe(INSTANCE).state is InstanceState.STOPPED
+    assert [call for call, _ in line.compute.calls if call == "start"] == ["start"]
