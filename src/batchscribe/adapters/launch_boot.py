@@ -67,7 +67,9 @@ class LaunchEither:
 
     def _for(self, instance: Instance) -> Launcher:
         claim = recorded(self._home, instance).claim
-        return self._boot if claim and claim.launch is ClaimLaunch.BOOT else self._other
+        ssh = claim is None or claim.launch is ClaimLaunch.SSH
+        # Where the box holds still, nobody starts anything either.
+        return self._other if ssh else self._boot
 
 
 def recorded(home: Store, instance: Instance) -> InstanceRecord:

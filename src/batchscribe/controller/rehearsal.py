@@ -225,7 +225,8 @@ def _finish(world: World, terms: Terms) -> None:
     """The dead controller's run, seen stopped and settled, as the next tick would do it."""
     run = _run_of(world)
     if run is not None:
-        ending = keep(world, run.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
+        over = replace(run, work_ended=run.work_ended or world.clock.now())
+        ending = keep(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
         drive(world, terms, ending, [])
 
 
