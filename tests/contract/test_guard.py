@@ -223,7 +223,7 @@ def test_an_order_that_cannot_be_read_back_does_not_count(endpoint: str) -> None
 @pytest.mark.parametrize(
     ("code", "status", "expected", "said"),
     [
-        ("ResourceNotFoundException", 404, MisconfiguredError, "guard.yaml"),
+        ("ResourceNotFoundException", 404, MisconfiguredError, "iam-policy --template"),
         ("ValidationException", 400, MisconfiguredError, "BATCH_CLOUD_GUARD=off"),
         ("AccessDeniedException", 403, MisconfiguredError, "scheduler:CreateSchedule"),
         ("ServiceQuotaExceededException", 402, MisconfiguredError, "Service Quotas"),

@@ -299,7 +299,7 @@ def test_without_a_role_for_the_guard_nothing_is_started(cloud: Cloud) -> None:
     settings.write_text("".join(line for line in lines if "GUARD" not in line))
     done = cloud.desk.run("tick", BATCH_THRESHOLD="3")
     assert done.returncode == 2
-    assert "guard.yaml" in done.stderr
+    assert "iam-policy --template" in done.stderr
     assert "BATCH_CLOUD_GUARD=off" in done.stderr
     assert (cloud.state, cloud.tags) == ("stopped", {})
     refused = cloud.desk.run("gpu", "start", "--for", "1h")

@@ -1,6 +1,6 @@
 """The guard outside this machine: EventBridge Scheduler stops the instance through EC2's own API.
 
-It needs the schedule group and the role that deploy/cloudformation/guard.yaml makes, and nothing of ours
+It needs the schedule group and the role that the template deploy/guard.yaml makes, and nothing of ours
 that runs: what it does when an order comes due, it does whether this machine is there or not.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
 WAYS_OUT = (
-    "create the stack of deploy/cloudformation/guard.yaml and put its role into BATCH_GUARD_ROLE_ARN, or go "
-    "without a guard with BATCH_CLOUD_GUARD=off"
+    "create the stack that `batchscribe iam-policy --template` prints and put its role into "
+    "BATCH_GUARD_ROLE_ARN, or go without a guard with BATCH_CLOUD_GUARD=off"
 )
 
 DESCRIPTION = (

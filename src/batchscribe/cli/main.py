@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "uninstall": ("install:uninstall", "Take the scheduler off its schedule."),
     "worker": ("worker:worker", "Work off one manifest, beside the GPU."),
     "engines": ("worker:engines", "Which speech engines can run here, and why not."),
+    "iam-policy": (
+        "rights:iam_policy",
+        "The least rights on AWS for the scheduler, the stop role and the box.",
+    ),
     "config": ("status:config", "The effective settings, and where each comes from."),
 }
 

@@ -263,8 +263,8 @@ def preflight(settings: Settings, output: Store) -> None:
     if settings.cloud_guard != "off" and not settings.guard_role_arn:
         raise MisconfiguredError(
             "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set; create the "
-            "stack of deploy/cloudformation/guard.yaml and name its role there, or go without with "
-            "BATCH_CLOUD_GUARD=off (nothing was started)"
+            "stack that `batchscribe iam-policy --template` prints and name its role there, or go without "
+            "with BATCH_CLOUD_GUARD=off (nothing was started)"
         )
     try:
         record = read(output.get(keys.instance(instance)).data, InstanceRecord)

@@ -1,0 +1,157 @@
+"""With no right but the printed ones, each side does all of its work; moto decides as IAM does.
+
+moto knows the resources of S3 only: elsewhere it is asked about actions alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+import pytest
+
+from batchscribe.adapters.compute_ec2 import Ec2Compute
+from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
+from batchscribe.adapters.store_boto3 import open_fallback
+from batchscribe.adapters.stores import open_store
+from batchscribe.core import keys
+from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.core.rights import Folder, Place, Who, policy
+from batchscribe.errors import MisconfiguredError
+from batchscribe.protocols import Store
+from batchscribe.testing.guard import ROLE
+from support.aws import make_schedule_group, make_stopped_instance
+from support.s3 import REGION, aws_environment, create_bucket, moto_server, s3_client
+
+BUCKET, PREFIX = "rights-audio", "audio-sessions/"
+FOLDER = Folder(bucket=BUCKET, prefix=PREFIX)
+NUMBERS = itertools.count(1)
+Restricted = Callable[[Who], None]
+
+
+@dataclass
+class Cloud:
+    endpoint: str
+    instance: str
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    with aws_environment(), moto_server() as endpoint:
+        create_bucket(endpoint, BUCKET)
+        for key in (f"{PREFIX}a/chunk-001.webm", f"{PREFIX}{keys.manifest('run-1', 0)}"):
+            s3_client(endpoint).put_object(Bucket=BUCKET, Key=key, Body=b"x")
+        make_schedule_group(endpoint)
+        yield Cloud(endpoint, make_stopped_instance(endpoint))
+
+
+def enforced(endpoint: str, after: str) -> None:
+    """From now on moto asks IAM, after so many calls."""
+    plain = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", after.encode(), plain, method="POST")
+    urllib.request.urlopen(request).close()
+
+
+@pytest.fixture
+def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
+    """Puts credentials into the environment that may do what one of the sides may, and nothing else."""
+
+    # moto computes a signature of its own for a query string, and nothing here is about signatures.
+    monkeypatch.setattr("moto.iam.access_control.IAMRequestBase.check_signature", lambda _self: None)
+
+    def become(who: Who) -> None:
+        iam: Any = boto3.session.Session().client("iam", region_name=REGION, endpoint_url=cloud.endpoint)
+        user = f"{who}-{next(NUMBERS)}"
+        iam.create_user(UserName=user)
+        place = Place(
+            account="123456789012",
+            region=REGION,
+            instance=cloud.instance,
+            source=FOLDER,
+            output=FOLDER,
+            guard_role=ROLE,
+            types=("g6.xlarge",),
+        )
+        document = json.dumps(by_action(policy(who, place)))
+        iam.put_user_policy(UserName=user, PolicyName="printed", PolicyDocument=document)
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        # The fallback store asks through boto3's own session, which keeps the credentials it first saw.
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+        enforced(cloud.endpoint, "0")
+
+    yield become
+    enforced(cloud.endpoint, "inf")
+
+
+def by_action(document: dict[str, Any]) -> dict[str, Any]:
+    kept = [
+        each if str(each["Action"]).startswith("s3:") else each | {"Resource": "*"}
+        for each in document["Statement"]
+    ]
+    return document | {"Statement": kept}
+
+
+def stores(cloud: Cloud) -> list[Store]:
+    """Both ways to the same store: the usual one, and that for unusual keys."""
+    url = f"s3://{BUCKET}/{PREFIX.rstrip('/')}"
+    usual = open_store(url, region=REGION, endpoint=cloud.endpoint)
+    return [usual, open_fallback(url, BUCKET, PREFIX, region=REGION, endpoint=cloud.endpoint)]
+
+
+def test_the_scheduler_needs_no_more_for_instance_and_guard(cloud: Cloud, as_: Restricted) -> None:
+    as_(Who.SCHEDULER)
+    compute = Ec2Compute(region=REGION, endpoint=cloud.endpoint)
+    guard = EventBridgeGuard(role=ROLE, region=REGION, endpoint=cloud.endpoint)
+    deadline = datetime(2030, 1, 1, tzinfo=UTC)
+    claim = Claim(instance=cloud.instance, run="run-1", deadline=deadline)
+    compute.change_type(cloud.instance, "g6.xlarge")
+    guard.arm(claim)
+    guard.arm(Claim(instance=cloud.instance, run="run-1", deadline=deadline.replace(hour=1)))
+    compute.start(claim)
+    assert compute.describe(cloud.instance).state is InstanceState.RUNNING
+    compute.host_key_fingerprints(cloud.instance)
+    compute.shutdown_behaviour(cloud.instance)
+    compute.stop(cloud.instance, force=True)
+    compute.release(cloud.instance)
+    assert guard.armed(cloud.instance) == {"run-1"}
+    guard.disarm(cloud.instance, "run-1")
+
+
+def test_the_scheduler_needs_no_more_for_the_store(cloud: Cloud, as_: Restricted) -> None:
+    as_(Who.SCHEDULER)
+    for number, store in enumerate(stores(cloud)):
+        intent = keys.intent(f"run-{number}")
+        assert store.create(intent, b"{}")
+        store.replace(intent, b"{}")
+        store.replace("a/transcript.srt", b"1")
+        store.delete(intent)
+        listed = [each.key for each in store.list("a/", after="a/chunk-001.webm")]
+        assert listed == ["a/transcript.srt"]
+        with pytest.raises(MisconfiguredError):
+            store.replace("a/chunk-001.webm", b"other audio")
+        with pytest.raises(MisconfiguredError):
+            store.delete("a/chunk-001.webm")
+
+
+def test_the_box_needs_no_more(cloud: Cloud, as_: Restricted) -> None:
+    as_(Who.BOX)
+    for number, store in enumerate(stores(cloud)):
+        assert store.get(keys.manifest("run-1", 0)).data == b"x"
+        assert store.get("a/chunk-001.webm").data == b"x"
+        assert next(iter(store.list())).key
+        assert store.create(f"a/transcription-chunk-00{number}.json", b"{}")
+        store.replace(keys.progress("run-1", number), b"{}")
+        with pytest.raises(MisconfiguredError):
+            store.delete("a/chunk-001.webm")
+        with pytest.raises(MisconfiguredError):
+            store.replace(keys.instance(cloud.instance), b"{}")
+    with pytest.raises(MisconfiguredError):
+        Ec2Compute(region=REGION, endpoint=cloud.endpoint).stop(cloud.instance)

@@ -1,0 +1,285 @@
+"""`iam-policy`: all that we call is allowed, nothing is allowed that we do not call, and AWS knows it all."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import json
+import re
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner
+
+from batchscribe.cli.main import cli
+from batchscribe.cli.rights import place_of
+from batchscribe.core import keys
+from batchscribe.core.rights import Folder, Place, Who, policy, trust
+from batchscribe.settings import load
+
+ROOT = Path(__file__).parents[2]
+ADAPTERS = ROOT / "src" / "batchscribe" / "adapters"
+TEMPLATE = ROOT / "deploy" / "cloudformation" / "guard.yaml"
+INSTANCE = "i-0123456789abcdef0"
+ACCOUNT = "123456789012"
+PLACE = Place(
+    account=ACCOUNT,
+    region="us-east-2",
+    instance=INSTANCE,
+    source=Folder(bucket="audio", prefix="sessions/"),
+    output=Folder(bucket="audio", prefix="sessions/"),
+    live_lock=("audio", "batch-lock.json"),
+    guard_role=f"arn:aws:iam::{ACCOUNT}:role/guard",
+    types=("g4dn.xlarge", "g5.xlarge"),
+)
+RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
+"""Where S3's operation and the right to it have two names."""
+SERVICES = {"compute_ec2": "ec2", "guard_eventbridge": "scheduler", "store_boto3": "s3"}
+
+
+def statements(who: Who, place: Place = PLACE) -> list[dict[str, Any]]:
+    found: Any = policy(who, place)["Statement"]
+    return list(found)
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def actions(who: Who, place: Place = PLACE) -> set[str]:
+    return {action for each in statements(who, place) for action in listed(each["Action"])}
+
+
+def allowed(who: Who, action: str, resource: str, place: Place = PLACE) -> bool:
+    """As IAM decides, without the conditions."""
+    return any(
+        action in listed(each["Action"])
+        and any(fnmatch.fnmatchcase(resource, pattern) for pattern in listed(each["Resource"]))
+        for each in statements(who, place)
+    )
+
+
+def called(module: str, service: str) -> set[str]:
+    """The rights to all that an adapter's client is asked for, read from its source."""
+    session: Any = boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x")
+    client = session.client(service, region_name="us-east-1")
+    found = set()
+    for node in ast.walk(ast.parse((ADAPTERS / f"{module}.py").read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if ast.unparse(node.func.value) == "self._client":
+            paged = node.func.attr == "get_paginator"
+            name = ast.literal_eval(node.args[0]) if paged else node.func.attr
+            operation = client.meta.method_to_api_mapping[name]
+            found.add(f"{service}:{RIGHTS.get(operation, operation)}")
+    return found
+
+
+def test_all_that_the_adapters_call_is_allowed_and_nothing_else() -> None:
+    wanted = {right for module, service in SERVICES.items() for right in called(module, service)}
+    assert {right for right in wanted if right.startswith("ec2:")} >= {"ec2:StartInstances", "ec2:CreateTags"}
+    assert actions(Who.SCHEDULER) - {"iam:PassRole"} == wanted
+
+
+def test_every_adapter_of_aws_is_looked_at() -> None:
+    users = {path.stem for path in ADAPTERS.glob("*.py") if re.search(r"\bboto3\.[a-z]", path.read_text())}
+    assert users == set(SERVICES)
+
+
+def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:
+    assert actions(Who.BOX) == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
+    assert actions(Who.STOP) == {"ec2:StopInstances"}
+
+
+def audio(key: str, folder: str = "sessions/") -> str:
+    return f"arn:aws:s3:::audio/{folder}{key}"
+
+
+@pytest.mark.parametrize(
+    ("who", "action", "key"),
+    [
+        (Who.BOX, "s3:GetObject", "a/chunk-001.webm"),
+        (Who.BOX, "s3:GetObject", keys.instance(INSTANCE)),
+        (Who.BOX, "s3:PutObject", "a/b/transcription-chunk-001.json"),
+        (Who.BOX, "s3:PutObject", "transcription-x.wav.json"),
+        (Who.BOX, "s3:PutObject", keys.progress("run-1", 0)),
+        (Who.BOX, "s3:PutObject", keys.boot("run-1")),
+        (Who.BOX, "s3:PutObject", keys.box_end("run-1")),
+        (Who.BOX, "s3:PutObject", keys.attempt("a", "etag", "run-1")),
+        (Who.SCHEDULER, "s3:PutObject", keys.intent("run-1")),
+        (Who.SCHEDULER, "s3:PutObject", keys.quarantine("a")),
+        (Who.SCHEDULER, "s3:PutObject", keys.instance(INSTANCE)),
+        (Who.SCHEDULER, "s3:PutObject", "a/transcript.srt"),
+        (Who.SCHEDULER, "s3:DeleteObject", "a/transcription-chunk-001.json"),
+        (Who.SCHEDULER, "s3:DeleteObject", "a/layers/layer-0-raw-transcription/chunk-001.json"),
+        (Who.SCHEDULER, "s3:DeleteObject", keys.superseded("a/transcript.json", "now")),
+    ],
+)
+def test_what_each_writes_is_allowed_to_it(who: Who, action: str, key: str) -> None:
+    assert allowed(who, action, audio(key))
+    assert not allowed(who, action, audio(key, "elsewhere/")), "and only below the prefix"
+
+
+@pytest.mark.parametrize(
+    ("who", "action", "key"),
+    [
+        (Who.BOX, "s3:PutObject", "a/chunk-001.webm"),
+        (Who.BOX, "s3:PutObject", keys.instance(INSTANCE)),
+        (Who.BOX, "s3:PutObject", keys.quarantine("a")),
+        (Who.SCHEDULER, "s3:PutObject", "a/chunk-001.webm"),
+        (Who.SCHEDULER, "s3:DeleteObject", "a/chunk-001.webm"),
+    ],
+)
+def test_no_side_can_change_the_audio_or_what_is_the_others(who: Who, action: str, key: str) -> None:
+    assert not allowed(who, action, audio(key))
+
+
+def test_another_instance_cannot_be_touched() -> None:
+    other = f"arn:aws:ec2:us-east-2:{ACCOUNT}:instance/i-0fedcba9876543210"
+    for who in Who:
+        for action in ("ec2:StartInstances", "ec2:StopInstances", "ec2:CreateTags"):
+            assert not allowed(who, action, other)
+    order = f"arn:aws:scheduler:us-east-2:{ACCOUNT}:schedule/batchscribe/{INSTANCE}.run-1"
+    assert allowed(Who.SCHEDULER, "scheduler:CreateSchedule", order)
+    assert not allowed(Who.SCHEDULER, "scheduler:CreateSchedule", order.replace(INSTANCE, "i-0fed"))
+
+
+def test_a_wildcard_in_a_prefix_is_a_character() -> None:
+    place = Place(output=Folder(bucket="b", prefix="what?*/"))
+    assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(policy(Who.SCHEDULER, place))
+
+
+def test_what_is_not_used_is_not_asked_for() -> None:
+    bare = actions(Who.SCHEDULER, Place(instance=INSTANCE))
+    assert {action.partition(":")[0] for action in bare} == {"ec2"}
+    assert "ec2:ModifyInstanceAttribute" not in bare
+
+
+def reference() -> dict[str, Any]:
+    text = (files("cfnlint") / "data" / "AdditionalSpecs" / "Policies.json").read_text()
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_every_action_exists_and_names_a_resource_where_it_can() -> None:
+    known = reference()
+    for who in Who:
+        for statement in statements(who):
+            for action in listed(statement["Action"]):
+                service, _, name = action.partition(":")
+                takes = known[service]["Actions"][name.lower()].get("Resources", [])
+                assert bool(takes) == (statement["Resource"] != "*"), action
+
+
+def test_the_template_and_the_policies_are_clean(tmp_path: Path) -> None:
+    resources = {
+        who.title(): {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "AssumeRolePolicyDocument": trust(who, PLACE) or trust(Who.BOX, PLACE),
+                "Policies": [{"PolicyName": who, "PolicyDocument": policy(who, PLACE)}],
+            },
+        }
+        for who in Who
+    }
+    printed = tmp_path / "printed.json"
+    printed.write_text(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
+    done = subprocess.run(
+        [sys.executable, "-c", "from cfnlint.runner import main; main()", str(TEMPLATE), str(printed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def filled(value: Any) -> Any:
+    """The template's value with its parameters and pseudo parameters put in."""
+    names = {
+        "AWS::Partition": "aws",
+        "AWS::Region": PLACE.region,
+        "AWS::AccountId": ACCOUNT,
+        "GroupName": "batchscribe",
+        "InstanceId": INSTANCE,
+    }
+    if isinstance(value, dict):
+        if set(value) == {"Ref"}:
+            return names[value["Ref"]]
+        if set(value) == {"Fn::Sub"}:
+            text = value["Fn::Sub"]
+            for name, filling in names.items():
+                text = text.replace(f"${{{name}}}", filling)
+            return text
+        return {key: filled(each) for key, each in value.items()}
+    return [filled(each) for each in value] if isinstance(value, list) else value
+
+
+def test_the_template_makes_the_role_and_the_group_that_the_guard_needs() -> None:
+    from cfnlint.decode import cfn_yaml
+
+    template: Any = cfn_yaml.load(str(TEMPLATE))
+    role = filled(template["Resources"]["StopRole"]["Properties"])
+    assert role["AssumeRolePolicyDocument"] == trust(Who.STOP, PLACE)
+    assert role["Policies"][0]["PolicyDocument"] == policy(Who.STOP, PLACE)
+    assert filled(template["Resources"]["Orders"]["Properties"]["Name"]) == "batchscribe"
+    assert template["Parameters"]["GroupName"]["Default"] == "batchscribe"
+
+
+def test_the_template_is_printed_from_the_installed_package(tmp_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["iam-policy", "--template"]).stdout == TEMPLATE.read_text()
+
+
+NAMED = {
+    "BATCH_SOURCE": "s3://audio/sessions",
+    "GPU_INSTANCE_ID": INSTANCE,
+    "AWS_REGION": "us-gov-west-1",
+    "BATCH_GUARD_ROLE_ARN": f"arn:aws-us-gov:iam::{ACCOUNT}:role/guard",
+    "GPU_INSTANCE_TYPES": "g5.xlarge",
+    "GPU_INSTANCE_TYPE": "g4dn.xlarge",
+}
+
+
+def test_the_settings_fill_it_in(tmp_path: Path) -> None:
+    place = place_of(load(NAMED, folder=tmp_path))
+    assert (place.partition, place.account, place.region) == ("aws-us-gov", ACCOUNT, "us-gov-west-1")
+    assert place.source == place.output == Folder(bucket="audio", prefix="sessions/")
+    assert place.live_lock == ("audio", "batch-lock.json")
+    assert place.types == ("g4dn.xlarge", "g5.xlarge")
+    assert (place.guard_role, place.missing) == (NAMED["BATCH_GUARD_ROLE_ARN"], ())
+
+
+def test_without_a_guard_no_right_to_one(tmp_path: Path) -> None:
+    place = place_of(load(NAMED | {"BATCH_CLOUD_GUARD": "off"}, folder=tmp_path))
+    assert not [action for action in actions(Who.SCHEDULER, place) if action.startswith("scheduler:")]
+
+
+def test_what_is_not_on_s3_needs_no_right_there(tmp_path: Path) -> None:
+    place = place_of(load(NAMED | {"BATCH_SOURCE": str(tmp_path)}, folder=tmp_path))
+    assert not [action for action in actions(Who.SCHEDULER, place) if action.startswith("s3:")]
+
+
+def test_the_command_prints_one_document_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*NAMED, "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    whole = CliRunner().invoke(cli, ["iam-policy", "--json"])
+    assert set(json.loads(whole.stdout)) == {"scheduler", "stop", "box"}
+    for name in ("ACCOUNT_ID", "REGION", "INSTANCE_ID", "GUARD_ROLE", "BUCKET"):
+        assert f"{name} is not known here" in whole.stderr
+    one = CliRunner().invoke(cli, ["iam-policy", "--role", "stop", "--json"], env=NAMED)
+    assert json.loads(one.stdout) == {
+        "policy": policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "trust": trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+    }
+    assert one.stderr == ""
+    unnamed = CliRunner().invoke(cli, ["iam-policy"], env=NAMED | {"GPU_INSTANCE_TYPE": ""})
+    assert "OWN_TYPE is not known here" in unnamed.stderr
+    shown = CliRunner().invoke(cli, ["iam-policy"], env=NAMED).stdout
+    assert "# box: for the instance's own role" in shown
