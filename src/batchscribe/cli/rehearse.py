@@ -32,13 +32,20 @@ from batchscribe.core.money import Usd, cost
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import Scheduler
 
+ACTS = [act.value for act in Act]
 USUAL = {Act.BOX: 420.0, Act.GUARD: LONGEST[Act.GUARD].total_seconds() / 2}
 """Seconds that an act is paid for when all is well."""
 SPEECH = "rehearsal/chunk-001.ogg"
 
 
 @click.command()
-@click.option("--act", "acts", type=click.Choice([*Act]), multiple=True, help="Only this one; default: both.")
+@click.option(
+    "--act",
+    "acts",
+    type=click.Choice([act.value for act in Act]),
+    multiple=True,
+    help="Only this one; default: both.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--controller", hidden=True, help="Be the controller of the rehearsal of this name.")
 @json_option

@@ -1,0 +1,100 @@
+"""A box whose power is moto's: the real agent, real workers, and a poweroff that stops the instance."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.core.box import BoxClaim, BoxPlace, BoxWaits
+from batchscribe.protocols import Store
+from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.worker.box import Box
+
+WAITS = BoxWaits(linger=3.0, told=0.5)
+
+
+@dataclass
+class Power:
+    """The markers of one boot; `off` is the plug."""
+
+    pull: Callable[[], object]
+    pulled: int = 0
+
+    def take(self, _run: str, *, limit: float, now: float) -> float:
+        return limit
+
+    def alive(self, now: float) -> None:
+        """Nobody reads it."""
+
+    def off(self) -> None:
+        self.pulled += 1
+        self.pull()
+
+
+@dataclass
+class PlayedBox:
+    """Boots whenever its instance runs, and finds what it finds."""
+
+    home: Path
+    place: BoxPlace
+    stores: Callable[[str], Store]
+    running: Callable[[], bool]
+    power: Power
+    boots: int = 0
+    trouble: list[BaseException] = field(default_factory=list)
+
+    def live(self, ended: threading.Event) -> None:
+        while not ended.wait(0.1):
+            try:
+                if self.running():
+                    self._boot(ended)
+            except Exception as error:  # noqa: BLE001  told by the test that owns this thread
+                self.trouble.append(error)
+                return
+
+    def _boot(self, ended: threading.Event) -> None:
+        self.boots += 1
+        clock = SystemClock()
+
+        def runs(claim: BoxClaim) -> Store:
+            return self.stores(claim.output)
+
+        seams = BoxSeams(
+            clock=clock,
+            workers=Box(self.home, clock),
+            marks=self.power,
+            home=lambda: self.stores(self.place.home),
+            runs=runs,
+        )
+        agent = BoxAgent(self.place, Boot(id=os.urandom(4).hex(), at=datetime.now(UTC)), seams)
+        while self.running() and not ended.is_set():
+            if agent.step() is None:
+                break
+            ended.wait(0.2)
+        while self.running() and not ended.wait(0.2):
+            pass
+
+
+@contextmanager
+def played_box(box: PlayedBox, environment: Mapping[str, str]) -> Iterator[PlayedBox]:
+    """The box, living beside the block; `environment` is what its workers get."""
+    folder = box.home / ".batchscribe"
+    folder.mkdir(parents=True)
+    env = folder / "env"
+    env.write_text("".join(f"{name}={value}\n" for name, value in environment.items()))
+    env.chmod(0o600)
+    ended = threading.Event()
+    thread = threading.Thread(target=box.live, args=(ended,), daemon=True)
+    thread.start()
+    try:
+        yield box
+    finally:
+        ended.set()
+        thread.join(timeout=60)
+    assert box.trouble == []
