@@ -101,17 +101,34 @@ def program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-@contextmanager
-def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
-    """A server in `folder`; `path` is the PATH of its logins."""
-    if not SSHD or not shutil.which("ssh"):
-        missing("sshd")
+def make_home(folder: Path) -> Path:
+    """The keys of a server and of its one user, and that user's home."""
     home = folder / "home"
     home.mkdir(parents=True)
     # Whatever a test sets up there, it is not this machine's systemd.
     program(folder / "programs" / "systemctl", "echo offline; exit 1")
     for name in ("host_key", "user_key"):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name))
+    return home
+
+
+def configure(folder: Path, home: Path, *, path: str) -> tuple[Path, int]:
+    """A configuration for sshd, and the port in it that nobody had a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = folder / "sshd_config"
+    config.write_text(
+        _CONFIG.format(port=port, folder=folder, home=home, programs=folder / "programs", path=path)
+    )
+    return config, port
+
+
+@contextmanager
+def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
+    """A server in `folder`; `path` is the PATH of its logins."""
+    if not SSHD or not shutil.which("ssh"):
+        missing("sshd")
+    home = make_home(folder)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd separates its privileges
     server = _listening(folder, home, path or "/usr/local/bin:/usr/bin:/bin")
@@ -123,12 +140,7 @@ def sshd(folder: Path, *, path: str | None = None) -> Iterator[Sshd]:
 
 def _listening(folder: Path, home: Path, path: str) -> Sshd:
     for _ in range(5):  # somebody else may take the port between our look and sshd's
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        config = folder / "sshd_config"
-        config.write_text(
-            _CONFIG.format(port=port, folder=folder, home=home, programs=folder / "programs", path=path)
-        )
+        config, port = configure(folder, home, path=path)
         with (folder / "sshd.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(SSHD), "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log

@@ -1,0 +1,321 @@
+"""A box under real systemd, with nobody there: what its units do at boot, and what ends its power."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe import __version__
+from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.adapters.box_units import unit_files
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_keys import pin
+from batchscribe.adapters.launch_ssh import SshBox
+from batchscribe.adapters.ssh import Ssh
+from batchscribe.adapters.store_directory import DirectoryStore
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.box import (
+    BOX_UNIT,
+    DEADMAN_UNITS,
+    BootRecord,
+    BoxClaim,
+    BoxEnd,
+    BoxPlace,
+    BoxWaits,
+    ClaimLaunch,
+    InstanceRecord,
+    read,
+)
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd
+from batchscribe.errors import LaunchError, ObjectNotFoundError
+from support.cli import put_speech, wait_for
+from support.nspawn import UNITS, Container, container
+from support.sshd import SSHD, Sshd, configure, make_home
+
+pytestmark = pytest.mark.e2e
+INSTANCE = "i-0123456789abcdef0"
+RUN = "run-1"
+HOME = "/root/.batchscribe"
+DEADMAN, DEADMAN_TIMER, DEADMAN_PATH = DEADMAN_UNITS
+QUICK = BoxWaits(first=60.0, linger=2.0, silence=120.0, told=1.0, grace=5.0, overtime=0.0)
+"""Seconds that a test can wait; what they are in earnest, other tests know."""
+
+
+class SetUp:
+    """A box as `gpu setup` leaves it, its bucket, and one run in it."""
+
+    def __init__(self, machine: Container, bucket: Path) -> None:
+        self.machine = machine
+        self.bucket = bucket
+        self.store = DirectoryStore(bucket)
+        self.clock = SystemClock()
+
+    def install(self, *, waits: BoxWaits = QUICK, silence: int | None = None) -> None:
+        """The units, and where this box is. `silence` is the dead-man's patience in seconds."""
+        files = unit_files("root")
+        self.machine.write("/usr/local/lib/batchscribe/deadman", files["deadman"].decode(), mode=0o755)
+        for unit in (BOX_UNIT, *DEADMAN_UNITS):
+            self.machine.write(f"{UNITS}/{unit}", files[unit].decode())
+        self.machine.enable(BOX_UNIT)
+        self.machine.enable(DEADMAN_TIMER, "timers.target")
+        self.machine.enable(DEADMAN_PATH, "paths.target")
+        if silence is not None:
+            quick = f"[Service]\nEnvironment=SILENCE_SECONDS={silence}\n"
+            self.machine.write(f"{UNITS}/{DEADMAN}.d/quick.conf", quick)
+            quick = "[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=1s\n"
+            self.machine.write(f"{UNITS}/{DEADMAN_TIMER}.d/quick.conf", quick)
+        # What will not end is given as long by systemd as by default, in earnest.
+        self.machine.write("/etc/systemd/system.conf.d/quick.conf", "[Manager]\nDefaultTimeoutStopSec=2s\n")
+        self.machine.link(f"{HOME}/venv", sys.prefix)
+        place = BoxPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
+        self.machine.write(f"{HOME}/box.json", msgspec.json.encode(place).decode())
+
+    def claim(self, launch: ClaimLaunch | None, *, minutes: float = 60.0) -> None:
+        """What a controller leaves before the start; the clocks of a container are this machine's."""
+        created = self.clock.booted()
+        deadline = self.clock.now() + timedelta(minutes=minutes)
+        claim = None
+        if launch:
+            claim = BoxClaim(
+                run=RUN, created=created, deadline=deadline, output=self.bucket.as_uri(), launch=launch
+            )
+            self.store.create(keys.intent(RUN), b"{}")
+        record = InstanceRecord(instance=INSTANCE, release=__version__, at=created, boots=True, claim=claim)
+        self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+
+    def give(self) -> int:
+        """All that is there becomes manifest 0; how many chunks."""
+        scanner = Scanner(
+            self.store,
+            self.store,
+            clock=self.clock,
+            min_age=timedelta(0),
+            live_lock=lambda: None,
+            decoder=None,
+        )
+        chunks = tuple(
+            ManifestChunk(
+                key=each.key,
+                etag=each.etag,
+                size=each.size,
+                session=each.session,
+                transcript=each.transcript,
+            )
+            for each in scanner.backlog().candidates
+        )
+        manifest = Manifest(
+            run=RUN,
+            worker=0,
+            release=__version__,
+            source=self.bucket.as_uri(),
+            output=self.bucket.as_uri(),
+            deadline=self.clock.now() + timedelta(hours=1),
+            engine=EngineSpec(engine="pocketsphinx"),
+            settings_hash="",
+            chunks=chunks,
+        )
+        self.store.create(keys.manifest(RUN, 0), wire.encode(manifest))
+        return len(chunks)
+
+    def much_work(self) -> None:
+        for copy in range(12):
+            put_speech(self.bucket / f"copy{copy}", "team-meeting", "morning-walk", "notes")
+        self.give()
+
+    def frozen_worker(self) -> None:
+        """A worker that was at work stands still from now on."""
+        wait_for(self.there(keys.progress(RUN, 0)) for _ in range(9999))
+        record = self.machine.run("cat", f"{HOME}/runs/{RUN}/0/process.json").stdout
+        self.machine.run("kill", "-STOP", re.search(r'"pid":(\d+)', record)[1])  # type: ignore[index]
+
+    def there(self, key: str) -> bool:
+        try:
+            self.store.get(key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def end(self) -> BoxEnd:
+        return read(self.store.get(keys.box_end(RUN)).data, BoxEnd)
+
+    def word(self) -> ExitRecord:
+        return wire.decode(self.store.get(keys.exit_record(RUN, 0)).data, ExitRecord)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[SetUp]:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    with container(tmp_path / "machine", bucket) as machine:
+        yield SetUp(machine, bucket)
+
+
+def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_there(box: SetUp) -> None:
+    put_speech(box.bucket, "notes")
+    box.install()
+    box.claim(ClaimLaunch.BOOT)
+    chunks = box.give()
+    box.machine.boot()
+    box.machine.wait_off(180)
+    assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
+    assert (box.end().why, box.end().worker) == ("work ended", None)
+    assert read(box.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
+    assert "powering off: the box asks for it" in box.machine.journal(DEADMAN)
+    # The same claim at the next boot, by whomever: it was taken up once.
+    box.machine.boot()
+    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    box.machine.run("systemctl", "start", DEADMAN)
+    assert "another boot took it up" in box.machine.journal(BOX_UNIT)
+    assert box.machine.up
+
+
+def test_a_worker_that_stands_still_is_ended_and_the_box_with_it(box: SetUp) -> None:
+    box.install(waits=msgspec.structs.replace(QUICK, silence=10.0))
+    box.much_work()
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    box.frozen_worker()
+    box.machine.wait_off(120)
+    assert box.end().worker == 0
+    assert "no progress" in box.end().why
+    assert not box.there(keys.exit_record(RUN, 0))
+
+
+def test_the_dead_man_comes_where_the_box_s_own_process_does_not(box: SetUp) -> None:
+    box.install(silence=8)
+    box.much_work()
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    box.frozen_worker()
+    box.machine.run("systemctl", "stop", BOX_UNIT)
+    box.machine.wait_off(120)
+    assert re.search(r"powering off: no progress for \d+ s", box.machine.journal(DEADMAN))
+    assert not box.there(keys.box_end(RUN))
+
+
+def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_worker(box: SetUp) -> None:
+    box.install()
+    for copy in range(3):
+        put_speech(box.bucket / f"copy{copy}", "notes")
+    chunks = box.give()
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    wait_for(box.there(keys.progress(RUN, 0)) for _ in range(9999))
+    box.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", BOX_UNIT)
+    box.machine.wait_off(180)
+    assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
+    assert box.end().why == "work ended"
+    journal = box.machine.journal(BOX_UNIT)
+    assert journal.count("box.claim_taken_up") == 2
+    assert journal.count("box.worker_started") == 1
+
+
+def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
+    box.install()
+    box.claim(ClaimLaunch.BOOT, minutes=0.06)
+    box.machine.boot()
+    box.machine.wait_off(120)
+    assert box.end().why == "the deadline passed"
+
+
+def test_over_ssh_too_a_box_without_work_powers_itself_off(box: SetUp) -> None:
+    box.install(waits=msgspec.structs.replace(QUICK, first=3.0))
+    put_speech(box.bucket, "notes")
+    box.claim(ClaimLaunch.SSH)
+    box.machine.boot()
+    box.machine.wait_off(120)
+    assert box.end().why == "no work came"
+
+
+@pytest.mark.parametrize("launch", [None, ClaimLaunch.HELD], ids=["started by a person", "held back"])
+def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: ClaimLaunch | None) -> None:
+    put_speech(box.bucket, "notes")
+    box.install(silence=1, waits=BoxWaits(first=0.0, linger=0.0, silence=0.0))
+    box.claim(launch)
+    box.give()
+    box.machine.boot()
+    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    box.machine.run("systemctl", "start", DEADMAN)
+    box.machine.run("systemctl", "start", DEADMAN)
+    assert box.machine.shows(BOX_UNIT, "Result", "NRestarts") == {"Result": "success", "NRestarts": "0"}
+    assert box.machine.shows(DEADMAN, "Result") == {"Result": "success"}
+    assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
+    assert box.machine.up
+    assert not box.there(keys.boot(RUN))
+
+
+@pytest.fixture
+def reached(tmp_path: Path) -> Iterator[tuple[Container, Sshd]]:
+    """A machine that is up and bare, and a sshd in it; `gpu setup` comes as root."""
+    folder = tmp_path / "sshd"
+    home = make_home(folder)
+    (folder / "programs" / "systemctl").unlink()  # here it may be the real one
+    (home / ".batchscribe").mkdir()
+    (home / ".batchscribe" / "venv").symlink_to(sys.prefix)
+    with container(tmp_path / "machine", folder) as machine:
+        machine.boot()
+        config, port = configure(folder, home, path="/usr/sbin:/usr/bin:/sbin:/bin")
+        machine.run("mkdir", "-p", "/run/sshd")
+        machine.run("systemd-run", "--unit=its-sshd", str(SSHD), "-D", "-e", "-f", str(config))
+        assert machine.process is not None
+        yield machine, Sshd(folder, port, home, machine.process)
+
+
+def test_the_set_up_brings_the_units_to_a_real_systemd(
+    reached: tuple[Container, Sshd], tmp_path: Path
+) -> None:
+    machine, server = reached
+    seen = Instance(id=INSTANCE, state=InstanceState.RUNNING, public_address="127.0.0.1")
+    ssh = Ssh(server.options(tmp_path / "known_hosts"))
+    bucket = DirectoryStore(server.folder, expected=True)
+    wait_for(_pinned(ssh, seen))
+    setup = BoxSetup(
+        asks=SshBox(ssh),
+        clock=SystemClock(),
+        terms=BoxTerms(
+            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
+        ),
+        output=lambda: bucket,
+        published=lambda _id: frozenset(),
+        ssh=ssh,
+    )
+    bare = {each.what: each for each in setup.check(seen, boots=True)}
+    assert not bare["units"].ok
+    for _ in range(2):  # it can be repeated
+        (finding,) = setup._units(seen)
+        assert "powers itself off" in finding.detail
+    files = unit_files("root")
+    for unit in (BOX_UNIT, *DEADMAN_UNITS):
+        assert machine.run("cat", f"{UNITS}/{unit}").stdout.encode() == files[unit]
+    there = machine.run("stat", "--format=%U %a", "/usr/local/lib/batchscribe/deadman").stdout
+    assert there == "root 755\n"
+    ready = {each.what: each for each in setup.check(seen, boots=True)}
+    assert ready["units"].ok, ready["units"].detail
+    assert machine.shows(BOX_UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    # As the next boot would: it knows which instance it is, and finds no claim.
+    machine.run("ln", "-s", str(server.home / ".batchscribe"), HOME)
+    machine.run("systemctl", "start", BOX_UNIT, DEADMAN)
+    wait_for(machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    assert "box.not_recorded" in machine.journal(BOX_UNIT)
+    assert machine.shows(BOX_UNIT, "Result") == {"Result": "success"}
+    assert machine.up
+
+
+def _pinned(ssh: Ssh, seen: Instance) -> Iterator[bool]:
+    """As soon as its sshd answers."""
+    while True:
+        try:
+            pin(ssh, seen)
+        except LaunchError:
+            yield False
+        else:
+            yield True
