@@ -333,6 +333,8 @@ def test_the_gpu_by_hand(cloud: Cloud) -> None:
     assert "ok    worker" in checked.stdout, checked.stdout + checked.stderr
     assert "ok    store" in checked.stdout, checked.stdout
     assert cloud.state == "stopped"
+    session = cloud.desk.run("gpu", "start", "--for", "1s")
+    assert (session.returncode, cloud.state, cloud.orders()) == (0, "stopped", []), session.stderr
     assert cloud.desk.run("gpu", "start").returncode == 0
     assert cloud.state == "running"
     assert cloud.desk.run("reconcile").returncode == 0
