@@ -185,6 +185,31 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
     fresh.close()
 
 
+def test_a_lost_ledger_finds_the_order_of_a_run_that_was_settled(
+    at: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(at)
+    whole = at.notes.disarm
+    monkeypatch.setattr(at.notes, "disarm", _raise(ComputeUnavailableError("throttled")))
+    tick(at.world, at.terms)
+    monkeypatch.setattr(at.notes, "disarm", whole)
+    assert at.notes.armed(INSTANCE)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    tick(replace(at.world, ledger=fresh), at.terms)
+    assert at.notes.armed(INSTANCE) == frozenset()
+    fresh.close()
+
+
+def test_the_claim_of_another_run_stays(at: Stage) -> None:
+    ready(at)
+    set_up(at)
+    now = at.clock.now()
+    other = BoxClaim(run="another", created=now, deadline=now, output=at.store.url, launch=ClaimLaunch.BOOT)
+    at.clock.at(120, lambda: set_up(at, claim=other))
+    tick(at.world, at.terms)
+    assert record(at).claim == other
+
+
 def test_a_stale_order_of_a_settled_run_is_found(at: Stage) -> None:
     ready(at)
     (run,) = tick(at.world, at.terms).runs

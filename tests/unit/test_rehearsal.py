@@ -185,9 +185,10 @@ def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:
     assert at.notes.messages == []
     before = at.terms.priors
     assert at.ledger.priors(engine="played", model="", instance_type="g4dn.xlarge", default=before) == before
+    at.worker.seconds_each = 1e6
     for _run in range(3):
-        play(at, Act.BOX)
-    at.worker.store = at.store
+        play(at, Act.GUARD)
+    at.worker.store, at.worker.seconds_each = at.store, 2.0
     at.upload(120)
     at.clock.sleep(600)
     assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED, "it does not count as fruitless"
