@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format bench lock clean
+EPISODES ?= 100000
+SEED ?= 1
+
+.PHONY: install demo test soak lint format bench lock clean
 
 install: $(STAMP)
 
@@ -21,6 +24,9 @@ demo: install
 
 test: install lint
 	$(BIN)/python -m pytest
+
+soak: install
+	$(BIN)/python -m batchscribe.testing.simulation --episodes $(EPISODES) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def configure(
             structlog.processors.add_log_level,
             _stamp(clock or SystemClock()),
             structlog.processors.format_exc_info,
-            _clean(Redactor(secrets)),
+            clean(Redactor(secrets)),
             _fan_out,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -120,14 +120,16 @@ def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
     return stamp
 
 
-def _clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
-    def clean(_logger: Any, _method: str, event: Event) -> Event:
+def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
+    """A processor that takes secrets and tricks out of every value of an event."""
+
+    def cleaned(_logger: Any, _method: str, event: Event) -> Event:
         return {
             key: printable(redact(value), keep="\n") if key == _TRACE else _cleaned(value, redact)
             for key, value in event.items()
         }
 
-    return clean
+    return cleaned
 
 
 def _cleaned(value: Any, redact: Redactor) -> Any:

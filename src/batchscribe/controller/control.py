@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from batchscribe.controller.context import Terms, World
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
+from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import ExitRecord, Manifest, Progress
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
@@ -29,6 +31,24 @@ def read_progress(world: World, manifest: Manifest) -> Progress | None:
         return wire.decode(world.output.get(keys.progress(manifest.run, manifest.worker)).data, Progress)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
+
+
+def not_up(run: Run, seen: Instance) -> str:
+    """Why the instance is not up for this run; empty where it is."""
+    if not seen.state.billable:
+        return f"{seen.id} is {seen.state}"
+    return f"{seen.id} was started again by somebody" if run.started_again(seen.launched_at) else ""
+
+
+def looked_at(run: Run, seen: Instance, now: datetime) -> Run:
+    """What a look at a working instance tells of its bill: the last that saw it run, the first that did not.
+
+    A look at `pending` is older than one that saw it running, and tells nothing.
+    """
+    if not not_up(run, seen):
+        return replace(run, running_until=now)
+    over = seen.state is not InstanceState.PENDING or run.started_again(seen.launched_at)
+    return replace(run, stopped=run.stopped or now) if over else run
 
 
 def look_due(run: Run, terms: Terms, now: datetime) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import late, look_due, read_exit, read_manifest
+from batchscribe.controller.control import late, look_due, looked_at, not_up, read_exit, read_manifest
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.chunks import Chunk
@@ -22,11 +22,13 @@ MODEL_LOAD_SECONDS = 30.0
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
     """Waits for a box that answers, gives it a manifest, and starts its worker."""
     seen = world.compute.describe(run.instance)
-    if not seen.state.billable and run.manifests:
-        return keep(world, run.releasing(None, f"{seen.id} is {seen.state}: the rest is for the next run"))
-    if not seen.state.billable:
-        return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} went {seen.state} again"))
     now = world.clock.now()
+    if down := not_up(run, seen):
+        run = looked_at(run, seen, now)
+    if down and run.manifests:
+        return keep(world, run.releasing(None, f"{down}: the rest is for the next run"))
+    if down:
+        return keep(world, run.releasing(Outcome.START_FAILED, f"{down}, before any work"))
     run = keep(world, replace(run, running_until=now)) if look_due(run, terms, now) else run
     try:
         version = world.launcher.probe(seen)

@@ -106,12 +106,12 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
     except TransientError as error:
         log.warning("will be tried again", run=run.id, step=step.value, error=str(error))
         if not _hopeless(world, terms, run, step):
-            return run
+            return _latest(world, run)
         return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _bearable(world, terms, run):
             log.warning("will be tried again", run=run.id, step=step.value, error=str(error))
-            return run
+            return _latest(world, run)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  whatever broke, a GPU that may run is released
@@ -159,6 +159,7 @@ def _give_up(
 
 
 def _latest(world: World, run: Run) -> Run:
+    """The run as it was written down last: a step that failed may have got further than it said."""
     try:
         return world.ledger.run(run.id) or run
     except BatchscribeError:

@@ -12,11 +12,18 @@ THREADS = 16
 
 
 def fetched(store: Store, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """(key, bytes) of each object that is there, in the order asked; one that went meanwhile is left out."""
+    """(key, bytes) of each object that is there, in the order asked; one that went meanwhile is left out.
+
+    A store may say in `threads` how many readers it wants at once.
+    """
     keys = tuple(wanted)
-    if not keys:
+    threads = min(getattr(store, "threads", THREADS), len(keys))
+    if threads <= 1:
+        for key in keys:
+            if (data := _read(store, key)) is not None:
+                yield key, data
         return
-    pool = ThreadPoolExecutor(min(THREADS, len(keys)), thread_name_prefix="fetch")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
     try:
         for key, data in zip(keys, pool.map(lambda key: _read(store, key), keys), strict=True):
             if data is not None:

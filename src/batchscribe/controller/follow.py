@@ -8,7 +8,15 @@ from datetime import timedelta
 import msgspec
 
 from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.control import late, look_due, read_exit, read_manifest, read_progress
+from batchscribe.controller.control import (
+    late,
+    look_due,
+    looked_at,
+    not_up,
+    read_exit,
+    read_manifest,
+    read_progress,
+)
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, next_batch
 from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.manifest import ExitRecord, Manifest, Progress, WorkerEnd
@@ -27,13 +35,13 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     now = world.clock.now()
     if look_due(run, terms, now):
         seen = world.compute.describe(run.instance)
-        if seen.state.billable:
-            run = keep(world, replace(run, running_until=now))
+        down = not_up(run, seen)
+        run = keep(world, looked_at(run, seen, now))
         if world.launcher.alive(seen, manifest) is False and read_exit(world, manifest) is None:
             detail = f"worker {manifest.worker} is gone without a last word"
             return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
-        if not seen.state.billable and read_exit(world, manifest) is None:
-            detail = f"{seen.id} is {seen.state} under a working worker: somebody stopped it"
+        if down and read_exit(world, manifest) is None:
+            detail = f"{down} under a working worker: somebody stopped it"
             return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
     unseen = run.launch == ClaimLaunch.BOOT and progress is None
     if unseen and late(run.reaching_since, now, terms.waits.reach):

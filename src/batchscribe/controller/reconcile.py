@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.control import read_exit, read_manifest, read_progress
+from batchscribe.controller.control import looked_at, not_up, read_exit, read_manifest, read_progress
 from batchscribe.controller.outside import note_down
 from batchscribe.controller.retreat import world_of
 from batchscribe.core import keys
@@ -41,38 +41,39 @@ def _put_back(world: World, run: Run) -> Run:
 
 def dead_runs(world: World) -> tuple[Run, ...]:
     """Open runs with no live work, or past their deadline, already on their way out."""
-    ended = ((run, _verdict(world_of(world, run), run)) for run in world.ledger.open_runs())
-    return tuple(keep(world, run.releasing(*verdict), "reclaimed") for run, verdict in ended if verdict)
+    ended = (_ended(world_of(world, run), run) for run in world.ledger.open_runs())
+    return tuple(keep(world, run, "reclaimed") for run in ended if run)
 
 
-def _verdict(world: World, run: Run) -> tuple[Outcome | None, str] | None:
-    """How a run that nobody drives has ended; None where its work is alive."""
+def _ended(world: World, run: Run) -> Run | None:
+    """A run that nobody drives and that has ended, on its way out; None where its work is alive."""
     if run.state in {RunState.RELEASING, RunState.VERIFYING}:
-        return run.outcome, run.detail
+        return run
     if run.start_requested is None:
-        return Outcome.ABANDONED, "its controller died before any start"
+        return run.releasing(Outcome.ABANDONED, "its controller died before any start")
     if world.clock.now() >= run.deadline:
-        return Outcome.TIMED_OUT, "past its deadline"
+        return run.releasing(Outcome.TIMED_OUT, "past its deadline")
     if run.state is not RunState.TRANSCRIBING:
         events = world.ledger.events(run.id)
         if events and world.clock.now() - events[-1].at < FRESH:
             return None  # somebody steps it on, once at a time
-        return Outcome.INTERRUPTED, "its controller died before its worker was started"
+        return run.releasing(Outcome.INTERRUPTED, "its controller died before its worker was started")
     return _work(world, run)
 
 
-def _work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
+def _work(world: World, run: Run) -> Run | None:
     manifest = read_manifest(world, run.manifests[-1])
     if read_exit(world, manifest) is not None:
-        return None, "its work had ended"
+        return run.releasing(None, "its work had ended")
     seen = world.compute.describe(run.instance)
+    run = looked_at(run, seen, world.clock.now())
     alive = world.launcher.alive(seen, manifest)
-    if alive is not False and not seen.state.billable:
-        return Outcome.INSTANCE_LOST, f"{seen.id} is {seen.state}"
+    if alive is not False and (down := not_up(run, seen)):
+        return run.releasing(Outcome.INSTANCE_LOST, down)
     progress = read_progress(world, manifest)
     if alive or (alive is None and progress is not None and world.clock.now() - progress.at < FRESH):
         return None
-    return Outcome.WORKER_LOST, "its worker was gone"
+    return run.releasing(Outcome.WORKER_LOST, "its worker was gone")
 
 
 def _intents(world: World) -> set[str]:
@@ -118,6 +119,7 @@ def _from_intent(intent: Intent) -> Run:
         rate=Rate(per_hour=Usd(intent.rate_micros), source=intent.rate_source, as_of=intent.rate_as_of),
         instance_type=intent.instance_type,
         own_type=intent.own_type,
+        launched_before=intent.launched_before,
         planned_chunks=intent.chunks,
         planned_audio_seconds=intent.audio_seconds,
     )
@@ -150,6 +152,7 @@ def _as_it_stands(world: World, run: Run) -> Run:
         start_accepted=run.created,
         running_since=now,
         running_until=now,
+        launched=seen.launched_at,
         seen_up=now,
         reaching_since=now,
         dispatched=run.created if manifests else None,

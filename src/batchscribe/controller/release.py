@@ -69,6 +69,8 @@ def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: date
 
 def _ours(run: Run, seen: Instance) -> bool:
     """Our tag; or no tag at all on an instance whose start was granted to us: tags get lost."""
+    if not run.borrowed and not seen.state.proved_stopped and run.started_again(seen.launched_at):
+        return False
     if run.borrowed or seen.run == run.id:
         return True
     return seen.run is None and (run.start_accepted is not None or not seen.state.billable)
@@ -77,13 +79,16 @@ def _ours(run: Run, seen: Instance) -> bool:
 def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     """What this look tells of the bill."""
     if not seen.state.billable and not seen.state.moving:
-        return run
-    run = replace(run, seen_up=run.seen_up or now)
+        # It may have run, and been stopped, while nobody looked.
+        unseen = run.seen_up is None and run.started_since(seen.launched_at)
+        return replace(run, seen_up=now) if unseen else run
+    run = replace(run, seen_up=run.seen_up or now, launched=run.launched or seen.launched_at)
     if seen.state is InstanceState.PENDING:
         return replace(run, idle_until=before)
     if not seen.state.billable:
         return run
-    return replace(run, running_since=run.running_since or now, running_until=now)
+    # Whatever an older look said: it is billed.
+    return replace(run, running_since=run.running_since or now, running_until=now, stopped=None)
 
 
 def _may_still_start(run: Run, now: datetime) -> bool:

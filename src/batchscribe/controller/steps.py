@@ -44,6 +44,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         rate=batch.estimate.rate,
         instance_type=seen.type or terms.instance_type,
         own_type=seen.type,
+        launched_before=seen.launched_at,
         by_hand=terms.policy.by_hand,
         limit=terms.policy.limit,
         planned_chunks=len(batch.chunks),
@@ -87,7 +88,10 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
             return run
         case InstanceState.STOPPED:
             run = replace(run, launch=leave_claim(world, terms, run))
-            return keep(world, run.moved(RunState.PROVISIONING, start_requested=now), "about to start")
+            requested = run.moved(
+                RunState.PROVISIONING, start_requested=now, launched_before=seen.launched_at
+            )
+            return keep(world, requested, "about to start")
         case state:
             return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {state}"))
 
@@ -117,6 +121,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
             running_since=now,
             running_until=now,
             reaching_since=now,
+            launched=seen.launched_at,
             rate=rate,
             instance_type=seen.type or run.instance_type,
         )
@@ -126,7 +131,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     if seen.state is InstanceState.STOPPED:
         return _ask_for_start(world, terms, replace(run, idle_until=before), seen)
     if seen.state.moving:
-        return replace(run, idle_until=before)
+        return keep(world, replace(run, idle_until=before))
     return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
 
 
@@ -163,6 +168,7 @@ def _intent(run: Run, terms: Terms) -> wire.Intent:
         rate_as_of=run.rate.as_of,
         instance_type=run.instance_type,
         own_type=run.own_type,
+        launched_before=run.launched_before,
     )
 
 

@@ -223,6 +223,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     instance_type: str = ""
     own_type: str = ""
     """The instance's type before the run, which it gets back after it."""
+    launched_before: datetime | None = None
+    """The instance's launch time before the run."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):

@@ -161,6 +161,11 @@ class Run:
     """Of paid time."""
     manifests: tuple[str, ...] = ()
     """Keys of the manifests, one for each worker, in the order they were dispatched."""
+    launched_before: datetime | None = None
+    """The instance's launch time as it was before our start: a later one tells that it was started since,
+    however little of that was seen."""
+    launched: datetime | None = None
+    """Its launch time while it was up for us: with a later one it is up for somebody else."""
     start_requested: datetime | None = None
     start_accepted: datetime | None = None
     """The cloud said yes to the start; what it then did is another matter."""
@@ -198,6 +203,14 @@ class Run:
     @property
     def open(self) -> bool:
         return self.state is not RunState.SETTLED
+
+    def started_since(self, launched_at: datetime | None) -> bool:
+        """Whether an instance with this launch time was started after the run was begun."""
+        return launched_at is not None and launched_at > (self.launched_before or self.created)
+
+    def started_again(self, launched_at: datetime | None) -> bool:
+        """Whether somebody stopped and started it after our own start: it is up, but not for us."""
+        return self.launched is not None and launched_at is not None and launched_at > self.launched
 
     @property
     def billed_seconds(self) -> float:

@@ -1,0 +1,73 @@
+"""Plays episodes and says what came of them; the exit code is 1 where an invariant was broken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from batchscribe.testing.simulation.episode import Result, play
+from batchscribe.testing.simulation.listening import listening
+from batchscribe.testing.simulation.summary import Summary, broken, sound
+
+SHARE = 100
+"""Episodes that a process plays before it hands them in."""
+APART = 1_000_000
+"""Between the first episodes of two seeds."""
+Played = tuple[list[Result], float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    wanted = _arguments(arguments)
+    if wanted.replay is not None:
+        (result,), _seconds = played([wanted.replay])
+        _say(broken(result) if result.violation else sound(result))
+        return int(bool(result.violation))
+    summary = Summary()
+    first = wanted.seed * APART
+    for results, seconds in _shares(range(first, first + wanted.episodes), wanted.processes):
+        summary.seconds += seconds
+        for result in results:
+            summary.add(result)
+            if result.violation:
+                _say(broken(result))
+    _say(summary.text())
+    return int(bool(summary.violations))
+
+
+def played(seeds: Sequence[int]) -> Played:
+    """The episodes of these seeds, and the seconds of processor time that they took."""
+    begun = os.times()
+    with listening() as listener:
+        results = [play(seed, listener) for seed in seeds]
+    ended = os.times()
+    return results, ended.user + ended.system - begun.user - begun.system
+
+
+def _shares(seeds: range, processes: int) -> Iterator[Played]:
+    shares = [seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)]
+    if processes == 1:
+        yield from map(played, shares)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(played, shares)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m batchscribe.testing.simulation", description=__doc__)
+    parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--replay", type=int, metavar="SEED", help="play the one episode of a printed seed")
+    return parser.parse_args(arguments)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""One episode: a host, its schedule, and half a day of what may go wrong, from one seed.
+
+The production tick runs in here unchanged, process after process on one timeline. What a process had in
+memory is gone with it; ledger, store, cloud and box go on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from batchscribe.adapters.logs import Event
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core.runs import Run
+from batchscribe.errors import BatchscribeError
+from batchscribe.testing.simulation.gate import Crashed, Violation
+from batchscribe.testing.simulation.listening import Listener
+from batchscribe.testing.simulation.stage import Stage
+from batchscribe.testing.simulation.weather import HOUR, MINUTE, between, drawn, pick
+
+STOP_TIMEOUT_SECONDS = 900.0
+"""From the signal that asks a tick to end to the one that does not ask."""
+NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class Result:
+    """What an episode came to."""
+
+    seed: int
+    digest: str = ""
+    hours: float = 0.0
+    ticks: int = 0
+    reconciles: int = 0
+    steps: int = 0
+    events: int = 0
+    crashes: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    violation: str = ""
+    last: list[str] = field(default_factory=list)
+
+
+def play(seed: int, listener: Listener) -> Result:
+    """Plays the episode of this seed to its end, or to the first violation."""
+    episode = Episode(seed)
+    listener.heard = episode.logged
+    try:
+        episode.run()
+    except Violation as violation:
+        episode.result.violation = str(violation)
+        episode.result.last = episode.stage.trace.last()
+    return episode.told()
+
+
+class Episode:
+    """The controller's host: its timers, its power, and the processes that it starts."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.weather = drawn(self.rng)
+        self.stage = Stage(self.rng, self.weather)
+        self.result = Result(seed)
+        self.hours = between(self.rng, 5.0, 11.0)
+        self._every = self.stage.policy.check_interval.total_seconds()
+        self._watch_every = pick(self.rng, (5 * MINUTE, 10 * MINUTE))
+        self._once = self.rng.random() < 0.1
+        self._after = self.rng.random() < 0.5
+        self._next_tick = between(self.rng, 0.0, self._every)
+        self._next_watch = between(self.rng, 0.0, self._watch_every)
+        self._down_until = 0.0
+        self._process = 0
+
+    def run(self) -> None:
+        """The storm, then the calm, in which everything has to come to rest."""
+        self._plan()
+        line = self.stage.line
+        while line.seconds < self.hours * HOUR:
+            self._wait()
+        self._calm()
+        for _ in range(2):
+            self._tick(once=False)
+            line.advance(self._every)
+        self.stage.checker.quiet()
+
+    def told(self) -> Result:
+        """The result, with all that was counted on the way."""
+        stage, result = self.stage, self.result
+        result.digest = stage.trace.digest
+        result.hours = stage.line.seconds / HOUR
+        result.steps, result.events = stage.gate.steps, stage.line.events
+        result.crashes = stage.gate.crashes
+        result.met = stage.gate.met
+        result.outcomes = Counter(
+            (run.outcome.value if run.outcome else "open") for run in stage.checker.runs.values()
+        )
+        return result
+
+    def logged(self, event: Event) -> None:
+        """I9 for the log, and E: a mistake of the production's own is told in there."""
+        self.stage.checker.heard("line of the log", " ".join(map(str, event.values())))
+        if str(event.get("event", "")).startswith("internal error"):
+            self.stage.gate.violated("E", f"an internal error was logged: {event}")
+
+    # what is planned
+
+    def _plan(self) -> None:
+        rng, line, hours = self.rng, self.stage.line, self.hours
+        self.stage.plan(hours * 0.7)
+        for _ in range(self.weather.outages):
+            line.at(between(rng, 0.0, hours * HOUR), self._power_loss)
+        for _ in range(self.weather.jumps):
+            line.at(between(rng, 0.0, hours * HOUR), self._jump)
+        for _ in range(self.weather.bystanders):
+            line.at(between(rng, 0.0, hours * HOUR), self._bystander)
+
+    def _power_loss(self) -> None:
+        line = self.stage.line
+        if self._down_until > line.seconds:
+            return
+        self.result.met["the host lost its power"] += 1
+        lasts = pick(self.rng, (2 * MINUTE, 20 * MINUTE, 2 * HOUR, 6 * HOUR, 24 * HOUR))
+        self._down_until = line.seconds + lasts * between(self.rng, 0.5, 1.0)
+        self.stage.trace.add("the host loses its power")
+        if self.stage.running:
+            self.stage.gate.kill()
+        if self.rng.random() < self.weather.lost_disk:
+            self.result.met["the ledger was lost"] += 1
+            self.stage.lose_ledger()
+
+    def _jump(self) -> None:
+        self.result.met["the host's clock jumped"] += 1
+        self.stage.jump(between(self.rng, -HOUR, HOUR))
+
+    def _bystander(self) -> None:
+        """A second process, started by hand or by the watchdog's timer: the lock turns it away."""
+        lock = self.stage.lock
+        try:
+            lock.free(lock.take("a process by hand"))
+        except BatchscribeError:
+            self.result.met["turned away by the lock"] += 1
+
+    # the host's schedule
+
+    def _wait(self) -> None:
+        """Until the next timer of the host; then what it starts."""
+        line = self.stage.line
+        due = min(self._next_tick, self._next_watch)
+        line.advance(max(0.0, due - line.seconds))
+        if self._down_until > line.seconds:
+            line.advance(self._down_until - line.seconds)
+            self.stage.boot()
+            self._next_tick = line.seconds + between(self.rng, 0.5, 2.0) * MINUTE
+            self._next_watch = line.seconds + between(self.rng, 1.0, 3.0) * MINUTE
+        elif self._next_tick <= line.seconds:
+            self._tick(once=self._once)
+            again = MINUTE if self._once and self.stage.ledger.open_runs() else self._every
+            self._next_tick = max(self._next_tick + again, line.seconds + 1.0)
+        else:
+            self._reconcile()
+            self._next_watch = max(self._next_watch + self._watch_every, line.seconds + 1.0)
+
+    def _tick(self, *, once: bool) -> None:
+        self.result.ticks += 1
+        self._signal()
+        self._as_process("tick", lambda: self._kept(tick(self.stage.world, self.stage.terms, once=once).runs))
+        self.stage.checker.tick_ended(self.stage.true_scanner)
+        if self._after and self._down_until <= self.stage.line.seconds:
+            self._reconcile()  # as ExecStopPost= does, however the tick ended
+
+    def _reconcile(self) -> None:
+        self.result.reconciles += 1
+        self._as_process("reconcile", lambda: self._kept(reconcile(self.stage.world, self.stage.terms)))
+
+    def _kept(self, runs: tuple[Run, ...]) -> None:
+        self.stage.trace.add(f"it ended, after {len(runs)} runs")
+
+    def _as_process(self, name: str, act: Callable[[], None]) -> None:
+        """A process from its start to its end, whatever ends it."""
+        stage = self.stage
+        self._process += 1
+        stage.begin(name)
+        try:
+            with stage.lock.held():
+                stage.gate.point(name)
+                act()
+        except Crashed:
+            stage.trace.add("it is gone")
+        except BatchscribeError as error:
+            self.result.met[f"{name} ended: {type(error).__name__}"] += 1
+            stage.trace.add(f"it ended: {type(error).__name__} {error}")
+        except Exception as error:  # noqa: BLE001  a mistake of ours, whichever
+            stage.gate.violated("E", f"{name} raised {type(error).__name__}: {error}")
+        finally:
+            stage.end()
+        if stage.gate.violation:
+            raise stage.gate.violation
+
+    def _signal(self) -> None:
+        """SIGTERM to this process, perhaps, and SIGKILL where it does not end."""
+        if self.rng.random() >= self.weather.signal:
+            return
+        number = self._process + 1
+        later = between(self.rng, 0.0, 30 * MINUTE)
+        clock, gate = self.stage.clock, self.stage.gate
+
+        def ask() -> None:
+            if self._process == number and self.stage.running:
+                self.result.met["SIGTERM"] += 1
+                clock.interrupt()
+                self.stage.line.at(STOP_TIMEOUT_SECONDS, kill)
+
+        def kill() -> None:
+            if self._process == number and self.stage.running:
+                gate.kill()
+
+        self.stage.line.at(later, ask)
+
+    def _calm(self) -> None:
+        """Everything that is not ours heals, or goes away."""
+        self.weather = replace(self.weather, signal=0.0)
+        line = self.stage.line
+        line.advance(max(0.0, self._down_until - line.seconds))
+        self._once = False
+        self.stage.calm()
+        self._down_until = 0.0
+        line.advance(10 * MINUTE)

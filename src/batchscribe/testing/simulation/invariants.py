@@ -1,0 +1,247 @@
+"""What must hold at every step, whatever dies; each is held against the truth, not against what was told.
+
+I1   ours is up only with a durable intent and a guard's order (or with its window past)
+I2   ours never runs past its deadline + 20 minutes, nor does a worker of ours on a borrowed machine
+I3   what is in other hands is not touched, as far as looks could tell
+I4   every uploaded chunk is done, pending or quarantined, as the scan says it
+I5   a transcript is written at most once
+I6   at most one process holds the lock
+I7   a settled run is billed for no less than it ran, and for no more than the gaps between looks explain
+I8   after two ticks without faults nothing of ours is left
+I9   no secret in any line, message or report
+I10  a chunk that failed by itself starts no GPU
+E    no error of our own making: what a tick raises is one of ours, and nothing is logged as internal
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.backlog import ChunkState, state_of
+from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
+from batchscribe.core.manifest import Failure
+from batchscribe.core.runs import Run, RunState
+from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.simulation.cloud import UP, Cloud, Machine, Span
+from batchscribe.testing.simulation.gate import Gate
+from batchscribe.testing.simulation.seams import Bucket, LedgerSeam
+from batchscribe.testing.simulation.timeline import Timeline
+
+LIMIT = timedelta(minutes=20)
+OLD_LOOK_SECONDS = 120.0
+"""An act on a look that is older than this is no act on a look."""
+CALL_SECONDS = 90.0
+"""What calls and the waits between looks may add to a bill on both ends together."""
+
+
+class Checker:
+    """Holds the episode against its invariants. It changes nothing."""
+
+    def __init__(
+        self, gate: Gate, line: Timeline, cloud: Cloud, bucket: Bucket, guard: FakeGuard, *, ours: str
+    ) -> None:
+        self.ledger: Callable[[], LedgerSeam] = lambda: self._no_ledger
+        self.runs: dict[str, Run] = {}
+        """Every run of ours as it was saved last, whatever became of the ledger."""
+        self.uploaded: list[str] = []
+        self.jumps: list[tuple[float, float]] = []
+        """(moment, seconds) of the jumps of the host's clock."""
+        self.recovered: set[str] = set()
+        """Runs whose ledger was lost before they were settled: billed from their intent on."""
+        self.lag = 0.0
+        """How old a look can be at most."""
+        self.secrets: tuple[str, ...] = ()
+        self._gate = gate
+        self._line = line
+        self._cloud = cloud
+        self._bucket = bucket
+        self._guard = guard
+        self._ours = cloud.machine(ours)
+        self._no_ledger: LedgerSeam
+        self._look: tuple[float, Instance] | None = None
+        self._looks: list[float] = []
+        self._at_work: set[str] = set()
+        """The runs that this process has written down: what it sees from then on, it sees for them."""
+        self._kept: dict[str, list[float]] = {}
+        self._begun: dict[str, float] = {}
+        self._checked = -1
+
+    # every step
+
+    def step(self) -> None:
+        machine = self._ours
+        if machine.state in UP and machine.holder in self.runs:
+            self._guarded(machine, self.runs[machine.holder])
+
+    def _guarded(self, machine: Machine, run: Run) -> None:
+        now = self._line.now()
+        if machine.state is InstanceState.RUNNING and now > run.deadline + LIMIT:
+            self._gate.violated("I2", f"{machine.id} runs for {run.id} past {run.deadline} + 20 min")
+        if run.id not in self.ledger().known and not self._bucket.has(keys.intent(run.id)):
+            self._gate.violated("I1", f"{machine.id} is {machine.state} for {run.id}, which nobody intended")
+        if now < run.deadline + GUARD_LAST and run.id not in self._guard.standing(machine.id):
+            fired = any(firing.run == run.id for firing in self._guard.fired)
+            if not fired:
+                self._gate.violated("I1", f"{machine.id} is {machine.state} for {run.id} without a guard")
+
+    # I3: looks, and what was done on them
+
+    def forget_look(self) -> None:
+        """A new process has seen nothing yet; what its forerunner did not write down is lost."""
+        self._look = None
+        self._at_work = set()
+        self._looks = []
+
+    def looked(self, at: float, seen: Instance) -> None:
+        self._look = (at, seen)
+        self._looks.append(self._line.seconds)
+
+    def acted(self, call: str, instance: str, run: str) -> None:
+        machine = self._cloud.machines.get(instance)
+        if machine is not self._ours:
+            self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
+        if machine.holder == "" or machine.holder in self.runs:
+            return
+        tagged = self.runs.get(machine.tags.get(RUN_TAG, ""))
+        unsure = tagged and (tagged.launched is None or tagged.start_accepted is None)
+        if unsure or (tagged and call == "release"):
+            # A start of ours was asked for and never answered with yes: what is up under our tag cannot
+            # be told from it. And who empties our own tag touches nothing of anybody else's.
+            return
+        age = float("inf") if self._look is None else self._line.seconds - self._look[0]
+        if self._look is None or self._look[0] >= machine.since or age > OLD_LOOK_SECONDS:
+            self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
+        if call == "start":
+            self._join(machine, run)
+
+    def _join(self, machine: Machine, run: str) -> None:
+        """Two started it at once, and neither could know: from now on it runs for us, too."""
+        machine.holder = run
+        if machine.state is InstanceState.RUNNING:
+            machine.spans[-1].end = self._line.seconds
+            machine.spans.append(Span(run, self._line.seconds))
+
+    # the ledger
+
+    def saved(self, run: Run, _at: datetime) -> None:
+        """A run was written down, and with it what was seen so far."""
+        before = self.runs.get(run.id)
+        self._begun.setdefault(run.id, self._line.seconds)
+        self.runs[run.id] = run
+        if run.id in self._at_work:
+            self._kept.setdefault(run.id, []).extend(self._looks)
+        self._at_work.add(run.id)
+        self._looks = []
+        if before is None and run.state is RunState.PLANNED:
+            self._may_start(run)
+        if run.state is RunState.SETTLED and (before is None or before.open):
+            self._billed(run)
+
+    def _may_start(self, run: Run) -> None:
+        """I10, against the store: something pending that never failed by itself, at its listing."""
+        then = self._line.now() - timedelta(minutes=10)
+        if not any(self._startable(key, then) for key in self.uploaded):
+            self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
+
+    def _startable(self, key: str, then: datetime) -> bool:
+        """Whether the chunk was pending and untroubled at some time since `then`."""
+        done = self._bucket.modified(transcript_of(key))
+        failed = [self._bucket.modified(each) for each in self._attempts(key)]
+        held = self._bucket.modified(keys.quarantine(key))
+        return all(at is None or at > then for at in (done, held, *failed))
+
+    def _attempts(self, key: str) -> list[str]:
+        listed = self._bucket.keys(f"{keys.ATTEMPTS}{keys.digest(key)}/")
+        return [each for each in listed if wire.decode(self._bucket.get(each).data, Failure).kind.counts]
+
+    def _billed(self, run: Run) -> None:
+        """I7. A borrowed machine runs anyway, and one in other hands is not ours to measure."""
+        if run.borrowed:
+            return
+        spans = [span for span in self._ours.spans if span.holder == run.id]
+        if any(span.end is None for span in spans) and not run.abandoned_gpu:
+            self._gate.violated("I7", f"{run.id} was settled while {self._ours.id} runs for it")
+        truth = self._cloud.billed(run.id)
+        jumped = sum(abs(seconds) for at, seconds in self.jumps if at >= self._begun[run.id])
+        if run.billed_seconds + jumped + 1.0 < truth:
+            self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
+        most = self._most(run, spans) + jumped
+        if run.billed_seconds > most:
+            text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
+            self._gate.violated("I7", text)
+
+    def _most(self, run: Run, spans: list[Span]) -> float:
+        """The longest bill that looks explain: from the last look before it ran to the first after it.
+
+        A look counts where its process was at work on the run, and lived to write the run down after it.
+        With a lost ledger the bill begins at the intent. A run that never ran is billed for no more than
+        its life; stale looks and the time that calls take come on top, once on each side.
+        """
+        looks = self._kept.get(run.id, [])
+        created = self._begun[run.id]
+        now = self._line.seconds
+        if not spans:
+            return now - created + CALL_SECONDS
+        first, last = spans[0].begin, spans[-1].end or now
+        before = [at for at in looks if at <= first] if run.id not in self.recovered else []
+        after = [at for at in looks if at >= last + self.lag]
+        begin = max(before, default=created)
+        end = min(after, default=now)
+        return end - begin + 2 * self.lag + CALL_SECONDS
+
+    # ends
+
+    def tick_ended(self, scanner: Scanner) -> None:
+        """I4 and I5, where the store has changed since the last look."""
+        if self._bucket.changes == self._checked:
+            return
+        self._checked = self._bucket.changes
+        rules = scanner.rules()
+        states = {audio.info.key: state_of(audio, rules) for audio in scanner.audio()}
+        for key in self.uploaded:
+            self._accounted(key, states.get(key))
+        for key, times in self._bucket.written.items():
+            if times > 1 and "/transcription-" in key:
+                self._gate.violated("I5", f"{key} was written {times} times")
+
+    def _accounted(self, key: str, state: ChunkState | None) -> None:
+        expected = {ChunkState.PENDING, ChunkState.WAITING}
+        if self._bucket.has(transcript_of(key)):
+            expected = {ChunkState.DONE}
+        elif self._bucket.has(keys.quarantine(key)):
+            expected = {ChunkState.QUARANTINED}
+        if state not in expected:
+            self._gate.violated("I4", f"{key} is {state}, and should be {' or '.join(sorted(expected))}")
+
+    def heard(self, kind: str, text: str) -> None:
+        """I9."""
+        for secret in self.secrets:
+            if secret in text:
+                self._gate.violated("I9", f"a {kind} tells a secret")
+
+    def quiet(self) -> None:
+        """I8."""
+        machine = self._ours
+        left = [f"run {run.id} is {run.state}" for run in self.ledger().open_runs()]
+        if machine.state is not InstanceState.STOPPED and machine.holder in self.runs:
+            left.append(f"{machine.id} is {machine.state} for {machine.holder}")
+        left += [f"a guard's order for {run}" for run in sorted(self._guard.standing(machine.id))]
+        seen = machine.shown[-1][1]
+        if seen.run in self.runs:
+            left.append(f"the tag of {seen.run}")
+        record = read(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
+        if record.claim is not None:
+            left.append(f"the claim of {record.claim.run}")
+        if left:
+            self._gate.violated("I8", f"two ticks without faults, and there is still {'; '.join(left)}")
+
+
+def transcript_of(key: str) -> str:
+    """Where the transcript of a simulated chunk lies."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/transcription-{name.removesuffix('.webm')}.json"

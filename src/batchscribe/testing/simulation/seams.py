@@ -1,0 +1,209 @@
+"""The controller's other seams: its stores, its ledger, its lock, and those it talks to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from batchscribe.core.instances import Claim
+from batchscribe.core.manifest import Progress
+from batchscribe.core.messages import Message
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.core.runs import Run
+from batchscribe.errors import LockHeldError
+from batchscribe.ledger import Ledger
+from batchscribe.protocols import Clock, Guard
+from batchscribe.testing.simulation.gate import Gate
+from batchscribe.testing.store import MemoryStore
+
+PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
+
+
+class Bucket(MemoryStore):
+    """The objects themselves, whoever writes them, and how often each was written."""
+
+    def __init__(self, clock: Clock, *, url: str) -> None:
+        super().__init__(clock, url=url)
+        self.written: Counter[str] = Counter()
+        self.changes = 0
+        self.on_write: Callable[[str], None] = lambda _key: None
+
+    def place(
+        self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
+    ) -> ObjectInfo:
+        info = super().place(key, data, modified=modified, size=size)
+        self.written[key] += 1
+        self.changes += 1
+        self.on_write(key)
+        return info
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        self.changes += 1
+
+    def has(self, key: str) -> bool:
+        return key in self._objects
+
+    def modified(self, key: str) -> datetime | None:
+        """When it was written last; None where it is not there."""
+        stored = self._objects.get(key)
+        return stored.info.modified if stored else None
+
+
+class StoreSeam:
+    """A protocols.Store: the bucket as the controller reaches it."""
+
+    threads = 1
+    """One reader at a time: the order of the calls is part of an episode."""
+
+    def __init__(self, bucket: Bucket, gate: Gate) -> None:
+        self.url = bucket.url
+        self._bucket = bucket
+        self._gate = gate
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        act = lambda: list(self._bucket.list(prefix, after=after))  # noqa: E731  one line, used once
+        yield from self._gate.call("store.list", prefix, act)
+
+    def get(self, key: str) -> Blob:
+        return self._gate.call("store.get", key, lambda: self._bucket.get(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._gate.call("store.create", key, lambda: self._bucket.create(key, data))
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._gate.call("store.replace", key, lambda: self._bucket.replace(key, data))
+
+    def delete(self, key: str) -> None:
+        self._gate.call("store.delete", key, lambda: self._bucket.delete(key))
+
+
+class LedgerSeam(Ledger):
+    """A ledger in memory that outlives its process: what was committed stays, the rest never was."""
+
+    def __init__(self, gate: Gate, *, saved: Callable[[Run, datetime], None]) -> None:
+        super().__init__(Path(":memory:"), pragmas=PRAGMAS)
+        self.known: dict[str, Run] = {}
+        """Every run in it, as it was saved last."""
+        self._gate = gate
+        self._saved = saved
+
+    def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
+        def save() -> None:
+            super(LedgerSeam, self).save_run(run, at=at, note=note)
+            self.known[run.id] = run
+            self._saved(run, at)
+
+        self._gate.call("ledger.save_run", f"{run.id} {run.state.value}", save)
+
+    def put(self, key: str, value: str | None) -> None:
+        act = super().put
+        self._gate.call("ledger.put", key, lambda: act(key, value))
+
+    def save_sample(self, **row: Any) -> None:
+        act = super().save_sample
+        self._gate.call("ledger.save_sample", str(row["decision"]), lambda: act(**row))
+
+    def learn(self, *, run: str, bytes_per_second: Mapping[str, float], **lesson: Any) -> None:
+        act = super().learn
+        self._gate.call(
+            "ledger.learn", run, lambda: act(run=run, bytes_per_second=bytes_per_second, **lesson)
+        )
+
+    def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
+        act = super().alert_due
+        return self._gate.call("ledger.alert_due", key, lambda: act(key, at, every))
+
+
+class GuardSeam:
+    """A protocols.Guard as the controller reaches it."""
+
+    def __init__(self, guard: Guard, gate: Gate) -> None:
+        self.description = guard.description
+        self._guard = guard
+        self._gate = gate
+
+    def arm(self, claim: Claim) -> None:
+        self._gate.call("guard.arm", claim.run, lambda: self._guard.arm(claim))
+
+    def disarm(self, instance: str, run: str) -> None:
+        self._gate.call("guard.disarm", run, lambda: self._guard.disarm(instance, run))
+
+    def armed(self, instance: str) -> frozenset[str]:
+        return self._gate.call("guard.armed", instance, lambda: self._guard.armed(instance))
+
+
+class Ears:
+    """A notifier, a view and a reader of reports; `heard` is given every text that people would see."""
+
+    def __init__(self, gate: Gate, heard: Callable[[str, str], None]) -> None:
+        self._gate = gate
+        self._heard = heard
+
+    def send(self, message: Message) -> None:
+        self._gate.call("notify", message.level.value, lambda: self._tell(message))
+
+    def show(self, run: Run, progress: Progress) -> None:
+        self._gate.point("show", f"{run.id} {progress.sequence}")
+
+    def _tell(self, message: Message) -> None:
+        self._heard("message", f"{message.title}\n{message.body}")
+
+
+class KernelLock:
+    """A protocols.Lock on a file that is never unlinked: the kernel knows who holds which file.
+
+    A file is a number here, and `at` is the one that the path leads to. `doubled` is called where a
+    second process holds the lock although the first is still at work.
+    """
+
+    def __init__(self, doubled: Callable[[str], object]) -> None:
+        self.at = 1
+        self.since = 0.0
+        self._files = 1
+        self._holders: dict[int, str] = {}
+        self._doubled = doubled
+        self.now: Callable[[], float] = lambda: 0.0
+        self.process = "tick"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        file = self.take(self.process)
+        try:
+            yield
+        finally:
+            self.free(file)
+
+    def holder(self) -> str | None:
+        return self._holders.get(self.at)
+
+    def take(self, process: str) -> int:
+        """The file that is now locked for the process. Raises LockHeldError."""
+        file = self.open()
+        if file in self._holders:
+            raise LockHeldError(f"another tick is running ({self._holders[file]}); nothing was done")
+        others = sorted(self._holders.values())
+        self._holders[file] = process
+        self.since = self.now()
+        if others:
+            self._doubled(f"{process} and {', '.join(others)} hold the lock at once")
+        return file
+
+    def open(self) -> int:
+        """The file at the path: made where there is none."""
+        if not self.at:
+            self._files += 1
+            self.at = self._files
+        return self.at
+
+    def unlink(self) -> None:
+        """Takes the file's name away; whoever has it locked has it locked still. Nobody should."""
+        self.at = 0
+
+    def free(self, file: int) -> None:
+        """The process let go of it, or is gone."""
+        self._holders.pop(file, None)

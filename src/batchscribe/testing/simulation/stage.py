@@ -1,0 +1,260 @@
+"""Everything that an episode plays on, wired together: the world as the production tick gets it."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from datetime import timedelta
+
+import msgspec
+
+from batchscribe import __version__
+from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys, report
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.manifest import EngineSpec, Limits
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.packing import Priors
+from batchscribe.core.policy import IfRunning, Policy
+from batchscribe.core.runs import Run
+from batchscribe.core.transcripts import SessionTranscript
+from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.simulation.box import Boot, Box
+from batchscribe.testing.simulation.cloud import Cloud, CloudApi, Machine, Start
+from batchscribe.testing.simulation.faults import LONGEST_LAG, SECRET, Trouble
+from batchscribe.testing.simulation.gate import Gate
+from batchscribe.testing.simulation.invariants import Checker
+from batchscribe.testing.simulation.launcher import AtBoot, Either, OverSsh
+from batchscribe.testing.simulation.people import Hands as People
+from batchscribe.testing.simulation.people import Uploads
+from batchscribe.testing.simulation.seams import Bucket, Ears, GuardSeam, KernelLock, LedgerSeam, StoreSeam
+from batchscribe.testing.simulation.timeline import HostClock, Timeline
+from batchscribe.testing.simulation.trace import Trace
+from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
+from batchscribe.testing.simulation.worker import Hands, Kind
+
+INSTANCE = "i-0123456789abcdef0"
+FOREIGN = "i-0fedcba9876543210"
+TYPE = "g4dn.xlarge"
+RATE = Rate(per_hour=Usd.parse("0.526"), source="simulated")
+
+
+class Stage:
+    """The world of an episode, and a hand on everything in it."""
+
+    def __init__(self, rng: random.Random, weather: Weather) -> None:
+        self.rng = rng
+        self.line = Timeline()
+        self.trace = Trace(self.line)
+        self.gate = Gate(rng, self.line, self.trace)
+        self.clock = HostClock(self.line)
+        self.bucket = Bucket(self.line, url="memory://simulated")
+        self.cloud = Cloud(self.line)
+        self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
+        self.cloud.add(FOREIGN, instance_type=TYPE)
+        self.guard = FakeGuard(self.line, self.cloud.stop, plan=self.line.at)
+        self.trouble = Trouble(rng, self.line, weather)
+        self.uploads = Uploads(rng, self.line, self.bucket, weather)
+        self.people = People(rng, self.line, self.cloud, INSTANCE)
+        self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
+        self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
+        self.running = False
+        self.policy = _policy(rng)
+        self.ledger = self._new_ledger()
+        self._weather = weather
+        self._pace = between(rng, 20.0, 150.0)
+        self._waits = Waits(poll=pick(rng, (20.0, 40.0)), describe=pick(rng, (30.0, 60.0)))
+        self.box = self._box()
+        self._wire()
+        self._ids = 0
+        self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
+        self.terms = self._terms()
+        self.world = self._world()
+
+    # the course of an episode
+
+    def plan(self, hours: float) -> None:
+        """Everything that happens by itself, within so many hours."""
+        self.uploads.plan(hours)
+        self.people.plan(self._weather, hours)
+        self.trouble.plan(hours)
+        for _ in range(self._weather.box_partitions):
+            self.line.at(between(self.rng, 0.0, hours * HOUR), self._cut_box)
+        self.gate.expect(self._weather.crash)
+
+    def begin(self, name: str) -> None:
+        """A new process of the controller."""
+        self.trace.add(f"--- {name}")
+        self.running = True
+        self.lock.process = name
+        self.gate.begin()
+        self.clock.begin()
+        self.checker.forget_look()
+
+    def end(self) -> None:
+        """The process is gone; time goes on without it."""
+        self.running = False
+        self.line.cut = False
+
+    def boot(self) -> None:
+        """The host has its power back."""
+        self.clock.booted = self.line.seconds
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock of the host is set, by so much; its uptime goes on."""
+        self.trace.add(f"the host's clock jumps by {seconds:.0f} s")
+        self.clock.offset += timedelta(seconds=seconds)
+        self.checker.jumps.append((self.line.seconds, seconds))
+
+    def lose_ledger(self) -> None:
+        self.trace.add("the ledger is lost")
+        self.checker.recovered |= {run.id for run in self.checker.runs.values() if run.open}
+        self.ledger.close()
+        self.ledger = self._new_ledger()
+        self.world = self._world()
+
+    def calm(self) -> None:
+        """No more faults from here on; what is broken stays broken until somebody stops it."""
+        self.trace.add("=== calm")
+        self._weather = CALM
+        self.gate.expect(0.0)
+        self.trouble.calm()
+        self.people.leave()
+        self.box.offline_until = 0.0
+        if self.clock.offset:
+            self.jump(-self.clock.offset.total_seconds())
+
+    # the wiring
+
+    def _wire(self) -> None:
+        self.gate.check = self.line.after = self.checker.step
+        self.gate.trouble, self.gate.takes = self.trouble.stands, self.trouble.takes
+        self.clock.pause = self._sleep
+        self.cloud.on_change = self.trace.add
+        self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
+        self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
+        self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
+        self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
+        self.checker.ledger = lambda: self.ledger
+        self.checker.uploaded = self.uploads.keys
+        self.checker.lag = LONGEST_LAG if self._weather.stale else 0.0
+        self.checker.secrets = (SECRET,)
+        self.lock.now = self.line.monotonic
+
+    def _if_ours(self, machine: Machine, act: object) -> None:
+        if machine is self.machine and callable(act):
+            act()
+
+    def _sleep(self, seconds: float) -> None:
+        self.gate.point("sleep", f"{seconds:g}")
+        self.line.advance(seconds)
+        self.gate.point("awake")
+
+    def _start(self) -> Start:
+        return Start(between(self.rng, 8.0, 90.0), self.rng.random() < self._weather.broken_boot)
+
+    def _cut_box(self) -> None:
+        lasts = pick(self.rng, (2 * MINUTE, 12 * MINUTE, 40 * MINUTE))
+        self.box.offline_until = self.line.seconds + lasts
+
+    def _box(self) -> Box:
+        hands = Hands(fate=self._fate, seconds=self._seconds, online=lambda: self.box.online)
+        box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
+        box.next_boot = self._boot
+        record = InstanceRecord(
+            instance=INSTANCE, release=__version__, at=self.line.now(), boots=self.rng.random() < 0.7
+        )
+        self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
+        return box
+
+    def _boot(self) -> Boot:
+        rng, weather = self.rng, self._weather
+        lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
+        return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
+
+    def _fate(self, key: str) -> Kind:
+        drawn = self.rng.random()
+        if drawn < self._weather.dies:
+            return Kind.KILLER
+        if drawn < self._weather.dies + self._weather.hangs:
+            return Kind.ENDLESS
+        return self.uploads.kinds[key]
+
+    def _seconds(self) -> float:
+        return self._pace * between(self.rng, 0.5, 1.5)
+
+    def _new_ledger(self) -> LedgerSeam:
+        return LedgerSeam(self.gate, saved=self.checker.saved)
+
+    def _terms(self) -> Terms:
+        return Terms(
+            scheduler="this",
+            release=__version__,
+            provider="ec2",
+            instances=(INSTANCE,),
+            instance_type=TYPE,
+            instance_types=pick(self.rng, ((), ("g5.xlarge", "g6.xlarge"))),
+            launch=pick(self.rng, ("auto", "auto", "ssh")),
+            rate_of=lambda _type: RATE,
+            policy=self.policy,
+            engine=EngineSpec(engine="played"),
+            settings_hash="simulated",
+            limits=Limits(),
+            max_attempts=pick(self.rng, (2, 3)),
+            priors=Priors(),
+            waits=self._waits,
+        )
+
+    def _world(self) -> World:
+        store = StoreSeam(self.bucket, self.gate)
+        ears = Ears(self.gate, self.checker.heard)
+        compute = CloudApi(self.cloud, self.line, self.gate)
+        compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
+        compute.looked, compute.acted = self.checker.looked, self.checker.acted
+        return World(
+            clock=self.clock,
+            source=store,
+            output=store,
+            home=store,
+            compute=compute,
+            launcher=Either(store, AtBoot(store, __version__), OverSsh(self.box, self.gate, __version__)),
+            guard=GuardSeam(self.guard, self.gate),
+            notifier=ears,
+            ledger=self.ledger,
+            shield=self.clock,
+            view=ears,
+            scanner=lambda by_hand: self._scanner(store, by_hand=by_hand),
+            preflight=lambda: self.gate.point("preflight"),
+            new_run_id=lambda _now: self._new_id(),
+            render=_render,
+            run_log=lambda _run: nullcontext(),
+            report=self._report,
+        )
+
+    def _scanner(self, store: StoreSeam, *, by_hand: bool) -> Scanner:
+        age = timedelta(0) if by_hand else timedelta(minutes=5)
+        return Scanner(store, store, clock=self.clock, min_age=age)
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"run-{self._ids:04}"
+
+    def _report(self, run: Run) -> None:
+        self.gate.point("report", run.id)
+        built = report.build(run, events=self.ledger.events(run.id), samples=[], backlog=None, lock="")
+        self.checker.heard("report", report.encode(built).decode())
+
+
+def _policy(rng: random.Random) -> Policy:
+    return Policy(
+        threshold=pick(rng, (1, 2, 4, 6)),
+        max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
+        max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
+        check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
+        if_running=IfRunning.USE if rng.random() < 0.15 else IfRunning.HOLD,
+    )
+
+
+def _render(whole: SessionTranscript, kind: str) -> bytes:
+    return msgspec.json.encode(whole) if kind == "json" else whole.text.encode()

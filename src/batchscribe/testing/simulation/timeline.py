@@ -1,0 +1,103 @@
+"""Simulated time: one line of events, the true clock that runs along it, and the host's clock beside it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from batchscribe.errors import InterruptedRunError
+
+START = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
+Act = Callable[[], object]
+
+
+class Timeline:
+    """A protocols.Clock of the truth, in float seconds from START; events happen while it advances.
+
+    `after` is called after every event. An event may `cut` the line: whoever advances it comes back
+    early, as a process does whose machine loses its power.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.after: Callable[[], None] = lambda: None
+        self.cut = False
+        self.events = 0
+        self._heap: list[tuple[float, int, Act]] = []
+        self._count = 0
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def moment(self, at: datetime) -> float:
+        """A moment on this line, in seconds."""
+        return (at - START).total_seconds()
+
+    def at(self, seconds: float, act: Act) -> None:
+        """Plans an event for so many seconds from now."""
+        self._count += 1
+        heapq.heappush(self._heap, (self.seconds + max(0.0, seconds), self._count, act))
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass, event by event, up to the end of the span or to a cut."""
+        until = self.seconds + seconds
+        heap = self._heap
+        while heap and heap[0][0] <= until and not self.cut:
+            at, _, act = heapq.heappop(heap)
+            self.seconds = max(self.seconds, at)
+            self.events += 1
+            act()
+            self.after()
+        if not self.cut:
+            self.seconds = max(self.seconds, until)
+
+
+class HostClock:
+    """The controller's Clock and Shield: its wall time may be off, its uptime begins with its boot."""
+
+    def __init__(self, line: Timeline) -> None:
+        self.offset = timedelta(0)
+        self.booted = -1000.0
+        self.signal: str | None = None
+        self.pause: Callable[[float], None] = line.advance
+        """How a sleep passes; a simulated process puts its crash points around it."""
+        self._line = line
+        self._shields = 0
+
+    def now(self) -> datetime:
+        return self._line.now() + self.offset
+
+    def monotonic(self) -> float:
+        return self._line.seconds - self.booted
+
+    def sleep(self, seconds: float) -> None:
+        self.check()
+        self.pause(seconds)
+        self.check()
+
+    def interrupt(self, name: str = "SIGTERM") -> None:
+        self.signal = name
+
+    def check(self) -> None:
+        if self.signal and not self._shields:
+            raise InterruptedRunError(f"asked to end by {self.signal}")
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+    def begin(self) -> None:
+        """A new process: no signal was sent to it yet, and it shields nothing."""
+        self.signal, self._shields = None, 0

@@ -1,0 +1,113 @@
+"""What goes wrong in an episode, and how often: drawn once, from the episode's own randomness.
+
+Most episodes have only a few kinds of trouble, so that no kind drowns the others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MINUTE = 60.0
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """Probabilities for each step, call, start, boot, chunk or tick; counts for each episode."""
+
+    crash: float = 0.0
+    """That the controller dies at a step."""
+    fault: float = 0.0
+    """That a call of the cloud, the store, the guard or the launcher fails."""
+    lost_reply: float = 0.4
+    """That a call which fails had its effect all the same."""
+    slow: float = 0.0
+    """That a call takes minutes."""
+    stale: float = 0.0
+    """That a look shows what was true some seconds ago."""
+    ledger: float = 0.0
+    """That a write to the ledger fails."""
+    broken_boot: float = 0.0
+    deaf_boot: float = 0.0
+    """That a box boots and never answers, neither its controller nor its own units."""
+    lost_agent: float = 0.0
+    """That the agent on the box dies after a while, and only the dead-man is left."""
+    dies: float = 0.0
+    """That the worker dies at a chunk."""
+    hangs: float = 0.0
+    poison: float = 0.0
+    """That a chunk fails by itself."""
+    killer: float = 0.0
+    """That a chunk kills its worker."""
+    endless: float = 0.0
+    """That a chunk keeps its worker busy for good."""
+    stuck: float = 0.0
+    """That a stop does not end unless it is forced."""
+    signal: float = 0.0
+    """That a tick is asked to end while it is at work."""
+    outages: int = 0
+    """Of the controller's host; its timer goes on after it."""
+    lost_disk: float = 0.0
+    """That a host comes back from an outage without its ledger."""
+    partitions: int = 0
+    box_partitions: int = 0
+    jumps: int = 0
+    """Of the host's wall clock, by up to an hour."""
+    droughts: int = 0
+    """Times without capacity, without quota, or with expired credentials."""
+    people: int = 0
+    strangers: int = 0
+    """Other schedulers with claims of their own."""
+    bystanders: int = 0
+    """Processes started by hand while a tick is at work."""
+
+
+CALM = Weather()
+_SPICES: dict[str, Sequence[float | int]] = {
+    "fault": (0.01, 0.03, 0.1),
+    "slow": (0.002, 0.01),
+    "stale": (0.05, 0.3),
+    "ledger": (0.005, 0.02),
+    "broken_boot": (0.1, 0.3),
+    "deaf_boot": (0.1, 0.3),
+    "lost_agent": (0.2,),
+    "dies": (0.01, 0.05),
+    "hangs": (0.01, 0.05),
+    "poison": (0.1, 0.3),
+    "killer": (0.03, 0.1),
+    "endless": (0.03,),
+    "stuck": (0.2,),
+    "signal": (0.1, 0.3),
+    "outages": (1, 2, 3),
+    "partitions": (1, 2),
+    "box_partitions": (1, 2),
+    "jumps": (1, 2),
+    "droughts": (1, 2),
+    "people": (1, 2, 3),
+    "strangers": (1, 2),
+    "bystanders": (2, 5),
+}
+_CRASHES = (0.0, 0.0005, 0.002, 0.005, 0.02)
+_SPICED = 0.22
+
+
+def drawn(rng: random.Random) -> Weather:
+    """The weather of an episode."""
+    crash = pick(rng, _CRASHES)
+    spices = {name: pick(rng, levels) for name, levels in _SPICES.items() if rng.random() < _SPICED}
+    lost_disk = pick(rng, (0.0, 0.3))
+    return replace(CALM, crash=crash, lost_disk=lost_disk, **spices)  # type: ignore[arg-type]
+
+
+def pick(rng: random.Random, among: Sequence[T]) -> T:
+    """One of them."""
+    return among[int(rng.random() * len(among))]
+
+
+def between(rng: random.Random, low: float, high: float) -> float:
+    return low + (high - low) * rng.random()

@@ -1,0 +1,109 @@
+"""What looks at an instance tell of a run: what it is billed for, and whether it is still ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.runs import Outcome, RunState
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, StoreUnavailableError
+from batchscribe.testing.compute import Fault
+from support.world import INSTANCE, Stage, stage
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def started(at: Stage, state: RunState) -> None:
+    """Steps a run on until it is in that state, as if its controller died there."""
+    at.upload(120)
+    at.clock.sleep(600)
+    for _ in range(30):
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(5)
+        if at.ledger.open_runs()[0].state is state:
+            return
+    raise AssertionError(f"never {state}")
+
+
+def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
+    started(at, RunState.PROVISIONING)
+    assert at.ledger.open_runs()[0].seen_up is None
+    tick(at.world, at.terms, once=True)
+    at.clock.sleep(1800)
+    at.compute.stop(INSTANCE)  # the guard, or the box itself
+    at.clock.sleep(600)
+    (run,) = reconcile(at.world, at.terms)
+    truth = at.compute.billed_seconds(INSTANCE)
+    assert truth > 1700
+    assert truth <= run.billed_seconds <= truth + 1200
+
+
+def test_what_never_left_stopped_is_not_billed(at: Stage) -> None:
+    at.upload(120)
+    at.clock.sleep(600)
+    at.compute.fail("start", *[Fault(ComputeUnavailableError("no answer"))] * 200)
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.billed_seconds) == (Outcome.THROTTLED, 0.0)
+
+
+def test_an_instance_that_somebody_started_again_is_theirs_although_our_tag_is_on_it(at: Stage) -> None:
+    started(at, RunState.TRANSCRIBING)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(60)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(600)
+    stops = at.compute.calls.count(("stop", INSTANCE))
+    (run,) = reconcile(at.world, at.terms)
+    assert (run.outcome, run.abandoned_gpu) == (Outcome.INSTANCE_LOST, True)
+    assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
+    assert at.compute.calls.count(("stop", INSTANCE)) == stops
+    assert at.compute.describe(INSTANCE).run is None, "our claim is off it"
+
+
+def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(at, RunState.TRANSCRIBING)
+    at.compute.stop(INSTANCE)
+    monkeypatch.setattr("batchscribe.controller.tick.drive", _dies)
+    with pytest.raises(_DeadError):
+        reconcile(at.world, at.terms)
+    monkeypatch.undo()
+    truth = at.compute.billed_seconds(INSTANCE)
+    at.clock.sleep(3600)
+    (run,) = reconcile(at.world, at.terms)
+    assert run.billed_seconds <= truth + timedelta(minutes=2).total_seconds()
+
+
+def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
+    started(at, RunState.TRANSCRIBING)
+    at.clock.sleep(60)
+    looked: list[datetime] = []
+
+    def break_second_look(method: str, key: str) -> None:
+        if method == "get" and key.endswith("exit.json"):
+            looked.append(at.clock.now())
+            if len(looked) == 2:
+                raise StoreUnavailableError("now")
+
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(1)
+    at.store.before = break_second_look
+    (run,) = tick(at.world, at.terms).runs
+    assert run.stopped == looked[1]
+
+
+class _DeadError(BaseException):
+    """The controller's death: nothing catches it."""
+
+
+def _dies(*_arguments: object, **_named: object) -> None:
+    raise _DeadError(BatchscribeError)
