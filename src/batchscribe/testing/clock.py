@@ -43,6 +43,12 @@ class FakeClock:
         """Plans a call for so many seconds from now."""
         self._plans.append((self._now + timedelta(seconds=seconds), act))
 
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock: no time passes, and what was planned stays as far away."""
+        step = timedelta(seconds=seconds)
+        self._now += step
+        self._plans = [(moment + step, act) for moment, act in self._plans]
+
     def interrupt(self, name: str = "SIGTERM") -> None:
         self.signal = name
 
