@@ -261,9 +261,13 @@ class BoxSetup:
     def _recorded(self, instance: Instance) -> _Recorded:
         """What the record says that a set-up does not know by itself."""
         try:
-            record = read(self.output().get(keys.instance(instance.id)).data, InstanceRecord)
+            data = self.output().get(keys.instance(instance.id)).data
         except ObjectNotFoundError:
             return _Recorded()
+        try:
+            record = read(data, InstanceRecord)
+        except MisconfiguredError:
+            return _Recorded()  # torn: it is what a set-up writes anew
         return _Recorded(boots=record.boots, claim=record.claim)
 
 

@@ -18,8 +18,8 @@ class FakeClock:
 
     def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
         self._now = now
-        self._uptime = 1000.0
-        self._plans: list[tuple[datetime, Callable[[], object]]] = []
+        self._uptime = timedelta(seconds=1000)
+        self._plans: list[tuple[timedelta, Callable[[], object]]] = []
         self._shields = 0
         self.signal: str | None = None
 
@@ -27,27 +27,25 @@ class FakeClock:
         return self._now
 
     def monotonic(self) -> float:
-        return self._uptime
+        return self._uptime.total_seconds()
 
     def sleep(self, seconds: float) -> None:
         self.check()
-        until = self._now + timedelta(seconds=seconds)
+        until = self._uptime + timedelta(seconds=seconds)
         while due := min((plan for plan in self._plans if plan[0] <= until), key=_moment, default=None):
             self._plans.remove(due)
-            self._move(max(due[0], self._now))
+            self._move(max(due[0], self._uptime))
             due[1]()
             self.check()
-        self._move(until)
+        self._move(max(until, self._uptime))
 
     def at(self, seconds: float, act: Callable[[], object]) -> None:
         """Plans a call for so many seconds from now."""
-        self._plans.append((self._now + timedelta(seconds=seconds), act))
+        self._plans.append((self._uptime + timedelta(seconds=seconds), act))
 
     def jump(self, seconds: float) -> None:
-        """Somebody sets the wall clock: no time passes, and what was planned stays as far away."""
-        step = timedelta(seconds=seconds)
-        self._now += step
-        self._plans = [(moment + step, act) for moment, act in self._plans]
+        """Somebody sets the wall clock; no time passes by it."""
+        self._now += timedelta(seconds=seconds)
 
     def interrupt(self, name: str = "SIGTERM") -> None:
         self.signal = name
@@ -64,10 +62,10 @@ class FakeClock:
         finally:
             self._shields -= 1
 
-    def _move(self, to: datetime) -> None:
-        self._uptime += (to - self._now).total_seconds()
-        self._now = to
+    def _move(self, to: timedelta) -> None:
+        self._now += to - self._uptime
+        self._uptime = to
 
 
-def _moment(plan: tuple[datetime, Callable[[], object]]) -> datetime:
+def _moment(plan: tuple[timedelta, Callable[[], object]]) -> timedelta:
     return plan[0]

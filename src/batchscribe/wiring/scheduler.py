@@ -266,12 +266,7 @@ def preflight(settings: Settings, output: Store) -> None:
             "stack that `batchscribe iam-policy --template` prints and name its role there, or go without "
             "with BATCH_CLOUD_GUARD=off (nothing was started)"
         )
-    try:
-        record = read(output.get(keys.instance(instance)).data, InstanceRecord)
-    except ObjectNotFoundError as error:
-        raise MisconfiguredError(
-            f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
-        ) from error
+    record = _instance_record(output, instance)
     if record.release != __version__:
         raise MisconfiguredError(
             f"{instance} has batchscribe {record.release}, this is {__version__}: run "
@@ -282,6 +277,22 @@ def preflight(settings: Settings, output: Store) -> None:
             f"BATCH_LAUNCH is boot, and {instance} has no units that take up work at boot: run "
             "`batchscribe gpu setup`, or take BATCH_LAUNCH=auto (nothing was started)"
         )
+
+
+def _instance_record(output: Store, instance: str) -> InstanceRecord:
+    try:
+        data = output.get(keys.instance(instance)).data
+    except ObjectNotFoundError as error:
+        raise MisconfiguredError(
+            f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
+        ) from error
+    try:
+        return read(data, InstanceRecord)
+    except MisconfiguredError as error:
+        raise MisconfiguredError(
+            f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "
+            "(nothing was started)"
+        ) from error
 
 
 def notifier(settings: Settings) -> AppriseNotifier:
