@@ -59,14 +59,21 @@ class SetUp:
         self.store = DirectoryStore(bucket)
         self.clock = SystemClock()
 
-    def install(self, *, waits: BoxWaits = QUICK, silence: int | None = None) -> None:
-        """The units, and where this box is. `silence` is the dead-man's patience in seconds."""
+    def install(self, *, waits: BoxWaits = QUICK, silence: int | None = None, timer: bool = True) -> None:
+        """The units, and where this box is. `silence` is the dead-man's patience in seconds; without its
+        `timer` it comes only where it is asked to.
+        """
         files = unit_files("root")
         self.machine.write("/usr/local/lib/batchscribe/deadman", files["deadman"].decode(), mode=0o755)
         for unit in (BOX_UNIT, *DEADMAN_UNITS):
             self.machine.write(f"{UNITS}/{unit}", files[unit].decode())
         self.machine.enable(BOX_UNIT)
-        self.machine.enable(DEADMAN_TIMER, "timers.target")
+        if timer:
+            self.machine.enable(DEADMAN_TIMER, "timers.target")
+        else:
+            self.machine.write(
+                f"{UNITS}/{DEADMAN_TIMER}.d/never.conf", "[Timer]\nOnBootSec=\nOnActiveSec=1h\n"
+            )
         self.machine.enable(DEADMAN_PATH, "paths.target")
         if silence is not None:
             quick = f"[Service]\nEnvironment=SILENCE_SECONDS={silence}\n"
@@ -228,7 +235,7 @@ def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
 
 
 def test_over_ssh_too_a_box_without_work_powers_itself_off(box: SetUp) -> None:
-    box.install(waits=msgspec.structs.replace(QUICK, first=3.0))
+    box.install(waits=msgspec.structs.replace(QUICK, first=3.0), timer=False)
     put_speech(box.bucket, "notes")
     box.claim(ClaimLaunch.SSH)
     box.machine.boot()
