@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import sys
-import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +22,7 @@ from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_schedule_group, make_stopped_instance
-from support.cli import SPEECH, Desk, wait_for
+from support.cli import Desk, spoken, wait_for
 from support.receivers import http_receiver, smtp_receiver
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
 from support.sshd import Sshd, sshd
@@ -104,20 +102,6 @@ class Cloud:
     def transcribed(self) -> Iterator[bool]:
         while True:
             yield bool(self.objects("transcription-chunk-"))
-
-
-def spoken(seconds: float = 0.8) -> bytes:
-    """The beginning of a bundled recording, as a WAV file."""
-    with wave.open(str(SPEECH / "notes" / "shopping list.wav")) as whole:
-        rate, width = whole.getframerate(), whole.getsampwidth()
-        frames = whole.readframes(int(rate * seconds))
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as part:
-        part.setnchannels(1)
-        part.setsampwidth(width)
-        part.setframerate(rate)
-        part.writeframes(frames)
-    return buffer.getvalue()
 
 
 def install_worker(box: Sshd) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -99,3 +101,17 @@ def put_speech(bucket: Path, *sessions: str) -> list[str]:
     for session in sessions:
         shutil.copytree(SPEECH / session, bucket / session, copy_function=shutil.copyfile)
     return sorted(str(path.relative_to(SPEECH)) for name in sessions for path in (SPEECH / name).iterdir())
+
+
+def spoken(seconds: float = 0.8) -> bytes:
+    """The beginning of a bundled recording, as a WAV file."""
+    with wave.open(str(SPEECH / "notes" / "shopping list.wav")) as whole:
+        rate, width = whole.getframerate(), whole.getsampwidth()
+        frames = whole.readframes(int(rate * seconds))
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as part:
+        part.setnchannels(1)
+        part.setsampwidth(width)
+        part.setframerate(rate)
+        part.writeframes(frames)
+    return buffer.getvalue()
