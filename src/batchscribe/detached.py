@@ -19,6 +19,7 @@ import msgspec
 from batchscribe.errors import LaunchError
 
 _STATE = 0
+_PARENT = 1
 _START_TICKS = 19
 """Fields of /proc/PID/stat, counted after the name of the program."""
 
@@ -65,31 +66,55 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
     if known is None:
         return False
     _reap(known.pid)
+    return end(known, force=force)
+
+
+def end(known: Identity, *, force: bool = False) -> bool:
+    """The same for a process that is known otherwise."""
+    with grasped(known) as handle:
+        if handle is None:
+            return False
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+@contextmanager
+def grasped(known: Identity) -> Iterator[int | None]:
+    """A handle on this very process, whose number nobody else gets meanwhile; None where it is gone."""
     try:
         handle = os.pidfd_open(known.pid)
     except ProcessLookupError:
-        return False
+        yield None
+        return
     try:
-        # The handle keeps the number from being given to another process after this comparison.
-        if identity(known.pid) != known:
-            return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
-    except ProcessLookupError:
-        return False
+        # Compared after it was opened: what the handle stands for cannot change any more.
+        yield handle if identity(known.pid) == known else None
     finally:
         os.close(handle)
-    return True
+
+
+def descendants(pid: int) -> tuple[Identity, ...]:
+    """The processes that this one started, that they started, and so on; parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[_PARENT]), []).append(int(entry.name))
+    found, left = [], [*children.get(pid, [])]
+    while left:
+        found.append(left.pop(0))
+        left += children.get(found[-1], [])
+    return tuple(known for known in map(identity, found) if known)
 
 
 def identity(pid: int) -> Identity | None:
     """Who has this number now; None where nobody has it, or only a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        boot = boot_id()
-    except (FileNotFoundError, ProcessLookupError):
+    fields = _stat(pid)
+    if not fields or fields[_STATE] in {"Z", "X"}:
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[_STATE] in {"Z", "X"} else Identity(pid, boot, int(fields[_START_TICKS]))
+    return Identity(pid, boot_id(), int(fields[_START_TICKS]))
 
 
 def boot_id() -> str:
@@ -113,6 +138,15 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process, after the name of its program; empty where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return stat.rpartition(")")[2].split()
 
 
 def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim, Instance
 from batchscribe.core.manifest import EngineSpec, Manifest, WorkerRef
 from batchscribe.core.messages import Message
@@ -171,3 +172,16 @@ class Lock(Protocol):
 
     def holder(self) -> str | None:
         """The "PID timestamp" of whoever holds it now; None where nobody does."""
+
+    def held_by(self) -> Holder | None:
+        """Whoever holds it now, for programs; None where nobody does, or where it did not say."""
+
+
+class Processes(Protocol):
+    """Other processes of this machine. None is ever touched by its number alone."""
+
+    def runs(self, holder: Holder) -> bool:
+        """Whether this very process is still there."""
+
+    def end(self, holder: Holder, *, force: bool = False) -> bool:
+        """Asks it to end, or kills it with all that it started; True if it was there to get that."""

@@ -57,6 +57,9 @@ class FakeLock:
         finally:
             self.by = None
 
+    def held_by(self) -> None:
+        return None
+
     def holder(self) -> str | None:
         return self.by
 

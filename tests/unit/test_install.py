@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from batchscribe.adapters import installed
 from batchscribe.adapters.installed import on_schedule
-from batchscribe.adapters.schedule import BEGIN, END, MARK, SERVICE, TIMER
+from batchscribe.adapters.schedule import BEGIN, END, MARK, SERVICE, TIMER, WATCHDOG_SERVICE, WATCHDOG_TIMER
 from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
 from batchscribe.errors import MisconfiguredError
@@ -81,7 +81,8 @@ def units_at(machine: Path) -> list[str]:
 def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project: Path) -> None:
     where = units_at(machine)
     output = run(project, "systemd", *where)
-    assert calls(machine) == ["daemon-reload", f"enable --now {TIMER}", f"restart {TIMER}"]
+    timers = f"{TIMER} {WATCHDOG_TIMER}"
+    assert calls(machine) == ["daemon-reload", f"enable --now {timers}", f"restart {timers}"]
     service = (machine / "units" / SERVICE).read_text()
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
     assert f'ExecStart="{executable}" tick' in lines(service)
@@ -90,9 +91,14 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert f"User={installed.owner(project / '.env')}" in lines(service)
     assert "CPUQuota=50%" in lines(service)
     assert "A tick every 1h" in output
+    watchdog = lines((machine / "units" / WATCHDOG_SERVICE).read_text())
+    assert f'ExecStart="{executable}" watchdog' in watchdog
+    assert f"WorkingDirectory={project}" in watchdog
+    assert f"User={installed.owner(project / '.env')}" in watchdog
+    assert "OnCalendar=*:0/5" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
 
     assert "as they were" in run(project, "systemd", *where)
-    assert calls(machine)[3:] == ["daemon-reload", f"enable --now {TIMER}"]
+    assert calls(machine)[3:] == ["daemon-reload", f"enable --now {timers}"]
     changed = run(project, "systemd", *where, "--every", "30m")
     assert f"wrote {machine / 'units' / TIMER}" in changed
     assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 stands in the schedule" in changed
@@ -120,7 +126,7 @@ def test_a_unit_from_elsewhere_is_kept_aside_and_never_removed(machine: Path, pr
     assert "535-smart" in kept.read_text()
     run(project, "uninstall", *where)
     assert [path.name for path in (machine / "units").iterdir()] == [kept.name]
-    assert calls(machine)[-2:] == [f"disable --now {TIMER}", "daemon-reload"]
+    assert calls(machine)[-2:] == [f"disable --now {TIMER} {WATCHDOG_TIMER}", "daemon-reload"]
 
 
 def test_uninstalling_twice_is_harmless(machine: Path, project: Path) -> None:
@@ -220,4 +226,25 @@ def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None
         "#!/bin/sh\necho ActiveState=active\necho 'NextElapseUSecRealtime=Mon 2026-11-23 13:00:00 UTC'\n"
     )
     told = on_schedule(machine / "units")
-    assert told == "systemd timer, active, next Mon 2026-11-23 13:00:00 UTC"
+    assert told == "systemd timer, active, next Mon 2026-11-23 13:00:00 UTC; watchdog active"
+    (machine / "units" / WATCHDOG_TIMER).unlink()
+    assert on_schedule(machine / "units").endswith("; no watchdog: run `batchscribe install systemd`")
+
+
+def test_a_schedule_without_its_watchdog_is_told(machine: Path, project: Path) -> None:
+    old = f"{BEGIN}\n0 * * * * cd /srv && batchscribe tick >> log 2>&1\n{END}\n* * * * * my watchdog >> log\n"
+    (machine / "table").write_text(old)
+    told = on_schedule(machine / "units")
+    assert told == "a line in your crontab; no watchdog: run `batchscribe install cron`"
+    run(project, "cron")
+    assert on_schedule(machine / "units") == "a line in your crontab"
+
+
+def test_units_of_an_earlier_version_are_removed_too(machine: Path, project: Path) -> None:
+    where = units_at(machine)
+    run(project, "systemd", *where)
+    for name in (WATCHDOG_TIMER, WATCHDOG_SERVICE):
+        (machine / "units" / name).unlink()
+    run(project, "uninstall", *where)
+    assert calls(machine)[-2:] == [f"disable --now {TIMER}", "daemon-reload"]
+    assert list((machine / "units").iterdir()) == []

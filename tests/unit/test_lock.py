@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.detached import Identity, identity
 from batchscribe.errors import LockHeldError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 
@@ -29,6 +30,7 @@ import sys, time
 from pathlib import Path
 from batchscribe.adapters.lock_file import FileTickLock
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.detached import Identity, identity
 from batchscribe.errors import LockHeldError
 inside, won = Path(sys.argv[2]), 0
 for _ in range(20):
@@ -40,6 +42,24 @@ for _ in range(20):
     except LockHeldError:
         pass
 print(won)
+"""
+
+
+BEAT = """
+import sys, threading
+from pathlib import Path
+from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.testing.clock import FakeClock
+clock = FakeClock()
+lock = FileTickLock(Path(sys.argv[1]), clock, copy=None)
+with lock.held():
+    print("held", flush=True)
+    for word in sys.stdin:
+        clock.sleep(60)
+        other = threading.Thread(target=lock.beat)
+        other.start() if word == "elsewhere\\n" else lock.beat()
+        other.join() if word == "elsewhere\\n" else None
+        print("done", flush=True)
 """
 
 
@@ -146,3 +166,57 @@ def test_the_information_copy_shows_pid_and_time_while_held(tmp_path: Path) -> N
     with lock(tmp_path, copy).held():
         assert copy.read_text().startswith(f"{os.getpid()} 2026-11-23T12:00:00")
     assert copy.read_text() == ""
+
+
+def test_a_watchdog_knows_who_holds_it_by_more_than_the_number(tmp_path: Path) -> None:
+    made = lock(tmp_path)
+    assert made.held_by() is None
+    process = holder(tmp_path / "tick.lock")
+    said = made.held_by()
+    assert said is not None
+    assert Identity(said.pid, said.boot, said.ticks) == identity(process.pid)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "tick.holder").stat().st_size, "it could not tidy up"
+    assert made.held_by() is None, "a lock that can be had is held by nobody, whatever lies beside it"
+
+
+def test_nobody_is_named_while_the_next_holder_has_not_said_who_it_is(tmp_path: Path) -> None:
+    process = holder(tmp_path / "tick.lock")
+    for torn in (b"", b'{"pid": 12', b"[]"):
+        (tmp_path / "tick.holder").write_bytes(torn)
+        assert lock(tmp_path).held_by() is None
+        assert lock(tmp_path).holder() is not None
+    process.communicate()
+
+
+def test_only_the_thread_that_took_it_shows_that_it_lives(tmp_path: Path) -> None:
+    path = tmp_path / "tick.lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", BEAT, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    alive = []
+    for word in ("itself", "elsewhere", "itself"):
+        assert process.stdout.readline() in {"held\n", "done\n"}
+        seen = lock(tmp_path).held_by()
+        assert seen is not None
+        alive.append(seen.alive - seen.since)
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+    process.communicate()
+    assert alive == [0.0, 60.0, 60.0]
+    assert lock(tmp_path).held_by() is None
+
+
+@pytest.mark.parametrize("trap", ["symlink", "hardlink", "fifo", "folder"])
+def test_what_lies_in_the_way_of_the_record_holds_no_tick_up(tmp_path: Path, trap: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    lay(trap, tmp_path / "tick.holder", victim)
+    made = lock(tmp_path)
+    with made.held():
+        made.beat()
+        assert made.held_by() is None
+    assert victim.read_text() == "precious"

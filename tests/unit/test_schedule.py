@@ -14,6 +14,8 @@ from batchscribe.adapters.schedule import (
     START_MARGIN,
     STOP_TIMEOUT,
     TIMER,
+    UNITS,
+    WATCH_TIMEOUT,
     Interval,
     Plan,
     render_cron,
@@ -22,6 +24,7 @@ from batchscribe.adapters.schedule import (
 )
 from batchscribe.controller.by_hand import Patience
 from batchscribe.controller.context import Waits
+from batchscribe.controller.watchdog import DYING, WAY_OUT
 from batchscribe.errors import MisconfiguredError
 
 PLAN = Plan(
@@ -117,6 +120,8 @@ def test_systemd_waits_longer_than_the_tick_waits_for_its_gpu() -> None:
     waits = timedelta(seconds=max(Waits().stop, Patience().stop) + Waits().grace)
     assert waits + timedelta(minutes=2) <= STOP_TIMEOUT, "the alarm must be out before SIGKILL"
     assert waits + timedelta(minutes=10) <= START_MARGIN, "and results are verified after that"
+    asking = timedelta(seconds=2 * Waits().second_look + DYING) + waits + WAY_OUT
+    assert asking + waits + timedelta(minutes=10) <= WATCH_TIMEOUT, "the watchdog does both"
 
 
 def test_a_local_gpu_is_not_capped() -> None:
@@ -158,7 +163,7 @@ def test_systemd_finds_no_fault_with_any_path(tmp_path: Path, name: str, *, loca
     for unit, text in render_units(plan).items():
         (units / unit).write_text(text)
     ended = subprocess.run(
-        [analyze, "verify", "--recursive-errors=yes", "--man=no", str(units / TIMER), str(units / SERVICE)],
+        [analyze, "verify", "--recursive-errors=yes", "--man=no", *(str(units / name) for name in UNITS)],
         capture_output=True,
         text=True,
         check=False,
@@ -210,14 +215,16 @@ def test_cron_runs_the_program_in_its_folder_and_appends_to_its_log(tmp_path: Pa
     plan = replace(
         PLAN, executable=program, folder=folder, log_dir=folder / "logs", interval=Interval(30), told=True
     )
-    _, line, _ = render_cron(plan).splitlines()
-    assert line.startswith("*/30 * * * * cd ")
-    # What cron does with the rest of a line: `\%` becomes `%`, a bare one would end the command.
-    command = line.removeprefix("*/30 * * * * ")
-    assert "%" not in command.replace("\\%", "")
-    for _ in range(2):
-        subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True, env={}, cwd="/")
-    assert (folder / "logs" / "scheduler-cron.log").read_text() == f"{folder}\n0.5 tick\n" * 2
+    _, *rendered, _ = render_cron(plan).splitlines()
+    for line, times in zip(rendered, ("*/30 * * * * ", "*/5 * * * * "), strict=True):
+        assert line.startswith(f"{times}cd ")
+        # What cron does with the rest of a line: `\%` becomes `%`, a bare one would end the command.
+        command = line.removeprefix(times)
+        assert "%" not in command.replace("\\%", "")
+        for _ in range(2):
+            subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True, env={}, cwd="/")
+    written = (folder / "logs" / "scheduler-cron.log").read_text()
+    assert written == f"{folder}\n0.5 tick\n" * 2 + f"{folder}\n0.5 watchdog\n" * 2
 
 
 OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import FrameType, TracebackType
@@ -62,12 +62,19 @@ class Interrupts:
 
 
 class SystemClock:
-    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot."""
+    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot.
 
-    def __init__(self, interrupts: Interrupts | None = None) -> None:
+    `beat` is called at every look at it: whoever looks at the clock is not stuck.
+    """
+
+    def __init__(
+        self, interrupts: Interrupts | None = None, *, beat: Callable[[], None] = lambda: None
+    ) -> None:
         self._interrupts = interrupts
+        self._beat = beat
 
     def now(self) -> datetime:
+        self._beat()
         return datetime.now(UTC)
 
     def booted(self) -> datetime:
@@ -76,9 +83,11 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """CLOCK_BOOTTIME: counts while suspended, and is shared by all processes of one boot."""
+        self._beat()
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def sleep(self, seconds: float) -> None:
         if self._interrupts:
             self._interrupts.check()
+        self._beat()
         time.sleep(seconds)

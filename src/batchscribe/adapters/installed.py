@@ -13,30 +13,33 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from batchscribe.adapters.schedule import BEGIN, MARK, SERVICE, TIMER, with_block
+from batchscribe.adapters.schedule import BEGIN, END, MARK, TIMER, TIMERS, UNITS, WATCHDOG_TIMER, with_block
 from batchscribe.errors import MisconfiguredError
 
 UNIT_DIR = Path("/etc/systemd/system")
 _PATIENCE_SECONDS = 60
+_NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path) -> list[str]:
-    """Writes the units, and starts the timer. Raises MisconfiguredError where that is not possible."""
+    """Writes the units, and starts the timers. Raises MisconfiguredError where that is not possible."""
     done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
     _call("systemctl", "daemon-reload")
-    _call("systemctl", "enable", "--now", TIMER)
+    _call("systemctl", "enable", "--now", *TIMERS)
     if done:
-        _call("systemctl", "restart", TIMER)
-    return [*(done or ["the units are as they were"]), f"{TIMER} is enabled and active"]
+        _call("systemctl", "restart", *TIMERS)
+    active = [f"{timer} is enabled and active" for timer in TIMERS]
+    return [*(done or ["the units are as they were"]), *active]
 
 
 def uninstall_units(unit_dir: Path) -> list[str]:
     """Stops and removes the units that batchscribe wrote. A tick that is under way ends in its own time."""
-    ours = [path for path in (unit_dir / TIMER, unit_dir / SERVICE) if _is_ours(path)]
+    ours = [path for path in (unit_dir / name for name in UNITS) if _is_ours(path)]
     if not ours:
         return []
-    if unit_dir / TIMER in ours:
-        _call("systemctl", "disable", "--now", TIMER)
+    timers = [path.name for path in ours if path.name in TIMERS]
+    if timers:
+        _call("systemctl", "disable", "--now", *timers)
     for path in ours:
         _told(path, path.unlink)
     _call("systemctl", "daemon-reload")
@@ -69,17 +72,29 @@ def on_schedule(unit_dir: Path = UNIT_DIR) -> str:
     """What brings the next tick, in a few words; never an error, since it is only looked at."""
     try:
         if _is_ours(unit_dir / TIMER):
-            shown = _run("systemctl", "show", TIMER, "--property=ActiveState,NextElapseUSecRealtime")
-            facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
-            following = facts.get("NextElapseUSecRealtime")
-            return f"systemd timer, {facts.get('ActiveState', 'unknown')}" + (
-                f", next {following}" if following else ""
-            )
-        if shutil.which("crontab") and BEGIN in _crontab(None):
-            return "a line in your crontab"
+            state, following = _timer(TIMER)
+            coming = f", next {following}" if following else ""
+            return f"systemd timer, {state}{coming}; {_watchdog(unit_dir)}"
+        if shutil.which("crontab") and BEGIN in (table := _crontab(None)):
+            block = table.partition(BEGIN)[2].partition(END)[0]
+            watched = "" if " watchdog >>" in block else f"; {_NO_WATCHDOG} cron`"
+            return f"a line in your crontab{watched}"
     except (MisconfiguredError, OSError) as error:
         return f"unknown: {error}"
     return "none: `batchscribe install systemd` or `install cron`"
+
+
+def _timer(name: str) -> tuple[str, str]:
+    """Whether a timer is active, and when it comes next; empty where systemd does not say."""
+    shown = _run("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
+    facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+    return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")
+
+
+def _watchdog(unit_dir: Path) -> str:
+    if not _is_ours(unit_dir / WATCHDOG_TIMER):
+        return f"{_NO_WATCHDOG} systemd`"
+    return f"watchdog {_timer(WATCHDOG_TIMER)[0]}"
 
 
 def make_log_folder(folder: Path, user: str) -> None:

@@ -1,4 +1,4 @@
-"""The schedule as text: an interval, the two systemd units, the line for cron. No file is touched here."""
+"""The schedule as text: an interval, the units of systemd, the lines for cron. No file is touched here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from batchscribe.errors import MisconfiguredError
 
 UNIT = "batch-transcribe-scheduler"
 TIMER, SERVICE = f"{UNIT}.timer", f"{UNIT}.service"
+WATCHDOG = "batch-transcribe-watchdog"
+WATCHDOG_TIMER, WATCHDOG_SERVICE = f"{WATCHDOG}.timer", f"{WATCHDOG}.service"
+TIMERS = (TIMER, WATCHDOG_TIMER)
+UNITS = (TIMER, SERVICE, WATCHDOG_TIMER, WATCHDOG_SERVICE)
 MARK = "# Written by `batchscribe install systemd`"
 BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
@@ -25,6 +29,8 @@ STOP_TIMEOUT = timedelta(seconds=STOP_PATIENCE_SECONDS) + timedelta(minutes=5)
 VERIFYING = timedelta(minutes=15)
 START_MARGIN = STOP_TIMEOUT + VERIFYING
 """Beyond the longest run: its GPU is stopped, and its results are verified."""
+WATCH_TIMEOUT = STOP_TIMEOUT + START_MARGIN
+"""A tick that hangs may take its time to end; then comes what it should have done."""
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
 _MOST_RANDOM_SECONDS = 300
@@ -90,6 +96,9 @@ class Interval:
         return f"{self.minutes // 60}h" if self.minutes % 60 == 0 else f"{self.minutes}m"
 
 
+WATCH_EVERY = Interval(5)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is to run, where, as whom and how often."""
@@ -108,7 +117,7 @@ class Plan:
 
 
 def render_units(plan: Plan) -> dict[str, str]:
-    """The texts of the timer and the service by their file names."""
+    """The texts of the timers and the services by their file names."""
     told = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
     values = {
         "calendar": plan.interval.calendar,
@@ -119,19 +128,23 @@ def render_units(plan: Plan) -> dict[str, str]:
         "environment": told,
         "start_timeout": _span(plan.max_runtime + START_MARGIN),
         "stop_timeout": _span(STOP_TIMEOUT),
+        "watch_calendar": WATCH_EVERY.calendar,
+        "watch_timeout": _span(WATCH_TIMEOUT),
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
     }
-    return {name: Template(_template(name)).substitute(values) for name in (TIMER, SERVICE)}
+    return {name: Template(_template(name)).substitute(values) for name in UNITS}
 
 
 def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a newline at its end."""
     told = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
-    line = (
-        f"{plan.interval.cron} cd {_cron_word(plan.folder)} && {told}{_cron_word(plan.executable)} tick "
+    commands = ((plan.interval, "tick"), (WATCH_EVERY, "watchdog"))
+    lines = [
+        f"{interval.cron} cd {_cron_word(plan.folder)} && {told}{_cron_word(plan.executable)} {command} "
         f">> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
-    )
-    return f"{BEGIN}\n{line}\n{END}"
+        for interval, command in commands
+    ]
+    return "\n".join([BEGIN, *lines, END])
 
 
 def with_block(crontab: str, block: str) -> str:

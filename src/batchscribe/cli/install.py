@@ -13,6 +13,9 @@ from batchscribe.adapters.schedule import (
     CHECK_HOURS,
     SERVICE,
     TIMER,
+    TIMERS,
+    WATCH_EVERY,
+    WATCHDOG_SERVICE,
     Interval,
     Plan,
     render_cron,
@@ -47,7 +50,7 @@ def install() -> None:
 @unit_dir_option
 @pass_app
 def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, print_only: bool) -> None:
-    """A timer and a service of systemd."""
+    """Timers and services of systemd: the tick's, and its watchdog's."""
     plan = plan_of(app.settings, every=every, user=user)
     units = render_units(plan)
     if print_only:
@@ -60,11 +63,11 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
     _say(
         [
             *_what_is_told(plan),
-            f"A tick every {plan.interval} as {plan.user}, in {plan.folder}.",
-            f"  see it:      systemctl list-timers {TIMER}",
-            f"  its log:     journalctl -u {SERVICE} -f",
-            f"  stop it:     sudo systemctl stop {TIMER}",
-            f"  disable it:  sudo systemctl disable --now {TIMER}   (or: batchscribe uninstall)",
+            f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
+            "  see them:    systemctl list-timers 'batch-transcribe-*'",
+            f"  their logs:  journalctl -u {SERVICE} -u {WATCHDOG_SERVICE} -f",
+            f"  stop ticks:  sudo systemctl stop {TIMER}",
+            f"  disable all: sudo systemctl disable --now {' '.join(TIMERS)}   (or: batchscribe uninstall)",
             "  change it:   run this again with another --every",
         ]
     )
@@ -76,7 +79,7 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
 @print_option
 @pass_app
 def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> None:
-    """A line in a crontab."""
+    """Lines in a crontab: the tick's, and its watchdog's."""
     plan = plan_of(app.settings, every=every, user=user)
     block = render_cron(plan)
     if print_only:
@@ -88,7 +91,12 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
     _say(installed.install_cron(block, whose))
     _say_what_is_unseen(app.settings)
     shown = f"`crontab -u {whose} -l`" if whose else "`crontab -l`"
-    _say([*_what_is_told(plan), f"A tick every {plan.interval}, in {plan.folder}. See it with {shown}."])
+    _say(
+        [
+            *_what_is_told(plan),
+            f"A tick every {plan.interval}, a watchdog every {WATCH_EVERY}, in {plan.folder}. See {shown}.",
+        ]
+    )
 
 
 @click.command()

@@ -59,6 +59,9 @@ class Waits:
     stop: float = STOP_PATIENCE_SECONDS
     """From the stop request to `stopped`, before it is an alarm."""
     force_after: float = 240.0
+    second_look: float = 60.0
+    """The watchdog's, at a tick that showed no life: a machine that slept wakes both at once. A tick that
+    was asked to end, and showed no life for so long again, is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,10 @@ from batchscribe.core.manifest import ExitRecord, Manifest, Progress
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
+ONCE = "once/"
+"""Where the ledger says that a run is stepped on by one short tick after another: nobody holds the lock
+meanwhile, and yet it has its controller."""
+
 
 def read_manifest(world: World, key: str) -> Manifest:
     return wire.decode(world.output.get(key).data, Manifest)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, keep, log, noted
-from batchscribe.controller.control import late
+from batchscribe.controller.control import ONCE, late
 from batchscribe.controller.dispatch import dispatch
 from batchscribe.controller.follow import follow
 from batchscribe.controller.release import begin_release, release
 from batchscribe.controller.retreat import world_of
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, await_running, provision
-from batchscribe.core.messages import Level, Message
+from batchscribe.core.messages import Level
 from batchscribe.core.policy import INTENT_LASTS
 from batchscribe.core.runs import Outcome, Run, Step, next_step
 from batchscribe.errors import (
@@ -60,6 +61,8 @@ def drive(world: World, terms: Terms, run: Run, errors: list[BatchscribeError], 
     with world.run_log(run):
         try:
             if next_step(run) in ACTS:
+                if once:
+                    world.ledger.put(f"{ONCE}{run.id}", run.id)
                 run = _work(world, terms, run, errors, once=once)
                 if once:
                     return run
@@ -210,5 +213,7 @@ def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStopp
         f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Look at it in the cloud's console, "
         "stop it by hand, then run `batchscribe reconcile`"
     )
-    world.notifier.send(Message("batchscribe: a GPU may still be running", str(error), Level.FAILURE))
+    # Whoever looks next, be it minutes later, raises it again: people are told now and then.
+    title = "batchscribe: a GPU may still be running"
+    alert(world, f"not-stopped/{run.id}", title, str(error), Level.FAILURE)
     return error

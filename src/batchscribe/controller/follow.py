@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-import msgspec
-
 from batchscribe.controller.context import Terms, World, keep
 from batchscribe.controller.control import (
     late,
@@ -18,6 +16,7 @@ from batchscribe.controller.control import (
     read_progress,
 )
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, next_batch
+from batchscribe.controller.silence import stands_still
 from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.manifest import ExitRecord, Manifest, Progress, WorkerEnd
 from batchscribe.core.runs import Outcome, Run, RunState
@@ -93,21 +92,6 @@ def _timed(run: Run, told: Progress | ExitRecord) -> Run:
 
 
 def _silent(world: World, terms: Terms, run: Run, manifest: Manifest, progress: Progress | None) -> Run:
-    """Whether the work has come to a stand: by what came of it, and a clock that cannot jump.
-
-    A reporter that goes on counting beside a hung engine is no sign of life.
-    """
-    key = f"watch/{run.id}/{manifest.worker}"
-    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
-    now = world.clock.monotonic()
-    before = world.ledger.get(key)
-    seen, since = (
-        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
-    )
-    if seen != mark or since > now:
-        world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
-        return run
-    if now - since < terms.waits.silence:
-        return run
-    detail = f"worker {manifest.worker} showed no progress for {terms.waits.silence / 60:.0f} min"
-    return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
+    if detail := stands_still(world, terms, run, manifest, progress):
+        return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
+    return run

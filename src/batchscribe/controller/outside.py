@@ -18,13 +18,13 @@ from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
-_NOTED = "outside/"
+NOTED = "outside/"
 LOCAL = "local"
 
 
 def note_down(world: World, run: Run) -> None:
     """Remembers, before anything is put down, that it will have to be taken away."""
-    world.ledger.put(f"{_NOTED}{run.id}", run.instance)
+    world.ledger.put(f"{NOTED}{run.id}", run.instance)
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
@@ -69,13 +69,13 @@ def take_away(world: World, run: Run) -> None:
         _done("its instance was not given back as it was", run, partial(_give_back, world, run)),
     ]
     if all(gone):
-        _done("what is gone was not noted", run, partial(world.ledger.put, f"{_NOTED}{run.id}", None))
+        _done("what is gone was not noted", run, partial(world.ledger.put, f"{NOTED}{run.id}", None))
 
 
 def sweep(world: World) -> None:
     """Takes away what runs that are settled could not take away themselves."""
-    for key in world.ledger.facts(_NOTED):
-        run = world.ledger.run(key.removeprefix(_NOTED))
+    for key in world.ledger.facts(NOTED):
+        run = world.ledger.run(key.removeprefix(NOTED))
         if run is not None and not run.open:
             take_away(world, run)
 

@@ -10,13 +10,23 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.control import looked_at, not_up, read_exit, read_manifest, read_progress
+from batchscribe.controller.control import (
+    ONCE,
+    late,
+    looked_at,
+    not_up,
+    read_exit,
+    read_manifest,
+    read_progress,
+)
 from batchscribe.controller.outside import note_down
 from batchscribe.controller.retreat import world_of
+from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
+from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import GUARD_LAST, InstanceState
-from batchscribe.core.manifest import Intent, Settlement
+from batchscribe.core.manifest import Intent, Progress, Settlement
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
@@ -39,13 +49,13 @@ def _put_back(world: World, run: Run) -> Run:
     return keep(world, run, "recovered from the store")
 
 
-def dead_runs(world: World) -> tuple[Run, ...]:
+def dead_runs(world: World, terms: Terms) -> tuple[Run, ...]:
     """Open runs with no live work, or past their deadline, already on their way out."""
-    ended = (_ended(world_of(world, run), run) for run in world.ledger.open_runs())
+    ended = (_ended(world_of(world, run), terms, run) for run in world.ledger.open_runs())
     return tuple(keep(world, run, "reclaimed") for run in ended if run)
 
 
-def _ended(world: World, run: Run) -> Run | None:
+def _ended(world: World, terms: Terms, run: Run) -> Run | None:
     """A run that nobody drives and that has ended, on its way out; None where its work is alive."""
     if run.state in {RunState.RELEASING, RunState.VERIFYING}:
         return run
@@ -54,14 +64,18 @@ def _ended(world: World, run: Run) -> Run | None:
     if world.clock.now() >= run.deadline:
         return run.releasing(Outcome.TIMED_OUT, "past its deadline")
     if run.state is not RunState.TRANSCRIBING:
-        events = world.ledger.events(run.id)
-        if events and world.clock.now() - events[-1].at < FRESH:
-            return None  # somebody steps it on, once at a time
+        if _stepped_on(world, run):
+            return None
         return run.releasing(Outcome.INTERRUPTED, "its controller died before its worker was started")
-    return _work(world, run)
+    return _work(world, terms, run)
 
 
-def _work(world: World, run: Run) -> Run | None:
+def _stepped_on(world: World, run: Run) -> bool:
+    events = world.ledger.events(run.id) if world.ledger.get(f"{ONCE}{run.id}") else ()
+    return bool(events) and world.clock.now() - events[-1].at < FRESH
+
+
+def _work(world: World, terms: Terms, run: Run) -> Run | None:
     manifest = read_manifest(world, run.manifests[-1])
     if read_exit(world, manifest) is not None:
         return run.releasing(None, "its work had ended")
@@ -71,9 +85,18 @@ def _work(world: World, run: Run) -> Run | None:
     if alive is not False and (down := not_up(run, seen)):
         return run.releasing(Outcome.INSTANCE_LOST, down)
     progress = read_progress(world, manifest)
-    if alive or (alive is None and progress is not None and world.clock.now() - progress.at < FRESH):
-        return None
+    if alive or (alive is None and _lately(world, terms, run, progress)):
+        still = stands_still(world, terms, run, manifest, progress)
+        return run.releasing(Outcome.WORKER_LOST, still) if still else None
     return run.releasing(Outcome.WORKER_LOST, "its worker was gone")
+
+
+def _lately(world: World, terms: Terms, run: Run, progress: Progress | None) -> bool:
+    """Whether a worker that nobody can ask has shown itself, or still has time to."""
+    now = world.clock.now()
+    if progress is None:
+        return run.launch == ClaimLaunch.BOOT and not late(run.reaching_since, now, terms.waits.reach)
+    return now - progress.at < FRESH
 
 
 def _intents(world: World) -> set[str]:

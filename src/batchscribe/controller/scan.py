@@ -19,6 +19,8 @@ from batchscribe.protocols import Clock, Store
 MIN_AGE = timedelta(minutes=5)
 LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
+LOOK_EVERY = 1000
+"""Objects of a listing between two looks at the clock."""
 
 
 def no_lock() -> LiveLock | None:
@@ -91,7 +93,11 @@ class Scanner:
         return self.source is self.output or self.source.url == self.output.url
 
     def _listing(self, prefix: str) -> Iterator[Tagged]:
-        return merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
+        listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
+        for number, each in enumerate(listed):
+            if number % LOOK_EVERY == 0:
+                self._clock.monotonic()  # a sign of life: a listing may take longer than a watchdog waits
+            yield each
 
     def _owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):

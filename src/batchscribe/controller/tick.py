@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import assert_never
 
 import msgspec
 
+from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, keep, log, noted
 from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import disarm_settled, sweep
 from batchscribe.controller.reconcile import dead_runs, recover
 from batchscribe.controller.steps import open_run
-from batchscribe.core.messages import Level, Message
 from batchscribe.core.policy import (
     Decision,
     Hold,
@@ -42,7 +41,6 @@ from batchscribe.errors import (
 
 MAX_RUNS = 8
 """Runs that one tick may close or go on with: a bound, not a target."""
-ALERT_EVERY_HOURS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def tick(world: World, terms: Terms, *, once: bool = False) -> Ticked:
     except (InterruptedRunError, NotStoppedError):
         raise
     except BatchscribeError as error:
-        _alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
+        alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         raise
 
 
@@ -101,7 +99,7 @@ def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
         recover(world, terms)
     except BatchscribeError as error:
         errors.append(error)
-    runs += [drive(world, terms, run, errors) for run in dead_runs(world)]
+    runs += [drive(world, terms, run, errors) for run in dead_runs(world, terms)]
     sweep(world)
     try:
         disarm_settled(world, terms.instances[0])
@@ -175,7 +173,7 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     )
     if decision.overdue:
         text = f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
-        _alert(world, "overdue", "batchscribe: chunks wait too long", text)
+        alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
 def _tell_of_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
@@ -184,15 +182,4 @@ def _tell_of_waits(world: World, terms: Terms, seen: Observation, run: Run) -> N
         return
     if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):
         text = f"The longest wait is in reach, and the start failed ({run.outcome}): {run.detail}"
-        _alert(world, "overdue", "batchscribe: chunks wait too long", text)
-
-
-def _alert(world: World, key: str, title: str, text: str) -> None:
-    """Tells people, but not at every tick."""
-    log.warning(title, detail=text)
-    try:
-        due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
-    except BatchscribeError:
-        due = True
-    if due:
-        world.notifier.send(Message(title, text, Level.WARNING))
+        alert(world, "overdue", "batchscribe: chunks wait too long", text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -68,6 +68,9 @@ class Observation:
     fruitless: int = 0
     """Paid runs in a row, up to now, that got no chunk done."""
     last_fruitless: datetime | None = None
+    hung: int = 0
+    """Runs in a row, up to now, whose controller hung and was ended by the watchdog."""
+    last_hung: datetime | None = None
     stranger: str | None = None
     """Why the instance is in somebody else's hands, where it is."""
 
@@ -222,21 +225,40 @@ def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
 
 
 def _backing_off(seen: Observation, policy: Policy) -> Reason | None:
-    """Why no start is made after starts that were paid for nothing; None where there were none.
+    """Why no start is made after starts that were paid for nothing, or whose controllers hung; None where
+    there were none.
 
-    One may be bad luck; from the second on the pause doubles, up to a day. A person may always start.
+    A start for nothing may be bad luck once; a controller that hangs may do so again at once. Each pause
+    doubles, up to a day, and the longer one counts. A person may always start.
     """
-    if policy.by_hand or seen.fruitless < PATIENT_STARTS or seen.last_fruitless is None:
+    if policy.by_hand:
         return None
-    pause = min(policy.check_interval * 2 ** (seen.fruitless - 1), LONGEST_PAUSE)
-    if seen.now >= seen.last_fruitless + pause:
+    futile = f"the last {seen.fruitless} starts were paid for and got no chunk done"
+    pauses = [
+        (_resumes(policy, seen.fruitless, PATIENT_STARTS, seen.last_fruitless), futile),
+        (_resumes(policy, seen.hung, 1, seen.last_hung), _hung_sentence(seen.hung)),
+    ]
+    until, sentence = max(pauses)
+    if seen.now >= until:
         return None
     return Reason(
         ReasonCode.BACKING_OFF,
-        f"the last {seen.fruitless} starts were paid for and got no chunk done: the next is tried from "
-        f"{seen.last_fruitless + pause:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and `gpu check "
-        "--start`; `batchscribe run` tries at once",
+        f"{sentence}: the next is tried from {until:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and "
+        "`gpu check --start`; `batchscribe run` tries at once",
     )
+
+
+def _resumes(policy: Policy, count: int, patience: int, last: datetime | None) -> datetime:
+    """When a start is made again after so many failures in a row, the first ones borne with patience."""
+    if last is None or count < patience:
+        return _LONG_AGO
+    # Bounded before it is doubled, too: a row of failures may get long.
+    return last + min(policy.check_interval * (1 << min(count - 1, 20)), LONGEST_PAUSE)
+
+
+def _hung_sentence(count: int) -> str:
+    runs = "run hung and was" if count == 1 else f"{count} runs hung and were"
+    return f"the last {runs} ended by the watchdog"
 
 
 def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
@@ -301,3 +323,4 @@ def _hours(span: timedelta) -> str:
 
 _SOMEBODY_STARTED: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _NO_TIME: Final = timedelta(0)
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)

@@ -47,7 +47,7 @@ LOCAL, BOOT = "local", "boot"
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
-LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
+LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0, second_look=5.0)
 LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
 
 
@@ -72,9 +72,9 @@ def scheduler(
 ) -> Iterator[Scheduler]:
     """The scheduler of these settings. With `remember=False` it leaves no trace on disk."""
     settings.required("BATCH_SOURCE")
-    clock = SystemClock(interrupts)
+    lock = tick_lock(settings, SystemClock())
+    clock = SystemClock(interrupts, beat=lock.beat)
     with open_ledger(settings, remember=remember) as ledger:
-        lock = tick_lock(settings, clock)
         world = _world(settings, clock, ledger, view=view, shield=interrupts, lock=lock)
         yield Scheduler(settings=settings, world=world, terms=_terms(settings, by_hand=by_hand), lock=lock)
 
@@ -85,7 +85,7 @@ def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
     return Ledger(path if remember or path.exists() else Path(":memory:"))
 
 
-def tick_lock(settings: Settings, clock: Clock) -> Lock:
+def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
     return FileTickLock(settings.state_dir / "tick.lock", clock)
 
 

@@ -142,6 +142,13 @@ class Checker:
         if run.state is RunState.SETTLED and (before is None or before.open):
             self._billed(run)
 
+    def ledger_lost(self) -> None:
+        """What was seen of the open runs is forgotten with it: their intents are all that is left."""
+        for run in self.runs.values():
+            if run.open:
+                self.recovered.add(run.id)
+                self._kept.pop(run.id, None)
+
     def _may_start(self, run: Run) -> None:
         """I10, against the store: something pending that never failed by itself, at its listing."""
         then = self._line.now() - timedelta(minutes=10)

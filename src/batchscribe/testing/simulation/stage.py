@@ -109,7 +109,7 @@ class Stage:
 
     def lose_ledger(self) -> None:
         self.trace.add("the ledger is lost")
-        self.checker.recovered |= {run.id for run in self.checker.runs.values() if run.open}
+        self.checker.ledger_lost()
         self.ledger.close()
         self.ledger = self._new_ledger()
         self.world = self._world()

@@ -1,0 +1,22 @@
+"""What people are told beside the runs: now and then, and not at every look."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from batchscribe.controller.context import World, log
+from batchscribe.core.messages import Level, Message
+from batchscribe.errors import BatchscribeError
+
+ALERT_EVERY_HOURS = 6
+
+
+def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
+    """Sends it, unless the same was said lately. A ledger that does not answer keeps no alarm back."""
+    log.warning(title, detail=text)
+    try:
+        due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
+    except BatchscribeError:
+        due = True
+    if due:
+        world.notifier.send(Message(title, text, level))
