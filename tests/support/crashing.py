@@ -15,12 +15,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
 PLAYED_WORKER = Path(__file__).with_name("played_worker.py")
+MESSAGES = "messages"
 TRIES = 1
 READ_TIMEOUT = 0.5
 """Seconds, of a call to the cloud in here: a fault is met by our code, not by the library's own patience."""
@@ -50,9 +52,25 @@ class Nursery:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, home: Path, *words: str, environment: Mapping[str, str], crash: str = "") -> Ended:
-        """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`."""
-        asked = {"home": str(home), "words": words, "environment": dict(environment), "crash": crash}
+    def run(
+        self,
+        home: Path,
+        *words: str,
+        environment: Mapping[str, str],
+        crash: str = "",
+        lands: float | None = None,
+    ) -> Ended:
+        """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`.
+
+        `lands` is how long a start may take to show, in seconds, where that is not to be waited for.
+        """
+        asked = {
+            "home": str(home),
+            "words": words,
+            "environment": dict(environment),
+            "crash": crash,
+            "lands": lands,
+        }
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(asked) + "\n")
@@ -121,6 +139,18 @@ class Fused:
         return call
 
 
+class Told:
+    """A notifier whose receiver is a file with a line of JSON for each message."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def send(self, message: Any) -> None:
+        line = {"title": message.title, "body": message.body, "level": message.level.value}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
 def _state(*args: Any) -> str:
     """`:settled` of a run that is saved."""
     return f":{args[0].state.value}" if args and hasattr(args[0], "state") else ""
@@ -153,7 +183,7 @@ def _fused(world: Any, fuse: Fuse) -> Any:
         compute=Fused(world.compute, "compute", fuse),
         launcher=Fused(launcher, "launcher", fuse),
         guard=Fused(world.guard, "guard", fuse),
-        notifier=Fused(world.notifier, "notifier", fuse),
+        notifier=Fused(Told(Path.cwd() / MESSAGES), "notifier", fuse),
         ledger=Fused(world.ledger, "ledger", fuse, _state),
     )
 
@@ -196,8 +226,12 @@ def _child(asked: dict[str, Any]) -> None:
         os.dup2(os.open(name, flags, 0o600), number)
     sys.argv = ["batchscribe", *asked["words"]]
     from batchscribe.cli.main import main
+    from batchscribe.controller import release, steps
     from batchscribe.wiring import scheduler
 
+    if asked["lands"] is not None:
+        for module in (steps, release):
+            module.START_LANDS = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
     build, fuse = scheduler._world, Fuse(asked["crash"])
     scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
     code = 70

@@ -50,7 +50,12 @@ class Hang:
     done: bool = False
 
 
-Fault = Drop | Refusal | Hang | None
+@dataclass(frozen=True)
+class Pretend:
+    """EC2 says yes to an action, and nothing comes of it."""
+
+
+Fault = Drop | Refusal | Hang | Pretend | None
 
 
 class FaultProxy:
@@ -140,6 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*self._done(body))
         elif isinstance(fault, Refusal):
             self._refuse(fault, ec2=b"Action=" in body)
+        elif isinstance(fault, Pretend):
+            self._answer(
+                200, [("Content-Type", "text/xml")], b"<Response><requestId>planned</requestId></Response>"
+            )
         else:
             if fault is Drop.AFTER or (isinstance(fault, Hang) and fault.done):
                 self._done(body)
