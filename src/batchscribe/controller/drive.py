@@ -201,10 +201,16 @@ def _release(world: World, terms: Terms, run: Run) -> tuple[Run, str]:
         return release(world, terms, run), ""
     except BatchscribeError as error:
         log.warning("release will be tried again", run=run.id, error=str(error))
-        return run, str(error)
+        return _further(world, run), str(error)
     except Exception as error:  # noqa: BLE001  whatever broke, the stop is asked for again
         log.exception("internal error while releasing", run=run.id)
-        return run, f"internal error {type(error).__name__}"
+        return _further(world, run), f"internal error {type(error).__name__}"
+
+
+def _further(world: World, run: Run) -> Run:
+    """The run with what a look wrote down before it failed, where the ledger has kept up at all."""
+    latest = _latest(world, run)
+    return latest if latest.stop_requested is not None else run
 
 
 def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:

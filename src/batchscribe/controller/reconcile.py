@@ -156,7 +156,7 @@ def _as_it_stands(world: World, run: Run) -> Run:
     now = world.clock.now()
     ours = run.borrowed or seen.run == run.id
     if not ours or seen.state is not InstanceState.RUNNING:
-        return replace(
+        lost = replace(
             run,
             state=RunState.RELEASING,
             start_requested=run.created if ours or manifests else None,
@@ -168,6 +168,7 @@ def _as_it_stands(world: World, run: Run) -> Run:
             outcome=Outcome.INTERRUPTED,
             detail="the ledger was lost",
         )
+        return looked_at(lost, seen, now)
     return replace(
         run,
         state=RunState.TRANSCRIBING if manifests else RunState.DISPATCHING,

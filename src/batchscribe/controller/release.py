@@ -41,7 +41,7 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     now = world.clock.now()
     if not _ours(run, seen):
         return _hands_off(world, run, seen, now)
-    run = _looked(run, seen, before, now)
+    run = _noted_look(world, run, _looked(run, seen, before, now), seen)
     if (run.borrowed or terms.shared_machine) and not _work_over(world, terms, run, seen, now):
         return run
     if run.borrowed:
@@ -81,7 +81,7 @@ def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     if not seen.state.billable and not seen.state.moving:
         # It may have run, and been stopped, while nobody looked.
         unseen = run.seen_up is None and run.started_since(seen.launched_at)
-        return replace(run, seen_up=now) if unseen else run
+        return replace(run, seen_up=now, stopped=run.stopped or now) if unseen else run
     run = replace(run, seen_up=run.seen_up or now, launched=run.launched or seen.launched_at)
     if seen.state is InstanceState.PENDING:
         return replace(run, idle_until=before)
@@ -89,6 +89,16 @@ def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
         return run
     # Whatever an older look said: it is billed.
     return replace(run, running_since=run.running_since or now, running_until=now, stopped=None)
+
+
+def _noted_look(world: World, run: Run, looked: Run, seen: Instance) -> Run:
+    """The run after the look: written down where the bill depends on it, since a stop that fails or a
+    crash would take it along.
+    """
+    before = (run.seen_up, run.idle_until, run.running_since)
+    if before == (looked.seen_up, looked.idle_until, looked.running_since):
+        return looked
+    return noted(world, looked, f"seen {seen.state} on the way out")
 
 
 def _may_still_start(run: Run, now: datetime) -> bool:

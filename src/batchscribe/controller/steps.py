@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from batchscribe.controller.capacity import become_that_type, take_another_type
 from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import late
+from batchscribe.controller.control import late, looked_at
 from batchscribe.controller.outside import leave_claim, note_down
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -128,11 +128,19 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
         return keep(world, up, "seen running")
     if late(run.start_requested, now, terms.waits.up):
         return keep(world, run.releasing(*_never_up(run, seen, terms)))
+    run = looked_at(run, seen, now) if _may_have_run(run, seen) else replace(run, idle_until=before)
     if seen.state is InstanceState.STOPPED:
-        return _ask_for_start(world, terms, replace(run, idle_until=before), seen)
+        return _ask_for_start(world, terms, run, seen)
     if seen.state.moving:
-        return keep(world, replace(run, idle_until=before))
+        return keep(world, run)
     return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
+
+
+def _may_have_run(run: Run, seen: Instance) -> bool:
+    """Whether it may have been billed by the time of this look, which did not see it running."""
+    if seen.state is InstanceState.STOPPED:
+        return run.seen_up is not None or run.started_since(seen.launched_at)
+    return seen.state is not InstanceState.PENDING
 
 
 def _never_up(run: Run, seen: Instance, terms: Terms) -> tuple[Outcome, str]:

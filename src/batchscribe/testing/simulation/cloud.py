@@ -190,7 +190,7 @@ class CloudApi:
         self.lag: Callable[[], float] = lambda: 0.0
         self.refused: Callable[[], BatchscribeError | None] = lambda: None
         self.looked: Callable[[float, Instance], None] = lambda _at, _seen: None
-        self.acted: Callable[[str, str, str], None] = lambda _call, _instance, _run: None
+        self.acted: Callable[[str, str, Claim | None], None] = lambda _call, _instance, _claim: None
         self._cloud = cloud
         self._line = line
         self._gate = gate
@@ -223,24 +223,24 @@ class CloudApi:
 
     def _tag(self, claim: Claim) -> None:
         self._cloud.machine(claim.instance)
-        self.acted("tag", claim.instance, claim.run)
+        self.acted("tag", claim.instance, claim)
         self._cloud.tag(claim.instance, {RUN_TAG: claim.run, DEADLINE_TAG: claim.deadline.isoformat()})
 
     def _start(self, claim: Claim) -> None:
-        self.acted("start", claim.instance, claim.run)
+        self.acted("start", claim.instance, claim)
         if error := self.refused():
             raise error
         self._cloud.start(claim.instance, claim.run)
 
     def _stop(self, instance: str, *, force: bool) -> None:
-        self.acted("stop", instance, "")
+        self.acted("stop", instance, None)
         self._cloud.stop(instance, force=force)
 
     def _release(self, instance: str) -> None:
         if instance in self._cloud.machines:
-            self.acted("release", instance, "")
+            self.acted("release", instance, None)
             self._cloud.tag(instance, RELEASED_TAGS)
 
     def _retype(self, instance: str, instance_type: str) -> None:
-        self.acted("change_type", instance, "")
+        self.acted("change_type", instance, None)
         self._cloud.retype(instance, instance_type)

@@ -134,8 +134,18 @@ class Episode:
         self.result.met["the host's clock jumped"] += 1
         self.stage.jump(between(self.rng, -HOUR, HOUR))
 
+    def _knock(self, number: int) -> None:
+        """The watchdog's timer, for as long as this process is at work."""
+
+        def knock() -> None:
+            if self._process == number and self.stage.running:
+                self._bystander()
+                self.stage.line.at(self._watch_every, knock)
+
+        self.stage.line.at(self._watch_every, knock)
+
     def _bystander(self) -> None:
-        """A second process, started by hand or by the watchdog's timer: the lock turns it away."""
+        """A second process, started by hand or by a timer: the lock turns it away."""
         lock = self.stage.lock
         try:
             lock.free(lock.take("a process by hand"))
@@ -165,6 +175,7 @@ class Episode:
     def _tick(self, *, once: bool) -> None:
         self.result.ticks += 1
         self._signal()
+        self._knock(self._process + 1)
         self._as_process("tick", lambda: self._kept(tick(self.stage.world, self.stage.terms, once=once).runs))
         self.stage.checker.tick_ended(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:

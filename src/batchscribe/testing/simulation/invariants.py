@@ -23,8 +23,8 @@ from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
-from batchscribe.core.manifest import Failure
+from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.manifest import Failure, Manifest
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.cloud import UP, Cloud, Machine, Span
@@ -51,8 +51,6 @@ class Checker:
         self.uploaded: list[str] = []
         self.jumps: list[tuple[float, float]] = []
         """(moment, seconds) of the jumps of the host's clock."""
-        self.recovered: set[str] = set()
-        """Runs whose ledger was lost before they were settled: billed from their intent on."""
         self.lag = 0.0
         """How old a look can be at most."""
         self.secrets: tuple[str, ...] = ()
@@ -68,6 +66,11 @@ class Checker:
         self._at_work: set[str] = set()
         """The runs that this process has written down: what it sees from then on, it sees for them."""
         self._kept: dict[str, list[float]] = {}
+        self._recovered: set[str] = set()
+        self._deadlines: dict[str, datetime] = {}
+        """Of every run that claimed an instance, whether anybody wrote it down or not."""
+        self._doubtful = 0
+        """The start of the machine, by its number, that we may take for ours."""
         self._begun: dict[str, float] = {}
         self._checked = -1
 
@@ -75,19 +78,19 @@ class Checker:
 
     def step(self) -> None:
         machine = self._ours
-        if machine.state in UP and machine.holder in self.runs:
-            self._guarded(machine, self.runs[machine.holder])
+        if machine.state in UP and machine.holder in self._deadlines:
+            self._guarded(machine, machine.holder, self._deadlines[machine.holder])
 
-    def _guarded(self, machine: Machine, run: Run) -> None:
+    def _guarded(self, machine: Machine, run: str, deadline: datetime) -> None:
         now = self._line.now()
-        if machine.state is InstanceState.RUNNING and now > run.deadline + LIMIT:
-            self._gate.violated("I2", f"{machine.id} runs for {run.id} past {run.deadline} + 20 min")
-        if run.id not in self.ledger().known and not self._bucket.has(keys.intent(run.id)):
-            self._gate.violated("I1", f"{machine.id} is {machine.state} for {run.id}, which nobody intended")
-        if now < run.deadline + GUARD_LAST and run.id not in self._guard.standing(machine.id):
-            fired = any(firing.run == run.id for firing in self._guard.fired)
+        if machine.state is InstanceState.RUNNING and now > deadline + LIMIT:
+            self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
+        if run not in self.ledger().known and not self._bucket.has(keys.intent(run)):
+            self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which nobody intended")
+        if now < deadline + GUARD_LAST and run not in self._guard.standing(machine.id):
+            fired = any(firing.run == run for firing in self._guard.fired)
             if not fired:
-                self._gate.violated("I1", f"{machine.id} is {machine.state} for {run.id} without a guard")
+                self._gate.violated("I1", f"{machine.id} is {machine.state} for {run} without a guard")
 
     # I3: looks, and what was done on them
 
@@ -101,23 +104,29 @@ class Checker:
         self._look = (at, seen)
         self._looks.append(self._line.seconds)
 
-    def acted(self, call: str, instance: str, run: str) -> None:
+    def acted(self, call: str, instance: str, claim: Claim | None) -> None:
+        """Something was asked of an instance, with a claim where one goes with it."""
         machine = self._cloud.machines.get(instance)
+        if claim is not None:
+            self._deadlines.setdefault(claim.run, claim.deadline)
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
-        if machine.holder == "" or machine.holder in self.runs:
+        if machine.holder == "" or machine.holder in self._deadlines:
             return
         tagged = self.runs.get(machine.tags.get(RUN_TAG, ""))
-        unsure = tagged and (tagged.launched is None or tagged.start_accepted is None)
-        if unsure or (tagged and call == "release"):
-            # A start of ours was asked for and never answered with yes: what is up under our tag cannot
-            # be told from it. And who empties our own tag touches nothing of anybody else's.
+        if tagged and call == "release":
+            return  # who empties our own tag touches nothing of anybody else's
+        if tagged and (tagged.launched is None or tagged.start_accepted is None):
+            # A start of ours was asked for, and its answer was not seen: what is up under our tag cannot
+            # be told from it, from here to its stop.
+            self._doubtful = machine.starts
+        if machine.starts == self._doubtful:
             return
         age = float("inf") if self._look is None else self._line.seconds - self._look[0]
         if self._look is None or self._look[0] >= machine.since or age > OLD_LOOK_SECONDS:
             self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
-        if call == "start":
-            self._join(machine, run)
+        if call == "start" and claim is not None:
+            self._join(machine, claim.run)
 
     def _join(self, machine: Machine, run: str) -> None:
         """Two started it at once, and neither could know: from now on it runs for us, too."""
@@ -127,6 +136,12 @@ class Checker:
             machine.spans.append(Span(run, self._line.seconds))
 
     # the ledger
+
+    def ledger_lost(self) -> None:
+        """What was written down of open runs is gone: from here on they are billed from their intent on."""
+        lost = {run.id for run in self.runs.values() if run.open}
+        self._recovered |= lost
+        self._kept = {run: looks for run, looks in self._kept.items() if run not in lost}
 
     def saved(self, run: Run, _at: datetime) -> None:
         """A run was written down, and with it what was seen so far."""
@@ -141,13 +156,19 @@ class Checker:
             self._may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
             self._billed(run)
+            self._counted(run)
 
-    def ledger_lost(self) -> None:
-        """What was seen of the open runs is forgotten with it: their intents are all that is left."""
-        for run in self.runs.values():
-            if run.open:
-                self.recovered.add(run.id)
-                self._kept.pop(run.id, None)
+    def _counted(self, run: Run) -> None:
+        """I4 for a run: what it says is done has its transcript, whatever the worker said."""
+        chunks = [
+            chunk
+            for key in run.manifests
+            if self._bucket.has(key)
+            for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
+        ]
+        done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
+        if run.chunks_done > done:
+            self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
 
     def _may_start(self, run: Run) -> None:
         """I10, against the store: something pending that never failed by itself, at its listing."""
@@ -175,7 +196,7 @@ class Checker:
             self._gate.violated("I7", f"{run.id} was settled while {self._ours.id} runs for it")
         truth = self._cloud.billed(run.id)
         jumped = sum(abs(seconds) for at, seconds in self.jumps if at >= self._begun[run.id])
-        if run.billed_seconds + jumped + 1.0 < truth:
+        if run.billed_seconds + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
         most = self._most(run, spans) + jumped
         if run.billed_seconds > most:
@@ -195,7 +216,7 @@ class Checker:
         if not spans:
             return now - created + CALL_SECONDS
         first, last = spans[0].begin, spans[-1].end or now
-        before = [at for at in looks if at <= first] if run.id not in self.recovered else []
+        before = [at for at in looks if at <= first] if run.id not in self._recovered else []
         after = [at for at in looks if at >= last + self.lag]
         begin = max(before, default=created)
         end = min(after, default=now)
@@ -235,11 +256,11 @@ class Checker:
         """I8."""
         machine = self._ours
         left = [f"run {run.id} is {run.state}" for run in self.ledger().open_runs()]
-        if machine.state is not InstanceState.STOPPED and machine.holder in self.runs:
+        if machine.state is not InstanceState.STOPPED and machine.holder in self._deadlines:
             left.append(f"{machine.id} is {machine.state} for {machine.holder}")
         left += [f"a guard's order for {run}" for run in sorted(self._guard.standing(machine.id))]
         seen = machine.shown[-1][1]
-        if seen.run in self.runs:
+        if seen.run in self._deadlines:
             left.append(f"the tag of {seen.run}")
         record = read(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
         if record.claim is not None:

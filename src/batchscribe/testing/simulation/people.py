@@ -55,6 +55,7 @@ class Uploads:
             (Kind.POISON, weather.poison),
             (Kind.KILLER, weather.killer),
             (Kind.ENDLESS, weather.endless),
+            (Kind.FORGOTTEN, weather.forgotten),
         ):
             if drawn < share:
                 return kind

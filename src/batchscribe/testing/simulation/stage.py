@@ -9,6 +9,7 @@ from datetime import timedelta
 import msgspec
 
 from batchscribe import __version__
+from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys, report
@@ -25,7 +26,7 @@ from batchscribe.testing.simulation.cloud import Cloud, CloudApi, Machine, Start
 from batchscribe.testing.simulation.faults import LONGEST_LAG, SECRET, Trouble
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.invariants import Checker
-from batchscribe.testing.simulation.launcher import AtBoot, Either, OverSsh
+from batchscribe.testing.simulation.launcher import OverSsh
 from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
 from batchscribe.testing.simulation.seams import Bucket, Ears, GuardSeam, KernelLock, LedgerSeam, StoreSeam
@@ -218,7 +219,9 @@ class Stage:
             output=store,
             home=store,
             compute=compute,
-            launcher=Either(store, AtBoot(store, __version__), OverSsh(self.box, self.gate, __version__)),
+            launcher=LaunchEither(
+                store, boot=BootLauncher(store, store), other=OverSsh(self.box, self.gate, __version__)
+            ),
             guard=GuardSeam(self.guard, self.gate),
             notifier=ears,
             ledger=self.ledger,

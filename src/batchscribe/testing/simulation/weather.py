@@ -44,6 +44,8 @@ class Weather:
     """That a chunk fails by itself."""
     killer: float = 0.0
     """That a chunk kills its worker."""
+    forgotten: float = 0.0
+    """That a worker says it is done with a chunk, and published nothing."""
     endless: float = 0.0
     """That a chunk keeps its worker busy for good."""
     stuck: float = 0.0
@@ -81,6 +83,7 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "poison": (0.1, 0.3),
     "killer": (0.03, 0.1),
     "endless": (0.03,),
+    "forgotten": (0.1,),
     "stuck": (0.2,),
     "signal": (0.1, 0.3),
     "outages": (1, 2, 3),

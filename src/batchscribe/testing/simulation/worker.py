@@ -38,6 +38,8 @@ class Kind(Enum):
     POISON = "poison"
     KILLER = "killer"
     ENDLESS = "endless"
+    FORGOTTEN = "forgotten"
+    """The worker says that it is done, and published nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Worker:
                 return
             case Kind.POISON:
                 self._fail(chunk)
+            case Kind.FORGOTTEN:
+                self._done += 1
             case Kind.GOOD:
                 self._publish(chunk)
         self._report(Phase.WORKING)
