@@ -209,7 +209,7 @@ def _quarantine_is_forgotten(patch: Patch) -> None:
 BUGS = {
     "intent after start": Bug(_intent_after_start, frozenset({"I1"})),
     "disarmed before the stop was seen": Bug(_disarm_before_the_stop_was_seen, frozenset({"I1"})),
-    "no release on an exception": Bug(_no_release_on_an_exception, frozenset({"I7"})),
+    "no release on an exception": Bug(_no_release_on_an_exception, frozenset({"I1", "I7"})),
     "the worker's word for the count": Bug(_the_workers_word_for_the_count, frozenset({"I4"})),
     "the worker's word for the transcripts": Bug(_the_workers_word_for_the_transcripts, frozenset({"I5"})),
     "a stale lock is unlinked": Bug(_a_stale_lock_is_unlinked, frozenset({"I6"})),
