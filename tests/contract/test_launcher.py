@@ -247,7 +247,7 @@ def test_a_box_that_was_never_set_up_cannot_launch_by_itself(awake: AwakeBox) ->
 
 @pytest.mark.parametrize(
     ("launch", "chosen"),
-    [(ClaimLaunch.BOOT, "boot"), (ClaimLaunch.SSH, "ssh"), (ClaimLaunch.HELD, "ssh"), (None, "ssh")],
+    [(ClaimLaunch.BOOT, "boot"), (ClaimLaunch.SSH, "ssh"), (ClaimLaunch.HELD, "boot"), (None, "ssh")],
 )
 def test_the_claim_says_who_starts_the_worker(
     awake: AwakeBox, launch: ClaimLaunch | None, chosen: str

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.adapters.launch_boot import LaunchEither
 from batchscribe.controller.rehearsal import (
     RUNTIME,
     Act,
@@ -24,12 +23,11 @@ from batchscribe.controller.rehearsal import (
 from batchscribe.controller.retreat import FOLDER, place_of
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, BoxEnd, ClaimLaunch, InstanceRecord, read
-from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
+from batchscribe.core.box import BoxEnd, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, InstanceState
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
-from batchscribe.testing.launcher import FakeLauncher
 from support.world import INSTANCE, Stage, stage
 
 NAME = "20261123-120000-abcdef"
@@ -227,21 +225,3 @@ def test_an_open_run_comes_first(at: Stage) -> None:
     tick(at.world, at.terms, once=True)
     with pytest.raises(RefusedError, match="is open"):
         check(at.world, at.terms, Act.BOX, guarded=True)
-
-
-@pytest.mark.parametrize(
-    ("launch", "way"),
-    [(ClaimLaunch.BOOT, "boot"), (ClaimLaunch.HELD, "boot"), (ClaimLaunch.SSH, "ssh"), (None, "ssh")],
-)
-def test_nobody_starts_a_worker_over_ssh_where_the_box_holds_still(
-    at: Stage, launch: ClaimLaunch | None, way: str
-) -> None:
-    now = at.clock.now()
-    claim = None
-    if launch:
-        claim = BoxClaim(run="r", created=now, deadline=now, output=at.store.url, launch=launch)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=now, boots=True, claim=claim)
-    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
-    ways = {"boot": FakeLauncher(version="boot"), "ssh": FakeLauncher(version="ssh")}
-    either = LaunchEither(at.store, boot=ways["boot"], other=ways["ssh"])
-    assert either.probe(Instance(id=INSTANCE, state=InstanceState.RUNNING)) == way

@@ -171,7 +171,6 @@ def _watched(world: World, terms: Terms, act: Act, run: Run) -> Proof:
                 return _judged(world, act, run, world.clock.now())
         except BatchscribeError as error:
             log.warning("will look again", run=run.id, error=str(error))
-        world.ledger.put("alive", world.clock.now().isoformat())
         world.clock.sleep(terms.waits.poll)
     minutes = LONGEST[act].total_seconds() / 60
     detail = (
