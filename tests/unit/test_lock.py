@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.lock_file import BEAT_SECONDS, FileTickLock
+from batchscribe.controller.context import Waits
 from batchscribe.detached import Identity, identity
 from batchscribe.errors import LockHeldError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
+from batchscribe.wiring.scheduler import LOCAL_WAITS
 
 HOLD = """
 import sys
@@ -188,6 +190,10 @@ def test_nobody_is_named_while_the_next_holder_has_not_said_who_it_is(tmp_path: 
         assert lock(tmp_path).held_by() is None
         assert lock(tmp_path).holder() is not None
     process.communicate()
+
+
+def test_a_tick_that_moves_is_seen_to_move_by_any_watchdog() -> None:
+    assert min(Waits().second_look, LOCAL_WAITS.second_look) >= 3 * BEAT_SECONDS
 
 
 def test_only_the_thread_that_took_it_shows_that_it_lives(tmp_path: Path) -> None:

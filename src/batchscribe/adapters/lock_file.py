@@ -27,7 +27,8 @@ from batchscribe.protocols import Clock
 
 INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the original's path; written safely, never read
 
-BEAT_SECONDS = 10.0
+BEAT_SECONDS = 1.0
+"""Between two signs of life: a page written, and no disk waited for."""
 RECORD_BYTES = 512
 """Always as long, and written in place: a sign of life needs no room on a disk that is full."""
 PATIENCE_SECONDS = 0.5

@@ -1,0 +1,314 @@
+"""The schedule under real systemd: what stands up for a tick that is killed, that is late, or that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from batchscribe import __version__
+from batchscribe.adapters.schedule import SERVICE, TIMER, UNITS, WATCHDOG_SERVICE, WATCHDOG_TIMER
+from batchscribe.core import keys
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.transcripts import encode
+from batchscribe.errors import TransientError
+from batchscribe.ledger import Ledger
+from batchscribe.testing.guard import ROLE
+from support.aws import make_schedule_group, make_stopped_instance
+from support.cli import Desk, local_desk, put_speech, spoken
+from support.nspawn import UNITS as UNIT_DIR
+from support.nspawn import Container, container
+from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
+
+pytestmark = pytest.mark.e2e
+PROGRAM = str(Path(sys.executable).with_name("batchscribe"))
+
+
+@dataclass
+class Host:
+    """The machine with the schedule, as `install systemd` leaves it; no timer comes by itself."""
+
+    machine: Container
+    desk: Desk
+    before: dict[str, str]
+    """What the units said in other tests."""
+
+    def install(self, **drop_ins: str) -> None:
+        """`drop_ins` add to units: to the `service` or the `watchdog_timer`."""
+        self.batchscribe("install", "systemd")
+        self.machine.run("systemctl", "stop", TIMER, WATCHDOG_TIMER)
+        for name, text in drop_ins.items():
+            self._add({"service": SERVICE, "watchdog_timer": WATCHDOG_TIMER}[name], "quick", text)
+
+    def time_is_up(self) -> None:
+        """The time limit of the service is over: systemd counts it from the start, and hears of it now."""
+        self._add(SERVICE, "limit", "[Service]\nTimeoutStartSec=1s\n")
+
+    def _add(self, unit: str, name: str, text: str) -> None:
+        path = f"{UNIT_DIR}/{unit}.d/{name}.conf"
+        self.machine.run("mkdir", "-p", str(Path(path).parent))
+        self.machine.run("tee", path, given=text)
+        self.machine.run("systemctl", "daemon-reload")
+
+    def batchscribe(self, *words: str) -> str:
+        return self.machine.run(PROGRAM, *words, cwd=self.desk.home).stdout
+
+    def tick(self) -> int:
+        """Starts the service; the number of its process, as the machine knows it."""
+        self.machine.run("systemctl", "start", "--no-block", SERVICE)
+        until(lambda: self.service("MainPID") != "0")
+        return int(self.service("MainPID"))
+
+    def service(self, name: str) -> str:
+        return self.machine.shows(SERVICE, name)[name]
+
+    def ended(self) -> bool:
+        """Whether the service has ended, with all that systemd runs after it."""
+        return self.service("ActiveState") in {"inactive", "failed"}
+
+    def runs(self) -> tuple[Run, ...]:
+        path = self.desk.home / ".batchscribe" / "ledger.sqlite"
+        with suppress(TransientError):
+            if path.exists():
+                with Ledger(path) as ledger:
+                    return ledger.runs(datetime(2020, 1, 1, tzinfo=UTC))
+        return ()
+
+    def at_work(self, state: RunState = RunState.TRANSCRIBING) -> Run:
+        """The run, as soon as it has come so far."""
+        until(lambda: any(run.state is state for run in self.runs()))
+        return self.runs()[-1]
+
+    def hang(self, pid: int) -> None:
+        """From now on it stands still; and it did so for 20 minutes already, by its own word."""
+        self.machine.run("kill", "-STOP", str(pid))
+        record = self.desk.home / ".batchscribe" / "tick.holder"
+        said = json.loads(record.read_bytes())
+        record.write_text(json.dumps(said | {"alive": said["alive"] - 1200, "since": said["since"] - 1200}))
+
+    def workers(self) -> list[str]:
+        """The numbers of the workers that live."""
+        return self.machine.run("pgrep", "-f", "batchscribe.* worker ", check=False).stdout.split()
+
+    def log(self, unit: str) -> str:
+        """What this unit said in this test."""
+        return self.machine.journal(unit)[len(self.before.get(unit, "")) :]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Looks until it holds; a bound against hanging, not a measure."""
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happened")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """One machine for all: what is tested of it is where the tick's process ends, not the boot."""
+    shared = tmp_path_factory.mktemp("desks")
+    with container(tmp_path_factory.mktemp("machine") / "of", shared) as made:
+        made.boot()
+        yield made
+
+
+@pytest.fixture
+def host(machine: Container, request: pytest.FixtureRequest) -> Iterator[Host]:
+    desk = local_desk(machine.shared[0] / request.node.name, BATCH_THRESHOLD="1")
+    made = Host(machine, desk, {unit: machine.journal(unit) for unit in (SERVICE, WATCHDOG_SERVICE)})
+    yield made
+    for unit in (TIMER, WATCHDOG_TIMER):
+        machine.run("systemctl", "stop", unit, check=False)
+    for unit in (SERVICE, WATCHDOG_SERVICE):
+        machine.run("systemctl", "kill", "--signal=KILL", unit, check=False)
+        until(lambda unit=unit: machine.shows(unit, "ActiveState")["ActiveState"] in {"inactive", "failed"})  # type: ignore[misc]
+        machine.run("rm", "-rf", f"{UNIT_DIR}/{unit}.d")
+    made.batchscribe("uninstall")
+    machine.run("rm", "-rf", f"{UNIT_DIR}/{WATCHDOG_TIMER}.d")
+    machine.run("systemctl", "reset-failed", check=False)
+
+
+def much_work(desk: Desk) -> None:
+    for copy in range(12):
+        put_speech(desk.bucket / f"copy{copy}", "team-meeting", "morning-walk", "notes")
+
+
+def settled(host: Host) -> Run:
+    (run,) = host.runs()
+    assert run.state is RunState.SETTLED
+    assert run.stopped is not None
+    assert not (host.desk.home / ".batchscribe" / "local-instance.json").exists(), "the instance runs"
+    assert host.workers() == []
+    return run
+
+
+def test_after_sigkill_the_unit_itself_makes_it_good(host: Host) -> None:
+    much_work(host.desk)
+    host.install()
+    pid = host.tick()
+    host.at_work()
+    host.machine.run("kill", "-KILL", str(pid))
+    until(host.ended)
+    assert host.service("Result") == "signal"
+    run = settled(host)
+    assert run.outcome is Outcome.WORKER_LOST
+    assert f"released run {run.id}" in host.log(SERVICE)
+
+
+def test_a_tick_that_is_late_and_does_not_listen_is_made_good_after_its_time_limit(host: Host) -> None:
+    much_work(host.desk)
+    # What it is asked to end by says nothing to it: so it is killed, and then its unit reconciles.
+    host.install(service="[Service]\nTimeoutStopSec=15s\nKillSignal=SIGWINCH\n")
+    host.tick()
+    host.at_work()
+    host.time_is_up()
+    until(host.ended)
+    assert host.service("Result") == "timeout"
+    assert "Killing" in host.log(SERVICE)
+    run = settled(host)
+    assert run.outcome is Outcome.WORKER_LOST
+    assert f"released run {run.id}" in host.log(SERVICE)
+
+
+def test_a_tick_that_is_late_and_moves_makes_its_own_way_out(host: Host) -> None:
+    much_work(host.desk)
+    host.install()
+    host.tick()
+    host.at_work()
+    host.time_is_up()
+    until(host.ended)
+    assert host.service("Result") == "timeout"
+    assert settled(host).outcome is Outcome.INTERRUPTED
+    assert "nothing to release" in host.log(SERVICE)
+
+
+def test_a_tick_that_hangs_is_found_by_the_timer_and_ended_with_its_worker(host: Host) -> None:
+    much_work(host.desk)
+    host.install(watchdog_timer="[Timer]\nOnCalendar=\nOnCalendar=*:*:0/2\nAccuracySec=1ms\n")
+    pid = host.tick()
+    host.at_work()
+    until(lambda: bool(host.workers()))
+    host.hang(pid)
+    host.machine.run("systemctl", "start", WATCHDOG_TIMER)
+    until(lambda: all(not run.open for run in host.runs()))
+    until(host.ended)
+    assert host.service("Result") == "signal"
+    run = settled(host)
+    assert run.outcome is Outcome.HUNG
+    assert "no sign of life for 20 min" in run.detail
+    told = host.log(WATCHDOG_SERVICE)
+    assert "it did not end by itself, and is killed" in told
+    assert "process by process" not in told, "its control group could be killed"
+    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
+    said = json.loads(host.batchscribe("tick", "--dry-run", "--json"))
+    assert said["reason"]["code"] == "backing-off"
+
+
+def test_a_tick_that_works_is_not_touched_by_a_watchdog_that_never_rests(host: Host) -> None:
+    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
+    host.install(watchdog_timer="[Timer]\nOnCalendar=\nOnCalendar=*:*:*\nAccuracySec=1ms\n")
+    host.machine.run("systemctl", "start", WATCHDOG_TIMER)
+    host.tick()
+    until(host.ended)
+    assert host.service("Result") == "success"
+    run = settled(host)
+    assert (run.outcome, run.chunks_failed) == (Outcome.COMPLETED, 0)
+    told = host.log(WATCHDOG_SERVICE)
+    assert "is at work: left alone" in told
+    assert "ended" not in told.replace("Finished", "")
+
+
+def test_the_units_come_and_go_under_real_systemd(host: Host) -> None:
+    for unit in UNITS:
+        assert host.machine.run("test", "-e", f"{UNIT_DIR}/{unit}", check=False).returncode != 0
+    host.batchscribe("install", "systemd")
+    timers = host.machine.run("systemctl", "list-timers", "--all", "batch-transcribe-*").stdout
+    assert TIMER in timers
+    assert WATCHDOG_TIMER in timers
+    assert "watchdog active" in host.batchscribe("status")
+    verified = host.machine.run("systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", *UNITS)
+    assert verified.stderr == ""
+    host.batchscribe("uninstall")
+    assert (
+        host.machine.run("systemctl", "list-unit-files", "batch-transcribe-*", check=False).stdout.count(
+            "batch-transcribe"
+        )
+        == 0
+    )
+
+
+@dataclass
+class Cloud:
+    """EC2 and S3 as moto plays them outside the container: its network is the machine's."""
+
+    endpoint: str
+    bucket: str
+    instance: str
+
+    def client(self, service: str) -> Any:
+        return boto3.session.Session().client(
+            service,  # type: ignore[call-overload]
+            region_name=REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+
+    @property
+    def state(self) -> str:
+        found = self.client("ec2").describe_instances(InstanceIds=[self.instance])
+        name: str = found["Reservations"][0]["Instances"][0]["State"]["Name"]
+        return name
+
+    def orders(self) -> int:
+        return len(self.client("scheduler").list_schedules(NamePrefix=self.instance)["Schedules"])
+
+
+@pytest.fixture
+def cloud(host: Host) -> Iterator[Cloud]:
+    with moto_server() as endpoint, aws_environment():
+        make_schedule_group(endpoint)
+        made = Cloud(endpoint, f"audio-{os.urandom(4).hex()}", make_stopped_instance(endpoint))
+        create_bucket(endpoint, made.bucket)
+        record = InstanceRecord(instance=made.instance, release=__version__, at=datetime.now(UTC))
+        for key, data in ((keys.instance(made.instance), encode(record)), ("s/chunk-001.wav", spoken())):
+            s3_client(endpoint).put_object(Bucket=made.bucket, Key=f"audio/{key}", Body=data)
+        host.desk.configure(
+            **CREDENTIALS,
+            AWS_ENDPOINT_URL=endpoint,
+            BATCH_SOURCE=f"s3://{made.bucket}/audio",
+            BATCH_ENGINE="pocketsphinx",
+            BATCH_MIN_AGE_MINUTES="0",
+            BATCH_THRESHOLD="1",
+            BATCH_POLL_SECONDS="0.3",
+            BATCH_GUARD_ROLE_ARN=ROLE,
+            GPU_INSTANCE_ID=made.instance,
+            GPU_HOURLY_COST="1",
+            GPU_SSH_HOST="127.0.0.1",
+            GPU_SSH_PORT="9",
+        )
+        yield made
+
+
+def test_after_sigkill_an_instance_in_the_cloud_is_seen_stopped(host: Host, cloud: Cloud) -> None:
+    host.install()
+    pid = host.tick()
+    host.at_work(RunState.DISPATCHING)
+    assert (cloud.state, cloud.orders()) == ("running", 1)
+    host.machine.run("kill", "-KILL", str(pid))
+    until(host.ended)
+    (run,) = host.runs()
+    assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.INTERRUPTED)
+    assert (cloud.state, cloud.orders()) == ("stopped", 0)
