@@ -125,10 +125,6 @@ def test_credentials_that_end_before_anything_starts(case: Case, name: str) -> N
     assert "StartInstances" not in case.aws.proxy.calls
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a guard that cannot be armed ends the run without a word to anybody (steps.arm, settle)",
-)
 def test_a_start_that_nothing_outside_would_guard_is_told_once(case: Case) -> None:
     case.aws.proxy.plan("CreateSchedule", *[Refusal("ExpiredTokenException", 403)] * ALWAYS)
     told = checked(case)

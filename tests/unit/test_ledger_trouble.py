@@ -179,10 +179,6 @@ def test_a_ledger_that_another_process_holds_for_a_while_costs_nothing(tmp_path:
         assert not unsafe(at)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="past its deadline a run is only released once the ledger could be written (drive._act)",
-)
 def test_a_ledger_that_another_process_never_lets_go_keeps_no_gpu_running(tmp_path: Path) -> None:
     with staged(tmp_path, busy_timeout="0") as at:
         holder = Holder(tmp_path)

@@ -219,13 +219,7 @@ def test_a_clock_set_past_the_deadline_ends_the_run_and_loses_nothing(wrong: Sta
     assert sorted(wrong.worker.published) == sorted(set(wrong.worker.published))
 
 
-BACK = pytest.mark.xfail(
-    strict=True,
-    reason="a moment's grace lasts until the wall clock is back where it was (release._see_stopped)",
-)
-
-
-@pytest.mark.parametrize("hours", [1, pytest.param(-1, marks=BACK)])
+@pytest.mark.parametrize("hours", [1, -1])
 def test_a_deaf_worker_is_stopped_by_any_clock(wrong: Stage, hours: int) -> None:
     """The wall clock is set as soon as the way out has begun."""
     wrong.worker.deaf = True

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from batchscribe.controller.context import Terms, World
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
+from batchscribe.core.box import BoxEnd, read
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import ExitRecord, Manifest, Progress
 from batchscribe.core.runs import Run
@@ -35,6 +36,19 @@ def read_progress(world: World, manifest: Manifest) -> Progress | None:
         return wire.decode(world.output.get(keys.progress(manifest.run, manifest.worker)).data, Progress)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
+
+
+def read_box_end(world: World, run: Run) -> BoxEnd | None:
+    """Why the box powered itself off; None where it did not, or did not get to say so."""
+    try:
+        return read(world.output.get(keys.box_end(run.id)).data, BoxEnd)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+
+
+def by_our_clock(run: Run, told: datetime, now: datetime) -> datetime:
+    """A moment that the box told, whose clock may be off: after it was seen running, and not ahead of now."""
+    return min(now, max(filter(None, (run.running_since, told))))
 
 
 def not_up(run: Run, seen: Instance) -> str:

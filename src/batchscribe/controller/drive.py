@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, keep, log, noted
+from batchscribe.controller.context import Terms, World, log, noted
 from batchscribe.controller.control import ONCE, late
 from batchscribe.controller.dispatch import dispatch
 from batchscribe.controller.follow import follow
@@ -148,7 +148,8 @@ def _act(world: World, terms: Terms, run: Run, step: Step) -> Run:
         log.warning("out of time", run=run.id, deadline=run.deadline.isoformat())
         hours = terms.policy.max_runtime.total_seconds() / 3600
         detail = f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
-        return keep(world, run.releasing(Outcome.TIMED_OUT, detail))
+        # A ledger that cannot be written is no reason to go on.
+        return noted(world, run.releasing(Outcome.TIMED_OUT, detail))
     return ACTS[step](world, terms, run)
 
 

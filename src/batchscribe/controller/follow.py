@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from batchscribe.controller.context import Terms, World, keep
 from batchscribe.controller.control import (
+    by_our_clock,
     late,
     look_due,
     looked_at,
     not_up,
+    read_box_end,
     read_exit,
     read_manifest,
     read_progress,
@@ -30,7 +32,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     progress = read_progress(world, manifest)
     if progress is not None:
         world.view.show(run, progress)
-        run = _timed(run, progress)
+        run = _timed(run, progress, world.clock.now())
     now = world.clock.now()
     if look_due(run, terms, now):
         seen = world.compute.describe(run.instance)
@@ -40,8 +42,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
             detail = f"worker {manifest.worker} is gone without a last word"
             return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
         if down and read_exit(world, manifest) is None:
-            detail = f"{down} under a working worker: somebody stopped it"
-            return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
+            return keep(world, gone_down(world, run, down))
     unseen = run.launch == ClaimLaunch.BOOT and progress is None
     if unseen and late(run.reaching_since, now, terms.waits.reach):
         detail = f"no worker came to life on the box in {terms.waits.reach / 60:.0f} min"
@@ -49,14 +50,24 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     return _silent(world, terms, run, manifest, progress)
 
 
+def gone_down(world: World, run: Run, down: str) -> Run:
+    """The run on its way out after its instance went down without a last word of its worker."""
+    end = read_box_end(world, run)
+    if end is None:
+        return run.releasing(Outcome.INSTANCE_LOST, f"{down} under a working worker: somebody stopped it")
+    outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else None
+    return run.releasing(outcome, f"the box powered itself off: {end.why}; the rest is for the next run")
+
+
 def _ended(world: World, terms: Terms, run: Run, manifest: Manifest, record: ExitRecord) -> Run:
     """The worker's last word decides what is next, not what is done: that the store decides."""
-    run = replace(_timed(run, record), work_ended=record.at)
+    now = world.clock.now()
+    run = replace(_timed(run, record, now), work_ended=by_our_clock(run, record.at, now))
     match record.end:
         case WorkerEnd.FINISHED:
             return _go_on(world, terms, run, manifest)
         case WorkerEnd.STOPPED:
-            over = world.clock.now() >= run.deadline
+            over = now >= run.deadline
             outcome = Outcome.TIMED_OUT if over else Outcome.INTERRUPTED
             return keep(world, run.releasing(outcome, record.message or "the worker was asked to end"))
         case WorkerEnd.FAILED:
@@ -76,15 +87,12 @@ def _go_on(world: World, terms: Terms, run: Run, manifest: Manifest) -> Run:
     return keep(world, run.releasing(None), note)
 
 
-def _timed(run: Run, told: Progress | ExitRecord) -> Run:
-    """When its first worker came to life, and when paid time first turned into speech.
-
-    Both by the worker's clock, which may be off a little: never before the instance was seen running.
-    """
+def _timed(run: Run, told: Progress | ExitRecord, now: datetime) -> Run:
+    """When its first worker came to life, and when paid time first turned into speech."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run
-    born = told.at - timedelta(seconds=told.timings.elapsed)
-    since = run.worker_since or max(filter(None, (run.running_since, born)))
+    told_at = by_our_clock(run, told.at, now)
+    since = run.worker_since or by_our_clock(run, told_at - timedelta(seconds=told.timings.elapsed), now)
     first = told.timings.first_window
     return replace(
         run, worker_since=since, first_window=since + timedelta(seconds=first) if first is not None else None

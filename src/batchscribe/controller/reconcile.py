@@ -19,6 +19,7 @@ from batchscribe.controller.control import (
     read_manifest,
     read_progress,
 )
+from batchscribe.controller.follow import gone_down
 from batchscribe.controller.outside import note_down
 from batchscribe.controller.retreat import world_of
 from batchscribe.controller.silence import stands_still
@@ -32,7 +33,7 @@ from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
 FRESH = timedelta(minutes=2)
-"""A worker reports every few seconds: a progress object this young speaks of live work."""
+"""A run that was stepped on this lately is in somebody's hands."""
 
 
 def recover(world: World, terms: Terms) -> tuple[Run, ...]:
@@ -63,11 +64,26 @@ def _ended(world: World, terms: Terms, run: Run) -> Run | None:
         return run.releasing(Outcome.ABANDONED, "its controller died before any start")
     if world.clock.now() >= run.deadline:
         return run.releasing(Outcome.TIMED_OUT, "past its deadline")
+    run = _with_manifest(world, run)
     if run.state is not RunState.TRANSCRIBING:
         if _stepped_on(world, run):
             return None
         return run.releasing(Outcome.INTERRUPTED, "its controller died before its worker was started")
     return _work(world, terms, run)
+
+
+def _with_manifest(world: World, run: Run) -> Run:
+    """A box that boots is at work as soon as its manifest is there, written down or not."""
+    key = keys.manifest(run.id, len(run.manifests))
+    if run.state is not RunState.DISPATCHING or run.launch != ClaimLaunch.BOOT:
+        return run
+    try:
+        read_manifest(world, key)
+    except ObjectNotFoundError:
+        return run
+    dispatched = run.dispatched or world.clock.now()
+    given = replace(run, manifests=(*run.manifests, key), dispatched=dispatched, work_ended=None)
+    return keep(world, given.moved(RunState.TRANSCRIBING), "its manifest was there already")
 
 
 def _stepped_on(world: World, run: Run) -> bool:
@@ -83,7 +99,7 @@ def _work(world: World, terms: Terms, run: Run) -> Run | None:
     run = looked_at(run, seen, world.clock.now())
     alive = world.launcher.alive(seen, manifest)
     if alive is not False and (down := not_up(run, seen)):
-        return run.releasing(Outcome.INSTANCE_LOST, down)
+        return gone_down(world, run, down)
     progress = read_progress(world, manifest)
     if alive or (alive is None and _lately(world, terms, run, progress)):
         still = stands_still(world, terms, run, manifest, progress)
@@ -93,10 +109,10 @@ def _work(world: World, terms: Terms, run: Run) -> Run | None:
 
 def _lately(world: World, terms: Terms, run: Run, progress: Progress | None) -> bool:
     """Whether a worker that nobody can ask has shown itself, or still has time to."""
-    now = world.clock.now()
-    if progress is None:
-        return run.launch == ClaimLaunch.BOOT and not late(run.reaching_since, now, terms.waits.reach)
-    return now - progress.at < FRESH
+    if progress is not None:
+        return True  # its own clock may be off: whether it stands still is for ours to say
+    waited = late(run.reaching_since, world.clock.now(), terms.waits.reach)
+    return run.launch == ClaimLaunch.BOOT and not waited
 
 
 def _intents(world: World) -> set[str]:

@@ -15,12 +15,11 @@ from typing import Protocol
 import msgspec
 
 from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import read_exit, read_manifest
+from batchscribe.controller.control import by_our_clock, read_box_end, read_exit, read_manifest
 from batchscribe.controller.drive import drive
 from batchscribe.controller.outside import instance_record
 from batchscribe.controller.retreat import FOLDER, place_of
-from batchscribe.core import keys
-from batchscribe.core.box import BoxEnd, ClaimLaunch, read
+from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
 from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome, Run
@@ -28,7 +27,6 @@ from batchscribe.errors import (
     BatchscribeError,
     LaunchError,
     MisconfiguredError,
-    ObjectNotFoundError,
     RefusedError,
 )
 
@@ -180,7 +178,7 @@ def _watched(world: World, terms: Terms, act: Act, run: Run) -> Proof:
 
 
 def _judged(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
-    end = _box_end(world, run)
+    end = read_box_end(world, run)
     if act is Act.BOX:
         since = _work_ended(world, run)
         if end is None or since is None:
@@ -204,16 +202,9 @@ def _proof(world: World, act: Act, run: Run, seconds: float | None = None, detai
     )
 
 
-def _box_end(world: World, run: Run) -> BoxEnd | None:
-    try:
-        return read(world.output.get(keys.box_end(run.id)).data, BoxEnd)
-    except ObjectNotFoundError:
-        return None
-
-
 def _work_ended(world: World, run: Run) -> datetime | None:
     record = read_exit(world, read_manifest(world, run.manifests[-1]))
-    return record.at if record else None
+    return by_our_clock(run, record.at, world.clock.now()) if record else None
 
 
 def _run_of(world: World) -> Run | None:

@@ -59,7 +59,9 @@ def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: date
         run = noted(world, replace(run, stopped=now), f"no longer billed: {seen.state}")
     assert run.stop_requested is not None
     waited = now - run.stop_requested
-    if seen.state.billable and waited < timedelta(seconds=terms.waits.grace) and not _ended(world, run):
+    # A clock that was set back grants no grace.
+    graced = timedelta(0) <= waited < timedelta(seconds=terms.waits.grace)
+    if seen.state.billable and graced and not _ended(world, run):
         return run
     force = waited >= timedelta(seconds=terms.waits.force_after)
     if seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING} or force:

@@ -74,7 +74,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
     world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
     if not rehearsed(run):
         _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
-    if run.start_requested is not None:
+    if run.start_requested is not None or (run.outcome and run.outcome.no_start):
         _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))
     _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))

@@ -19,7 +19,7 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.policy import INTENT_LASTS, Launch
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, NoCapacityError, TransientError
+from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 
 START_LANDS = timedelta(seconds=60)
 """How long a start may take to show: a lost reply, and looks that are older than the start."""
@@ -63,12 +63,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
     if run.borrowed:
         return keep(world, run.moved(RunState.ARMED), "no guard: the instance is somebody else's")
     note_down(world, run)
-    try:
-        world.guard.arm(claim_of(run))
-    except TransientError:
-        raise
-    except BatchscribeError as error:
-        return keep(world, run.releasing(Outcome.START_FAILED, f"the guard was not armed: {error}"))
+    world.guard.arm(claim_of(run))
     return keep(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 

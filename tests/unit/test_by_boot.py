@@ -1,0 +1,134 @@
+"""The controller and a box that starts its own workers: what each knows of the other is in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchscribe.controller.control import ONCE, by_our_clock
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.box import BoxEnd, InstanceRecord
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.runs import Outcome, Run, RunState
+from support.world import INSTANCE, Stage, stage
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True)
+    made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+    made.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
+    made.upload(120)
+    made.clock.sleep(600)
+    yield made
+    made.ledger.close()
+
+
+def at_work(at: Stage) -> Run:
+    """A run whose box is at work, and whose controller has just died."""
+    at.worker.seconds_each = 1e6
+    run = the_run(at)
+    while run is None or run.state is not RunState.TRANSCRIBING:
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(10)
+        run = the_run(at)
+    for key in at.ledger.facts(ONCE):
+        at.ledger.put(key, None)
+    return run
+
+
+def the_run(at: Stage) -> Run | None:
+    return next(iter(at.ledger.runs(at.clock.now() - timedelta(days=1))), None)
+
+
+def report(at: Stage, run: Run, *, seen: int, behind: timedelta = timedelta(0)) -> None:
+    progress = Progress(
+        run=run.id,
+        worker=0,
+        sequence=seen,
+        phase=Phase.WORKING,
+        at=at.clock.now() - behind,
+        total=120,
+        tally=Tally(done=seen),
+        timings=Timings(loaded=1.0, first_window=2.0, elapsed=60.0),
+    )
+    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+
+
+def box_ends(at: Stage, run: Run, why: str) -> None:
+    end = BoxEnd(run=run.id, why=why, at=at.clock.now())
+    at.store.create(keys.box_end(run.id), msgspec.json.encode(end))
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(120)
+
+
+def test_a_slow_clock_on_the_box_does_not_get_live_work_shot(at: Stage) -> None:
+    run = at_work(at)
+    for seen in range(1, 6):
+        report(at, run, seen=seen, behind=timedelta(minutes=7))
+        assert reconcile(at.world, at.terms) == ()
+        at.clock.sleep(300)
+    assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
+
+
+def test_work_that_stands_still_is_found_by_our_clock(at: Stage) -> None:
+    run = at_work(at)
+    for _look in range(5):
+        report(at, run, seen=1)
+        reconcile(at.world, at.terms)
+        at.clock.sleep(300)
+    lost = at.ledger.run(run.id)
+    assert lost is not None
+    assert lost.outcome is Outcome.WORKER_LOST
+
+
+def test_a_manifest_that_was_not_written_down_is_a_box_at_work(at: Stage) -> None:
+    run = at_work(at)
+    unrecorded = replace(run, state=RunState.DISPATCHING, manifests=(), dispatched=None)
+    at.ledger.save_run(unrecorded, at=at.clock.now())
+    report(at, run, seen=1)
+    reconcile(at.world, at.terms)
+    (found,) = at.ledger.open_runs()
+    assert (found.state, found.manifests) == (RunState.TRANSCRIBING, run.manifests)
+    assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
+
+
+def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -> None:
+    run = at_work(at)
+    box_ends(at, run, "work ended")
+    ended = tick(at.world, at.terms).runs[0]
+    assert ended.outcome is Outcome.INCOMPLETE
+    assert "the box powered itself off: work ended" in ended.detail
+
+
+def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
+    run = at_work(at)
+    report(at, run, seen=1)
+    box_ends(at, run, "no progress was seen")
+    (ended,) = reconcile(at.world, at.terms)
+    assert "the box powered itself off: no progress was seen" in ended.detail
+
+
+def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: Stage) -> None:
+    at_work(at)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(120)
+    assert tick(at.world, at.terms).runs[0].outcome is Outcome.INSTANCE_LOST
+
+
+@pytest.mark.parametrize(("told", "taken"), [(-600, 0), (0, 0), (30, 30), (60, 60), (700, 60)])
+def test_a_moment_of_the_box_lies_between_running_and_now(at: Stage, told: int, taken: int) -> None:
+    run = at_work(at)
+    since = run.running_since
+    assert since is not None
+    now = since + timedelta(seconds=60)
+    assert by_our_clock(run, since + timedelta(seconds=told), now) == since + timedelta(seconds=taken)
