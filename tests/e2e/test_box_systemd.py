@@ -48,6 +48,17 @@ HOME = "/root/.batchscribe"
 DEADMAN, DEADMAN_TIMER, DEADMAN_PATH = DEADMAN_UNITS
 QUICK = BoxWaits(first=60.0, linger=2.0, silence=120.0, told=1.0, grace=5.0, overtime=0.0)
 """Seconds that a test can wait; what they are in earnest, other tests know."""
+SLOW = """\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sleep 1800
+TimeoutStopSec=1800
+[Install]
+WantedBy=multi-user.target
+"""
+"""A unit that stops in its own good time, as Ubuntu's unattended upgrades do."""
 
 
 class SetUp:
@@ -207,6 +218,17 @@ def test_the_dead_man_comes_where_the_box_s_own_process_does_not(box: SetUp) -> 
     box.machine.wait_off(120)
     assert re.search(r"powering off: no progress for \d+ s", box.machine.journal(DEADMAN))
     assert not box.there(keys.box_end(RUN))
+
+
+def test_no_unit_that_is_slow_to_stop_holds_the_power_on(box: SetUp) -> None:
+    box.install(waits=msgspec.structs.replace(QUICK, first=1.0))
+    box.machine.write(f"{UNITS}/{DEADMAN}.d/force.conf", "[Service]\nEnvironment=FORCE_SECONDS=5\n")
+    box.machine.write(f"{UNITS}/slow.service", SLOW)
+    box.machine.enable("slow.service")
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    box.machine.wait_off(60)
+    assert box.end().why == "no work came"
 
 
 def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_worker(box: SetUp) -> None:

@@ -5,6 +5,7 @@ Run as a program: `stand_in.py FOLDER URL`. It writes FOLDER/<pid>.json, then wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,8 @@ class StandIns:
 
     def kill(self) -> None:
         for pid in self.alive():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may end between the look and the signal
+                os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

@@ -28,9 +28,12 @@ class DeadMan:
         self.markers.mkdir(parents=True)
         self._script = folder / "deadman"
         self._asked = folder / "asked"
+        self._armed = folder / "armed"
         self._uptime = folder / "uptime"
         self.systemctl = folder / "programs" / "systemctl"
         program(self.systemctl, f'echo "$*" >> {self._asked}')
+        self.systemd_run = self.systemctl.with_name("systemd-run")
+        program(self.systemd_run, f'echo "$*" >> {self._armed}')
         text = SCRIPT
         for real, played in {
             "\nPATH=": f"\nPATH={self.systemctl.parent}:",
@@ -51,6 +54,11 @@ class DeadMan:
         )
         assert done.stderr == ""
         return self._asked.read_text() if self._asked.exists() else ""
+
+    @property
+    def armed(self) -> list[str]:
+        """What systemd was told to do later, however all else hangs."""
+        return self._armed.read_text().splitlines() if self._armed.exists() else []
 
     def mark(self, **texts: str) -> None:
         for name, text in texts.items():
@@ -77,6 +85,7 @@ def test_without_a_claim_nothing_is_done(dead_man: DeadMan, shell: str) -> None:
 def test_live_work_before_its_deadline_is_left_alone(dead_man: DeadMan, shell: str) -> None:
     dead_man.mark(claim=f"{NOW + 1}\nrun-1\n", alive=f"{NOW - 899}\n")
     assert dead_man.look(shell=shell) == ""
+    assert not dead_man.armed
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -99,12 +108,21 @@ def test_work_that_is_over_silent_or_late_ends_the_power(
     assert asked.startswith("poweroff")
     assert "force" not in asked
     assert "halt" not in asked
+    (armed,) = dead_man.armed
+    assert armed.endswith("systemctl poweroff --no-wall --force --force")
+    assert "--on-active=75 " in armed
 
 
 def test_where_systemd_cannot_be_asked_it_is_made_to(dead_man: DeadMan) -> None:
     dead_man.mark(claim="1\n")
     program(dead_man.systemctl, f'echo "$*" >> {dead_man._asked}; exit 1')
     assert [line.split()[-1] for line in dead_man.look().splitlines()] == ["--check-inhibitors=no", "--force"]
+
+
+def test_a_force_that_cannot_be_armed_keeps_no_power_on(dead_man: DeadMan) -> None:
+    dead_man.mark(claim="1\n")
+    program(dead_man.systemd_run, "exit 1")
+    assert dead_man.look().startswith("poweroff")
 
 
 def test_its_patience_is_the_unit_s(dead_man: DeadMan) -> None:
