@@ -92,3 +92,12 @@ def test_a_tick_that_showed_life_a_moment_ago_is_left_alone(desk: Desk, tick: su
     assert "is at work: left alone" in desk.run("watchdog").stdout
     assert tick.poll() is None
     assert the_run(desk) == events
+
+
+def test_a_tick_that_works_shows_life(desk: Desk, tick: subprocess.Popen[str]) -> None:
+    says(desk, hung)
+    record = desk.home / ".batchscribe" / "tick.holder"
+    before = json.loads(record.read_bytes())
+    tick.send_signal(signal.SIGCONT)
+    wait_for(json.loads(record.read_bytes())["alive"] > before["alive"] + 1200 for _ in range(9999))
+    assert "is at work: left alone" in desk.run("watchdog").stdout

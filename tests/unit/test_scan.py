@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchscribe.adapters.stores import open_store
-from batchscribe.controller.scan import MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.controller.scan import LOOK_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import LiveLock
@@ -298,3 +298,17 @@ def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> Non
     store.before = breaking
     with pytest.raises(StoreUnavailableError):
         read_live_lock(store, LOCK, NOW)
+
+
+def test_a_long_listing_shows_all_the_time_that_it_moves(store: MemoryStore) -> None:
+    class Looked(StoppedClock):
+        looks = 0
+
+        def monotonic(self) -> float:
+            self.looks += 1
+            return 0.0
+
+    put(store, *(f"s/chunk-{number:04}.webm" for number in range(3 * LOOK_EVERY)))
+    clock = Looked()
+    assert Scanner(store, store, clock=clock).backlog().pending == 3 * LOOK_EVERY
+    assert clock.looks >= 3
