@@ -131,6 +131,62 @@ def test_a_second_boot_leaves_the_claim_to_the_first(box: Awake) -> None:
     assert box.taken_by() == "boot-1"
 
 
+def rebooted(box: Awake) -> Awake:
+    """The same box, some looks later, after a boot that nobody asked for."""
+    agent = box.agent()
+    for _ in range(20):
+        box.clock.sleep(agent.step() or 0.0)
+    again = Awake()
+    again.store, again.clock, again.began = box.store, box.clock, box.clock.monotonic()
+    again.marks.clock = box.clock
+    again.boot = Boot(id="boot-2", at=box.clock.now() - timedelta(seconds=5))
+    return again
+
+
+def test_a_box_that_is_booted_again_under_its_run_works_nothing_and_powers_itself_off(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    again = rebooted(box)
+    off = again.live()
+    assert again.workers.requests == []
+    assert off is not None
+    assert off <= WAITS.told + LOOK
+    assert again.marks.taken
+    end = again.end()
+    assert end is not None
+    assert (end.worker, end.why) == (0, "the box was booted again in the middle of the run")
+    assert [*box.store.list(keys.later_boot(RUN, "boot-2"))]
+    assert box.taken_by() == "boot-1"
+    # Whoever starts it now has it to themselves.
+    again.marks.limit = None
+    again.boot = Boot(id="boot-3", at=box.clock.now())
+    again.live()
+    assert not again.marks.taken
+
+
+def test_a_box_that_is_booted_again_after_its_second_manifest_names_that_one(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.finish()
+    box.give(1)
+    again = rebooted(box)
+    again.live()
+    end = again.end()
+    assert end is not None
+    assert end.worker == 1
+
+
+def test_a_second_boot_s_agent_that_dies_after_its_word_still_ends_the_power(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    again = rebooted(box)
+    agent = again.agent()
+    assert agent.step() == 0.0
+    assert agent.step() == WAITS.told
+    assert again.marks.off_at is None
+    assert again.live() is not None
+
+
 def test_a_run_cannot_name_another_s_folder(box: Awake) -> None:
     box.claimed(run="../../escape")
     assert box.live() is None

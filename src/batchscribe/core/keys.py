@@ -47,6 +47,11 @@ def boot(run: str) -> str:
     return f"{RUNS}{run}/boot.json"
 
 
+def later_boot(run: str, boot: str) -> str:
+    """Put there by a box that was booted again under the run, by the kernel's id of that boot."""
+    return f"{RUNS}{run}/boots/{boot}.json"
+
+
 def box_end(run: str) -> str:
     """Put there by the box before it powers itself off: why."""
     return f"{RUNS}{run}/box.json"

@@ -86,7 +86,11 @@ class BoxAgent:
         if refused := self._refusal(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why=refused)
             return None
-        LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value)
+        again = not self._won(claim, runs)
+        if again and not self._went_down(claim, runs):
+            LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
+            return None
+        LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
             claim,
             runs,
@@ -94,6 +98,7 @@ class BoxAgent:
             marks=self._seams.marks,
             clock=self._seams.clock,
             waits=self._place.waits,
+            again=again,
         )
 
     def _claim(self) -> BoxClaim | None:
@@ -109,7 +114,7 @@ class BoxAgent:
         return claim
 
     def _refusal(self, claim: BoxClaim, runs: Store) -> str:
-        """Why the claim is none of this boot's; empty where it was taken up, now or by an agent before."""
+        """Why the claim is none of this boot's; empty where it may be taken up."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
             return "it says that the box does nothing"
@@ -119,14 +124,31 @@ class BoxAgent:
             return "its run has no intent"
         if _there(runs, keys.settlement(claim.run)):
             return "its run is settled"
-        return "" if self._won(claim, runs) else "another boot took it up"
+        return ""
 
     def _won(self, claim: BoxClaim, runs: Store) -> bool:
-        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        """Whether this is the boot that works for the claim, by this agent's word or by an earlier one's."""
         key = keys.boot(claim.run)
-        if runs.create(key, msgspec.json.encode(record)):
+        if runs.create(key, self._record(claim)):
             return True
         return read(runs.get(key).data, BootRecord).boot == self._boot.id
+
+    def _went_down(self, claim: BoxClaim, runs: Store) -> bool:
+        """Whether the boot that took it up went down under it: then this one ends what is left.
+
+        A box that powered itself off left its word: whoever starts it after that has it to themselves.
+        """
+        key = keys.later_boot(claim.run, self._boot.id)
+        if _there(runs, key):
+            return True
+        if _there(runs, keys.box_end(claim.run)):
+            return False
+        runs.create(key, self._record(claim))
+        return True
+
+    def _record(self, claim: BoxClaim) -> bytes:
+        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        return msgspec.json.encode(record)
 
 
 def live(agent: BoxAgent, clock: Clock) -> None:

@@ -75,14 +75,24 @@ class Watch:
     """One claim, from its first manifest to the end of power."""
 
     def __init__(
-        self, claim: BoxClaim, runs: Store, *, workers: Workers, marks: Marks, clock: Clock, waits: BoxWaits
+        self,
+        claim: BoxClaim,
+        runs: Store,
+        *,
+        workers: Workers,
+        marks: Marks,
+        clock: Clock,
+        waits: BoxWaits,
+        again: bool = False,
     ) -> None:
+        """`again`: an earlier boot took the claim up and went down under it; this one only ends it."""
         self._claim = claim
         self._runs = runs
         self._workers = workers
         self._marks = marks
         self._clock = clock
         self._waits = waits
+        self._again = again
         now = clock.monotonic()
         late = now + (claim.deadline - clock.now()).total_seconds() + waits.overtime
         self._deadline = marks.take(claim.run, limit=late, now=now) - waits.overtime
@@ -115,6 +125,8 @@ class Watch:
 
     def _look(self) -> Verdict | None:
         """At the present worker, or for the next one. Raises what the store raises."""
+        if self._again:
+            return self._went_down()
         # Before the last word is looked for: a worker may end between two looks.
         running = self._running()
         while self._has(keys.exit_record(self._claim.run, self._worker)):
@@ -128,6 +140,14 @@ class Watch:
         self._obey()
         self._follow()
         return None
+
+    def _went_down(self) -> Verdict:
+        """Its workers died with the earlier boot: nothing is begun twice."""
+        while self._has(keys.manifest(self._claim.run, self._worker + 1)):
+            self._worker += 1
+        given = self._has(keys.manifest(self._claim.run, self._worker))
+        why = "the box was booted again in the middle of the run"
+        return Verdict(why, self._worker if given else None, self._waits.told)
 
     def _go_on(self) -> None:
         self._worker += 1
