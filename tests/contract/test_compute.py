@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,10 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
+from batchscribe.testing.simulation.cloud import Cloud, CloudApi
+from batchscribe.testing.simulation.gate import Gate
+from batchscribe.testing.simulation.timeline import Timeline
+from batchscribe.testing.simulation.trace import Trace
 from support.aws import make_stopped_instance
 from support.s3 import REGION, aws_environment, moto_server
 
@@ -27,7 +32,7 @@ class Case:
     compute: Compute
     start_unclaimed: Callable[[str], None]
     instance: str
-    clock: FakeClock
+    clock: FakeClock | Timeline
     missing: str = "i-0123456789abcdef0"
     one_type: bool = False
 
@@ -50,13 +55,19 @@ def endpoint() -> Iterator[str]:
         yield endpoint
 
 
-@pytest.fixture(params=["double", "local", "ec2"])
+@pytest.fixture(params=["double", "simulated", "local", "ec2"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     clock = FakeClock()
     if request.param == "double":
         fake = FakeCompute(clock)
         fake.add("i-0fake")
         return Case(fake, fake.start_unclaimed, "i-0fake", clock)
+    if request.param == "simulated":
+        line = Timeline()
+        cloud = Cloud(line)
+        cloud.add("i-0simulated")
+        api = CloudApi(cloud, line, Gate(random.Random(1), line, Trace(line)))
+        return Case(api, cloud.start_unclaimed, "i-0simulated", line)
     if request.param == "local":
         local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
         return Case(local, local.start_unclaimed, LOCAL_ID, clock, one_type=True)
