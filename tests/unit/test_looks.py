@@ -70,6 +70,17 @@ def test_an_instance_that_somebody_started_again_is_theirs_although_our_tag_is_o
     assert at.compute.describe(INSTANCE).run is None, "our claim is off it"
 
 
+def test_what_somebody_starts_before_our_start_was_asked_for_is_theirs_from_pending_on(at: Stage) -> None:
+    started(at, RunState.PROVISIONING)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(600)  # nobody looks; the looks from now on are as old as that start
+    at.compute.lag = timedelta(seconds=595)
+    assert at.compute.describe(INSTANCE).state is InstanceState.PENDING
+    (run,) = reconcile(at.world, at.terms)
+    assert run.abandoned_gpu
+    assert ("stop", INSTANCE) not in at.compute.calls
+
+
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     started(at, RunState.TRANSCRIBING)
     at.compute.stop(INSTANCE)

@@ -75,7 +75,8 @@ def _ours(run: Run, seen: Instance) -> bool:
         return False
     if run.borrowed or seen.run == run.id:
         return True
-    return seen.run is None and (run.start_accepted is not None or not seen.state.billable)
+    up = seen.state.billable or seen.state is InstanceState.PENDING
+    return seen.run is None and (run.start_accepted is not None or not up)
 
 
 def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
