@@ -13,6 +13,7 @@ from batchscribe.controller import drive, outside, reconcile, release, settle, s
 from batchscribe.controller.context import Terms, World, noted
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import Backlog
+from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim, InstanceState
 from batchscribe.core.runs import Run, RunState
 from batchscribe.errors import BatchscribeError
@@ -87,10 +88,10 @@ def _the_workers_word_for_the_transcripts(patch: Patch) -> None:
 def _a_stale_lock_is_unlinked(patch: Patch) -> None:
     taken = KernelLock.take
 
-    def original(self: KernelLock, process: str) -> int:
+    def original(self: KernelLock, process: Holder) -> None:
         if self.holder() and self.now() - self.since > 1200:
             self.unlink()
-        return taken(self, process)
+        taken(self, process)
 
     patch.setattr(KernelLock, "take", original)
 

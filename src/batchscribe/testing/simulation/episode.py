@@ -9,20 +9,24 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from batchscribe.adapters.logs import Event
 from batchscribe.controller.tick import reconcile, tick
+from batchscribe.controller.watchdog import Watched
+from batchscribe.core.holding import Holder
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.testing.simulation.gate import Crashed, Violation
 from batchscribe.testing.simulation.listening import Listener
+from batchscribe.testing.simulation.process import Slot
 from batchscribe.testing.simulation.stage import Stage
 from batchscribe.testing.simulation.weather import HOUR, MINUTE, between, drawn, pick
 
 STOP_TIMEOUT_SECONDS = 900.0
 """From the signal that asks a tick to end to the one that does not ask."""
-NEVER = float("inf")
+BY_HAND = Holder(pid=-1, boot="simulated", ticks=-1, since=0.0, alive=0.0)
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class Result:
     hours: float = 0.0
     ticks: int = 0
     reconciles: int = 0
+    watches: int = 0
     steps: int = 0
     events: int = 0
     crashes: int = 0
@@ -71,7 +76,6 @@ class Episode:
         self._next_tick = between(self.rng, 0.0, self._every)
         self._next_watch = between(self.rng, 0.0, self._watch_every)
         self._down_until = 0.0
-        self._process = 0
 
     def run(self) -> None:
         """The storm, then the calm, in which everything has to come to rest."""
@@ -90,9 +94,11 @@ class Episode:
         stage, result = self.stage, self.result
         result.digest = stage.trace.digest
         result.hours = stage.line.seconds / HOUR
-        result.steps, result.events = stage.gate.steps, stage.line.events
-        result.crashes = stage.gate.crashes
-        result.met = stage.gate.met
+        gates = (stage.main.gate, stage.beside.gate)
+        result.steps, result.events = sum(gate.steps for gate in gates), stage.line.events
+        result.crashes = sum(gate.crashes for gate in gates)
+        for gate in gates:
+            result.met += gate.met
         result.outcomes = Counter(
             (run.outcome.value if run.outcome else "open") for run in stage.checker.runs.values()
         )
@@ -124,8 +130,7 @@ class Episode:
         lasts = pick(self.rng, (2 * MINUTE, 20 * MINUTE, 2 * HOUR, 6 * HOUR, 24 * HOUR))
         self._down_until = line.seconds + lasts * between(self.rng, 0.5, 1.0)
         self.stage.trace.add("the host loses its power")
-        if self.stage.running:
-            self.stage.gate.kill()
+        self.stage.power_off()
         if self.rng.random() < self.weather.lost_disk:
             self.result.met["the ledger was lost"] += 1
             self.stage.lose_ledger()
@@ -138,19 +143,26 @@ class Episode:
         """The watchdog's timer, for as long as this process is at work."""
 
         def knock() -> None:
-            if self._process == number and self.stage.running:
-                self._bystander()
-                self.stage.line.at(self._watch_every, knock)
+            if not self._still(number):
+                return
+            if not self.stage.beside.running:  # its own unit is not started twice
+                self._watch(self.stage.beside)
+            self.stage.line.at(self._watch_every, knock)
 
         self.stage.line.at(self._watch_every, knock)
 
     def _bystander(self) -> None:
-        """A second process, started by hand or by a timer: the lock turns it away."""
-        lock = self.stage.lock
+        """A process that somebody starts by hand: the lock turns it away, or it has nothing to do."""
         try:
-            lock.free(lock.take("a process by hand"))
+            self.stage.lock.take(BY_HAND)
         except BatchscribeError:
             self.result.met["turned away by the lock"] += 1
+        else:
+            self.stage.lock.bury(BY_HAND.pid)
+
+    def _still(self, number: int) -> bool:
+        """Whether the process of that number is still at work."""
+        return self.stage.main.lives and self.stage.main.pid == number
 
     # the host's schedule
 
@@ -169,33 +181,48 @@ class Episode:
             again = MINUTE if self._once and self.stage.ledger.open_runs() else self._every
             self._next_tick = max(self._next_tick + again, line.seconds + 1.0)
         else:
-            self._reconcile()
+            self._watch(self.stage.main)
             self._next_watch = max(self._next_watch + self._watch_every, line.seconds + 1.0)
 
     def _tick(self, *, once: bool) -> None:
         self.result.ticks += 1
-        self._signal()
-        self._knock(self._process + 1)
-        self._as_process("tick", lambda: self._kept(tick(self.stage.world, self.stage.terms, once=once).runs))
+        stage = self.stage
+        self._as_process(
+            "tick", stage.main, lambda: self._kept(tick(stage.main.world, stage.terms, once=once).runs)
+        )
         self.stage.checker.tick_ended(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:
             self._reconcile()  # as ExecStopPost= does, however the tick ended
 
     def _reconcile(self) -> None:
         self.result.reconciles += 1
-        self._as_process("reconcile", lambda: self._kept(reconcile(self.stage.world, self.stage.terms)))
+        stage = self.stage
+        self._as_process(
+            "reconcile", stage.main, lambda: self._kept(reconcile(stage.main.world, stage.terms))
+        )
+
+    def _watch(self, slot: Slot) -> None:
+        self.result.watches += 1
+        self._as_process("watchdog", slot, lambda: self._watched(self.stage.watchdog(slot).watch()))
+
+    def _watched(self, watched: Watched) -> None:
+        if watched.ended:
+            self.result.met["a tick that hung was ended by the watchdog"] += 1
+        self.stage.trace.add(f"it ended: {watched.found}")
 
     def _kept(self, runs: tuple[Run, ...]) -> None:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
-    def _as_process(self, name: str, act: Callable[[], None]) -> None:
-        """A process from its start to its end, whatever ends it."""
+    def _as_process(self, name: str, slot: Slot, act: Callable[[], None]) -> None:
+        """A process from its start to its end, whatever ends it. The watchdog locks where it must."""
         stage = self.stage
-        self._process += 1
-        stage.begin(name)
+        stage.begin(slot, name)
+        if name == "tick":
+            self._signal(slot.pid)
+            self._knock(slot.pid)
         try:
-            with stage.lock.held():
-                stage.gate.point(name)
+            with nullcontext() if name == "watchdog" else stage.lock.held():
+                slot.gate.point(name)
                 act()
         except Crashed:
             stage.trace.add("it is gone")
@@ -205,27 +232,25 @@ class Episode:
         except Exception as error:  # noqa: BLE001  a mistake of ours, whichever
             stage.gate.violated("E", f"{name} raised {type(error).__name__}: {error}")
         finally:
-            stage.end()
+            stage.end(slot)
         if stage.gate.violation:
             raise stage.gate.violation
 
-    def _signal(self) -> None:
+    def _signal(self, number: int) -> None:
         """SIGTERM to this process, perhaps, and SIGKILL where it does not end."""
         if self.rng.random() >= self.weather.signal:
             return
-        number = self._process + 1
         later = between(self.rng, 0.0, 30 * MINUTE)
-        clock, gate = self.stage.clock, self.stage.gate
 
         def ask() -> None:
-            if self._process == number and self.stage.running:
+            if self._still(number):
                 self.result.met["SIGTERM"] += 1
-                clock.interrupt()
+                self.stage.main.clock.interrupt()
                 self.stage.line.at(STOP_TIMEOUT_SECONDS, kill)
 
         def kill() -> None:
-            if self._process == number and self.stage.running:
-                gate.kill()
+            if self._still(number):
+                self.stage.kill(self.stage.main)
 
         self.stage.line.at(later, ask)
 

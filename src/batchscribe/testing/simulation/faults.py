@@ -62,6 +62,8 @@ class Trouble:
         drawn = self._rng.random()
         if drawn < self._weather.slow:
             return between(self._rng, 10.0, 60.0)
+        if drawn > 1.0 - self._weather.hang:
+            return between(self._rng, 0.3 * HOUR, 4 * HOUR)
         return drawn * 0.3
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:

@@ -16,6 +16,7 @@ E    no error of our own making: what a tick raises is one of ours, and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller.scan import Scanner
@@ -37,6 +38,18 @@ OLD_LOOK_SECONDS = 120.0
 """An act on a look that is older than this is no act on a look."""
 CALL_SECONDS = 90.0
 """What calls and the waits between looks may add to a bill on both ends together."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a process has seen of the instance."""
+
+    look: tuple[float, Instance] | None = None
+    """Its last look, and how old the truth was that it showed."""
+    looks: list[float] = field(default_factory=list)
+    """Those that it has not written down yet."""
+    at_work: set[str] = field(default_factory=set)
+    """The runs that it has written down: what it sees from then on, it sees for them."""
 
 
 class Checker:
@@ -61,10 +74,9 @@ class Checker:
         self._guard = guard
         self._ours = cloud.machine(ours)
         self._no_ledger: LedgerSeam
-        self._look: tuple[float, Instance] | None = None
-        self._looks: list[float] = []
-        self._at_work: set[str] = set()
-        """The runs that this process has written down: what it sees from then on, it sees for them."""
+        self._me = _Seen()
+        self._pid = 0
+        self._seen: dict[int, _Seen] = {}
         self._kept: dict[str, list[float]] = {}
         self._recovered: set[str] = set()
         self._deadlines: dict[str, datetime] = {}
@@ -94,15 +106,17 @@ class Checker:
 
     # I3: looks, and what was done on them
 
-    def forget_look(self) -> None:
-        """A new process has seen nothing yet; what its forerunner did not write down is lost."""
-        self._look = None
-        self._at_work = set()
-        self._looks = []
+    def enter(self, pid: int) -> None:
+        """Whose looks and writes come from here on. A new process has seen nothing yet; what one that is
+        gone did not write down is lost.
+        """
+        self._seen = {each: seen for each, seen in self._seen.items() if each in {pid, self._pid}}
+        self._me = self._seen.setdefault(pid, _Seen())
+        self._pid = pid
 
     def looked(self, at: float, seen: Instance) -> None:
-        self._look = (at, seen)
-        self._looks.append(self._line.seconds)
+        self._me.look = (at, seen)
+        self._me.looks.append(self._line.seconds)
 
     def acted(self, call: str, instance: str, claim: Claim | None) -> None:
         """Something was asked of an instance, with a claim where one goes with it."""
@@ -122,8 +136,9 @@ class Checker:
             self._doubtful = machine.starts
         if machine.starts == self._doubtful:
             return
-        age = float("inf") if self._look is None else self._line.seconds - self._look[0]
-        if self._look is None or self._look[0] >= machine.since or age > OLD_LOOK_SECONDS:
+        look = self._me.look
+        age = float("inf") if look is None else self._line.seconds - look[0]
+        if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
             self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
         if call == "start" and claim is not None:
             self._join(machine, claim.run)
@@ -148,10 +163,10 @@ class Checker:
         before = self.runs.get(run.id)
         self._begun.setdefault(run.id, self._line.seconds)
         self.runs[run.id] = run
-        if run.id in self._at_work:
-            self._kept.setdefault(run.id, []).extend(self._looks)
-        self._at_work.add(run.id)
-        self._looks = []
+        if run.id in self._me.at_work:
+            self._kept.setdefault(run.id, []).extend(self._me.looks)
+        self._me.at_work.add(run.id)
+        self._me.looks = []
         if before is None and run.state is RunState.PLANNED:
             self._may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):

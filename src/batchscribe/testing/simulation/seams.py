@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim
 from batchscribe.core.manifest import Progress
 from batchscribe.core.messages import Message
@@ -20,6 +22,7 @@ from batchscribe.protocols import Clock, Guard
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.store import MemoryStore
 
+NOBODY = Holder(pid=0, boot="", ticks=0, since=0.0, alive=0.0)
 PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 
 
@@ -89,7 +92,8 @@ class LedgerSeam(Ledger):
         super().__init__(Path(":memory:"), pragmas=PRAGMAS)
         self.known: dict[str, Run] = {}
         """Every run in it, as it was saved last."""
-        self._gate = gate
+        self.gate = gate
+        """Of the process that is at it now."""
         self._saved = saved
 
     def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
@@ -98,25 +102,23 @@ class LedgerSeam(Ledger):
             self.known[run.id] = run
             self._saved(run, at)
 
-        self._gate.call("ledger.save_run", f"{run.id} {run.state.value}", save)
+        self.gate.call("ledger.save_run", f"{run.id} {run.state.value}", save)
 
     def put(self, key: str, value: str | None) -> None:
         act = super().put
-        self._gate.call("ledger.put", key, lambda: act(key, value))
+        self.gate.call("ledger.put", key, lambda: act(key, value))
 
     def save_sample(self, **row: Any) -> None:
         act = super().save_sample
-        self._gate.call("ledger.save_sample", str(row["decision"]), lambda: act(**row))
+        self.gate.call("ledger.save_sample", str(row["decision"]), lambda: act(**row))
 
     def learn(self, *, run: str, bytes_per_second: Mapping[str, float], **lesson: Any) -> None:
         act = super().learn
-        self._gate.call(
-            "ledger.learn", run, lambda: act(run=run, bytes_per_second=bytes_per_second, **lesson)
-        )
+        self.gate.call("ledger.learn", run, lambda: act(run=run, bytes_per_second=bytes_per_second, **lesson))
 
     def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
         act = super().alert_due
-        return self._gate.call("ledger.alert_due", key, lambda: act(key, at, every))
+        return self.gate.call("ledger.alert_due", key, lambda: act(key, at, every))
 
 
 class GuardSeam:
@@ -164,34 +166,42 @@ class KernelLock:
     def __init__(self, doubled: Callable[[str], object]) -> None:
         self.at = 1
         self.since = 0.0
-        self._files = 1
-        self._holders: dict[int, str] = {}
-        self._doubled = doubled
         self.now: Callable[[], float] = lambda: 0.0
-        self.process = "tick"
+        self.process: Callable[[], Holder] = lambda: NOBODY
+        """Who asks for the lock now."""
+        self.lives: Callable[[Holder], float] = lambda holder: holder.alive
+        """When a process showed its last sign of life."""
+        self._files = 1
+        self._holders: dict[int, Holder] = {}
+        self._doubled = doubled
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        file = self.take(self.process)
+        process = self.process()
+        self.take(process)
         try:
             yield
         finally:
-            self.free(file)
+            self.bury(process.pid)
 
     def holder(self) -> str | None:
-        return self._holders.get(self.at)
+        holder = self._holders.get(self.at)
+        return f"{holder.pid} simulated" if holder else None
 
-    def take(self, process: str) -> int:
-        """The file that is now locked for the process. Raises LockHeldError."""
+    def held_by(self) -> Holder | None:
+        holder = self._holders.get(self.at)
+        return replace(holder, alive=self.lives(holder)) if holder else None
+
+    def take(self, process: Holder) -> None:
+        """The file at the path is now locked for the process. Raises LockHeldError."""
         file = self.open()
         if file in self._holders:
-            raise LockHeldError(f"another tick is running ({self._holders[file]}); nothing was done")
-        others = sorted(self._holders.values())
+            raise LockHeldError(f"another tick is running ({self.holder()}); nothing was done")
+        others = [str(holder.pid) for holder in self._holders.values()]
         self._holders[file] = process
         self.since = self.now()
         if others:
-            self._doubled(f"{process} and {', '.join(others)} hold the lock at once")
-        return file
+            self._doubled(f"processes {process.pid} and {', '.join(others)} hold the lock at once")
 
     def open(self) -> int:
         """The file at the path: made where there is none."""
@@ -204,6 +214,6 @@ class KernelLock:
         """Takes the file's name away; whoever has it locked has it locked still. Nobody should."""
         self.at = 0
 
-    def free(self, file: int) -> None:
-        """The process let go of it, or is gone."""
-        self._holders.pop(file, None)
+    def bury(self, pid: int) -> None:
+        """The process let go of it, or is gone and the kernel freed what it held."""
+        self._holders = {file: holder for file, holder in self._holders.items() if holder.pid != pid}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 
@@ -12,6 +13,7 @@ from batchscribe import __version__
 from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.watchdog import Watchdog
 from batchscribe.core import keys, report
 from batchscribe.core.box import InstanceRecord
 from batchscribe.core.manifest import EngineSpec, Limits
@@ -29,8 +31,9 @@ from batchscribe.testing.simulation.invariants import Checker
 from batchscribe.testing.simulation.launcher import OverSsh
 from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
+from batchscribe.testing.simulation.process import HostProcesses, Slot
 from batchscribe.testing.simulation.seams import Bucket, Ears, GuardSeam, KernelLock, LedgerSeam, StoreSeam
-from batchscribe.testing.simulation.timeline import HostClock, Timeline
+from batchscribe.testing.simulation.timeline import HostClock, HostTime, Timeline
 from batchscribe.testing.simulation.trace import Trace
 from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
 from batchscribe.testing.simulation.worker import Hands, Kind
@@ -48,8 +51,12 @@ class Stage:
         self.rng = rng
         self.line = Timeline()
         self.trace = Trace(self.line)
-        self.gate = Gate(rng, self.line, self.trace)
-        self.clock = HostClock(self.line)
+        self.host = HostTime()
+        self.main = self._slot()
+        self.beside = self._slot()
+        """Where the watchdog runs while a tick is at work."""
+        self.at_work = self.main
+        self.gate = self.main.gate
         self.bucket = Bucket(self.line, url="memory://simulated")
         self.cloud = Cloud(self.line)
         self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
@@ -60,7 +67,6 @@ class Stage:
         self.people = People(rng, self.line, self.cloud, INSTANCE)
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
-        self.running = False
         self.policy = _policy(rng)
         self.ledger = self._new_ledger()
         self._weather = weather
@@ -69,9 +75,10 @@ class Stage:
         self.box = self._box()
         self._wire()
         self._ids = 0
+        self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.terms = self._terms()
-        self.world = self._world()
+        self._wire_worlds()
 
     # the course of an episode
 
@@ -82,30 +89,58 @@ class Stage:
         self.trouble.plan(hours)
         for _ in range(self._weather.box_partitions):
             self.line.at(between(self.rng, 0.0, hours * HOUR), self._cut_box)
-        self.gate.expect(self._weather.crash)
+        self.main.gate.expect(self._weather.crash)
+        self.beside.gate.expect(self._weather.crash)
 
-    def begin(self, name: str) -> None:
+    def begin(self, slot: Slot, name: str) -> None:
         """A new process of the controller."""
+        self._pids += 1
         self.trace.add(f"--- {name}")
-        self.running = True
-        self.lock.process = name
-        self.gate.begin()
-        self.clock.begin()
-        self.checker.forget_look()
+        slot.begin(self._pids)
+        self._give_way(slot)
+        self.checker.enter(slot.pid)
 
-    def end(self) -> None:
-        """The process is gone; time goes on without it."""
-        self.running = False
-        self.line.cut = False
+    def end(self, slot: Slot) -> None:
+        """The process is gone; time goes on without it. Whoever it was started beside goes on, or learns
+        that it is gone, too.
+        """
+        slot.end()
+        self.lock.bury(slot.pid)
+        self._give_way(self.main)
+        self.line.cut = self.main.running and self.main.gate.dead
+        self.checker.enter(self.main.pid)
+
+    def kill(self, slot: Slot) -> None:
+        """SIGKILL: the kernel frees what it held, and its next step is none."""
+        self.trace.add(f"process {slot.pid} is killed")
+        slot.gate.kill()
+        self.lock.bury(slot.pid)
+
+    def power_off(self) -> None:
+        for slot in (self.main, self.beside):
+            if slot.running:
+                slot.gate.kill()
 
     def boot(self) -> None:
         """The host has its power back."""
-        self.clock.booted = self.line.seconds
+        self.host.booted = self.line.seconds
+
+    def watchdog(self, slot: Slot) -> Watchdog:
+        """The production's watchdog as a process in that slot; what it ends runs in the other one."""
+        return Watchdog(slot.world, self.terms, self.lock, HostProcesses(self.main, self._killed))
+
+    def _killed(self, _pid: int) -> None:
+        self.kill(self.main)
+        self.line.cut = False  # the killer goes on
+
+    def _give_way(self, slot: Slot) -> None:
+        self.at_work = slot
+        self.ledger.gate = slot.gate
 
     def jump(self, seconds: float) -> None:
         """The wall clock of the host is set, by so much; its uptime goes on."""
         self.trace.add(f"the host's clock jumps by {seconds:.0f} s")
-        self.clock.offset += timedelta(seconds=seconds)
+        self.host.offset += timedelta(seconds=seconds)
         self.checker.jumps.append((self.line.seconds, seconds))
 
     def lose_ledger(self) -> None:
@@ -113,25 +148,28 @@ class Stage:
         self.checker.ledger_lost()
         self.ledger.close()
         self.ledger = self._new_ledger()
-        self.world = self._world()
+        self._wire_worlds()
 
     def calm(self) -> None:
         """No more faults from here on; what is broken stays broken until somebody stops it."""
         self.trace.add("=== calm")
         self._weather = CALM
-        self.gate.expect(0.0)
+        self.main.gate.expect(0.0)
+        self.beside.gate.expect(0.0)
         self.trouble.calm()
         self.people.leave()
         self.box.offline_until = 0.0
-        if self.clock.offset:
-            self.jump(-self.clock.offset.total_seconds())
+        if self.host.offset:
+            self.jump(-self.host.offset.total_seconds())
 
     # the wiring
 
     def _wire(self) -> None:
-        self.gate.check = self.line.after = self.checker.step
-        self.gate.trouble, self.gate.takes = self.trouble.stands, self.trouble.takes
-        self.clock.pause = self._sleep
+        self.line.after = self.checker.step
+        for slot in (self.main, self.beside):
+            slot.gate.check = self.checker.step
+            slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
+            slot.clock.pause = partial(self._sleep, slot.gate)
         self.cloud.on_change = self.trace.add
         self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
         self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
@@ -142,15 +180,20 @@ class Stage:
         self.checker.lag = LONGEST_LAG if self._weather.stale else 0.0
         self.checker.secrets = (SECRET,)
         self.lock.now = self.line.monotonic
+        self.lock.process = lambda: self.at_work.holder
+        self.lock.lives = lambda _holder: self.main.clock.looked
 
     def _if_ours(self, machine: Machine, act: object) -> None:
         if machine is self.machine and callable(act):
             act()
 
-    def _sleep(self, seconds: float) -> None:
-        self.gate.point("sleep", f"{seconds:g}")
+    def _slot(self) -> Slot:
+        return Slot(Gate(self.rng, self.line, self.trace), HostClock(self.line, self.host))
+
+    def _sleep(self, gate: Gate, seconds: float) -> None:
+        gate.point("sleep", f"{seconds:g}")
         self.line.advance(seconds)
-        self.gate.point("awake")
+        gate.point("awake")
 
     def _start(self) -> Start:
         return Start(between(self.rng, 8.0, 90.0), self.rng.random() < self._weather.broken_boot)
@@ -186,7 +229,7 @@ class Stage:
         return self._pace * between(self.rng, 0.5, 1.5)
 
     def _new_ledger(self) -> LedgerSeam:
-        return LedgerSeam(self.gate, saved=self.checker.saved)
+        return LedgerSeam(self.at_work.gate, saved=self.checker.saved)
 
     def _terms(self) -> Terms:
         return Terms(
@@ -207,46 +250,52 @@ class Stage:
             waits=self._waits,
         )
 
-    def _world(self) -> World:
-        store = StoreSeam(self.bucket, self.gate)
-        ears = Ears(self.gate, self.checker.heard)
-        compute = CloudApi(self.cloud, self.line, self.gate)
+    def _wire_worlds(self) -> None:
+        """The world of each process, with the ledger as it is now."""
+        self.main.world = self._world(self.main.gate, self.main.clock)
+        self.beside.world = self._world(self.beside.gate, self.beside.clock)
+
+    def _world(self, gate: Gate, clock: HostClock) -> World:
+        store = StoreSeam(self.bucket, gate)
+        ears = Ears(gate, self.checker.heard)
+        compute = CloudApi(self.cloud, self.line, gate)
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
         compute.looked, compute.acted = self.checker.looked, self.checker.acted
         return World(
-            clock=self.clock,
+            clock=clock,
             source=store,
             output=store,
             home=store,
             compute=compute,
             launcher=LaunchEither(
-                store, boot=BootLauncher(store, store), other=OverSsh(self.box, self.gate, __version__)
+                store, boot=BootLauncher(store, store), other=OverSsh(self.box, gate, __version__)
             ),
-            guard=GuardSeam(self.guard, self.gate),
+            guard=GuardSeam(self.guard, gate),
             notifier=ears,
             ledger=self.ledger,
-            shield=self.clock,
+            shield=clock,
             view=ears,
-            scanner=lambda by_hand: self._scanner(store, by_hand=by_hand),
-            preflight=lambda: self.gate.point("preflight"),
+            scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
+            preflight=lambda: gate.point("preflight"),
             new_run_id=lambda _now: self._new_id(),
             render=_render,
             run_log=lambda _run: nullcontext(),
-            report=self._report,
+            report=partial(self._report, gate),
         )
-
-    def _scanner(self, store: StoreSeam, *, by_hand: bool) -> Scanner:
-        age = timedelta(0) if by_hand else timedelta(minutes=5)
-        return Scanner(store, store, clock=self.clock, min_age=age)
 
     def _new_id(self) -> str:
         self._ids += 1
         return f"run-{self._ids:04}"
 
-    def _report(self, run: Run) -> None:
-        self.gate.point("report", run.id)
+    def _report(self, gate: Gate, run: Run) -> None:
+        gate.point("report", run.id)
         built = report.build(run, events=self.ledger.events(run.id), samples=[], backlog=None, lock="")
         self.checker.heard("report", report.encode(built).decode())
+
+
+def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
+    age = timedelta(0) if by_hand else timedelta(minutes=5)
+    return Scanner(store, store, clock=clock, min_age=age)
 
 
 def _policy(rng: random.Random) -> Policy:

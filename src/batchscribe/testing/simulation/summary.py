@@ -18,6 +18,7 @@ class Summary:
     hours: float = 0.0
     ticks: int = 0
     reconciles: int = 0
+    watches: int = 0
     steps: int = 0
     events: int = 0
     crashes: int = 0
@@ -31,6 +32,7 @@ class Summary:
         self.hours += result.hours
         self.ticks += result.ticks
         self.reconciles += result.reconciles
+        self.watches += result.watches
         self.steps += result.steps
         self.events += result.events
         self.crashes += result.crashes
@@ -41,10 +43,10 @@ class Summary:
 
     def text(self) -> str:
         """A page of sums."""
-        passes = self.ticks + self.reconciles
+        passes = self.ticks + self.reconciles + self.watches
         lines = [
             f"episodes    {self.episodes}, {self.hours:.0f} simulated hours",
-            f"passes      {passes}: {self.ticks} ticks, {self.reconciles} reconciliations",
+            f"passes      {passes}: {self.ticks} ticks, {self.reconciles} reconciliations, {self.watches} watches",
             f"steps       {self.steps} at the seams, {self.events} events beside them",
             f"crashes     {self.crashes} of the controller at a step",
             f"processor   {self.seconds:.1f} s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from batchscribe.errors import InterruptedRunError
@@ -60,23 +61,39 @@ class Timeline:
             self.seconds = max(self.seconds, until)
 
 
-class HostClock:
-    """The controller's Clock and Shield: its wall time may be off, its uptime begins with its boot."""
+@dataclass(slots=True)
+class HostTime:
+    """What all processes of the host share: how wrong its wall clock is, and when it booted."""
 
-    def __init__(self, line: Timeline) -> None:
-        self.offset = timedelta(0)
-        self.booted = -1000.0
+    offset: timedelta = timedelta(0)
+    booted: float = -1000.0
+
+
+class HostClock:
+    """The Clock and Shield of one process of the controller's host."""
+
+    def __init__(self, line: Timeline, host: HostTime) -> None:
+        self.host = host
         self.signal: str | None = None
+        self.looked = 0.0
+        """When the process looked at it last, by its uptime: a sign of life."""
         self.pause: Callable[[float], None] = line.advance
         """How a sleep passes; a simulated process puts its crash points around it."""
         self._line = line
         self._shields = 0
 
     def now(self) -> datetime:
-        return self._line.now() + self.offset
+        self.looked = self.uptime
+        return self._line.now() + self.host.offset
 
     def monotonic(self) -> float:
-        return self._line.seconds - self.booted
+        self.looked = self.uptime
+        return self.looked
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the host's boot; to read it is no sign of life."""
+        return self._line.seconds - self.host.booted
 
     def sleep(self, seconds: float) -> None:
         self.check()
@@ -101,3 +118,4 @@ class HostClock:
     def begin(self) -> None:
         """A new process: no signal was sent to it yet, and it shields nothing."""
         self.signal, self._shields = None, 0
+        self.looked = self.uptime

@@ -28,6 +28,8 @@ class Weather:
     """That a call which fails had its effect all the same."""
     slow: float = 0.0
     """That a call takes minutes."""
+    hang: float = 0.0
+    """That a call comes back after hours only."""
     stale: float = 0.0
     """That a look shows what was true some seconds ago."""
     ledger: float = 0.0
@@ -73,6 +75,7 @@ CALM = Weather()
 _SPICES: dict[str, Sequence[float | int]] = {
     "fault": (0.01, 0.03, 0.1),
     "slow": (0.002, 0.01),
+    "hang": (0.0005, 0.002),
     "stale": (0.05, 0.3),
     "ledger": (0.005, 0.02),
     "broken_boot": (0.1, 0.3),
