@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchscribe.controller import drive, outside, reconcile, release, settle, steps, tick
+from batchscribe.controller import alerts, drive, outside, reconcile, release, settle, steps, tick
 from batchscribe.controller.context import Terms, World, noted
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import Backlog
@@ -98,7 +99,7 @@ def _a_stale_lock_is_unlinked(patch: Patch) -> None:
 
 def _the_tag_is_forgotten(patch: Patch) -> None:
     def untagged(self: CloudApi, claim: Claim) -> None:
-        self._gate.call("compute.start", claim.run, lambda: self._start(claim))
+        self._call("start", claim.run, lambda: self._start(claim))
 
     patch.setattr(CloudApi, "start", untagged)
 
@@ -153,13 +154,13 @@ def _troubled_chunks_count(patch: Patch) -> None:
 
 
 def _a_vendors_words_are_told(patch: Patch) -> None:
-    gave_up = drive._give_up
+    alert = alerts.alert
 
-    def chatty(world: World, run: Run, outcome: Any, error: BatchscribeError, errors: list[Any]) -> Run:
-        told = type(error)(f"{error} ({error.__cause__})")
-        return gave_up(world, run, outcome, told, errors)
+    def chatty(world: World, key: str, title: str, text: str) -> None:
+        error = sys.exc_info()[1]
+        alert(world, key, title, f"{text} ({error.__cause__ if error else ''})")
 
-    patch.setattr(drive, "_give_up", chatty)
+    patch.setattr(tick, "alert", chatty)
 
 
 def _a_guard_that_comes_too_late(patch: Patch) -> None:

@@ -11,7 +11,12 @@ import pytest
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.runs import Outcome, RunState
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, StoreUnavailableError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    InterruptedRunError,
+    StoreUnavailableError,
+)
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, stage
 
@@ -79,6 +84,30 @@ def test_what_somebody_starts_before_our_start_was_asked_for_is_theirs_from_pend
     (run,) = reconcile(at.world, at.terms)
     assert run.abandoned_gpu
     assert ("stop", INSTANCE) not in at.compute.calls
+
+
+def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: Stage) -> None:
+    started(at, RunState.TRANSCRIBING)
+    reached = iter([True])
+
+    def hang(method: str, key: str) -> None:
+        asked = at.ledger.open_runs()[0].stop_requested
+        if method == "get" and key.endswith("exit.json") and asked and next(reached, False):
+            at.compute.stop(INSTANCE)
+            at.clock.sleep(120)
+            at.compute.start_unclaimed(INSTANCE)
+            at.clock.sleep(300)
+
+    at.worker.deaf = True
+    at.clock.at(30, at.clock.interrupt)
+    at.store.before = hang
+    (run,) = at.ledger.open_runs()
+    with pytest.raises(InterruptedRunError):
+        tick(at.world, at.terms)
+    released = at.ledger.run(run.id)
+    assert released is not None
+    assert released.abandoned_gpu
+    assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

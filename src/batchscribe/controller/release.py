@@ -22,6 +22,9 @@ from batchscribe.errors import BatchscribeError
 SILENT_BOX = timedelta(minutes=2)
 """A borrowed box that does not say whether our worker still runs is let go of after this."""
 
+OLD_LOOK = timedelta(minutes=1)
+"""Where a call hung after the look, the instance may be in other hands by now: it is looked at again."""
+
 
 def begin_release(world: World, run: Run) -> Run:
     """Asks a worker that may still be at work to end. Never raises: the stop comes in any case."""
@@ -62,6 +65,8 @@ def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: date
     # A clock that was set back grants no grace.
     graced = timedelta(0) <= waited < timedelta(seconds=terms.waits.grace)
     if seen.state.billable and graced and not _ended(world, run):
+        return run
+    if world.clock.now() - now >= OLD_LOOK:
         return run
     force = waited >= timedelta(seconds=terms.waits.force_after)
     if seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING} or force:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from batchscribe.core.instances import DEADLINE_TAG, RELEASED_TAGS, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.timeline import Timeline
 
+T = TypeVar("T")
 _GONE = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
 UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 
@@ -55,6 +57,16 @@ class Start:
 
     pending: float = 20.0
     broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a controller asked of an instance, and when: the call may have lasted long."""
+
+    call: str
+    instance: str
+    asked: float
+    claim: Claim | None = None
 
 
 class Cloud:
@@ -189,28 +201,36 @@ class CloudApi:
     def __init__(self, cloud: Cloud, line: Timeline, gate: Gate) -> None:
         self.lag: Callable[[], float] = lambda: 0.0
         self.refused: Callable[[], BatchscribeError | None] = lambda: None
-        self.looked: Callable[[float, Instance], None] = lambda _at, _seen: None
-        self.acted: Callable[[str, str, Claim | None], None] = lambda _call, _instance, _claim: None
+        self.looked: Callable[[float, float, Instance], None] = lambda _asked, _at, _seen: None
+        self.acted: Callable[[Act], None] = lambda _act: None
+        self._asked = 0.0
         self._cloud = cloud
         self._line = line
         self._gate = gate
 
     def describe(self, instance: str) -> Instance:
-        return self._gate.call("compute.describe", instance, lambda: self._look(instance))
+        return self._call("describe", instance, lambda: self._look(instance))
 
     def start(self, claim: Claim) -> None:
         # Two requests, as on EC2: the tags come first, and either may be the last thing that is done.
-        self._gate.call("compute.tag", claim.run, lambda: self._tag(claim))
-        self._gate.call("compute.start", claim.run, lambda: self._start(claim))
+        self._call("tag", claim.run, lambda: self._tag(claim))
+        self._call("start", claim.run, lambda: self._start(claim))
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        self._gate.call("compute.stop", instance, lambda: self._stop(instance, force=force))
+        self._call("stop", instance, lambda: self._stop(instance, force=force))
 
     def release(self, instance: str) -> None:
-        self._gate.call("compute.release", instance, lambda: self._release(instance))
+        self._call("release", instance, lambda: self._release(instance))
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        self._gate.call("compute.change_type", instance, lambda: self._retype(instance, instance_type))
+        self._call("change_type", instance, lambda: self._retype(instance, instance_type))
+
+    def _call(self, name: str, subject: str, act: Callable[[], T]) -> T:
+        self._asked = self._line.seconds
+        return self._gate.call(f"compute.{name}", subject, act)
+
+    def _act(self, call: str, instance: str, claim: Claim | None = None) -> None:
+        self.acted(Act(call, instance, self._asked, claim))
 
     def _look(self, instance: str) -> Instance:
         machine = self._cloud.machines.get(instance)
@@ -218,29 +238,29 @@ class CloudApi:
             return Instance(id=instance, state=InstanceState.MISSING)
         then = self._line.seconds - self.lag()
         at, seen = next((shown for shown in reversed(machine.shown) if shown[0] <= then), machine.shown[0])
-        self.looked(max(at, then), seen)
+        self.looked(self._asked, max(at, then), seen)
         return seen
 
     def _tag(self, claim: Claim) -> None:
         self._cloud.machine(claim.instance)
-        self.acted("tag", claim.instance, claim)
+        self._act("tag", claim.instance, claim)
         self._cloud.tag(claim.instance, {RUN_TAG: claim.run, DEADLINE_TAG: claim.deadline.isoformat()})
 
     def _start(self, claim: Claim) -> None:
-        self.acted("start", claim.instance, claim)
+        self._act("start", claim.instance, claim)
         if error := self.refused():
             raise error
         self._cloud.start(claim.instance, claim.run)
 
     def _stop(self, instance: str, *, force: bool) -> None:
-        self.acted("stop", instance, None)
+        self._act("stop", instance)
         self._cloud.stop(instance, force=force)
 
     def _release(self, instance: str) -> None:
         if instance in self._cloud.machines:
-            self.acted("release", instance, None)
+            self._act("release", instance)
             self._cloud.tag(instance, RELEASED_TAGS)
 
     def _retype(self, instance: str, instance_type: str) -> None:
-        self.acted("change_type", instance, None)
+        self._act("change_type", instance)
         self._cloud.retype(instance, instance_type)

@@ -24,11 +24,11 @@ from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
 from batchscribe.core.manifest import Failure, Manifest
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
-from batchscribe.testing.simulation.cloud import UP, Cloud, Machine, Span
+from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.seams import Bucket, LedgerSeam
 from batchscribe.testing.simulation.timeline import Timeline
@@ -36,8 +36,8 @@ from batchscribe.testing.simulation.timeline import Timeline
 LIMIT = timedelta(minutes=20)
 OLD_LOOK_SECONDS = 120.0
 """An act on a look that is older than this is no act on a look."""
-CALL_SECONDS = 90.0
-"""What calls and the waits between looks may add to a bill on both ends together."""
+CALL_SECONDS = 60.0
+"""What the calls between a look and its record may add to a bill, on both ends together."""
 
 
 @dataclass(slots=True)
@@ -45,9 +45,9 @@ class _Seen:
     """What a process has seen of the instance."""
 
     look: tuple[float, Instance] | None = None
-    """Its last look, and how old the truth was that it showed."""
-    looks: list[float] = field(default_factory=list)
-    """Those that it has not written down yet."""
+    """The last one, and the moment that it showed."""
+    unwritten: tuple[float, float] | None = None
+    """When the last one was asked for and answered, until something is written down after it."""
     at_work: set[str] = field(default_factory=set)
     """The runs that it has written down: what it sees from then on, it sees for them."""
 
@@ -77,7 +77,7 @@ class Checker:
         self._me = _Seen()
         self._pid = 0
         self._seen: dict[int, _Seen] = {}
-        self._kept: dict[str, list[float]] = {}
+        self._kept: dict[str, list[tuple[float, float]]] = {}
         self._recovered: set[str] = set()
         self._deadlines: dict[str, datetime] = {}
         """Of every run that claimed an instance, whether anybody wrote it down or not."""
@@ -114,12 +114,13 @@ class Checker:
         self._me = self._seen.setdefault(pid, _Seen())
         self._pid = pid
 
-    def looked(self, at: float, seen: Instance) -> None:
+    def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
-        self._me.looks.append(self._line.seconds)
+        self._me.unwritten = (asked, self._line.seconds)
 
-    def acted(self, call: str, instance: str, claim: Claim | None) -> None:
+    def acted(self, act: Act) -> None:
         """Something was asked of an instance, with a claim where one goes with it."""
+        call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
             self._deadlines.setdefault(claim.run, claim.deadline)
@@ -137,7 +138,7 @@ class Checker:
         if machine.starts == self._doubtful:
             return
         look = self._me.look
-        age = float("inf") if look is None else self._line.seconds - look[0]
+        age = float("inf") if look is None else act.asked - look[0]
         if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
             self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
         if call == "start" and claim is not None:
@@ -163,10 +164,10 @@ class Checker:
         before = self.runs.get(run.id)
         self._begun.setdefault(run.id, self._line.seconds)
         self.runs[run.id] = run
-        if run.id in self._me.at_work:
-            self._kept.setdefault(run.id, []).extend(self._me.looks)
+        if run.id in self._me.at_work and self._me.unwritten:
+            self._kept.setdefault(run.id, []).append(self._me.unwritten)
         self._me.at_work.add(run.id)
-        self._me.looks = []
+        self._me.unwritten = None
         if before is None and run.state is RunState.PLANNED:
             self._may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
@@ -221,7 +222,8 @@ class Checker:
     def _most(self, run: Run, spans: list[Span]) -> float:
         """The longest bill that looks explain: from the last look before it ran to the first after it.
 
-        A look counts where its process was at work on the run, and lived to write the run down after it.
+        A look counts where its process was at work on the run, and wrote the run down next. It is as early
+        as it was asked for, and as late as it was answered.
         With a lost ledger the bill begins at the intent. A run that never ran is billed for no more than
         its life; stale looks and the time that calls take come on top, once on each side.
         """
@@ -231,8 +233,8 @@ class Checker:
         if not spans:
             return now - created + CALL_SECONDS
         first, last = spans[0].begin, spans[-1].end or now
-        before = [at for at in looks if at <= first] if run.id not in self._recovered else []
-        after = [at for at in looks if at >= last + self.lag]
+        before = [asked for asked, at in looks if at <= first] if run.id not in self._recovered else []
+        after = [at for _asked, at in looks if at >= last + self.lag]
         begin = max(before, default=created)
         end = min(after, default=now)
         return end - begin + 2 * self.lag + CALL_SECONDS

@@ -46,7 +46,7 @@ class Summary:
         passes = self.ticks + self.reconciles + self.watches
         lines = [
             f"episodes    {self.episodes}, {self.hours:.0f} simulated hours",
-            f"passes      {passes}: {self.ticks} ticks, {self.reconciles} reconciliations, {self.watches} watches",
+            f"passes      {passes}: {self.ticks} ticks, {self.reconciles} reconciled, {self.watches} watches",
             f"steps       {self.steps} at the seams, {self.events} events beside them",
             f"crashes     {self.crashes} of the controller at a step",
             f"processor   {self.seconds:.1f} s",
