@@ -20,7 +20,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -51,7 +51,7 @@ class Row:
 
 
 class Ours(Host):
-    """The production's timers: a tick an hour with a reconciliation behind it, and one every five minutes."""
+    """The production's timers: a tick an hour, a reconciliation behind it, a watchdog every five minutes."""
 
     def play(self) -> None:
         line = self.week.line
@@ -63,32 +63,31 @@ class Ours(Host):
                 self.week.boot()
                 next_tick, next_watch = line.seconds + MINUTE, line.seconds + 2 * MINUTE
             elif next_tick <= line.seconds:
-                self._process("tick", lambda: tick(self.week.world, self.week.terms))
+                self._process("tick", lambda: tick(self.week.main.world, self.week.terms))
                 if self.down_until <= line.seconds:
                     self._reconcile()
                 next_tick = max(next_tick + HOUR, line.seconds + 1.0)
             else:
-                self._reconcile()
+                self._process("watchdog", lambda: self.week.watchdog(self.week.main).watch())
                 next_watch = max(next_watch + WATCH_EVERY, line.seconds + 1.0)
 
     def lost(self) -> None:
-        if self.week.running:
-            self.week.gate.kill()
+        self.week.power_off()
 
     def _reconcile(self) -> None:
-        self._process("reconcile", lambda: reconcile(self.week.world, self.week.terms))
+        self._process("reconcile", lambda: reconcile(self.week.main.world, self.week.terms))
 
     def _process(self, name: str, act: Callable[[], object]) -> None:
         week = self.week
-        week.begin(name)
+        week.begin(week.main, name)
         try:
-            with week.lock.held():
+            with nullcontext() if name == "watchdog" else week.lock.held():
                 week.gate.point(name)
                 act()
         except (Crashed, BatchscribeError):
             pass
         finally:
-            week.end()
+            week.end(week.main)
         if week.gate.violation:
             raise week.gate.violation
 

@@ -73,7 +73,7 @@ class Week(Stage):
         record = InstanceRecord(instance=INSTANCE, release=__version__, at=self.line.now(), boots=boots)
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
         if not guarded:  # nor is it held against what only the guard can promise
-            self.world = replace(self.world, guard=NoGuard())
+            self.main.world = replace(self.main.world, guard=NoGuard())
             self.gate.check = self.line.after = lambda: None
         self._plan_uploads()
         self._plan_each(POWER_LOSS_EVERY, POWER_LOSS_LASTS, self._lose_power)
