@@ -110,6 +110,18 @@ def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: St
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
+def test_a_start_that_fell_back_and_came_up_at_the_second_try_is_billed_to_its_end(at: Stage) -> None:
+    at.upload(120)
+    at.clock.sleep(600)
+    at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
+    at.compute.break_boot(INSTANCE)
+    at.clock.at(25, lambda: at.compute.break_boot(INSTANCE, broken=False))
+    at.clock.at(200, lambda: at.compute.stop(INSTANCE))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.INSTANCE_LOST
+    assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 100
+
+
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     started(at, RunState.TRANSCRIBING)
     at.compute.stop(INSTANCE)

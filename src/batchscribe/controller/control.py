@@ -64,7 +64,7 @@ def looked_at(run: Run, seen: Instance, now: datetime) -> Run:
     A look at `pending` is older than one that saw it running, and tells nothing.
     """
     if not not_up(run, seen):
-        return replace(run, running_until=now)
+        return replace(run, running_until=now, stopped=None)
     over = seen.state is not InstanceState.PENDING or run.started_again(seen.launched_at)
     return replace(run, stopped=run.stopped or now) if over else run
 

@@ -115,6 +115,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
             RunState.DISPATCHING,
             running_since=now,
             running_until=now,
+            stopped=None,
             reaching_since=now,
             launched=seen.launched_at,
             rate=rate,

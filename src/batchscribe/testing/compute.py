@@ -76,9 +76,9 @@ class FakeCompute:
         """The next calls of `describe`, `start`, `stop` or `release` meet these; None is no fault."""
         self._faults.setdefault(call, deque()).extend(faults)
 
-    def break_boot(self, instance: str) -> None:
-        """From its next start on, the machine falls back to stopped instead of running."""
-        self._machines[instance].broken_boot = True
+    def break_boot(self, instance: str, *, broken: bool = True) -> None:
+        """From its next start on, the machine falls back to stopped instead of running; or no longer."""
+        self._settled(instance).broken_boot = broken
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
         """The machine stays pending or stopping for as long as it is held; a forced stop frees it."""
