@@ -555,3 +555,26 @@ def test_an_agent_that_comes_again_keeps_the_limit_and_moves_no_marker(tmp_path:
     assert (tmp_path / "alive").read_text() == "20\n"
     (tmp_path / "claim").write_text("torn")
     assert MarkerFiles(tmp_path).take("run-1", limit=8000.0, now=600.0) == 8000.0
+
+
+def test_a_marker_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "claim").mkdir()
+    with pytest.raises(MisconfiguredError, match="claim cannot be written"):
+        MarkerFiles(tmp_path).take("run-1", limit=1.0, now=0.0)
+
+
+def test_the_power_is_asked_off_again_where_that_failed_once(
+    box: Awake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.claimed()
+    off, calls = box.marks.off, 0
+
+    def fails_once() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise MisconfiguredError("no room")
+        off()
+
+    monkeypatch.setattr(box.marks, "off", fails_once)
+    assert box.live() is not None

@@ -10,12 +10,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from batchscribe import __version__
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.store_directory import DirectoryStore
 from batchscribe.core import keys
-from batchscribe.core.box import BOOT_MODULE, BoxClaim, BoxPlace, ClaimLaunch, InstanceRecord
+from batchscribe.core.box import (
+    BOOT_MODULE,
+    BoxClaim,
+    BoxPlace,
+    CheckRequest,
+    ClaimLaunch,
+    InstanceRecord,
+    StartRequest,
+)
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import box_boot
+from batchscribe.worker import box as boxes
 from batchscribe.worker.box import Box
 from support.stores import NOW, StoppedClock
 
@@ -135,3 +147,39 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
     assert opened == [("s3://home", "us-east-2", "http://own"), ("s3://other", "eu-west-1", "http://own")]
+
+
+def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / ".batchscribe" / "env"
+    path.parent.mkdir()
+    path.write_bytes(b"# cl\xe9\nA=b\n")
+    path.chmod(0o600)
+    with pytest.raises(MisconfiguredError, match="UTF-8"):
+        Box(tmp_path, SystemClock()).environment()
+
+
+def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
+    left = tmp_path / ".batchscribe" / "runs" / "core"
+    left.parent.mkdir(parents=True)
+    left.write_text("no folder")
+    os.utime(left, (1e9, 1e9))
+    made = Box(tmp_path, SystemClock(), command=("/bin/true",))
+    assert made.start(StartRequest(run="r", worker=0, url="file:///m", release=__version__)).done
+
+
+@pytest.mark.parametrize(
+    ("home", "fits"), [("s3://home", True), ("s3://home/", True), ("", True), ("s3://other", False)]
+)
+def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, fits: bool
+) -> None:
+    monkeypatch.setattr(boxes, "_systemd_says", lambda _question, _unit: True)
+    made = Box(tmp_path, SystemClock(), aside=("/bin/false",))
+    made.keep_place(PLACE)
+    request = CheckRequest(
+        now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home
+    )
+    (units,) = [each for each in made.check(request).findings if each.what == "units"]
+    assert units.ok is fits
+    assert units.mend == "batchscribe gpu setup"
+    assert fits or ("s3://home" in units.detail and "s3://other" in units.detail)

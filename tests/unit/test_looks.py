@@ -159,15 +159,3 @@ class _DeadError(BaseException):
 
 def _dies(*_arguments: object, **_named: object) -> None:
     raise _DeadError(BatchscribeError)
-
-
-def test_a_start_that_fell_back_unanswered_is_not_made_twice(tmp_path: Path) -> None:
-    at = stage(tmp_path)
-    at.upload(120)
-    at.clock.sleep(600)
-    at.compute.break_boot(INSTANCE)
-    at.compute.fail("start", Fault(ComputeUnavailableError("the reply was lost"), applied=True))
-    run = tick(at.world, at.terms).runs[0]
-    assert run.outcome is Outcome.STAYED_STOPPED
-    assert [call for call, _ in at.compute.calls].count("start") == 1
-    at.ledger.close()

@@ -186,6 +186,7 @@ class BoxSetup:
             endpoint=terms.endpoint,
             busy=terms.busy,
             boots=boots,
+            home=terms.output,
         )
         # This machine has no environment file and no clock of its own to differ.
         word = "check" if self.ssh else "inspect"

@@ -198,8 +198,7 @@ def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     now = world.clock.now()
     if run.start_accepted is not None and run.seen_up is None and now - run.start_accepted < START_LANDS:
         return run  # what the cloud shows may be older than our start
-    # One that was up already, if only for a moment, is billed for it: a second start would hide that.
-    if run.start_accepted is not None or run.stopped is not None:
+    if run.start_accepted is not None:
         reason = seen.state_reason or "the cloud gave no reason"
         detail = f"{seen.id} was started but is stopped again: {reason}"
         return keep(world, run.releasing(Outcome.STAYED_STOPPED, detail))

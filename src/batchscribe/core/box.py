@@ -74,6 +74,8 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A run is at work there: a second model beside its own could take the GPU's memory from it."""
     boots: bool = False
     """Its record says that it takes up claims at boot: its units must be there."""
+    home: str = ""
+    """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):

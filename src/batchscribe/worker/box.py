@@ -6,6 +6,7 @@ worker of each run with its process and its log.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -45,6 +46,7 @@ DRIVER = 525
 """The oldest driver that runs CUDA 12, which the engine is built for."""
 RETENTION = timedelta(days=30)
 """Of the folders of ended runs; no run is that long."""
+SET_UP = "batchscribe gpu setup"
 INSPECT_SECONDS = 300.0
 FETCH_SECONDS = 1800.0
 _ALSO = {"AWS_REGION": "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL": "AWS_ENDPOINT_URL_S3"}
@@ -129,9 +131,20 @@ class Box:
         if request.gpu:
             findings.append(_driver())
         if request.boots:
-            findings.append(_units())
+            findings.append(self._elsewhere(request.home) or _units())
         findings.extend(self._inspected(request))
         return BoxReply(release=__version__, findings=tuple(findings))
+
+    def _elsewhere(self, home: str) -> Finding | None:
+        """Where the next boot would look for its claim in another's store, or nowhere."""
+        try:
+            known = self.place().home
+        except MisconfiguredError as error:
+            return Finding(what="units", ok=False, detail=str(error), mend=SET_UP)
+        if not home or known.rstrip("/") == home.rstrip("/"):
+            return None
+        detail = f"the box looks for its claims in {known}, not in {home}: another set-up took it over"
+        return Finding(what="units", ok=False, detail=detail, mend=SET_UP)
 
     def prefetch(self, spec: EngineSpec) -> BoxReply:
         """Fetches the engine's model, so that no paid run waits for it. Raises EngineError."""
@@ -163,14 +176,21 @@ class Box:
         private = stat.S_ISREG(seen.st_mode) and not seen.st_mode & 0o077 and seen.st_uid == os.geteuid()
         if not private:
             raise MisconfiguredError(f"{path} is not ours alone: run `chmod 600 {path}` as its owner")
-        values = dotenv_values(path, interpolate=False)
+        try:
+            values = dotenv_values(path, interpolate=False)
+        except (OSError, UnicodeDecodeError) as error:
+            raise MisconfiguredError(
+                f"{path} cannot be read as UTF-8 text: mend it by `batchscribe gpu setup --env-file FILE`"
+            ) from error
         return {name: value for name, value in values.items() if value is not None}
 
     def _forget_old_runs(self) -> None:
         limit = (self._clock.now() - RETENTION).timestamp()
         for folder in (self._root / "runs").glob("*"):
-            if folder.stat().st_mtime < limit:
-                shutil.rmtree(folder)
+            # What cannot be tidied up is no reason to leave a paid box without work.
+            with contextlib.suppress(OSError):
+                if folder.stat().st_mtime < limit:
+                    shutil.rmtree(folder)
 
     def _process(self, name: WorkerName) -> Path:
         """Where the worker's process is recorded."""
@@ -254,7 +274,7 @@ def _units() -> Finding:
     missing = [unit for unit in (box.BOX_UNIT, *dead_man) if not _systemd_says("is-enabled", unit)]
     missing += [unit for unit in dead_man if unit not in missing and not _systemd_says("is-active", unit)]
     detail = f"not enabled or not active: {', '.join(missing)}" if missing else "enabled, dead-man active"
-    return Finding(what="units", ok=not missing, detail=detail, mend="batchscribe gpu setup")
+    return Finding(what="units", ok=not missing, detail=detail, mend=SET_UP)
 
 
 def _systemd_says(question: str, unit: str) -> bool:

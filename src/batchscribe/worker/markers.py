@@ -9,12 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from batchscribe.detached import write_atomically
+from batchscribe.errors import MisconfiguredError
 
 READABLE = 0o644
 
 
 class MarkerFiles:
-    """Markers in `folder`, which lies in memory and belongs to this user."""
+    """Markers in `folder`, which lies in memory and belongs to this user. Each word raises
+    MisconfiguredError where its marker cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,9 +44,14 @@ class MarkerFiles:
     def _limit_of(self, run: str) -> float | None:
         try:
             limit, named = (self._folder / "claim").read_text().splitlines()
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         return float(limit) if named == run else None
 
     def _write(self, name: str, text: str) -> None:
-        write_atomically(self._folder / name, text.encode(), mode=READABLE)
+        try:
+            write_atomically(self._folder / name, text.encode(), mode=READABLE)
+        except OSError as error:
+            raise MisconfiguredError(
+                f"{self._folder / name} cannot be written ({error.strerror}): the dead-man goes by it"
+            ) from error

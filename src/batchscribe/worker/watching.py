@@ -111,8 +111,7 @@ class Watch:
     def step(self) -> float | None:
         """One look and at most one act. Seconds until the next; None when the power is on its way out."""
         if self._ending:
-            self._marks.off()
-            return None
+            return self._off()
         try:
             verdict = self._look() or self._late() or self._stalled()
         except (TransientError, MisconfiguredError) as error:
@@ -122,6 +121,15 @@ class Watch:
         if verdict:
             return self._end(verdict)
         return POLL_SECONDS if self._workers.started(self._name) else IDLE_POLL_SECONDS
+
+    def _off(self) -> float | None:
+        """Asks again where the marker cannot be written: to leave would leave the box on."""
+        try:
+            self._marks.off()
+        except MisconfiguredError as error:
+            LOG.warning("box.cannot_power_off", run=self._claim.run, why=str(error))
+            return POLL_SECONDS
+        return None
 
     def _look(self) -> Verdict | None:
         """At the present worker, or for the next one. Raises what the store raises."""
