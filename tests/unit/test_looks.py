@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batchscribe.controller.follow import follow
+from batchscribe.controller.release import release
+from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.runs import Outcome, RunState
+from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
     InterruptedRunError,
     StoreUnavailableError,
 )
-from batchscribe.testing.compute import Fault
+from batchscribe.testing.compute import FakeCompute, Fault
 from support.world import INSTANCE, Stage, stage
 
 
@@ -120,6 +125,60 @@ def test_a_start_that_fell_back_and_came_up_at_the_second_try_is_billed_to_its_e
     (run,) = tick(at.world, at.terms).runs
     assert run.outcome is Outcome.INSTANCE_LOST
     assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 100
+
+
+def test_an_end_is_no_earlier_than_the_answer_that_showed_it(at: Stage) -> None:
+    started(at, RunState.TRANSCRIBING)
+    at.clock.sleep(40)
+    (run,) = at.ledger.open_runs()
+
+    def slow() -> Instance:
+        at.clock.sleep(40)
+        at.compute.stop(INSTANCE)
+        return at.compute.describe(INSTANCE)
+
+    world = replace(at.world, compute=_Shows(at.compute, slow))
+    seen = follow(world, at.terms, run)
+    assert seen.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 40
+
+
+def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
+    at.upload(120)
+    at.clock.sleep(600)
+    (run,) = tick(at.world, at.terms).runs
+    at.upload(120, session="t")
+    at.clock.sleep(600)
+    older = at.compute.describe(INSTANCE)
+    stale = replace(older, tags=Claim(instance=INSTANCE, run=run.id, deadline=run.deadline).tags)
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    (begun,) = at.ledger.open_runs()
+    assert begun.start_accepted is None
+    at.compute.start(claim_of(begun))  # and its controller died before it could write that down
+    assert _released_with(at, stale).state is RunState.RELEASING
+    assert begun.id in at.world.guard.armed(INSTANCE)
+
+
+def _released_with(at: Stage, seen: Instance) -> Run:
+    """A look at the way out of the open run that shows this."""
+    (run,) = at.ledger.open_runs()
+    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=at.clock.now())
+    world = replace(at.world, compute=_Shows(at.compute, lambda: seen))
+    return release(world, at.terms, out)
+
+
+class _Shows:
+    """A cloud whose looks are somebody else's to answer; all else is the double's."""
+
+    def __init__(self, compute: FakeCompute, look: Callable[[], Instance]) -> None:
+        self._compute = compute
+        self._look = look
+
+    def describe(self, _instance: str) -> Instance:
+        return self._look()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compute, name)
 
 
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

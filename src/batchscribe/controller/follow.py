@@ -37,7 +37,8 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     if look_due(run, terms, now):
         seen = world.compute.describe(run.instance)
         down = not_up(run, seen)
-        run = keep(world, looked_at(run, seen, now))
+        # The call may have taken its time: an end is no earlier than its answer.
+        run = keep(world, looked_at(run, seen, world.clock.now()))
         if world.launcher.alive(seen, manifest) is False and read_exit(world, manifest) is None:
             detail = f"worker {manifest.worker} is gone without a last word"
             return keep(world, run.releasing(Outcome.WORKER_LOST, detail))

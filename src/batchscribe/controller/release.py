@@ -43,7 +43,9 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     if not _ours(run, seen):
-        return _hands_off(world, run, seen, now)
+        # What the cloud shows may be older than our start, with the tags of then.
+        unsure = _may_still_start(run, now) and not seen.state.billable
+        return run if unsure else _hands_off(world, run, seen, now)
     run = _noted_look(world, run, _looked(run, seen, before, now), seen)
     if (run.borrowed or terms.shared_machine) and not _work_over(world, terms, run, seen, now):
         return run

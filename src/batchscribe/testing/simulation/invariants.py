@@ -133,9 +133,9 @@ class Checker:
         tagged = self.runs.get(machine.tags.get(RUN_TAG, ""))
         if tagged and call == "release":
             return  # who empties our own tag touches nothing of anybody else's
-        if tagged and (tagged.launched is None or tagged.start_accepted is None):
-            # A start of ours was asked for, and its answer was not seen: what is up under our tag cannot
-            # be told from it, from here to its stop.
+        if tagged and tagged.launched in {None, machine.launched_at}:
+            # We asked for a start and never saw it up: what is up under our tag when we see it first
+            # cannot be told from it, from here to its stop.
             self._doubtful = machine.starts
             self._in_doubt.add(tagged.id)
         if machine.starts == self._doubtful:
@@ -175,13 +175,13 @@ class Checker:
             self._may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
             self._billed(run)
-            self._counted(run)
+            self._counted(run, run.manifests or (before.manifests if before else ()))
 
-    def _counted(self, run: Run) -> None:
+    def _counted(self, run: Run, manifests: tuple[str, ...]) -> None:
         """I4 for a run: what it says is done has its transcript, whatever the worker said."""
         chunks = [
             chunk
-            for key in run.manifests
+            for key in manifests
             if self._bucket.has(key)
             for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
         ]
