@@ -97,6 +97,40 @@ def test_a_claim_counts_for_the_boots_between_its_intent_and_its_deadline(
     assert untouched(box) is not meant
 
 
+@pytest.mark.parametrize("behind", [6 * 60.0, -3 * 3600.0])
+def test_a_clock_that_is_set_after_the_boot_makes_the_claim_count(box: Awake, behind: float) -> None:
+    """`behind` in seconds: the boot's own time moves with the clock that it was taken by."""
+    box.claimed()
+    box.give()
+    box.clock.jump(-behind)
+    box.boot = Boot(id="boot-1", at=box.boot.at - timedelta(seconds=behind))
+    box.at(60, lambda: box.clock.jump(behind))
+    box.at(200, box.finish)
+    assert box.live() is not None
+    assert [each.worker for each in box.workers.requests] == [0]
+    end = box.end()
+    assert end is not None
+    assert end.why == "work ended"
+
+
+def test_the_time_that_passes_is_not_added_to_the_boot(box: Awake) -> None:
+    """Else any claim would be of this boot, sooner or later."""
+    box.claimed(created=box.boot.at + timedelta(seconds=310))
+    assert box.live() is None
+    assert box.clock.monotonic() - box.began >= WAITS.store
+    assert untouched(box)
+
+
+def test_a_claim_that_follows_one_of_another_boot_is_for_another_boot_too(box: Awake) -> None:
+    box.claimed(deadline=box.boot.at - timedelta(seconds=5))
+    box.at(60, lambda: box.record(box.claim(run="run-2", created=box.clock.now())))
+    box.store.create(keys.intent("run-2"), b"{}")
+    assert box.live() is None
+    assert box.clock.monotonic() - box.began <= 60 + LOOK
+    assert untouched(box)
+    assert not [*box.store.list(keys.boot("run-2"))]
+
+
 def test_a_claim_without_an_intent_is_left_alone(box: Awake) -> None:
     box.record(box.claim())
     assert box.live() is None

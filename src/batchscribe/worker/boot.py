@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import structlog
@@ -38,6 +38,7 @@ class Boot:
 
     id: str
     at: datetime
+    """By the clock as the agent began; a clock that is set later moves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,8 @@ class BoxAgent:
         self._boot = boot
         self._seams = seams
         self._began = seams.clock.monotonic()
+        self._began_at = seams.clock.now()
+        self._untimely: str | None = None
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
@@ -86,6 +89,7 @@ class BoxAgent:
         if refused := self._refusal(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why=refused)
             return None
+        self._in_time(claim)
         again = not self._won(claim, runs)
         if again and not self._went_down(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
@@ -118,13 +122,26 @@ class BoxAgent:
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
             return "it says that the box does nothing"
-        if not claim.meant_for(self._boot.at):
-            return f"it is of {claim.created:%H:%M} to {claim.deadline:%H:%M}, not of this boot"
+        if self._untimely not in {None, claim.run}:
+            return "it was left after this boot, for another one"
         if not _there(runs, keys.intent(claim.run)):
             return "its run has no intent"
         if _there(runs, keys.settlement(claim.run)):
             return "its run is settled"
         return ""
+
+    def _in_time(self, claim: BoxClaim) -> None:
+        """Raises MisconfiguredError where the claim is not of this boot: the box's clock may yet be set, so
+        that is looked at again. A claim that comes in the place of this one is no matter of clocks.
+        """
+        clock = self._seams.clock
+        passed = timedelta(seconds=clock.monotonic() - self._began)
+        if not claim.meant_for(self._boot.at + (clock.now() - self._began_at - passed)):
+            self._untimely = claim.run
+            raise MisconfiguredError(
+                f"the claim is of {claim.created:%H:%M} to {claim.deadline:%H:%M}, not of this boot, "
+                f"if the box's clock is right: it says {clock.now():%H:%M}"
+            )
 
     def _won(self, claim: BoxClaim, runs: Store) -> bool:
         """Whether this is the boot that works for the claim, by this agent's word or by an earlier one's."""
