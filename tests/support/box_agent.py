@@ -116,6 +116,9 @@ class NotedMarks:
     def off(self) -> None:
         self.off_at = self.off_at or self.clock.monotonic()
 
+    def release(self) -> None:
+        self.limit = None
+
     @property
     def taken(self) -> bool:
         return self.limit is not None

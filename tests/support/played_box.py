@@ -32,6 +32,9 @@ class Power:
     def alive(self, now: float) -> None:
         """Nobody reads it."""
 
+    def release(self) -> None:
+        """There is no dead-man."""
+
     def off(self) -> None:
         self.pulled += 1
         self.pull()

@@ -71,6 +71,51 @@ def test_no_work_that_ever_comes_is_waited_for(box: Awake) -> None:
     assert end.why == "no work came"
 
 
+@pytest.mark.parametrize("after", [None, "run-2"])
+@pytest.mark.parametrize("launch", [ClaimLaunch.BOOT, ClaimLaunch.SSH])
+def test_a_claim_that_was_taken_back_before_any_work_came_lets_go_of_the_box(
+    box: Awake, launch: ClaimLaunch, after: str | None
+) -> None:
+    """Its controller's start failed, and left the box to whoever had started it meanwhile."""
+    box.claimed(launch)
+    box.at(30, lambda: box.record(box.claim(run=after) if after else None))
+    assert box.live() is None
+    assert not box.marks.taken
+    assert box.end() is None
+    assert box.clock.monotonic() - box.began <= WAITS.first + LOOK
+
+
+def test_a_record_that_is_gone_lets_go_of_the_box_too(box: Awake) -> None:
+    box.claimed()
+    box.at(30, lambda: box.store.delete(keys.instance(box.place.instance)))
+    assert box.live() is None
+    assert not box.marks.taken
+
+
+def test_a_record_that_cannot_be_read_as_no_work_came_has_a_bound(box: Awake) -> None:
+    box.claimed()
+
+    def refuse(_method: str, key: str) -> None:
+        if key == keys.instance(box.place.instance):
+            raise StoreUnavailableError("503")
+
+    box.at(30, lambda: setattr(box.store, "before", refuse))
+    off = box.live()
+    assert off is not None
+    assert WAITS.silence <= off <= WAITS.silence + LOOK
+
+
+def test_a_claim_that_is_taken_back_from_under_its_work_ends_no_work(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(30, lambda: box.record(None))
+    box.at(700, box.finish)
+    box.steady(3, every=200)
+    off = box.live()
+    assert off is not None
+    assert off >= 700 + WAITS.linger
+
+
 def test_a_box_that_a_person_started_does_nothing(box: Awake) -> None:
     box.record(None)
     assert box.live() is None
@@ -595,6 +640,34 @@ def test_a_marker_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
     (tmp_path / "claim").mkdir()
     with pytest.raises(MisconfiguredError, match="claim cannot be written"):
         MarkerFiles(tmp_path).take("run-1", limit=1.0, now=0.0)
+
+
+def test_markers_that_are_released_are_gone(tmp_path: Path) -> None:
+    markers = MarkerFiles(tmp_path)
+    markers.release()
+    markers.take("run-1", limit=7380.0, now=20.0)
+    markers.release()
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "claim").mkdir()
+    with pytest.raises(MisconfiguredError, match="claim cannot be written"):
+        markers.release()
+
+
+def test_a_box_is_let_go_of_again_where_that_failed_once(box: Awake, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.claimed()
+    box.at(30, lambda: box.record(None))
+    release, calls = box.marks.release, 0
+
+    def fails_once() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise MisconfiguredError("read-only")
+        release()
+
+    monkeypatch.setattr(box.marks, "release", fails_once)
+    assert box.live() is None
+    assert not box.marks.taken
 
 
 def test_the_power_is_asked_off_again_where_that_failed_once(

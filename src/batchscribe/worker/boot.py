@@ -102,6 +102,7 @@ class BoxAgent:
             marks=self._seams.marks,
             clock=self._seams.clock,
             waits=self._place.waits,
+            claimed=lambda: self._still_claimed(claim),
             again=again,
         )
 
@@ -116,6 +117,10 @@ class BoxAgent:
         if claim is None:
             LOG.info("box.no_claim", instance=self._place.instance)
         return claim
+
+    def _still_claimed(self, claim: BoxClaim) -> bool:
+        now = self._claim()
+        return now is not None and now.run == claim.run
 
     def _refusal(self, claim: BoxClaim, runs: Store) -> str:
         """Why the claim is none of this boot's; empty where it may be taken up."""

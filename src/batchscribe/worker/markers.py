@@ -41,6 +41,14 @@ class MarkerFiles:
         """Asks for the power to be switched off, now."""
         self._write("off", "")
 
+    def release(self) -> None:
+        """Takes the claim's markers away: the dead-man has nothing to do here any more."""
+        for name in ("claim", "alive"):
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise self._trouble(name, error) from error
+
     def _limit_of(self, run: str) -> float | None:
         try:
             limit, named = (self._folder / "claim").read_text().splitlines()
@@ -52,6 +60,8 @@ class MarkerFiles:
         try:
             write_atomically(self._folder / name, text.encode(), mode=READABLE)
         except OSError as error:
-            raise MisconfiguredError(
-                f"{self._folder / name} cannot be written ({error.strerror}): the dead-man goes by it"
-            ) from error
+            raise self._trouble(name, error) from error
+
+    def _trouble(self, name: str, error: OSError) -> MisconfiguredError:
+        path = self._folder / name
+        return MisconfiguredError(f"{path} cannot be written ({error.strerror}): the dead-man goes by it")

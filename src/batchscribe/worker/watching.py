@@ -7,6 +7,7 @@ special case.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -61,14 +62,19 @@ class Marks(Protocol):
 
     def off(self) -> None: ...
 
+    def release(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why the box ends. `worker` is the one that died or hung; `wait` comes before the end, in seconds."""
+    """Why the box ends. `worker` is the one that died or hung; `wait` comes before the end, in seconds;
+    `leave` is an end without a power-off.
+    """
 
     why: str
     worker: int | None = None
     wait: float = 0.0
+    leave: bool = False
 
 
 class Watch:
@@ -83,15 +89,19 @@ class Watch:
         marks: Marks,
         clock: Clock,
         waits: BoxWaits,
+        claimed: Callable[[], bool],
         again: bool = False,
     ) -> None:
-        """`again`: an earlier boot took the claim up and went down under it; this one only ends it."""
+        """`claimed`: whether the claim still stands in the record; raises what the store raises. `again`: an
+        earlier boot took the claim up and went down under it; this one only ends it.
+        """
         self._claim = claim
         self._runs = runs
         self._workers = workers
         self._marks = marks
         self._clock = clock
         self._waits = waits
+        self._claimed = claimed
         self._again = again
         now = clock.monotonic()
         late = now + (claim.deadline - clock.now()).total_seconds() + waits.overtime
@@ -109,7 +119,9 @@ class Watch:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
-        """One look and at most one act. Seconds until the next; None when the power is on its way out."""
+        """One look and at most one act. Seconds until the next; None when the power is on its way out, or
+        the box was let go of.
+        """
         if self._ending:
             return self._off()
         try:
@@ -119,7 +131,7 @@ class Watch:
             LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
             verdict = self._late() or self._stalled()
         if verdict:
-            return self._end(verdict)
+            return self._leave(verdict) if verdict.leave else self._end(verdict)
         return POLL_SECONDS if self._workers.started(self._name) else IDLE_POLL_SECONDS
 
     def _off(self) -> float | None:
@@ -129,6 +141,15 @@ class Watch:
         except MisconfiguredError as error:
             LOG.warning("box.cannot_power_off", run=self._claim.run, why=str(error))
             return POLL_SECONDS
+        return None
+
+    def _leave(self, verdict: Verdict) -> float | None:
+        try:
+            self._marks.release()
+        except MisconfiguredError as error:
+            LOG.warning("box.not_let_go", run=self._claim.run, why=str(error))
+            return POLL_SECONDS
+        LOG.info("box.let_go", run=self._claim.run, why=verdict.why)
         return None
 
     def _look(self) -> Verdict | None:
@@ -176,8 +197,14 @@ class Watch:
     def _idle(self) -> Verdict | None:
         waited = self._clock.monotonic() - self._idle_since
         if self._worker == 0:
-            return Verdict("no work came") if waited >= self._waits.first else None
+            return self._workless() if waited >= self._waits.first else None
         return Verdict("work ended") if waited >= self._waits.linger else None
+
+    def _workless(self) -> Verdict:
+        """A controller whose start failed lets go of an instance that a person started meanwhile."""
+        if self._claimed():
+            return Verdict("no work came")
+        return Verdict("its claim was taken back before any work came", leave=True)
 
     def _start(self) -> Verdict | None:
         claim = self._claim

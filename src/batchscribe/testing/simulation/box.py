@@ -67,6 +67,9 @@ class Marks:
     def off(self) -> None:
         self.asked = True
 
+    def release(self) -> None:
+        self.limit = None
+
     def over(self, now: float) -> bool:
         """Whether the power is to be switched off."""
         return self.limit is not None and (
