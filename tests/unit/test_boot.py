@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, ClaimLaunch
+from batchscribe.core.box import BoxReply, BoxWaits, ClaimLaunch, StartRequest, WorkerName
 from batchscribe.core.manifest import WorkerEnd
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.worker.boot import Boot
 from batchscribe.worker.markers import MarkerFiles
+from batchscribe.worker.watching import POLL_SECONDS
 from support.box_agent import RUN, Awake
 
 WAITS = BoxWaits()
@@ -518,6 +519,105 @@ def test_a_store_that_goes_away_under_the_work_has_a_bound(box: Awake) -> None:
     assert off is not None
     assert off <= 100 + WAITS.silence + LOOK
     assert box.workers.asked[-1].force
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["its last word unseen", "its last word seen"])
+def test_a_worker_that_ended_under_a_store_that_went_away_is_waited_for_no_longer_than_any(
+    box: Awake, seen: bool
+) -> None:
+    box.claimed()
+    box.give()
+    box.at(60, lambda: box.progress(1))
+    box.at(100, box.finish)
+    box.at(101 + (POLL_SECONDS if seen else 0.0), lambda: cut(box))
+    off = box.live()
+    assert off is not None
+    assert 100 + WAITS.linger - POLL_SECONDS <= off <= 100 + WAITS.linger + LOOK
+
+
+def test_a_store_that_goes_away_before_any_work_is_given_the_time_of_work(box: Awake) -> None:
+    """Over ssh somebody may be about to begin it."""
+    box.claimed(ClaimLaunch.SSH)
+    box.at(50, box.give)
+    box.at(60, lambda: cut(box))
+    off = box.live()
+    assert off is not None
+    assert 50 + WAITS.silence <= off <= 50 + WAITS.silence + LOOK
+
+
+def test_a_next_manifest_that_was_seen_is_given_the_time_of_work_too(box: Awake) -> None:
+    box.claimed(ClaimLaunch.SSH)
+    box.give()
+    box.workers.begin()
+    box.at(40, box.finish)
+    box.at(50, lambda: box.give(1))
+    box.at(60, lambda: cut(box))
+    off = box.live()
+    assert off is not None
+    assert 50 + WAITS.silence <= off <= 50 + WAITS.silence + LOOK
+
+
+def test_a_worker_of_which_nothing_is_known_is_not_taken_for_ended(box: Awake) -> None:
+    box.claimed()
+    box.give()
+
+    def unknown(_name: WorkerName) -> BoxReply:
+        raise MisconfiguredError("its record cannot be read")
+
+    box.at(60, lambda: box.progress(1))
+    box.at(100, lambda: (cut(box), setattr(box.workers, "alive", unknown)))
+    off = box.live()
+    assert off is not None
+    assert 60 + WAITS.silence <= off <= 60 + WAITS.silence + LOOK
+
+
+def cut(box: Awake) -> None:
+    """From now on the store cannot be reached."""
+
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("no network")
+
+    box.store.before = refuse
+
+
+def test_a_word_of_the_controller_that_cannot_be_read_ends_no_work(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.steady(100, every=30)
+    box.at(60, lambda: box.store.replace(keys.cancel(RUN, 0), b'{"run":"run-1"'))
+    box.at(3010, box.finish)
+    off = box.live()
+    assert off is not None
+    assert off >= 3010 + WAITS.linger
+    assert box.workers.asked == []
+
+
+def test_a_worker_that_hangs_on_after_its_last_word_is_killed_before_the_next_begins(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(60, lambda: linger(box, 0))
+    box.at(70, lambda: box.give(1))
+    box.at(300, lambda: linger(box, 1))
+    alive_at_start: list[bool] = []
+    start = box.workers.start
+
+    def noted(request: StartRequest) -> BoxReply:
+        alive_at_start.append(box.workers.alive(WorkerName(run=RUN, worker=0)).done)
+        return start(request)
+
+    box.workers.start = noted  # type: ignore[method-assign]
+    assert box.live() is not None
+    assert alive_at_start == [False, False]
+    assert [(each.worker, each.force) for each in box.workers.asked] == [(0, True), (1, True)]
+    end = box.end()
+    assert end is not None
+    assert end.why == "work ended"
+
+
+def linger(box: Awake, worker: int) -> None:
+    """Its last word, and no end of its process."""
+    box.finish(worker)
+    box.workers.begin(worker)
 
 
 def test_a_store_that_comes_back_is_no_end(box: Awake) -> None:

@@ -129,7 +129,7 @@ class Watch:
         except (TransientError, MisconfiguredError) as error:
             # What cannot be seen is no progress: that has a bound.
             LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
-            verdict = self._late() or self._stalled()
+            verdict = self._late() or self._over() or self._stalled()
         if verdict:
             return self._leave(verdict) if verdict.leave else self._end(verdict)
         return POLL_SECONDS if self._workers.started(self._name) else IDLE_POLL_SECONDS
@@ -158,6 +158,8 @@ class Watch:
             return self._went_down()
         # Before the last word is looked for: a worker may end between two looks.
         running = self._running()
+        if running:
+            self._idle_since = self._clock.monotonic()
         while self._has(keys.exit_record(self._claim.run, self._worker)):
             self._go_on()
             running = self._running()
@@ -166,8 +168,9 @@ class Watch:
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without a last word"
             return Verdict(f"worker {self._worker} {how}", self._worker, self._waits.told)
-        self._obey()
+        # Work that is seen to go on goes on, whatever lies there for it that cannot be read.
         self._follow()
+        self._obey()
         return None
 
     def _went_down(self) -> Verdict:
@@ -200,6 +203,15 @@ class Watch:
             return self._workless() if waited >= self._waits.first else None
         return Verdict("work ended") if waited >= self._waits.linger else None
 
+    def _over(self) -> Verdict | None:
+        """Where the store cannot be reached: that nothing of ours runs any more is known without it."""
+        given = self._mark == (self._worker, "given", 0, 0)
+        begun = self._workers.started(self._name) or (self._worker > 0 and not given)
+        waited = self._clock.monotonic() - self._idle_since
+        if not begun or waited < self._waits.linger or self._running() is not False:
+            return None
+        return Verdict("its worker ended, and the store could not be reached since")
+
     def _workless(self) -> Verdict:
         """A controller whose start failed lets go of an instance that a person started meanwhile."""
         if self._claimed():
@@ -218,6 +230,7 @@ class Watch:
             region=claim.region,
             endpoint=claim.endpoint,
         )
+        self._clear_away()
         try:
             self._workers.start(request)
         except BatchscribeError as error:
@@ -226,12 +239,17 @@ class Watch:
         LOG.info("box.worker_started", run=claim.run, worker=self._worker)
         return None
 
+    def _clear_away(self) -> None:
+        """Kills what hangs on after its last word: it would hold the GPU's memory from the next."""
+        for worker in range(self._worker):
+            self._ask_to_end(worker, force=True)
+
     def _obey(self) -> None:
         """Does what the controller left for this worker: asks it to end, or kills it."""
         asked = self._read(keys.cancel(self._claim.run, self._worker), EndRequest)
         if asked is None or self._obeyed in {True, asked.force}:
             return
-        self._ask_to_end(force=asked.force)
+        self._ask_to_end(self._worker, force=asked.force)
         self._obeyed = asked.force
 
     def _follow(self) -> None:
@@ -256,7 +274,7 @@ class Watch:
             return Verdict(why)
         if self._asked_at is None:
             self._asked_at = now
-            self._ask_to_end(force=False)
+            self._ask_to_end(self._worker, force=False)
         return Verdict(why, self._worker) if now - self._asked_at >= self._waits.grace else None
 
     def _stalled(self) -> Verdict | None:
@@ -268,7 +286,8 @@ class Watch:
 
     def _end(self, verdict: Verdict) -> float | None:
         LOG.info("box.ends", run=self._claim.run, worker=verdict.worker, why=verdict.why)
-        self._ask_to_end(force=True)
+        self._clear_away()
+        self._ask_to_end(self._worker, force=True)
         end = BoxEnd(run=self._claim.run, worker=verdict.worker, why=verdict.why, at=self._clock.now())
         try:
             self._runs.create(keys.box_end(self._claim.run), msgspec.json.encode(end))
@@ -277,8 +296,8 @@ class Watch:
         self._ending = True
         return verdict.wait
 
-    def _ask_to_end(self, *, force: bool) -> None:
-        request = EndRequest(run=self._claim.run, worker=self._worker, force=force)
+    def _ask_to_end(self, worker: int, *, force: bool) -> None:
+        request = EndRequest(run=self._claim.run, worker=worker, force=force)
         try:
             self._workers.cancel(request)
         except BatchscribeError as error:
