@@ -565,7 +565,8 @@ def test_a_worker_of_which_nothing_is_known_is_not_taken_for_ended(box: Awake) -
         raise MisconfiguredError("its record cannot be read")
 
     box.at(60, lambda: box.progress(1))
-    box.at(100, lambda: (cut(box), setattr(box.workers, "alive", unknown)))
+    box.at(100, lambda: cut(box))
+    box.at(100, lambda: setattr(box.workers, "alive", unknown))
     off = box.live()
     assert off is not None
     assert 60 + WAITS.silence <= off <= 60 + WAITS.silence + LOOK
