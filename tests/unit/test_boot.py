@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -207,8 +208,75 @@ def test_a_second_boot_leaves_the_claim_to_the_first(box: Awake) -> None:
     again.boot = Boot(id="boot-2", at=box.clock.now() - timedelta(seconds=5))
     assert again.live() is None
     assert not again.workers.requests
-    assert not again.marks.taken
+    assert not again.marks.moved  # nor for a moment
     assert box.taken_by() == "boot-1"
+
+
+def test_a_claim_that_another_boot_takes_up_at_the_same_moment_is_let_go_of(box: Awake) -> None:
+    box.claimed()
+    box.give()
+
+    def other(method: str, key: str) -> None:
+        if (method, key) == ("create", keys.boot(RUN)):
+            box.store.before = lambda _method, _key: None
+            box.store.create(
+                key, b'{"run":"run-1","boot":"boot-9","at":"2026-11-23T12:00:00Z","release":"0"}'
+            )
+            box.store.create(keys.box_end(RUN), b"{}")
+
+    box.store.before = other
+    assert box.live() is None
+    assert untouched_but_for_the_boot(box, "boot-9")
+
+
+def untouched_but_for_the_boot(box: Awake, boot: str) -> bool:
+    acted = box.workers.requests or box.marks.taken or box.marks.off_at
+    return not acted and box.taken_by() == boot
+
+
+def test_a_claim_of_which_the_dead_man_cannot_be_told_is_not_taken_up(
+    box: Awake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.claimed()
+    box.give()
+
+    def full(_run: str, *, limit: float, now: float) -> float:
+        raise MisconfiguredError(f"no room at {now} for {limit}")
+
+    monkeypatch.setattr(box.marks, "take", full)
+    assert box.live() is None
+    assert untouched(box)
+
+
+def test_a_boot_after_another_s_is_not_noted_before_the_dead_man_knows(
+    box: Awake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.claimed()
+    box.give()
+    again = rebooted(box)
+
+    def full(_run: str, *, limit: float, now: float) -> float:
+        raise MisconfiguredError(f"no room at {now} for {limit}")
+
+    monkeypatch.setattr(again.marks, "take", full)
+    assert again.live() is None
+    assert not [*box.store.list(keys.later_boot(RUN, "boot-2"))]
+
+
+def test_a_box_that_may_not_write_leaves_its_power_to_the_dead_man(box: Awake) -> None:
+    """It was started for a run, and can do nothing for it."""
+    box.claimed()
+    box.give()
+
+    def refuse(method: str, _key: str) -> None:
+        if method != "get":
+            raise MisconfiguredError("no right to write")
+
+    box.store.before = refuse
+    assert box.live() is None
+    assert box.marks.taken
+    assert box.marks.moved[-1] - box.began <= LOOK
+    assert not box.workers.requests
 
 
 def rebooted(box: Awake) -> Awake:
@@ -254,6 +322,43 @@ def test_a_box_that_is_booted_again_after_its_second_manifest_names_that_one(box
     end = again.end()
     assert end is not None
     assert end.worker == 1
+
+
+def test_a_box_that_is_booted_again_before_any_manifest_names_no_worker(box: Awake) -> None:
+    box.claimed()
+    again = rebooted(box)
+    off = again.live()
+    end = again.end()
+    assert off is not None
+    assert end is not None
+    assert end.worker is None
+
+
+@pytest.mark.parametrize("call", range(1, 16))
+def test_a_second_boot_s_agent_that_dies_at_any_call_of_the_store_still_ends_the_power(
+    box: Awake, call: int
+) -> None:
+    box.claimed()
+    box.give()
+    again = rebooted(box)
+    calls = 0
+
+    def die(_method: str, _key: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit(9)
+
+    box.store.before = die
+    with contextlib.suppress(SystemExit):
+        again.live()
+    off = again.live()
+    assert off is not None
+    assert off <= 2 * WAITS.told + LOOK
+    assert not again.workers.requests
+    end = again.end()
+    assert end is not None
+    assert end.worker == 0
 
 
 def test_a_second_boot_s_agent_that_dies_after_its_word_still_ends_the_power(box: Awake) -> None:

@@ -1,7 +1,8 @@
 """The box by itself: it finds the claim that it was started for, and takes it up, once.
 
 A box that a person started finds none, and does nothing. One that cannot look does nothing either, after
-a while: to power off is for those alone who know that they were started for a run.
+a while: to power off is for those alone who know that they were started for a run. These tell the dead-man
+before they take the run up: what could not be ended from here is not begun.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class BoxAgent:
         self._began = seams.clock.monotonic()
         self._began_at = seams.clock.now()
         self._untimely: str | None = None
+        self._limit: float | None = None
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
@@ -75,7 +77,9 @@ class BoxAgent:
             self._watch = self._taken_up()
         except (TransientError, MisconfiguredError) as error:
             if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
-                LOG.warning("box.gives_up", why=str(error), then="nothing is done, and nothing powered off")
+                dead_man = self._limit is not None
+                then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
+                LOG.warning("box.gives_up", why=str(error), then=then)
                 return None
             LOG.warning("box.waits_for_its_record", why=str(error))
             return RETRY_SECONDS
@@ -90,10 +94,12 @@ class BoxAgent:
             LOG.info("box.claim_left_alone", run=claim.run, why=refused)
             return None
         self._in_time(claim)
-        again = not self._won(claim, runs)
-        if again and not self._went_down(claim, runs):
+        again = self._taken_by_another(claim, runs)
+        if again and self._is_over(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
             return None
+        self._limit = self._marked(claim)
+        self._note(claim, runs, again=again)
         LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
             claim,
@@ -102,6 +108,7 @@ class BoxAgent:
             marks=self._seams.marks,
             clock=self._seams.clock,
             waits=self._place.waits,
+            limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
             again=again,
         )
@@ -148,25 +155,38 @@ class BoxAgent:
                 f"if the box's clock is right: it says {clock.now():%H:%M}"
             )
 
-    def _won(self, claim: BoxClaim, runs: Store) -> bool:
-        """Whether this is the boot that works for the claim, by this agent's word or by an earlier one's."""
-        key = keys.boot(claim.run)
-        if runs.create(key, self._record(claim)):
-            return True
-        return read(runs.get(key).data, BootRecord).boot == self._boot.id
+    def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
+        """By a boot that is not this one; an earlier agent of this boot may have taken it up."""
+        try:
+            data = runs.get(keys.boot(claim.run)).data
+        except ObjectNotFoundError:
+            return False
+        return read(data, BootRecord).boot != self._boot.id
 
-    def _went_down(self, claim: BoxClaim, runs: Store) -> bool:
-        """Whether the boot that took it up went down under it: then this one ends what is left.
+    def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
+        """Whether the boot that took it up did not go down under it: else this one ends what is left.
 
         A box that powered itself off left its word: whoever starts it after that has it to themselves.
         """
-        key = keys.later_boot(claim.run, self._boot.id)
-        if _there(runs, key):
-            return True
-        if _there(runs, keys.box_end(claim.run)):
+        if _there(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
-        runs.create(key, self._record(claim))
-        return True
+        return _there(runs, keys.box_end(claim.run))
+
+    def _marked(self, claim: BoxClaim) -> float:
+        """Tells the dead-man, whose limit is returned. Raises MisconfiguredError."""
+        now = self._seams.clock.monotonic()
+        left = (claim.deadline - self._seams.clock.now()).total_seconds()
+        late = now + left + self._place.waits.overtime
+        return self._seams.marks.take(claim.run, limit=late, now=now)
+
+    def _note(self, claim: BoxClaim, runs: Store, *, again: bool) -> None:
+        """Leaves this boot's record: the run's one boot, or one that came after it."""
+        key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
+        if runs.create(key, self._record(claim)) or again or not self._taken_by_another(claim, runs):
+            return
+        self._seams.marks.release()
+        self._limit = None
+        raise TransientError("another boot took the claim up at this very moment")
 
     def _record(self, claim: BoxClaim) -> bytes:
         record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)

@@ -89,11 +89,13 @@ class Watch:
         marks: Marks,
         clock: Clock,
         waits: BoxWaits,
+        limit: float,
         claimed: Callable[[], bool],
         again: bool = False,
     ) -> None:
-        """`claimed`: whether the claim still stands in the record; raises what the store raises. `again`: an
-        earlier boot took the claim up and went down under it; this one only ends it.
+        """`limit`: when the dead-man comes, by the monotonic clock. `claimed`: whether the claim still
+        stands in the record; raises what the store raises. `again`: an earlier boot took the claim up and
+        went down under it; this one only ends it.
         """
         self._claim = claim
         self._runs = runs
@@ -104,8 +106,7 @@ class Watch:
         self._claimed = claimed
         self._again = again
         now = clock.monotonic()
-        late = now + (claim.deadline - clock.now()).total_seconds() + waits.overtime
-        self._deadline = marks.take(claim.run, limit=late, now=now) - waits.overtime
+        self._deadline = limit - waits.overtime
         self._worker = 0
         self._mark: Mark | None = None
         self._moved_at = now
