@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from batchscribe.controller.outside import disarm_settled
+from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
@@ -182,6 +183,18 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
     reconcile(world, at.terms)
     assert at.notes.armed(INSTANCE) == frozenset()
     assert record(at).claim is None
+    fresh.close()
+
+
+def test_a_lost_ledger_still_knows_how_the_box_came_to_its_work(at: Stage, tmp_path: Path) -> None:
+    ready(at)
+    set_up(at)
+    tick(at.world, at.terms, once=True)
+    (run,) = tick(at.world, at.terms, once=True).runs
+    fresh = Ledger(tmp_path / "another.sqlite")
+    recover(replace(at.world, ledger=fresh), at.terms)
+    (recovered,) = fresh.open_runs()
+    assert recovered.launch == run.launch == ClaimLaunch.BOOT
     fresh.close()
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -63,3 +63,19 @@ def test_a_minute_is_the_least_that_a_start_costs_but_not_a_loan() -> None:
     }
     assert run(**seen).bill() == Usd(8767)
     assert run(**seen, borrowed=True).bill() == Usd(877)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "since"),
+    [
+        (None, None, False),
+        (None, NOW - timedelta(minutes=5), True),  # it had never run before, whatever our clock says
+        (NOW, None, False),
+        (NOW, NOW, False),
+        (NOW, NOW + timedelta(seconds=1), True),
+    ],
+)
+def test_a_start_since_is_told_by_the_clouds_own_clock(
+    before: datetime | None, now: datetime | None, *, since: bool
+) -> None:
+    assert run(launched_before=before).started_since(now) is since

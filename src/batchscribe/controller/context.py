@@ -18,6 +18,7 @@ from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Run, RunState
 from batchscribe.core.transcripts import SessionTranscript
+from batchscribe.errors import BatchscribeError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
@@ -127,6 +128,9 @@ def noted(world: World, run: Run, note: str = "") -> Run:
     """Records the run if that can be done: on the way out, a broken ledger must not keep a GPU running."""
     try:
         return keep(world, run, note)
+    except BatchscribeError as error:
+        log.warning("the ledger could not be written", run=run.id, error=str(error))
+        return run
     except Exception:
         log.exception("the ledger could not be written", run=run.id)
         return run

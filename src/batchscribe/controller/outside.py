@@ -51,6 +51,13 @@ def leave_claim(world: World, terms: Terms, run: Run) -> str:
     return launch
 
 
+def launch_left(world: World, run: Run) -> str:
+    """How the workers of a run come to life that only the store remembers; empty where no claim tells."""
+    record = instance_record(world, run.instance)
+    claim = record.claim if record else None
+    return claim.launch if claim and claim.run == run.id else ""
+
+
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
     """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
     try:

@@ -20,7 +20,7 @@ from batchscribe.controller.control import (
     read_progress,
 )
 from batchscribe.controller.follow import gone_down
-from batchscribe.controller.outside import note_down
+from batchscribe.controller.outside import launch_left, note_down
 from batchscribe.controller.retreat import world_of
 from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
@@ -168,6 +168,7 @@ def _as_it_stands(world: World, run: Run) -> Run:
     """An open run again: billed from its intent on, since nobody remembers the start."""
     prefix = f"{keys.RUNS}{run.id}/workers/"
     manifests = tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+    run = replace(run, launch=launch_left(world, run))
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     ours = run.borrowed or seen.run == run.id

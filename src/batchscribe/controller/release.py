@@ -89,8 +89,10 @@ def _ours(run: Run, seen: Instance) -> bool:
 def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     """What this look tells of the bill."""
     if not seen.state.billable and not seen.state.moving:
-        # It may have run, and been stopped, while nobody looked.
-        unseen = run.seen_up is None and run.started_since(seen.launched_at)
+        # It may have run, and been stopped, while nobody looked; a state that is older than the launch
+        # time beside it has time to catch up.
+        unseen = run.started_since(seen.launched_at) and run.seen_up is None
+        unseen = unseen and not _may_still_start(run, now)
         return replace(run, seen_up=now, stopped=run.stopped or now) if unseen else run
     run = replace(run, seen_up=run.seen_up or now, launched=run.launched or seen.launched_at)
     if seen.state is InstanceState.PENDING:

@@ -206,7 +206,9 @@ class Run:
 
     def started_since(self, launched_at: datetime | None) -> bool:
         """Whether an instance with this launch time was started after the run was begun."""
-        return launched_at is not None and launched_at > (self.launched_before or self.created)
+        if self.launched_before is None:
+            return launched_at is not None  # it had never run before
+        return launched_at is not None and launched_at > self.launched_before
 
     def started_again(self, launched_at: datetime | None) -> bool:
         """Whether somebody stopped and started it after our own start: it is up, but not for us."""
