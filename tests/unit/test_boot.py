@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from batchscribe.core import keys
 from batchscribe.core.box import BoxReply, BoxWaits, ClaimLaunch, StartRequest, WorkerName
@@ -272,7 +273,9 @@ def test_a_box_that_may_not_write_leaves_its_power_to_the_dead_man(box: Awake) -
             raise MisconfiguredError("no right to write")
 
     box.store.before = refuse
-    assert box.live() is None
+    with capture_logs() as logs:
+        assert box.live() is None
+    assert logs[-1]["then"] == "the dead-man powers off"
     assert box.marks.taken
     assert box.marks.moved[-1] - box.began <= LOOK
     assert not box.workers.requests
@@ -352,6 +355,8 @@ def test_a_second_boot_s_agent_that_dies_at_any_call_of_the_store_still_ends_the
     with pytest.raises(SystemExit):
         again.live()
     box.store.before = lambda _method, _key: None
+    # The same boot, as another process reckons it.
+    again.boot = Boot(id="boot-2", at=again.boot.at + timedelta(microseconds=7))
     off = again.live()
     assert off is not None
     assert off <= 2 * WAITS.told + LOOK
@@ -406,7 +411,9 @@ def test_a_box_that_never_gets_to_see_its_record_does_nothing(box: Awake) -> Non
         raise StoreUnavailableError("503")
 
     box.store.before = refuse
-    assert box.live() is None
+    with capture_logs() as logs:
+        assert box.live() is None
+    assert logs[-1]["then"] == "nothing is done, and nothing powered off"
     assert box.clock.monotonic() - box.began <= WAITS.store + 2 * LOOK
     box.store.before = lambda _method, _key: None
     assert untouched(box)
