@@ -200,15 +200,23 @@ class Awake:
         )
         self.store.create(keys.manifest(RUN, worker), wire.encode(manifest))
 
-    def progress(self, results: int, worker: int = 0, sequence: int = 0) -> None:
+    def progress(
+        self,
+        results: int,
+        worker: int = 0,
+        sequence: int = 0,
+        *,
+        phase: Phase = Phase.WORKING,
+        tally: Tally | None = None,
+    ) -> None:
         progress = Progress(
             run=RUN,
             worker=worker,
             sequence=sequence,
-            phase=Phase.WORKING,
+            phase=phase,
             at=self.clock.now(),
             total=1,
-            tally=Tally(),
+            tally=tally or Tally(),
             timings=Timings(),
             results=results,
         )

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from batchscribe.core import keys
 from batchscribe.core.box import BoxReply, BoxWaits, ClaimLaunch, StartRequest, WorkerName
-from batchscribe.core.manifest import WorkerEnd
+from batchscribe.core.manifest import Phase, Tally, WorkerEnd
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.worker.boot import Boot
 from batchscribe.worker.markers import MarkerFiles
@@ -378,9 +378,12 @@ def test_a_second_boot_s_agent_that_dies_after_its_word_still_ends_the_power(box
 
 
 def test_a_run_cannot_name_another_s_folder(box: Awake) -> None:
-    box.claimed(run="../../escape")
+    run = "../../escape"
+    box.claimed(run=run)
+    box.store.create(keys.intent(run), b"{}")
     assert box.live() is None
     assert untouched(box)
+    assert not [*box.store.list(keys.boot(run))]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailableError("503"), MisconfiguredError("no role yet")])
@@ -500,6 +503,77 @@ def test_work_that_goes_on_is_never_cut_short(box: Awake) -> None:
     assert max(b - a for a, b in zip(box.marks.moved, box.marks.moved[1:], strict=False)) < 900
 
 
+def test_chunks_without_a_window_are_progress_too(box: Awake) -> None:
+    """Nobody speaks in them, or they cannot be decoded."""
+    box.claimed()
+    box.give()
+    for number in range(1, 10):
+        box.at(number * 600, partial(box.progress, 0, tally=Tally(failed=number)))
+    box.at(6000, box.finish)
+    off = box.live()
+    assert off is not None
+    assert off >= 6000 + WAITS.linger
+
+
+def test_another_phase_of_the_work_is_progress_too(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(10, partial(box.progress, 0, phase=Phase.LOADING))
+    box.at(800, partial(box.progress, 0, phase=Phase.WORKING))
+    box.at(1500, box.finish)
+    off = box.live()
+    assert off is not None
+    assert off >= 1500 + WAITS.linger
+
+
+def test_a_worker_is_told_where_the_claim_s_store_is(box: Awake) -> None:
+    box.claimed(region="eu-west-1", endpoint="http://own")
+    box.give()
+    box.at(60, box.finish)
+    box.live()
+    assert [(each.region, each.endpoint) for each in box.workers.requests] == [("eu-west-1", "http://own")]
+
+
+def test_at_the_deadline_a_box_that_waits_for_another_manifest_waits_no_longer(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.steady(11, every=600)
+    box.at(7150, box.finish)
+    off = box.live()
+    assert off is not None
+    assert 7200 <= off <= 7200 + LOOK
+    end = box.end()
+    assert end is not None
+    assert (end.worker, end.why) == (None, "the deadline passed")
+
+
+def test_at_the_deadline_a_store_that_is_away_gains_no_time(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.workers.deaf = True
+    box.steady(11, every=600)
+    box.at(7000, lambda: cut(box))
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False, True]
+    assert off is not None
+    assert 7200 + WAITS.grace <= off <= 7200 + WAITS.grace + LOOK
+
+
+def test_the_box_s_first_word_of_why_it_ends_stays(box: Awake) -> None:
+    """The agent died over it; the next one finds a worker that this one killed."""
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    agent = box.agent()
+    while box.end() is None:
+        box.clock.sleep(agent.step() or 0.0)
+    first = box.end()
+    assert first is not None
+    assert "no progress" in first.why
+    assert box.live() is not None
+    assert box.end() == first
+
+
 def test_at_the_deadline_a_worker_is_asked_to_end_and_waited_for(box: Awake) -> None:
     box.claimed()
     box.give()
@@ -558,6 +632,16 @@ def test_a_controller_may_call_a_worker_off_through_the_store(box: Awake) -> Non
     assert [each.force for each in box.workers.asked] == [False]
     assert off is not None
     assert 60 <= off <= 60 + WAITS.linger + 2 * LOOK
+
+
+def test_each_worker_may_be_called_off(box: Awake) -> None:
+    box.claimed()
+    box.workers.on_end = lambda request: box.finish(request.worker, WorkerEnd.STOPPED)
+    for worker in (0, 1):
+        box.at(100 * worker + 1, partial(box.give, worker))
+        box.at(100 * worker + 60, partial(box.call_off, worker))
+    box.live()
+    assert [(each.worker, each.force) for each in box.workers.asked] == [(0, False), (1, False)]
 
 
 def test_a_deaf_worker_is_killed_where_its_controller_insists(box: Awake) -> None:
@@ -845,6 +929,8 @@ def test_an_agent_that_comes_again_keeps_the_limit_and_moves_no_marker(tmp_path:
     MarkerFiles(tmp_path).take("run-1", limit=7380.0, now=20.0)
     assert MarkerFiles(tmp_path).take("run-1", limit=99_999.0, now=500.0) == 7380.0
     assert (tmp_path / "alive").read_text() == "20\n"
+    assert MarkerFiles(tmp_path).take("run-2", limit=7777.0, now=550.0) == 7777.0
+    assert (tmp_path / "alive").read_text() == "550\n"
     (tmp_path / "claim").write_text("torn")
     assert MarkerFiles(tmp_path).take("run-1", limit=8000.0, now=600.0) == 8000.0
 
