@@ -20,7 +20,7 @@ def ignored() -> Iterator[signal.Signals]:
 def test_a_signal_that_is_ignored_stays_ignored(ignored: signal.Signals) -> None:
     with Interrupts() as interrupts:
         signal.raise_signal(ignored)
-        assert interrupts.requested is None
+        assert interrupts.signal is None
     assert signal.getsignal(ignored) is signal.SIG_IGN
 
 

@@ -13,7 +13,28 @@ from typing import Self
 from batchscribe.errors import InterruptedRunError
 
 
-class Interrupts:
+class Shielded:
+    """A signal that waits while somebody is shielded from it."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        self._shields = 0
+
+    def check(self) -> None:
+        """Raises where a signal came while shielded, or was lost in code that swallows exceptions."""
+        if self.signal and not self._shields:
+            raise InterruptedRunError(f"asked to end by {self.signal}")
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+
+
+class Interrupts(Shielded):
     """Turns SIGTERM, SIGINT and SIGHUP into one InterruptedRunError in the main thread.
 
     The first signal is raised wherever the main thread is, so that a wait on the network or on a
@@ -25,8 +46,7 @@ class Interrupts:
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self) -> None:
-        self.requested: str | None = None
-        self._shields = 0
+        super().__init__()
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -42,23 +62,10 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        first = self.requested is None
-        self.requested = signal.Signals(number).name
-        if first and not self._shields:
-            raise InterruptedRunError(f"asked to end by {self.requested}")
-
-    def check(self) -> None:
-        """Raises where a signal came while shielded, or was lost in code that swallows exceptions."""
-        if self.requested and not self._shields:
-            raise InterruptedRunError(f"asked to end by {self.requested}")
-
-    @contextmanager
-    def shielded(self) -> Iterator[None]:
-        self._shields += 1
-        try:
-            yield
-        finally:
-            self._shields -= 1
+        first = self.signal is None
+        self.signal = signal.Signals(number).name
+        if first:
+            self.check()
 
 
 class SystemClock:

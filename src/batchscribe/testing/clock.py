@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from batchscribe.errors import InterruptedRunError
+from batchscribe.adapters.clock import Shielded
 
 
-class FakeClock:
+class FakeClock(Shielded):
     """A protocols.Clock, and the Shield that goes with it.
 
     `at` plans a call for a moment; it is made when a sleep reaches that moment. `interrupt` is a
@@ -17,11 +16,10 @@ class FakeClock:
     """
 
     def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
+        super().__init__()
         self._now = now
         self._uptime = timedelta(seconds=1000)
         self._plans: list[tuple[timedelta, Callable[[], object]]] = []
-        self._shields = 0
-        self.signal: str | None = None
 
     def now(self) -> datetime:
         return self._now
@@ -49,18 +47,6 @@ class FakeClock:
 
     def interrupt(self, name: str = "SIGTERM") -> None:
         self.signal = name
-
-    def check(self) -> None:
-        if self.signal and not self._shields:
-            raise InterruptedRunError(f"asked to end by {self.signal}")
-
-    @contextmanager
-    def shielded(self) -> Iterator[None]:
-        self._shields += 1
-        try:
-            yield
-        finally:
-            self._shields -= 1
 
     def _move(self, to: timedelta) -> None:
         self._now += to - self._uptime

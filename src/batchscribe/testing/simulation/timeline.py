@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from batchscribe.errors import InterruptedRunError
+from batchscribe.adapters.clock import Shielded
 
 START = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
 Act = Callable[[], object]
@@ -69,18 +68,17 @@ class HostTime:
     booted: float = -1000.0
 
 
-class HostClock:
+class HostClock(Shielded):
     """The Clock and Shield of one process of the controller's host."""
 
     def __init__(self, line: Timeline, host: HostTime) -> None:
+        super().__init__()
         self.host = host
-        self.signal: str | None = None
         self.looked = 0.0
         """When the process looked at it last, by its uptime: a sign of life."""
         self.pause: Callable[[float], None] = line.advance
         """How a sleep passes; a simulated process puts its crash points around it."""
         self._line = line
-        self._shields = 0
 
     def now(self) -> datetime:
         self.looked = self.uptime
@@ -102,18 +100,6 @@ class HostClock:
 
     def interrupt(self, name: str = "SIGTERM") -> None:
         self.signal = name
-
-    def check(self) -> None:
-        if self.signal and not self._shields:
-            raise InterruptedRunError(f"asked to end by {self.signal}")
-
-    @contextmanager
-    def shielded(self) -> Iterator[None]:
-        self._shields += 1
-        try:
-            yield
-        finally:
-            self._shields -= 1
 
     def begin(self) -> None:
         """A new process: no signal was sent to it yet, and it shields nothing."""
