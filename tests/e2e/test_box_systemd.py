@@ -248,6 +248,23 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_w
     assert journal.count("box.worker_started") == 1
 
 
+def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_left(box: SetUp) -> None:
+    box.install()
+    box.much_work()
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    wait_for(box.there(keys.progress(RUN, 0)) for _ in range(9999))
+    box.machine.kill()
+    box.machine.boot()
+    box.machine.wait_off(60)
+    assert (box.end().why, box.end().worker) == ("the box was booted again in the middle of the run", 0)
+    (later,) = box.store.list(keys.later_boot(RUN, "").removesuffix(".json"))
+    boots = [read(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
+    assert len({*boots}) == 2
+    assert not box.there(keys.exit_record(RUN, 0))
+    assert box.machine.journal(BOX_UNIT).count("box.worker_started") == 1
+
+
 def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
     box.install()
     box.claim(ClaimLaunch.BOOT, minutes=0.06)

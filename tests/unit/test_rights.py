@@ -23,7 +23,8 @@ from batchscribe.core.rights import Folder, Place, Who, policy, trust
 from batchscribe.settings import load
 
 ROOT = Path(__file__).parents[2]
-ADAPTERS = ROOT / "src" / "batchscribe" / "adapters"
+SOURCE = ROOT / "src" / "batchscribe"
+ADAPTERS = SOURCE / "adapters"
 TEMPLATE = ROOT / "deploy" / "cloudformation" / "guard.yaml"
 INSTANCE = "i-0123456789abcdef0"
 ACCOUNT = "123456789012"
@@ -100,6 +101,29 @@ def audio(key: str, folder: str = "sessions/") -> str:
     return f"arn:aws:s3:::audio/{folder}{key}"
 
 
+BOX_WRITES = {
+    "attempt": keys.attempt("a", "etag", "run-1"),
+    "boot": keys.boot("run-1"),
+    "box_end": keys.box_end("run-1"),
+    "exit_record": keys.exit_record("run-1", 0),
+    "later_boot": keys.later_boot("run-1", "0b9c6f2e-5a1d-4c3e-9f70-6f1f2b1d7a11"),
+    "progress": keys.progress("run-1", 0),
+}
+"""By the name of their function: whatever else the box names, it only reads."""
+BOX_READS = {"cancel", "instance", "intent", "manifest", "settlement"}
+
+
+def test_every_control_object_that_the_box_names_is_known_here() -> None:
+    files = [*(SOURCE / "worker").glob("*.py"), SOURCE / "wiring" / "worker.py"]
+    named = {
+        node.attr
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "keys" and node.attr.islower()
+    }
+    assert named == BOX_WRITES.keys() | BOX_READS
+
+
 @pytest.mark.parametrize(
     ("who", "action", "key"),
     [
@@ -107,10 +131,7 @@ def audio(key: str, folder: str = "sessions/") -> str:
         (Who.BOX, "s3:GetObject", keys.instance(INSTANCE)),
         (Who.BOX, "s3:PutObject", "a/b/transcription-chunk-001.json"),
         (Who.BOX, "s3:PutObject", "transcription-x.wav.json"),
-        (Who.BOX, "s3:PutObject", keys.progress("run-1", 0)),
-        (Who.BOX, "s3:PutObject", keys.boot("run-1")),
-        (Who.BOX, "s3:PutObject", keys.box_end("run-1")),
-        (Who.BOX, "s3:PutObject", keys.attempt("a", "etag", "run-1")),
+        *((Who.BOX, "s3:PutObject", key) for key in BOX_WRITES.values()),
         (Who.SCHEDULER, "s3:PutObject", keys.intent("run-1")),
         (Who.SCHEDULER, "s3:PutObject", keys.quarantine("a")),
         (Who.SCHEDULER, "s3:PutObject", keys.instance(INSTANCE)),
