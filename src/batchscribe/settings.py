@@ -1,4 +1,6 @@
-"""Settings: flags over the environment over `.env`, as one frozen value. The only reader of os.environ.
+"""Settings: flags over the environment over `.env`, as one frozen value.
+
+Only this module and `aws_environment` read os.environ.
 
 `.env` is parsed, never executed. Every name is declared once, on the field it fills, with what it
 allows; a `BATCH_*` name that is not declared here is an error, so that a slip of the pen is not a
@@ -9,13 +11,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
+from batchscribe import aws_environment
 from batchscribe.core import texts
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
@@ -25,15 +28,6 @@ from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
-_AWS_IDENTITY = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-)
-_AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_SHORTEST_SECRET = 4
 
 
 def _file(text: str) -> Path:
@@ -226,7 +220,13 @@ class Settings:
         """Every text that no log, message or report may hold, longest first."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
         found = {*self.hidden, *(part for url in urls for part in texts.secret_parts(url))}
-        return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+        return tuple(
+            sorted(
+                (text for text in found if len(text) >= aws_environment.SHORTEST_SECRET),
+                key=len,
+                reverse=True,
+            )
+        )
 
     def warnings(self) -> tuple[str, ...]:
         """One line for each setting that is set and has no effect yet."""
@@ -248,43 +248,12 @@ class Settings:
     def child_environment(self) -> dict[str, str]:
         """The environment for a worker on this machine: this process's, with the AWS_* names of `.env`."""
         environ = dict(os.environ)
-        export_aws(self, environ)
+        aws_environment.export(self.aws, self.region, environ)
         return environ
 
     def apply_aws_environment(self) -> None:
         """Hands the AWS_* names of `.env` to this process's environment, where it has none of its own."""
-        export_aws(self, os.environ)
-
-
-def export_aws(settings: Settings, environ: MutableMapping[str, str]) -> None:
-    """Adds the AWS_* names of `.env` to `environ`, without overwriting any.
-
-    Keys, secret and token are one identity: none of them is taken from `.env` where the environment
-    names an identity of its own, since a mixture would sign with the wrong one.
-    """
-    foreign = any(environ.get(name) for name in _AWS_IDENTITY)
-    for name, value in settings.aws.items():
-        if not environ.get(name) and not (foreign and name in _AWS_IDENTITY):
-            environ[name] = value
-    if settings.region and not environ.get("AWS_REGION"):
-        environ["AWS_REGION"] = settings.region
-
-
-def aws_place(
-    environ: Mapping[str, str] | None = None, *, region: str = "", endpoint: str = ""
-) -> tuple[str | None, str | None]:
-    """(region, endpoint) of S3 as the environment names them, else as given; None where nobody does."""
-    named = os.environ if environ is None else environ
-    found = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION") or region
-    url = named.get("AWS_ENDPOINT_URL_S3") or named.get("AWS_ENDPOINT_URL") or endpoint
-    return found or None, url or None
-
-
-def aws_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """AWS's secrets in the environment, for a log that must not hold them."""
-    named = os.environ if environ is None else environ
-    found = (named.get(name, "") for name in _AWS_SECRETS)
-    return tuple(text for text in found if len(text) >= _SHORTEST_SECRET)
+        aws_environment.export(self.aws, self.region, os.environ)
 
 
 def journal_stream() -> str:
@@ -361,7 +330,7 @@ def _parsed(declared: Name, text: str, origin: str, home: Path) -> Any:
 
 def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     written = {name: text for name, text in layers[DOTENV].items() if name.startswith("AWS_") and text}
-    hidden = {layer.get(name, "") for layer in layers.values() for name in _AWS_SECRETS}
+    hidden = {layer.get(name, "") for layer in layers.values() for name in aws_environment.SECRETS}
     return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}
 
 
@@ -391,5 +360,8 @@ _DECLARED: dict[str, tuple[str, Name]] = {
 """By name: the attribute it fills, and its declaration."""
 _RESERVED = ("BATCH_CHUNK_OVERLAP_MS",)
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
-_SECRET_NAMES = (*(name for name, (_, declared) in _DECLARED.items() if declared.secret), *_AWS_SECRETS)
+_SECRET_NAMES = (
+    *(name for name, (_, declared) in _DECLARED.items() if declared.secret),
+    *aws_environment.SECRETS,
+)
 _WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}

@@ -11,13 +11,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from batchscribe import aws_environment
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.manifest import ExitRecord, Manifest, Phase, Progress, Tally, Timings, WorkerEnd
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript, Word, encode
 from batchscribe.protocols import Store
-from batchscribe.settings import aws_place
 
 SECONDS_PER_CHUNK = 1.0
 
@@ -27,7 +27,7 @@ def main() -> None:
     sys.stdout.write("at work\n")
     sys.stdout.flush()
     root, mark, rest = sys.argv[-1].rpartition(keys.RUNS)
-    region, endpoint = aws_place()
+    region, endpoint = aws_environment.place()
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
     _progress(store, manifest, 0)

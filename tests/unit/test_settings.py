@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe import aws_environment
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.errors import MisconfiguredError
-from batchscribe.settings import MASK, Settings, aws_place, aws_secrets, export_aws, load
+from batchscribe.settings import MASK, Settings, load
 
 CANARY = "canary-7f3a91"
 
@@ -218,17 +219,23 @@ def test_what_changes_nothing_yet_is_said(tmp_path: Path) -> None:
 
 
 def test_where_aws_is_the_environment_says_first() -> None:
-    assert aws_place({}) == (None, None)
-    assert aws_place({}, region="us-east-2", endpoint="http://s3") == ("us-east-2", "http://s3")
+    assert aws_environment.place({}) == (None, None)
+    assert aws_environment.place({}, region="us-east-2", endpoint="http://s3") == ("us-east-2", "http://s3")
     named = {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "http://own", "AWS_REGION": ""}
-    assert aws_place(named, region="us-east-2", endpoint="http://s3") == ("eu-west-1", "http://own")
+    assert aws_environment.place(named, region="us-east-2", endpoint="http://s3") == (
+        "eu-west-1",
+        "http://own",
+    )
     named |= {"AWS_REGION": "eu-west-2", "AWS_ENDPOINT_URL_S3": "http://own-s3"}
-    assert aws_place(named, region="us-east-2", endpoint="http://s3") == ("eu-west-2", "http://own-s3")
+    assert aws_environment.place(named, region="us-east-2", endpoint="http://s3") == (
+        "eu-west-2",
+        "http://own-s3",
+    )
 
 
 def test_aws_secrets_of_the_environment_are_known() -> None:
     environ = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": "", "AWS_ACCESS_KEY_ID": "public"}
-    assert aws_secrets(environ) == (CANARY,)
+    assert aws_environment.secrets(environ) == (CANARY,)
 
 
 def test_the_live_lock_lies_at_the_bucket_root(tmp_path: Path) -> None:
@@ -282,10 +289,10 @@ def test_aws_names_of_dotenv_reach_the_environment_without_overwriting(tmp_path:
     write(tmp_path, "AWS_ACCESS_KEY_ID=A\nAWS_SECRET_ACCESS_KEY=B\nAWS_REGION=us-east-2\n")
     settings = load({}, folder=tmp_path)
     fresh: dict[str, str] = {}
-    export_aws(settings, fresh)
+    aws_environment.export(settings.aws, settings.region, fresh)
     assert fresh == {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "B", "AWS_REGION": "us-east-2"}
     profiled = {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
-    export_aws(settings, profiled)
+    aws_environment.export(settings.aws, settings.region, profiled)
     assert profiled == {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
 
 

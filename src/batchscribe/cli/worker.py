@@ -17,11 +17,11 @@ def worker(manifest: str) -> None:
     finished or stopped, 1 failed, 2 misconfigured.
     """
     # Numpy and the decoder's packages come with it: other commands start without them.
+    from batchscribe import aws_environment
     from batchscribe.adapters import logs
-    from batchscribe.settings import aws_secrets
     from batchscribe.wiring.worker import work
 
-    logs.configure(secrets=aws_secrets())
+    logs.configure(secrets=aws_environment.secrets())
     record = work(manifest)
     click.echo(f"worker {record.end}: {record.message}")
     if record.end is WorkerEnd.FAILED:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe import __version__
+from batchscribe import __version__, aws_environment
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engine_faster_whisper import DEFAULT_MODEL, prefetch
 from batchscribe.adapters.engine_faster_whisper import NAME as FASTER_WHISPER
@@ -32,7 +32,6 @@ from batchscribe.core.box import (
 )
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
-from batchscribe.settings import aws_place
 from batchscribe.worker.box import BOX_COMMAND, WORKER_COMMAND, Box
 
 
@@ -107,7 +106,7 @@ def _not_tried(spec: EngineSpec) -> Finding:
 
 
 def _stores(request: CheckRequest) -> Iterator[Finding]:
-    region, endpoint = aws_place(region=request.region, endpoint=request.endpoint)
+    region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(each for each in (request.source, request.output) if each):
         mend = "mend what it names; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:

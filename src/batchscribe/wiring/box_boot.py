@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from batchscribe import aws_environment
 from batchscribe.adapters import logs
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.stores import open_store
@@ -20,7 +21,6 @@ from batchscribe.core.box import BOOT_MODULE, BoxClaim, BoxPlace
 from batchscribe.detached import boot_id
 from batchscribe.errors import BatchscribeError
 from batchscribe.protocols import Store
-from batchscribe.settings import aws_place, aws_secrets
 from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams, live
 from batchscribe.worker.box import Box
 from batchscribe.worker.markers import MarkerFiles
@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Lives through this boot. 0 when nothing is left to do; what a person must mend is 2."""
     os.umask(0o077)
     os.chdir(Path.home())
-    logs.configure(secrets=aws_secrets())
+    logs.configure(secrets=aws_environment.secrets())
     clock = SystemClock()
     box = Box(Path.home(), clock)
     try:
@@ -74,7 +74,7 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
 
     @cache
     def opened(url: str, region: str, endpoint: str) -> Store:
-        there, at = aws_place(region=region, endpoint=endpoint)
+        there, at = aws_environment.place(region=region, endpoint=endpoint)
         return open_store(url, region=there, endpoint=at)
 
     def runs(claim: BoxClaim) -> Store:

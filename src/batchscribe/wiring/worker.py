@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from batchscribe import __version__
+from batchscribe import __version__, aws_environment
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports
 from batchscribe.adapters.stores import open_store
@@ -19,7 +19,6 @@ from batchscribe.core import keys
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
-from batchscribe.settings import aws_place
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 
 
@@ -37,7 +36,7 @@ def split_location(location: str) -> tuple[str, str]:
 def read_manifest(location: str) -> tuple[Manifest, Store]:
     """The manifest, and the store that it lies in. Raises what Store.get raises, MisconfiguredError."""
     root, key = split_location(location)
-    region, endpoint = aws_place()
+    region, endpoint = aws_environment.place()
     store = open_store(root, region=region, endpoint=endpoint)
     return decode(store.get(key).data, Manifest), store
 
@@ -111,7 +110,7 @@ def _stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
 
     Where AWS is, this machine's environment says, else the manifest.
     """
-    region, endpoint = aws_place(region=manifest.region, endpoint=manifest.endpoint)
+    region, endpoint = aws_environment.place(region=manifest.region, endpoint=manifest.endpoint)
     opened = partial(open_store, region=region, endpoint=endpoint)
     output = home if manifest.output == home.url else opened(manifest.output)
     source = output if manifest.source == manifest.output else opened(manifest.source)
