@@ -282,6 +282,20 @@ def test_over_ssh_too_a_box_without_work_powers_itself_off(box: SetUp) -> None:
     assert box.end().why == "no work came"
 
 
+def test_a_claim_that_is_taken_back_before_any_work_leaves_the_box_on(box: SetUp) -> None:
+    box.install(waits=msgspec.structs.replace(QUICK, first=5.0), timer=False)
+    box.claim(ClaimLaunch.BOOT)
+    box.machine.boot()
+    wait_for(box.there(keys.boot(RUN)) for _ in range(9999))
+    box.claim(None)
+    wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
+    box.machine.run("systemctl", "start", DEADMAN)
+    assert "box.let_go" in box.machine.journal(BOX_UNIT)
+    assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
+    assert box.machine.up
+    assert not box.there(keys.box_end(RUN))
+
+
 @pytest.mark.parametrize("launch", [None, ClaimLaunch.HELD], ids=["started by a person", "held back"])
 def test_a_box_without_a_claim_of_its_own_is_left_alone(box: SetUp, launch: ClaimLaunch | None) -> None:
     put_speech(box.bucket, "notes")
