@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.processes import LocalProcesses
 from batchscribe.controller.tick import tick
+from batchscribe.controller.watchdog import Watchdog
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome
@@ -151,6 +155,51 @@ def test_a_real_disk_that_is_full_before_the_start_starts_nothing(tmp_path: Path
             tick(at.world, at.terms)
         assert not started(at)
         assert at.notes.messages, "people are told"
+
+
+@pytest.mark.parametrize("died", [False, True], ids=["ended", "died"])
+def test_a_disk_that_was_full_before_the_watchdog_came_keeps_no_gpu_running(
+    tmp_path: Path, died: bool
+) -> None:
+    """It needs the lock and the ledger, anew, where there is not a byte left for either."""
+    with small_disk(tmp_path / "disk") as disk:
+        with staged(disk) as at:
+            while not started(at) or at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
+                with lock(at, disk).held():
+                    tick(at.world, at.terms, once=True)
+                at.clock.sleep(30)
+            # What a killed controller leaves lying beside its ledger; one that ends takes it along.
+            left = {path: path.read_bytes() for path in disk.glob("ledger.sqlite-*")} if died else {}
+        for path, data in left.items():
+            path.write_bytes(data)
+        fill(disk)
+        at.clock.sleep(3600)
+        with Ledger(disk / "ledger.sqlite") as ledger:
+            world = replace(at.world, ledger=ledger)
+            watchdog = Watchdog(world, at.terms, lock(at, disk), LocalProcesses())
+            with suppress(BatchscribeError):
+                watchdog.watch()
+        assert not unsafe(at)
+        (disk / "filler").unlink()
+        assert not with_room(at, disk)
+
+
+def test_a_holder_is_known_on_a_full_disk_too(tmp_path: Path) -> None:
+    """Whoever hangs there is ended like anybody else."""
+    with small_disk(tmp_path / "disk") as disk, staged(tmp_path) as at:
+        with lock(at, disk).held():
+            pass
+        fill(disk)
+        for _ in range(2):
+            with lock(at, disk).held():
+                said = lock(at, disk).held_by()
+                assert said is not None
+                assert said.pid == os.getpid()
+            assert lock(at, disk).held_by() is None
+
+
+def lock(at: Stage, folder: Path) -> FileTickLock:
+    return FileTickLock(folder / "tick.lock", at.clock, copy=None)
 
 
 class Holder:

@@ -30,7 +30,7 @@ INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the origina
 BEAT_SECONDS = 1.0
 """Between two signs of life: a page written, and no disk waited for."""
 RECORD_BYTES = 512
-"""Always as long, and written in place: a sign of life needs no room on a disk that is full."""
+"""Always as long, written in place and never cut: who holds it can be told on a disk that is full."""
 PATIENCE_SECONDS = 0.5
 """Longer than `holder` needs for its look, so that a glance at the status never turns a tick away."""
 
@@ -130,10 +130,10 @@ class FileTickLock:
         return ""
 
     def _tell(self, text: str) -> None:
-        _write_own_file(self._path, text)
-        if self._copy is not None:
-            with contextlib.suppress(OSError):  # information only: somebody else's file is left alone
-                _write_own_file(self._copy, text)
+        """Information only: a disk that is full, or somebody else's file, keeps the lock from nobody."""
+        for path in filter(None, (self._path, self._copy)):
+            with contextlib.suppress(OSError):
+                _write_own_file(path, text)
 
 
 class _Record:
@@ -160,11 +160,13 @@ class _Record:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
+            self._put(b"")
         os.close(self._descriptor)
 
     def _write(self, now: float) -> None:
-        text = msgspec.json.encode(replace(self._holder, alive=now))
+        self._put(msgspec.json.encode(replace(self._holder, alive=now)))
+
+    def _put(self, text: bytes) -> None:
         os.pwrite(self._descriptor, text.ljust(RECORD_BYTES), 0)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.context import Terms, World, keep
+from batchscribe.controller.context import Terms, World, keep, noted
 from batchscribe.controller.control import (
     ONCE,
     late,
@@ -51,9 +51,12 @@ def _put_back(world: World, run: Run) -> Run:
 
 
 def dead_runs(world: World, terms: Terms) -> tuple[Run, ...]:
-    """Open runs with no live work, or past their deadline, already on their way out."""
+    """Open runs with no live work, or past their deadline, already on their way out.
+
+    A ledger that cannot be written is no reason to leave them there.
+    """
     ended = (_ended(world_of(world, run), terms, run) for run in world.ledger.open_runs())
-    return tuple(keep(world, run, "reclaimed") for run in ended if run)
+    return tuple(noted(world, run, "reclaimed") for run in ended if run)
 
 
 def _ended(world: World, terms: Terms, run: Run) -> Run | None:
@@ -83,7 +86,7 @@ def _with_manifest(world: World, run: Run) -> Run:
         return run
     dispatched = run.dispatched or world.clock.now()
     given = replace(run, manifests=(*run.manifests, key), dispatched=dispatched, work_ended=None)
-    return keep(world, given.moved(RunState.TRANSCRIBING), "its manifest was there already")
+    return noted(world, given.moved(RunState.TRANSCRIBING), "its manifest was there already")
 
 
 def _stepped_on(world: World, run: Run) -> bool:

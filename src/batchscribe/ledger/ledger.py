@@ -32,6 +32,8 @@ LESSONS = 10
 """So many of the latest lessons count: old hardware and old models are forgotten."""
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_FULL})
+"""Extended codes: the file itself may be sound, but there is no room for what SQLite lays beside it."""
 _PRIMARY = 0xFF
 """SQLite's extended codes keep the primary one in the low byte."""
 
@@ -47,14 +49,13 @@ class Ledger:
         self.path = path
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
             try:
-                for name, value in pragmas.items():
-                    self._db.execute(f"PRAGMA {name} = {value}")
-                migrate(self._db)
-            except BaseException:
-                self._db.close()
-                raise
+                self._db = _opened(path, pragmas)
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) not in _NO_ROOM:
+                    raise
+                # Alone it needs no index beside it: on a full disk, what should not run can still be read.
+                self._db = _opened(path, {"locking_mode": "EXCLUSIVE", **pragmas})
 
     def __enter__(self) -> Self:
         return self
@@ -253,6 +254,18 @@ class Ledger:
             yield
         except (sqlite3.Error, OSError) as error:
             raise _explained(self.path, error) from error
+
+
+def _opened(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        for name, value in pragmas.items():
+            db.execute(f"PRAGMA {name} = {value}")
+        migrate(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _explained(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
