@@ -149,6 +149,9 @@ def test_the_box_needs_no_more(cloud: Cloud, as_: Restricted) -> None:
         assert next(iter(store.list())).key
         assert store.create(f"a/transcription-chunk-00{number}.json", b"{}")
         store.replace(keys.progress("run-1", number), b"{}")
+        for place in ("", f"{keys.REHEARSALS}R/"):
+            assert store.create(f"{place}{keys.boot(f'run-{number}')}", b"{}")
+            assert store.create(f"{place}{keys.attempt('a', 'etag', f'run-{number}')}", b"{}")
         with pytest.raises(MisconfiguredError):
             store.delete("a/chunk-001.webm")
         with pytest.raises(MisconfiguredError):

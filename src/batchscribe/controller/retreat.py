@@ -14,7 +14,7 @@ from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.runs import Run
 from batchscribe.protocols import Store
 
-FOLDER = f"{keys.CONTROL}rehearsal/"
+FOLDER = keys.REHEARSALS
 
 
 class Below:

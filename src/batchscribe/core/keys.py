@@ -10,6 +10,8 @@ ATTEMPTS = f"{CONTROL}attempts/"
 QUARANTINE = f"{CONTROL}quarantine/"
 SUPERSEDED = f"{CONTROL}superseded/"
 INSTANCES = f"{CONTROL}instances/"
+REHEARSALS = f"{CONTROL}rehearsal/"
+"""Each has a folder of its own there, in which all of these lie once more."""
 
 
 def digest(key: str) -> str:

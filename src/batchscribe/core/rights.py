@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from batchscribe.core.instances import DEADLINE_TAG, RUN_TAG
-from batchscribe.core.keys import ATTEMPTS, CONTROL, RUNS
+from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.orders import GROUP, prefix
 
 ACCOUNT, REGION, INSTANCE, BUCKET = "ACCOUNT_ID", "REGION", "INSTANCE_ID", "BUCKET"
@@ -109,7 +109,8 @@ def _stop(place: Place) -> list[Document]:
 
 
 def _box(place: Place) -> list[Document]:
-    written = _below(place, place.output, "*transcription-*.json", f"{RUNS}*", f"{ATTEMPTS}*")
+    records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
+    written = _below(place, place.output, "*transcription-*.json", *records)
     read = _below(place, place.source, "*") + _below(place, place.output, "*")
     return [
         *_listing(place),
