@@ -22,6 +22,7 @@ from batchscribe.errors import (
     InterruptedRunError,
     StoreUnavailableError,
 )
+from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute, Fault
 from support.world import INSTANCE, Stage, stage
 
@@ -218,3 +219,18 @@ class _DeadError(BaseException):
 
 def _dies(*_arguments: object, **_named: object) -> None:
     raise _DeadError(BatchscribeError)
+
+
+def test_what_ran_is_billed_although_only_its_launch_time_tells(at: Stage, tmp_path: Path) -> None:
+    """The ledger is lost after the tags were given back, and before anything else was written."""
+    started(at, RunState.PROVISIONING)
+    (run,) = at.ledger.open_runs()
+    at.compute.start(claim_of(run))
+    at.clock.sleep(300)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(120)
+    at.compute.release(INSTANCE)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    (found,) = reconcile(replace(at.world, ledger=fresh), at.terms)
+    assert found.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 250
+    fresh.close()

@@ -79,3 +79,14 @@ def test_a_start_since_is_told_by_the_clouds_own_clock(
     before: datetime | None, now: datetime | None, *, since: bool
 ) -> None:
     assert run(launched_before=before).started_since(now) is since
+
+
+@pytest.mark.parametrize(("pending", "billed"), [(20, 580), (300, 300), (301, 600)])
+def test_what_is_pending_long_after_our_start_may_be_a_second_one(pending: float, billed: float) -> None:
+    begun = run(start_requested=NOW, seen_up=NOW, stopped=NOW + timedelta(seconds=600))
+    assert begun.idle(NOW + timedelta(seconds=pending)).billed_seconds == billed
+
+
+def test_what_was_seen_running_is_not_idle_by_an_older_look() -> None:
+    begun = run(start_requested=NOW, running_since=NOW, stopped=NOW + timedelta(seconds=600))
+    assert begun.idle(NOW + timedelta(seconds=60)) is begun

@@ -175,11 +175,12 @@ def _as_it_stands(world: World, run: Run) -> Run:
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     ours = run.borrowed or seen.run == run.id
+    ran = run.started_since(seen.launched_at)
     if not ours or seen.state is not InstanceState.RUNNING:
         lost = replace(
             run,
             state=RunState.RELEASING,
-            start_requested=run.created if ours or manifests else None,
+            start_requested=run.created if ours or manifests or ran else None,
             # Nobody remembers when it ran: it is billed from the intent to this look.
             running_since=run.created if manifests else None,
             running_until=now if manifests else None,

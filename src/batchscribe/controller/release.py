@@ -42,7 +42,7 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     before = world.clock.now()
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
-    if not _ours(run, seen):
+    if not _ours(run, seen, now):
         # What the cloud shows may be older than our start, with the tags of then.
         unsure = _may_still_start(run, now) and not seen.state.billable
         return run if unsure else _hands_off(world, run, seen, now)
@@ -70,33 +70,42 @@ def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: date
         return run
     if world.clock.now() - now >= OLD_LOOK:
         return run
-    force = waited >= timedelta(seconds=terms.waits.force_after)
-    if seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING} or force:
-        world.compute.stop(seen.id, force=force)
+    # A system that was never asked to stop is not forced to, however late it is.
+    hangs = run.stopped is not None and now - run.stopped >= timedelta(seconds=terms.waits.force_after)
+    if hangs or seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING}:
+        world.compute.stop(seen.id, force=hangs)
     return run
 
 
-def _ours(run: Run, seen: Instance) -> bool:
-    """Our tag; or no tag at all on an instance whose start was granted to us: tags get lost."""
-    if not run.borrowed and not seen.state.proved_stopped and run.started_again(seen.launched_at):
-        return False
-    if run.borrowed or seen.run == run.id:
+def _ours(run: Run, seen: Instance, now: datetime) -> bool:
+    """Our tag, on the start that was ours; or no tag at all on one that is known to be: tags get lost.
+
+    A tag that was emptied after our start was given back: what is up since then is up for somebody else.
+    """
+    if run.borrowed:
         return True
+    if seen.run not in {None, run.id} or (
+        not seen.state.proved_stopped and run.started_again(seen.launched_at)
+    ):
+        return False
     up = seen.state.billable or seen.state is InstanceState.PENDING
-    return seen.run is None and (run.start_accepted is not None or not up)
+    if seen.run == run.id or not up or run.launched is not None:
+        return True
+    given_back = seen.released and not _may_still_start(run, now)
+    return run.start_accepted is not None and not given_back
 
 
 def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     """What this look tells of the bill."""
     if not seen.state.billable and not seen.state.moving:
-        # It may have run, and been stopped, while nobody looked; a state that is older than the launch
-        # time beside it has time to catch up.
-        unseen = run.started_since(seen.launched_at) and run.seen_up is None
-        unseen = unseen and not _may_still_start(run, now)
-        return replace(run, seen_up=now, stopped=run.stopped or now) if unseen else run
+        if run.seen_up is not None or not run.started_since(seen.launched_at):
+            return run
+        # It ran, and was stopped, while nobody looked. A state that is older than the launch time beside
+        # it has time to catch up.
+        return replace(run, stopped=run.stopped or now, seen_up=None if _may_still_start(run, now) else now)
     run = replace(run, seen_up=run.seen_up or now, launched=run.launched or seen.launched_at)
     if seen.state is InstanceState.PENDING:
-        return replace(run, idle_until=before)
+        return replace(run.idle(before), stopped=None)
     if not seen.state.billable:
         return run
     # Whatever an older look said: it is billed.

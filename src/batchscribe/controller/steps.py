@@ -117,6 +117,8 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
             running_until=now,
             stopped=None,
             reaching_since=now,
+            # The reply to the start may have been lost; under our tag it runs for us.
+            start_accepted=run.start_accepted or now,
             launched=seen.launched_at,
             rate=rate,
             instance_type=seen.type or run.instance_type,
@@ -124,10 +126,11 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
         return keep(world, up, "seen running")
     if late(run.start_requested, now, terms.waits.up):
         return keep(world, run.releasing(*_never_up(run, seen, terms)))
-    run = looked_at(run, seen, now) if _may_have_run(run, seen) else replace(run, idle_until=before)
+    run = looked_at(run, seen, now) if _may_have_run(run, seen) else run.idle(before)
     if seen.state is InstanceState.STOPPED:
         return _ask_for_start(world, terms, run, seen)
-    if seen.state.moving:
+    tag_lags = seen.run is None and not late(run.idle_until, now, START_LANDS.total_seconds())
+    if seen.state.moving or (seen.state.billable and tag_lags):
         return keep(world, run)
     return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
 
@@ -194,7 +197,7 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
 
 
 def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """One start call. A lost reply changes nothing here: the next look shows what it did."""
+    """One start call, where nobody else wants the instance by now."""
     now = world.clock.now()
     if run.start_accepted is not None and run.seen_up is None and now - run.start_accepted < START_LANDS:
         return run  # what the cloud shows may be older than our start
@@ -202,6 +205,14 @@ def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
         reason = seen.state_reason or "the cloud gave no reason"
         detail = f"{seen.id} was started but is stopped again: {reason}"
         return keep(world, run.releasing(Outcome.STAYED_STOPPED, detail))
+    if _claimed_by_another(world, run, seen, now):
+        return keep(world, run.releasing(Outcome.ABANDONED, f"{seen.id} was claimed by run {seen.run}"))
+    return _start(world, terms, run, seen)
+
+
+def _start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+    """A lost reply changes nothing here: the next look shows what it did."""
+    now = world.clock.now()
     try:
         if run.tried_types and seen.type != run.instance_type:
             return become_that_type(world, terms, run)

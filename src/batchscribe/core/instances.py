@@ -68,6 +68,11 @@ class Instance:
         return self.tags.get(RUN_TAG) or None
 
     @property
+    def released(self) -> bool:
+        """Whether its last claim was given back: the tag is there, and empty. Tags that got lost are not."""
+        return self.tags.get(RUN_TAG) == ""
+
+    @property
     def deadline(self) -> datetime | None:
         """The deadline in its tags; None where the tag is absent, empty or not a time."""
         try:

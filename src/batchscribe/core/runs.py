@@ -7,7 +7,7 @@ a controller that died is no special case.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
@@ -76,6 +76,8 @@ class Outcome(StrEnum):
         return self in _NO_START
 
 
+LONGEST_PENDING = timedelta(minutes=5)
+"""From an accepted start to `running`, or back to `stopped`."""
 _NO_START = frozenset(
     {
         Outcome.NO_CAPACITY,
@@ -213,6 +215,16 @@ class Run:
     def started_again(self, launched_at: datetime | None) -> bool:
         """Whether somebody stopped and started it after our own start: it is up, but not for us."""
         return self.launched is not None and launched_at is not None and launched_at > self.launched
+
+    def idle(self, until: datetime) -> Run:
+        """The run after a look that did not see its instance up yet: what comes before it is not billed.
+
+        Unless it was seen running before, or nobody looked for so long that an earlier start may have run,
+        unseen, to its end.
+        """
+        looked = self.idle_until or self.start_requested
+        unseen = looked is not None and until - looked > LONGEST_PENDING
+        return self if unseen or self.running_since is not None else replace(self, idle_until=until)
 
     @property
     def billed_seconds(self) -> float:

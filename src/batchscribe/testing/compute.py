@@ -92,6 +92,15 @@ class FakeCompute:
         """A person starts it."""
         self._begin(instance)
 
+    def tag(self, instance: str, tags: dict[str, str]) -> None:
+        """Somebody else writes on it."""
+        self._tag(instance, tags)
+
+    def untag(self, instance: str) -> None:
+        """Somebody's tooling takes all tags off."""
+        machine = self._settled(instance)
+        machine.seen = replace(machine.seen, tags={})
+
     def billed_seconds(self, instance: str) -> float:
         """The truth about the bill: how long it has been running so far."""
         machine = self._settled(instance)

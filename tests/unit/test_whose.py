@@ -1,0 +1,148 @@
+"""Whose an instance is that we look at: ours, another scheduler's, or a person's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.controller import drive
+from batchscribe.controller.steps import claim_of
+from batchscribe.controller.tick import reconcile, tick
+from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.runs import Outcome, RunState
+from batchscribe.errors import ComputeUnavailableError
+from batchscribe.testing.compute import Fault
+from support.world import INSTANCE, Stage, stage
+
+NO_REPLY = Fault(ComputeUnavailableError("no reply"), applied=True)
+THROTTLED = Fault(ComputeUnavailableError("throttled"))
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    made.upload(120)
+    made.clock.sleep(600)
+    yield made
+    made.ledger.close()
+
+
+def asked(at: Stage) -> None:
+    """A run that is about to ask for its start, and whose controller died there."""
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    (run,) = at.ledger.open_runs()
+    assert run.state is RunState.PROVISIONING
+
+
+def state(at: Stage) -> InstanceState:
+    return at.compute.describe(INSTANCE).state
+
+
+def forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What every call of `stop` from here on says about force."""
+    said: list[bool] = []
+    whole = at.compute.stop
+
+    def stop(instance: str, *, force: bool = False) -> None:
+        said.append(force)
+        whole(instance, force=force)
+
+    monkeypatch.setattr(at.compute, "stop", stop)
+    return said
+
+
+def test_a_lost_start_reply_and_lost_tags_leave_nothing_running(at: Stage) -> None:
+    at.compute.fail("start", NO_REPLY)
+    at.clock.at(60, lambda: at.compute.untag(INSTANCE))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_a_tag_that_shows_late_is_no_strangers(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States and tags come from different parts of a cloud: it is seen running before its tag is."""
+    at.compute.fail("start", NO_REPLY)
+    whole = at.compute.describe
+    late = at.clock.now() + timedelta(seconds=45)
+
+    def describe(instance: str) -> Instance:
+        seen = whole(instance)
+        return replace(seen, tags={}) if at.clock.now() < late else seen
+
+    monkeypatch.setattr(at.compute, "describe", describe)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert state(at) is InstanceState.STOPPED
+
+
+def test_what_never_shows_our_tag_is_let_go(at: Stage) -> None:
+    """Somebody was faster: nothing of theirs is touched, however long we look."""
+    asked(at)
+    at.compute.start_unclaimed(INSTANCE)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is not Outcome.COMPLETED
+    assert run.abandoned_gpu
+    assert state(at) is InstanceState.RUNNING
+
+
+def test_an_emptied_tag_is_no_lost_tag(at: Stage) -> None:
+    """The claim was given back and the record of that got lost: who started it since is left alone."""
+    asked(at)
+    (run,) = at.ledger.open_runs()
+    at.compute.start(claim_of(run))
+    at.clock.sleep(120)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(120)
+    at.compute.release(INSTANCE)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (done,) = reconcile(at.world, at.terms)
+    assert done.abandoned_gpu
+    assert state(at) is InstanceState.RUNNING
+
+
+def test_another_schedulers_claim_is_not_overwritten_while_a_start_is_repeated(at: Stage) -> None:
+    at.compute.fail("start", *[THROTTLED] * 3)
+    theirs = Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now() + timedelta(hours=2))
+    at.clock.at(7, lambda: at.compute.tag(INSTANCE, theirs.tags))
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.ABANDONED
+    assert at.compute.describe(INSTANCE).run == "theirs"
+
+
+def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dies(*_arguments: object) -> None:
+        raise Killed
+
+    said = forced(at, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(drive, "release", dies)
+        with pytest.raises(Killed):
+            tick(at.world, at.terms)
+    at.clock.sleep(600)
+    reconcile(at.world, at.terms)
+    assert said == [False]
+
+
+def test_a_stop_that_was_only_throttled_is_not_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = forced(at, monkeypatch)
+    at.compute.fail("stop", *[THROTTLED] * 48)
+    tick(at.world, at.terms)
+    assert len(said) == 49
+    assert not any(said)
+
+
+def test_a_stop_that_hangs_is_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = forced(at, monkeypatch)
+    at.clock.at(60, lambda: at.compute.hold(INSTANCE))
+    tick(at.world, at.terms)
+    assert said == [False, True]
+    assert state(at) is InstanceState.STOPPED
