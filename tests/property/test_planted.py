@@ -180,7 +180,7 @@ def _a_guard_that_comes_too_late(patch: Patch) -> None:
 
 
 def _anybodys_instance_is_stopped(patch: Patch) -> None:
-    patch.setattr(release, "_ours", lambda _run, _seen: True)
+    patch.setattr(release, "_ours", lambda _run, _seen, _now: True)
 
 
 def _a_claim_is_left(patch: Patch) -> None:
