@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,13 +15,15 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.controller.tick import tick
+from batchscribe.controller.context import Terms, World
+from batchscribe.controller.settle import settle
+from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.box import BoxWaits, InstanceRecord, read
 from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, WorkerName
 from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
@@ -96,6 +98,62 @@ def test_a_worker_that_only_ever_leaves_torn_progress_is_lost_in_time(at: Stage)
     assert run.outcome is Outcome.WORKER_LOST
     assert at.clock.monotonic() - before < at.terms.waits.silence + 300
     assert stopped(at)
+
+
+def at_work(at: Stage) -> Run:
+    """The run, by ticks of one step, with its worker at work."""
+    while True:
+        (run,) = tick(at.world, at.terms, once=True).runs
+        if run.state is RunState.TRANSCRIBING:
+            return run
+        at.clock.sleep(5)
+
+
+@pytest.mark.parametrize("looks", [tick, reconcile])
+@pytest.mark.parametrize("data", TORN.values(), ids=TORN)
+def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, Terms], object]) -> None:
+    run = at_work(at)
+    at.clock.sleep(5)
+    at.worker.alive[run.id, 0] = False
+    at.store.place(keys.exit_record(run.id, 0), data)
+    looks(at.world, at.terms)
+    run = at.ledger.run(run.id) or run
+    assert (run.state, run.outcome) == (
+        RunState.SETTLED,
+        Outcome.WORKER_FAILED if looks is tick else Outcome.INCOMPLETE,
+    )
+    assert keys.exit_record(run.id, 0) in run.detail
+    assert 0 < run.chunks_done < CHUNKS
+    assert run.audio_seconds > 0
+    assert stopped(at)
+
+
+@pytest.mark.parametrize("looks", [tick, reconcile])
+@pytest.mark.parametrize("data", TORN.values(), ids=TORN)
+def test_a_torn_manifest_keeps_no_run_open(
+    at: Stage, data: bytes, looks: Callable[[World, Terms], object]
+) -> None:
+    run = at_work(at)
+    at.store.place(keys.manifest(run.id, 0), data)
+    at.worker.kill(WorkerName(run=run.id, worker=0))
+    looks(at.world, at.terms)
+    run = at.ledger.run(run.id) or run
+    assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.WORKER_FAILED)
+    assert keys.manifest(run.id, 0) in run.detail
+    assert stopped(at)
+    at.clock.sleep(4 * 3600)
+    tick(at.world, at.terms)
+    assert sorted(at.worker.published) == [f"s/chunk-{number:03}.webm" for number in range(1, CHUNKS + 1)]
+
+
+def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) -> None:
+    run = at_work(at)
+    at.clock.at(15, lambda: at.store.place(keys.manifest(run.id, 0), HALF))
+    at.clock.sleep(60)
+    over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING, stopped=at.clock.now())
+    run = settle(at.world, at.terms, over, [])
+    assert run.outcome is Outcome.INCOMPLETE
+    assert "1 of 1 manifests could not be read" in run.detail
 
 
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)

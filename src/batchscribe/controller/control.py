@@ -10,7 +10,7 @@ from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import BoxEnd, read
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import ExitRecord, Manifest, Progress
+from batchscribe.core.manifest import ExitRecord, Manifest, Progress, Tally, Timings, WorkerEnd
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 
@@ -20,14 +20,38 @@ meanwhile, and yet it has its controller."""
 
 
 def read_manifest(world: World, key: str) -> Manifest:
-    return wire.decode(world.output.get(key).data, Manifest)
+    """Raises ObjectNotFoundError, and MisconfiguredError where it cannot be read."""
+    try:
+        return wire.decode(world.output.get(key).data, Manifest)
+    except MisconfiguredError as error:
+        raise MisconfiguredError(f"{key} is {error}") from error
 
 
 def read_exit(world: World, manifest: Manifest) -> ExitRecord | None:
+    """The worker's last word. One that cannot be read is a failure: whoever said it is at work no more."""
+    key = keys.exit_record(manifest.run, manifest.worker)
     try:
-        return wire.decode(world.output.get(keys.exit_record(manifest.run, manifest.worker)).data, ExitRecord)
+        data = world.output.get(key).data
     except ObjectNotFoundError:
         return None
+    try:
+        return wire.decode(data, ExitRecord)
+    except MisconfiguredError as error:
+        return _unreadable(world, manifest, f"the worker's last word cannot be read: {key} is {error}")
+
+
+def _unreadable(world: World, manifest: Manifest, message: str) -> ExitRecord:
+    """What is known all the same: how far the worker was when it reported last."""
+    progress = read_progress(world, manifest)
+    return ExitRecord(
+        run=manifest.run,
+        worker=manifest.worker,
+        end=WorkerEnd.FAILED,
+        message=message,
+        at=world.clock.now(),
+        tally=progress.tally if progress else Tally(),
+        timings=progress.timings if progress else Timings(),
+    )
 
 
 def read_progress(world: World, manifest: Manifest) -> Progress | None:

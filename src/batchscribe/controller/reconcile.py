@@ -82,7 +82,7 @@ def _with_manifest(world: World, run: Run) -> Run:
         return run
     try:
         read_manifest(world, key)
-    except ObjectNotFoundError:
+    except (ObjectNotFoundError, MisconfiguredError):
         return run
     dispatched = run.dispatched or world.clock.now()
     given = replace(run, manifests=(*run.manifests, key), dispatched=dispatched, work_ended=None)
@@ -95,9 +95,12 @@ def _stepped_on(world: World, run: Run) -> bool:
 
 
 def _work(world: World, terms: Terms, run: Run) -> Run | None:
-    manifest = read_manifest(world, run.manifests[-1])
-    if read_exit(world, manifest) is not None:
-        return run.releasing(None, "its work had ended")
+    try:
+        manifest = read_manifest(world, run.manifests[-1])
+    except (ObjectNotFoundError, MisconfiguredError) as error:
+        return run.releasing(Outcome.WORKER_FAILED, str(error))
+    if (record := read_exit(world, manifest)) is not None:
+        return run.releasing(None, record.message or "its work had ended")
     seen = world.compute.describe(run.instance)
     run = looked_at(run, seen, world.clock.now())
     alive = world.launcher.alive(seen, manifest)

@@ -7,7 +7,6 @@ else: the run is settled all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -26,7 +25,7 @@ from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, Progress, Tally, WorkerEnd
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import BatchscribeError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
 
@@ -117,9 +116,12 @@ def _each(errors: list[BatchscribeError], what: str, act: Callable[[], object]) 
 
 def _work(world: World, run: Run) -> Iterable[Work]:
     for key in run.manifests:
-        with suppress(ObjectNotFoundError):
+        try:
             manifest = read_manifest(world, key)
-            yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
+        except (ObjectNotFoundError, MisconfiguredError) as error:
+            log.warning("a manifest is passed over", run=run.id, error=str(error))
+            continue
+        yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
 
 def _count_failures(world: World, run: Run, work: list[Work]) -> None:
@@ -181,13 +183,15 @@ def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
 
 def _closed(world: World, run: Run, verdict: Verdict, work: list[Work]) -> Run:
     outcome = run.outcome
+    unread = len(run.manifests) - len(work)
     if outcome is None:
-        outcome = Outcome.INCOMPLETE if verdict.missing else Outcome.COMPLETED
+        outcome = Outcome.INCOMPLETE if verdict.missing or unread else Outcome.COMPLETED
     gone = f"{verdict.gone} chunks were deleted or replaced meanwhile" if verdict.gone else ""
+    lost = f"{unread} of {len(run.manifests)} manifests could not be read" if unread else ""
     return run.moved(
         RunState.SETTLED,
         outcome=outcome,
-        detail="; ".join(filter(None, (run.detail, gone))),
+        detail="; ".join(filter(None, (run.detail, gone, lost))),
         settled=world.clock.now(),
         chunks_done=verdict.done,
         chunks_failed=verdict.missing + verdict.quarantined,
