@@ -277,6 +277,57 @@ def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> No
     at.ledger.close()
 
 
+@pytest.mark.parametrize("last", [MisconfiguredError("Unsupported"), CredentialsError("expired")])
+def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_about(
+    tmp_path: Path, last: MisconfiguredError
+) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.compute.fail("start", *[Fault(NO_CAPACITY)] * 3)
+    at.compute.fail("change_type", None, Fault(last))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.instance_type, run.rate) == ("g5.xlarge", price("g5.xlarge")), (
+        "what it is, not what it was to be"
+    )
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    at.ledger.close()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Path, running: bool) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at, 400)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    while at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(10)
+    (run,) = at.ledger.open_runs()
+    if not running:
+        at.compute.stop(INSTANCE)
+        at.clock.sleep(60)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    tick(replace(at.world, ledger=fresh), at.terms)
+    back = fresh.run(run.id)
+    assert back is not None
+    assert (back.instance_type, back.rate) == ("g5.xlarge", price("g5.xlarge"))
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    fresh.close()
+    at.ledger.close()
+
+
+def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
+    ready(at)
+    tick(at.world, at.terms, once=True)
+    tick(at.world, at.terms, once=True)
+    at.compute.change_type(INSTANCE, "m7i.large")
+    fresh = Ledger(tmp_path / "another.sqlite")
+    reconcile(replace(at.world, ledger=fresh), at.terms)
+    assert at.compute.describe(INSTANCE).type == "m7i.large"
+    fresh.close()
+    at.ledger.close()
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [

@@ -104,10 +104,12 @@ def _take_claim(world: World, run: Run) -> None:
 
 def _give_back(world: World, run: Run) -> None:
     """The tags emptied, and its own type: as far as nobody else has taken or changed it since."""
-    if run.start_requested is None:
+    if run.start_requested is None and not run.tried_types:
         return
     seen = world.compute.describe(run.instance)
-    if run.tried_types and seen.run in {None, run.id} and seen.type == run.instance_type != run.own_type:
+    # Whichever of them it was changed to: the last that was wanted may never have come about.
+    taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
+    if run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken:
         world.compute.change_type(run.instance, run.own_type)
     if seen.run == run.id:
         world.compute.release(run.instance)

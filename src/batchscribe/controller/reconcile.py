@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.context import Terms, World, keep, noted
+from batchscribe.controller.context import Terms, World, keep, log, noted
 from batchscribe.controller.control import (
     ONCE,
     late,
@@ -26,7 +26,7 @@ from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.instances import GUARD_LAST, InstanceState
+from batchscribe.core.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.manifest import Intent, Progress, Settlement
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import Outcome, Run, RunState
@@ -143,7 +143,7 @@ def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
         settlement = wire.decode(world.output.get(keys.settlement(run_id)).data, Settlement)
         return _settled(run, settlement)
     except ObjectNotFoundError:
-        return _as_it_stands(world, run)
+        return _as_it_stands(world, terms, run)
     except (MisconfiguredError, ValueError):
         return None  # settled, by a version that we do not read
 
@@ -170,12 +170,13 @@ def _from_intent(intent: Intent) -> Run:
     )
 
 
-def _as_it_stands(world: World, run: Run) -> Run:
+def _as_it_stands(world: World, terms: Terms, run: Run) -> Run:
     """An open run again: billed from its intent on, since nobody remembers the start."""
     prefix = f"{keys.RUNS}{run.id}/workers/"
     manifests = tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
     run = replace(run, launch=launch_left(world, run))
     seen = world.compute.describe(run.instance)
+    run = _retyped(terms, run, seen)
     now = world.clock.now()
     ours = run.borrowed or seen.run == run.id
     ran = run.started_since(seen.launched_at)
@@ -206,6 +207,19 @@ def _as_it_stands(world: World, run: Run) -> Run:
         dispatched=run.created if manifests else None,
         manifests=manifests,
     )
+
+
+def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
+    """Nobody remembers that it became another type: it is one of those that it may take, or bears our tag."""
+    another = run.own_type and seen.type not in {"", run.own_type}
+    if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
+        return run
+    try:
+        rate = terms.rate_of(seen.type)
+    except MisconfiguredError as error:
+        log.warning("it is priced as the type that it was", run=run.id, error=str(error))
+        rate = run.rate
+    return replace(run, tried_types=(run.own_type,), instance_type=seen.type, rate=rate)
 
 
 def _settled(run: Run, settlement: Settlement) -> Run:

@@ -214,8 +214,8 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """A lost reply changes nothing here: the next look shows what it did."""
     now = world.clock.now()
     try:
-        if run.tried_types and seen.type != run.instance_type:
-            return become_that_type(world, terms, run)
+        if run.wanted_type:
+            return become_that_type(world, terms, run, seen)
         world.compute.start(claim_of(run))
     except NoCapacityError as error:
         return take_another_type(world, terms, run, error)

@@ -145,6 +145,9 @@ class Run:
     deadline: datetime
     rate: Rate
     instance_type: str = ""
+    """What it is, by the last look that was about its type; `rate` is the price of that."""
+    wanted_type: str = ""
+    """What it is to become before it is started: asked for until it shows; empty where it stays as it is."""
     own_type: str = ""
     """The instance's type before the run; it gets it back where the run had to take another."""
     tried_types: tuple[str, ...] = ()
