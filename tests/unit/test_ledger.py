@@ -13,7 +13,7 @@ import pytest
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Priors
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import MisconfiguredError, TransientError
+from batchscribe.errors import MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries
 
@@ -310,3 +310,12 @@ def test_a_ledger_that_may_not_be_written_is_told(path: Path) -> None:
         pytest.raises(MisconfiguredError, match="owner and rights"),
     ):
         ledger.put("key", "value")
+
+
+def test_a_settled_run_is_not_opened_again(ledger: Ledger) -> None:
+    """A controller that lost its lock, and does not know it yet, must not bring a closed run back."""
+    over = replace(RUN, state=RunState.SETTLED, settled=NOW)
+    ledger.save_run(over, at=NOW)
+    with pytest.raises(RefusedError):
+        ledger.save_run(replace(over, state=RunState.RELEASING, settled=None), at=NOW)
+    assert ledger.run(over.id) == over

@@ -14,7 +14,7 @@ from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.runs import Outcome, RunState
-from batchscribe.errors import ComputeUnavailableError
+from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, stage
 
@@ -113,6 +113,31 @@ def test_another_schedulers_claim_is_not_overwritten_while_a_start_is_repeated(a
     (run,) = tick(at.world, at.terms).runs
     assert run.outcome is Outcome.ABANDONED
     assert at.compute.describe(INSTANCE).run == "theirs"
+
+
+def test_a_tag_that_shows_only_after_the_way_out_is_emptied_later(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tag is put down, the start refused, and the next look is older than both."""
+    whole, start = at.compute.describe, at.compute.start
+    late = at.clock.now() + timedelta(seconds=40)
+
+    def tagged(claim: Claim) -> None:
+        at.compute.tag(claim.instance, claim.tags)
+        start(claim)
+
+    def describe(instance: str) -> Instance:
+        seen = whole(instance)
+        return replace(seen, tags={}) if at.clock.now() < late else seen
+
+    at.compute.fail("start", Fault(NoCapacityError("no capacity")))
+    monkeypatch.setattr(at.compute, "start", tagged)
+    monkeypatch.setattr(at.compute, "describe", describe)
+    tick(at.world, at.terms)
+    at.clock.sleep(120)
+    reconcile(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).run is None
+    assert not at.ledger.facts("outside/")
 
 
 def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

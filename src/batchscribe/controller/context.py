@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -23,6 +23,9 @@ from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
 log = structlog.get_logger("batchscribe")
+
+START_LANDS = timedelta(seconds=60)
+"""How long a start may take to show: a lost reply, and looks that are older than the start."""
 
 
 class Shield(Protocol):

@@ -12,11 +12,16 @@ from functools import partial
 
 import msgspec
 
-from batchscribe.controller.context import Terms, World, log
+from batchscribe.controller.context import START_LANDS, Terms, World, log
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
 from batchscribe.core.runs import Run
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    MisconfiguredError,
+    ObjectNotFoundError,
+)
 
 NOTED = "outside/"
 LOCAL = "local"
@@ -113,6 +118,13 @@ def _give_back(world: World, run: Run) -> None:
         world.compute.change_type(run.instance, run.own_type)
     if seen.run == run.id:
         world.compute.release(run.instance)
+    elif seen.run is None and run.seen_up is None and _just_asked(world, run):
+        raise ComputeUnavailableError(f"whether {seen.id} bears its tag is too early to tell")
+
+
+def _just_asked(world: World, run: Run) -> bool:
+    asked = run.start_accepted or run.start_requested
+    return asked is not None and world.clock.now() - asked < START_LANDS
 
 
 def _write(world: World, record: InstanceRecord) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World, log, noted
+from batchscribe.controller.context import START_LANDS, Terms, World, log, noted
 from batchscribe.controller.control import read_exit, read_manifest
 from batchscribe.controller.outside import take_away
-from batchscribe.controller.steps import START_LANDS
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import WorkerName
 from batchscribe.core.runs import Outcome, Run, RunState

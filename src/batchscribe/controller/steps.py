@@ -8,10 +8,10 @@ and a crash between two looks is only a pause.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from batchscribe.controller.capacity import become_that_type, take_another_type
-from batchscribe.controller.context import Terms, World, keep, log
+from batchscribe.controller.context import START_LANDS, Terms, World, keep, log
 from batchscribe.controller.control import late, looked_at
 from batchscribe.controller.outside import leave_claim, note_down
 from batchscribe.core import keys
@@ -20,9 +20,6 @@ from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.policy import INTENT_LASTS, Launch
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
-
-START_LANDS = timedelta(seconds=60)
-"""How long a start may take to show: a lost reply, and looks that are older than the start."""
 
 
 def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Run:

@@ -22,7 +22,7 @@ from batchscribe.core.money import Usd
 from batchscribe.core.packing import Priors
 from batchscribe.core.report import QueueSample, RunEvent
 from batchscribe.core.runs import Run
-from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger.schema import migrate, queries
 
 FILE_NAME = "ledger.sqlite"
@@ -69,7 +69,10 @@ class Ledger:
         self._db.close()
 
     def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
-        """The run as it stands, and a row of its history, in one transaction."""
+        """The run as it stands, and a row of its history, in one transaction.
+
+        Raises RefusedError for a run that was settled meanwhile, by another process: it is over.
+        """
         run = replace(run, detail=_storable(run.detail), reason=_storable(run.reason))
         row = {
             "id": run.id,
@@ -82,6 +85,9 @@ class Ledger:
         }
         event = {"run": run.id, "at": _text(at), "state": run.state.value, "note": _storable(note)}
         with self._transaction():
+            before = self.run(run.id)
+            if before is not None and run.open and not before.open:
+                raise RefusedError(f"run {run.id} was settled by another process: it is not opened again")
             self._query("save_run", row)
             self._query("save_event", event)
 
