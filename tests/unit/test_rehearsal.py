@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -225,3 +227,15 @@ def test_an_open_run_comes_first(at: Stage) -> None:
     tick(at.world, at.terms, once=True)
     with pytest.raises(RefusedError, match="is open"):
         check(at.world, at.terms, Act.BOX, guarded=True)
+
+
+def test_a_controller_without_a_lock_ends_with_whoever_holds_it() -> None:
+    code = (
+        "from batchscribe.cli.rehearse import _end_with_parent; print('here', flush=True); _end_with_parent()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"here\n"
+    assert child.poll() is None
+    child.communicate(timeout=60)  # closes its standard input, as a death of ours would
+    assert child.returncode == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
+import threading
 from importlib.resources import files
 from pathlib import Path
 from typing import IO
@@ -103,12 +105,12 @@ class _Controller:
         argv = [sys.executable, "-m", "batchscribe", "rehearse", "--controller", name, "--act", act.value]
         self._log = log
         self._process = subprocess.Popen(
-            argv, cwd=made.settings.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            argv, cwd=made.settings.folder, stdin=subprocess.PIPE, stdout=said, stderr=said
         )
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def ended(self) -> str | None:
         code = self._process.poll()
@@ -119,13 +121,21 @@ class _Controller:
 
 
 def _be_controller(app: App, name: str, act: Act) -> int:
-    """One tick without the lock: the process that rehearses holds it."""
+    """One tick without the lock: the process that rehearses holds it, and takes this one along."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
         ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
     for error in ticked.errors:
         click.echo(f"batchscribe: {error}", err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence
     raise BatchscribeError(ended)
+
+
+def _end_with_parent() -> None:
+    """Its end of the pipe closes whatever it died of."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)  # as dead as killed: that is what the rehearsal is about
 
 
 def _speech() -> dict[str, bytes]:
