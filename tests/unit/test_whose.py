@@ -115,12 +115,13 @@ def test_another_schedulers_claim_is_not_overwritten_while_a_start_is_repeated(a
     assert at.compute.describe(INSTANCE).run == "theirs"
 
 
+@pytest.mark.parametrize(("repeats", "shows"), [(0, 40), (16, 130)])
 def test_a_tag_that_shows_only_after_the_way_out_is_emptied_later(
-    at: Stage, monkeypatch: pytest.MonkeyPatch
+    at: Stage, monkeypatch: pytest.MonkeyPatch, repeats: int, shows: int
 ) -> None:
     """The tag is put down, the start refused, and the next look is older than both."""
     whole, start = at.compute.describe, at.compute.start
-    late = at.clock.now() + timedelta(seconds=40)
+    late = at.clock.now() + timedelta(seconds=shows)
 
     def tagged(claim: Claim) -> None:
         at.compute.tag(claim.instance, claim.tags)
@@ -130,7 +131,7 @@ def test_a_tag_that_shows_only_after_the_way_out_is_emptied_later(
         seen = whole(instance)
         return replace(seen, tags={}) if at.clock.now() < late else seen
 
-    at.compute.fail("start", Fault(NoCapacityError("no capacity")))
+    at.compute.fail("start", *[THROTTLED] * repeats, Fault(NoCapacityError("no capacity")))
     monkeypatch.setattr(at.compute, "start", tagged)
     monkeypatch.setattr(at.compute, "describe", describe)
     tick(at.world, at.terms)

@@ -118,13 +118,16 @@ def _give_back(world: World, run: Run) -> None:
         world.compute.change_type(run.instance, run.own_type)
     if seen.run == run.id:
         world.compute.release(run.instance)
-    elif seen.run is None and run.seen_up is None and _just_asked(world, run):
+    elif seen.run is None and run.seen_up is None and _just_over(world, run):
         raise ComputeUnavailableError(f"whether {seen.id} bears its tag is too early to tell")
+    if run.wanted_type and seen.type == run.own_type and _just_over(world, run):
+        raise ComputeUnavailableError(f"whether {seen.id} became {run.wanted_type} is too early to tell")
 
 
-def _just_asked(world: World, run: Run) -> bool:
-    asked = run.start_accepted or run.start_requested
-    return asked is not None and world.clock.now() - asked < START_LANDS
+def _just_over(world: World, run: Run) -> bool:
+    """Whether the run's last call on its instance is so young that looks may be older than that."""
+    last = run.stop_requested or run.start_accepted or run.start_requested
+    return last is not None and world.clock.now() - last < START_LANDS
 
 
 def _write(world: World, record: InstanceRecord) -> None:
