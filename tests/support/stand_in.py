@@ -14,7 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchscribe.detached import identity
+import msgspec
+
+from batchscribe.detached import Identity, identity
 
 PATIENCE_SECONDS = 120
 """It ends by itself after that, so that a broken test leaves nothing behind."""
@@ -41,11 +43,14 @@ class StandIns:
         raise AssertionError(f"{len(found)} workers were started, not {count}")
 
     def alive(self) -> list[int]:
-        pids = [int(path.stem) for path in self.folder.glob("*.json")]
-        return [pid for pid in pids if _runs(pid)]
+        notes = [json.loads(path.read_bytes()) for path in self.folder.glob("*.json")]
+        noted = [msgspec.convert(note["process"], Identity) for note in notes]
+        return [known.pid for known in noted if identity(known.pid) == known]
 
     def gone(self) -> bool:
-        """Whether all of them end, within reason."""
+        """Whether all of them end, within reason: as the box itself sees it, since a process that dies has
+        no command line any more while it still runs.
+        """
         for _ in range(400):
             if not self.alive():
                 return True
@@ -58,15 +63,12 @@ class StandIns:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _runs(pid: int) -> bool:
-    return identity(pid) is not None and b"stand_in.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
 def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     folder, url = Path(sys.argv[1]), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
     note = {
+        "process": msgspec.to_builtins(identity(os.getpid())),
         "url": url,
         "arguments": sys.argv[2:],
         "environment": dict(os.environ),
