@@ -147,11 +147,16 @@ def test_nobody_listens() -> None:
 
 
 WAITING = """
-import os, sys
+import os, signal, sys, threading
 from batchscribe.adapters import store_obstore
 from batchscribe.adapters.stores import open_store
 store_obstore.CLIENT["read_timeout"] = "300s"
 store = open_store("s3://bucket", endpoint=sys.argv[1], region="us-east-1")
+
+def pass_on():
+    sys.stdin.read(1) and signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=pass_on, daemon=True).start()
 try:
     list(store.list()) if sys.argv[2] == "list" else store.get("k")
 except KeyboardInterrupt:
@@ -159,22 +164,35 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("method", ["list", "get"])
-def test_ctrl_c_ends_a_wait_on_a_silent_server(method: str) -> None:
+@pytest.fixture(params=["list", "get"])
+def waiting(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits for the answer to a request, which would take five minutes."""
     with socket.create_server(("127.0.0.1", 0)) as silent, aws_environment():
         silent.settimeout(60)
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        child = subprocess.Popen([sys.executable, "-c", WAITING, endpoint, method])
-        try:
-            connection, _address = silent.accept()
-            with connection:
-                connection.settimeout(60)
-                assert connection.recv(1)
-                child.send_signal(signal.SIGINT)
-                assert child.wait(60) == 42  # the request itself would wait for five minutes
-        finally:
-            child.kill()
-            child.wait()
+        command = [sys.executable, "-c", WAITING, endpoint, request.param]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+            try:
+                connection, _address = silent.accept()
+                with connection:
+                    connection.settimeout(60)
+                    assert connection.recv(1)
+                    yield child
+            finally:
+                child.kill()
+
+
+def test_ctrl_c_ends_a_wait_on_a_silent_server(waiting: subprocess.Popen[bytes]) -> None:
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(60) == 42
+
+
+def test_ctrl_c_is_not_lost_where_it_does_not_wake_the_wait(waiting: subprocess.Popen[bytes]) -> None:
+    """As where it comes just before the wait: another thread gets it."""
+    assert waiting.stdin
+    waiting.stdin.write(b"!")
+    waiting.stdin.flush()
+    assert waiting.wait(60) == 42
 
 
 def test_a_given_endpoint_wins_over_the_environment(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PAGE = 1000
 NAMED_ODD_KEYS = 20
+TURN_SECONDS = 0.5
 CLIENT: ClientConfig = {
     "allow_http": True,  # a local endpoint (AWS_ENDPOINT_URL); an https:// one stays https
     "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
@@ -187,7 +188,7 @@ class ObstoreStore:
         ahead = self._pool.submit(next, stream, None)
         while True:
             with self._refusals(Action.LIST, ""):
-                page = ahead.result()
+                page = _outcome(ahead)
             if page is None:
                 return
             ahead = self._pool.submit(next, stream, None)
@@ -226,7 +227,7 @@ class ObstoreStore:
         path = self._base + key
         with self._refusals(action, key):
             if threading.current_thread() is threading.main_thread():
-                return self._pool.submit(act, path).result()
+                return _outcome(self._pool.submit(act, path))
             return act(path)
 
     @contextmanager
@@ -250,6 +251,15 @@ class ObstoreStore:
             )
         code = _CODE.search(text)
         return refusal(action, self.url, key, status=status, code=code[1] if code else "")
+
+
+def _outcome(future: Future[T]) -> T:
+    """Waits in short turns: a signal that comes between the last look for one and the wait itself, or to
+    another thread, does not wake the wait, and would be seen only after it.
+    """
+    while not future.done():
+        wait((future,), timeout=TURN_SECONDS)
+    return future.result()
 
 
 def _create(vendor: ObjectStore, path: str, data: bytes) -> None:
