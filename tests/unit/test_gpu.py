@@ -373,6 +373,15 @@ def test_the_status_is_one_document(desk: Desk) -> None:
     assert "run-7" in desk("status").output
 
 
+@pytest.mark.parametrize("words", [("status",), ("status", "--json")])
+def test_the_status_says_which_record_cannot_be_read(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.running()
+    desk.store.place(keys.instance(ID), b'{"instance": "i-')
+    said = desk.refused(MisconfiguredError, *words)
+    assert "\n" not in said
+    assert all(part in said for part in (f"{ID} is running", keys.instance(ID), "gpu setup"))
+
+
 def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk) -> None:
     result = desk("check")
     assert result.exit_code == 1

@@ -382,14 +382,20 @@ def _status(at: GpuTools) -> dict[str, object]:
         "deadline": seen.deadline.isoformat() if seen.deadline else None,
         "open_run": run.id if run else None,
         "lock": at.lock.holder(),
-        "worker": _recorded(at),
+        "worker": _recorded(at, seen.state),
         "scheduler": __version__,
     }
 
 
-def _recorded(at: GpuTools) -> str | None:
+def _recorded(at: GpuTools, state: InstanceState) -> str | None:
     """The version of the worker that was set up there, as far as the store knows."""
+    key = keys.instance(at.instance)
     try:
-        return read(at.output().get(keys.instance(at.instance)).data, InstanceRecord).release
+        return read(at.output().get(key).data, InstanceRecord).release
     except ObjectNotFoundError:
         return None
+    except MisconfiguredError as error:
+        raise MisconfiguredError(
+            f"{at.instance} is {state}, and its record {key} is {error}: run `batchscribe gpu setup`, which "
+            "writes it anew"
+        ) from error
