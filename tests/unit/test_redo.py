@@ -314,6 +314,19 @@ def test_release_forgets_the_failures_too(store: MemoryStore, scanner: Scanner) 
     assert release(store) == []
 
 
+@pytest.mark.parametrize("chosen", [None, ["a.mp3"], [keys.quarantine("a.mp3")]])
+def test_a_quarantine_that_cannot_be_read_is_listed_and_released(
+    store: MemoryStore, scanner: Scanner, chosen: list[str] | None
+) -> None:
+    put(store, "a.mp3")
+    fail(store, "a.mp3", "r1")
+    store.place(keys.quarantine("a.mp3"), b"{")
+    assert [each.key for each in quarantined(store)] == [keys.quarantine("a.mp3")]
+    assert len(release(store, chosen)) == 1
+    backlog = scanner.backlog()
+    assert (backlog.quarantined, backlog.triggering) == (0, 1)
+
+
 def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemoryStore) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")

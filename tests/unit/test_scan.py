@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from batchscribe.adapters.stores import open_store
 from batchscribe.controller.scan import LOOK_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
@@ -14,7 +15,7 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import LiveLock
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.transcripts import AudioRef, Transcript
-from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock
 
@@ -163,11 +164,16 @@ def test_an_attempt_that_cannot_be_read_starts_no_gpu(store: MemoryStore) -> Non
     assert scanner(store).backlog().troubled == 1
 
 
-def test_a_quarantine_that_cannot_be_read_is_named(store: MemoryStore) -> None:
-    put(store, "a.mp3")
-    store.place(keys.quarantine("a.mp3"), b"{")
-    with pytest.raises(MisconfiguredError, match="delete it"):
-        scanner(store).backlog()
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\x00"])
+def test_a_quarantine_that_cannot_be_read_keeps_its_chunk_out_and_is_named(
+    store: MemoryStore, data: bytes
+) -> None:
+    put(store, "a.mp3", "b.mp3")
+    store.place(keys.quarantine("a.mp3"), data)
+    with structlog.testing.capture_logs() as logged:
+        backlog = scanner(store).backlog()
+    assert (backlog.quarantined, backlog.pending) == (1, 1)
+    assert [entry["key"] for entry in logged] == [keys.quarantine("a.mp3")]
 
 
 def told(name: str) -> bytes:

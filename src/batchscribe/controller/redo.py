@@ -88,23 +88,28 @@ def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]
 
     Raises ObjectNotFoundError for a key that is not quarantined; then nothing was released.
     """
-    held = [record.key for record in quarantined(output)]
-    wanted = held if chosen is None else list(chosen)
-    for key in wanted:
-        if key not in held:
+    held = {record.key: digest for digest, record in read_quarantine(output).items()}
+    wanted = sorted(held) if chosen is None else list(chosen)
+    digests = [held.get(key, keys.digest(key)) for key in wanted]
+    for key, digest in zip(wanted, digests, strict=True):
+        if digest not in held.values():
             raise ObjectNotFoundError(
                 f"{key!r} is not quarantined; `batchscribe quarantine list` shows what is"
             )
-    for key in wanted:
-        forget(output, key)
+    for digest in digests:
+        _forget(output, digest)
     return wanted
 
 
 def forget(output: Store, key: str) -> None:
     """Deletes the failed attempts at a chunk, then its quarantine: halfway, it is still quarantined."""
-    for attempt in list(attempts(output, keys.digest(key))):
+    _forget(output, keys.digest(key))
+
+
+def _forget(output: Store, digest: str) -> None:
+    for attempt in list(attempts(output, digest)):
         output.delete(attempt.key)
-    output.delete(keys.quarantine(key))
+    output.delete(f"{keys.QUARANTINE}{digest}.json")
 
 
 def quarantine(output: Store, record: QuarantineRecord) -> None:

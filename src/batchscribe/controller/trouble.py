@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
+
 from batchscribe.controller.fetching import fetched
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -13,6 +15,8 @@ from batchscribe.core.backlog import Trouble
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Store
+
+log = structlog.get_logger("batchscribe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,8 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Troub
 
 def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
     """Every quarantined chunk, by the digest of its key."""
-    listed = [info.key for info in output.list(keys.QUARANTINE)]
-    return {_name(key): _readable(key, data) for key, data in fetched(output, listed)}
+    listed = {info.key: info.modified for info in output.list(keys.QUARANTINE)}
+    return {_name(key): _quarantine(key, data, listed[key]) for key, data in fetched(output, listed)}
 
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
@@ -112,8 +116,11 @@ def _name(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 
-def _readable(key: str, data: bytes) -> QuarantineRecord:
+def _quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
+    """A record that cannot be read holds its chunk back, whatever its bytes are: it starts no GPU."""
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:
-        raise MisconfiguredError(f"{key} cannot be read; delete it, and its chunk is tried again") from error
+        log.warning("a quarantine record cannot be read: its chunk is left out", key=key, error=str(error))
+        message = "this record cannot be read: release it, and its chunk is tried again"
+        return QuarantineRecord(key=key, etag="", decoder="", attempts=0, message=message, at=at)

@@ -38,6 +38,7 @@ class Trouble:
     """What earlier attempts at one chunk left behind, for exactly this ETag."""
 
     etag: str
+    """Empty where it cannot be told: then for any."""
     failures: int = 0
     """Attempts that count towards quarantine."""
     troubled: bool = False
@@ -202,7 +203,7 @@ def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
     if not rules.trouble:
         return None
     known = rules.trouble.get(digest(audio.info.key), ())
-    return next((trouble for trouble in known if trouble.etag == audio.info.etag), None)
+    return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
 def _young(modified: datetime, rules: ScanRules) -> bool:
