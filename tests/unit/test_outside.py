@@ -315,6 +315,23 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
     at.ledger.close()
 
 
+def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    at.compute.fail("change_type", None, Fault(ComputeUnavailableError("throttled")))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.state, at.compute.describe(INSTANCE).type) == (RunState.SETTLED, "g5.xlarge")
+    fresh = Ledger(tmp_path / "another.sqlite")
+    tick(replace(at.world, ledger=fresh), at.terms)
+    back = fresh.run(run.id)
+    assert back is not None
+    assert (back.instance_type, back.cost) == ("g5.xlarge", run.cost)
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    fresh.close()
+    at.ledger.close()
+
+
 def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
     at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
     ready(at)

@@ -23,13 +23,14 @@ from batchscribe.controller.rehearsal import (
     terms_of,
 )
 from batchscribe.controller.retreat import FOLDER, place_of
-from batchscribe.controller.tick import tick
+from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.box import BoxEnd, ClaimLaunch, InstanceRecord, read
 from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, InstanceState
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
+from batchscribe.ledger import Ledger
 from support.world import INSTANCE, Stage, stage
 
 NAME = "20261123-120000-abcdef"
@@ -177,6 +178,20 @@ def test_a_rehearsal_that_died_is_finished_by_any_tick(at: Stage) -> None:
     assert the_run(at).outcome is Outcome.TIMED_OUT
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.compute.describe(INSTANCE).run is None
+
+
+def test_a_rehearsal_whose_ledger_was_lost_is_finished_too(at: Stage, tmp_path: Path) -> None:
+    put_speech(at.world, NAME, SPEECH)
+    Controller(at, Act.GUARD)
+    at.clock.sleep(3600)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    (run,) = reconcile(replace(at.world, ledger=fresh), at.terms)
+    assert run.id == the_run(at).id
+    assert run.output.endswith(f"{FOLDER}{NAME}")
+    assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+    assert at.notes.armed(INSTANCE) == frozenset()
+    assert read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
+    fresh.close()
 
 
 def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:

@@ -6,6 +6,7 @@ progress is never shot because a controller was away.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,7 +22,7 @@ from batchscribe.controller.control import (
 )
 from batchscribe.controller.follow import gone_down
 from batchscribe.controller.outside import launch_left, note_down
-from batchscribe.controller.retreat import world_of
+from batchscribe.controller.retreat import place_of, world_of
 from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -38,16 +39,21 @@ FRESH = timedelta(minutes=2)
 
 def recover(world: World, terms: Terms) -> tuple[Run, ...]:
     """Runs of ours that only the store remembers, put back into the ledger."""
-    unknown = (run_id for run_id in sorted(_intents(world)) if world.ledger.run(run_id) is None)
-    remembered = (_remembered(world, terms, run_id) for run_id in unknown)
-    return tuple(_put_back(world, run) for run in remembered if run)
+    found = [each for each in _intents(world) if world.ledger.run(each[1]) is None]
+    remembered = ((place, _remembered(place, terms, run_id)) for place, run_id in found)
+    return tuple(_put_back(place, run) for place, run in remembered if run)
 
 
 def _put_back(world: World, run: Run) -> Run:
     """What it put down outside itself is forgotten with the ledger: it is looked for again."""
-    if not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST):
+    if _may_be_left(world, run):
         note_down(world, run)
     return keep(world, run, "recovered from the store")
+
+
+def _may_be_left(world: World, run: Run) -> bool:
+    """Whether something that the run put down outside itself may still be there."""
+    return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
 def dead_runs(world: World, terms: Terms) -> tuple[Run, ...]:
@@ -121,13 +127,22 @@ def _lately(world: World, terms: Terms, run: Run, progress: Progress | None) -> 
     return run.launch == ClaimLaunch.BOOT and not waited
 
 
-def _intents(world: World) -> set[str]:
+def _intents(world: World) -> Iterator[tuple[World, str]]:
+    """Every run that the store tells of, and the world that it belongs in: a rehearsal has its own."""
+    for info in world.output.list(keys.RUNS):
+        if run_id := _run_of(info.key):
+            yield world, run_id
+    for info in world.home.list(keys.REHEARSALS):
+        name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
+        if run_id := _run_of(key):
+            yield place_of(world, name), run_id
+
+
+def _run_of(key: str) -> str:
+    """The run that this is the intent of; empty for any other key."""
     tail = "/intent.json"
-    return {
-        info.key.removeprefix(keys.RUNS).removesuffix(tail)
-        for info in world.output.list(keys.RUNS)
-        if info.key.endswith(tail)
-    }
+    ours = key.startswith(keys.RUNS) and key.endswith(tail)
+    return key.removeprefix(keys.RUNS).removesuffix(tail) if ours else ""
 
 
 def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
@@ -141,11 +156,14 @@ def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
     run = _from_intent(intent)
     try:
         settlement = wire.decode(world.output.get(keys.settlement(run_id)).data, Settlement)
-        return _settled(run, settlement)
+        settled = _settled(run, settlement)
     except ObjectNotFoundError:
         return _as_it_stands(world, terms, run)
     except (MisconfiguredError, ValueError):
         return None  # settled, by a version that we do not read
+    if not run.own_type or not _may_be_left(world, settled):
+        return settled
+    return _retyped(terms, settled, world.compute.describe(run.instance))
 
 
 def _from_intent(intent: Intent) -> Run:
