@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.core import keys
 from batchscribe.core.transcripts import Transcript, decode
 from batchscribe.ledger import Ledger
 from support.cli import Desk, local_desk, put_speech, wait_for
@@ -265,3 +266,14 @@ def test_help_lists_every_command_and_every_command_helps() -> None:
         assert name in text
         shown: subprocess.CompletedProcess[str] = desk.run(name, "--help")
         assert shown.returncode == 0, shown.stderr
+
+
+def test_a_torn_record_of_the_instance_is_one_line_for_a_person(tmp_path: Path) -> None:
+    desk = local_desk(tmp_path)
+    instance = desk.json("gpu", "status")["instance"]
+    record = desk.bucket / keys.instance(instance)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_bytes(b'{"instance": "')
+    done = desk.run("gpu", "status")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert keys.instance(instance) in done.stderr

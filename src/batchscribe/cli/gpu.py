@@ -395,7 +395,5 @@ def _recorded(at: GpuTools, state: InstanceState) -> str | None:
     except ObjectNotFoundError:
         return None
     except MisconfiguredError as error:
-        raise MisconfiguredError(
-            f"{at.instance} is {state}, and its record {key} is {error}: run `batchscribe gpu setup`, which "
-            "writes it anew"
-        ) from error
+        why = f"{at.instance} is {state}, and its record {key} is {error}"
+        raise MisconfiguredError(f"{why}: `batchscribe gpu setup` writes it anew") from error
