@@ -151,6 +151,7 @@ import os, signal, sys, threading
 from batchscribe.adapters import store_obstore
 from batchscribe.adapters.stores import open_store
 store_obstore.CLIENT["read_timeout"] = "300s"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 store = open_store("s3://bucket", endpoint=sys.argv[1], region="us-east-1")
 
 def pass_on():
