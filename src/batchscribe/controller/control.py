@@ -94,7 +94,10 @@ def looked_at(run: Run, seen: Instance, now: datetime) -> Run:
 
 
 def look_due(run: Run, terms: Terms, now: datetime) -> bool:
-    return late(run.running_until, now, terms.waits.describe)
+    """Whether the last look is too old; one that lies ahead of a clock that was set back tells nothing."""
+    if run.running_until is None:
+        return False
+    return not timedelta(0) <= now - run.running_until < timedelta(seconds=terms.waits.describe)
 
 
 def late(since: datetime | None, now: datetime, seconds: float) -> bool:

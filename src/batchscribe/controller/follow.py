@@ -56,7 +56,8 @@ def gone_down(world: World, run: Run, down: str) -> Run:
     end = read_box_end(world, run)
     if end is None:
         return run.releasing(Outcome.INSTANCE_LOST, f"{down} under a working worker: somebody stopped it")
-    outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else None
+    outcome = Outcome.WORKER_LOST if end.worker == len(run.manifests) - 1 else None
+    outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
     return run.releasing(outcome, f"the box powered itself off: {end.why}; the rest is for the next run")
 
 

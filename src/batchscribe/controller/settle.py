@@ -22,7 +22,16 @@ from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, Progress, Tally, WorkerEnd
+from batchscribe.core.manifest import (
+    ExitRecord,
+    Failure,
+    FailureKind,
+    Manifest,
+    ManifestChunk,
+    Progress,
+    Tally,
+    WorkerEnd,
+)
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
@@ -128,8 +137,8 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
     """Sees to it that every failed attempt is in the store: what the worker said last, and what it
     could no longer say.
 
-    A chunk in flight when its worker died may have killed it; one that filled a whole run alone will fill
-    the next. Both count once. Where a machine was stopped under its worker, nobody is to blame.
+    A chunk in flight when its worker died may have killed it; one that filled a whole run will fill the
+    next. Both count once. Where a machine was stopped under its worker, nobody is to blame.
     """
     for each in work:
         for failure in each.record.failures if each.record else ():
@@ -139,23 +148,35 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
-    alone = [each for each in work if len(each.manifest.chunks) == 1 and not each.tally.seen]
     if run.outcome is Outcome.TIMED_OUT:
-        for each in alone:
-            _blame_endless(world, each.manifest)
+        for each in work:
+            for chunk in _endless(run, each, fruitless=not any(other.tally.seen for other in work)):
+                _blame_endless(world, run, chunk)
 
 
-def _blame_endless(world: World, manifest: Manifest) -> None:
-    chunk = manifest.chunks[0]
+def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk]:
+    """The chunks that filled a run in which nothing was done: the one that was alone in its manifest, or
+    those in flight where the worker had most of the run.
+    """
+    chunks = work.manifest.chunks
+    if len(chunks) == 1 and not work.tally.seen:
+        return chunks
+    since = run.worker_since or run.dispatched
+    most = since is not None and run.deadline - since > (run.deadline - run.created) / 2
+    in_flight = work.progress.in_flight if work.progress and fruitless and most else ()
+    return [chunk for chunk in chunks if chunk.key in in_flight]
+
+
+def _blame_endless(world: World, run: Run, chunk: ManifestChunk) -> None:
     failure = Failure(
         key=chunk.key,
         etag=chunk.etag,
-        run=manifest.run,
+        run=run.id,
         kind=FailureKind.CHUNK,
         message="it filled a whole run and was not done: raise BATCH_MAX_RUNTIME_HOURS, or cut it",
         at=world.clock.now(),
     )
-    world.output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
+    world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
 
 
 def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:

@@ -219,4 +219,6 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
         return replace(run, trouble=str(error))
-    return keep(world, replace(run, start_accepted=world.clock.now(), idle_until=now), "start accepted")
+    # What an earlier start came to, whose reply was lost, is no end of this one.
+    accepted = replace(run, start_accepted=world.clock.now(), idle_until=now, stopped=None)
+    return keep(world, accepted, "start accepted")
