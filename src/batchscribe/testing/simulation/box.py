@@ -116,6 +116,8 @@ class Box:
         self.workers: dict[tuple[str, int], Worker] = {}
         self.powered_off = 0
         """How often it switched itself off."""
+        self.agent_at: float | None = None
+        """Since when an agent of this boot looks after a claim that it took up; None while none does."""
         self._line = line
         self._cloud = cloud
         self._bucket = bucket
@@ -132,6 +134,14 @@ class Box:
     def reachable(self) -> bool:
         return self.up and self.online
 
+    def played(self, run: str) -> list[Worker]:
+        """Every worker that was started here for the run."""
+        return [worker for (name, _number), worker in self.workers.items() if name == run]
+
+    def given(self, run: str, worker: int) -> bool:
+        """Whether there is work for that worker of the run."""
+        return self._bucket.has(keys.manifest(run, worker))
+
     def record(self) -> InstanceRecord:
         return read(self._bucket.get(keys.instance(self._machine.id)).data, InstanceRecord)
 
@@ -145,7 +155,7 @@ class Box:
     def end(self) -> None:
         """The machine is going down, and everything on it."""
         self._boots += 1
-        self.up = False
+        self.up, self.agent_at = False, None
         for worker in self.workers.values():
             worker.die()
 
@@ -205,14 +215,19 @@ class Box:
         if self._boots != number:
             return
         if self._line.seconds - self._since() >= boot.agent_lasts:
+            self.agent_at = None
             if boot.restarts:
-                boot = Boot(seconds=boot.seconds)
-                agent = self._new_agent(marks, boot)
-                self._line.at(RESTART_SECONDS, lambda: self._agent(agent, marks, boot, number))
+                self._line.at(RESTART_SECONDS, lambda: self._again(marks, Boot(seconds=boot.seconds), number))
             return
         wait = agent.step()
+        if self.agent_at is None and marks.limit is not None:
+            self.agent_at = self._line.seconds
         if wait is not None:
             self._line.at(max(wait, AGENT_SECONDS), lambda: self._agent(agent, marks, boot, number))
+
+    def _again(self, marks: Marks, boot: Boot, number: int) -> None:
+        if self._boots == number:
+            self._agent(self._new_agent(marks, boot), marks, boot, number)
 
     def _since(self) -> float:
         return self._machine.spans[-1].begin

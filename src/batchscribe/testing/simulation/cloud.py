@@ -7,7 +7,7 @@ what it is asked to do on a machine in somebody else's hands is remembered, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ class Span:
 
     holder: str
     begin: float
+    type: str
     end: float | None = None
 
 
@@ -67,6 +68,7 @@ class Act:
     instance: str
     asked: float
     claim: Claim | None = None
+    force: bool = False
 
 
 class Cloud:
@@ -74,6 +76,8 @@ class Cloud:
 
     def __init__(self, line: Timeline) -> None:
         self.machines: dict[str, Machine] = {}
+        self.refused_types: frozenset[str] = frozenset()
+        """Types that no machine can have."""
         self.next_start: Callable[[], Start] = Start
         self.next_stop: Callable[[], float] = lambda: 30.0
         self.gets_stuck: Callable[[], bool] = lambda: False
@@ -115,7 +119,8 @@ class Cloud:
         if machine.state is InstanceState.PENDING:
             raise ComputeUnavailableError(f"{instance} is {machine.state}: look again")
         if machine.state is InstanceState.RUNNING:
-            machine.stuck = self.gets_stuck()
+            # A forced stop does not ask the system, so that it cannot hang.
+            machine.stuck = not force and self.gets_stuck()
             self._move(machine, InstanceState.STOPPING)
             self._later(self.next_stop(), machine, lambda: self._stopped(machine))
         elif force and machine.stuck:
@@ -131,6 +136,8 @@ class Cloud:
         machine = self.machine(instance)
         if machine.state is not InstanceState.STOPPED:
             raise ComputeUnavailableError(f"{instance} is {machine.state}: look again")
+        if instance_type in self.refused_types:
+            raise MisconfiguredError(f"{instance} cannot be {instance_type}: mend GPU_INSTANCE_TYPES")
         machine.type = instance_type
         self._show(machine)
 
@@ -150,7 +157,7 @@ class Cloud:
             machine.reason = "Client.InternalError: the boot is broken"
             self._down(machine)
             return
-        machine.spans.append(Span(machine.holder, self._line.seconds))
+        machine.spans.append(Span(machine.holder, self._line.seconds, machine.type))
         self._move(machine, InstanceState.RUNNING)
         self.on_running(machine)
 
@@ -194,12 +201,13 @@ class Cloud:
 class CloudApi:
     """A protocols.Compute on the cloud, as one controller sees it.
 
-    `lag` says how many seconds old the next look is. `refused` may raise for a start; `looked` and
-    `acted` are told what was seen, and what was asked for before it is done.
+    `lag` says how many seconds old the next look is, `late_tags` how much older its tags. `refused` may
+    raise for a start; `looked` and `acted` are told what was seen, and what was asked for before it is done.
     """
 
     def __init__(self, cloud: Cloud, line: Timeline, gate: Gate) -> None:
         self.lag: Callable[[], float] = lambda: 0.0
+        self.late_tags: Callable[[], float] = lambda: 0.0
         self.refused: Callable[[], BatchscribeError | None] = lambda: None
         self.looked: Callable[[float, float, Instance], None] = lambda _asked, _at, _seen: None
         self.acted: Callable[[Act], None] = lambda _act: None
@@ -229,15 +237,17 @@ class CloudApi:
         self._asked = self._line.seconds
         return self._gate.call(f"compute.{name}", subject, act)
 
-    def _act(self, call: str, instance: str, claim: Claim | None = None) -> None:
-        self.acted(Act(call, instance, self._asked, claim))
+    def _act(self, call: str, instance: str, claim: Claim | None = None, *, force: bool = False) -> None:
+        self.acted(Act(call, instance, self._asked, claim, force))
 
     def _look(self, instance: str) -> Instance:
         machine = self._cloud.machines.get(instance)
         if machine is None:
             return Instance(id=instance, state=InstanceState.MISSING)
         then = self._line.seconds - self.lag()
-        at, seen = next((shown for shown in reversed(machine.shown) if shown[0] <= then), machine.shown[0])
+        at, seen = _shown(machine, then)
+        if late := self.late_tags():
+            seen = replace(seen, tags=_shown(machine, then - late)[1].tags)
         self.looked(self._asked, max(at, then), seen)
         return seen
 
@@ -253,7 +263,7 @@ class CloudApi:
         self._cloud.start(claim.instance, claim.run)
 
     def _stop(self, instance: str, *, force: bool) -> None:
-        self._act("stop", instance)
+        self._act("stop", instance, force=force)
         self._cloud.stop(instance, force=force)
 
     def _release(self, instance: str) -> None:
@@ -264,3 +274,8 @@ class CloudApi:
     def _retype(self, instance: str, instance_type: str) -> None:
         self._act("change_type", instance)
         self._cloud.retype(instance, instance_type)
+
+
+def _shown(machine: Machine, then: float) -> tuple[float, Instance]:
+    """What was shown of it at that moment, and since when."""
+    return next((shown for shown in reversed(machine.shown) if shown[0] <= then), machine.shown[0])

@@ -33,6 +33,8 @@ class Violation(BaseException):
         self.invariant = invariant
 
 
+LONGEST = 100_000
+"""Steps of an episode: beyond that it is a loop that never ends."""
 Trouble = Callable[[str], tuple[BatchscribeError, bool] | None]
 """What stands in the way of a call by its name: the error, and whether its effect comes all the same."""
 
@@ -101,6 +103,8 @@ class Gate:
         self.steps += 1
         self._trace.add(f"{name} {subject}")
         self.check()
+        if self.steps > LONGEST:
+            self.violated("E", f"{self.steps} steps, and no end")
         if self.steps == self._crash_at:
             self._crash_at = self.steps + self._rare(self.crash)
             self.crashes += 1

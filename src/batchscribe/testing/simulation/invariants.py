@@ -2,23 +2,29 @@
 
 I1   ours is up only with a durable intent and a guard's order (or with its window past)
 I2   ours never runs past its deadline + 20 minutes, nor does a worker of ours on a borrowed machine
-I3   what is in other hands is not touched, as far as looks could tell
+I3   what is in other hands, or claimed by others, is not touched, as far as looks could tell; and only a
+     stop that hangs is forced
 I4   every uploaded chunk is done, pending or quarantined, as the scan says it
-I5   a transcript is written at most once
+I5   a transcript is written at most once, and what is done is not done again
 I6   at most one process holds the lock
-I7   a settled run is billed for no less than it ran, and for no more than the gaps between looks explain
-I8   after two ticks without faults nothing of ours is left
-I9   no secret in any line, message or report
+I7   a settled run is billed for no less than it ran, and for no more than the gaps between looks explain,
+     in seconds and in dollars of the type that ran
+I8   after two ticks without faults nothing of ours is left, and the instance is of its own type
+I9   no secret in any line, message, report or stored object
 I10  a chunk that failed by itself starts no GPU
-E    no error of our own making: what a tick raises is one of ours, and nothing is logged as internal
+I11  in the end everything is done that can be: nothing that never failed by itself waits for ever
+E    no error of our own making: what a tick raises is one of ours, and no mistake is logged
+
+What our words promise of times, `promises` holds: P1 to P4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from batchscribe.controller import outside
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -26,6 +32,7 @@ from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord, read
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
 from batchscribe.core.manifest import Failure, Manifest
+from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
@@ -67,6 +74,15 @@ class Checker:
         self.lag = 0.0
         """How old a look can be at most."""
         self.secrets: tuple[str, ...] = ()
+        self.rates: Mapping[str, Usd] = {}
+        """Dollars an hour of each type."""
+        self.own_type = ""
+        self.host_now: Callable[[], datetime] = line.now
+        """By the host's clock a claim that was seen is over or not."""
+        self.lied: Callable[[], bool] = lambda: False
+        """Whether a worker may say that something is done that is not."""
+        self.good: Callable[[str], bool] = lambda _key: True
+        """Whether a chunk is what it seems."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -83,6 +99,8 @@ class Checker:
         """Of every run that claimed an instance, whether anybody wrote it down or not."""
         self._doubtful = 0
         """The start of the machine, by its number, that we may take for ours."""
+        self._launched: dict[str, datetime] = {}
+        """The launch time of each run that somebody saw up, and wrote down after that."""
         self._in_doubt: set[str] = set()
         """Runs that took somebody else's start for theirs: they pay for it, too."""
         self._begun: dict[str, float] = {}
@@ -128,12 +146,13 @@ class Checker:
             self._deadlines.setdefault(claim.run, claim.deadline)
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
+        self._as_seen(act, machine)
         if machine.holder == "" or machine.holder in self._deadlines:
             return
         tagged = self.runs.get(machine.tags.get(RUN_TAG, ""))
         if tagged and call == "release":
             return  # who empties our own tag touches nothing of anybody else's
-        if tagged and tagged.launched in {None, machine.launched_at}:
+        if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
             # We asked for a start and never saw it up: what is up under our tag when we see it first
             # cannot be told from it, from here to its stop.
             self._doubtful = machine.starts
@@ -147,12 +166,24 @@ class Checker:
         if call == "start" and claim is not None:
             self._join(machine, claim.run)
 
+    def _as_seen(self, act: Act, machine: Machine) -> None:
+        """I3, of what the last look showed plainly."""
+        if self._me.look is None:
+            return
+        seen = self._me.look[1]
+        if act.force and seen.state is InstanceState.RUNNING:
+            self._gate.violated("I3", f"{act.call} of {machine.id} by force, which runs and was never asked")
+        theirs = seen.run and seen.run not in self.runs and seen.run not in self._deadlines
+        over = seen.deadline is not None and seen.deadline <= self.host_now()
+        if theirs and not over and seen.run == machine.tags.get(RUN_TAG):
+            self._gate.violated("I3", f"{act.call} of {machine.id}, which {seen.run} was seen to claim")
+
     def _join(self, machine: Machine, run: str) -> None:
         """Two started it at once, and neither could know: from now on it runs for us, too."""
         machine.holder = run
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._line.seconds
-            machine.spans.append(Span(run, self._line.seconds))
+            machine.spans.append(Span(run, self._line.seconds, machine.type))
 
     # the ledger
 
@@ -160,6 +191,7 @@ class Checker:
         """What was written down of open runs is gone: from here on they are billed from their intent on."""
         lost = {run.id for run in self.runs.values() if run.open}
         self._recovered |= lost
+        self._launched = {run: at for run, at in self._launched.items() if run not in lost}
         self._kept = {run: looks for run, looks in self._kept.items() if run not in lost}
 
     def saved(self, run: Run, _at: datetime) -> None:
@@ -167,6 +199,7 @@ class Checker:
         before = self.runs.get(run.id)
         self._begun.setdefault(run.id, self._line.seconds)
         self.runs[run.id] = run
+        self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:
             self._kept.setdefault(run.id, []).append(self._me.unwritten)
         self._me.at_work.add(run.id)
@@ -175,15 +208,26 @@ class Checker:
             self._may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
             self._billed(run)
-            self._counted(run, run.manifests or (before.manifests if before else ()))
+            self._counted(run)
 
-    def _counted(self, run: Run, manifests: tuple[str, ...]) -> None:
+    def _up_as(self, run: Run) -> None:
+        """Who saw it up under its own tag, and wrote down anything then, knows which start was its own."""
+        if self._me.look is None:
+            return
+        at, seen = self._me.look
+        up = seen.state is InstanceState.RUNNING and seen.run == run.id
+        if up and seen.launched_at and self._ours.holder == run.id and at >= self._ours.since:
+            self._launched.setdefault(run.id, seen.launched_at)
+
+    def _counted(self, run: Run) -> None:
         """I4 for a run: what it says is done has its transcript, whatever the worker said."""
+        given = [
+            key
+            for key in self._bucket.keys(f"{keys.RUNS}{run.id}/workers/")
+            if key.endswith("/manifest.json")
+        ]
         chunks = [
-            chunk
-            for key in manifests
-            if self._bucket.has(key)
-            for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
+            chunk for key in given for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
         ]
         done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
         if run.chunks_done > done:
@@ -221,6 +265,23 @@ class Checker:
         if run.billed_seconds > most and run.id not in self._in_doubt:
             text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)
+        self._paid(run, spans, truth - jumped - self.lag - 1.0, most)
+
+    def _paid(self, run: Run, spans: list[Span], least: float, most: float) -> None:
+        """I7 in dollars."""
+        paid = run.cost.micros
+        rates = [self.rates[span.type].micros for span in spans] or [
+            rate.micros for rate in self.rates.values()
+        ]
+        if paid < min(rates) * max(0.0, least) / 3600:
+            self._gate.violated(
+                "I7", f"{run.id} cost ${run.cost.text(4)} for {least:.0f} s and more of {spans}"
+            )
+        limit = max(rates) * max(most, MINIMUM_BILLED_SECONDS) / 3600 + 1
+        if paid > limit and run.id not in self._in_doubt:
+            self._gate.violated(
+                "I7", f"{run.id} cost ${run.cost.text(4)} for at most {most:.0f} s of {spans}"
+            )
 
     def _most(self, run: Run, spans: list[Span]) -> float:
         """The longest bill that looks explain: from the last look before it ran to the first after it.
@@ -272,6 +333,36 @@ class Checker:
             if secret in text:
                 self._gate.violated("I9", f"a {kind} tells a secret")
 
+    def written(self, key: str) -> None:
+        """I9, of what is stored."""
+        data = self._bucket.get(key).data
+        if any(secret.encode() in data for secret in self.secrets):
+            self._gate.violated("I9", f"{key} tells a secret")
+
+    def ours(self, run: str) -> bool:
+        """Whether somebody claimed an instance for this run of ours."""
+        return run in self._deadlines
+
+    def undone(self) -> list[str]:
+        """I11: chunks that are good, never failed, and are not done.
+
+        Beside chunks whose workers say what is not true anything may wait.
+        """
+        if self.lied():
+            return []
+        return [
+            key
+            for key in self.uploaded
+            if self.good(key)
+            and not self._bucket.has(transcript_of(key))
+            and not self._bucket.has(keys.quarantine(key))
+            and not self._attempts(key)
+        ]
+
+    def never_done(self) -> None:
+        if undone := self.undone():
+            self._gate.violated("I11", f"everything is well, and still not done: {', '.join(undone)}")
+
     def quiet(self) -> None:
         """I8."""
         machine = self._ours
@@ -282,6 +373,9 @@ class Checker:
         seen = machine.shown[-1][1]
         if seen.run in self._deadlines:
             left.append(f"the tag of {seen.run}")
+        if machine.type != self.own_type:
+            left.append(f"its type is {machine.type}")
+        left += [f"a note {note}" for note in self.ledger().facts(outside.NOTED)]
         record = read(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
         if record.claim is not None:
             left.append(f"the claim of {record.claim.run}")

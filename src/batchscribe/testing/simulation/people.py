@@ -86,8 +86,15 @@ class Hands:
         machine = self._cloud.machine(self._id)
         if machine.holder.startswith(("other-", PERSON)):
             self._stop(machine.holder)
+            self._line.at(10 * MINUTE, self._force)
         if machine.tags.get(RUN_TAG, "").startswith("other-"):
             self._cloud.tag(self._id, RELEASED_TAGS)
+
+    def _force(self) -> None:
+        """What hangs on its way down in their hands is theirs to see to."""
+        machine = self._cloud.machine(self._id)
+        if machine.stuck and machine.holder.startswith(("other-", PERSON)):
+            self._cloud.stop(self._id, force=True)
 
     def _visit(self) -> None:
         """Uses the GPU for a while, where it is free, and stops it."""
@@ -126,6 +133,13 @@ class Hands:
                 return
             deadline = self._line.now() + timedelta(hours=2)
             self._cloud.tag(self._id, {RUN_TAG: name, DEADLINE_TAG: deadline.isoformat()})
+            self._line.at(between(self._rng, 1.0, 90.0), start)
+
+        def start() -> None:
+            machine = self._cloud.machine(self._id)
+            if machine.state is not InstanceState.STOPPED or machine.tags.get(RUN_TAG) != name:
+                release()
+                return
             self._cloud.start(self._id, name)
             self._line.at(between(self._rng, 10 * MINUTE, 100 * MINUTE), end)
 

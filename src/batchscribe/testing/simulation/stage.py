@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -16,6 +16,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.watchdog import Watchdog
 from batchscribe.core import keys, report
 from batchscribe.core.box import InstanceRecord
+from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import EngineSpec, Limits
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Priors
@@ -32,6 +33,7 @@ from batchscribe.testing.simulation.launcher import OverSsh
 from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
 from batchscribe.testing.simulation.process import HostProcesses, Slot
+from batchscribe.testing.simulation.promises import Promises
 from batchscribe.testing.simulation.seams import Bucket, Ears, GuardSeam, KernelLock, LedgerSeam, StoreSeam
 from batchscribe.testing.simulation.timeline import HostClock, HostTime, Timeline
 from batchscribe.testing.simulation.trace import Trace
@@ -41,7 +43,11 @@ from batchscribe.testing.simulation.worker import Hands, Kind
 INSTANCE = "i-0123456789abcdef0"
 FOREIGN = "i-0fedcba9876543210"
 TYPE = "g4dn.xlarge"
-RATE = Rate(per_hour=Usd.parse("0.526"), source="simulated")
+OTHERS = ("g5.xlarge", "g6.xlarge")
+RATES = {
+    name: Rate(per_hour=Usd.parse(dollars), source="simulated")
+    for name, dollars in ((TYPE, "0.526"), ("g5.xlarge", "1.006"), ("g6.xlarge", "0.8048"))
+}
 
 
 class Stage:
@@ -67,12 +73,14 @@ class Stage:
         self.people = People(rng, self.line, self.cloud, INSTANCE)
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
-        self.policy = _policy(rng)
+        self.policy = _policy(rng, weather)
         self.ledger = self._new_ledger()
         self._weather = weather
+        self.cloud.refused_types = frozenset(each for each in OTHERS if rng.random() < weather.refused_types)
         self._pace = between(rng, 20.0, 150.0)
         self._waits = Waits(poll=pick(rng, (20.0, 40.0)), describe=pick(rng, (30.0, 60.0)))
         self.box = self._box()
+        self.promises = Promises(self.gate, self.line, self.machine, self.box, self._waits)
         self._wire()
         self._ids = 0
         self._pids = 0
@@ -98,7 +106,7 @@ class Stage:
         self.trace.add(f"--- {name}")
         slot.begin(self._pids)
         self._give_way(slot)
-        self.checker.enter(slot.pid)
+        self._enter(slot)
 
     def end(self, slot: Slot) -> None:
         """The process is gone; time goes on without it. Whoever it was started beside goes on, or learns
@@ -108,7 +116,11 @@ class Stage:
         self.lock.bury(slot.pid)
         self._give_way(self.main)
         self.line.cut = self.main.running and self.main.gate.dead
-        self.checker.enter(self.main.pid)
+        self._enter(self.main)
+
+    def _enter(self, slot: Slot) -> None:
+        self.checker.enter(slot.pid)
+        self.promises.enter(slot.pid)
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL: the kernel frees what it held, and its next step is none."""
@@ -142,10 +154,12 @@ class Stage:
         self.trace.add(f"the host's clock jumps by {seconds:.0f} s")
         self.host.offset += timedelta(seconds=seconds)
         self.checker.jumps.append((self.line.seconds, seconds))
+        self.promises.jumped()
 
     def lose_ledger(self) -> None:
         self.trace.add("the ledger is lost")
         self.checker.ledger_lost()
+        self.promises.ledger_lost()
         self.ledger.close()
         self.ledger = self._new_ledger()
         self._wire_worlds()
@@ -165,9 +179,9 @@ class Stage:
     # the wiring
 
     def _wire(self) -> None:
-        self.line.after = self.checker.step
+        self.line.after = self._check
         for slot in (self.main, self.beside):
-            slot.gate.check = self.checker.step
+            slot.gate.check = self._check
             slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
             slot.clock.pause = partial(self._sleep, slot.gate)
         self.cloud.on_change = self.trace.add
@@ -179,9 +193,36 @@ class Stage:
         self.checker.uploaded = self.uploads.keys
         self.checker.lag = LONGEST_LAG if self._weather.stale else 0.0
         self.checker.secrets = (SECRET,)
+        self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
+        self.checker.own_type = TYPE
+        self.checker.host_now = lambda: self.line.now() + self.host.offset
+        self.checker.good = lambda key: self.uploads.kinds[key] is Kind.GOOD
+        self.checker.lied = lambda: Kind.FORGOTTEN in self.uploads.kinds.values()
+        self.bucket.on_write = self.checker.written
+        self.trouble.wrong = self.promises.wrong
+        self.promises.ours = self.checker.ours
+        self.promises.unwritten = lambda: self.trouble.unwritten
+        self.promises.lives = lambda: (self.main.lives, self.beside.lives)
         self.lock.now = self.line.monotonic
         self.lock.process = lambda: self.at_work.holder
         self.lock.lives = lambda _holder: self.main.clock.looked
+
+    def _check(self) -> None:
+        self.checker.step()
+        self.promises.step()
+
+    def _saved(self, run: Run, at: datetime) -> None:
+        self.checker.saved(run, at)
+        self.promises.saved(run)
+
+    def _heard(self, kind: str, text: str) -> None:
+        self.checker.heard(kind, text)
+        if kind == "message":
+            self.promises.told(text.partition("\n")[0])
+
+    def _looked(self, asked: float, at: float, seen: Instance) -> None:
+        self.checker.looked(asked, at, seen)
+        self.promises.looked()
 
     def _if_ours(self, machine: Machine, act: object) -> None:
         if machine is self.machine and callable(act):
@@ -203,7 +244,13 @@ class Stage:
         self.box.offline_until = self.line.seconds + lasts
 
     def _box(self) -> Box:
-        hands = Hands(fate=self._fate, seconds=self._seconds, online=lambda: self.box.online)
+        hands = Hands(
+            fate=self._fate,
+            seconds=self._seconds,
+            online=lambda: self.box.online,
+            torn=self.trouble.torn,
+            twice=lambda key: self.gate.violated("I5", f"{key} was done, and was done again"),
+        )
         box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
         box.next_boot = self._boot
         record = InstanceRecord(
@@ -229,7 +276,7 @@ class Stage:
         return self._pace * between(self.rng, 0.5, 1.5)
 
     def _new_ledger(self) -> LedgerSeam:
-        return LedgerSeam(self.at_work.gate, saved=self.checker.saved)
+        return LedgerSeam(self.at_work.gate, saved=self._saved)
 
     def _terms(self) -> Terms:
         return Terms(
@@ -238,9 +285,9 @@ class Stage:
             provider="ec2",
             instances=(INSTANCE,),
             instance_type=TYPE,
-            instance_types=pick(self.rng, ((), ("g5.xlarge", "g6.xlarge"))),
+            instance_types=pick(self.rng, ((), OTHERS)),
             launch=pick(self.rng, ("auto", "auto", "ssh")),
-            rate_of=lambda _type: RATE,
+            rate_of=RATES.__getitem__,
             policy=self.policy,
             engine=EngineSpec(engine="played"),
             settings_hash="simulated",
@@ -257,10 +304,11 @@ class Stage:
 
     def _world(self, gate: Gate, clock: HostClock) -> World:
         store = StoreSeam(self.bucket, gate)
-        ears = Ears(gate, self.checker.heard)
+        ears = Ears(gate, self._heard)
         compute = CloudApi(self.cloud, self.line, gate)
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
-        compute.looked, compute.acted = self.checker.looked, self.checker.acted
+        compute.late_tags = self.trouble.late_tags
+        compute.looked, compute.acted = self._looked, self.checker.acted
         return World(
             clock=clock,
             source=store,
@@ -290,7 +338,7 @@ class Stage:
     def _report(self, gate: Gate, run: Run) -> None:
         gate.point("report", run.id)
         built = report.build(run, events=self.ledger.events(run.id), samples=[], backlog=None, lock="")
-        self.checker.heard("report", report.encode(built).decode())
+        self._heard("report", report.encode(built).decode())
 
 
 def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
@@ -298,13 +346,13 @@ def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
     return Scanner(store, store, clock=clock, min_age=age)
 
 
-def _policy(rng: random.Random) -> Policy:
+def _policy(rng: random.Random, weather: Weather) -> Policy:
     return Policy(
         threshold=pick(rng, (1, 2, 4, 6)),
         max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
         max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
         check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
-        if_running=IfRunning.USE if rng.random() < 0.15 else IfRunning.HOLD,
+        if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
     )
 
 

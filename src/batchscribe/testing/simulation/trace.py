@@ -7,7 +7,7 @@ from collections import deque
 
 from batchscribe.testing.simulation.timeline import Timeline
 
-SHOWN = 40
+SHOWN = 90
 
 
 class Trace:

@@ -6,7 +6,7 @@ Most episodes have only a few kinds of trouble, so that no kind drowns the other
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -32,8 +32,12 @@ class Weather:
     """That a call comes back after hours only."""
     stale: float = 0.0
     """That a look shows what was true some seconds ago."""
+    late_tags: float = 0.0
+    """That a look shows tags that are older than the state beside them."""
     ledger: float = 0.0
     """That a write to the ledger fails."""
+    full_disks: int = 0
+    """Times in which nothing can be written on the controller's host."""
     broken_boot: float = 0.0
     deaf_boot: float = 0.0
     """That a box boots and never answers, neither its controller nor its own units."""
@@ -50,6 +54,8 @@ class Weather:
     """That a worker says it is done with a chunk, and published nothing."""
     endless: float = 0.0
     """That a chunk keeps its worker busy for good."""
+    torn: float = 0.0
+    """That what a worker writes of its progress, or as its last word, cannot be read."""
     stuck: float = 0.0
     """That a stop does not end unless it is forced."""
     signal: float = 0.0
@@ -64,6 +70,10 @@ class Weather:
     """Of the host's wall clock, by up to an hour."""
     droughts: int = 0
     """Times without capacity, without quota, or with expired credentials."""
+    refused_types: float = 0.0
+    """That a type is one which the instance cannot have."""
+    use: float = 0.15
+    """That a GPU which somebody else has up is used."""
     people: int = 0
     strangers: int = 0
     """Other schedulers with claims of their own."""
@@ -77,7 +87,9 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "slow": (0.002, 0.01),
     "hang": (0.0005, 0.002),
     "stale": (0.05, 0.3),
+    "late_tags": (0.1, 0.5),
     "ledger": (0.005, 0.02),
+    "full_disks": (1, 2),
     "broken_boot": (0.1, 0.3),
     "deaf_boot": (0.1, 0.3),
     "lost_agent": (0.2,),
@@ -87,6 +99,7 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "killer": (0.03, 0.1),
     "endless": (0.03,),
     "forgotten": (0.1,),
+    "torn": (0.02, 0.1),
     "stuck": (0.2,),
     "signal": (0.1, 0.3),
     "outages": (1, 2, 3),
@@ -94,20 +107,43 @@ _SPICES: dict[str, Sequence[float | int]] = {
     "box_partitions": (1, 2),
     "jumps": (1, 2),
     "droughts": (1, 2),
+    "refused_types": (0.5,),
     "people": (1, 2, 3),
     "strangers": (1, 2),
     "bystanders": (2, 5),
 }
 _CRASHES = (0.0, 0.0005, 0.002, 0.005, 0.02)
 _SPICED = 0.22
+_FOCUSED = 0.3
+
+Focus = Mapping[str, float]
+"""Fields of the weather that are set, whatever is drawn for the others."""
+FOCI: Mapping[str, Focus] = {
+    "whose start was it": {"people": 3, "crash": 0.005, "fault": 0.1, "lost_reply": 0.8, "broken_boot": 0.3},
+    "another claims it": {"strangers": 3, "people": 2, "fault": 0.05, "lost_reply": 0.8, "stale": 0.1},
+    "old looks": {"stale": 0.3, "late_tags": 0.5, "people": 3, "fault": 0.03, "lost_reply": 0.8},
+    "a borrowed machine": {"use": 1.0, "people": 3, "crash": 0.005, "slow": 0.01},
+    "long calls": {"slow": 0.02, "people": 3, "hang": 0.002},
+    "a tick that hangs": {"hang": 0.004, "crash": 0.002},
+    "other types": {"droughts": 3, "refused_types": 0.3, "stale": 0.3, "crash": 0.005},
+    "a lost ledger": {"outages": 3, "lost_disk": 0.6, "stuck": 0.2, "fault": 0.03, "droughts": 2},
+    "a wrong clock": {"jumps": 2, "crash": 0.005, "slow": 0.01},
+    "a full disk": {"full_disks": 2, "crash": 0.005, "people": 1},
+    "unread words": {"torn": 0.2, "crash": 0.005, "dies": 0.05},
+    "stops that hang": {"stuck": 0.5, "fault": 0.1, "crash": 0.01},
+    "nothing but the work": {"crash": 0.0, "fault": 0.0, "hangs": 0.05, "dies": 0.05},
+}
+"""Weathers in which rare pairs of troubles meet."""
 
 
-def drawn(rng: random.Random) -> Weather:
-    """The weather of an episode."""
+def drawn(rng: random.Random, focus: Focus | None = None) -> Weather:
+    """The weather of an episode; one in a few has a focus of its own."""
     crash = pick(rng, _CRASHES)
     spices = {name: pick(rng, levels) for name, levels in _SPICES.items() if rng.random() < _SPICED}
     lost_disk = pick(rng, (0.0, 0.3))
-    return replace(CALM, crash=crash, lost_disk=lost_disk, **spices)  # type: ignore[arg-type]
+    own = pick(rng, tuple(FOCI.values())) if rng.random() < _FOCUSED else {}
+    fields: dict[str, float] = {"crash": crash, "lost_disk": lost_disk, **spices, **own, **(focus or {})}
+    return replace(CALM, **fields)  # type: ignore[arg-type]
 
 
 def pick(rng: random.Random, among: Sequence[T]) -> T:

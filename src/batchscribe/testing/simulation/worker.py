@@ -49,6 +49,10 @@ class Hands:
     fate: Callable[[str], Kind]
     seconds: Callable[[], float]
     online: Callable[[], bool]
+    torn: Callable[[], bool] = lambda: False
+    """Whether its next word about itself cannot be read."""
+    twice: Callable[[str], object] = lambda _key: None
+    """Told of a chunk that was done already."""
 
 
 class Worker:
@@ -59,7 +63,8 @@ class Worker:
         self.alive = True
         self.ended = False
         """Its last word was said."""
-        self._hung = False
+        self.hung = False
+        """It is at a chunk for good, and hears nobody."""
         self._line = line
         self._bucket = bucket
         self._hands = hands
@@ -74,7 +79,7 @@ class Worker:
 
     def ask_to_end(self) -> None:
         """Finishes what is in its engine, and says its last word; a hung one does not hear it."""
-        if self.alive and not self._hung:
+        if self.alive and not self.hung:
             self._line.at(5.0, lambda: self._end(WorkerEnd.STOPPED))
 
     def _then(self, act: Callable[[], None]) -> None:
@@ -101,7 +106,7 @@ class Worker:
                 return
             case Kind.ENDLESS:
                 self._report(Phase.WORKING, (chunk.key,))
-                self._hung = True
+                self.hung = True
                 return
             case Kind.POISON:
                 self._fail(chunk)
@@ -127,7 +132,8 @@ class Worker:
             run=self.manifest.run,
             created_at=self._line.now(),
         )
-        self._bucket.create(chunk.transcript, encode(transcript))
+        if not self._bucket.create(chunk.transcript, encode(transcript)):
+            self._hands.twice(chunk.key)
         self._done += 1
 
     def _fail(self, chunk: ManifestChunk) -> None:
@@ -168,7 +174,7 @@ class Worker:
             in_flight=in_flight,
         )
         place = keys.progress(self.manifest.run, self.manifest.worker)
-        self._bucket.replace(place, wire.encode(progress))
+        self._bucket.replace(place, self._word(wire.encode(progress)))
 
     def _end(self, end: WorkerEnd) -> None:
         """Its last word, as soon as the store can be reached."""
@@ -186,5 +192,8 @@ class Worker:
             timings=self._timings,
             failures=tuple(self._failures),
         )
-        self._bucket.create(keys.exit_record(record.run, record.worker), wire.encode(record))
+        self._bucket.create(keys.exit_record(record.run, record.worker), self._word(wire.encode(record)))
         self.alive, self.ended = False, True
+
+    def _word(self, data: bytes) -> bytes:
+        return data[: len(data) // 2] if self._hands.torn() else data

@@ -1,0 +1,174 @@
+"""What our words promise of times, held against the truth wherever nothing stands in the way.
+
+P1   a GPU whose work has ended is asked to stop within two minutes by a live controller
+P2   without any controller its box switches it off within three
+P3   work that hangs is ended a quarter of an hour after its last sign of life, on a borrowed machine, too
+P4   a live controller looks at the instance that it pays for; and what people are told they are not told
+     again within six hours
+
+Each counts from the last moment at which something was wrong that the world did: a failed or slow call, an
+old look, a box without a network. A controller that dies is none of those: then P2 takes over from P1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from batchscribe.controller.context import Waits
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.testing.simulation.box import Box
+from batchscribe.testing.simulation.cloud import Machine
+from batchscribe.testing.simulation.gate import Gate
+from batchscribe.testing.simulation.timeline import Timeline
+from batchscribe.testing.simulation.weather import HOUR, MINUTE
+
+BY_CONTROLLER = 2 * MINUTE
+BY_BOX = 3 * MINUTE
+DEAD_WORKER = 1 * MINUTE
+"""On top of both: a worker without a last word is missed at a look at its instance."""
+HUNG = 15 * MINUTE + 4 * MINUTE
+LOOK = 1 * MINUTE
+"""On top of the agreed time between two looks: for the calls between them."""
+TOLD_AGAIN = 6 * HOUR
+NOT_STOPPED = "batchscribe: a GPU may still be running"
+WORK = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
+_NAME = re.compile(r"run-\d+ ")
+_NO_START = frozenset(outcome.value for outcome in Outcome if outcome.no_start)
+
+
+class Promises:
+    """Looks on at every step. It changes nothing."""
+
+    def __init__(self, gate: Gate, line: Timeline, machine: Machine, box: Box, waits: Waits) -> None:
+        self.ours: Callable[[str], bool] = lambda _run: True
+        self.lives: Callable[[], tuple[bool, bool]] = lambda: (False, False)
+        """Whether the process at work lives, and whether the one beside it does."""
+        self.unwritten: Callable[[], float] = lambda: float("-inf")
+        """When the ledger did not take something last."""
+        self._gate = gate
+        self._line = line
+        self._machine = machine
+        self._box = box
+        self._waits = waits
+        self._pid = 0
+        self._wrong_until = 0.0
+        self._alone_since = 0.0
+        self._idle_since: float | None = None
+        self._hung_since: float | None = None
+        self._driven: dict[str, tuple[int, float]] = {}
+        """Of each run, the process that wrote it down last, and since when it is at it."""
+        self._states: dict[str, RunState] = {}
+        self._looked: dict[int, float] = {}
+        self._told: dict[str, float] = {}
+        self._jumped = float("-inf")
+
+    def wrong(self, seconds: float = 0.0) -> None:
+        """Something stands in the way of somebody, for so long."""
+        self._wrong_until = max(self._wrong_until, self._line.seconds + seconds)
+
+    def jumped(self) -> None:
+        """The host's clock was set."""
+        self._jumped = self._line.seconds
+        self.wrong()
+
+    def enter(self, pid: int) -> None:
+        """Whose writes and looks come from here on."""
+        self._pid = pid
+
+    def looked(self) -> None:
+        self._looked[self._pid] = self._line.seconds
+
+    def saved(self, run: Run) -> None:
+        self._states[run.id] = run.state
+        if self._driven.get(run.id, (0, 0.0))[0] != self._pid:
+            self._driven[run.id] = (self._pid, self._line.seconds)
+        if run.state is RunState.SETTLED:
+            self._told.pop(NOT_STOPPED, None)  # it was seen stopped: the next alarm is another one
+            self._handed_back(run)
+
+    def _handed_back(self, run: Run) -> None:
+        """I2 on a borrowed machine: it runs on, and nothing of ours with it."""
+        left = run.borrowed and any(worker.alive for worker in self._box.played(run.id))
+        if left and self._box.reachable and self._line.seconds - self._wrong_until > BY_BOX:
+            self._gate.violated("I2", f"{run.id} is settled, and its worker works on a borrowed machine")
+
+    def ledger_lost(self) -> None:
+        self._told.clear()
+
+    def told(self, title: str) -> None:
+        """P4, of what is said now and then: an alarm, or a start that fails like the last one."""
+        said = title
+        if named := _NAME.search(title):
+            outcome = title[named.end() :]
+            said = outcome if outcome in _NO_START else ""
+        now = self._line.seconds
+        before = self._told.get(said)
+        self._told[said] = now
+        if said and before is not None and now - before < TOLD_AGAIN - MINUTE:
+            if self._jumped >= before or self.unwritten() >= before - MINUTE:
+                return
+            self._gate.violated("P4", f"people were told again after {(now - before) / HOUR:.1f} h: {title}")
+
+    def step(self) -> None:
+        now = self._line.seconds
+        main, beside = self.lives()
+        if main or beside:
+            self._alone_since = now
+        run = self._machine.holder
+        if self._machine.state is not InstanceState.RUNNING or not self.ours(run):
+            self._idle_since = self._hung_since = None
+            return
+        if not self._box.online:
+            self.wrong()
+        driven = self._driver(run) if main else None
+        self._ended(run, driven, now)
+        self._hangs(run, driven, now)
+        if driven is not None:
+            self._unseen(run, driven, now)
+
+    def _driver(self, run: str) -> float | None:
+        """Since when the process at work is at this run; None where it is not."""
+        pid, since = self._driven.get(run, (0, 0.0))
+        return since if pid == self._pid else None
+
+    def _ended(self, run: str, driven: float | None, now: float) -> None:
+        """P1 and P2."""
+        workers = self._box.played(run)
+        if not workers or any(worker.alive for worker in workers):
+            self._idle_since = None
+            return
+        begun = self._idle_since = now if self._idle_since is None else self._idle_since
+        agent = self._box.agent_at
+        late, known = 0.0, begun
+        if not workers[-1].ended:
+            # Only its agent knows of a death; without one it counts as silence.
+            late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
+        if self._box.given(run, len(workers)):
+            late = self._waits.reach  # a box that does not take up what it was given has so long
+        if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
+            self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller lives")
+        alone = None if agent is None else max(begun, agent, self._alone_since, self._wrong_until)
+        if alone is not None and now - alone > BY_BOX + late:
+            self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its box is on")
+
+    def _hangs(self, run: str, driven: float | None, now: float) -> None:
+        """P3."""
+        if not any(worker.alive and worker.hung for worker in self._box.played(run)):
+            self._hung_since = None
+            return
+        begun = self._hung_since = now if self._hung_since is None else self._hung_since
+        watched = [since for since in (driven, self._box.agent_at) if since is not None]
+        if watched and now - max(begun, min(watched), self._wrong_until) > HUNG:
+            self._gate.violated("P3", f"{run} hangs for {(now - begun) / MINUTE:.0f} min")
+
+    def _unseen(self, run: str, driven: float, now: float) -> None:
+        """P4, of looks."""
+        if self._states.get(run) not in WORK:
+            return
+        since = max(
+            driven, self._looked.get(self._pid, 0.0), self._machine.spans[-1].begin, self._wrong_until
+        )
+        if now - since > self._waits.describe + self._waits.poll + LOOK:
+            self._gate.violated("P4", f"nobody looked at {self._machine.id} for {now - since:.0f} s")
