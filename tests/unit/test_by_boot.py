@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from batchscribe.controller.control import ONCE, by_our_clock
+from batchscribe.controller.follow import gone_down
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -64,8 +65,8 @@ def report(at: Stage, run: Run, *, seen: int, behind: timedelta = timedelta(0)) 
     at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
 
 
-def box_ends(at: Stage, run: Run, why: str) -> None:
-    end = BoxEnd(run=run.id, why=why, at=at.clock.now())
+def box_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> None:
+    end = BoxEnd(run=run.id, worker=worker, why=why, at=at.clock.now())
     at.store.create(keys.box_end(run.id), msgspec.json.encode(end))
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
@@ -108,6 +109,27 @@ def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -
     ended = tick(at.world, at.terms).runs[0]
     assert ended.outcome is Outcome.INCOMPLETE
     assert "the box powered itself off: work ended" in ended.detail
+
+
+@pytest.mark.parametrize(
+    ("worker", "outcome"), [(0, Outcome.WORKER_LOST), (1, Outcome.INCOMPLETE), (None, Outcome.INCOMPLETE)]
+)
+def test_a_box_that_went_off_over_its_last_worker_says_that_the_worker_was_lost(
+    at: Stage, worker: int | None, outcome: Outcome
+) -> None:
+    """It names the one that died or hung; any other is not the reason why the rest is left."""
+    run = at_work(at)
+    box_ends(at, run, "its worker died", worker=worker)
+    ended = tick(at.world, at.terms).runs[0]
+    assert ended.outcome is outcome
+    assert ended.detail == "the box powered itself off: its worker died; the rest is for the next run"
+
+
+def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> None:
+    run = at_work(at)
+    at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
+    box_ends(at, run, "the deadline passed", worker=0)
+    assert gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
 
 
 def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:

@@ -128,6 +128,27 @@ def test_a_start_that_fell_back_and_came_up_at_the_second_try_is_billed_to_its_e
     assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 100
 
 
+def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobody_saw_it_up(
+    at: Stage,
+) -> None:
+    at.upload(120)
+    at.clock.sleep(600)
+    at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
+    at.compute.break_boot(INSTANCE)
+    while not (runs := at.ledger.open_runs()) or runs[0].start_accepted is None:
+        at.clock.sleep(5)
+        tick(at.world, at.terms, once=True)
+    assert at.compute.calls.count(("start", INSTANCE)) == 2
+    at.compute.break_boot(INSTANCE, broken=False)
+    at.clock.sleep(1200)  # its controller died right then
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(120)
+    (run,) = reconcile(at.world, at.terms)
+    truth = at.compute.billed_seconds(INSTANCE)
+    assert truth > 1000
+    assert truth <= run.billed_seconds <= truth + 300
+
+
 def test_an_end_is_no_earlier_than_the_answer_that_showed_it(at: Stage) -> None:
     started(at, RunState.TRANSCRIBING)
     at.clock.sleep(40)

@@ -252,6 +252,18 @@ def test_an_hour_more_or_less_on_the_wall_changes_no_run(wrong: Stage, seconds: 
     assert wrong.clock.monotonic() - before < 600, "nothing waits for the wall clock to come back"
 
 
+def test_after_a_clock_was_set_back_the_instance_is_looked_at_all_the_same(wrong: Stage) -> None:
+    wrong.worker.seconds_each = 600
+    run = at_work(wrong)
+    wrong.clock.jump(-3600)
+    wrong.compute.stop(INSTANCE)
+    wrong.clock.sleep(wrong.terms.waits.describe)
+    tick(wrong.world, wrong.terms, once=True)
+    seen = wrong.ledger.run(run.id)
+    assert seen is not None
+    assert (seen.state, seen.outcome) == (RunState.RELEASING, Outcome.INSTANCE_LOST)
+
+
 @pytest.mark.parametrize("hours", [1, -1])
 def test_an_hour_while_it_starts_costs_a_start_at_most(wrong: Stage, hours: int) -> None:
     """Set forward, it looks as if the instance did not come up in time."""
