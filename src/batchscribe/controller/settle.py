@@ -37,6 +37,8 @@ from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
+ENDLESS = "it filled a whole run and was not done: raise BATCH_MAX_RUNTIME_HOURS, or cut it"
+FORGOTTEN = "its worker said that it was done, and there is no transcript"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +62,31 @@ class Verdict:
 
     done: int = 0
     quarantined: int = 0
-    missing: int = 0
+    left: list[ManifestChunk] = field(default_factory=list)
+    """Neither done nor quarantined, and still the very audio that was asked for."""
     gone: int = 0
     """Deleted or uploaded anew since: no longer this run's business."""
     complete: set[str] = field(default_factory=set)
     """Sessions of which nothing is pending or waiting any more."""
 
+    @property
+    def missing(self) -> int:
+        return len(self.left)
+
 
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies, writes what follows from it, and closes the run. Repeatable until the last line."""
     work = list(_work(world, run))
+    manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
-    quarantine_failed(
-        world.output, [each.manifest for each in work], max_attempts=terms.max_attempts, now=world.clock.now()
+    quarantine = partial(
+        quarantine_failed, world.output, manifests, max_attempts=terms.max_attempts, now=world.clock.now()
     )
+    quarantine()
     scanner = world.scanner(run.by_hand)
-    verdict = _verdict(scanner, [each.manifest for each in work])
+    verdict = _verdict(scanner, manifests)
+    if _blame_by(verdict, world, run, work) and quarantine():
+        verdict = _verdict(scanner, manifests)
     for session in sorted(verdict.complete):
         _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
     run = _closed(world, run, verdict, work)
@@ -137,8 +148,8 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
     """Sees to it that every failed attempt is in the store: what the worker said last, and what it
     could no longer say.
 
-    A chunk in flight when its worker died may have killed it; one that filled a whole run will fill the
-    next. Both count once. Where a machine was stopped under its worker, nobody is to blame.
+    A chunk in flight when its worker died may have killed it, and counts once. Where a machine was stopped
+    under its worker, nobody is to blame.
     """
     for each in work:
         for failure in each.record.failures if each.record else ():
@@ -148,10 +159,25 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
-    if run.outcome is Outcome.TIMED_OUT:
-        for each in work:
-            for chunk in _endless(run, each, fruitless=not any(other.tally.seen for other in work)):
-                _blame_endless(world, run, chunk)
+
+
+def _blame_by(verdict: Verdict, world: World, run: Run, work: list[Work]) -> bool:
+    """Counts an attempt at each chunk that failed and nobody said so; whether there was one.
+
+    What filled a whole run will fill the next, and what its worker passed over in silence would be paid
+    for with every run. The store tells both, not the worker: what is gone or done meanwhile is not to blame.
+    """
+    left = {(chunk.key, chunk.etag) for chunk in verdict.left}
+    fruitless = not verdict.done and not any(each.tally.failed for each in work)
+    endless = [(chunk, ENDLESS) for each in work for chunk in _endless(run, each, fruitless=fruitless)]
+    forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
+    blamed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
+    redone = _redone(world, run) if blamed else frozenset()
+    blamed = [(chunk, why) for chunk, why in blamed if chunk.transcript not in redone]
+    for chunk, why in blamed:
+        log.warning("a chunk is to blame", run=run.id, key=chunk.key, why=why)
+        _blame(world, run, chunk, why)
+    return bool(blamed)
 
 
 def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk]:
@@ -159,6 +185,8 @@ def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk
     those in flight where the worker had most of the run.
     """
     chunks = work.manifest.chunks
+    if run.outcome is not Outcome.TIMED_OUT:
+        return ()
     if len(chunks) == 1 and not work.tally.seen:
         return chunks
     since = run.worker_since or run.dispatched
@@ -167,13 +195,27 @@ def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk
     return [chunk for chunk in chunks if chunk.key in in_flight]
 
 
-def _blame_endless(world: World, run: Run, chunk: ManifestChunk) -> None:
+def _passed_over(work: Work) -> Iterable[ManifestChunk]:
+    """All of which the worker says that it ended them, and of none that it failed."""
+    if work.record is None or work.record.end is not WorkerEnd.FINISHED:
+        return ()
+    failed = {failure.key for failure in work.record.failures}
+    return [chunk for chunk in work.manifest.chunks if chunk.key not in failed]
+
+
+def _redone(world: World, run: Run) -> frozenset[str]:
+    """Where the transcripts lay that a person had moved aside since the run was begun."""
+    aside = (info for info in world.output.list(keys.SUPERSEDED) if info.modified >= run.created)
+    return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
+
+
+def _blame(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
     failure = Failure(
         key=chunk.key,
         etag=chunk.etag,
         run=run.id,
         kind=FailureKind.CHUNK,
-        message="it filled a whole run and was not done: raise BATCH_MAX_RUNTIME_HOURS, or cut it",
+        message=message,
         at=world.clock.now(),
     )
     world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
@@ -196,7 +238,7 @@ def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
         verdict.gone -= 1
         verdict.done += state is ChunkState.DONE
         verdict.quarantined += state is ChunkState.QUARANTINED
-        verdict.missing += state in {ChunkState.PENDING, ChunkState.WAITING}
+        verdict.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
     if rules.live is not None:
         verdict.complete = {session for session in verdict.complete if not rules.live.covers(session)}
     return verdict

@@ -26,8 +26,9 @@ from batchscribe.testing.simulation.weather import HOUR, MINUTE, Focus, between,
 
 STOP_TIMEOUT_SECONDS = 900.0
 """From the signal that asks a tick to end to the one that does not ask."""
-LONGEST_END = 40
-"""Ticks until everything is done that can be, each after the longest wait."""
+LONGEST_END = 60
+"""Ticks until one more chunk is done or quarantined, each after the longest wait: for that, three runs may be
+paid for nothing, each a day after the one before."""
 BY_HAND = Holder(pid=-1, boot="simulated", ticks=-1, since=0.0, alive=0.0)
 
 
@@ -93,13 +94,14 @@ class Episode:
         self._to_the_end()
 
     def _to_the_end(self) -> None:
-        """Whatever is left is waited for long enough, and done."""
+        """Whatever is left is waited for, as long as one chunk after the other comes to its end."""
         checker, line = self.stage.checker, self.stage.line
-        for _ in range(LONGEST_END):
-            if not checker.undone():
-                return
+        closed, waited = checker.closed(), 0
+        while checker.undone() and waited < LONGEST_END:
             line.advance(self.stage.policy.max_wait.total_seconds())
             self._tick(once=False)
+            before, closed = closed, checker.closed()
+            waited = 0 if closed > before else waited + 1
         checker.never_done()
 
     def told(self) -> Result:

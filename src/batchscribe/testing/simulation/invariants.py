@@ -79,10 +79,8 @@ class Checker:
         self.own_type = ""
         self.host_now: Callable[[], datetime] = line.now
         """By the host's clock a claim that was seen is over or not."""
-        self.lied: Callable[[], bool] = lambda: False
-        """Whether a worker may say that something is done that is not."""
         self.good: Callable[[str], bool] = lambda _key: True
-        """Whether a chunk is what it seems."""
+        """Whether a worker gets through with a chunk; what one only says is done counts as failed."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -344,20 +342,19 @@ class Checker:
         return run in self._deadlines
 
     def undone(self) -> list[str]:
-        """I11: chunks that are good, never failed, and are not done.
-
-        Beside chunks whose workers say what is not true anything may wait.
-        """
-        if self.lied():
-            return []
+        """I11: chunks that no worker dies of, hangs at or refuses, that never failed, and are not done."""
         return [
             key
             for key in self.uploaded
-            if self.good(key)
-            and not self._bucket.has(transcript_of(key))
-            and not self._bucket.has(keys.quarantine(key))
-            and not self._attempts(key)
+            if self.good(key) and not self._closed(key) and not self._attempts(key)
         ]
+
+    def closed(self) -> int:
+        """How many chunks are done or quarantined."""
+        return sum(map(self._closed, self.uploaded))
+
+    def _closed(self, key: str) -> bool:
+        return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
 
     def never_done(self) -> None:
         if undone := self.undone():

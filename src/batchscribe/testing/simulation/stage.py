@@ -196,8 +196,7 @@ class Stage:
         self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
         self.checker.own_type = TYPE
         self.checker.host_now = lambda: self.line.now() + self.host.offset
-        self.checker.good = lambda key: self.uploads.kinds[key] is Kind.GOOD
-        self.checker.lied = lambda: Kind.FORGOTTEN in self.uploads.kinds.values()
+        self.checker.good = lambda key: self.uploads.kinds[key] in {Kind.GOOD, Kind.FORGOTTEN}
         self.bucket.on_write = self.checker.written
         self.trouble.wrong = self.promises.wrong
         self.promises.ours = self.checker.ours
