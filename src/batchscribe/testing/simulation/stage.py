@@ -126,6 +126,7 @@ class Stage:
         """SIGKILL: the kernel frees what it held, and its next step is none."""
         self.trace.add(f"process {slot.pid} is killed")
         slot.gate.kill()
+        self.line.cut = not (slot is self.main and self.beside.running)  # who runs beside it goes on
         self.lock.bury(slot.pid)
 
     def power_off(self) -> None:
@@ -143,7 +144,6 @@ class Stage:
 
     def _killed(self, _pid: int) -> None:
         self.kill(self.main)
-        self.line.cut = False  # the killer goes on
 
     def _give_way(self, slot: Slot) -> None:
         self.at_work = slot
