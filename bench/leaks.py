@@ -30,10 +30,10 @@ from batchscribe.core.instances import InstanceState
 from batchscribe.core.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError
 from batchscribe.testing.simulation.gate import Crashed
-from batchscribe.testing.simulation.invariants import transcript_of
 from batchscribe.testing.simulation.listening import listening
 from batchscribe.testing.simulation.stage import INSTANCE
 from batchscribe.testing.simulation.weather import HOUR, MINUTE
+from batchscribe.testing.simulation.worker import transcript_of
 from bench.weeks import POLICY, WEEK, Host, Played, Week
 
 POLL_SECONDS = 15.0
@@ -104,6 +104,7 @@ class Original(Host):
 
     def __init__(self, week: Week) -> None:
         super().__init__(week)
+        week.pays_twice = True  # its ticks overlap
         self._ticks = self._launches = 0
         self._alive: set[int] = set()
 

@@ -17,11 +17,10 @@ from batchscribe.controller.context import Waits
 from batchscribe.core import keys
 from batchscribe.core.box import InstanceRecord
 from batchscribe.core.policy import Policy
-from batchscribe.testing.simulation.invariants import transcript_of
 from batchscribe.testing.simulation.people import CHUNK_BYTES
 from batchscribe.testing.simulation.stage import INSTANCE, Stage
 from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, between
-from batchscribe.testing.simulation.worker import Kind
+from batchscribe.testing.simulation.worker import Kind, transcript_of
 
 # The rates. They are invented, and harsh: only the order of the rows means anything.
 WEEK = 168 * HOUR

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = _arguments(arguments)
     if wanted.replay is not None:
         (result,), _seconds = played([wanted.replay], wanted.focus)
-        _say(broken(result) if result.violation else sound(result))
+        _say(broken(result, wanted.focus) if result.violation else sound(result))
         return int(bool(result.violation))
     summary = Summary()
     first = wanted.seed * APART
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in results:
             summary.add(result)
             if result.violation:
-                _say(broken(result))
+                _say(broken(result, wanted.focus))
     _say(summary.text())
     return int(bool(summary.violations))
 

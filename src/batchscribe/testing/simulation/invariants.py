@@ -33,16 +33,19 @@ from batchscribe.core.box import InstanceRecord, read
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
 from batchscribe.core.manifest import Failure, Manifest
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
-from batchscribe.core.runs import Run, RunState
+from batchscribe.core.runs import LONGEST_PENDING, Run, RunState
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.seams import Bucket, LedgerSeam
 from batchscribe.testing.simulation.timeline import Timeline
+from batchscribe.testing.simulation.worker import transcript_of
 
 LIMIT = timedelta(minutes=20)
 OLD_LOOK_SECONDS = 120.0
 """An act on a look that is older than this is no act on a look."""
+SKEW = timedelta(minutes=5)
+"""EC2 takes no request that was signed by a clock more wrong than that; the simulated cloud does."""
 CALL_SECONDS = 60.0
 """What the calls between a look and its record may add to a bill, on both ends together."""
 
@@ -53,8 +56,9 @@ class _Seen:
 
     look: tuple[float, Instance] | None = None
     """The last one, and the moment that it showed."""
-    unwritten: tuple[float, float] | None = None
-    """When the last one was asked for and answered, until something is written down after it."""
+    unwritten: tuple[float, float, bool] | None = None
+    """When the last one was asked for and answered, and whether it showed `pending`; until something is
+    written down after it."""
     at_work: set[str] = field(default_factory=set)
     """The runs that it has written down: what it sees from then on, it sees for them."""
 
@@ -91,10 +95,12 @@ class Checker:
         self._me = _Seen()
         self._pid = 0
         self._seen: dict[int, _Seen] = {}
-        self._kept: dict[str, list[tuple[float, float]]] = {}
+        self._kept: dict[str, list[tuple[float, float, bool]]] = {}
         self._recovered: set[str] = set()
         self._deadlines: dict[str, datetime] = {}
         """Of every run that claimed an instance, whether anybody wrote it down or not."""
+        self._late: dict[str, datetime] = {}
+        """When a run was started last by a host whose clock is so wrong that the deadline may be past."""
         self._doubtful = 0
         """The start of the machine, by its number, that we may take for ours."""
         self._launched: dict[str, datetime] = {}
@@ -113,7 +119,8 @@ class Checker:
 
     def _guarded(self, machine: Machine, run: str, deadline: datetime) -> None:
         now = self._line.now()
-        if machine.state is InstanceState.RUNNING and now > deadline + LIMIT:
+        over = max(deadline, self._late.get(run, deadline)) + LIMIT
+        if machine.state is InstanceState.RUNNING and now > over:
             self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
         if run not in self.ledger().known and not self._bucket.has(keys.intent(run)):
             self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which nobody intended")
@@ -134,7 +141,7 @@ class Checker:
 
     def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
-        self._me.unwritten = (asked, self._line.seconds)
+        self._me.unwritten = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
 
     def acted(self, act: Act) -> None:
         """Something was asked of an instance, with a claim where one goes with it."""
@@ -142,14 +149,16 @@ class Checker:
         machine = self._cloud.machines.get(instance)
         if claim is not None:
             self._deadlines.setdefault(claim.run, claim.deadline)
+            if call == "start" and abs(self.host_now() - self._line.now()) > SKEW:
+                self._late[claim.run] = self._line.now()
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
         self._as_seen(act, machine)
         if machine.holder == "" or machine.holder in self._deadlines:
             return
-        tagged = self.runs.get(machine.tags.get(RUN_TAG, ""))
-        if tagged and call == "release":
-            return  # who empties our own tag touches nothing of anybody else's
+        tagged = self.runs.get(tag := machine.tags.get(RUN_TAG, ""))
+        if call == "release" and (tagged or not tag):
+            return  # who empties our own tag, or an empty one, touches nothing of anybody else's
         if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
             # We asked for a start and never saw it up: what is up under our tag when we see it first
             # cannot be told from it, from here to its stop.
@@ -295,11 +304,19 @@ class Checker:
         if not spans:
             return now - created + CALL_SECONDS
         first, last = spans[0].begin, spans[-1].end or now
-        before = [asked for asked, at in looks if at <= first] if run.id not in self._recovered else []
-        after = [at for _asked, at in looks if at >= last + self.lag]
-        begin = max(before, default=created)
+        after = [at for _asked, at, _pending in looks if at >= last + self.lag]
+        begin = created if run.id in self._recovered else self._idle(looks, created, first)
         end = min(after, default=now)
         return end - begin + 2 * self.lag + CALL_SECONDS
+
+    def _idle(self, looks: list[tuple[float, float, bool]], begin: float, first: float) -> float:
+        """Until when looks show that it has not run yet. One that sees it on its way up, after a long time
+        without any, does not tell whether it is for the first time.
+        """
+        for asked, at, pending in looks:
+            if at <= first and not (pending and asked - begin > LONGEST_PENDING.total_seconds()):
+                begin = max(begin, asked)
+        return begin
 
     # ends
 
@@ -378,9 +395,3 @@ class Checker:
             left.append(f"the claim of {record.claim.run}")
         if left:
             self._gate.violated("I8", f"two ticks without faults, and there is still {'; '.join(left)}")
-
-
-def transcript_of(key: str) -> str:
-    """Where the transcript of a simulated chunk lies."""
-    folder, _, name = key.rpartition("/")
-    return f"{folder}/transcription-{name.removesuffix('.webm')}.json"

@@ -63,6 +63,7 @@ class Promises:
         self._looked: dict[int, float] = {}
         self._told: dict[str, float] = {}
         self._jumped = float("-inf")
+        self._telling = 0.0
 
     def wrong(self, seconds: float = 0.0) -> None:
         """Something stands in the way of somebody, for so long."""
@@ -97,13 +98,17 @@ class Promises:
     def ledger_lost(self) -> None:
         self._told.clear()
 
+    def telling(self) -> None:
+        """A message is on its way: by the host's clock it was due now."""
+        self._telling = self._line.seconds
+
     def told(self, title: str) -> None:
         """P4, of what is said now and then: an alarm, or a start that fails like the last one."""
         said = title
         if named := _NAME.search(title):
             outcome = title[named.end() :]
             said = outcome if outcome in _NO_START else ""
-        now = self._line.seconds
+        now = self._telling
         before = self._told.get(said)
         self._told[said] = now
         if said and before is not None and now - before < TOLD_AGAIN - MINUTE:

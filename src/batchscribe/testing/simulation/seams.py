@@ -139,6 +139,10 @@ class GuardSeam:
         return self._gate.call("guard.armed", instance, lambda: self._guard.armed(instance))
 
 
+SENDING = "message that is about to be sent"
+"""What `Ears` say first, without its text: it may take long to arrive, or never do."""
+
+
 class Ears:
     """A notifier, a view and a reader of reports; `heard` is given every text that people would see."""
 
@@ -147,6 +151,7 @@ class Ears:
         self._heard = heard
 
     def send(self, message: Message) -> None:
+        self._heard(SENDING, "")
         self._gate.call("notify", message.level.value, lambda: self._tell(message))
 
     def show(self, run: Run, progress: Progress) -> None:

@@ -34,7 +34,15 @@ from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
 from batchscribe.testing.simulation.process import HostProcesses, Slot
 from batchscribe.testing.simulation.promises import Promises
-from batchscribe.testing.simulation.seams import Bucket, Ears, GuardSeam, KernelLock, LedgerSeam, StoreSeam
+from batchscribe.testing.simulation.seams import (
+    SENDING,
+    Bucket,
+    Ears,
+    GuardSeam,
+    KernelLock,
+    LedgerSeam,
+    StoreSeam,
+)
 from batchscribe.testing.simulation.timeline import HostClock, HostTime, Timeline
 from batchscribe.testing.simulation.trace import Trace
 from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
@@ -63,6 +71,8 @@ class Stage:
         """Where the watchdog runs while a tick is at work."""
         self.at_work = self.main
         self.gate = self.main.gate
+        self.pays_twice = False
+        """Whether chunks may be done again: imitated rules do that."""
         self.bucket = Bucket(self.line, url="memory://simulated")
         self.cloud = Cloud(self.line)
         self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
@@ -216,7 +226,9 @@ class Stage:
 
     def _heard(self, kind: str, text: str) -> None:
         self.checker.heard(kind, text)
-        if kind == "message":
+        if kind == SENDING:
+            self.promises.telling()
+        elif kind == "message":
             self.promises.told(text.partition("\n")[0])
 
     def _looked(self, asked: float, at: float, seen: Instance) -> None:
@@ -226,6 +238,11 @@ class Stage:
     def _if_ours(self, machine: Machine, act: object) -> None:
         if machine is self.machine and callable(act):
             act()
+
+    def _done_twice(self, key: str) -> None:
+        """I5, as a worker meets it: there was a transcript already."""
+        if not self.pays_twice:
+            self.gate.violated("I5", f"{key} was done, and was done again")
 
     def _slot(self) -> Slot:
         return Slot(Gate(self.rng, self.line, self.trace), HostClock(self.line, self.host))
@@ -248,7 +265,7 @@ class Stage:
             seconds=self._seconds,
             online=lambda: self.box.online,
             torn=self.trouble.torn,
-            twice=lambda key: self.gate.violated("I5", f"{key} was done, and was done again"),
+            twice=self._done_twice,
         )
         box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
         box.next_boot = self._boot

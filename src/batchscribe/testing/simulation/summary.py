@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from batchscribe.testing.simulation.episode import Result
+from batchscribe.testing.simulation.weather import Focus
 
 REPLAY = "python -m batchscribe.testing.simulation --replay"
 
@@ -64,10 +65,12 @@ class Summary:
         return round(count / self.seconds) if self.seconds else 0
 
 
-def broken(result: Result) -> str:
+def broken(result: Result, focus: Focus | None = None) -> str:
     """The violation, the last steps before it, and how to see it again."""
     steps = "\n".join(result.last)
-    return f"{steps}\n\nBROKEN {result.violation}\nseed {result.seed}; again: {REPLAY} {result.seed}"
+    pairs = ",".join(f"{name}={level}" for name, level in (focus or {}).items())
+    again = f"{REPLAY} {result.seed}" + (f" --focus {pairs}" if pairs else "")
+    return f"{steps}\n\nBROKEN {result.violation}\nseed {result.seed}; again: {again}"
 
 
 def sound(result: Result) -> str:

@@ -197,3 +197,9 @@ class Worker:
 
     def _word(self, data: bytes) -> bytes:
         return data[: len(data) // 2] if self._hands.torn() else data
+
+
+def transcript_of(key: str) -> str:
+    """Where the transcript of a simulated chunk lies."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/transcription-{name.removesuffix('.webm')}.json"
