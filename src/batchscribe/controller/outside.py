@@ -15,6 +15,7 @@ import msgspec
 from batchscribe.controller.context import START_LANDS, Terms, World, log
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.instances import Instance
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -69,6 +70,18 @@ def instance_record(world: World, instance: str) -> InstanceRecord | None:
         return read(world.home.get(keys.instance(instance)).data, InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
+
+
+def own_type(world: World, seen: Instance) -> str:
+    """The type that an instance has of its own: not one that an earlier run gave it, and that it still
+    shows because nobody could give it back yet, or because looks are older than that.
+    """
+    left = (world.ledger.run(key.removeprefix(NOTED)) for key in world.ledger.facts(NOTED))
+    lately = world.ledger.runs(world.clock.now() - START_LANDS)
+    for run in (*lately, *filter(None, left)):
+        if run.instance == seen.id and run.tried_types and run.own_type:
+            return run.own_type
+    return seen.type
 
 
 def take_away(world: World, run: Run) -> None:
@@ -127,7 +140,8 @@ def _give_back(world: World, run: Run) -> None:
 def _just_over(world: World, run: Run) -> bool:
     """Whether the run's last call on its instance is so young that looks may be older than that."""
     last = run.stop_requested or run.start_accepted or run.start_requested
-    return last is not None and world.clock.now() - last < START_LANDS
+    # A clock that was set back does not make it young.
+    return last is not None and abs(world.clock.now() - last) < START_LANDS
 
 
 def _write(world: World, record: InstanceRecord) -> None:

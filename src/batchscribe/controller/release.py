@@ -59,8 +59,6 @@ def _see_stopped(world: World, terms: Terms, run: Run, seen: Instance, now: date
         if _may_still_start(run, now):
             return run
         return _let_go(world, replace(run, stopped=run.stopped or now), "seen stopped")
-    if run.stopped is None and seen.state in {InstanceState.STOPPING, InstanceState.SHUTTING_DOWN}:
-        run = noted(world, replace(run, stopped=now), f"no longer billed: {seen.state}")
     assert run.stop_requested is not None
     waited = now - run.stop_requested
     # A clock that was set back grants no grace.
@@ -87,7 +85,7 @@ def _ours(run: Run, seen: Instance, now: datetime) -> bool:
         not seen.state.proved_stopped and run.started_again(seen.launched_at)
     ):
         return False
-    up = seen.state.billable or seen.state is InstanceState.PENDING
+    up = seen.state.billable or seen.state.moving
     if seen.run == run.id or not up or run.launched is not None:
         return True
     given_back = seen.released and not _may_still_start(run, now)
@@ -106,7 +104,7 @@ def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     if seen.state is InstanceState.PENDING:
         return replace(run.idle(before), stopped=None)
     if not seen.state.billable:
-        return run
+        return replace(run, stopped=run.stopped or now)
     # Whatever an older look said: it is billed.
     return replace(run, running_since=run.running_since or now, running_until=now, stopped=None)
 
@@ -115,8 +113,8 @@ def _noted_look(world: World, run: Run, looked: Run, seen: Instance) -> Run:
     """The run after the look: written down where the bill depends on it, since a stop that fails or a
     crash would take it along.
     """
-    before = (run.seen_up, run.idle_until, run.running_since)
-    if before == (looked.seen_up, looked.idle_until, looked.running_since):
+    before = (run.seen_up, run.idle_until, run.running_since, run.stopped)
+    if before == (looked.seen_up, looked.idle_until, looked.running_since, looked.stopped):
         return looked
     return noted(world, looked, f"seen {seen.state} on the way out")
 
@@ -129,7 +127,9 @@ def _may_still_start(run: Run, now: datetime) -> bool:
         return False
     if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and run.start_accepted is None:
         return False
-    return now - (run.start_accepted or run.start_requested) < START_LANDS
+    # A start that was never confirmed may have been asked for again just before the way out.
+    asked = run.start_accepted or run.stop_requested or run.start_requested
+    return now - asked < START_LANDS
 
 
 def _work_over(world: World, terms: Terms, run: Run, seen: Instance, now: datetime) -> bool:
@@ -179,8 +179,10 @@ def _let_go(world: World, run: Run, note: str) -> Run:
 def _hands_off(world: World, run: Run, seen: Instance, now: datetime) -> Run:
     owner = f"run {seen.run}" if seen.run else "somebody"
     detail = f"{seen.id} is {seen.state} and claimed by {owner} now: left alone"
+    ran_unseen = run.start_accepted is not None and run.started_since(seen.launched_at)
     changed = replace(
         run,
+        seen_up=run.seen_up or (now if ran_unseen else None),
         stopped=run.stopped or now,
         abandoned_gpu=True,
         outcome=run.outcome or Outcome.INSTANCE_LOST,

@@ -13,7 +13,7 @@ from datetime import datetime
 from batchscribe.controller.capacity import become_that_type, take_another_type
 from batchscribe.controller.context import START_LANDS, Terms, World, keep, log
 from batchscribe.controller.control import late, looked_at
-from batchscribe.controller.outside import leave_claim, note_down
+from batchscribe.controller.outside import leave_claim, note_down, own_type
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -40,7 +40,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         deadline=now + terms.policy.max_runtime,
         rate=batch.estimate.rate,
         instance_type=seen.type or terms.instance_type,
-        own_type=seen.type,
+        own_type=own_type(world, seen),
         launched_before=seen.launched_at,
         by_hand=terms.policy.by_hand,
         limit=terms.policy.limit,
@@ -123,8 +123,9 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
         return keep(world, up, "seen running")
     if late(run.start_requested, now, terms.waits.up):
         return keep(world, run.releasing(*_never_up(run, seen, terms)))
-    run = looked_at(run, seen, now) if _may_have_run(run, seen) else run.idle(before)
-    if seen.state is InstanceState.STOPPED:
+    down = seen.state is InstanceState.STOPPED
+    run = looked_at(run, seen, now) if _may_have_run(run, seen) else run.idle(before, never_started=down)
+    if down:
         return _ask_for_start(world, terms, run, seen)
     tag_lags = seen.run is None and not late(run.idle_until, now, START_LANDS.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):

@@ -219,14 +219,14 @@ class Run:
         """Whether somebody stopped and started it after our own start: it is up, but not for us."""
         return self.launched is not None and launched_at is not None and launched_at > self.launched
 
-    def idle(self, until: datetime) -> Run:
+    def idle(self, until: datetime, *, never_started: bool = False) -> Run:
         """The run after a look that did not see its instance up yet: what comes before it is not billed.
 
         Unless it was seen running before, or nobody looked for so long that an earlier start may have run,
-        unseen, to its end.
+        unseen, to its end. A launch time of before the run tells that none has.
         """
         looked = self.idle_until or self.start_requested
-        unseen = looked is not None and until - looked > LONGEST_PENDING
+        unseen = not never_started and looked is not None and until - looked > LONGEST_PENDING
         return self if unseen or self.running_since is not None else replace(self, idle_until=until)
 
     @property
