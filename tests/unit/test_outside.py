@@ -15,7 +15,7 @@ from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
-from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, RunState
@@ -274,6 +274,29 @@ def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> No
     assert [call for call, _ in at.compute.calls].count("start") == 3
     assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
     assert all(name in run.detail for name in PRICES)
+    at.ledger.close()
+
+
+def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look before the next run is older than the change back."""
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.compute.fail("start", *[Fault(NO_CAPACITY)] * 5)
+    tick(at.world, at.terms)
+    whole, fresh = at.compute.describe, at.clock.now() + timedelta(seconds=30)
+
+    def describe(instance: str) -> Instance:
+        seen = whole(instance)
+        return replace(seen, type="g6.xlarge") if at.clock.now() < fresh else seen
+
+    monkeypatch.setattr(at.compute, "describe", describe)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.own_type == "g4dn.xlarge"
+    at.clock.sleep(120)
+    reconcile(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
     at.ledger.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.controller import drive
+from batchscribe.controller import drive, release
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -141,13 +141,101 @@ def test_a_tag_that_shows_only_after_the_way_out_is_emptied_later(
     assert not at.ledger.facts("outside/")
 
 
+class Killed(BaseException):
+    """The controller is gone."""
+
+
+def dies(*_arguments: object) -> None:
+    raise Killed
+
+
+def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for again minutes after the first time, and the controller dies: looks are older than that."""
+    asked(at)
+    (run,) = at.ledger.open_runs()
+    at.clock.sleep(300)
+    whole = at.compute.describe
+    before, fresh = whole(INSTANCE), at.clock.now() + timedelta(seconds=40)
+    at.compute.start(claim_of(run))
+    monkeypatch.setattr(
+        at.compute, "describe", lambda instance: before if at.clock.now() < fresh else whole(instance)
+    )
+    reconcile(at.world, at.terms)
+    assert whole(INSTANCE).state is InstanceState.STOPPED
+
+
+def test_what_is_stopping_under_nobodys_tag_is_not_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person was faster than our start, and the stop of that hangs: it is not ours to force."""
+    asked(at)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    at.compute.hold(INSTANCE)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(60)
+    said = forced(at, monkeypatch)
+    (run,) = reconcile(at.world, at.terms)
+    assert run.abandoned_gpu
+    assert not said
+
+
+def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_session(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(at)
+    (run,) = at.ledger.open_runs()
+    at.compute.start(claim_of(run))
+    at.clock.sleep(180)
+    at.compute.stop(INSTANCE)
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "_see_stopped", dies)
+        with pytest.raises(Killed):
+            reconcile(at.world, at.terms)
+    at.clock.sleep(3600)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (done,) = reconcile(at.world, at.terms)
+    assert done.abandoned_gpu
+    assert 0 < done.billed_seconds < 600
+
+
+def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> None:
+    """Its start was accepted, and nobody looked until it was up for another."""
+    asked(at)
+    tick(at.world, at.terms, once=True)
+    at.clock.sleep(180)
+    at.compute.stop(INSTANCE)
+    ran = at.compute.billed_seconds(INSTANCE)
+    at.clock.sleep(120)
+    at.compute.release(INSTANCE)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (done,) = reconcile(at.world, at.terms)
+    assert done.abandoned_gpu
+    assert done.billed_seconds >= ran > 0
+
+
+def test_a_launch_time_of_before_the_run_proves_that_nothing_ran(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call for the start hangs for minutes and fails; the reply to the next is lost."""
+    start = at.compute.start
+    calls: list[Claim] = []
+
+    def hangs(claim: Claim) -> None:
+        calls.append(claim)
+        at.clock.sleep(400 if len(calls) == 1 else 0)
+        start(claim)
+
+    at.compute.fail("start", THROTTLED, NO_REPLY)
+    monkeypatch.setattr(at.compute, "start", hangs)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert run.billed_seconds < at.compute.billed_seconds(INSTANCE) + 120
+
+
 def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
-    def dies(*_arguments: object) -> None:
-        raise Killed
-
     said = forced(at, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(drive, "release", dies)
