@@ -27,6 +27,12 @@ def read_manifest(world: World, key: str) -> Manifest:
         raise MisconfiguredError(f"{key} is {error}") from error
 
 
+def manifests_of(world: World, run_id: str) -> tuple[str, ...]:
+    """Keys of all manifests that the store has of a run, in the order they were dispatched."""
+    prefix = f"{keys.RUNS}{run_id}/workers/"
+    return tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+
+
 def read_exit(world: World, manifest: Manifest) -> ExitRecord | None:
     """The worker's last word. One that cannot be read is a failure: whoever said it is at work no more."""
     key = keys.exit_record(manifest.run, manifest.worker)

@@ -15,6 +15,7 @@ from batchscribe.controller.control import (
     ONCE,
     late,
     looked_at,
+    manifests_of,
     not_up,
     read_exit,
     read_manifest,
@@ -23,12 +24,13 @@ from batchscribe.controller.control import (
 from batchscribe.controller.follow import gone_down
 from batchscribe.controller.outside import launch_left, note_down
 from batchscribe.controller.retreat import place_of, world_of
+from batchscribe.controller.settlement import as_settled, read_settlement
 from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import GUARD_LAST, Instance, InstanceState
-from batchscribe.core.manifest import Intent, Progress, Settlement
+from batchscribe.core.manifest import Intent, Progress
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
@@ -38,8 +40,16 @@ FRESH = timedelta(minutes=2)
 
 
 def recover(world: World, terms: Terms) -> tuple[Run, ...]:
-    """Runs of ours that only the store remembers, put back into the ledger."""
-    found = [each for each in _intents(world) if world.ledger.run(each[1]) is None]
+    """What the store knows and the ledger does not: runs of ours are put back, and those that were settled
+    while it could not be written are on their way to be closed. Nothing is started for them again.
+    """
+    lying = tuple(_records(world))
+    settled = {run_id for _, run_id, record in lying if record == "settlement.json"}
+    for run in world.ledger.open_runs():
+        if run.id in settled and run.state is not RunState.VERIFYING:
+            keep(world, replace(run, state=RunState.VERIFYING), "it was settled before")
+    begun = [(place, run_id) for place, run_id, record in lying if record == "intent.json"]
+    found = [each for each in begun if world.ledger.run(each[1]) is None]
     remembered = ((place, _remembered(place, terms, run_id)) for place, run_id in found)
     return tuple(_put_back(place, run) for place, run in remembered if run)
 
@@ -127,22 +137,21 @@ def _lately(world: World, terms: Terms, run: Run, progress: Progress | None) -> 
     return run.launch == ClaimLaunch.BOOT and not waited
 
 
-def _intents(world: World) -> Iterator[tuple[World, str]]:
-    """Every run that the store tells of, and the world that it belongs in: a rehearsal has its own."""
+def _records(world: World) -> Iterator[tuple[World, str, str]]:
+    """What the store tells of runs: the world that each belongs in (a rehearsal has its own), its id, and
+    the name of a record of it.
+    """
     for info in world.output.list(keys.RUNS):
-        if run_id := _run_of(info.key):
-            yield world, run_id
+        yield world, *_run_of(info.key)
     for info in world.home.list(keys.REHEARSALS):
         name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
-        if run_id := _run_of(key):
-            yield place_of(world, name), run_id
+        yield place_of(world, name), *_run_of(key)
 
 
-def _run_of(key: str) -> str:
-    """The run that this is the intent of; empty for any other key."""
-    tail = "/intent.json"
-    ours = key.startswith(keys.RUNS) and key.endswith(tail)
-    return key.removeprefix(keys.RUNS).removesuffix(tail) if ours else ""
+def _run_of(key: str) -> tuple[str, str]:
+    """The run that this key is of, and the name of the record; empty for any other key."""
+    run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
+    return (run_id, record) if key.startswith(keys.RUNS) else ("", "")
 
 
 def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
@@ -155,12 +164,11 @@ def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
         return None
     run = _from_intent(intent)
     try:
-        settlement = wire.decode(world.output.get(keys.settlement(run_id)).data, Settlement)
-        settled = _settled(run, settlement)
+        settled = as_settled(run, read_settlement(world, run_id))
     except ObjectNotFoundError:
         return _as_it_stands(world, terms, run)
-    except (MisconfiguredError, ValueError):
-        return None  # settled, by a version that we do not read
+    except MisconfiguredError:
+        return None
     if not run.own_type or not _may_be_left(world, settled):
         return settled
     return _retyped(terms, settled, world.compute.describe(run.instance))
@@ -190,8 +198,7 @@ def _from_intent(intent: Intent) -> Run:
 
 def _as_it_stands(world: World, terms: Terms, run: Run) -> Run:
     """An open run again: billed from its intent on, since nobody remembers the start."""
-    prefix = f"{keys.RUNS}{run.id}/workers/"
-    manifests = tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+    manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run))
     seen = world.compute.describe(run.instance)
     run = _retyped(terms, run, seen)
@@ -238,22 +245,3 @@ def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
         log.warning("it is priced as the type that it was", run=run.id, error=str(error))
         rate = run.rate
     return replace(run, tried_types=(run.own_type,), instance_type=seen.type, rate=rate)
-
-
-def _settled(run: Run, settlement: Settlement) -> Run:
-    """A closed run: its bill is taken from the settlement, the looks that led to it are gone."""
-    return replace(
-        run,
-        state=RunState.SETTLED,
-        outcome=Outcome(settlement.outcome),
-        detail=settlement.detail,
-        settled=settlement.settled,
-        start_requested=settlement.settled - timedelta(seconds=settlement.billed_seconds),
-        seen_up=settlement.settled,
-        running_since=settlement.settled,
-        stopped=settlement.settled,
-        chunks_done=settlement.chunks_done,
-        chunks_failed=settlement.chunks_failed,
-        audio_seconds=settlement.audio_seconds,
-        cost=Usd(settlement.cost_micros),
-    )

@@ -7,18 +7,19 @@ else: the run is settled all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
 from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import read_exit, read_manifest, read_progress
+from batchscribe.controller.control import manifests_of, read_exit, read_manifest, read_progress
 from batchscribe.controller.learning import learn
 from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
+from batchscribe.controller.settlement import as_settled, settled_before, settlement_of
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
@@ -75,8 +76,32 @@ class Verdict:
 
 
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
-    """Verifies, writes what follows from it, and closes the run. Repeatable until the last line."""
+    """Verifies, writes what follows from it, and closes the run. Repeatable until the last line: what
+    was settled once stays, whatever a ledger that could not be written has forgotten.
+    """
+    if (told := settled_before(world, run)) is not None:
+        run = replace(run, manifests=manifests_of(world, run.id))
     work = list(_work(world, run))
+    if told is not None:
+        verdict = _verdict(world.scanner(run.by_hand), [each.manifest for each in work])
+        run = as_settled(run, told)
+    else:
+        verdict = _verified(world, terms, run, work, errors)
+        run = _closed(world, run, verdict, work)
+        world.output.create(keys.settlement(run.id), wire.encode(settlement_of(run)))
+    if not rehearsed(run):
+        _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
+    if run.start_requested is not None or (run.outcome and run.outcome.no_start):
+        _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
+    _each(errors, "no report was written", lambda: world.report(run))
+    _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
+    return keep(world, run, run.detail)
+
+
+def _verified(
+    world: World, terms: Terms, run: Run, work: list[Work], errors: list[BatchscribeError]
+) -> Verdict:
+    """What the store says of the run's chunks, with blame where it belongs, and complete sessions written."""
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
     quarantine = partial(
@@ -89,15 +114,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         verdict = _verdict(scanner, manifests)
     for session in sorted(verdict.complete):
         _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
-    run = _closed(world, run, verdict, work)
-    world.output.create(keys.settlement(run.id), wire.encode(_settlement(run)))
-    if not rehearsed(run):
-        _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
-    if run.start_requested is not None or (run.outcome and run.outcome.no_start):
-        _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
-    _each(errors, "no report was written", lambda: world.report(run))
-    _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
-    return keep(world, run, run.detail)
+    return verdict
 
 
 def _tell(world: World, run: Run, verdict: Verdict) -> None:
@@ -260,20 +277,4 @@ def _closed(world: World, run: Run, verdict: Verdict, work: list[Work]) -> Run:
         chunks_failed=verdict.missing + verdict.quarantined,
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         cost=run.bill(),
-    )
-
-
-def _settlement(run: Run) -> wire.Settlement:
-    assert run.outcome is not None
-    assert run.settled is not None
-    return wire.Settlement(
-        run=run.id,
-        outcome=run.outcome.value,
-        detail=run.detail,
-        settled=run.settled,
-        billed_seconds=run.billed_seconds,
-        cost_micros=run.cost.micros,
-        chunks_done=run.chunks_done,
-        chunks_failed=run.chunks_failed,
-        audio_seconds=run.audio_seconds,
     )
