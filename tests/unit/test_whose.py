@@ -166,6 +166,30 @@ def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     assert whole(INSTANCE).state is InstanceState.STOPPED
 
 
+@pytest.mark.parametrize("reply", [None, NO_REPLY], ids=["accepted", "no reply"])
+def test_an_empty_tag_that_is_older_than_our_start_is_not_believed(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, reply: Fault | None
+) -> None:
+    """It is seen running beside the tag that the run before left empty, and the controller dies."""
+    whole, begun = at.compute.describe, at.clock.now()
+    fresh = begun + timedelta(seconds=45)
+
+    def describe(instance: str) -> Instance:
+        if (seen := whole(instance)).state is InstanceState.RUNNING and at.clock.now() < fresh:
+            return replace(seen, tags=dict.fromkeys(seen.tags, ""))
+        return seen
+
+    at.compute.fail("start", reply)
+    monkeypatch.setattr(at.compute, "describe", describe)
+    at.clock.at(32, dies)
+    with pytest.raises(Killed):
+        tick(at.world, at.terms)
+    assert state(at) is InstanceState.RUNNING
+    (run,) = reconcile(at.world, at.terms)
+    assert not run.abandoned_gpu
+    assert whole(INSTANCE).state is InstanceState.STOPPED
+
+
 def test_what_is_stopping_under_nobodys_tag_is_not_forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person was faster than our start, and the stop of that hangs: it is not ours to force."""
     asked(at)

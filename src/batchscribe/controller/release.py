@@ -42,9 +42,7 @@ def release(world: World, terms: Terms, run: Run) -> Run:
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
     if not _ours(run, seen, now):
-        # What the cloud shows may be older than our start, with the tags of then.
-        unsure = _may_still_start(run, now) and not seen.state.billable
-        return run if unsure else _hands_off(world, run, seen, now)
+        return run if _may_be_ours_yet(run, seen, now) else _hands_off(world, run, seen, now)
     run = _noted_look(world, run, _looked(run, seen, before, now), seen)
     if (run.borrowed or terms.shared_machine) and not _work_over(world, terms, run, seen, now):
         return run
@@ -92,6 +90,13 @@ def _ours(run: Run, seen: Instance, now: datetime) -> bool:
     return run.start_accepted is not None and not given_back
 
 
+def _may_be_ours_yet(run: Run, seen: Instance, now: datetime) -> bool:
+    """Whether what the cloud shows may be older than our start: its state, or only the tags beside it."""
+    if run.launched is None and seen.run is None and _start_lands(run, now):
+        return True
+    return _may_still_start(run, now) and not seen.state.billable
+
+
 def _looked(run: Run, seen: Instance, before: datetime, now: datetime) -> Run:
     """What this look tells of the bill."""
     if not seen.state.billable and not seen.state.moving:
@@ -123,7 +128,12 @@ def _may_still_start(run: Run, now: datetime) -> bool:
     """`stopped` proves nothing until the instance was seen otherwise since our start, or it had time:
     the reply may have been lost, and what the cloud shows may be older than our start.
     """
-    if run.seen_up is not None or run.start_requested is None:
+    return run.seen_up is None and _start_lands(run, now)
+
+
+def _start_lands(run: Run, now: datetime) -> bool:
+    """Whether it is so lately that a start was asked for, or may have been, that not every look shows it."""
+    if run.start_requested is None:
         return False
     if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and run.start_accepted is None:
         return False
