@@ -6,5 +6,7 @@ import signal
 
 
 def pytest_configure() -> None:
-    """A suite that a shell started in the background ignores Ctrl-C, and so would all that it starts."""
+    """A suite that a shell started in the background, or under `nohup`, ignores these signals, and so would
+    all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -213,6 +213,22 @@ def test_a_lost_ledger_finds_the_order_of_a_run_that_was_settled(
     fresh.close()
 
 
+def test_a_lost_ledger_finds_a_tag_that_was_left_behind_long_ago(
+    at: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(at)
+    with monkeypatch.context() as patch:
+        patch.setattr(at.compute, "release", _raise(ComputeUnavailableError("throttled")))
+        (run,) = tick(at.world, at.terms).runs
+    assert at.compute.describe(INSTANCE).run == run.id
+    at.clock.sleep(48 * 3600)
+    fresh = Ledger(tmp_path / "another.sqlite")
+    reconcile(replace(at.world, ledger=fresh), at.terms)
+    assert at.compute.describe(INSTANCE).released
+    assert not fresh.facts("outside/")
+    fresh.close()
+
+
 def test_the_claim_of_another_run_stays(at: Stage) -> None:
     ready(at)
     set_up(at)

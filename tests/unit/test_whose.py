@@ -240,6 +240,26 @@ def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> No
     assert done.billed_seconds >= ran > 0
 
 
+def test_what_somebody_starts_again_under_our_tag_is_not_ours(at: Stage) -> None:
+    """It came up and was stopped between two looks; before our tag is emptied a person is there."""
+    asked(at)
+    tick(at.world, at.terms, once=True)
+    at.clock.sleep(30)
+    at.compute.stop(INSTANCE)
+    at.compute.hold(INSTANCE)
+    at.clock.sleep(40)
+    tick(at.world, at.terms, once=True)
+    at.compute.hold(INSTANCE, stuck=False)
+    at.clock.sleep(60)
+    ran = at.compute.billed_seconds(INSTANCE)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (done,) = tick(at.world, at.terms).runs
+    assert (done.outcome, done.abandoned_gpu) == (Outcome.INSTANCE_LOST, True)
+    assert state(at) is InstanceState.RUNNING
+    assert 0 < ran <= done.billed_seconds <= ran + 60
+
+
 def test_a_launch_time_of_before_the_run_proves_that_nothing_ran(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from batchscribe.controller.control import (
 from batchscribe.controller.follow import gone_down
 from batchscribe.controller.outside import launch_left, note_down
 from batchscribe.controller.retreat import place_of, world_of
-from batchscribe.controller.settlement import as_settled, read_settlement
+from batchscribe.controller.settlement import as_settled, read_settlement, with_looks
 from batchscribe.controller.silence import stands_still
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -50,13 +50,17 @@ def recover(world: World, terms: Terms) -> tuple[Run, ...]:
             keep(world, replace(run, state=RunState.VERIFYING), "it was settled before")
     begun = [(place, run_id) for place, run_id, record in lying if record == "intent.json"]
     found = [each for each in begun if world.ledger.run(each[1]) is None]
+    tagged = world.compute.describe(terms.instances[0]).run if found else None
     remembered = ((place, _remembered(place, terms, run_id)) for place, run_id in found)
-    return tuple(_put_back(place, run) for place, run in remembered if run)
+    return tuple(_put_back(place, run, tagged) for place, run in remembered if run)
 
 
-def _put_back(world: World, run: Run) -> Run:
-    """What it put down outside itself is forgotten with the ledger: it is looked for again."""
-    if _may_be_left(world, run):
+def _put_back(world: World, run: Run, tagged: str | None) -> Run:
+    """What it put down outside itself is forgotten with the ledger: it is looked for again.
+
+    `tagged` is the run whose tag its instance bears, however long ago that was left behind.
+    """
+    if _may_be_left(world, run) or run.id == tagged:
         note_down(world, run)
     return keep(world, run, "recovered from the store")
 
@@ -164,11 +168,12 @@ def _remembered(world: World, terms: Terms, run_id: str) -> Run | None:
         return None
     run = _from_intent(intent)
     try:
-        settled = as_settled(run, read_settlement(world, run_id))
+        told = read_settlement(world, run_id)
     except ObjectNotFoundError:
         return _as_it_stands(world, terms, run)
     except MisconfiguredError:
         return None
+    settled = with_looks(as_settled(run, told), told)
     if not run.own_type or not _may_be_left(world, settled):
         return settled
     return _retyped(terms, settled, world.compute.describe(run.instance))

@@ -63,11 +63,11 @@ def as_settled(run: Run, told: Settlement) -> Run:
         audio_seconds=told.audio_seconds,
         cost=Usd(told.cost_micros),
     )
-    return closed if closed.billed_seconds == told.billed_seconds else _with_looks(closed, told)
+    return closed if closed.billed_seconds == told.billed_seconds else with_looks(closed, told)
 
 
-def _with_looks(run: Run, told: Settlement) -> Run:
-    """The looks that led to the bill are gone: these make the same one."""
+def with_looks(run: Run, told: Settlement) -> Run:
+    """The run with looks that make its bill: those that led to it are gone."""
     return replace(
         run,
         start_requested=told.settled - timedelta(seconds=told.billed_seconds),

@@ -104,8 +104,12 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     before = world.clock.now()
     seen = world.compute.describe(run.instance)
     now = world.clock.now()
+    if run.started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
+        detail = f"{seen.id} came up, was stopped, and was started again by somebody"
+        return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
     if seen.state.billable or seen.state.moving:
-        run = replace(run, seen_up=run.seen_up or now)
+        launched = run.launched or (seen.launched_at if _is_our_start(run, seen, now) else None)
+        run = replace(run, seen_up=run.seen_up or now, launched=launched)
     if seen.state is InstanceState.RUNNING and seen.run == run.id:
         rate = terms.rate_of(seen.type) if seen.type else run.rate
         up = run.moved(
@@ -131,6 +135,12 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     if seen.state.moving or (seen.state.billable and tag_lags):
         return keep(world, run)
     return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
+
+
+def _is_our_start(run: Run, seen: Instance, now: datetime) -> bool:
+    """Whether this look, however old, is about our own start: a later launch is then somebody else's."""
+    accepted = run.start_accepted is not None and now - run.start_accepted >= START_LANDS
+    return accepted and seen.run == run.id and run.started_since(seen.launched_at)
 
 
 def _may_have_run(run: Run, seen: Instance) -> bool:
