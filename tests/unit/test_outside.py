@@ -316,6 +316,31 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
     at.ledger.close()
 
 
+def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
+    """It went off over its run, and a person started it as it was: its own type comes back after that."""
+    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    ready(at)
+    at.worker.seconds_each = 1e6
+    at.compute.fail("start", Fault(NO_CAPACITY))
+    for _ in range(60):
+        tick(at.world, at.terms, once=True)
+        at.clock.sleep(5)
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(600)
+    at.compute.start_unclaimed(INSTANCE)
+    at.clock.sleep(60)
+    (run,) = reconcile(at.world, at.terms)
+    assert run.abandoned_gpu
+    assert ("change_type", INSTANCE) not in at.compute.calls[-20:]
+    assert at.compute.describe(INSTANCE).released
+    at.compute.stop(INSTANCE)
+    at.clock.sleep(600)
+    reconcile(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).type == "g4dn.xlarge"
+    assert not at.ledger.facts("outside/")
+    at.ledger.close()
+
+
 @pytest.mark.parametrize("last", [MisconfiguredError("Unsupported"), CredentialsError("expired")])
 def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_about(
     tmp_path: Path, last: MisconfiguredError

@@ -15,7 +15,7 @@ import msgspec
 from batchscribe.controller.context import START_LANDS, Terms, World, log
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
-from batchscribe.core.instances import Instance
+from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -127,12 +127,17 @@ def _give_back(world: World, run: Run) -> None:
     seen = world.compute.describe(run.instance)
     # Whichever of them it was changed to: the last that was wanted may never have come about.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
-    if run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken:
+    to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
+    if to_change and seen.state is InstanceState.STOPPED:
         world.compute.change_type(run.instance, run.own_type)
     if seen.run == run.id:
         world.compute.release(run.instance)
     elif seen.run is None and run.seen_up is None and _just_over(world, run):
         raise ComputeUnavailableError(f"whether {seen.id} bears its tag is too early to tell")
+    if to_change and seen.state is not InstanceState.STOPPED:
+        raise ComputeUnavailableError(
+            f"{seen.id} is {seen.state}: it becomes {run.own_type} again once stopped"
+        )
     if run.wanted_type and seen.type == run.own_type and _just_over(world, run):
         raise ComputeUnavailableError(f"whether {seen.id} became {run.wanted_type} is too early to tell")
 

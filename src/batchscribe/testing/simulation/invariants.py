@@ -310,11 +310,12 @@ class Checker:
         return end - begin + 2 * self.lag + CALL_SECONDS
 
     def _idle(self, looks: list[tuple[float, float, bool]], begin: float, first: float) -> float:
-        """Until when looks show that it has not run yet. One that sees it on its way up, after a long time
-        without any, does not tell whether it is for the first time.
+        """Until when looks show that it has not run yet. One that sees it on its way up, after what its
+        host took for a long time without any, does not tell whether it is for the first time.
         """
         for asked, at, pending in looks:
-            if at <= first and not (pending and asked - begin > LONGEST_PENDING.total_seconds()):
+            passed = asked - begin + sum(seconds for when, seconds in self.jumps if begin <= when <= asked)
+            if at <= first and not (pending and passed > LONGEST_PENDING.total_seconds()):
                 begin = max(begin, asked)
         return begin
 
