@@ -141,7 +141,7 @@ class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     store: float = 600.0
     """For its record, after boot: credentials of a role may take a while."""
     first: float = 600.0
-    """For the first manifest."""
+    """For the first manifest, and for whoever is to begin over ssh what a manifest asks for."""
     linger: float = 100.0
     """For another manifest or for the stop, after a worker's last word."""
     silence: float = 840.0

@@ -193,7 +193,8 @@ class Watch:
             return self._idle()
         self._note((self._worker, "given", 0, 0))
         if self._claim.launch is not ClaimLaunch.BOOT:
-            return None
+            waited = self._clock.monotonic() - self._moved_at
+            return Verdict("nobody began its work") if waited >= self._waits.first else None
         if self._has(keys.cancel(self._claim.run, self._worker)):
             return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
         return self._start()
