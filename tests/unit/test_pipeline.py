@@ -39,6 +39,7 @@ from batchscribe.worker.pipeline import Crew, run_worker
 from batchscribe.worker.records import Records
 from batchscribe.worker.windows import Samples
 from support.audio import encode, silent_flac, sine
+from support.recorder import at_clusters, webm
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 ONE_SECOND = encode(sine(1), "webm")
@@ -840,3 +841,50 @@ def test_the_byte_budget_lets_a_giant_pass_alone() -> None:
     assert budget.take(60, lambda: True)
     assert budget.take(40, lambda: True)
     assert not budget.take(1, lambda: True)
+
+
+def pieces(bench: Bench, *, first: int = 1) -> list[str]:
+    """A recording of ten seconds, a chunk for each; only the first has its header."""
+    cut = at_clusters(webm(sine(10), cluster_seconds=1.0))[:10]
+    return [bench.add(f"chunk-{number:03}.webm", data) for number, data in enumerate(cut, start=first)]
+
+
+def test_chunks_of_one_recording_are_transcribed_with_the_header_of_its_first(bench: Bench) -> None:
+    names = pieces(bench)
+    record = bench.run()
+    assert (record.tally.done, record.tally.failed) == (10, 0)
+    for name in names:
+        found = bench.transcript(name)
+        assert found.flags == (("repaired",) if name != names[0] else ())
+        assert found.duration == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_header_is_found_in_a_chunk_that_was_done_before(bench: Bench) -> None:
+    names = pieces(bench)
+    del bench.files[names[0]]
+    record = bench.run()
+    assert (record.tally.done, record.tally.failed) == (9, 0)
+
+
+def test_chunks_whose_first_is_missing_say_so(bench: Bench) -> None:
+    names = pieces(bench)
+    bench.store.delete(names[0])
+    del bench.files[names[0]]
+    record = bench.run()
+    assert (record.tally.done, record.tally.failed) == (0, 9)
+    assert all("first chunk is not in its folder" in failure.message for failure in record.failures)
+    assert all(failure.kind is FailureKind.CHUNK for failure in record.failures)
+
+
+def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None:
+    names = pieces(bench)
+    del bench.files[names[0]]
+
+    def away(method: str, key: str) -> None:
+        if (method, key) == ("get", names[0]):
+            raise StoreUnavailableError("no network")
+
+    bench.store.before = away
+    record = bench.run()
+    assert record.tally.done == 0
+    assert {failure.kind for failure in record.failures} == {FailureKind.MACHINE}

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchscribe.core.chunks import split
-from batchscribe.core.manifest import Manifest, ManifestChunk
+from batchscribe.core.manifest import FailureKind, Manifest, ManifestChunk
 from batchscribe.core.speech import Recognition, Window
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
 from batchscribe.worker.windows import Cut
 
 PARTIAL = "partial"
+REPAIRED = "repaired"
+"""It lacked the header of its recording, and was given it."""
 NO_SPEECH = "no-speech"
 
 
@@ -31,6 +33,7 @@ class Ended:
     chunk: int
     seconds: float
     partial: bool
+    repaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Broken:
 
     chunk: int
     message: str
+    kind: FailureKind = FailureKind.CHUNK
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Whole:
     chunk: int
     seconds: float
     partial: bool
+    repaired: bool
     heard: tuple[Recognition, ...]
     """In the order of time, times on the chunk's clock."""
 
@@ -103,7 +108,8 @@ class Assembly:
             return None
         del self._open[chunk]
         heard = sorted(part.heard, key=lambda pair: pair[0])
-        return Whole(chunk, part.end.seconds, part.end.partial, tuple(_shifted(*pair) for pair in heard))
+        recognised = tuple(_shifted(*pair) for pair in heard)
+        return Whole(chunk, part.end.seconds, part.end.partial, part.end.repaired, recognised)
 
     def dropped(self, chunk: int) -> bool:
         return chunk in self._dropped
@@ -133,6 +139,7 @@ def _language(heard: tuple[Recognition, ...]) -> str | None:
 def _flags(whole: Whole, segments: tuple[Segment, ...]) -> tuple[str, ...]:
     flags = {flag for part in whole.heard for flag in part.flags}
     flags |= {PARTIAL} if whole.partial else set()
+    flags |= {REPAIRED} if whole.repaired else set()
     flags |= set() if segments else {NO_SPEECH}
     return tuple(sorted(flags))
 

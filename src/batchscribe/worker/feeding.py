@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchscribe.core.manifest import FailureKind, Limits, ManifestChunk
 from batchscribe.errors import (
@@ -23,9 +23,11 @@ from batchscribe.errors import (
 )
 from batchscribe.protocols import Store
 from batchscribe.worker.assembly import Broken, Ended, Ready
-from batchscribe.worker.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget, Channel
+from batchscribe.worker.containers import Repaired
+from batchscribe.worker.recordings import Recordings
 from batchscribe.worker.records import Records
 from batchscribe.worker.windows import SpeechFinder, cut_windows
 
@@ -137,6 +139,7 @@ class Preparer:
         chunks: tuple[ManifestChunk, ...],
         limits: Limits,
         *,
+        recordings: Recordings,
         find_speech: SpeechFinder,
         new_decoder: Callable[[], AudioDecoder],
         board: Board,
@@ -147,6 +150,7 @@ class Preparer:
     ) -> None:
         self._chunks = chunks
         self._limits = limits
+        self._recordings = recordings
         self._find_speech = find_speech
         self._new_decoder = new_decoder
         self._board = board
@@ -168,19 +172,26 @@ class Preparer:
 
     def _one(self, decoder: AudioDecoder, item: Fetched) -> None:
         """All windows of one chunk, then its end; nothing more once the worker should end."""
-        limit = self._limits.max_audio_seconds
         try:
-            decoding = decoder.decode(item.take(), max_seconds=limit, until=self._ending.due)
+            decoding, mended = self._decoding(decoder, item)
             with closing(cut_windows(decoding, self._find_speech)) as cuts:
                 for cut in cuts:
                     if not self._out.put(Ready(item.chunk, cut)):
                         return
-            self._out.put(Ended(item.chunk, decoding.seconds, decoding.partial))
-        except AudioError as error:
-            self._out.put(Broken(item.chunk, str(error)))
+            partial = decoding.partial or mended.torn
+            self._out.put(Ended(item.chunk, decoding.seconds, partial, mended.repaired))
+        except (AudioError, TransientError, ObjectArchivedError) as error:
+            self._out.put(Broken(item.chunk, str(error), _blame(error)))
         except InterruptedRunError:
             # The chunk stays pending: nobody waits for the rest of it.
             return
         except BatchscribeError as error:
             # No decoder or no voice detector on this machine: no chunk can be blamed for that.
             self._ending.fail(error)
+
+    def _decoding(self, decoder: AudioDecoder, item: Fetched) -> tuple[Decoding, Repaired]:
+        """The chunk being decoded, and what had to be done for that; its bytes are held no longer."""
+        sound = self._recordings.repaired(self._chunks[item.chunk].key, item.take())
+        limit = self._limits.max_audio_seconds
+        decoding = decoder.decode(sound.data, max_seconds=limit, until=self._ending.due)
+        return decoding, replace(sound, data=b"", seen=None)

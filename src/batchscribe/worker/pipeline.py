@@ -42,6 +42,7 @@ from batchscribe.worker.feeding import (
     Prepared,
     Preparer,
 )
+from batchscribe.worker.recordings import Recordings
 from batchscribe.worker.records import Records, Reporter
 from batchscribe.worker.windows import SpeechFinder
 
@@ -169,6 +170,7 @@ class _Worker:
         preparer = Preparer(
             chunks,
             limits,
+            recordings=Recordings(self._source),
             find_speech=find_speech,
             new_decoder=new_decoder,
             board=self._board,
@@ -296,7 +298,7 @@ class _Worker:
             self._publish(self._assembly.ended(item))
             return
         self._drop(item.chunk)
-        self._blame([(item.chunk, item.message)], FailureKind.CHUNK)
+        self._blame([(item.chunk, item.message)], item.kind)
 
     def _drop(self, number: int) -> None:
         self._assembly.drop(number)

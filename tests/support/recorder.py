@@ -1,0 +1,79 @@
+"""A browser's recorder with a timeslice: one stream of WebM or fragmented MP4, handed out in pieces."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from batchscribe.worker.containers import BLOCKS, CLUSTER, boxes, walk
+
+Samples = npt.NDArray[np.float32]
+RATE = 16_000
+OPUS_RATE = 48_000
+
+
+def webm(samples: Samples, *, cluster_seconds: float) -> bytes:
+    """A recording as Chrome writes it: clusters, no index, sizes of the segment unknown."""
+    options = {
+        "live": "1",
+        "cluster_time_limit": str(int(cluster_seconds * 1000)),
+        "cluster_size_limit": "5M",
+    }
+    return _written(samples, "webm", "libopus", options)
+
+
+def fragments(samples: Samples, *, fragment_seconds: float) -> bytes:
+    """A recording as Safari writes it: fragmented MP4."""
+    flags = "empty_moov+default_base_moof+delay_moov"
+    options = {"movflags": flags, "frag_duration": str(int(fragment_seconds * 1e6))}
+    return _written(samples, "mp4", "aac", options)
+
+
+def _written(samples: Samples, container: str, codec: str, options: dict[str, str]) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, container_options=options) as out:
+        stream: Any = out.add_stream(codec, rate=RATE, layout="mono")
+        pcm = (samples.clip(-1, 1) * 32767).astype(np.int16)
+        for begin in range(0, len(pcm), RATE):
+            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + RATE], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def at_clusters(recording: bytes) -> list[bytes]:
+    """Pieces that each begin with a cluster; the first has the header."""
+    begins = [found.begin for found in walk(recording) if found.id == CLUSTER]
+    return pieces(recording, begins[1:])
+
+
+def at_blocks(recording: bytes, every: int) -> list[bytes]:
+    """Pieces of so many blocks, wherever the clusters begin."""
+    begins = [found.begin for found in walk(recording) if found.id in BLOCKS]
+    return pieces(recording, begins[every::every])
+
+
+def at_fragments(recording: bytes) -> list[bytes]:
+    """Pieces of one fragment; the first has the header, too."""
+    begins = [body - 8 for kind, body, _ in boxes(recording) if kind == b"moof"]
+    return pieces(recording, begins[1:])
+
+
+def pieces(recording: bytes, cuts: list[int]) -> list[bytes]:
+    return [recording[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(recording)], strict=True)]
+
+
+def heard(data: bytes) -> tuple[float, Samples]:
+    """When the first frame of a file's sound begins by its own time stamp, in seconds, and the sound."""
+    with av.open(io.BytesIO(data), "r") as container:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        frames = list(container.decode(audio=0))
+        begins = float(frames[0].time or 0.0)
+        parts = [piece for frame in [*frames, None] for piece in resampler.resample(frame)]
+    return begins, np.concatenate([part.to_ndarray()[0] for part in parts])

@@ -1,0 +1,137 @@
+"""Pieces of a recording are decodable each by itself, with nothing dropped, and tell where they belong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchscribe.errors import AudioError
+from batchscribe.worker.containers import CUES, Recording, Repaired, Shape, repair, shape
+from support import recorder
+from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
+
+SECONDS = 12
+EXACT = 0.003
+"""Time stamps are whole milliseconds."""
+FRAME = 0.1
+"""What an encoder adds to fill its last frame."""
+
+
+@cache
+def sound() -> Samples:
+    """Noise whose loudness and colour change all the time: every place in it is unlike any other."""
+    at = np.arange(SECONDS * RATE) / RATE
+    noise = np.random.default_rng(7).normal(0, 0.05, len(at))
+    sweep = np.sin(2 * np.pi * (200 + 150 * at) * at) * (0.3 + 0.2 * np.sin(2 * np.pi * 1.7 * at))
+    return (noise + sweep).astype(np.float32)
+
+
+@cache
+def webm() -> bytes:
+    return recorder.webm(sound(), cluster_seconds=2.0)
+
+
+@cache
+def mp4() -> bytes:
+    return recorder.fragments(sound(), fragment_seconds=2.0)
+
+
+def repaired(chunks: list[bytes]) -> list[Repaired]:
+    out: list[Repaired] = []
+    before: Recording | None = None
+    for chunk in chunks:
+        out.append(repair(chunk, before))
+        before = out[-1].seen or before
+    return out
+
+
+def lag(samples: Samples, begins: float) -> float:
+    """How much later than it was said a piece's sound is, in seconds, where it is laid."""
+    at = round(begins * RATE)
+    true = sound()[max(0, at - RATE // 2) :][: len(samples) + RATE]
+    size = 1 << (len(true) + len(samples)).bit_length()
+    spectrum = np.fft.rfft(true, size) * np.conj(np.fft.rfft(samples, size))
+    found = int(np.argmax(np.fft.irfft(spectrum, size)[: len(true)]))
+    return (min(at, RATE // 2) - found) / RATE
+
+
+@pytest.mark.parametrize(
+    ("chunks", "kind"),
+    [
+        (lambda: at_clusters(webm()), Shape.CLUSTER),
+        (lambda: at_blocks(webm(), 70), Shape.BLOCK),
+        (lambda: at_fragments(mp4()), Shape.FRAGMENT),
+    ],
+    ids=["clusters", "in the middle of clusters", "fragments"],
+)
+def test_each_piece_is_decoded_whole_and_where_it_belongs(
+    chunks: Callable[[], list[bytes]], kind: Shape
+) -> None:
+    cut = chunks()
+    assert len(cut) >= 5
+    assert {shape(chunk) for chunk in cut[1:]} <= {kind, Shape.CLUSTER}
+    parts = repaired(cut)
+    assert [part.repaired for part in parts] == [False] + [True] * (len(cut) - 1)
+    at = 0.0
+    for part in parts:
+        begins, samples = heard(part.data)
+        assert begins - part.delay == pytest.approx(at, abs=EXACT)
+        assert lag(samples, begins - part.delay) == pytest.approx(0.0, abs=EXACT)
+        at = begins - part.delay + len(samples) / RATE
+    assert at == pytest.approx(SECONDS, abs=FRAME)
+
+
+@given(st.lists(st.integers(500, 10**9), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_a_cut_through_a_block_loses_nothing(places: list[int]) -> None:
+    """What was begun in one piece is ended in the next."""
+    first = len(at_clusters(webm())[0])
+    found = sorted({first + place % (len(webm()) - first - 500) for place in places})
+    cuts = [found[0]] + [two for one, two in pairwise(found) if two - one > 500]
+    parts = repaired(pieces(webm(), cuts))
+    assert not any(part.torn for part in parts)
+    assert sum(_packets(part.data) for part in parts) == _packets(webm())
+
+
+def _packets(data: bytes) -> int:
+    with av.open(io.BytesIO(data), "r") as container:
+        return sum(packet.size > 0 for packet in container.demux(audio=0))
+
+
+def test_an_index_alone_has_no_sound() -> None:
+    with pytest.raises(AudioError, match="no sound in it"):
+        repair(CUES.to_bytes(4) + b"\x80")
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("cut", [at_clusters, lambda data: at_blocks(data, 70)])
+def test_without_the_first_chunk_it_is_said_what_is_missing(
+    chunk: int, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    with pytest.raises(AudioError, match="no header of its own"):
+        repair(cut(webm())[chunk])
+
+
+def test_what_needs_no_header_is_left_as_it_is() -> None:
+    for data in (b"RIFF" + bytes(40), b"OggS" + bytes(40), b"fLaC", b"ID3", b"", webm(), mp4()):
+        done = repair(data)
+        assert (done.data, done.repaired, done.torn) == (data, False, False)
+
+
+def test_after_a_hole_a_piece_begins_with_its_next_cluster() -> None:
+    """The chunk before it is missing: what its first bytes belong to is lost, and that is said."""
+    first, *_ = at_clusters(webm())
+    before = repair(first).seen
+    assert before is not None
+    done = repair(webm()[len(webm()) // 2 + 13 :], Recording(before.header))
+    assert done.torn
+    begins, samples = heard(done.data)
+    assert begins + len(samples) / RATE == pytest.approx(SECONDS, abs=FRAME)
