@@ -168,7 +168,7 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
 def _below(pid: int) -> list[int]:
     try:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before, or between, opening and reading
         return []
     return [each for child in children for each in (child, *_below(child))]
 
@@ -176,7 +176,7 @@ def _below(pid: int) -> list[int]:
 def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
