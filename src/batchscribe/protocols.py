@@ -139,8 +139,12 @@ class Guard(Protocol):
 class Engine(Protocol):
     """A loaded speech model."""
 
-    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
-        """One result for each window, in any order, as soon as it is known. Raises EngineError."""
+    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
+        """One result for each window, in any order, as soon as it is known. Raises EngineError.
+
+        None comes where no window is ready yet: an engine that gathers windows works on what it holds.
+        It never comes to an engine that holds none.
+        """
 
 
 @runtime_checkable

@@ -484,7 +484,7 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     bench.add("chunk-001.webm")
 
     class Swallows(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
             for _window in windows:
                 pass
             yield from ()
@@ -673,7 +673,7 @@ def test_a_chunk_stays_named_between_its_windows(bench: Bench) -> None:
     between: list[Progress] = []
 
     class Pausing(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
             for window in windows:
                 yield from super().transcribe([window])
                 seen = bench.progress().sequence

@@ -48,10 +48,11 @@ class FasterWhisper:
         self.device = device
         """Where it runs and how it computes, such as `cuda, float16`."""
 
-    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """One result for each window, in order, each before the next window is taken. Raises EngineError."""
         for window in windows:
-            yield self._recognise(window)
+            if window is not None:
+                yield self._recognise(window)
 
     def _recognise(self, window: Window) -> Recognition:
         try:

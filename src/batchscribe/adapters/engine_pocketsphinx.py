@@ -105,12 +105,13 @@ class PocketSphinx:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """One result for each window, in order; a few windows are under way at once. Raises EngineError."""
         under_way: deque[tuple[int, float, Future[list[Heard]]]] = deque()
         try:
             for window in windows:
-                under_way.append((window.id, window.seconds, self._asked(window)))
+                if window is not None:
+                    under_way.append((window.id, window.seconds, self._asked(window)))
                 while under_way and (len(under_way) >= 2 * self._processes or under_way[0][2].done()):
                     yield self._answer(*under_way.popleft())
             while under_way:

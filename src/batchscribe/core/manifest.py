@@ -43,6 +43,17 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str = "auto"
     device: str = "auto"
     language: str | None = None
+    task: str = "transcribe"
+    """`transcribe`, or `translate` into English."""
+
+
+class Hearing(msgspec.Struct, frozen=True, kw_only=True):
+    """How chunks become what the engine hears."""
+
+    overlap_ms: int | None = None
+    """By how much neighbouring chunks of a session overlap; None is measured."""
+    split_channels: bool = False
+    """Each channel by itself, its words labelled; else mixed down."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +68,8 @@ class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     transcript: str
     """Where its transcript goes, relative to `Manifest.output`."""
+    troubled: bool = False
+    """It failed, or could not be had, before: it is heard alone, so that nobody else is blamed with it."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     deadline: datetime
     engine: EngineSpec
     settings_hash: str
+    hearing: Hearing = Hearing()
     limits: Limits = Limits()
     region: str = ""
     endpoint: str = ""
@@ -108,6 +122,10 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Time inside the engine."""
     starved: float = 0.0
     """Time in which a loaded engine had nothing to do."""
+    blocked: float = 0.0
+    """Time in which a loaded engine waited for what comes after it."""
+    starved_by: dict[str, float] = {}
+    """The starved seconds by the stage that they waited for: `fetch` or `decode`."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +203,8 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds_by_type: dict[str, float] = {}
     """Audio seconds for each file extension, to learn how long a byte lasts."""
     bytes_by_type: dict[str, int] = {}
+    flags: dict[str, int] = {}
+    """How many of the published transcripts carry each flag."""
 
 
 class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,13 +21,14 @@ class Window:
     """Up to 30 s of speech.
 
     `audio` has shape (samples,), float32 in [-1, 1], 16 kHz, mono. `start` is where it begins on the
-    clock of its chunk, in seconds.
+    clock of its stretch, in seconds. `session` names what belongs together: one vote on the language.
     """
 
     id: int
     start: float
     audio: npt.NDArray[np.float32]
     language: str | None = None
+    session: str = ""
 
     @property
     def seconds(self) -> float:

@@ -27,6 +27,18 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     end: float
     probability: float | None = None
+    starts_before: float | msgspec.UnsetType = msgspec.UNSET
+    """Seconds by which it began before its chunk did: a cut went through it."""
+    ends_after: float | msgspec.UnsetType = msgspec.UNSET
+    """Seconds by which it goes on behind the end of its chunk."""
+
+    @property
+    def true_start(self) -> float:
+        return self.start - (self.starts_before or 0.0)
+
+    @property
+    def true_end(self) -> float:
+        return self.end + (self.ends_after or 0.0)
 
     def shifted(self, seconds: float) -> Word:
         return msgspec.structs.replace(
@@ -39,6 +51,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     end: float
     words: tuple[Word, ...] = ()
+    channel: int | msgspec.UnsetType = msgspec.UNSET
+    """Which channel it was said on, from 1 on, where channels are heard one by one."""
 
     def shifted(self, seconds: float) -> Segment:
         return msgspec.structs.replace(
@@ -65,6 +79,10 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     text: str
     segments: tuple[Segment, ...]
     duration: float
+    overlap: float = 0.0
+    """Seconds of its beginning that the chunk before it ends with, too."""
+    position: float | None = None
+    """Seconds from the beginning of its recording, by the container's own time stamps, where they tell."""
     language: str | None = None
     flags: tuple[str, ...] = ()
     engine: str

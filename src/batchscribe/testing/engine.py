@@ -32,12 +32,12 @@ class ScriptedEngine:
     heard: list[int] = field(default_factory=list)
     """The numbers of the windows that were transcribed, in order."""
 
-    def transcribe(self, windows: Iterable[Window]) -> Iterator[Recognition]:
+    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """See Engine."""
         held: list[Window] = []
         for window in windows:
-            held.append(window)
-            if len(held) >= self.hold:
+            held += [window] if window else []
+            if held and (window is None or len(held) >= self.hold):
                 yield from self._batch(held)
                 held = []
         yield from self._batch(held)

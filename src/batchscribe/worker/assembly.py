@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchscribe.core.chunks import split
+from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED
 from batchscribe.core.manifest import FailureKind, Manifest, ManifestChunk
 from batchscribe.core.speech import Recognition, Window
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
 from batchscribe.worker.windows import Cut
-
-PARTIAL = "partial"
-REPAIRED = "repaired"
-"""It lacked the header of its recording, and was given it."""
-NO_SPEECH = "no-speech"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

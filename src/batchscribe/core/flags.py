@@ -1,0 +1,16 @@
+"""What a transcript says of how it came about, one word for each; reports sum them."""
+
+from __future__ import annotations
+
+REPAIRED = "repaired"
+"""It lacked the header of its recording, and was given it."""
+PARTIAL = "partial"
+"""Damage took some of its sound: what is sound was transcribed."""
+RERUN = "rerun"
+"""Some of it looked wrong and was heard a second time, more carefully."""
+LOW_CONFIDENCE = "low-confidence"
+"""Some of it looks wrong still."""
+NO_SPEECH = "no-speech"
+"""Nobody speaks in it."""
+
+ALL = (REPAIRED, PARTIAL, RERUN, LOW_CONFIDENCE, NO_SPEECH)
