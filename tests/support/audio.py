@@ -59,6 +59,19 @@ def encode(samples: Samples, extension: str, *, picture: bool = False) -> bytes:
     return file.getvalue()
 
 
+def adts(samples: Samples, channels: int) -> bytes:
+    """Raw AAC with the same sound in every channel: files of it can be put one after the other."""
+    file = io.BytesIO()
+    layout = {1: "mono", 2: "stereo"}[channels]
+    with av.open(file, "w", format="adts") as out:
+        stream: Any = out.add_stream("aac", rate=RATE, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
+        frame.sample_rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def _video(out: Any) -> Any:
     stream = out.add_stream("mpeg4", rate=10)
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,8 +11,11 @@ import pytest
 from batchscribe.core.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
 from batchscribe.worker import audio
-from batchscribe.worker.audio import AudioDecoder, decoder_version
-from support.audio import RATE, bundled, corpus, encode, silent_film, silent_flac, sine, wav
+from batchscribe.worker.audio import AudioDecoder, Beginning, decoder_version
+from batchscribe.worker.containers import Recording, repair
+from support import recorder
+from support.audio import RATE, adts, bundled, corpus, encode, silent_film, silent_flac, sine, wav
+from support.recorder import at_blocks, at_clusters, at_fragments
 
 HOUR = 3600.0
 
@@ -64,6 +67,141 @@ def test_many_channels_and_rates_become_16_khz_mono(decoder: AudioDecoder) -> No
     decoded = decoder.decode_all(wav(stereo, rate=48_000, channels=2), max_seconds=HOUR)
     assert decoded.seconds == pytest.approx(1 / 3, abs=0.01)
     assert loudest_hertz(decoded.samples) == pytest.approx(3000, abs=5)
+
+
+BEGINNINGS = {
+    "webm": (0.0, 48_000, "opus"),
+    "ogg": (0.0, 48_000, "opus"),
+    "m4a": (0.0, RATE, "aac"),
+    "mov": (0.0, RATE, "aac"),
+    "mp3": (None, RATE, "mp3"),
+    "aac": (None, RATE, "aac"),
+    "avi": (None, RATE, "mp3"),
+    "flac": (None, RATE, "flac"),
+    "wav": (None, RATE, "pcm_s16le"),
+}
+
+
+@pytest.mark.parametrize("extension", BEGINNINGS)
+def test_how_the_sound_begins_is_known_before_its_first_piece(decoder: AudioDecoder, extension: str) -> None:
+    decoding = decoder.decode(encode(sine(1), extension), max_seconds=HOUR)
+    assert decoding.beginning is None
+    pieces = iter(decoding)
+    next(pieces)
+    position, rate, codec = BEGINNINGS[extension]
+    assert decoding.beginning == Beginning(position=position, rate=rate, channels=1, codec=codec)
+    assert list(pieces) == []
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda: at_clusters(recorder.webm(sine(12), cluster_seconds=2.0)),
+        lambda: at_blocks(recorder.webm(sine(12), cluster_seconds=2.0), 70),
+        lambda: at_fragments(recorder.fragments(sine(12), fragment_seconds=2.0)),
+    ],
+    ids=["clusters", "blocks", "fragments"],
+)
+def test_a_piece_of_a_recording_tells_its_place_in_it(
+    decoder: AudioDecoder, cut: Callable[[], list[bytes]]
+) -> None:
+    before: Recording | None = None
+    ends = 0.0
+    for chunk in cut():
+        part = repair(chunk, before)
+        before = part.seen or before
+        decoding = decoder.decode(part.data, max_seconds=HOUR)
+        assert sum(map(len, decoding)) == round(decoding.seconds * RATE)
+        assert decoding.beginning is not None
+        assert decoding.beginning.position is not None
+        assert decoding.beginning.position - part.delay == pytest.approx(ends, abs=0.003)
+        ends = decoding.beginning.position - part.delay + decoding.seconds
+    assert ends == pytest.approx(12, abs=0.1)
+
+
+def voices(seconds: float, *hertz: float) -> audio.Samples:
+    """One tone for each channel; the channels' samples take turns."""
+    return np.column_stack([sine(seconds, hertz=tone) for tone in hertz]).ravel()
+
+
+def test_two_channels_are_kept_apart_where_that_is_wanted(decoder: AudioDecoder) -> None:
+    data = wav(voices(12, 300, 700), channels=2)
+    decoding = decoder.decode(data, max_seconds=12, split=True)
+    pieces = list(decoding)
+    assert decoding.channels == 2
+    assert decoding.seconds == 12
+    assert {piece.shape for piece in pieces[:-1]} == {(5 * RATE, 2)}
+    both = np.concatenate(pieces)
+    assert [loudest_hertz(both[:, channel]) for channel in (0, 1)] == [300, 700]
+    assert decoder.decode_all(data, max_seconds=12).samples.shape == (12 * RATE,)
+    list(mixed := decoder.decode(data, max_seconds=12))
+    assert mixed.channels == 1
+    assert mixed.beginning is not None
+    assert mixed.beginning.channels == 2
+
+
+def test_one_channel_stays_one_and_of_many_none_is_lost(decoder: AudioDecoder) -> None:
+    mono = decoder.decode(wav(sine(1)), max_seconds=HOUR, split=True)
+    assert {piece.ndim for piece in mono} == {1}
+    assert mono.channels == 1
+    silence = np.zeros(RATE, np.float32)
+    back = np.column_stack([silence, silence, silence, sine(1)]).ravel()
+    decoding = decoder.decode(wav(back, channels=4), max_seconds=HOUR, split=True)
+    (piece,) = decoding
+    assert decoding.channels == 2
+    assert [loudest_hertz(piece[:, channel]) for channel in (0, 1)] == [440, 440]
+
+
+def test_the_limit_and_spoilt_samples_are_counted_for_each_channel(decoder: AudioDecoder) -> None:
+    def heard(spoilt: audio.Samples, limit: float) -> list[audio.Samples]:
+        return list(decoder.decode(float_wav(spoilt, channels=2), max_seconds=limit, split=True))
+
+    spoilt = voices(6, 300, 700)
+    spoilt[1::2] = np.nan
+    both = np.concatenate(heard(spoilt, 6))
+    assert not both[:, 1].any()
+    assert np.array_equal(both[:, 0], sine(6, hertz=300))
+    spoilt[0] = np.nan
+    with pytest.raises(AudioError, match="not numbers"):
+        heard(spoilt, 6)
+    with pytest.raises(AudioError, match="limit"):
+        heard(voices(6, 300, 700), 5.9)
+
+
+@pytest.mark.parametrize(("first", "second", "channels"), [(1, 2, 1), (2, 1, 2)])
+def test_a_sound_keeps_the_shape_that_it_began_with(
+    decoder: AudioDecoder, first: int, second: int, channels: int
+) -> None:
+    data = b"".join(adts(sine(3, hertz=300), count) for count in (first, second))
+    decoding = decoder.decode(data, max_seconds=HOUR, split=True)
+    both = np.concatenate(list(decoding))
+    assert decoding.channels == channels
+    assert both.shape[1:] == ((2,) if channels == 2 else ())
+    assert decoding.seconds == pytest.approx(6, abs=0.3)
+    end = both[-2 * RATE :].reshape(2 * RATE, -1)[:, -1]
+    assert loudest_hertz(end) == pytest.approx(300, abs=1)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(b"S", b'{"position": "here"}')],
+        [(b"A", b"\0" * 7)],
+        [(b"E", b"[]")],
+        [(b"S", b'{"position": null, "rate": 1, "channels": 2, "codec": ""}'), (b"A", b"\0" * 12)],
+    ],
+)
+def test_a_decoder_that_is_no_longer_itself_costs_one_file(
+    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[bytes, bytes]]
+) -> None:
+    with AudioDecoder() as decoder:
+        decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
+        assert decoder._child is not None
+        said = iter(answers)
+        monkeypatch.setattr(decoder._child, "_receive", lambda _until: next(said))
+        with pytest.raises(AudioError, match="no decoder sends"):
+            list(decoder.decode(encode(sine(1), "wav"), max_seconds=HOUR, split=True))
+        assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
 
 
 @pytest.mark.parametrize(
@@ -154,9 +292,9 @@ def test_damage_in_the_middle_is_survived_and_told(decoder: AudioDecoder) -> Non
     assert decoded.seconds > 15
 
 
-def float_wav(samples: audio.Samples) -> bytes:
+def float_wav(samples: audio.Samples, *, channels: int = 1) -> bytes:
     data = samples.astype("<f4").tobytes()
-    form = struct.pack("<HHIIHH", 3, 1, RATE, RATE * 4, 4, 32)
+    form = struct.pack("<HHIIHH", 3, channels, RATE, RATE * 4 * channels, 4 * channels, 32)
     head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data))
     return b"RIFF" + struct.pack("<I", len(head) + len(data)) + head + data
 

@@ -19,8 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -36,6 +37,7 @@ SILENCE_SECONDS = 120
 BASE_CPU_SECONDS = 60.0
 CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
 """Decoding takes about 1/360 on an ordinary core: this is for the slowest box, not for a bomb."""
+STRANGE = "it sent what no decoder sends"
 UNWANTED = "decoding was given up in the middle: the worker is to end"
 
 
@@ -47,6 +49,32 @@ def decoder_version() -> str:
     except ImportError:
         return ""
     return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """How a file's sound begins, and what it is made of."""
+
+    position: float | None
+    """By the time stamp of its first sound, in seconds: where a piece of a recording belongs in that, once
+    `Repaired.delay` is taken off; about 0 where a file is a whole of its own. None where its container
+    has no time stamps.
+    """
+    rate: int
+    """Of the file, in Hz: what is decoded is always 16 kHz."""
+    channels: int
+    """Of the file, however many of them are decoded."""
+    codec: str
+    """FFmpeg's name for it, such as `opus`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Conclusion:
+    seconds: float
+    partial: bool
+
+
+_Answer = Samples | Beginning | _Conclusion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +94,35 @@ class _DeadError(Exception):
 
 
 class Decoding:
-    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz mono float32.
+    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz float32, of shape (n,), or
+    (n, 2) where `channels` is 2.
 
-    After the last piece `seconds` is its true length, and `partial` says that damage ended it early
-    or left holes. Raises AudioError, also in the middle, and InterruptedRunError when nobody
-    wants the rest.
+    Before the first piece comes, `beginning` says how the sound begins. After the last one `seconds` is its
+    true length, and `partial` says that damage ended it early or left holes. Raises AudioError, also in
+    the middle, and InterruptedRunError when nobody wants the rest.
     """
 
-    def __init__(self, pieces: Iterator[Samples | dict[str, float]]) -> None:
-        self._pieces = pieces
+    def __init__(self, answers: Iterator[_Answer], *, split: bool = False) -> None:
+        self._answers = answers
+        self._split = split
+        self.beginning: Beginning | None = None
         self.seconds = 0.0
         self.partial = False
 
+    @property
+    def channels(self) -> int:
+        """How many channels the pieces have, 1 or 2; known when `beginning` is."""
+        return frames.channels_sent(self.beginning.channels, split=self._split) if self.beginning else 1
+
     def __iter__(self) -> Iterator[Samples]:
-        for piece in self._pieces:
-            if isinstance(piece, dict):
-                self.seconds, self.partial = float(piece["seconds"]), bool(piece["partial"])
-            else:
-                yield piece
+        for answer in self._answers:
+            match answer:
+                case Beginning():
+                    self.beginning = answer
+                case _Conclusion():
+                    self.seconds, self.partial = answer.seconds, answer.partial
+                case _:
+                    yield answer
 
 
 class AudioDecoder:
@@ -110,8 +149,13 @@ class AudioDecoder:
             self._child = None
         self._busy = False
 
-    def decode(self, data: bytes, *, max_seconds: float, until: Callable[[], bool] = never) -> Decoding:
+    def decode(
+        self, data: bytes, *, max_seconds: float, until: Callable[[], bool] = never, split: bool = False
+    ) -> Decoding:
         """Starts decoding `data`, at most `max_seconds` of audio, and lets go of it once it is copied.
+
+        All channels are mixed into one. With `split`, two are kept apart where there are as many; of
+        more, the first two are taken. How many there are is told by how the sound begins.
 
         Raises MisconfiguredError where no decoder can be started at all; while iterating AudioError,
         and InterruptedRunError as soon as `until` says so and more audio would come.
@@ -124,13 +168,13 @@ class AudioDecoder:
         child = self._child = self._child or _Child()
         child.fill(data)
         self._busy = True
-        return Decoding(self._pieces(child, max_seconds, until))
+        return Decoding(self._answers(child, max_seconds, until, split=split), split=split)
 
-    def _pieces(
-        self, child: _Child, max_seconds: float, until: Callable[[], bool]
-    ) -> Iterator[Samples | dict[str, float]]:
+    def _answers(
+        self, child: _Child, max_seconds: float, until: Callable[[], bool], *, split: bool
+    ) -> Iterator[_Answer]:
         try:
-            yield from child.decode(max_seconds, until)
+            yield from child.decode(max_seconds, until, split=split)
         except AudioError:
             self._busy = False
             raise
@@ -145,6 +189,25 @@ class AudioDecoder:
         decoding = self.decode(data, max_seconds=max_seconds)
         pieces = list(decoding)
         return Decoded(samples=np.concatenate(pieces), partial=decoding.partial)
+
+
+_Told = TypeVar("_Told", Beginning, _Conclusion)
+
+
+def _told(payload: bytes, kind: type[_Told]) -> _Told:
+    """Raises _DeadError for what the child would not say if it were still itself."""
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.MsgspecError:
+        raise _DeadError(STRANGE) from None
+
+
+def _shaped(payload: bytes, channels: int) -> Samples:
+    """A piece of shape (n,), or (n, channels). Raises _DeadError where it is not one."""
+    if len(payload) % (frames.BYTES_PER_SAMPLE * channels):
+        raise _DeadError(STRANGE)
+    samples: Samples = np.frombuffer(payload, dtype="<f4")
+    return samples.reshape(-1, channels) if channels > 1 else samples
 
 
 class _Child:
@@ -195,24 +258,26 @@ class _Child:
         while at < len(view):
             at += os.pwrite(self._file, view[at:], at)
 
-    def decode(self, max_seconds: float, until: Callable[[], bool]) -> Iterator[Samples | dict[str, float]]:
-        """Pieces, then one mapping with `seconds` and `partial`. Raises AudioError, _DeadError,
-        InterruptedRunError.
-        """
-        cpu = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND
-        self._order({"max_seconds": max_seconds, "cpu_seconds": cpu})
+    def decode(self, max_seconds: float, until: Callable[[], bool], *, split: bool) -> Iterator[_Answer]:
+        """How it begins, pieces, and the conclusion. Raises AudioError, _DeadError, InterruptedRunError."""
+        cpu, channels = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND, 1
+        self._order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
         while True:
             kind, payload = self._receive(until)
             if kind == frames.AUDIO:
                 if until():
                     raise InterruptedRunError(UNWANTED)
-                yield np.frombuffer(payload, dtype="<f4")
-                continue
-            os.ftruncate(self._file, 0)
-            if kind == frames.END:
-                yield json.loads(payload)
-                return
-            raise AudioError(payload.decode(errors="replace"))
+                yield _shaped(payload, channels)
+            elif kind == frames.START:
+                beginning = _told(payload, Beginning)
+                channels = frames.channels_sent(beginning.channels, split=split)
+                yield beginning
+            else:
+                os.ftruncate(self._file, 0)
+                if kind == frames.END:
+                    yield _told(payload, _Conclusion)
+                    return
+                raise AudioError(payload.decode(errors="replace"))
 
     def _order(self, order: dict[str, float]) -> None:
         assert self._process.stdin is not None
@@ -224,7 +289,7 @@ class _Child:
     def _receive(self, until: Callable[[], bool] = never) -> tuple[bytes, bytes]:
         kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size, until))
         if length > frames.MAX_PAYLOAD:
-            raise _DeadError("it sent what no decoder sends")
+            raise _DeadError(STRANGE)
         return kind, self._read(length, until)
 
     def _wait(self, until: Callable[[], bool]) -> None:

@@ -1,9 +1,8 @@
-"""The decoder's own process: bytes in, 16 kHz mono samples out, nothing else within reach.
+"""The decoder's own process: bytes in, 16 kHz samples out, nothing else within reach.
 
 Started as `python -I -m batchscribe.worker.decode_child FD` in an empty folder and an empty
 environment. FD is an anonymous file that the parent fills; each line on standard input is an order
-to decode what is in it. Answers are frames on standard output: one byte that says the kind, four
-bytes of length, the payload.
+to decode what is in it. Answers are frames on standard output: see `frames`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,18 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from batchscribe.worker.frames import AUDIO, BYTES_PER_SAMPLE, END, ERROR, HEADER, HELLO, PIECE_SAMPLES
+from batchscribe.worker.frames import (
+    AUDIO,
+    BYTES_PER_SAMPLE,
+    END,
+    ERROR,
+    HEADER,
+    HELLO,
+    PIECE_SAMPLES,
+    SPLIT_CHANNELS,
+    START,
+    channels_sent,
+)
 
 SAMPLE_RATE = 16_000
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
@@ -39,6 +49,8 @@ MAX_CHANNELS = 8
 MAX_BAD_PACKETS = 10_000
 EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
 """Containers that state their length, rather than having it guessed from the bit rate."""
+TIMED = frozenset({"matroska", "mov", "ogg"})
+"""Containers whose time stamps say where in its recording a piece belongs."""
 SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
 RIFF_UNKNOWN = 0xFFFF_FF00
@@ -48,12 +60,22 @@ class RefusedError(Exception):
     """This input is not decoded; the text is one line for a person."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of one input: at most so many samples of each channel, and two channels apart."""
+
+    max_samples: int
+    split: bool
+
+
 @dataclass
 class Progress:
     """What has been decoded of one input so far."""
 
     max_samples: int
     send: Callable[[bytes], None]
+    channels: int = 1
+    """Of what is sent. Samples are counted once for all of them, but those that are no numbers."""
     samples: int = 0
     good: int = 0
     bad: int = 0
@@ -65,14 +87,17 @@ class Progress:
         self.samples += frame.samples
         if self.samples > self.max_samples:
             raise RefusedError(too_long(self.max_samples))
-        self.pending += memoryview(frame.planes[0])[: frame.samples * BYTES_PER_SAMPLE]
-        if len(self.pending) >= PIECE_BYTES:
+        size = frame.samples * BYTES_PER_SAMPLE * self.channels
+        self.pending += memoryview(frame.planes[0])[:size]
+        while len(self.pending) >= PIECE_BYTES * self.channels:
             self.flush()
 
     def flush(self) -> None:
-        for begin in range(0, len(self.pending), PIECE_BYTES):
-            self.send(self.finite(bytes(self.pending[begin : begin + PIECE_BYTES])))
-        self.pending.clear()
+        """Sends one piece, or the rest."""
+        size = PIECE_BYTES * self.channels
+        if self.pending:
+            self.send(self.finite(bytes(self.pending[:size])))
+        del self.pending[:size]
 
     def finite(self, piece: bytes) -> bytes:
         """Silence for every sample that is not a number: one alone would spoil all 30 s around it."""
@@ -92,9 +117,13 @@ def too_long(max_samples: int) -> str:
 
 
 class Resampler:
-    """To 16 kHz mono float32, whatever arrives; a stream may change its shape on the way."""
+    """To 16 kHz float32 of one channel or two, whatever arrives; a stream may change its shape on the way.
 
-    def __init__(self) -> None:
+    More channels than are wanted are mixed, not left out: the voice may be in the middle one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._layout = {1: "mono", SPLIT_CHANNELS: "stereo"}[channels]
         self._shape: tuple[object, ...] = ()
         self._inner: AudioResampler | None = None
 
@@ -103,7 +132,7 @@ class Resampler:
         if shape != self._shape:
             yield from self.flush()
             self._shape = shape
-            self._inner = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
         assert self._inner is not None
         # Time stamps of damaged files go backwards; samples are counted instead.
         frame.pts = None
@@ -149,6 +178,19 @@ def stated_seconds(container: InputContainer, stream: AudioStream) -> float | No
     return None
 
 
+def beginning(container: InputContainer, stream: AudioStream, first: AudioFrame) -> dict[str, object]:
+    """How the sound begins, by its first frame: what the container says of its start is about packets, of
+    which a codec leaves out the first part, or damage all of them.
+    """
+    timed = TIMED & set(container.format.name.split(","))
+    return {
+        "position": first.time if timed else None,
+        "rate": first.sample_rate,
+        "channels": first.layout.nb_channels,
+        "codec": stream.codec_context.codec.canonical_name,
+    }
+
+
 def frames(container: InputContainer, stream: AudioStream, progress: Progress) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
     try:
@@ -166,25 +208,29 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
         progress.bad += 1
 
 
-def decode(file: IO[bytes], max_samples: int, send: Callable[[bytes], None]) -> dict[str, object]:
-    """Sends pieces of float32 mono at 16 kHz, then says how it went. Raises RefusedError, FFmpegError."""
-    progress = Progress(max_samples, send)
+def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
+    """Sends how it begins, the pieces, and how it ended. Raises RefusedError, FFmpegError."""
+    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
     torn = torn_riff(file)
     file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
         stream = audio_stream(container)
         stated = stated_seconds(container, stream)
-        if stated is not None and stated > max_samples / SAMPLE_RATE:
-            raise RefusedError(too_long(max_samples))
-        resampler = Resampler()
+        if stated is not None and stated > order.max_samples / SAMPLE_RATE:
+            raise RefusedError(too_long(order.max_samples))
+        resampler: Resampler | None = None
         for frame in frames(container, stream, progress):
-            check_shape(frame.sample_rate, len(frame.layout.channels))
+            check_shape(frame.sample_rate, frame.layout.nb_channels)
+            if resampler is None:
+                out(START, json.dumps(beginning(container, stream, frame)).encode())
+                progress.channels = channels_sent(frame.layout.nb_channels, split=order.split)
+                resampler = Resampler(progress.channels)
             for piece in resampler.push(frame):
                 progress.add(piece)
-        for piece in resampler.flush():
+        for piece in resampler.flush() if resampler else ():
             progress.add(piece)
-    return conclude(progress, stated, torn=torn)
+    out(END, json.dumps(conclude(progress, stated, torn=torn)).encode())
 
 
 def torn_riff(file: IO[bytes]) -> bool:
@@ -204,7 +250,7 @@ def conclude(progress: Progress, stated: float | None, *, torn: bool) -> dict[st
     if progress.bad > progress.good:
         raise RefusedError("too damaged: more of it is broken than sound")
     progress.flush()
-    if 2 * progress.not_numbers > progress.samples:
+    if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedError("too damaged: most of its samples are not numbers")
     seconds = progress.samples / SAMPLE_RATE
     short = stated is not None and seconds < stated - SLACK_SECONDS
@@ -227,13 +273,14 @@ def confine() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def answer(order: dict[str, float], fd: int, out: Callable[[bytes, bytes], None]) -> None:
+def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
     """Carries out one order. Every refusal is an answer; only a crash or a limit ends the process."""
-    limit(order["cpu_seconds"])
+    wanted = json.loads(line)
+    limit(wanted["cpu_seconds"])
+    order = Order(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
     try:
         with os.fdopen(os.dup(fd), "rb") as file:
-            result = decode(file, int(order["max_seconds"] * SAMPLE_RATE), lambda data: out(AUDIO, data))
-        out(END, json.dumps(result).encode())
+            decode(file, order, out)
     except RefusedError as error:
         out(ERROR, str(error).encode())
     except MemoryError:
@@ -263,7 +310,7 @@ def main() -> None:
     out(HELLO, f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}".encode())
     try:
         for line in sys.stdin:
-            answer(json.loads(line), fd, out)
+            answer(line, fd, out)
     except (BrokenPipeError, KeyboardInterrupt):
         # The parent is gone or asked for the end: nobody is left to tell.
         os._exit(0)
