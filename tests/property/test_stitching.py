@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core.cues import LINE, LINES, cues
-from batchscribe.core.stitching import MISSING, PartInput, stitch
+from batchscribe.core.stitching import MISSING, POSITION_SLACK, PartInput, stitch
 from batchscribe.core.timing import within
-from batchscribe.core.transcripts import ForeignTranscript, Segment, Word
+from batchscribe.core.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 
 # A slow machine is no finding.
 calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,11 +31,43 @@ def segments(draw: st.DrawFn) -> Segment:
 
 @st.composite
 def parts(draw: st.DrawFn) -> PartInput:
+    """A chunk that begins where the one before it ends."""
     seconds = draw(st.floats(0, 100))
     clean = within(draw(st.lists(segments(), max_size=4)), seconds)
     content = draw(st.sampled_from([ForeignTranscript(segments=clean, duration=seconds), None]))
     key = draw(st.text(min_size=1, max_size=10))
     return PartInput(key=key, transcript=key + ".json", content=content, seconds=seconds)
+
+
+@st.composite
+def placed(draw: st.DrawFn) -> PartInput:
+    """A chunk that says how it lies to others, be it true or not."""
+    seconds = draw(st.floats(0, 100))
+    cut = st.one_of(st.just(msgspec.UNSET), st.floats(0.001, 3))
+    clean = [
+        msgspec.structs.replace(
+            segment,
+            words=tuple(
+                msgspec.structs.replace(word, starts_before=draw(cut), ends_after=draw(cut))
+                for word in segment.words
+            ),
+        )
+        for segment in within(draw(st.lists(segments(), max_size=4)), seconds)
+    ]
+    content = Transcript(
+        text="",
+        segments=tuple(clean),
+        duration=seconds,
+        overlap=draw(st.one_of(st.just(0.0), st.floats(-1, 200))),
+        position=draw(st.one_of(st.none(), st.just(0.0), st.floats(-5, 500), st.just(float("nan")))),
+        engine="scripted",
+        model="scripted",
+        settings_hash="h",
+        audio=AudioRef(name="n", key="k", etag="e"),
+        run="r",
+        created_at=datetime(2026, 5, 1, tzinfo=UTC),
+    )
+    return PartInput(key="k", transcript="k.json", content=draw(st.sampled_from([content, content, None])))
 
 
 @calm
@@ -62,7 +97,41 @@ def test_a_session_is_its_chunks_end_to_end(given_parts: list[PartInput]) -> Non
 
 
 @calm
-@given(st.lists(parts(), max_size=4))
+@given(st.lists(placed(), max_size=6))
+def test_wherever_chunks_say_they_lie_words_keep_their_true_times_in_them(
+    given_parts: list[PartInput],
+) -> None:
+    session = stitch("s/", given_parts)
+    said = [
+        (segment, part.offset)
+        for given_part, part in zip(given_parts, session.parts, strict=True)
+        for segment in (given_part.content.segments if given_part.content else ())
+    ]
+    for told, (segment, offset) in zip(session.segments, said, strict=True):
+        for word, chunks in zip(told.words, segment.words, strict=True):
+            assert word.start == pytest.approx(max(0.0, chunks.true_start + offset), abs=0.002)
+            assert word.end == pytest.approx(chunks.true_end + offset, abs=0.002)
+            assert (word.starts_before, word.ends_after) == (msgspec.UNSET, msgspec.UNSET)
+            assert told.start <= word.start
+            assert word.end <= told.end
+
+
+@calm
+@given(st.lists(placed(), max_size=6))
+def test_a_chunk_begins_no_earlier_than_its_overlap_or_what_stamps_may_be_off(
+    given_parts: list[PartInput],
+) -> None:
+    session = stitch("s/", given_parts)
+    end = 0.0
+    for given_part, part in zip(given_parts, session.parts, strict=True):
+        said = given_part.content.overlap if isinstance(given_part.content, Transcript) else 0.0
+        assert part.offset >= max(0.0, end - max(said, POSITION_SLACK)) - 0.002
+        end = max(end, part.offset + part.duration)
+    assert session.duration == pytest.approx(end, abs=0.002)
+
+
+@calm
+@given(st.lists(st.one_of(parts(), placed()), max_size=4))
 def test_every_word_is_shown_once_and_fits(given_parts: list[PartInput]) -> None:
     session = stitch("s/", given_parts)
     shown = list(cues(session))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import starmap
+from math import inf, nan
 
 import pysubs2
 import pytest
@@ -22,11 +24,19 @@ def spoken(text: str, start: float = 0.0, *, pace: float = 0.4) -> Segment:
     return Segment(text=text, start=start, end=words[-1].end, words=words)
 
 
-def transcript(*segments: Segment, duration: float = 10.0, flags: tuple[str, ...] = ()) -> Transcript:
+def transcript(
+    *segments: Segment,
+    duration: float = 10.0,
+    flags: tuple[str, ...] = (),
+    overlap: float = 0.0,
+    position: float | None = None,
+) -> Transcript:
     return Transcript(
         text=" ".join(segment.text for segment in segments),
         segments=segments,
         duration=duration,
+        overlap=overlap,
+        position=position,
         language="en",
         flags=flags,
         engine="scripted",
@@ -76,6 +86,87 @@ def test_a_missing_chunk_is_flagged_and_takes_its_time(seconds: float | None, of
     assert session.parts[1].flags == (MISSING,)
     assert session.parts[2].offset == offset
     assert "[missing: chunk-002.webm]" in render(session, "txt").decode()
+
+
+def offsets(*contents: Transcript | None) -> list[float]:
+    return [item.offset for item in stitch("s/", list(starmap(part, enumerate(contents)))).parts]
+
+
+def test_a_chunk_begins_before_the_end_of_the_one_before_it_where_both_have_a_part() -> None:
+    assert offsets(transcript(), transcript(overlap=0.5), transcript(overlap=0.25)) == [0, 9.5, 19.25]
+    session = stitch("s/", [part(1, transcript()), part(2, transcript(spoken("two", 1.0), overlap=0.5))])
+    assert session.segments[0].words[0].start == 10.5
+    assert session.duration == 19.5
+
+
+@pytest.mark.parametrize(
+    ("before", "overlap", "offset"),
+    [
+        (transcript(duration=0.3), 0.5, 0.0),
+        (None, 0.5, 0.0),
+        (transcript(), 30.0, 8.0),
+        (transcript(), -1, 10),
+    ],
+)
+def test_an_overlap_is_no_longer_than_either_chunk(
+    before: Transcript | None, overlap: float, offset: float
+) -> None:
+    assert offsets(before, transcript(overlap=overlap, duration=2))[1] == offset
+
+
+def test_a_missing_chunk_leaves_its_true_gap_where_time_stamps_tell() -> None:
+    known = [transcript(position=0.0), None, None, transcript(position=30.5), transcript(position=40.5)]
+    assert offsets(*known) == [0, 10, 10, 30.5, 40.5]
+    assert offsets(transcript(), None, transcript(position=20.0)) == [0, 10, 10]
+
+
+def test_time_stamps_count_from_where_their_recording_begins() -> None:
+    two = [transcript(position=0.0), transcript(position=10.0), transcript(position=0.0), None]
+    assert offsets(*two, transcript(position=20.0)) == [0, 10, 20, 30, 40]
+    late = [transcript(position=100.0), None, transcript(position=120.0), transcript(), None]
+    assert offsets(*late, transcript(position=150.0)) == [0, 10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("position", "overlap", "offset"),
+    [
+        (9.9, 0.0, 9.9),
+        (8.9, 0.0, 10),
+        (8.0, 2.0, 8.0),
+        (7.9, 2.0, 8.0),
+        (nan, 0.0, 10),
+        (inf, 0.0, 10),
+        (-5.0, 0, 10),
+    ],
+)
+def test_time_stamps_that_cannot_be_true_are_not_believed(
+    position: float, overlap: float, offset: float
+) -> None:
+    assert offsets(transcript(position=0.0), transcript(position=position, overlap=overlap))[1] == offset
+
+
+def test_after_wrong_time_stamps_later_ones_count_from_there() -> None:
+    known = [transcript(position=50.0), transcript(position=3.0), None, transcript(position=23.0)]
+    assert offsets(*known) == [0, 10, 20, 30]
+
+
+def test_a_word_that_a_cut_goes_through_is_whole_in_the_session() -> None:
+    begun = Word(word="over", start=0.0, end=0.5, starts_before=0.25)
+    ended = Word(word="cut", start=9.5, end=10.0, ends_after=0.5)
+    segment = Segment(text="over cut", start=0.0, end=10.0, words=(begun, ended))
+    session = stitch("s/", [part(1, transcript()), part(2, transcript(segment)), part(3, transcript())])
+    (told,) = session.segments
+    assert [(word.start, word.end) for word in told.words] == [(9.75, 10.5), (19.5, 20.5)]
+    assert (told.start, told.end) == (9.75, 20.5)
+    found = json.loads(render(session, "json"))["segments"][0]["words"]
+    assert all("starts_before" not in word and "ends_after" not in word for word in found)
+    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.5), (19.5, 20.5)]
+
+
+def test_no_word_begins_before_its_session() -> None:
+    early = Word(word="early", start=0.0, end=0.5, starts_before=0.25)
+    session = stitch("s/", [part(1, transcript(Segment(text="early", start=0.0, end=0.5, words=(early,))))])
+    assert (session.segments[0].start, session.segments[0].words[0].start) == (0, 0)
 
 
 def test_transcripts_of_the_original_system_are_taken_as_they_are() -> None:

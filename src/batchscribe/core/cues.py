@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchscribe.core.chunks import split
+from batchscribe.core.spelling import written
 from batchscribe.core.stitching import MISSING
-from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript, Word
+from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript
 
 LINE = 42
 """Characters in a line, two lines in a cue, seven seconds at most: what broadcasters agree on."""
@@ -54,30 +55,8 @@ def _spoken(segment: Segment) -> list[_Spoken]:
     """The words with their times; guessed from the letters where the segment has none."""
     if not segment.words:
         return _evenly(segment)
-    ends = _ends(segment.text, segment.words)
-    if ends is None:
-        return [_Spoken(word.word.strip() + " ", word.start, word.end) for word in segment.words]
-    begins = [0, *ends[:-1]]
-    texts = [segment.text[begin:end] for begin, end in zip(begins, ends, strict=True)]
-    return [_Spoken(text, word.start, word.end) for text, word in zip(texts, segment.words, strict=True)]
-
-
-def _ends(text: str, words: Sequence[Word]) -> list[int] | None:
-    """Where each word ends in the text, blanks behind it included; None where they do not match.
-
-    Some languages put no blanks between words: the text knows, the words do not.
-    """
-    ends: list[int] = []
-    at = 0
-    for word in words:
-        found = text.find(word.word.strip(), at)
-        if found < 0:
-            return None
-        at = found + len(word.word.strip())
-        at += len(text[at:]) - len(text[at:].lstrip())
-        ends.append(at)
-    ends[-1] = len(text)
-    return ends
+    timed = zip(written(segment), segment.words, strict=True)
+    return [_Spoken(text, word.start, word.end) for text, word in timed]
 
 
 def _evenly(segment: Segment) -> list[_Spoken]:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import (
     ForeignTranscript,
     Segment,
     SessionPart,
     SessionTranscript,
     Transcript,
+    Word,
 )
 
 MISSING = "missing"
 """Flag of a part without a transcript: its chunk failed for good."""
 NO_TIMES = "no-times"
 """Flag of a part whose text came without times: it spans its whole chunk."""
+
+POSITION_SLACK = 1.0
+"""Seconds by which a chunk's time stamps may put it before the end of the one before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,29 +91,93 @@ def digest(parts: Sequence[PartInput]) -> str:
 
 
 def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
-    """One text of all chunks: each begins where the durations of those before it end."""
-    offset = 0.0
+    """One text of all chunks on one clock.
+
+    Each begins where the one before it ends, less what both have; or where its recording's own time
+    stamps put it, so that a chunk that is missing leaves its true gap.
+    """
+    clock = _SessionClock()
     segments: list[Segment] = []
     placed: list[SessionPart] = []
     for part in parts:
-        length = duration(part)
-        segments += (segment.shifted(offset) for segment in _segments(part))
+        offset = clock.place(part)
+        segments += (_on_session(segment, offset) for segment in _segments(part))
         placed.append(
             SessionPart(
                 key=part.key,
                 transcript=part.transcript,
                 offset=round(offset, 3),
-                duration=round(length, 3),
+                duration=round(duration(part), 3),
                 flags=_flags(part),
             )
         )
-        offset += length
     return SessionTranscript(
         session=session,
         text=" ".join(segment.text.strip() for segment in segments),
         segments=tuple(segments),
-        duration=round(offset, 3),
+        duration=round(clock.end, 3),
         language=_language(part.content for part in parts),
         parts=tuple(placed),
         digest=digest(parts),
+    )
+
+
+class _SessionClock:
+    """Places chunk after chunk on the session's clock; times in seconds."""
+
+    def __init__(self) -> None:
+        self.end = 0.0
+        """Of all that was placed."""
+        self._length = 0.0
+        """Of the chunk placed last."""
+        self._recording: float | None = None
+        """Where the recording began, as the last chunk of it that knows its position says."""
+
+    def place(self, part: PartInput) -> float:
+        """Where the chunk begins."""
+        length = duration(part)
+        content = part.content if isinstance(part.content, Transcript) else None
+        overlap = min(_seconds(content.overlap), self._length, length) if content else 0.0
+        position = content.position if content else None
+        offset = self._by_position(position, overlap)
+        if offset is None:
+            offset = self.end - overlap
+        if position is not None:
+            self._recording = offset - _seconds(position)
+        self.end = max(self.end, offset + length)
+        self._length = length
+        return offset
+
+    def _by_position(self, position: float | None, overlap: float) -> float | None:
+        """Where its recording's time stamps put a chunk; None where they do not tell, or cannot be true."""
+        # A chunk that begins a recording says nothing of how it lies to the one before.
+        if not position or self._recording is None:
+            return None
+        offset = self._recording + position
+        earliest = max(0.0, self.end - max(overlap, POSITION_SLACK))
+        return offset if earliest <= offset < math.inf else None
+
+
+def _seconds(value: float) -> float:
+    """The value where it is a length of time; else 0."""
+    return value if 0 < value < math.inf else 0.0
+
+
+def _on_session(segment: Segment, offset: float) -> Segment:
+    """The segment on the session's clock, where no cut goes through a word any more."""
+    words = tuple(_whole(word, offset) for word in segment.words)
+    moved = msgspec.structs.replace(segment, words=()).shifted(offset)
+    start = min([moved.start, *(word.start for word in words)])
+    end = max([moved.end, *(word.end for word in words)])
+    return msgspec.structs.replace(moved, start=start, end=end, words=words)
+
+
+def _whole(word: Word, offset: float) -> Word:
+    start, end = max(0.0, word.true_start + offset), word.true_end + offset
+    return msgspec.structs.replace(
+        word,
+        start=round(start, PLACES),
+        end=round(end, PLACES),
+        starts_before=msgspec.UNSET,
+        ends_after=msgspec.UNSET,
     )
