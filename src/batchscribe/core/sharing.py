@@ -6,6 +6,7 @@ again: what they have already is dropped, and a word that a cut kept from them g
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -161,5 +162,6 @@ def _word(word: Word, place: Place) -> Word:
 def _clip(time: float, place: Place) -> float:
     """A time of the stretch on the chunk's clock, kept inside the chunk, in whole milliseconds."""
     # Sums of decimal fractions fall short of a whole millisecond by some 1e-12.
-    limit = int((place.end - place.begin) * 1000 + 1e-6) / 1000
+    length = place.end - place.begin
+    limit = int(length * 1000 + 1e-6) / 1000 if length < math.inf else length
     return min(max(round(time - place.begin, PLACES), 0.0), limit)

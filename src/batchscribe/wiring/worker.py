@@ -65,8 +65,16 @@ def work(location: str, clock: Clock | None = None) -> ExitRecord:
             find_speech=find_speech,
             clock=clock,
             should_stop=stop.is_set,
-            crew=Crew(decoders=max(1, min(4, len(os.sched_getaffinity(0)) // 2))),
+            crew=_crew(len(os.sched_getaffinity(0))),
+            # Nothing ends a thread that hangs inside a library; its last word is in the store.
+            abandon=partial(os._exit, 1),
         )
+
+
+def _crew(cores: int) -> Crew:
+    """Decoders for about half of the cores: the engine needs some for itself, more on a CPU."""
+    decoders = max(1, min(8, cores // 2))
+    return Crew(decoders=decoders, weavers=max(2, decoders // 2))
 
 
 def check(manifest: Manifest) -> EngineFactory:

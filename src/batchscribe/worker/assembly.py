@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+import msgspec
 
 from batchscribe.core.chunks import split
 from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED
-from batchscribe.core.manifest import FailureKind, Manifest, ManifestChunk
-from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.manifest import Manifest, ManifestChunk
+from batchscribe.core.sharing import share
+from batchscribe.core.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
-from batchscribe.worker.windows import Cut
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ready:
-    """A window of a chunk, cut and waiting for the engine. `chunk` is its place in the manifest."""
-
-    chunk: int
-    cut: Cut
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A chunk was decoded to its end: all its windows came before this."""
-
-    chunk: int
-    seconds: float
-    partial: bool
-    repaired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A chunk could not be decoded: the windows that came before this are in vain."""
-
-    chunk: int
-    message: str
-    kind: FailureKind = FailureKind.CHUNK
+from batchscribe.worker.stretches import Ended, Ready
 
 
 @dataclass(slots=True)
@@ -46,111 +23,141 @@ class _Open:
     """A chunk of which not everything is back yet."""
 
     outstanding: set[int] = field(default_factory=set)
-    heard: list[tuple[float, Recognition]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    languages: Counter[str] = field(default_factory=Counter)
+    flags: set[str] = field(default_factory=set)
     end: Ended | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A chunk of which everything is back."""
+class Heard:
+    """A chunk of which everything is back; times on its own clock."""
 
-    chunk: int
-    seconds: float
-    partial: bool
-    repaired: bool
-    heard: tuple[Recognition, ...]
-    """In the order of time, times on the chunk's clock."""
+    end: Ended
+    segments: tuple[Segment, ...]
+    language: str | None
+    flags: frozenset[str]
+
+    @property
+    def chunk(self) -> int:
+        return self.end.chunk
 
 
 class Assembly:
-    """Knows which window belongs to which chunk. For one thread."""
+    """Knows which window belongs to which chunks. For one thread."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
-        self._windows: dict[int, tuple[int, float]] = {}
+        self._windows: dict[int, Ready] = {}
         self._dropped: set[int] = set()
         self._next = 0
 
-    def window(self, ready: Ready, language: str | None) -> Window:
-        """The window to give to the engine, under a number of its own."""
+    def expect(self, ready: Ready) -> int:
+        """A window will be heard; the number that its result comes back under."""
         number, self._next = self._next, self._next + 1
-        self._windows[number] = (ready.chunk, ready.cut.seconds_in)
-        self._of(ready.chunk).outstanding.add(number)
-        return Window(number, ready.cut.seconds_in, ready.cut.audio, language)
+        self._windows[number] = ready
+        for chunk in self.waiting(number):
+            self._of(chunk).outstanding.add(number)
+        return number
+
+    def waiting(self, number: int) -> tuple[int, ...]:
+        """The chunks that wait for a window's result."""
+        ready = self._windows.get(number)
+        return tuple(chunk for chunk in ready.touched if chunk not in self._dropped) if ready else ()
+
+    def ready(self, number: int) -> Ready:
+        return self._windows[number]
 
     def _of(self, chunk: int) -> _Open:
         return self._open.setdefault(chunk, _Open())
 
-    def chunk_of(self, recognition: Recognition) -> int | None:
-        """The chunk that a result belongs to; None where nobody waits for it any more."""
-        return self._windows.get(recognition.window, (None,))[0]
+    def answered(self, recognition: Recognition) -> Iterator[Heard]:
+        """Takes a result; the chunks that it was the last to be missing for."""
+        number = recognition.window
+        waiting = self.waiting(number)
+        ready = self._windows.pop(number)
+        shared = share(_labelled(ready, recognition), ready.places)
+        for chunk, segments in zip(ready.chunks, shared, strict=True):
+            if chunk in waiting:
+                part = self._open[chunk]
+                part.outstanding.discard(number)
+                part.segments += segments
+                part.flags |= set(recognition.flags)
+                if recognition.language and segments:
+                    part.languages[recognition.language] += 1
+                yield from self._whole(chunk)
 
-    def answered(self, recognition: Recognition) -> Whole | None:
-        """Takes a result; the chunk, if this was the last that was missing."""
-        chunk, start = self._windows.pop(recognition.window)
-        part = self._of(chunk)
-        part.outstanding.discard(recognition.window)
-        part.heard.append((start, recognition))
-        return self._whole(chunk)
+    def again(self, number: int) -> list[int]:
+        """Takes a window apart, a part for each chunk that waits for it; the numbers of the parts."""
+        ready = self._windows[number]
+        parts: list[int] = []
+        for place, chunk in enumerate(ready.chunks):
+            laid = ready.places[place]
+            cut = ready.cut.within(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
+            if chunk in self.waiting(number) and cut is not None:
+                alone = replace(ready, cut=cut, chunks=(chunk,), places=(laid,), alone=True)
+                parts.append(self.expect(alone))
+        for chunk in self.waiting(number):
+            self._open[chunk].outstanding.discard(number)
+        del self._windows[number]
+        return parts
 
-    def ended(self, end: Ended) -> Whole | None:
+    def ended(self, end: Ended) -> Iterator[Heard]:
         """Takes the end of a chunk's audio; the chunk, if all its windows are back already."""
-        self._of(end.chunk).end = end
-        return self._whole(end.chunk)
+        if end.chunk not in self._dropped:
+            self._of(end.chunk).end = end
+            yield from self._whole(end.chunk)
 
-    def _whole(self, chunk: int) -> Whole | None:
+    def _whole(self, chunk: int) -> Iterator[Heard]:
         part = self._open[chunk]
         if part.end is None or part.outstanding:
-            return None
+            return
         del self._open[chunk]
-        heard = sorted(part.heard, key=lambda pair: pair[0])
-        recognised = tuple(_shifted(*pair) for pair in heard)
-        return Whole(chunk, part.end.seconds, part.end.partial, part.end.repaired, recognised)
+        segments = tuple(sorted(part.segments, key=lambda segment: (segment.start, segment.end)))
+        spoken = part.languages.most_common(1)
+        yield Heard(part.end, segments, spoken[0][0] if spoken else None, frozenset(part.flags))
+
+    def drop(self, chunk: int) -> None:
+        """Gives a chunk up; what it waits for may still be of use for its neighbours."""
+        self._dropped.add(chunk)
+        self._open.pop(chunk, None)
+
+    def forget(self, number: int) -> None:
+        """Nobody will give the result of a window."""
+        self._windows.pop(number, None)
 
     def dropped(self, chunk: int) -> bool:
         return chunk in self._dropped
 
-    def drop(self, chunk: int) -> None:
-        """Gives a chunk up, and every window of it that is still out."""
-        self._dropped.add(chunk)
-        for number in self._open.pop(chunk, _Open()).outstanding:
-            del self._windows[number]
 
-    def in_engine(self) -> tuple[int, ...]:
-        """The chunks of which the engine has windows."""
-        return tuple(sorted({chunk for chunk, _ in self._windows.values()}))
+def _labelled(ready: Ready, recognition: Recognition) -> Iterable[Segment]:
+    placed = ready.cut.placed(recognition.segments)
+    if ready.channel is None:
+        return placed
+    return [msgspec.structs.replace(segment, channel=ready.channel) for segment in placed]
 
 
-def _shifted(start: float, recognition: Recognition) -> Recognition:
-    segments = tuple(segment.shifted(start) for segment in recognition.segments)
-    return Recognition(recognition.window, segments, recognition.language, recognition.flags)
-
-
-def _language(heard: tuple[Recognition, ...]) -> str | None:
-    """The language of most of the windows in which something was said."""
-    counted = Counter(part.language for part in heard if part.language and part.segments)
-    return counted.most_common(1)[0][0] if counted else None
-
-
-def _flags(whole: Whole, segments: tuple[Segment, ...]) -> tuple[str, ...]:
-    flags = {flag for part in whole.heard for flag in part.flags}
-    flags |= {PARTIAL} if whole.partial else set()
-    flags |= {REPAIRED} if whole.repaired else set()
-    flags |= set() if segments else {NO_SPEECH}
+def _flags(heard: Heard) -> tuple[str, ...]:
+    flags = set(heard.flags)
+    flags |= {PARTIAL} if heard.end.whole.partial else set()
+    flags |= {REPAIRED} if heard.end.whole.repaired else set()
+    flags |= set() if heard.segments else {NO_SPEECH}
     return tuple(sorted(flags))
 
 
 def transcript(
-    whole: Whole, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
+    heard: Heard, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
 ) -> Transcript:
     """The transcript of a chunk, from all its windows."""
-    segments = tuple(segment for part in whole.heard for segment in part.segments)
+    position = heard.end.position
     return Transcript(
-        text=" ".join(segment.text for segment in segments),
-        segments=segments,
-        duration=round(whole.seconds, 3),
-        language=_language(whole.heard) or manifest.engine.language,
-        flags=_flags(whole, segments),
+        text=" ".join(segment.text for segment in heard.segments),
+        segments=heard.segments,
+        duration=round(heard.end.whole.seconds, 3),
+        overlap=round(heard.end.overlap, 3),
+        position=None if position is None else round(position, 3),
+        language=heard.language or manifest.engine.language,
+        flags=_flags(heard),
         engine=manifest.engine.engine,
         model=model,
         settings_hash=manifest.settings_hash,

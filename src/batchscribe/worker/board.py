@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
@@ -94,6 +95,11 @@ class Board:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._bytes: Counter[str] = Counter()
         self._sequence = 0
+        self._flags: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._starved_by: defaultdict[str, float] = defaultdict(float)
+        self._longest = 0.0
+        self._last_result = 0.0
 
     def elapsed(self) -> float:
         return self._clock.monotonic() - self._begun
@@ -126,31 +132,76 @@ class Board:
             if self._in_flight[key] <= 0:
                 del self._in_flight[key]
 
-    def engine_takes(self, key: str) -> None:
+    def engine_takes(self, keys: Sequence[str]) -> None:
+        """A window of these chunks goes into the engine."""
         with self._lock:
-            self.takes(key)
+            for key in keys:
+                self.takes(key)
             if not self._in_engine:
-                self._engine_since = self.elapsed()
+                self._engine_since = self._last_result = self.elapsed()
                 if self._timings.first_window is None:
                     self._timings = msgspec.structs.replace(self._timings, first_window=self._engine_since)
             self._in_engine += 1
 
-    def engine_gives(self, key: str) -> None:
+    def engine_gives(self, keys: Sequence[str]) -> None:
         """A window came back with its result."""
         with self._lock:
             self._results += 1
-            self.engine_loses(key)
+            now = self.elapsed()
+            self._longest, self._last_result = max(self._longest, now - self._last_result), now
+            self.engine_loses(keys)
 
-    def engine_loses(self, key: str) -> None:
+    def engine_loses(self, keys: Sequence[str]) -> None:
         """A window is out of the engine."""
         with self._lock:
-            self.leaves(key)
+            for key in keys:
+                self.leaves(key)
             self._in_engine -= 1
             if not self._in_engine:
                 busy = self._timings.busy + self.elapsed() - self._engine_since
                 self._timings = msgspec.structs.replace(self._timings, busy=busy)
 
-    def done(self, chunk: ManifestChunk, seconds: float) -> None:
+    def engine_silent(self) -> tuple[float, float]:
+        """Seconds since the engine gave or got something while it has a window, 0 where it has none; and the
+        longest that it ever took for one.
+        """
+        with self._lock:
+            return (self.elapsed() - self._last_result if self._in_engine else 0.0), self._longest
+
+    @contextmanager
+    def waiting_for(self, stage: str) -> Iterator[None]:
+        """A thread waits for what a stage has to give."""
+        with self._lock:
+            self._waiting[stage] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[stage] -= 1
+
+    @contextmanager
+    def starving(self) -> Iterator[None]:
+        """The engine has nothing to do until the block ends: the earliest stage that others wait for is to
+        blame, else the one right before the engine.
+        """
+        with self._lock:
+            begun, stage = self.elapsed(), "fetch" if self._waiting["fetch"] else "decode"
+        yield
+        with self._lock:
+            self._starved_by[stage] += self.elapsed() - begun
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """The engine's thread waits until what it gave is taken: that is not the engine's work."""
+        with self._lock:
+            begun = self.elapsed()
+        yield
+        with self._lock:
+            lost = self.elapsed() - begun
+            self._engine_since += lost
+            self._timings = msgspec.structs.replace(self._timings, blocked=self._timings.blocked + lost)
+
+    def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
         name = audio_name(chunk.key)
         kind = name.type if name else ""
         with self._lock:
@@ -159,6 +210,7 @@ class Board:
                 audio_seconds=self._tally.audio_seconds + seconds,
                 audio_bytes=self._tally.audio_bytes + chunk.size,
             )
+            self._flags.update(flags)
             self._seconds[kind] += seconds
             self._bytes[kind] += chunk.size
 
@@ -184,8 +236,15 @@ class Board:
             elapsed, loaded = self.elapsed(), self._timings.loaded
             open_stretch = elapsed - self._engine_since if self._in_engine else 0.0
             busy = self._timings.busy + open_stretch
-            starved = max(0.0, elapsed - loaded - busy) if loaded is not None else 0.0
-            return msgspec.structs.replace(self._timings, elapsed=elapsed, busy=busy, starved=starved)
+            rest = elapsed - (loaded or 0.0) - busy - self._timings.blocked
+            starved = max(0.0, rest) if loaded is not None else 0.0
+            return msgspec.structs.replace(
+                self._timings,
+                elapsed=elapsed,
+                busy=busy,
+                starved=starved,
+                starved_by={stage: round(seconds, 3) for stage, seconds in self._starved_by.items()},
+            )
 
     def progress(self) -> Progress:
         with self._lock:
@@ -221,4 +280,5 @@ class Board:
                 gpu_broken=gpu_broken,
                 seconds_by_type=dict(self._seconds),
                 bytes_by_type=dict(self._bytes),
+                flags=dict(self._flags),
             )

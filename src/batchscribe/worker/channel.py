@@ -47,6 +47,23 @@ class Channel(Generic[T]):
             self._changed.notify_all()
             return item
 
+    def poll(self, seconds: float) -> T | None:
+        """The next item; None where none comes within `seconds`."""
+        with self._changed:
+            if not self._items and not self._closed:
+                self._changed.wait(seconds)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    @property
+    def over(self) -> bool:
+        """Nothing is in it, and nothing more will come."""
+        with self._changed:
+            return self._closed and not self._items
+
     def close(self) -> None:
         """Nothing more goes in; what is in it can still be taken."""
         with self._changed:

@@ -1,16 +1,15 @@
-"""What runs ahead of the engine, in threads: fetch, decode, find speech, cut windows.
+"""What runs ahead of the engine, in threads: fetch and decode, each chunk into its pipe.
 
-Everything is bounded: bytes that are fetched and not decoded, windows that are cut and not heard.
+Everything is bounded: bytes that are fetched and not decoded, sound that is decoded and not heard.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from batchscribe.core.manifest import FailureKind, Limits, ManifestChunk
+from batchscribe.core.manifest import FailureKind, Limits, Manifest, ManifestChunk
 from batchscribe.errors import (
     AudioError,
     BatchscribeError,
@@ -22,73 +21,132 @@ from batchscribe.errors import (
     TransientError,
 )
 from batchscribe.protocols import Store
-from batchscribe.worker.assembly import Broken, Ended, Ready
 from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
-from batchscribe.worker.channel import ByteBudget, Channel
+from batchscribe.worker.channel import ByteBudget
 from batchscribe.worker.containers import Repaired
 from batchscribe.worker.recordings import Recordings
 from batchscribe.worker.records import Records
-from batchscribe.worker.windows import SpeechFinder, cut_windows
+from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 
 FETCHED_BYTES = 256 * 1024 * 1024
 FETCHED_CHUNKS = 32
-READY_WINDOWS = 64
-"""About 2 MB each: what the engine works through in seconds on a GPU."""
+LONG = 8 * 1024 * 1024
+"""Bytes: half an hour of a browser's recording. Below that the order of the manifest holds, oldest first."""
+DECODED_CHUNKS = 8
+"""Chunks that each decoder may be ahead of what is heard; of each at most a minute is held."""
 
-Prepared = Ready | Ended | Broken
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Chunks of one session, in its order. `places` are their numbers in the manifest."""
+
+    session: str
+    places: tuple[int, ...]
+    alone: bool = False
+    """It failed before: nobody else is heard together with it."""
 
 
-@dataclass(slots=True, eq=False)
-class Fetched:
-    """A chunk's bytes, until they are taken. `chunk` is its place in the manifest."""
+def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
+    """The manifest's chunks by session: those with a long recording first, the troubled ones last.
 
-    chunk: int
-    data: bytes
+    A long recording that is begun late is decoded by one core while all others wait for it.
+    """
+    sessions: dict[str, list[int]] = {}
+    for place, chunk in enumerate(chunks):
+        if not chunk.troubled:
+            sessions.setdefault(chunk.session, []).append(place)
+    longest = sorted(sessions.items(), key=lambda item: -(max(chunks[n].size for n in item[1]) // LONG))
+    troubled = (Line(session=chunk.session, places=(place,), alone=True)
+                for place, chunk in enumerate(chunks) if chunk.troubled)  # fmt: skip
+    return (*(Line(session=session, places=tuple(places)) for session, places in longest), *troubled)
 
-    def take(self) -> bytes:
-        """The bytes, for the one who needs them last: they may be gigabytes, and lie here no longer."""
-        data, self.data = self.data, b""
-        return data
+
+class Turn:
+    """Hands out sessions, one to each thread that asks."""
+
+    def __init__(self, rest: Sequence[Line]) -> None:
+        self._rest = iter(rest)
+        self._lock = threading.Lock()
+
+    def next(self) -> Line | None:
+        with self._lock:
+            return next(self._rest, None)
+
+
+class Turns:
+    """Hands out the chunks in their order, each when there is room for it. For any thread."""
+
+    def __init__(self, order: Sequence[int], room: Callable[[int], bool]) -> None:
+        self._rest: Iterator[int] = iter(order)
+        self._room = room
+        self._lock = threading.Lock()
+
+    def next(self) -> int | None:
+        """The next chunk's place; None where none is left, or nobody wants it any more."""
+        with self._lock:
+            place = next(self._rest, None)
+            return place if place is not None and self._room(place) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the stages share: the manifest, the pipes in the order of their chunks, and the room in them."""
+
+    manifest: Manifest
+    order: tuple[int, ...]
+    pipes: Pipes
+    ending: Ending
+    budget: ByteBudget
+    fetched: ByteBudget
+    decoded: ByteBudget
+
+    @classmethod
+    def of(cls, manifest: Manifest, ending: Ending, decoders: int) -> Way:
+        order = tuple(place for line in lines(manifest.chunks) for place in line.places)
+        room = (ByteBudget(FETCHED_BYTES), ByteBudget(FETCHED_CHUNKS), ByteBudget(DECODED_CHUNKS * decoders))
+        return cls(manifest, order, Pipes(ending.due), ending, *room)
+
+    def chunk(self, place: int) -> ManifestChunk:
+        return self.manifest.chunks[place]
+
+    def to_fetch(self) -> Turns:
+        return Turns(self.order, self._room_for_bytes)
+
+    def _room_for_bytes(self, place: int) -> bool:
+        due = self.ending.due
+        return not due() and self.fetched.take(1, due) and self.budget.take(self.chunk(place).size, due)
+
+    def to_decode(self) -> Turns:
+        due = self.ending.due
+        return Turns(self.order, lambda _place: not due() and self.decoded.take(1, due))
+
+    def heard(self, place: int) -> None:
+        """All of a chunk was taken from its pipe, or nobody wants it."""
+        self.pipes.leave(place)
+        self.decoded.give(1)
 
 
 class Fetcher:
-    """Takes the chunks in their order and gets their bytes; several threads run it at once."""
+    """Gets the chunks' bytes; several threads run it at once."""
 
-    def __init__(
-        self,
-        chunks: tuple[ManifestChunk, ...],
-        limits: Limits,
-        *,
-        source: Store,
-        records: Records,
-        ending: Ending,
-        budget: ByteBudget,
-        out: Channel[Fetched],
-    ) -> None:
-        self._limits = limits
+    def __init__(self, way: Way, *, source: Store, records: Records) -> None:
+        self._way = way
+        self._turns = way.to_fetch()
         self._source = source
         self._records = records
-        self._ending = ending
-        self._budget = budget
-        self._out = out
-        self._lock = threading.Lock()
-        self._rest: Iterator[tuple[int, ManifestChunk]] = iter(enumerate(chunks))
 
     def run(self) -> None:
-        while not self._ending.due():
-            with self._lock:
-                place = next(self._rest, None)
-            if place is None:
-                return
-            self._one(*place)
+        while (place := self._turns.next()) is not None:
+            self._one(place)
 
-    def _one(self, number: int, chunk: ManifestChunk) -> None:
-        if not self._budget.take(chunk.size, self._ending.due):
-            return
-        data = self._fetch(chunk)
-        if data is None or not self._out.put(Fetched(number, data)):
-            self._budget.give(chunk.size)
+    def _one(self, place: int) -> None:
+        data = self._fetch(self._way.chunk(place))
+        pipe = self._way.pipes.of(place)
+        if data is None:
+            pipe.close(Absent())
+        else:
+            pipe.fetched(data)
 
     def _fetch(self, chunk: ManifestChunk) -> bytes | None:
         """The chunk's bytes; None where there is nothing to transcribe, and that is recorded."""
@@ -96,18 +154,18 @@ class Fetcher:
             if self._records.exists(chunk):
                 self._records.skip()
                 return None
-            return self._bytes(chunk)
+            return self._bytes(chunk, self._way.manifest.limits)
         except MisconfiguredError as error:
             # No right to read one object is no right to read any: the rest would fail the same way.
-            self._ending.fail(error)
+            self._way.ending.fail(error)
         except BatchscribeError as error:
             self._records.fail(chunk, _blame(error), str(error))
         return None
 
-    def _bytes(self, chunk: ManifestChunk) -> bytes:
-        if chunk.size > self._limits.max_object_bytes:
+    def _bytes(self, chunk: ManifestChunk, limits: Limits) -> bytes:
+        if chunk.size > limits.max_object_bytes:
             raise AudioError(
-                f"larger than the limit of {self._limits.max_object_bytes / 2**20:g} MB (BATCH_MAX_OBJECT_MB)"
+                f"larger than the limit of {limits.max_object_bytes / 2**20:g} MB (BATCH_MAX_OBJECT_MB)"
             )
         blob = self._source.get(chunk.key)
         if blob.etag != chunk.etag:
@@ -132,66 +190,70 @@ def _blame(error: BatchscribeError) -> FailureKind:
 
 
 class Preparer:
-    """Decodes fetched chunks and cuts them into windows; several threads run it, each with its decoder."""
+    """Decodes fetched chunks into their pipes; several threads run it, each with a decoder of its own."""
 
     def __init__(
-        self,
-        chunks: tuple[ManifestChunk, ...],
-        limits: Limits,
-        *,
-        recordings: Recordings,
-        find_speech: SpeechFinder,
-        new_decoder: Callable[[], AudioDecoder],
-        board: Board,
-        ending: Ending,
-        budget: ByteBudget,
-        fetched: Channel[Fetched],
-        out: Channel[Prepared],
+        self, way: Way, *, recordings: Recordings, new_decoder: Callable[[], AudioDecoder], board: Board
     ) -> None:
-        self._chunks = chunks
-        self._limits = limits
+        self._way = way
+        self._turns = way.to_decode()
         self._recordings = recordings
-        self._find_speech = find_speech
         self._new_decoder = new_decoder
         self._board = board
-        self._ending = ending
-        self._budget = budget
-        self._fetched = fetched
-        self._out = out
 
     def run(self) -> None:
-        with self._new_decoder() as decoder:
-            while not self._ending.due() and (item := self._fetched.get(self._ending.due)) is not None:
-                chunk = self._chunks[item.chunk]
-                self._board.takes(chunk.key)
-                try:
-                    self._one(decoder, item)
-                finally:
-                    self._board.leaves(chunk.key)
-                    self._budget.give(chunk.size)
-
-    def _one(self, decoder: AudioDecoder, item: Fetched) -> None:
-        """All windows of one chunk, then its end; nothing more once the worker should end."""
         try:
-            decoding, mended = self._decoding(decoder, item)
-            with closing(cut_windows(decoding, self._find_speech)) as cuts:
-                for cut in cuts:
-                    if not self._out.put(Ready(item.chunk, cut)):
-                        return
-            partial = decoding.partial or mended.torn
-            self._out.put(Ended(item.chunk, decoding.seconds, partial, mended.repaired))
-        except (AudioError, TransientError, ObjectArchivedError) as error:
-            self._out.put(Broken(item.chunk, str(error), _blame(error)))
+            with self._new_decoder() as decoder:
+                while (place := self._turns.next()) is not None:
+                    self._one(decoder, place)
         except InterruptedRunError:
-            # The chunk stays pending: nobody waits for the rest of it.
             return
-        except BatchscribeError as error:
-            # No decoder or no voice detector on this machine: no chunk can be blamed for that.
-            self._ending.fail(error)
 
-    def _decoding(self, decoder: AudioDecoder, item: Fetched) -> tuple[Decoding, Repaired]:
+    def _one(self, decoder: AudioDecoder, place: int) -> None:
+        chunk, pipe = self._way.chunk(place), self._way.pipes.of(place)
+        try:
+            with self._board.waiting_for("fetch"):
+                fetched = pipe.wait()
+            self._way.fetched.give(1)
+            if fetched:
+                self._named(decoder, chunk, pipe)
+        finally:
+            self._way.budget.give(chunk.size)
+            self._way.pipes.leave(place)
+
+    def _named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
+        """The progress says whom a decoder has, for the case that it takes the worker with it."""
+        self._board.takes(chunk.key)
+        try:
+            self._decode(decoder, chunk.key, pipe)
+        except (AudioError, TransientError, ObjectArchivedError) as error:
+            pipe.close(Broken(str(error), _blame(error)))
+        except InterruptedRunError:
+            raise
+        except BatchscribeError as error:
+            # No decoder on this machine: no chunk can be blamed for that.
+            self._way.ending.fail(error)
+        finally:
+            self._board.leaves(chunk.key)
+
+    def _decode(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
+        decoding, mended = self._decoding(decoder, key, pipe)
+        begun = False
+        for piece in decoding:
+            if not begun:
+                pipe.begin(Sound.of(decoding.beginning, mended.delay))
+                begun = True
+            pipe.put(piece)
+        pipe.close(Whole(decoding.seconds, decoding.partial or mended.torn, mended.repaired))
+
+    def _decoding(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> tuple[Decoding, Repaired]:
         """The chunk being decoded, and what had to be done for that; its bytes are held no longer."""
-        sound = self._recordings.repaired(self._chunks[item.chunk].key, item.take())
-        limit = self._limits.max_audio_seconds
-        decoding = decoder.decode(sound.data, max_seconds=limit, until=self._ending.due)
+        sound = self._recordings.repaired(key, pipe.take())
+        manifest = self._way.manifest
+        decoding = decoder.decode(
+            sound.data,
+            max_seconds=manifest.limits.max_audio_seconds,
+            until=self._way.ending.due,
+            split=manifest.hearing.split_channels,
+        )
         return decoding, replace(sound, data=b"", seen=None)

@@ -78,7 +78,7 @@ class Recordings:
         return None
 
     def _fetched(self, key: str, number: int) -> bytes | None:
-        for name in _named(key, number):
+        for name in named(key, number):
             try:
                 return self._source.get(name).data
             except ObjectNotFoundError:
@@ -91,7 +91,7 @@ def _may_be_piece(begins: Shape, extension: str) -> bool:
     return begins in PIECES or (begins is Shape.TORN and extension == "webm")
 
 
-def _named(key: str, number: int) -> Iterator[str]:
+def named(key: str, number: int) -> Iterator[str]:
     """What a chunk of that number beside this one may be called."""
     name = audio_name(key)
     assert name is not None

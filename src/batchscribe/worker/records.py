@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -40,7 +41,7 @@ class Records:
             self.fail(chunk, kind, f"its transcript could not be stored: {error}")
             return
         if created:
-            self._board.done(chunk, transcript.duration)
+            self._board.done(chunk, transcript.duration, transcript.flags)
         else:
             self._board.skipped()
 
@@ -85,13 +86,14 @@ class Records:
         with self._telling:
             self._tell()
 
-    def announce(self, chunk: ManifestChunk) -> None:
-        """Returns when the progress in the store names a chunk that is in flight, or could not be written.
+    def announce(self, keys: Iterable[str]) -> None:
+        """Returns when the progress in the store names these chunks that are in flight, or could not be
+        written.
 
-        Whoever finds this worker dead knows from there which chunk may have killed it.
+        Whoever finds this worker dead knows from there which chunks may have killed it.
         """
         with self._telling:
-            if chunk.key not in self._named:
+            if not self._named.issuperset(keys):
                 self._tell()
 
     def _tell(self) -> None:
@@ -113,10 +115,13 @@ class Records:
 
 
 class Reporter:
-    """Writes the progress every few seconds, from a thread of its own, until it is closed."""
+    """Writes the progress every few seconds, from a thread of its own, until it is closed; then looks
+    whether all is well.
+    """
 
-    def __init__(self, records: Records, seconds: float) -> None:
+    def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
         self._records = records
+        self._look = look
         self._seconds = seconds
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -129,6 +134,7 @@ class Reporter:
     def _run(self) -> None:
         while not self._closed.wait(self._seconds):
             self._records.progress()
+            self._look()
 
     def close(self) -> None:
         """Ends the thread and writes the progress a last time."""

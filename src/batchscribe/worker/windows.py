@@ -1,46 +1,114 @@
 """From a stream of samples to windows: up to 30 s each, cut where nobody speaks.
 
-The stream is taken in blocks of some minutes, so that an hour of audio is never held at once. A
-block ends at the quietest place near its end, and what follows it begins the next block.
+The stream is looked at in blocks of some minutes, so that hours of audio are never held at once. What
+may go on behind the end of a block waits for the next one. Silence is left out: of a long pause only so
+much stays that a listener hears two sentences and not one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from batchscribe.core.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE
+from batchscribe.core.transcripts import Segment, Word
 
 Samples = npt.NDArray[np.float32]
 SpeechFinder = Callable[[Samples], Sequence[tuple[int, int]]]
 """Spans of speech in 16 kHz mono audio: (first, past the last) sample, in order."""
+Span = tuple[int, int]
 
-BLOCK_SECONDS = 300
+FIRST_BLOCK = 30 * SAMPLE_RATE
+"""Small, so that the engine has something to do soon; each block is twice the one before it."""
+BLOCK = 180 * SAMPLE_RATE
 MAX_WINDOW = int(MAX_WINDOW_SECONDS * SAMPLE_RATE)
-MAX_GAP = 3 * SAMPLE_RATE
-"""A longer silence is not given to the engine: models invent words in it."""
+MAX_REACH = 2 * MAX_WINDOW
+"""A window's first and last word are no further apart, however much silence between them is left out."""
+MAX_GAP = SAMPLE_RATE
+"""What is left of a longer silence inside a window: models invent words in more."""
+MAY_GO_ON = MAX_WINDOW
+"""A window that ends so close to the end of a block may get more from the next one."""
+LEAD = SAMPLE_RATE // 2
+"""What the voice detector hears before speech that it has to find again."""
+TAIL = SAMPLE_RATE
+"""The end of a silent block is looked at again: a word may just begin there."""
 FRAME = SAMPLE_RATE // 50
-SMOOTH = 5
-"""Quiet is judged over 100 ms, five frames of 20 ms."""
+SMOOTH = 10
+"""Quiet is judged over 200 ms, ten frames of 20 ms: longer than the closure of a consonant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """A piece of speech: `start` is its first sample on the clock of the whole stream."""
+    """A window: parts of the stream, one behind the other, long silences between them left out.
 
-    start: int
+    `parts` are (first, past the last) sample on the clock of the stream, in order and apart; `audio` has
+    shape (samples,), all parts together. `speech` counts the samples in which somebody speaks.
+    """
+
+    parts: tuple[Span, ...]
     audio: Samples
+    speech: int
+
+    @property
+    def start(self) -> int:
+        return self.parts[0][0]
+
+    @property
+    def end(self) -> int:
+        return self.parts[-1][1]
 
     @property
     def seconds_in(self) -> float:
         return self.start / SAMPLE_RATE
 
+    def placed(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
+        """Segments with times on the clock of the stream, from times on the window's own."""
+        return tuple(map(self._segment, segments))
+
+    def _segment(self, segment: Segment) -> Segment:
+        words = tuple(map(self._word, segment.words))
+        if words:
+            return msgspec.structs.replace(segment, start=words[0].start, end=words[-1].end, words=words)
+        # It has no words to tell where it lies: it may reach over silences that were left out.
+        start, end = self._time(segment.start, segment.start), self._time(segment.end, segment.end)
+        return msgspec.structs.replace(segment, start=start, end=max(start, end))
+
+    def _word(self, word: Word) -> Word:
+        middle = (word.start + word.end) / 2
+        return msgspec.structs.replace(
+            word, start=self._time(word.start, middle), end=self._time(word.end, middle)
+        )
+
+    def _time(self, seconds: float, near: float) -> float:
+        """A time of the window on the stream's clock, in the part that holds `near`."""
+        lengths = [end - begin for begin, end in self.parts]
+        ends = list(accumulate(lengths))
+        at = next((place for place, end in enumerate(ends) if near * SAMPLE_RATE < end), len(ends) - 1)
+        begin, end = self.parts[at]
+        sample = begin + seconds * SAMPLE_RATE - (ends[at] - lengths[at])
+        return round(min(max(sample, begin), end) / SAMPLE_RATE, 3)
+
+    def within(self, begin: float, end: float) -> Cut | None:
+        """What of it lies in [begin, end), samples of the stream; None where nothing does."""
+        parts: list[Span] = []
+        audio: list[Samples] = []
+        at = 0
+        for first, last in self.parts:
+            low, high = int(max(first, begin)), int(min(last, end))
+            if low < high:
+                parts.append((low, high))
+                audio.append(self.audio[at + low - first : at + high - first])
+            at += last - first
+        return Cut(tuple(parts), np.concatenate(audio), sum(map(len, audio))) if parts else None
+
 
 def quietest(audio: Samples, begin: int, end: int) -> int:
-    """The sample in the middle of the quietest 100 ms of `audio[begin:end]`."""
+    """The sample in the middle of the quietest 200 ms of `audio[begin:end]`."""
     count = (end - begin) // FRAME
     if count <= SMOOTH:
         return (begin + end) // 2
@@ -50,23 +118,7 @@ def quietest(audio: Samples, begin: int, end: int) -> int:
     return int(begin + (int(np.argmin(level)) + SMOOTH / 2) * FRAME)
 
 
-def blocks(pieces: Iterable[Samples], seconds: int = BLOCK_SECONDS) -> Iterator[Cut]:
-    """The stream in blocks of at most `seconds`, cut at the quietest place in the last 30 s of each."""
-    start, held, parts = 0, 0, list[Samples]()
-    limit = seconds * SAMPLE_RATE
-    for piece in pieces:
-        parts.append(piece)
-        held += len(piece)
-        while held >= limit:
-            audio = np.concatenate(parts)
-            at = quietest(audio, max(limit // 2, limit - MAX_WINDOW), limit)
-            yield Cut(start, audio[:at])
-            start, held, parts = start + at, len(audio) - at, [audio[at:]]
-    if held:
-        yield Cut(start, np.concatenate(parts))
-
-
-def short_enough(audio: Samples, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
     """A span in parts of at most 30 s, each cut at the quietest place of its second half."""
     begin, end = span
     while end - begin > MAX_WINDOW:
@@ -76,26 +128,97 @@ def short_enough(audio: Samples, span: tuple[int, int]) -> Iterator[tuple[int, i
     yield begin, end
 
 
-def joined(spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Neighbouring spans as one, silence between them included, while they fit into a window."""
-    begin, end = -1, -1
-    for first, last in spans:
-        if begin >= 0 and last - begin <= MAX_WINDOW and first - end <= MAX_GAP:
-            end = last
-            continue
-        if begin >= 0:
-            yield begin, end
-        begin, end = first, last
-    if begin >= 0:
-        yield begin, end
+@dataclass(slots=True)
+class _Group:
+    """Spans of speech that share a window."""
+
+    spans: list[Span]
+    length: int
+    """Samples of the window: the spans, and what is left of the silences between them."""
+
+    def takes(self, span: Span) -> bool:
+        """Adds a span, if there is room."""
+        gap = min(span[0] - self.spans[-1][1], MAX_GAP)
+        longer = self.length + gap + span[1] - span[0]
+        if longer > MAX_WINDOW or span[1] - self.spans[0][0] > MAX_REACH:
+            return False
+        self.spans.append(span)
+        self.length = longer
+        return True
+
+    def parts(self) -> tuple[Span, ...]:
+        """The spans with what is left of the silences between them, as few as possible."""
+        parts = [self.spans[0]]
+        for begin, end in self.spans[1:]:
+            before, last = parts[-1]
+            if begin - last <= MAX_GAP:
+                parts[-1] = (before, end)
+            else:
+                parts[-1] = (before, last + MAX_GAP // 2)
+                parts.append((begin - MAX_GAP // 2, end))
+        return tuple(parts)
 
 
-def cut_windows(
-    pieces: Iterable[Samples], find_speech: SpeechFinder, *, block_seconds: int = BLOCK_SECONDS
-) -> Generator[Cut, None, None]:
-    """The speech in a stream of 16 kHz mono pieces, in order, at most 30 s at a time; silence left out."""
-    for block in blocks(pieces, block_seconds):
-        spans = (part for span in find_speech(block.audio) for part in short_enough(block.audio, span))
-        for begin, end in joined(spans):
-            # A slice would keep its whole block in memory for as long as the window waits.
-            yield Cut(block.start + begin, block.audio[begin:end].copy())
+def grouped(spans: Iterable[Span]) -> list[_Group]:
+    """Spans of at most 30 s, in order, so that each group fits into a window."""
+    groups: list[_Group] = []
+    for span in spans:
+        if not (groups and groups[-1].takes(span)):
+            groups.append(_Group([span], span[1] - span[0]))
+    return groups
+
+
+class Cutter:
+    """Cuts the windows of one stream of 16 kHz mono samples. For one thread."""
+
+    def __init__(self, find_speech: SpeechFinder, *, first: int = FIRST_BLOCK, block: int = BLOCK) -> None:
+        self._find_speech = find_speech
+        self._limit = min(first, block)
+        self._block = block
+        self._held: list[Samples] = []
+        self._length = 0
+        self.done = 0
+        """Samples of the stream of which no window will come any more."""
+
+    def push(self, piece: Samples) -> Iterator[Cut]:
+        """The windows that are ready after this piece."""
+        self._held.append(piece)
+        self._length += len(piece)
+        if self._length >= self._limit:
+            self._limit = min(2 * self._limit, self._block)
+            yield from self._cut(final=False)
+
+    def finish(self) -> Iterator[Cut]:
+        """The windows that are left; the stream is at its end, or another begins behind a gap."""
+        if self._length:
+            yield from self._cut(final=True)
+
+    def _cut(self, *, final: bool) -> Iterator[Cut]:
+        audio = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+        spans = (part for span in self._find_speech(audio) for part in short_enough(audio, span))
+        groups = grouped(spans)
+        keep = len(audio) if final else self._kept_from(groups, len(audio))
+        # What is handed out must not keep its whole block in memory for as long as it waits.
+        self._held, self._length = (
+            ([audio[keep:].copy()], len(audio) - keep) if keep < len(audio) else ([], 0)
+        )
+        base, self.done = self.done, self.done + keep
+        for group in groups:
+            parts = tuple((begin + base, end + base) for begin, end in group.parts())
+            sound = np.concatenate([audio[begin:end] for begin, end in group.parts()])
+            yield Cut(parts, sound, sum(end - begin for begin, end in group.spans))
+
+    @staticmethod
+    def _kept_from(groups: list[_Group], length: int) -> int:
+        """Takes back the last group if it may go on; the sample that the next block begins with."""
+        held = groups.pop() if groups and groups[-1].spans[-1][1] > length - MAY_GO_ON else None
+        begin = held.spans[0][0] - LEAD if held else length - TAIL
+        return max(0, begin, groups[-1].parts()[-1][1] if groups else 0)
+
+
+def cut_windows(pieces: Iterable[Samples], find_speech: SpeechFinder) -> Iterator[Cut]:
+    """The windows of a whole stream."""
+    cutter = Cutter(find_speech)
+    for piece in pieces:
+        yield from cutter.push(piece)
+    yield from cutter.finish()

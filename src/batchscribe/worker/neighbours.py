@@ -1,0 +1,127 @@
+"""Neighbours that were transcribed before: heard along at the edge of a stretch, and never written again.
+
+A word at a cut is understood from both sides. What a published neighbour said already is known from its
+transcript, so that nothing is said twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from batchscribe.core import transcripts
+from batchscribe.core.chunks import audio_name, transcript_key
+from batchscribe.core.manifest import ManifestChunk
+from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.core.transcripts import ForeignTranscript, Segment, Transcript
+from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
+from batchscribe.protocols import Store
+from batchscribe.worker.audio import AudioDecoder, Samples
+from batchscribe.worker.recordings import Recordings, named
+from batchscribe.worker.sounds import Sound
+
+LOG = structlog.get_logger()
+
+HEARD = 5 * SAMPLE_RATE
+"""Samples of a neighbour that are heard along: a word, and what leads to it."""
+MAX_BYTES = 64 * 1024 * 1024
+"""A larger neighbour is not decoded for one word."""
+MAX_SECONDS = 2 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """A published chunk beside a stretch. `audio` is the part of it that touches the stretch."""
+
+    audio: Samples
+    samples: int
+    """Of all of it."""
+    sound: Sound
+    heard_from: float | None
+    """When its first published word begins, in seconds on its own clock; None where it has no word."""
+    heard_until: float | None
+
+
+class Neighbours:
+    """Looks for them in the store. For one thread: its decoder is opened when it is first needed."""
+
+    def __init__(
+        self,
+        source: Store,
+        output: Store,
+        recordings: Recordings,
+        new_decoder: Callable[[], AudioDecoder],
+        until: Callable[[], bool],
+    ) -> None:
+        self._source = source
+        self._output = output
+        self._recordings = recordings
+        self._new_decoder = new_decoder
+        self._decoder: AudioDecoder | None = None
+        self._until = until
+
+    def close(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def find(self, chunk: ManifestChunk, step: int, *, split: bool) -> Neighbour | None:
+        """The published neighbour before (`step` -1) or behind (1) a chunk; None where there is none.
+
+        It only helps: where it cannot be had or understood, there is none. Raises InterruptedRunError.
+        """
+        name = audio_name(chunk.key)
+        if name is None or name.number is None or name.number + step < 0:
+            return None
+        try:
+            for key in named(chunk.key, name.number + step):
+                if (said := self._said(key)) is not None and (data := self._audio(key)) is not None:
+                    return self._heard(key, data, said, step, split=split)
+        except InterruptedRunError:
+            raise
+        except BatchscribeError as error:
+            LOG.warning("neighbour.not_heard", key=chunk.key, step=step, reason=str(error))
+        return None
+
+    def _said(self, key: str) -> Transcript | ForeignTranscript | None:
+        name = audio_name(key)
+        assert name is not None
+        try:
+            return transcripts.decode(self._output.get(transcript_key(name)).data)
+        except ObjectNotFoundError:
+            return None
+
+    def _audio(self, key: str) -> bytes | None:
+        info = next(iter(self._source.list(key)), None)
+        fits = info is not None and info.key == key and info.size <= MAX_BYTES
+        return self._source.get(key).data if fits else None
+
+    def _heard(
+        self, key: str, data: bytes, said: Transcript | ForeignTranscript, step: int, *, split: bool
+    ) -> Neighbour | None:
+        self._decoder = self._decoder or self._new_decoder()
+        mended = self._recordings.repaired(key, data)
+        decoding = self._decoder.decode(mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split)
+        kept: list[Samples] = []
+        total = 0
+        for piece in decoding:
+            total += len(piece)
+            kept.append(piece)
+            if step < 0 and len(kept) > 2 and sum(map(len, kept[1:])) >= HEARD:
+                kept.pop(0)
+            elif step > 0 and total - len(piece) >= HEARD:
+                kept.pop()
+        audio = np.concatenate(kept)
+        first, last = _edges(said.segments)
+        sound = Sound.of(decoding.beginning, mended.delay)
+        return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, first, last)
+
+
+def _edges(segments: tuple[Segment, ...]) -> tuple[float | None, float | None]:
+    """When the first word begins and the last one ends, the parts beyond a cut included."""
+    words = [word for segment in segments for word in segment.words]
+    begins = [word.true_start for word in words] + [part.start for part in segments if not part.words]
+    ends = [word.true_end for word in words] + [part.end for part in segments if not part.words]
+    return (min(begins), max(ends)) if begins else (None, None)
