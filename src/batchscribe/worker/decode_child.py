@@ -19,6 +19,7 @@ from itertools import chain
 from typing import IO
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -173,7 +174,9 @@ def audio_stream(container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         raise RefusedError("no audio in it")
     stream = container.streams.audio[0]
-    codec = stream.codec_context
+    codec: AudioCodecContext | None = stream.codec_context
+    if codec is None:
+        raise RefusedError("audio coded in a way that is not known here")
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
         raise RefusedError(f"audio coded as {name}, which is not decoded here")
