@@ -8,7 +8,6 @@ to decode what is in it. Answers are frames on standard output: see `frames`.
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import sys
@@ -20,6 +19,7 @@ from typing import IO
 
 import av
 from av.audio.codeccontext import AudioCodecContext
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -60,6 +60,14 @@ NUMBERED = TIMED | {"flac"}
 """Containers whose time stamps are written down, and not counted by whoever reads them."""
 SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
+
+
+LOUDEST = 2.0**31
+"""No sound, whatever unit its writer had in mind; the squares of larger numbers are soon not finite."""
+SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
+"""Highest bytes of float32: sign and most of the exponent of what is less than LOUDEST."""
+GATHERED_SAMPLES = 9600
+"""So many of the file's own rate are resampled at once: a call costs more than 20 ms of sound."""
 
 
 class RefusedError(Exception):
@@ -117,13 +125,14 @@ class Progress:
         del self.pending[:size]
 
     def finite(self, piece: bytes) -> bytes:
-        """Silence for every sample that is not a number: one alone would spoil all 30 s around it."""
-        samples = array("f", piece)
-        # Whatever is not finite makes the sum so, and finite samples are too few to overflow it.
-        if math.isfinite(sum(samples)):
+        """Silence for every sample that is no sound: one alone would spoil all 30 s around it."""
+        # The highest byte tells: a sum over all samples would take as long as the resampling.
+        if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
             return piece
+        samples = array("f", piece)
         for place, sample in enumerate(samples):
-            if not math.isfinite(sample):
+            # Turned around it would be true of what is not a number.
+            if not abs(sample) < LOUDEST:
                 samples[place] = 0.0
                 self.not_numbers += 1
         return samples.tobytes()
@@ -143,22 +152,31 @@ class Resampler:
         self._layout = {1: "mono", SPLIT_CHANNELS: "stereo"}[channels]
         self._shape: tuple[object, ...] = ()
         self._inner: AudioResampler | None = None
+        self._gathered = AudioFifo()
 
     def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        """Raises RefusedError for a shape that is not decoded."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
+            check_shape(frame.sample_rate, frame.layout.nb_channels)
             yield from self.flush()
             self._shape = shape
             self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
-        assert self._inner is not None
-        # Time stamps of damaged files go backwards; samples are counted instead.
+        # Samples are counted here: `Holes` has looked at the time stamps.
         frame.pts = None
-        yield from self._inner.resample(frame)
+        self._gathered.write(frame)
+        if self._gathered.samples >= GATHERED_SAMPLES:
+            yield from self._resampled()
 
     def flush(self) -> Iterator[AudioFrame]:
         if self._inner is not None:
+            yield from self._resampled()
             yield from self._inner.resample(None)
-            self._inner, self._shape = None, ()
+        self._inner, self._shape, self._gathered = None, (), AudioFifo()
+
+    def _resampled(self) -> list[AudioFrame]:
+        gathered = self._gathered.read()
+        return self._inner.resample(gathered) if self._inner and gathered else []
 
 
 def check_shape(rate: int, channels: int) -> None:
@@ -250,6 +268,7 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
         sound = whole(container, frames(container, stream, progress), progress, stated)
         first = next(sound, None)
         if isinstance(first, AudioFrame):
+            check_shape(first.sample_rate, first.layout.nb_channels)
             out(START, json.dumps(beginning(container, stream, first)).encode())
             progress.channels = channels_sent(first.layout.nb_channels, split=order.split)
             resample(chain([first], sound), progress)
@@ -259,13 +278,14 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
 def whole(
     container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: float | None
 ) -> Iterator[AudioFrame | float]:
-    """Frames of a shape that is decoded, and in between the seconds of holes to be filled."""
-    timed = NUMBERED & names(container)
+    """Frames, and in between the seconds of holes to be filled."""
+    if not NUMBERED & names(container):
+        yield from decoded
+        return
     limit = progress.max_samples / SAMPLE_RATE
     holes = Holes(min(limit, limit if stated is None else stated + SLACK_SECONDS))
     for frame in decoded:
-        check_shape(frame.sample_rate, frame.layout.nb_channels)
-        yield from holes.push(frame) if timed else (frame,)
+        yield from holes.push(frame)
     yield from holes.flush()
     progress.damaged |= holes.found
 

@@ -8,7 +8,7 @@ is never set back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from av.audio.frame import AudioFrame
@@ -36,15 +36,22 @@ class Holes:
     _jump: float = 0.0
     _held: list[AudioFrame] = field(default_factory=list)
 
-    def push(self, frame: AudioFrame) -> Iterator[AudioFrame | float]:
+    def push(self, frame: AudioFrame) -> Iterable[AudioFrame | float]:
         begins = self._ends if frame.time is None else frame.time
         if self._begins is None:
             self._begins = self._ends = self._laid = begins
-        if abs(begins - self._ends) > LEAST_SECONDS:
+        jump, self._ends = begins - self._ends, begins + _seconds(frame)
+        if self._held or abs(jump) > LEAST_SECONDS:
+            return self._doubted(frame, begins, jump)
+        self._laid += _seconds(frame)
+        return (frame,)
+
+    def _doubted(self, frame: AudioFrame, begins: float, jump: float) -> Iterator[AudioFrame | float]:
+        """What is passed on once there is a jump, or what comes after one shows whether it is true."""
+        if abs(jump) > LEAST_SECONDS:
             yield from self._release(believed=False)
-            self._jump = min(begins - self._ends, begins - self._laid)
+            self._jump = min(jump, begins - self._laid)
         self._held.append(frame)
-        self._ends = begins + _seconds(frame)
         if self._jump <= LEAST_SECONDS or len(self._held) > CONFIRMED_FRAMES:
             yield from self._release(believed=True)
 
