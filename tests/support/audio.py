@@ -41,11 +41,13 @@ def sine(seconds: float, *, hertz: float = 440.0) -> Samples:
     return wave
 
 
-def encode(samples: Samples, extension: str, *, picture: bool = False) -> bytes:
+def encode(
+    samples: Samples, extension: str, *, picture: bool = False, options: dict[str, str] | None = None
+) -> bytes:
     """The samples as a file of that extension; `picture` puts a video stream beside them."""
     container, codec = CONTAINERS[extension]
     file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
+    with av.open(file, "w", format=container, container_options=options or {}) as out:
         video = _video(out) if picture else None
         stream: Any = out.add_stream(codec, rate=RATE, layout="mono")
         if video is not None:
@@ -92,6 +94,17 @@ def silent_film() -> bytes:
     with av.open(file, "w", format="mp4") as out:
         _film(out, _video(out))
     return file.getvalue()
+
+
+def faststart(samples: Samples) -> bytes:
+    """An M4A whose index comes first, with room for more of it than it needs."""
+    return encode(samples, "m4a", options={"moov_size": "8000"})
+
+
+def lengthless(flac: bytes) -> bytes:
+    """A FLAC whose header does not say how long it is."""
+    head = int.from_bytes(flac[18:26]) >> 36 << 36
+    return flac[:18] + head.to_bytes(8) + flac[26:]
 
 
 def silent_flac(hours: float, *, stated: bool = True) -> bytes:

@@ -9,12 +9,13 @@ from functools import cache
 import pytest
 
 from batchscribe.core.objects import Blob
-from batchscribe.errors import AudioError, StoreUnavailableError
+from batchscribe.errors import AudioError, ObjectArchivedError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
+from batchscribe.worker.containers import BLOCKS, walk
 from batchscribe.worker.recordings import LOOK_BACK, Recordings
 from support.audio import encode, sine
-from support.recorder import at_blocks, at_clusters, heard, webm
+from support.recorder import at_blocks, at_clusters, heard, pieces, webm
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -110,6 +111,31 @@ def test_what_needs_nothing_fetches_nothing() -> None:
         assert recordings.repaired(f"s/chunk-007.{extension}", data).data == data
     assert recordings.repaired("s/chunk-008.webm", encode(sine(1), "ogg")).data
     assert store.fetched == []
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_what_ends_within_a_block_is_torn_unless_the_next_chunk_goes_on_with_it(number: int) -> None:
+    """An upload that broke off, and a recorder that hands out what it has."""
+    whole = webm(sine(20), cluster_seconds=1.0)
+    begins = [found.begin + 30 for found in walk(whole) if found.id in BLOCKS]
+    cut = pieces(whole, begins[50::50])
+    store, names = filled(cut)
+    recordings = Recordings(store)
+    assert not recordings.repaired(names[number], cut[number]).torn
+    store.delete(names[number + 1])
+    assert recordings.repaired(names[number], cut[number]).torn
+    assert not recordings.repaired(names[-1], cut[-1]).torn
+    assert Recordings(Counted()).repaired("s/talk.webm", cut[0]).torn
+
+
+def test_an_archived_neighbour_is_not_waited_for() -> None:
+    store, names = filled(clusters())
+
+    def archived(_method: str, _key: str) -> None:
+        raise ObjectArchivedError("in the archive")
+
+    store.before = archived
+    assert Recordings(store).repaired(names[0], clusters()[0][:-40]).torn
 
 
 def test_a_store_that_is_away_is_no_missing_chunk() -> None:

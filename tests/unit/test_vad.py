@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +32,83 @@ def test_silence_and_noise_are_not_speech() -> None:
     assert find_speech(silence(10)) == ()
     assert find_speech(noise(10)) == ()
     assert find_speech(silence(0)) == ()
+
+
+AT = np.arange(20 * SAMPLE_RATE) / SAMPLE_RATE
+NOTES = (261.6, 293.7, 329.6, 392.0, 440.0, 523.3)
+
+
+def tones(*hertz: float) -> Samples:
+    mixed: Samples = np.mean([sine(20, hertz=tone) for tone in hertz], axis=0, dtype=np.float32)
+    return mixed
+
+
+def pink(level: float) -> Samples:
+    white = np.fft.rfft(noise(20))
+    wave = np.fft.irfft(white / np.sqrt(np.maximum(1, np.arange(len(white)))))
+    return np.float32(level / np.abs(wave).max()) * wave.astype(np.float32)
+
+
+def plucked(seed: int) -> Samples:
+    """Two notes four times a second, each with its overtones."""
+    chosen, out = np.random.default_rng(seed), np.zeros(21 * SAMPLE_RATE)
+    at = AT[: SAMPLE_RATE // 2]
+    for begin in range(0, 20 * SAMPLE_RATE, SAMPLE_RATE // 4):
+        for hertz in chosen.choice(NOTES, 2, replace=False):
+            wave = sum(np.sin(2 * np.pi * hertz * k * at) / k**1.5 for k in range(1, 8))
+            out[begin : begin + len(at)] += 0.15 * wave * np.exp(-4 * at)
+    return out[: 20 * SAMPLE_RATE].astype(np.float32)
+
+
+def clicks(every: float) -> Samples:
+    return (noise(20, 0.5) * np.exp(-60 * (AT % every))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        lambda: np.full(20 * SAMPLE_RATE, 0.5, np.float32),
+        lambda: noise(20, 0.001),
+        lambda: noise(20, 0.2),
+        lambda: pink(0.01),
+        lambda: pink(1.0),
+        lambda: tones(50),
+        lambda: tones(220),
+        lambda: tones(1000),
+        lambda: np.sign(tones(150)) / 2,
+        lambda: tones(770, 1336) * (AT % 0.4 < 0.2).astype(np.float32),
+        lambda: tones(261.6, 329.6, 392.0),
+        lambda: plucked(1),
+        lambda: clicks(0.17),
+        lambda: clicks(0.5),
+    ],
+    ids=[
+        "constant", "hiss", "loud noise", "soft pink noise", "pink noise", "hum", "tone", "high tone",
+        "square", "dialling", "chord", "plucked", "typing", "clicks",
+    ],
+)  # fmt: skip
+def test_what_is_no_speech_is_not_heard(sound: Callable[[], Samples]) -> None:
+    assert find_speech(sound()) == ()
+
+
+@pytest.mark.parametrize("level", [-50, -60])
+def test_speech_that_is_hardly_to_be_heard_is_found(level: float) -> None:
+    speech = spoken()
+    quiet = speech * np.float32(10 ** (level / 20) / np.sqrt(np.mean(speech**2)))
+    assert sum(end - begin for begin, end in find_speech(quiet)) > 0.9 * len(speech)
+
+
+@pytest.mark.parametrize("gain", [20, 40])
+def test_clipped_speech_is_found(gain: float) -> None:
+    speech = spoken()
+    clipped = (speech * np.float32(10 ** (gain / 20))).clip(-1, 1)
+    assert sum(end - begin for begin, end in find_speech(clipped)) > 0.9 * len(speech)
+
+
+@cache
+def spoken() -> Samples:
+    with AudioDecoder() as decoder:
+        return np.concatenate([decoder.decode_all(bundled(key), max_seconds=60).samples for key in corpus()])
 
 
 def test_every_bundled_recording_is_speech_and_found_where_it_is() -> None:

@@ -112,6 +112,16 @@ class Recording:
     delay: float = 0.0
     """Seconds by which the time stamps of its pieces are ahead of their sound."""
 
+    @property
+    def cut_through(self) -> bool:
+        """Whether it ended within a block of sound."""
+        # The index at the end of a file may be cut, too: nobody needs it.
+        return self.rest[:1] in {name.to_bytes(1) for name in BLOCKS}
+
+    def goes_on_with(self, data: bytes) -> bool:
+        """Whether `data` begins with the end of what was begun."""
+        return bool(self.rest) and _goes_on(self.rest + data)
+
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
@@ -120,7 +130,7 @@ class Repaired:
     data: bytes
     repaired: bool
     torn: bool
-    """Something of its beginning, or its place in the recording, is lost."""
+    """Something of its beginning or of its end, or its place in the recording, is lost."""
     seen: Recording | None
     delay: float = 0.0
     """See Recording; 0 for a chunk with a header of its own, which tells its decoder."""
@@ -291,7 +301,7 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
 
     Raises AudioError where it lacks what nobody has: no sound, or no header.
     """
-    if before and before.rest and _goes_on(before.rest + data):
+    if before and before.goes_on_with(data):
         return _headed(before.rest + data, before)
     match shape(data):
         case Shape.STUB:

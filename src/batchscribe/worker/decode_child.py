@@ -8,22 +8,27 @@ to decode what is in it. Answers are frames on standard output: see `frames`.
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO
 
 import av
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 
+from batchscribe.worker.decode_ends import cut_off, mp3_cut_off
+from batchscribe.worker.decode_holes import Holes
 from batchscribe.worker.frames import (
     AUDIO,
     BYTES_PER_SAMPLE,
@@ -51,9 +56,18 @@ EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
 """Containers that state their length, rather than having it guessed from the bit rate."""
 TIMED = frozenset({"matroska", "mov", "ogg"})
 """Containers whose time stamps say where in its recording a piece belongs."""
+NUMBERED = TIMED | {"flac"}
+"""Containers whose time stamps are written down, and not counted by whoever reads them."""
 SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
-RIFF_UNKNOWN = 0xFFFF_FF00
+
+
+LOUDEST = 2.0**31
+"""No sound, whatever unit its writer had in mind; the squares of larger numbers are soon not finite."""
+SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
+"""Highest bytes of float32: sign and most of the exponent of what is less than LOUDEST."""
+GATHERED_SAMPLES = 9600
+"""So many of the file's own rate are resampled at once: a call costs more than 20 ms of sound."""
 
 
 class RefusedError(Exception):
@@ -80,15 +94,26 @@ class Progress:
     good: int = 0
     bad: int = 0
     not_numbers: int = 0
+    damaged: bool = False
     pending: bytearray = field(default_factory=bytearray)
 
-    def add(self, frame: AudioFrame) -> None:
-        """Counts and sends one resampled frame. Raises RefusedError beyond the limit."""
-        self.samples += frame.samples
+    def add_all(self, resampled: Iterable[AudioFrame]) -> None:
+        """Counts and sends resampled frames. Raises RefusedError beyond the limit."""
+        for frame in resampled:
+            size = frame.samples * BYTES_PER_SAMPLE * self.channels
+            self._add(frame.samples, memoryview(frame.planes[0])[:size])
+
+    def add_silence(self, samples: int) -> None:
+        """The same for a hole."""
+        for begin in range(0, samples, PIECE_SAMPLES):
+            some = min(PIECE_SAMPLES, samples - begin)
+            self._add(some, bytes(some * BYTES_PER_SAMPLE * self.channels))
+
+    def _add(self, samples: int, data: bytes | memoryview) -> None:
+        self.samples += samples
         if self.samples > self.max_samples:
             raise RefusedError(too_long(self.max_samples))
-        size = frame.samples * BYTES_PER_SAMPLE * self.channels
-        self.pending += memoryview(frame.planes[0])[:size]
+        self.pending += data
         while len(self.pending) >= PIECE_BYTES * self.channels:
             self.flush()
 
@@ -100,13 +125,14 @@ class Progress:
         del self.pending[:size]
 
     def finite(self, piece: bytes) -> bytes:
-        """Silence for every sample that is not a number: one alone would spoil all 30 s around it."""
-        samples = array("f", piece)
-        # Whatever is not finite makes the sum so, and finite samples are too few to overflow it.
-        if math.isfinite(sum(samples)):
+        """Silence for every sample that is no sound: one alone would spoil all 30 s around it."""
+        # The highest byte tells: a sum over all samples would take as long as the resampling.
+        if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
             return piece
+        samples = array("f", piece)
         for place, sample in enumerate(samples):
-            if not math.isfinite(sample):
+            # Turned around it would be true of what is not a number.
+            if not abs(sample) < LOUDEST:
                 samples[place] = 0.0
                 self.not_numbers += 1
         return samples.tobytes()
@@ -126,22 +152,31 @@ class Resampler:
         self._layout = {1: "mono", SPLIT_CHANNELS: "stereo"}[channels]
         self._shape: tuple[object, ...] = ()
         self._inner: AudioResampler | None = None
+        self._gathered = AudioFifo()
 
     def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        """Raises RefusedError for a shape that is not decoded."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
+            check_shape(frame.sample_rate, frame.layout.nb_channels)
             yield from self.flush()
             self._shape = shape
             self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
-        assert self._inner is not None
-        # Time stamps of damaged files go backwards; samples are counted instead.
+        # Samples are counted here: `Holes` has looked at the time stamps.
         frame.pts = None
-        yield from self._inner.resample(frame)
+        self._gathered.write(frame)
+        if self._gathered.samples >= GATHERED_SAMPLES:
+            yield from self._resampled()
 
     def flush(self) -> Iterator[AudioFrame]:
         if self._inner is not None:
+            yield from self._resampled()
             yield from self._inner.resample(None)
-            self._inner = None
+        self._inner, self._shape, self._gathered = None, (), AudioFifo()
+
+    def _resampled(self) -> list[AudioFrame]:
+        gathered = self._gathered.read()
+        return self._inner.resample(gathered) if self._inner and gathered else []
 
 
 def check_shape(rate: int, channels: int) -> None:
@@ -157,7 +192,9 @@ def audio_stream(container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         raise RefusedError("no audio in it")
     stream = container.streams.audio[0]
-    codec = stream.codec_context
+    codec: AudioCodecContext | None = stream.codec_context
+    if codec is None:
+        raise RefusedError("audio coded in a way that is not known here")
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
         raise RefusedError(f"audio coded as {name}, which is not decoded here")
@@ -167,9 +204,14 @@ def audio_stream(container: InputContainer) -> AudioStream:
     return stream
 
 
+def names(container: InputContainer) -> frozenset[str]:
+    """Of its format: it may have several."""
+    return frozenset(container.format.name.split(","))
+
+
 def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:
     """The length that the container states for the audio; None where it states none."""
-    if not EXACT & set(container.format.name.split(",")):
+    if not EXACT & names(container):
         return None
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
@@ -182,7 +224,7 @@ def beginning(container: InputContainer, stream: AudioStream, first: AudioFrame)
     """How the sound begins, by its first frame: what the container says of its start is about packets, of
     which a codec leaves out the first part, or damage all of them.
     """
-    timed = TIMED & set(container.format.name.split(","))
+    timed = TIMED & names(container)
     return {
         "position": first.time if timed else None,
         "rate": first.sample_rate,
@@ -193,8 +235,10 @@ def beginning(container: InputContainer, stream: AudioStream, first: AudioFrame)
 
 def frames(container: InputContainer, stream: AudioStream, progress: Progress) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    last: Packet[AudioStream] | None = None
     try:
         for packet in container.demux(stream):
+            last = packet if packet.size else last
             try:
                 decoded = packet.decode()
             except FFmpegError:
@@ -206,12 +250,14 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
             yield from decoded
     except FFmpegError:
         progress.bad += 1
+    progress.damaged |= last is not None and mp3_cut_off(
+        bytes(last), stream.codec_context.codec.canonical_name
+    )
 
 
 def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
     """Sends how it begins, the pieces, and how it ended. Raises RefusedError, FFmpegError."""
-    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
-    torn = torn_riff(file)
+    progress = Progress(order.max_samples, lambda data: out(AUDIO, data), damaged=cut_off(file))
     file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
@@ -219,32 +265,45 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
         stated = stated_seconds(container, stream)
         if stated is not None and stated > order.max_samples / SAMPLE_RATE:
             raise RefusedError(too_long(order.max_samples))
-        resampler: Resampler | None = None
-        for frame in frames(container, stream, progress):
-            check_shape(frame.sample_rate, frame.layout.nb_channels)
-            if resampler is None:
-                out(START, json.dumps(beginning(container, stream, frame)).encode())
-                progress.channels = channels_sent(frame.layout.nb_channels, split=order.split)
-                resampler = Resampler(progress.channels)
-            for piece in resampler.push(frame):
-                progress.add(piece)
-        for piece in resampler.flush() if resampler else ():
-            progress.add(piece)
-    out(END, json.dumps(conclude(progress, stated, torn=torn)).encode())
+        sound = whole(container, frames(container, stream, progress), progress, stated)
+        first = next(sound, None)
+        if isinstance(first, AudioFrame):
+            check_shape(first.sample_rate, first.layout.nb_channels)
+            out(START, json.dumps(beginning(container, stream, first)).encode())
+            progress.channels = channels_sent(first.layout.nb_channels, split=order.split)
+            resample(chain([first], sound), progress)
+    out(END, json.dumps(conclude(progress, stated)).encode())
 
 
-def torn_riff(file: IO[bytes]) -> bool:
-    """Whether a WAV or AVI is shorter than its own header says; FFmpeg believes the shorter of the two."""
-    file.seek(0)
-    head = file.read(8)
-    length = file.seek(0, os.SEEK_END)
-    stated = int.from_bytes(head[4:], "little")
-    # A recorder that cannot go back to write the size leaves nothing or all ones there.
-    return head[:4] == b"RIFF" and 0 < stated < RIFF_UNKNOWN and stated + 8 > length
+def whole(
+    container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: float | None
+) -> Iterator[AudioFrame | float]:
+    """Frames, and in between the seconds of holes to be filled."""
+    if not NUMBERED & names(container):
+        yield from decoded
+        return
+    limit = progress.max_samples / SAMPLE_RATE
+    holes = Holes(min(limit, limit if stated is None else stated + SLACK_SECONDS))
+    for frame in decoded:
+        yield from holes.push(frame)
+    yield from holes.flush()
+    progress.damaged |= holes.found
 
 
-def conclude(progress: Progress, stated: float | None, *, torn: bool) -> dict[str, object]:
-    """Duration in seconds, and whether damage ended it early. Raises RefusedError where nothing is sound."""
+def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
+    """Adds frames and holes to what is sent."""
+    resampler = Resampler(progress.channels)
+    for part in sound:
+        if isinstance(part, AudioFrame):
+            progress.add_all(resampler.push(part))
+        else:
+            progress.add_all(resampler.flush())
+            progress.add_silence(round(part * SAMPLE_RATE))
+    progress.add_all(resampler.flush())
+
+
+def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
+    """Length in seconds, and whether some of it is lost. Raises RefusedError where nothing is sound."""
     if not progress.samples:
         raise RefusedError("no sound could be decoded from it")
     if progress.bad > progress.good:
@@ -254,8 +313,8 @@ def conclude(progress: Progress, stated: float | None, *, torn: bool) -> dict[st
         raise RefusedError("too damaged: most of its samples are not numbers")
     seconds = progress.samples / SAMPLE_RATE
     short = stated is not None and seconds < stated - SLACK_SECONDS
-    damaged = bool(progress.bad or progress.not_numbers)
-    return {"seconds": seconds, "partial": damaged or short or torn}
+    damaged = bool(progress.damaged or progress.bad or progress.not_numbers)
+    return {"seconds": seconds, "partial": damaged or short}
 
 
 def limit(cpu_seconds: float) -> None:

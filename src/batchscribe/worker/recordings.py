@@ -7,11 +7,11 @@ is fetched for chunks that have a header.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from batchscribe.core.chunks import audio_name
-from batchscribe.errors import AudioError, ObjectNotFoundError
+from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundError
 from batchscribe.protocols import Store
 from batchscribe.worker.containers import Recording, Repaired, Shape, recording, repair, shape
 
@@ -44,17 +44,19 @@ class Recordings:
         Raises what the store raises, but for chunks that are missing.
         """
         name, begins = audio_name(key), shape(data)
-        if name is None or name.number is None or not _may_be_piece(begins, name.type):
-            return repair(data)
+        if name is None or (number := name.number) is None:
+            return _ended(repair(data), lambda: None)
+        if not _may_be_piece(begins, name.type):
+            return _ended(repair(data), lambda: self._fetched(key, number + 1))
         with self._lock:
             session = self._sessions.setdefault(name.session, _Session())
         with session.lock:
-            found = repair(data, self._before(session, key, name.number))
+            found = repair(data, self._before(session, key, number))
             if found.seen:
-                session.seen[name.number] = found.seen
-                for old in [number for number in session.seen if number < name.number - KEPT]:
+                session.seen[number] = found.seen
+                for old in [back for back in session.seen if back < number - KEPT]:
                     del session.seen[old]
-        return found
+        return _ended(found, lambda: self._fetched(key, number + 1))
 
     def _before(self, session: _Session, key: str, number: int) -> Recording | None:
         """What the chunk before this one left behind, or at least the header of its recording."""
@@ -84,6 +86,18 @@ class Recordings:
             except ObjectNotFoundError:
                 continue
         return None
+
+
+def _ended(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
+    """With the truth about its end: what is cut through is lost, unless the next chunk goes on with it."""
+    if found.seen is None or not found.seen.cut_through:
+        return found
+    try:
+        data = following()
+    except ObjectArchivedError:
+        data = None
+    goes_on = data is not None and found.seen.goes_on_with(data)
+    return replace(found, torn=found.torn or not goes_on)
 
 
 def _may_be_piece(begins: Shape, extension: str) -> bool:
