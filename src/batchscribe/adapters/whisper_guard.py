@@ -1,0 +1,74 @@
+"""Whisper's guard of quality: what looks wrong is heard again, as long as that does not cost too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from batchscribe.adapters.whisper_decoder import Decoder
+from batchscribe.core.flags import LOW_CONFIDENCE, RERUN
+from batchscribe.core.quality import Heard, better, doubts
+from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.timing import within
+
+SHARE = 0.2
+"""Second hearings may take so much of the time that first hearings took..."""
+ALLOWANCE = 30.0
+"""...and so many seconds besides, so that a short run has some, too."""
+
+
+class Budget:
+    """The time for second hearings: a share of the time that first ones took, so no run gets much longer."""
+
+    def __init__(
+        self, monotonic: Callable[[], float], *, share: float = SHARE, allowance: float = ALLOWANCE
+    ) -> None:
+        self._monotonic = monotonic
+        self._share = share
+        self._allowance = allowance
+        self._worked = 0.0
+        self._spent = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds; one hearing may overdraw it, and the next waits until it is earned."""
+        return self._allowance + self._share * self._worked - self._spent
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The block is a first hearing."""
+        begun = self._monotonic()
+        try:
+            yield
+        finally:
+            self._worked += self._monotonic() - begun
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """The block is a second hearing."""
+        begun = self._monotonic()
+        try:
+            yield
+        finally:
+            self._spent += self._monotonic() - begun
+
+
+class Guard:
+    """Judges what was heard first, and decides what is kept."""
+
+    def __init__(self, decoder: Decoder, budget: Budget) -> None:
+        self._decoder = decoder
+        self._budget = budget
+
+    def judged(self, window: Window, language: str, heard: Heard) -> Recognition:
+        """The window's result: as heard first, or the better of two hearings, with its flags."""
+        if heard.silent:
+            return Recognition(window.id, (), language)
+        found, flags = doubts(heard), list[str]()
+        if found and self._budget.left > 0:
+            with self._budget.spending():
+                heard = better(heard, self._decoder.again(window.audio, language, found))
+            found, flags = doubts(heard), [RERUN]
+        flags += [LOW_CONFIDENCE] if found else []
+        spoken = [segment for segment in heard.segments if segment.text.strip()]
+        return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))

@@ -1,0 +1,61 @@
+"""One language for a session: its first windows vote, and then it stays."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+VOTERS = 4
+"""Windows of a session that vote. One alone may be music, or a greeting in another language."""
+SESSIONS = 4096
+"""Sessions that are remembered; the one that was asked for longest ago is forgotten first."""
+
+
+@dataclass
+class _Vote:
+    sums: dict[str, float] = field(default_factory=dict)
+    voters: int = 0
+
+    def leader(self) -> str | None:
+        return max(self.sums, key=lambda language: (self.sums[language], language), default=None)
+
+
+@dataclass
+class Votes:
+    """What each session was found to speak.
+
+    A window is heard in the language that leads by then, its own vote counted; after `VOTERS` windows
+    the session's language is fixed.
+    """
+
+    limit: int = SESSIONS
+    _sessions: OrderedDict[str, _Vote] = field(default_factory=OrderedDict)
+
+    def wanted(self, session: str) -> int:
+        """How many windows of this session may still vote."""
+        vote = self._sessions.get(session)
+        return VOTERS - (vote.voters if vote else 0)
+
+    def cast(self, session: str, probabilities: Mapping[str, float]) -> None:
+        """One window's probability of each language. Ignored where the vote is over."""
+        if self.wanted(session) <= 0:
+            return
+        vote = self._sessions.setdefault(session, _Vote())
+        vote.voters += 1
+        for language, probability in probabilities.items():
+            vote.sums[language] = vote.sums.get(language, 0.0) + probability
+        self._keep(session)
+
+    def language(self, session: str) -> str | None:
+        """The language that leads, or is fixed; None where nobody voted."""
+        vote = self._sessions.get(session)
+        if vote is None:
+            return None
+        self._keep(session)
+        return vote.leader()
+
+    def _keep(self, session: str) -> None:
+        self._sessions.move_to_end(session)
+        while len(self._sessions) > self.limit:
+            self._sessions.popitem(last=False)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from batchscribe.core.flags import LOW_CONFIDENCE
+from batchscribe.core.quality import Doubt, Heard, better, compression, doubts, flags, looping
+from batchscribe.core.transcripts import Segment, Word
+
+
+def heard(text: str, seconds: float = 10.0, **changes: float | None) -> Heard:
+    """The words spread evenly over the window, in one segment."""
+    said = text.split()
+    step = seconds / max(len(said), 1)
+    words = tuple(
+        Word(word=word, start=place * step, end=(place + 1) * step) for place, word in enumerate(said)
+    )
+    return Heard((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **changes)
+
+
+def timed(*spans: tuple[float, float], seconds: float = 10.0) -> Heard:
+    words = tuple(Word(word=f"w{place}", start=start, end=end) for place, (start, end) in enumerate(spans))
+    return Heard((Segment(text="w", start=spans[0][0], end=spans[-1][1], words=words),), seconds)
+
+
+PLAIN = "we walked down to the river this morning and fed two old swans there"
+
+
+def test_plain_speech_raises_no_doubt() -> None:
+    assert doubts(heard(PLAIN, avg_logprob=-0.3, no_speech_prob=0.9)) == frozenset()
+    assert flags(heard(PLAIN)) == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "doubt"),
+    [
+        (heard("thank you for watching. " * 20, 80.0), Doubt.REPETITIVE),
+        (heard("one two three four five six seven one two one two one two one two", 12.0), Doubt.LOOPING),
+        (heard(PLAIN, avg_logprob=-1.01), Doubt.GUESSED),
+        (timed((0.0, 1.0), (9.0, 10.6)), Doubt.OUTSIDE),
+        (timed((3.0, 4.0), (2.4, 5.0)), Doubt.DISORDERED),
+        (timed((3.0, 2.9)), Doubt.DISORDERED),
+        (heard("one two three four five six seven eight nine", 1.0), Doubt.HURRIED),
+        (heard(PLAIN, heard_until=8.9), Doubt.UNFINISHED),
+    ],
+    ids=lambda value: value.value if isinstance(value, Doubt) else "",
+)
+def test_each_doubt_has_its_sign_and_no_other(found: Heard, doubt: Doubt) -> None:
+    expected = frozenset({doubt, Doubt.LOOPING} if doubt is Doubt.REPETITIVE else {doubt})
+    assert doubts(found) == expected
+    assert flags(found) == (LOW_CONFIDENCE,)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        heard("no no no no no no no", 5.0),
+        heard("left right left right left right and then straight on to the bridge", 9.0),
+        heard(PLAIN, avg_logprob=-1.0),
+        timed((0.0, 1.0), (9.0, 10.4)),
+        timed((3.0, 4.0), (2.6, 5.0)),
+        heard("one two three four five six seven eight", 1.0),
+        heard("one two three four five six seven", 0.1),
+        heard(PLAIN, heard_until=9.1),
+        Heard((), 10.0, avg_logprob=-3.0, no_speech_prob=0.5),
+    ],
+)
+def test_what_people_do_is_no_doubt(found: Heard) -> None:
+    assert doubts(found) == frozenset()
+
+
+def test_scripts_without_blanks_may_have_more_words_a_second() -> None:
+    text = "今天天气很好我们去公园散步"
+    step = 1.2 / len(text)
+    words = tuple(
+        Word(word=letter, start=place * step, end=(place + 1) * step) for place, letter in enumerate(text)
+    )
+    assert doubts(Heard((Segment(text=text, start=0.0, end=1.2, words=words),), 1.2)) == frozenset()
+    faster = Heard((Segment(text=text, start=0.0, end=0.6, words=words),), 1.2)
+    assert doubts(faster) == {Doubt.HURRIED}
+
+
+@pytest.mark.parametrize("length", range(1, 7))
+def test_a_phrase_of_any_length_can_loop(length: int) -> None:
+    phrase = [f"w{number}" for number in range(length)]
+    often = phrase * max(4, -(-8 // length))
+    assert looping(["so", *often, "then"])
+    assert not looping(["so", *phrase * 3, "then"])
+    assert not looping([*often, *(f"x{number}" for number in range(3 * len(often)))])
+
+
+def test_a_loop_is_heard_through_its_marks() -> None:
+    assert looping(["Yes,", "yes.", "yes!", "Yes", "yes...", "YES", "yes,", "yes?"])
+
+
+def test_repetition_is_measured_as_whisper_does() -> None:
+    assert compression("abc") < 1
+    assert compression("la " * 100) > 10
+
+
+def test_words_are_silence_only_where_the_model_says_so_and_guesses() -> None:
+    assert heard("you", avg_logprob=-1.2, no_speech_prob=0.7).silent
+    assert not heard("you", avg_logprob=-0.9, no_speech_prob=0.99).silent
+    assert not heard("you", avg_logprob=-1.2, no_speech_prob=0.5).silent
+    assert not heard("you").silent
+
+
+def test_the_better_one_has_fewer_doubts_then_more_confidence() -> None:
+    loop = heard("you " * 20, 20.0, avg_logprob=-0.1)
+    good = heard(PLAIN, avg_logprob=-0.5)
+    sure = heard(PLAIN, avg_logprob=-0.2)
+    assert better(loop, good) is good
+    assert better(good, loop) is good
+    assert better(good, sure) is sure
+    assert better(sure, good) is sure
+    assert better(good, heard(PLAIN, avg_logprob=-0.5)) is good
+
+
+def test_words_are_given_up_for_none_only_where_silence_is_likely() -> None:
+    nothing = Heard((), 10.0)
+    doubtful = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.3)
+    unlikely = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.8)
+    assert better(doubtful, nothing) is doubtful
+    assert better(unlikely, nothing) is nothing
+    good = heard(PLAIN, avg_logprob=-0.5)
+    assert better(Heard((), 10.0, heard_until=0.0), good) is good

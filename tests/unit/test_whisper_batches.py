@@ -1,0 +1,271 @@
+"""Batches, votes, memory and the guard, with a double of the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from batchscribe.adapters.engine_whisper_batches import FasterWhisper, out_of_memory
+from batchscribe.adapters.whisper_guard import ALLOWANCE, SHARE, Budget
+from batchscribe.core.flags import LOW_CONFIDENCE, RERUN
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.quality import Doubt, Heard
+from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.votes import VOTERS
+from batchscribe.errors import EngineError
+from batchscribe.testing.clock import FakeClock
+from support.whisper_double import ScriptedDecoder, numbered, ordinary, utterance
+
+PATIENCE = 30.0
+"""Seconds that a test waits for another thread before it fails."""
+
+
+def engine_of(
+    decoder: ScriptedDecoder, batch: int = 4, clock: FakeClock | None = None, **spec: Any
+) -> FasterWhisper:
+    return FasterWhisper(
+        decoder,
+        EngineSpec(**{"engine": "faster-whisper", "language": "en", **spec}),
+        model="double",
+        device="double",
+        monotonic=(clock or FakeClock()).monotonic,
+        batch=batch,
+    )
+
+
+def sizes(decoder: ScriptedDecoder) -> list[int]:
+    return [len(windows) for _, windows in decoder.heard]
+
+
+def texts(results: list[Recognition]) -> dict[int, str]:
+    return {result.window: " ".join(part.text for part in result.segments) for result in results}
+
+
+# ------------------------------------------------------------------ gathering
+
+
+def test_windows_of_any_session_share_a_batch() -> None:
+    decoder = ScriptedDecoder()
+    results = list(engine_of(decoder).transcribe(numbered(number, f"s{number % 3}") for number in range(10)))
+    assert sizes(decoder) == [4, 4, 2]
+    assert texts(results) == {number: f"window {number}" for number in range(10)}
+
+
+def test_where_no_window_is_ready_all_that_is_held_is_heard() -> None:
+    decoder = ScriptedDecoder()
+    given: list[int] = []
+
+    def windows() -> Iterator[Window | None]:
+        yield from (numbered(number) for number in range(6))
+        yield None
+        # Whoever has nothing ready gets everything back before it is asked again.
+        assert given == list(range(6))
+        yield numbered(6)
+        yield None
+        assert given == list(range(7))
+
+    for result in engine_of(decoder).transcribe(windows()):
+        given.append(result.window)  # noqa: PERF401 - the feeder looks at it meanwhile
+    assert sizes(decoder) == [4, 2, 1]
+
+
+def test_one_at_a_time_means_each_before_the_next_is_taken() -> None:
+    taken: list[int] = []
+
+    def windows() -> Iterator[Window]:
+        for number in range(3):
+            taken.append(number)
+            yield numbered(number)
+
+    for result in engine_of(ScriptedDecoder(), batch=1).transcribe(windows()):
+        assert taken == list(range(result.window + 1))
+
+
+def test_the_next_batchs_features_are_computed_while_one_is_heard_and_no_more() -> None:
+    computed: list[int] = []
+    ready = threading.Event()
+    seen: list[list[int]] = []
+
+    def note(number: int) -> None:
+        computed.append(number)
+        if number == 3:
+            ready.set()
+
+    def hear(_what: str) -> None:
+        assert ready.wait(PATIENCE)
+        seen.append(list(computed))
+
+    decoder = ScriptedDecoder(ahead=note, takes=hear)
+    assert len(list(engine_of(decoder, batch=2).transcribe(numbered(number) for number in range(6)))) == 6
+    assert seen[0] == [0, 1, 2, 3]
+
+
+def test_a_feeders_mistake_is_not_the_engines() -> None:
+    def windows() -> Iterator[Window]:
+        yield numbered(1)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(engine_of(ScriptedDecoder()).transcribe(windows()))
+
+
+# ------------------------------------------------------------------ memory
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_goes_on_with_the_same_windows() -> None:
+    decoder = ScriptedDecoder(room=3)
+    engine = engine_of(decoder, batch=8)
+    results = list(engine.transcribe(numbered(number) for number in range(20)))
+    assert texts(results) == {number: f"window {number}" for number in range(20)}
+    assert engine.batch == 2
+    assert max(sizes(decoder)) == 2
+
+
+def test_where_not_even_one_window_fits_the_mend_is_named() -> None:
+    with pytest.raises(EngineError, match=r"single window.*WHISPER_MODEL"):
+        list(engine_of(ScriptedDecoder(room=0)).transcribe(numbered(number) for number in range(3)))
+
+
+def test_only_a_lack_of_memory_halves() -> None:
+    def broken(_number: int) -> Heard:
+        raise RuntimeError("CUDA failed with error an illegal instruction was encountered\nat line 5")
+
+    decoder = ScriptedDecoder(says=broken)
+    with pytest.raises(EngineError, match=r"transcribing: CUDA.*encountered$"):
+        list(engine_of(decoder).transcribe(numbered(number) for number in range(4)))
+    assert sizes(decoder) == [4]
+    assert out_of_memory(RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"))
+    assert out_of_memory(MemoryError())
+
+
+class OddError(Exception):
+    """What no vendor has documented."""
+
+
+@pytest.mark.parametrize("kind", [IndexError, ValueError, KeyError, OddError])
+@pytest.mark.parametrize("where", ["says", "says_again", "ahead", "chances"])
+def test_whatever_is_raised_is_an_engine_error_without_what_was_said(
+    kind: type[Exception], where: str
+) -> None:
+    def broken(_number: int) -> Any:
+        raise kind("a secret sentence")
+
+    decoder = ScriptedDecoder(says=lambda _number: utterance("you " * 20, 20.0))
+    setattr(decoder, where, broken)
+    with pytest.raises(EngineError, match=f"transcribing: {kind.__name__}$"):
+        list(engine_of(decoder, language=None).transcribe([numbered(1)]))
+
+
+# ------------------------------------------------------------------ language
+
+
+def test_a_session_speaks_what_its_first_windows_say_together() -> None:
+    doubtful = {0: {"de": 0.6, "en": 0.4}, 1: {"de": 0.2, "en": 0.8}}
+    decoder = ScriptedDecoder(chances=lambda number: doubtful.get(number, {"de": 0.1, "en": 0.2}))
+    windows = [numbered(number, "talk") for number in range(9)]
+    results = list(engine_of(decoder, batch=3, language=None).transcribe(iter(windows)))
+    assert {result.language for result in results} == {"en"}
+    assert decoder.asked == [[0, 1, 2], [3]]
+    assert VOTERS == 4
+
+
+def test_windows_in_two_languages_are_heard_apart() -> None:
+    decoder = ScriptedDecoder(chances=lambda number: {"de" if number % 2 else "en": 1.0})
+    windows = [numbered(number, "odd" if number % 2 else "even") for number in range(4)]
+    results = list(engine_of(decoder, language=None).transcribe(iter(windows)))
+    assert decoder.heard == [("en", [0, 2]), ("de", [1, 3])]
+    assert [(result.window, result.language) for result in results] == [
+        (0, "en"),
+        (1, "de"),
+        (2, "en"),
+        (3, "de"),
+    ]
+
+
+def test_a_window_without_a_session_speaks_for_itself() -> None:
+    decoder = ScriptedDecoder(chances=lambda number: {"de" if number == 2 else "en": 1.0})
+    results = list(engine_of(decoder, batch=2, language=None).transcribe(map(numbered, range(6))))
+    assert [result.language for result in results] == ["en", "en", "de", "en", "en", "en"]
+
+
+def test_nobody_is_asked_where_the_language_is_given() -> None:
+    decoder = ScriptedDecoder()
+    windows = [numbered(0, "a", language="fr"), numbered(1, "a")]
+    results = list(engine_of(decoder, language="de").transcribe(iter(windows)))
+    assert [result.language for result in results] == ["fr", "de"]
+    assert decoder.asked == []
+
+
+def test_an_english_model_hears_english() -> None:
+    decoder = ScriptedDecoder(multilingual=False)
+    results = list(engine_of(decoder, language=None).transcribe([numbered(0, "a"), numbered(1)]))
+    assert [result.language for result in results] == ["en", "en"]
+    assert decoder.asked == []
+
+
+# ------------------------------------------------------------------ the guard
+
+
+def loop(number: int) -> Heard:
+    return utterance(f"loop{number} " * 20, 20.0)
+
+
+def test_what_looks_wrong_is_heard_again_and_the_better_one_kept() -> None:
+    decoder = ScriptedDecoder(says=lambda number: loop(number) if number == 1 else ordinary(number))
+    results = list(engine_of(decoder).transcribe(map(numbered, range(3))))
+    assert [(number, language) for number, language, _ in decoder.reheard] == [(1, "en")]
+    assert Doubt.LOOPING in decoder.reheard[0][2]
+    assert texts(results) == {number: f"window {number}" for number in range(3)}
+    assert [result.flags for result in results] == [(), (RERUN,), ()]
+
+
+def test_what_looks_wrong_twice_is_kept_and_flagged() -> None:
+    decoder = ScriptedDecoder(says=loop, says_again=loop)
+    (result,) = engine_of(decoder).transcribe([numbered(1, seconds=20.0)])
+    assert result.flags == (RERUN, LOW_CONFIDENCE)
+    assert result.segments
+
+
+def test_second_hearings_end_with_their_time() -> None:
+    clock = FakeClock()
+    takes = {"hear": 10.0, "again": 20.0}
+    decoder = ScriptedDecoder(says=loop, takes=lambda what: clock.sleep(takes[what]))
+    results = list(engine_of(decoder, batch=1, clock=clock).transcribe(map(numbered, range(5))))
+    # 30 s and a fifth of what the first hearings took: 32, 14, -4 (so not the third), -2, 0.
+    assert [result.flags for result in results] == [(RERUN,), (RERUN,), *[(LOW_CONFIDENCE,)] * 3]
+    assert all(result.segments for result in results)
+
+
+def test_the_budget_grows_with_the_work() -> None:
+    clock = FakeClock()
+    budget = Budget(clock.monotonic)
+    assert budget.left == ALLOWANCE
+    with budget.working():
+        clock.sleep(100.0)
+    assert budget.left == pytest.approx(ALLOWANCE + 100.0 * SHARE)
+    with budget.spending():
+        clock.sleep(60.0)
+    assert budget.left == pytest.approx(-10.0)
+
+
+def test_silence_has_no_words() -> None:
+    silence = utterance("five", avg_logprob=-1.3, no_speech_prob=0.98)
+    decoder = ScriptedDecoder(says=lambda _number: silence)
+    (result,) = engine_of(decoder).transcribe([numbered(1)])
+    assert (result.segments, result.flags) == ((), ())
+    assert decoder.reheard == []
+
+
+def test_an_empty_text_is_no_segment() -> None:
+    decoder = ScriptedDecoder(says=lambda _number: utterance("  "))
+    (result,) = engine_of(decoder).transcribe([numbered(1)])
+    assert (result.segments, result.flags) == ((), ())
+
+
+def test_times_keep_to_the_window() -> None:
+    decoder = ScriptedDecoder(says=lambda _number: utterance("one two", 2.4))
+    (result,) = engine_of(decoder).transcribe([numbered(1, seconds=2.0)])
+    assert [(word.start, word.end) for word in result.segments[0].words] == [(0.0, 1.2), (1.2, 2.0)]

@@ -1,0 +1,161 @@
+"""Names, revisions, the fetch and its record: with a double of the hub's client."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import faster_whisper.utils
+import huggingface_hub
+import huggingface_hub.constants
+import pytest
+
+from batchscribe.adapters import whisper_models
+from batchscribe.adapters.engine_faster_whisper import FACTORY
+from batchscribe.adapters.whisper_models import MODELS, model_folder, prefetch, verify
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.errors import EngineError, MisconfiguredError
+
+HEAD = "a" * 40
+"""What the branch of the double's repositories points at."""
+
+
+class Hub:
+    """A cache as the hub's client lays it out, filled by a double of its `snapshot_download`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.head = HEAD
+        self.contents = {"model.bin": b"weights", "config.json": b"{}", "tokenizer.json": b"words"}
+        self.calls: list[tuple[str, str | None, bool]] = []
+        self.broken = False
+
+    def snapshot_download(
+        self, repository: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
+    ) -> str:
+        assert "model.bin" in allow_patterns
+        self.calls.append((repository, revision, local_files_only))
+        home = self.root / f"models--{repository.replace('/', '--')}"
+        folder = home / "snapshots" / (revision or self.head)
+        if folder.is_dir():
+            return str(folder)
+        if local_files_only:
+            raise FileNotFoundError(folder)
+        folder.mkdir(parents=True)
+        (home / "blobs").mkdir(exist_ok=True)
+        for name, data in self.contents.items():
+            blob = home / "blobs" / hashlib.sha256(data).hexdigest()
+            blob.write_bytes(data[:-1] if self.broken else data)
+            (folder / name).symlink_to(Path("../../blobs") / blob.name)
+        return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(made.root))
+    return made
+
+
+def spec_of(model: str, **changes: Any) -> EngineSpec:
+    return EngineSpec(**{"engine": "faster-whisper", "model": model, "device": "cpu", **changes})
+
+
+def test_every_name_of_faster_whispers_is_known_with_its_repository() -> None:
+    assert {name: repository for name, (repository, _) in MODELS.items()} == faster_whisper.utils._MODELS
+    assert all(commit is None or re.fullmatch("[0-9a-f]{40}", commit) for _, commit in MODELS.values())
+
+
+def test_a_name_is_one_commit_for_the_fetch_and_for_the_run(hub: Hub) -> None:
+    repository, commit = MODELS["small.en"]
+    folder = prefetch("small.en")
+    assert model_folder(spec_of("")) == folder
+    assert hub.calls == [(repository, commit, False), (repository, commit, True)]
+
+
+def test_where_no_commit_is_known_the_first_fetchs_is_kept(hub: Hub) -> None:
+    first = prefetch("somebody/a-whisper")
+    hub.head = "b" * 40
+    assert prefetch("somebody/a-whisper") == first
+    assert model_folder(spec_of("somebody/a-whisper")) == first
+    assert [revision for _, revision, _ in hub.calls] == [None, HEAD, HEAD]
+
+
+def test_a_file_that_was_cut_short_shows_before_any_work(hub: Hub) -> None:
+    folder = prefetch("small.en")
+    (folder / "model.bin").write_bytes(b"weight")
+    assert "not as it was fetched" in FACTORY.problems(spec_of("small.en"))[0]
+    with pytest.raises(MisconfiguredError, match=rf"remove {hub.root}/models--Systran--faster-whisper-small"):
+        prefetch("small.en")
+
+
+def test_a_file_that_was_changed_shows_when_its_contents_are_read(hub: Hub) -> None:
+    folder = prefetch("small.en")
+    (folder / "model.bin").write_bytes(b"Weights")
+    assert model_folder(spec_of("small.en")) == folder
+    verify(folder)
+    with pytest.raises(MisconfiguredError, match=r"model\.bin is not as it was fetched"):
+        verify(folder, contents=True)
+    with pytest.raises(MisconfiguredError, match=r"model\.bin is not as it was fetched"):
+        prefetch("small.en")
+
+
+def test_a_broken_transfer_is_seen_by_the_hubs_own_name_for_the_file(hub: Hub) -> None:
+    hub.broken = True
+    with pytest.raises(EngineError, match="did not arrive whole"):
+        prefetch("small.en")
+
+
+def test_a_model_that_somebody_else_put_into_the_cache_is_taken_as_it_is(hub: Hub) -> None:
+    repository, commit = MODELS["small.en"]
+    hub.snapshot_download(repository, revision=commit, allow_patterns=["model.bin"], local_files_only=False)
+    assert FACTORY.problems(spec_of("small.en")) == ()
+
+
+def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
+    folder = prefetch("small.en")
+    whisper_models._record_file(folder).write_bytes(b"{")
+    with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
+        model_folder(spec_of("small.en"))
+
+
+def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(EngineError, match=r"small\.en could not be fetched: no route$"):
+        prefetch("small.en")
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "language", "problem"),
+    [
+        ("small.en", "translate", None, "nothing to translate"),
+        ("turbo", "translate", None, "not trained to translate"),
+        ("distil-large-v3", "translate", "de", "not trained to translate"),
+        ("somebody/Distil-german", "translate", "de", "not trained to translate"),
+        ("small.en", "transcribe", "fr", "English only"),
+        ("small", "transcribe", "xx", "no language 'xx'"),
+        ("small", "summarise", None, "no task 'summarise'"),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_before_any_work(
+    hub: Hub, model: str, task: str, language: str | None, problem: str
+) -> None:
+    prefetch(model)
+    found = FACTORY.problems(spec_of(model, task=task, language=language))
+    assert len(found) == 1
+    assert problem in found[0]
+    assert hub.calls
+
+
+@pytest.mark.parametrize("model", ["small", "large-v3", "medium"])
+def test_models_of_many_languages_translate(hub: Hub, model: str) -> None:
+    prefetch(model)
+    assert FACTORY.problems(spec_of(model, task="translate", language="de")) == ()
+    assert hub.calls
