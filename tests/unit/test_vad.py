@@ -11,8 +11,8 @@ from batchscribe.adapters.vad_silero import find_speech
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment, Word
 from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quietest
-from support.audio import bundled, corpus
+from batchscribe.worker.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quiet_place
+from support.audio import bundled, corpus, sine
 
 
 def silence(seconds: float) -> Samples:
@@ -191,7 +191,7 @@ def test_a_window_can_be_taken_apart() -> None:
     assert window.within(6 * SAMPLE_RATE, 20 * SAMPLE_RATE) is None
 
 
-def test_a_long_span_is_cut_where_it_is_quietest() -> None:
+def test_a_long_span_is_cut_where_it_is_quiet_place() -> None:
     audio = noise(70)
     audio[25 * SAMPLE_RATE : 25 * SAMPLE_RATE + 4000] = 0
     windows = cut(audio, everything, first=80 * SAMPLE_RATE)
@@ -244,5 +244,5 @@ def test_a_window_does_not_keep_its_block_in_memory() -> None:
 def test_quiet_is_looked_for_between_the_bounds_only() -> None:
     audio = noise(10)
     audio[: 2 * SAMPLE_RATE] = 0
-    assert quietest(audio, 4 * SAMPLE_RATE, 8 * SAMPLE_RATE) in range(4 * SAMPLE_RATE, 8 * SAMPLE_RATE)
-    assert quietest(audio, 100, 200) == 150
+    assert quiet_place(audio, 4 * SAMPLE_RATE, 8 * SAMPLE_RATE) in range(4 * SAMPLE_RATE, 8 * SAMPLE_RATE)
+    assert quiet_place(audio, 100, 200) == 150

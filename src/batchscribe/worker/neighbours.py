@@ -1,7 +1,8 @@
-"""Neighbours that were transcribed before: heard along at the edge of a stretch, and never written again.
+"""Neighbours that are not in the manifest: heard along at the edge of a stretch, and not written by us.
 
-A word at a cut is understood from both sides. What a published neighbour said already is known from its
-transcript, so that nothing is said twice.
+A word at a cut is understood from both sides. What a neighbour that was transcribed before has said already
+is known from its transcript, so that nothing is said twice; one that is transcribed later will know it
+from ours.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from batchscribe.core import transcripts
 from batchscribe.core.chunks import audio_name, transcript_key
 from batchscribe.core.manifest import ManifestChunk
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.core.transcripts import ForeignTranscript, Segment, Transcript
+from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
 from batchscribe.protocols import Store
 from batchscribe.worker.audio import AudioDecoder, Samples
@@ -34,14 +35,14 @@ MAX_SECONDS = 2 * 3600.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbour:
-    """A published chunk beside a stretch. `audio` is the part of it that touches the stretch."""
+    """A chunk beside a stretch. `audio` is the part of it that touches the stretch."""
 
     audio: Samples
     samples: int
     """Of all of it."""
     sound: Sound
     heard_from: float | None
-    """When its first published word begins, in seconds on its own clock; None where it has no word."""
+    """When its first published word begins, in seconds on its own clock; None where there is none."""
     heard_until: float | None
 
 
@@ -68,7 +69,7 @@ class Neighbours:
             self._decoder.close()
 
     def find(self, chunk: ManifestChunk, step: int, *, split: bool) -> Neighbour | None:
-        """The published neighbour before (`step` -1) or behind (1) a chunk; None where there is none.
+        """The neighbour before (`step` -1) or behind (1) a chunk; None where there is none.
 
         It only helps: where it cannot be had or understood, there is none. Raises InterruptedRunError.
         """
@@ -77,30 +78,29 @@ class Neighbours:
             return None
         try:
             for key in named(chunk.key, name.number + step):
-                if (said := self._said(key)) is not None and (data := self._audio(key)) is not None:
-                    return self._heard(key, data, said, step, split=split)
+                if self._is_there(key):
+                    return self._heard(key, step, split=split)
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
             LOG.warning("neighbour.not_heard", key=chunk.key, step=step, reason=str(error))
         return None
 
-    def _said(self, key: str) -> Transcript | ForeignTranscript | None:
+    def _is_there(self, key: str) -> bool:
+        info = next(iter(self._source.list(key)), None)
+        return info is not None and info.key == key and 0 < info.size <= MAX_BYTES
+
+    def _said(self, key: str) -> tuple[Segment, ...]:
         name = audio_name(key)
         assert name is not None
         try:
-            return transcripts.decode(self._output.get(transcript_key(name)).data)
+            return transcripts.decode(self._output.get(transcript_key(name)).data).segments
         except ObjectNotFoundError:
-            return None
+            return ()
 
-    def _audio(self, key: str) -> bytes | None:
-        info = next(iter(self._source.list(key)), None)
-        fits = info is not None and info.key == key and info.size <= MAX_BYTES
-        return self._source.get(key).data if fits else None
-
-    def _heard(
-        self, key: str, data: bytes, said: Transcript | ForeignTranscript, step: int, *, split: bool
-    ) -> Neighbour | None:
+    def _heard(self, key: str, step: int, *, split: bool) -> Neighbour:
+        first, last = _edges(self._said(key))
+        data = self._source.get(key).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
         decoding = self._decoder.decode(mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split)
@@ -114,7 +114,6 @@ class Neighbours:
             elif step > 0 and total - len(piece) >= HEARD:
                 kept.pop()
         audio = np.concatenate(kept)
-        first, last = _edges(said.segments)
         sound = Sound.of(decoding.beginning, mended.delay)
         return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, first, last)
 

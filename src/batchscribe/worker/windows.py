@@ -38,6 +38,8 @@ LEAD = SAMPLE_RATE // 2
 TAIL = SAMPLE_RATE
 """The end of a silent block is looked at again: a word may just begin there."""
 FRAME = SAMPLE_RATE // 50
+ABOUT = 2.0
+"""Places of up to so many times the least power are as good: a later cut fills a window better."""
 SMOOTH = 10
 """Quiet is judged over 200 ms, ten frames of 20 ms: longer than the closure of a consonant."""
 
@@ -107,22 +109,23 @@ class Cut:
         return Cut(tuple(parts), np.concatenate(audio), sum(map(len, audio))) if parts else None
 
 
-def quietest(audio: Samples, begin: int, end: int) -> int:
-    """The sample in the middle of the quietest 200 ms of `audio[begin:end]`."""
+def quiet_place(audio: Samples, begin: int, end: int) -> int:
+    """The sample in the middle of the last 200 ms of `audio[begin:end]` that are about as quiet as any."""
     count = (end - begin) // FRAME
     if count <= SMOOTH:
         return (begin + end) // 2
     shaped = audio[begin : begin + count * FRAME].reshape(count, FRAME)
     power = np.mean(np.square(shaped, dtype=np.float64), axis=1)
     level = np.convolve(power, np.ones(SMOOTH), mode="valid")
-    return int(begin + (int(np.argmin(level)) + SMOOTH / 2) * FRAME)
+    (quiet,) = np.nonzero(level <= ABOUT * level.min())
+    return int(begin + (int(quiet[-1]) + SMOOTH / 2) * FRAME)
 
 
 def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
-    """A span in parts of at most 30 s, each cut at the quietest place of its second half."""
+    """A span in parts of at most 30 s, each cut at the last quiet place of its second half."""
     begin, end = span
     while end - begin > MAX_WINDOW:
-        at = quietest(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
+        at = quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
         yield begin, at
         begin = at
     yield begin, end
