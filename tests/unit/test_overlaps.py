@@ -87,6 +87,14 @@ def test_a_word_said_again_and_again_is_no_overlap(speech: Samples, overlap: flo
         assert measure(*cut(again, at, overlap)) is None
 
 
+def test_a_word_that_was_said_before_is_no_overlap(speech: Samples) -> None:
+    word, other = speech[int(0.3 * RATE) : int(0.9 * RATE)], speech[5 * RATE :]
+    once, after = np.concatenate([other[:RATE], word]), np.concatenate([word, other[RATE : 3 * RATE]])
+    assert measure(once, after) == pytest.approx(0.6, abs=0.002)
+    assert measure(np.concatenate([word, once]), after) is None
+    assert measure(once, np.concatenate([after[: 2 * RATE], word])) is None
+
+
 def test_a_word_said_twice_and_not_the_same_is_no_overlap(speech: Samples) -> None:
     # The loudest of it is the very same; what is around that is not.
     once, other = speech[: int(1.2 * RATE)].copy(), speech[int(5 * RATE) : int(6.2 * RATE)]

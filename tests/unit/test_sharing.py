@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from batchscribe.core.sharing import Place, share
@@ -37,11 +38,11 @@ def test_a_segment_over_a_seam_is_split_between_its_words() -> None:
 def test_a_cut_through_a_word_is_kept_beside_its_time() -> None:
     ((word,),) = [part.words for part in share([segment("over", ("over", 9.25, 11))], PAIR)[1]]
     assert (word.start, word.end, word.starts_before) == (0, 1, 0.75)
-    assert not word.ends_after
+    assert word.ends_after is msgspec.UNSET
     assert (word.true_start, word.true_end) == (-0.75, 1)
     ((word,),) = [part.words for part in share([segment("over", ("over", 9, 10.5))], PAIR)[0]]
     assert (word.start, word.end, word.ends_after) == (9, 10, 0.5)
-    assert not word.starts_before
+    assert word.starts_before is msgspec.UNSET
 
 
 def test_an_overlap_is_shared_in_its_middle() -> None:
@@ -50,7 +51,7 @@ def test_an_overlap_is_shared_in_its_middle() -> None:
     before, after = share([segment("one two", one, two)], overlapping)
     assert texts([before, after]) == [["one"], ["two"]]
     assert after[0].words[0].start == 0.2
-    assert not after[0].words[0].starts_before
+    assert after[0].words[0].starts_before is msgspec.UNSET
 
 
 @pytest.mark.parametrize(("start", "end", "at"), [(8, 11, 0), (9, 12, 1), (-3, -1, 0), (22, 25, 1)])

@@ -132,7 +132,7 @@ def test_time_stamps_count_from_where_their_recording_begins() -> None:
     [
         (9.9, 0.0, 9.9),
         (8.9, 0.0, 10),
-        (8.0, 2.0, 8.0),
+        (8.1, 2.0, 8.1),
         (7.9, 2.0, 8.0),
         (nan, 0.0, 10),
         (inf, 0.0, 10),
@@ -143,6 +143,15 @@ def test_time_stamps_that_cannot_be_true_are_not_believed(
     position: float, overlap: float, offset: float
 ) -> None:
     assert offsets(transcript(position=0.0), transcript(position=position, overlap=overlap))[1] == offset
+
+
+def test_short_chunks_that_each_begin_a_recording_lie_behind_each_other() -> None:
+    assert offsets(*[transcript(position=0.0, duration=0.5)] * 3) == [0, 0.5, 1.0]
+
+
+def test_a_session_never_ends_before_what_was_placed_in_it() -> None:
+    inside = transcript(position=9.2, duration=0.3)
+    assert offsets(transcript(position=0.0), inside, transcript()) == [0, 9.2, 10]
 
 
 def test_after_wrong_time_stamps_later_ones_count_from_there() -> None:

@@ -33,17 +33,15 @@ QUIET = 0.001
 """Of the mean power: what is below is as good as silent."""
 NEAR = SAMPLE_RATE // 50
 """Samples about a peak that belong to it: a voice repeats itself after 3 to 12 ms."""
-ALIKE = 0.6
-"""How alike the two must be, from -1 to 1."""
 STAND_OUT = 0.7
 """The next best is at most so much of it."""
 PART = SAMPLE_RATE // 20
 AUDIBLE = 0.02
 """Of the mean energy: quieter parts do not count."""
-PART_ALIKE = 0.4
-"""As `ALIKE`, for each part of 50 ms alone."""
+ALIKE = 0.5
+"""How alike 50 ms must be to be the same, from -1 to 1."""
 THROUGHOUT = 0.9
-"""So many of the parts must be alike."""
+"""So many of them must be."""
 EDGE = 1
 """Parts at either end that do not count in longer overlaps: codecs fill up there."""
 LOUD = 10 ** (-50 / 20)
@@ -95,18 +93,18 @@ class Overlaps:
 
 
 def measure(before: Samples, after: Samples) -> float | None:
-    """Seconds that `after` begins before the end of `before`, 0.1 to 2.5; None where that is not sure.
+    """Seconds that `after` begins before the end of `before`, 0.1 to 2.6; None where that is not sure.
 
     Both have shape (samples,), float32 in [-1, 1], 16 kHz, mono: the end of a chunk and the beginning
     of the next; up to 3 s of either are looked at.
     """
     tail, head = before[-REACH:], after[:REACH]
-    if min(len(tail), len(head)) < SHORTEST or not _finite(tail, head):
+    if min(len(tail), len(head)) < SHORTEST:
         return None
     flat_tail, flat_head = _flattened(tail, head)
     curve = _likeness(flat_tail, flat_head)
     best = int(np.argmax(curve))
-    if not SHORTEST <= best <= LONGEST or curve[best] < ALIKE:
+    if not SHORTEST <= best <= LONGEST:
         return None
     second = max(_beside(curve, best), _repeats(flat_tail, flat_head, best))
     if second > STAND_OUT * curve[best]:
@@ -120,15 +118,11 @@ def _speaks_against(before: Samples, after: Samples, seconds: float) -> bool:
     """Whether both are speech where they should be the same, and are not: a recording was begun anew."""
     length, near = round(seconds * SAMPLE_RATE), round(AGREE * SAMPLE_RATE)
     tail, head = before[-REACH:], after[:REACH]
-    if length < SHORTEST or not _finite(tail, head):
+    if length < SHORTEST:
         return False
     curve = _likeness(*_flattened(tail, head))
     alike = curve[max(LEAST, length - near) : length + near + 1].max()
     return bool(alike < UNLIKE and _telling(tail[-length:]) and _telling(head[:length]))
-
-
-def _finite(*sounds: Samples) -> bool:
-    return all(bool(np.isfinite(sound).all()) for sound in sounds)
 
 
 def _flattened(tail: Samples, head: Samples) -> tuple[Curve, Curve]:
@@ -203,7 +197,7 @@ def _alike_throughout(one: Curve, other: Curve) -> bool:
     energies = [np.square(part).sum(axis=1) for part in parts]
     heard = np.maximum(*(energy / (energy.mean() + 1e-18) for energy in energies)) > AUDIBLE
     products = (parts[0] * parts[1]).sum(axis=1)
-    alike = products > PART_ALIKE * np.sqrt(energies[0] * energies[1])
+    alike = products > ALIKE * np.sqrt(energies[0] * energies[1])
     inner = slice(EDGE, -EDGE) if count >= 4 * EDGE else slice(None)
     return bool(alike[inner][heard[inner]].mean() >= THROUGHOUT) if heard[inner].any() else False
 
