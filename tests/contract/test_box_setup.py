@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from batchscribe import __version__
+from batchscribe.adapters import box_install
 from batchscribe.adapters.box_install import find_wheel, install
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
@@ -144,6 +147,33 @@ def test_an_installation_that_fails_leaves_the_old_one(
         install(ssh, INSTANCE, wheel=broken, extra="cpu")
     assert (folder / "venv").readlink() == Path("venv.old")
     assert [path.name for path in folder.glob("venv.*")] == ["venv.old"]
+
+
+def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
+    ssh: Ssh, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(ssh, INSTANCE)
+    there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(box_install, "pins", lambda _extra: there)
+    assert install(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
+    # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
+    monkeypatch.setattr(box_install, "pins", lambda _extra: None)
+    with pytest.raises(LaunchError, match="could not be installed"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    missing = f"nvidia-cublas-cu12==12.9.9.9 --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(box_install, "pins", lambda _extra: missing)
+    with pytest.raises(LaunchError, match="could not be installed"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
+
+
+def test_the_pins_of_the_gpu_box_travel_in_the_wheel(wheel: Path) -> None:
+    ours = box_install.pins("gpu")
+    assert ours is not None
+    assert b"ctranslate2==" in ours
+    assert b"nvidia-cublas-cu12==" in ours
+    assert zipfile.ZipFile(wheel).read("batchscribe/requirements/gpu.txt") == ours
+    assert box_install.pins("cpu") is None
 
 
 def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:

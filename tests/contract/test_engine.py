@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from batchscribe.adapters.engine_faster_whisper import prefetch
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
-from batchscribe.adapters.whisper_decoder import WhisperDecoder
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -110,32 +108,6 @@ def test_it_can_be_used_again(engine: Engine) -> None:
     first = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
     again = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
     assert said(first) == said(again)
-
-
-def told(results: list[Recognition]) -> dict[int, tuple[object, ...]]:
-    return {result.window: (result.segments, result.language, result.flags) for result in results}
-
-
-def test_every_window_is_answered_where_some_are_late(engine: Engine) -> None:
-    """A feeder that has nothing ready says so, and waits until it has everything back."""
-    windows = speech(*list(corpus())[:3])
-    answered: list[int] = []
-
-    def late() -> Iterator[Window | None]:
-        for window in windows:
-            yield window
-            while window.id not in answered:
-                yield None
-
-    for result in engine.transcribe(late()):
-        answered.append(result.window)  # noqa: PERF401 - the feeder looks at it meanwhile
-    assert sorted(answered) == [window.id for window in windows]
-
-
-def test_the_order_of_the_windows_and_their_sessions_change_no_result(engine: Engine) -> None:
-    windows = [replace(window, session=f"session {window.id % 2}") for window in speech(*list(corpus())[:5])]
-    forth = {result.window: said([result]) for result in engine.transcribe(iter(windows))}
-    assert {result.window: said([result]) for result in engine.transcribe(reversed(windows))} == forth
 
 
 def test_it_says_where_it_runs_and_with_what(engine: Any) -> None:
@@ -259,44 +231,6 @@ def test_whisper_gives_words_with_probabilities(whisper_folder: Path) -> None:
     assert words
     assert all(word.probability is not None for word in words)
     assert result.language == "en"
-
-
-def test_whispers_batches_change_no_result(whisper_folder: Path) -> None:
-    engine = WHISPER.load(spec_of(whisper_folder))
-    windows = [*speech(*list(corpus())[:6]), silence(77, 1.5), silence(78, 0.05)]
-    alone = told(list(engine.transcribe(iter(windows))))
-    for engine.batch in (2, 3, 8, 32):
-        assert told(list(engine.transcribe(iter(windows)))) == alone
-
-
-def test_whisper_says_in_a_batch_what_it_says_alone(whisper_folder: Path) -> None:
-    """Against faster-whisper's own sequential path, as far as random weights lead it the same way."""
-    engine = WHISPER.load(spec_of(whisper_folder))
-    model = faster_whisper.WhisperModel(str(whisper_folder), device="cpu", compute_type="int8")
-    windows = speech(*list(corpus())[:6])
-    compared = 0
-    for result, window in zip(engine.transcribe(iter(windows)), windows, strict=True):
-        expected, _ = model.transcribe(window.audio, beam_size=5, temperature=0.0, word_timestamps=True)
-        first = next(expected, None)
-        # The sequential path drops what its wild times leave without a length.
-        if first is None or first.seek:
-            continue
-        compared += 1
-        assert result.segments[0].text == first.text.strip()
-    assert compared >= 3
-
-
-@pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
-def test_a_library_that_is_missing_shows_in_the_self_test(
-    whisper_folder: Path, device: str, mend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_whisper: object, features: object) -> None:
-        raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
-
-    model = faster_whisper.WhisperModel(str(whisper_folder), device="cpu")
-    monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
-    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
-        whisper_device.self_test(WhisperDecoder(model), device)
 
 
 def test_a_model_that_cannot_run_does_not_load(whisper_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

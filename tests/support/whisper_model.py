@@ -15,10 +15,8 @@ from ctranslate2.specs import WhisperSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPECIALS = (
-    "<|endoftext|>",
-    "<|startoftranscript|>",
-    "<|en|>",
+BEFORE_LANGUAGES = ("<|endoftext|>", "<|startoftranscript|>")
+AFTER_LANGUAGES = (
     "<|translate|>",
     "<|transcribe|>",
     "<|startoflm|>",
@@ -30,10 +28,10 @@ TIMESTAMPS = 1501
 WIDTH, HEADS, LAYERS, MELS = 32, 2, 2, 80
 
 
-def build(folder: Path, *, seed: int = 4) -> Path:
-    """Writes the model into an empty folder; English only, since its vocabulary is small."""
+def build(folder: Path, *, seed: int = 4, languages: tuple[str, ...] = ("en",)) -> Path:
+    """Writes the model into an empty folder; it knows these languages alike."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(languages)
     tokenizer.save(str(folder / "tokenizer.json"))
     by_number = {number: name for name, number in tokenizer.get_vocab().items()}
     names = [by_number[number] for number in sorted(by_number)]
@@ -41,7 +39,7 @@ def build(folder: Path, *, seed: int = 4) -> Path:
     spec = WhisperSpec(LAYERS, HEADS, LAYERS, HEADS)
     _fill(spec, names, np.random.default_rng(seed))
     spec.register_vocabulary(names)
-    _configure(spec.config, names)
+    _configure(spec.config, names, languages)
     spec.validate()
     spec.optimize(quantization="int8")
     spec.save(str(folder))
@@ -50,7 +48,7 @@ def build(folder: Path, *, seed: int = 4) -> Path:
     return folder
 
 
-def _tokenizer() -> Tokenizer:
+def _tokenizer(languages: tuple[str, ...]) -> Tokenizer:
     """Bytes, then each word as one token that begins with its blank, then the specials in Whisper's order."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: number for number, letter in enumerate(alphabet)}
@@ -62,18 +60,22 @@ def _tokenizer() -> Tokenizer:
                 merges.append((made, letter))
             made += letter
             vocabulary.setdefault(made, len(vocabulary))
+    if len(languages) > 1:
+        # By this token, and by nothing else, CTranslate2 knows a model of many languages.
+        vocabulary[""] = len(vocabulary)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS])
+    specials = (*BEFORE_LANGUAGES, *(f"<|{language}|>" for language in languages), *AFTER_LANGUAGES)
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in specials])
     return tokenizer
 
 
-def _configure(config: Any, names: list[str]) -> None:
+def _configure(config: Any, names: list[str], languages: tuple[str, ...]) -> None:
     config.suppress_ids = []
     config.suppress_ids_begin = [names.index("Ġ"), names.index("<|endoftext|>")]
     config.alignment_heads = [(1, 0), (1, 1)]
-    config.lang_ids = [names.index("<|en|>")]
+    config.lang_ids = [names.index(f"<|{language}|>") for language in languages]
 
 
 def _fill(spec: Any, names: list[str], random: np.random.Generator) -> None:
@@ -122,5 +124,6 @@ def _preferences(names: list[str]) -> Any:
     for word in WORDS:
         liked[names.index("Ġ" + word)] = 3.0
     liked[names.index("<|endoftext|>")] = 9.0
-    liked[-TIMESTAMPS:] = -9.0
+    first = names.index("<|0.00|>")
+    liked[first : first + TIMESTAMPS] = -9.0
     return liked

@@ -159,3 +159,16 @@ def test_models_of_many_languages_translate(hub: Hub, model: str) -> None:
     prefetch(model)
     assert FACTORY.problems(spec_of(model, task="translate", language="de")) == ()
     assert hub.calls
+
+
+def test_the_names_say_what_is_on_this_machine_and_a_fetch_brings_more(hub: Hub) -> None:
+    assert set(FACTORY.models().items()) == {(name, False) for name in MODELS}
+    folder = FACTORY.fetch(spec_of("turbo"))
+    assert {name for name, here in FACTORY.models().items() if here} == {"turbo", "large-v3-turbo"}
+    assert folder.name == MODELS["turbo"][1]
+    assert hub.calls
+
+
+def test_what_no_machine_could_do_is_known_without_the_model() -> None:
+    assert "nothing to translate" in FACTORY.unable(spec_of("base.en", task="translate"))[0]
+    assert FACTORY.unable(spec_of("base", task="translate")) == ()

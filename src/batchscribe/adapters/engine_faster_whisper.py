@@ -17,6 +17,7 @@ from batchscribe.adapters.whisper_decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.whisper_device import batch_size, compute_type, device_of, gpu_missing, self_test
 from batchscribe.adapters.whisper_models import (
     DEFAULT_MODEL,
+    MODELS,
     check_languages,
     check_task,
     model_folder,
@@ -74,6 +75,34 @@ class Factory:
             monotonic=SystemClock().monotonic,
             batch=batch,
         )
+
+    def unable(self, spec: EngineSpec) -> tuple[str, ...]:
+        """Why no machine could run `spec`, as far as the model's name says it; needs none of the packages."""
+        try:
+            check_task(spec)
+        except MisconfiguredError as error:
+            return (str(error),)
+        return ()
+
+    def models(self) -> dict[str, bool]:
+        """The names of Whisper's models, and whether each is on this machine. No network."""
+        return {name: _here(name) for name in MODELS}
+
+    def fetch(self, spec: EngineSpec) -> Path:
+        """Brings the model of `spec` onto this machine. Raises MisconfiguredError, EngineError."""
+        return prefetch(model_name(spec))
+
+    def gpu_missing(self, spec: EngineSpec) -> bool:
+        """Whether `spec` wants a GPU, and this machine has none that is usable."""
+        return gpu_missing(spec)
+
+
+def _here(name: str) -> bool:
+    try:
+        model_folder(EngineSpec(engine=NAME, model=name))
+    except (MisconfiguredError, ImportError):
+        return False
+    return True
 
 
 def _loaded(folder: Path, device: str, kind: str) -> Any:
