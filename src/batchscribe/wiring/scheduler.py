@@ -32,7 +32,7 @@ from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.manifest import EngineSpec, Limits
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -155,7 +155,17 @@ def engine_spec(settings: Settings) -> EngineSpec:
         compute_type=settings.compute_type,
         device="cuda" if paid_gpu else "auto",
         language=settings.language,
+        task=settings.task,
     )
+
+
+def hearing(settings: Settings) -> Hearing:
+    return Hearing(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
+
+
+def settings_hash(spec: EngineSpec, heard: Hearing) -> str:
+    """Two transcripts with the same one were made in the same way."""
+    return hashlib.sha256(msgspec.json.encode((spec, heard))).hexdigest()[:16]
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
@@ -214,7 +224,7 @@ def _world(
 
 
 def _terms(settings: Settings, *, by_hand: bool) -> Terms:
-    spec = engine_spec(settings)
+    spec, heard = engine_spec(settings), hearing(settings)
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
@@ -241,7 +251,8 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
             by_hand=by_hand,
         ),
         engine=spec,
-        settings_hash=hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16],
+        hearing=heard,
+        settings_hash=settings_hash(spec, heard),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,
             max_object_bytes=settings.max_object_mb * 1024 * 1024,
