@@ -38,6 +38,7 @@ from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
+from batchscribe.core.worked import work_lines
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
@@ -356,4 +357,6 @@ def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     log.info("Cost Tracking", **dict(cost_block(report)))
+    for line in work_lines(report.work):
+        log.info(line, run=run.id)
     write_report(settings.reports_dir, report)
