@@ -84,6 +84,17 @@ def test_a_dry_run_says_it_all_and_touches_nothing(desk: Desk) -> None:
     assert sorted(path for path in desk.home.rglob("*")) == before
 
 
+def test_a_language_that_the_model_does_not_know_is_refused_before_anything_is_started(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    for words in (("tick",), ("tick", "--dry-run"), ("run",)):
+        for threshold in ("4", "50"):
+            done = desk.run(*words, BATCH_LANGUAGE="fr", BATCH_THRESHOLD=threshold)
+            assert done.returncode == 2, words
+            said = done.stdout if "--dry-run" in words else done.stderr.splitlines()[-1]
+            assert "pocketsphinx knows English only, and BATCH_LANGUAGE is fr" in said
+    assert desk.json("status")["run"] is None
+
+
 def test_dotenv_is_parsed_never_executed(desk: Desk) -> None:
     env = desk.home / ".env"
     env.write_text(env.read_text() + "GPU_INSTANCE_TYPE=$(touch PWNED)\n")

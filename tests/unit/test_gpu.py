@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import click
@@ -14,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
-from batchscribe.cli.gpu import TOOLS, GpuTools, gpu
+from batchscribe.cli.gpu import TOOLS, gpu
+from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
 from batchscribe.core.box import BoxReply, CheckRequest, Finding, read
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -585,3 +587,12 @@ def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> No
     assert desk("check", "--start").exit_code == 0
     assert seen == [{"hand-1"}]
     assert desk.guard.standing(ID) == frozenset()
+
+
+@pytest.mark.parametrize("words", [("check", "--start"), ("setup", "--start")], ids=lambda words: words[0])
+def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: tuple[str, ...]) -> None:
+    spec = EngineSpec(engine="faster-whisper", model="small.en", language="fr")
+    desk.terms = replace(desk.terms, engine=spec)
+    assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
+    assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
+    assert desk.box.asked == []

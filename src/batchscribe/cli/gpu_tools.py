@@ -6,7 +6,7 @@ import click
 
 from batchscribe.adapters.clock import Interrupts, SystemClock
 from batchscribe.cli.app import App
-from batchscribe.cli.gpu import GpuTools
+from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.controller.by_hand import Patience
 from batchscribe.core.orders import HAND
 from batchscribe.core.runs import Run

@@ -15,6 +15,7 @@ from batchscribe.controller.observe import observe
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
+from batchscribe.core.languages import refuse_unfit
 from batchscribe.core.policy import Launch, decide
 from batchscribe.core.runs import Outcome
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
@@ -88,7 +89,7 @@ def _dry_run(app: App, *, as_json: bool) -> int:
     with opened(app, remember=False) as made:
         seen = observe(made.world, made.terms)
         decision = decide(seen, made.terms.policy)
-        refused = _refusal(made) if isinstance(decision, Launch) else None
+        refused = _refusal(made, start=isinstance(decision, Launch))
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
@@ -98,9 +99,12 @@ def _dry_run(app: App, *, as_json: bool) -> int:
     return refused.exit_code if refused else 0
 
 
-def _refusal(made: Scheduler) -> BatchscribeError | None:
+def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
+    """Why the tick would refuse to start; what only a start needs is looked at where there would be one."""
     try:
-        made.world.preflight()
+        refuse_unfit(made.terms.engine)
+        if start:
+            made.world.preflight()
     except MisconfiguredError as error:
         return error
     return None

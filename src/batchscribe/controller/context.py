@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import structlog
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.instances import STOP_PATIENCE_SECONDS
-from batchscribe.core.manifest import EngineSpec, Limits, Progress
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits, Progress
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -90,7 +90,9 @@ class Terms:
     """The rate for an instance type as it was seen."""
     policy: Policy
     engine: EngineSpec
+    hearing: Hearing = field(default_factory=Hearing)
     settings_hash: str
+    """Of everything that makes a transcript another one: engine and hearing."""
     limits: Limits
     max_attempts: int
     priors: Priors

@@ -18,6 +18,7 @@ from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import disarm_settled, sweep
 from batchscribe.controller.reconcile import dead_runs, recover
 from batchscribe.controller.steps import open_run
+from batchscribe.core.languages import refuse_unfit
 from batchscribe.core.policy import (
     Decision,
     Hold,
@@ -142,8 +143,11 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
+            # Told while it costs nothing, not with the first start, which may be days away.
+            refuse_unfit(terms.engine)
             return None
         case Launch():
+            refuse_unfit(terms.engine)
             world.preflight()
             run = open_run(world, terms, decision, seen.instance)
             world.ledger.put(
