@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.adapters import vad_onnx_asr, vad_silero
 from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.errors import EngineError
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.windows import MAX_WINDOW, Samples, blocks, cut_windows, quietest
 from support.audio import bundled, corpus, sine
+
+Finder = Callable[[Samples], tuple[tuple[int, int], ...]]
+
+
+@pytest.fixture(params=[vad_silero, vad_onnx_asr], ids=["faster-whisper", "onnx-asr"])
+def find_speech(request: pytest.FixtureRequest) -> Finder:
+    found: Finder = request.param.find_speech
+    return found
 
 
 def silence(seconds: float) -> Samples:
@@ -25,13 +35,13 @@ def everything(audio: Samples) -> list[tuple[int, int]]:
     return [(0, len(audio))]
 
 
-def test_silence_and_noise_are_not_speech() -> None:
+def test_silence_and_noise_are_not_speech(find_speech: Finder) -> None:
     assert find_speech(silence(10)) == ()
     assert find_speech(noise(10)) == ()
     assert find_speech(silence(0)) == ()
 
 
-def test_every_bundled_recording_is_speech_and_found_where_it_is() -> None:
+def test_every_bundled_recording_is_speech_and_found_where_it_is(find_speech: Finder) -> None:
     with AudioDecoder() as decoder:
         for key in corpus():
             speech = decoder.decode_all(bundled(key), max_seconds=60).samples
@@ -43,12 +53,31 @@ def test_every_bundled_recording_is_speech_and_found_where_it_is() -> None:
             assert sum(end - begin for begin, end in spans) > 0.7 * len(speech)
 
 
-def test_spans_are_in_order_and_apart() -> None:
+def test_spans_are_in_order_and_apart(find_speech: Finder) -> None:
     with AudioDecoder() as decoder:
         parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:4]]
     spans = find_speech(np.concatenate([piece for part in parts for piece in (part, silence(1.5))]))
     assert len(spans) >= 3
     assert all(one[0] < one[1] <= two[0] for one, two in pairwise(spans))
+
+
+def test_both_detectors_agree() -> None:
+    with AudioDecoder() as decoder:
+        parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:6]]
+    audio = np.concatenate([piece for part in parts for piece in (part, silence(1.5))])
+    spans = [find.find_speech(audio) for find in (vad_silero, vad_onnx_asr)]
+    heard = np.zeros((2, len(audio)), bool)
+    for number, found in enumerate(spans):
+        for begin, end in found:
+            heard[number, begin:end] = True
+    assert (heard[0] != heard[1]).mean() < 0.05
+
+
+def test_a_detector_that_is_not_installed_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vad_onnx_asr, "MODEL_PACKAGE", "no_such_package")
+    vad_onnx_asr._detector.cache_clear()
+    with pytest.raises(EngineError, match="does not run: ModuleNotFoundError"):
+        vad_onnx_asr.find_speech(noise(1))
 
 
 def test_windows_know_their_place_on_the_clock_of_the_chunk() -> None:
