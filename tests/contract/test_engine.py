@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,7 +145,7 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
-            heard.append(said(list(sphinx.transcribe(windows))))
+            heard.append(said(sorted(sphinx.transcribe(windows), key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
 
 
@@ -164,6 +165,36 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
         list(engine.transcribe(windows))
     assert said(list(engine.transcribe(windows)))
     engine.close()
+
+
+def test_a_closed_pocketsphinx_leaves_no_process() -> None:
+    engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
+    processes = list(engine._pool._processes.values())
+    assert all(process.is_alive() for process in processes)
+    engine.close()
+    engine.close()
+    assert not any(process.is_alive() for process in processes)
+    with pytest.raises(EngineError, match="RuntimeError"):
+        list(engine.transcribe(speech("notes/the idea.flac")))
+
+
+def test_pocketsphinx_hands_back_what_is_done_though_an_earlier_window_is_not(
+    sphinx: PocketSphinx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: Future[Any] = Future()
+    ready: Future[Any] = Future()
+    ready.set_result([("one", 0, 50)])
+    futures = iter([held, ready])
+    monkeypatch.setattr(sphinx, "_asked", lambda _window: next(futures))
+    monkeypatch.setattr(sphinx, "_processes", 2)
+
+    def windows() -> Iterator[Window | None]:
+        yield silence(1, 1.0)
+        yield silence(2, 1.0)
+        yield None
+        held.set_result([])
+
+    assert [result.window for result in sphinx.transcribe(windows())] == [2, 1]
 
 
 @pytest.mark.parametrize(("broken", "kind"), [("no bytes", "TypeError"), (None, "IndexError")])
