@@ -1,9 +1,11 @@
 """What every speech engine must do, as tests for pytest: ours pass them, and so can yours.
 
+    @pytest.fixture(scope="module")
+    def engine():
+        return FACTORY.load(EngineSpec(engine="mine"))
+
     class TestMine(EngineSuite):
-        @pytest.fixture(scope="class")
-        def engine(self):
-            return FACTORY.load(EngineSpec(engine="mine"))
+        pass
 
 The methods hear the recordings that ship with batchscribe, in English; `speech` may give other windows
 to an engine that knows other languages. The decoder comes with the extras that bring an engine.
@@ -73,7 +75,7 @@ def said(results: Sequence[Recognition]) -> str:
 
 
 class EngineSuite:
-    """A subclass has a fixture `engine`: the loaded engine."""
+    """What a subclass inherits; a fixture `engine` is the loaded engine."""
 
     def speech(self) -> list[Window]:
         """Windows in which somebody speaks, numbered from 10 on."""
