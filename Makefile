@@ -43,7 +43,9 @@ bench: install
 	$(BIN)/python -m bench
 
 lock:
-	$(PIN) --extra aws --extra demo --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra demo --extra parakeet --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
+	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
 	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
 
 clean:

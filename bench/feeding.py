@@ -1,7 +1,7 @@
 """What it takes to decode a browser's chunks: ours, ffmpeg for each file, and one ffmpeg for an hour at once.
 
 Chunks of 10 s of bundled speech, WebM with Opus, to 16 kHz mono float32; in turn, three times over. CPU
-seconds (user and system, with the starts of processes) for each hour of audio, medians, and the ratio to ours.
+seconds (user and system, with the starts of processes) for each hour of audio: medians, and ratios to ours.
 """
 
 from __future__ import annotations

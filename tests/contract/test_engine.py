@@ -6,29 +6,33 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import faster_whisper
 import jiwer
-import numpy as np
 import pytest
 
 from batchscribe.adapters import engine_pocketsphinx, engines, whisper_device
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
 from batchscribe.adapters.engine_faster_whisper import prefetch
+from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
+from batchscribe.adapters.engine_parakeet import Parakeet
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.protocols import Engine, EngineFactory
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
+from batchscribe.testing.engine_suite import EngineSuite, said, silence
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.windows import cut_windows
 from support.audio import bundled, corpus
+from support.parakeet_model import build_ctc, build_tdt
 from support.whisper_model import build
 
 LOUDEST = 0.1
@@ -46,7 +50,28 @@ def sphinx() -> Iterator[PocketSphinx]:
     engine.close()
 
 
-@pytest.fixture(scope="module", params=["double", "double-batching", "pocketsphinx", "faster-whisper"])
+@pytest.fixture(scope="module")
+def parakeet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tdt(tmp_path_factory.mktemp("parakeet"))
+
+
+@pytest.fixture(scope="module")
+def parakeet_ctc_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_ctc(tmp_path_factory.mktemp("parakeet-ctc"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "double",
+        "double-batching",
+        "pocketsphinx",
+        "faster-whisper",
+        "parakeet",
+        "parakeet-ctc",
+        "parakeet-batching",
+    ],
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
     makers: dict[str, Callable[[], Engine]] = {
         "double": ScriptedEngine,
@@ -58,11 +83,17 @@ def engine(request: pytest.FixtureRequest) -> Engine:
             )
         ),
     }
+    if request.param.startswith("parakeet"):
+        ctc = request.param == "parakeet-ctc"
+        folder = request.getfixturevalue("parakeet_ctc_folder" if ctc else "parakeet_folder")
+        return parakeet(folder, batch=3 if request.param == "parakeet-batching" else 1)
     return makers[request.param]()
 
 
-def silence(number: int, seconds: float) -> Window:
-    return Window(number, 0.0, np.zeros(int(seconds * SAMPLE_RATE), np.float32))
+def parakeet(folder: Path, *, batch: int = 1) -> Parakeet:
+    engine = PARAKEET.load(EngineSpec(engine="parakeet", model=str(folder), device="cpu"))
+    engine._batch = batch
+    return engine
 
 
 def speech(*keys: str) -> list[Window]:
@@ -71,51 +102,13 @@ def speech(*keys: str) -> list[Window]:
     return [Window(10 + number, 3.0 * number, audio) for number, audio in enumerate(found)]
 
 
-def said(results: list[Recognition]) -> str:
-    return " ".join(segment.text for result in results for segment in result.segments)
+class TestEveryEngine(EngineSuite):
+    """The suite that ships, on the double and on each of ours."""
 
 
-def test_one_result_for_each_window_with_its_number(engine: Engine) -> None:
-    windows = [*speech(*list(corpus())[:4]), silence(77, 1.5)]
-    results = list(engine.transcribe(iter(windows)))
-    assert sorted(result.window for result in results) == [10, 11, 12, 13, 77]
-    assert said(results)
-
-
-def test_times_are_inside_their_window_and_in_order(engine: Engine) -> None:
-    windows = {window.id: window for window in speech(*list(corpus())[4:8])}
-    for result in engine.transcribe(iter(windows.values())):
-        seconds = windows[result.window].seconds
-        times = [time for part in result.segments for word in part.words for time in (word.start, word.end)]
-        assert times == sorted(times)
-        assert all(0 <= time <= seconds for time in times)
-        assert all(0 <= part.start <= part.end <= seconds for part in result.segments)
-
-
-def test_no_segment_and_no_word_is_empty(engine: Engine) -> None:
-    for result in engine.transcribe(iter(speech("notes/the idea.flac"))):
-        for segment in result.segments:
-            assert segment.text.strip() == segment.text != ""
-            assert all(word.word.strip() == word.word != "" for word in segment.words)
-            assert all(word.probability is None or 0 <= word.probability <= 1 for word in segment.words)
-
-
-def test_nothing_in_nothing_out(engine: Engine) -> None:
-    assert list(engine.transcribe(iter(()))) == []
-
-
-def test_it_can_be_used_again(engine: Engine) -> None:
-    first = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
-    again = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
-    assert said(first) == said(again)
-
-
-def test_it_says_where_it_runs_and_with_what(engine: Any) -> None:
-    assert engine.device
-    assert engine.model
-
-
-@pytest.mark.parametrize("factory", [ScriptedFactory(), SPHINX, WHISPER], ids=lambda factory: factory.name)
+@pytest.mark.parametrize(
+    "factory", [ScriptedFactory(), SPHINX, WHISPER, PARAKEET], ids=lambda factory: factory.name
+)
 def test_a_factory_is_one(factory: EngineFactory) -> None:
     assert isinstance(factory, EngineFactory)
 
@@ -124,13 +117,13 @@ def test_a_factory_is_one(factory: EngineFactory) -> None:
 
 
 def test_engines_are_found_by_their_entry_points() -> None:
-    assert {"faster-whisper", "pocketsphinx"} <= set(engines.engine_names())
+    assert {"faster-whisper", "parakeet", "pocketsphinx"} <= set(engines.engine_names())
     assert engines.engine_factory("pocketsphinx") is SPHINX
     assert engines.engine_factory("auto") is WHISPER
 
 
 def test_an_unknown_engine_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(MisconfiguredError, match="auto, faster-whisper, pocketsphinx"):
+    with pytest.raises(MisconfiguredError, match="auto, faster-whisper, parakeet, pocketsphinx"):
         engines.engine_factory("parrot")
 
 
@@ -151,7 +144,7 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
-            heard.append(said(list(sphinx.transcribe(windows))))
+            heard.append(said(sorted(sphinx.transcribe(windows), key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
 
 
@@ -171,6 +164,36 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
         list(engine.transcribe(windows))
     assert said(list(engine.transcribe(windows)))
     engine.close()
+
+
+def test_a_closed_pocketsphinx_leaves_no_process() -> None:
+    engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
+    processes = list(engine._pool._processes.values())
+    assert all(process.is_alive() for process in processes)
+    engine.close()
+    engine.close()
+    assert not any(process.is_alive() for process in processes)
+    with pytest.raises(EngineError, match="RuntimeError"):
+        list(engine.transcribe(speech("notes/the idea.flac")))
+
+
+def test_pocketsphinx_hands_back_what_is_done_though_an_earlier_window_is_not(
+    sphinx: PocketSphinx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: Future[Any] = Future()
+    ready: Future[Any] = Future()
+    ready.set_result([("one", 0, 50)])
+    futures = iter([held, ready])
+    monkeypatch.setattr(sphinx, "_asked", lambda _window: next(futures))
+    monkeypatch.setattr(sphinx, "_processes", 2)
+
+    def windows() -> Iterator[Window | None]:
+        yield silence(1, 1.0)
+        yield silence(2, 1.0)
+        yield None
+        held.set_result([])
+
+    assert [result.window for result in sphinx.transcribe(windows())] == [2, 1]
 
 
 @pytest.mark.parametrize(("broken", "kind"), [("no bytes", "TypeError"), (None, "IndexError")])

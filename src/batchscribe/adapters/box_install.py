@@ -18,7 +18,10 @@ from batchscribe.adapters.ssh import Reply, Ssh, connection_trouble
 from batchscribe.core.instances import Instance
 from batchscribe.errors import LaunchError, MisconfiguredError
 
-EXTRAS = ("gpu", "cpu", "demo")
+EXTRAS = ("gpu", "cpu", "demo", "parakeet-gpu", "parakeet")
+GPU_EXTRAS = {"gpu", "parakeet-gpu"}
+EXTRA_OF = {"parakeet": "parakeet-gpu"}
+"""What a box with a GPU needs for an engine; for all others it is `gpu`."""
 INSTALL_SECONDS = 1800.0
 """CUDA's libraries alone are more than half a gigabyte."""
 _UV_WANTED = 41

@@ -13,9 +13,8 @@ import os
 import re
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import pairwise
@@ -32,11 +31,16 @@ MODEL = "en-us"
 FRAMES_PER_SECOND = 100
 PAUSE = 0.6
 """Seconds of quiet that end a segment."""
+MOMENT = 0.05
+"""Seconds to wait for a result where no window is ready: neither a spin, nor long for the next one."""
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 
 Heard = tuple[str, int, int]
 """A word as the decoder names it, its first and its last frame."""
+
+_UnderWay = dict[Future[list[Heard]], tuple[int, float]]
+"""Windows that the processes have: number and seconds."""
 
 
 class _Listener:
@@ -103,22 +107,29 @@ class PocketSphinx:
                 ready.result()
 
     def close(self) -> None:
+        """Ends the processes, each after the window that it is at. Repeating it is harmless."""
         self._pool.shutdown(cancel_futures=True)
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """One result for each window, in order; a few windows are under way at once. Raises EngineError."""
-        under_way: deque[tuple[int, float, Future[list[Heard]]]] = deque()
+        """One result for each window, when it is there; a few are under way at once. Raises EngineError."""
+        under_way: _UnderWay = {}
         try:
             for window in windows:
                 if window is not None:
-                    under_way.append((window.id, window.seconds, self._asked(window)))
-                while under_way and (len(under_way) >= 2 * self._processes or under_way[0][2].done()):
-                    yield self._answer(*under_way.popleft())
+                    under_way[self._asked(window)] = (window.id, window.seconds)
+                full = len(under_way) >= 2 * self._processes
+                idle = MOMENT if window is None else 0.0
+                yield from self._answers(under_way, None if full else idle)
             while under_way:
-                yield self._answer(*under_way.popleft())
+                yield from self._answers(under_way, None)
         finally:
-            for _, _, unwanted in under_way:
+            for unwanted in under_way:
                 unwanted.cancel()
+
+    def _answers(self, under_way: _UnderWay, seconds: float | None) -> Iterator[Recognition]:
+        """What is done by now, else the first within `seconds`; None is no limit."""
+        for heard in wait(under_way, seconds, FIRST_COMPLETED).done:
+            yield self._answer(*under_way.pop(heard), heard)
 
     def _asked(self, window: Window) -> Future[list[Heard]]:
         with self._trouble("transcribing"):

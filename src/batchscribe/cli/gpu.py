@@ -135,7 +135,9 @@ def check(ctx: click.Context, start_it: bool) -> None:
 
 
 @gpu.command()
-@click.option("--extra", type=click.Choice(EXTRAS), default="gpu", help="What the box can compute on.")
+@click.option(
+    "--extra", type=click.Choice(EXTRAS), help="What the box computes with; else what the engine needs."
+)
 @click.option("--wheel", type=click.Path(path_type=Path), help="This version's wheel, built before.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
 @click.option("--repin", is_flag=True, help="Trust the host key that the box shows now.")

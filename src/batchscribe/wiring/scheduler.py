@@ -17,7 +17,7 @@ import msgspec
 
 from batchscribe import __version__
 from batchscribe.adapters.clock import Interrupts, SystemClock
-from batchscribe.adapters.engines import engine_factory, resolve
+from batchscribe.adapters.engines import engine_factory, model_name, resolve, unable
 from batchscribe.adapters.guard_off import NOT_NEEDED, NoGuard
 from batchscribe.adapters.lock_file import FileTickLock
 from batchscribe.adapters.logs import run_log
@@ -152,7 +152,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
     paid_gpu = settings.provider != LOCAL and engine not in CPU_ENGINES
     return EngineSpec(
         engine=engine,
-        model="" if engine in CPU_ENGINES else settings.model,
+        model="" if engine in CPU_ENGINES else model_name(engine, settings.model),
         compute_type=settings.compute_type,
         device="cuda" if paid_gpu else "auto",
         language=settings.language,
@@ -266,8 +266,10 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
 
 def preflight(settings: Settings, output: Store) -> None:
     """What must hold before a start is paid for. Raises MisconfiguredError with the ways out."""
+    spec = engine_spec(settings)
+    if reasons := unable(spec):
+        raise MisconfiguredError(f"{'; '.join(reasons)} (nothing was started)")
     if settings.provider == LOCAL:
-        spec = engine_spec(settings)
         if problems := engine_factory(spec.engine).problems(spec):
             raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
         return
