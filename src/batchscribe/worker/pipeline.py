@@ -46,10 +46,10 @@ HUNG_TIMES = 5.0
 class Crew:
     """How many threads do what, and how often progress is told."""
 
-    fetchers: int = 4
+    fetchers: int = 8
     decoders: int = 2
     weavers: int = 2
-    publishers: int = 2
+    publishers: int = 4
     progress_seconds: float = 5.0
 
 
