@@ -138,7 +138,7 @@ def held(rows: list[ObjectInfo], session: str = "s/", **rules: Any) -> list[int 
         ((35, 25, 15), [3]),
         ((39.9, 29.9, 19.9), [3]),
         ((40.1, 30.1, 20.1), []),
-        ((300, 200, 10.1), [3]),
+        ((200, 100, 10.1), [3]),
         ((30, 10.1, 10), []),
         ((30, 20, 4), [3]),
         ((6,), []),
@@ -161,10 +161,14 @@ def test_a_neighbour_that_came_lets_the_chunk_before_it_go() -> None:
 
 
 def test_no_chunk_waits_for_its_neighbour_longer_than_the_longest_wait() -> None:
-    rows = recording(3000, 600)
+    rows = recording(390, 250)
     assert held(rows) == [2]
-    assert held(rows, overdue=NOW - timedelta(minutes=601)) == [2]
-    assert held(rows, overdue=NOW - timedelta(minutes=600)) == []
+    assert held(rows, overdue=NOW - timedelta(minutes=251)) == [2]
+    assert held(rows, overdue=NOW - timedelta(minutes=250)) == []
+
+
+def test_a_session_that_is_taken_up_again_another_day_is_not_waited_for() -> None:
+    assert held(recording(3000, 600)) == []
 
 
 def test_a_person_who_asks_waits_for_no_neighbour() -> None:

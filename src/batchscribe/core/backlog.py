@@ -18,6 +18,7 @@ from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
 
 MAX_CANDIDATES = 20_000
+LONGEST_CHUNK = timedelta(hours=2, minutes=30)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -215,9 +216,9 @@ def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
     """Whether the chunk after it is likely still to come: what was said across the cut needs both.
 
     Nobody says that a recording has ended. It is quiet when twice the time has passed that lay between
-    its last two chunks.
+    its last two chunks; a longer time than any chunk lasts was a break, not the length of a chunk.
     """
-    if audio.gap is None or not rules.min_age:
+    if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
         return False
     return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
 
