@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+<<<<<<< HEAD
 import zipfile
+=======
+import tomllib
+>>>>>>> parakeet
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,8 +19,12 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
+<<<<<<< HEAD
 from batchscribe.adapters import box_install
 from batchscribe.adapters.box_install import find_wheel, install
+=======
+from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
+>>>>>>> parakeet
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
@@ -441,3 +449,10 @@ def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path)
     assert all(finding.mend for finding in failed.values())
     if shutil.which("nvidia-smi") is None:
         assert failed["GPU driver"].detail == "nvidia-smi does not run"
+
+
+def test_whatever_a_box_may_be_given_can_be_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) <= set(project["optional-dependencies"])
+    assert set(EXTRA_OF) <= set(project["entry-points"]["batchscribe.engines"])
+    assert set(EXTRA_OF.values()) <= GPU_EXTRAS <= set(EXTRAS)

@@ -215,7 +215,7 @@ def _why_no_gpu(*, able: bool) -> str:
     if able:
         return "CUDA finds no usable GPU here: check the driver with nvidia-smi"
     if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
-        return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART} ({ALONE})"
+        return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
     return f"the ONNX Runtime that is installed here knows no CUDA: {APART} ({ALONE})"
 
 
