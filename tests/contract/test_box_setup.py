@@ -5,11 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
-<<<<<<< HEAD
-import zipfile
-=======
 import tomllib
->>>>>>> parakeet
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,12 +16,8 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-<<<<<<< HEAD
 from batchscribe.adapters import box_install
-from batchscribe.adapters.box_install import find_wheel, install
-=======
 from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
->>>>>>> parakeet
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
