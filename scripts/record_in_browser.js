@@ -1,6 +1,6 @@
 // Records a WAV with a real browser's MediaRecorder, in pieces, as a web page does it.
 //
-//   npm install playwright-core && node record_in_browser.js say.wav 2000 out 'audio/webm;codecs=opus'
+//   npm install playwright-core && NODE_PATH=node_modules node record_in_browser.js say.wav 2000 out 'audio/webm;codecs=opus'
 //
 // What it wrote is committed under tests/data/recorder; nothing of this is needed to run the tests.
 const { chromium } = require('playwright-core');
