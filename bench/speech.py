@@ -103,6 +103,13 @@ def english(words: int, *, voice: str = "rms", seed: int = 1) -> Session:
     return _session("english", phrases, Style(voice, (0.1, 0.7), (1.5, 6.0), 0.04), chance)
 
 
+def restless(words: int, *, voice: str = "rms", seed: int = 5) -> Session:
+    """Sentences without a long pause, so that nothing of it is silence to anybody."""
+    chance = random.Random(seed)
+    phrases = [_sentence(chance) for _ in range(words // 6)]
+    return _session("restless", phrases, Style(voice, (0.05, 0.3)), chance)
+
+
 def dense_digits(count: int, *, voice: str = "slt", seed: int = 2) -> Session:
     """One digit behind the other, in phrases of one to eight, with hardly a pause."""
     chance = random.Random(seed)
