@@ -24,6 +24,7 @@ from batchscribe.core.manifest import (
     Manifest,
     ManifestChunk,
     WorkerEnd,
+    decode,
     encode,
 )
 from batchscribe.core.speech import Recognition, Window
@@ -96,7 +97,7 @@ class Bucket:
             engine=spec,
             settings_hash="bench",
             hearing=hearing,
-            chunks=tuple(map(self._chunk, self._keys)),
+            chunks=self._chunks(),
         )
 
     def write(self, manifest: Manifest) -> Path:
@@ -119,16 +120,23 @@ class Bucket:
         assert not record.failures, record.failures
         return record
 
-    def _chunk(self, key: str) -> ManifestChunk:
-        name = _name(key)
-        (info,) = self.store.list(key)
-        return ManifestChunk(
-            key=key,
-            etag=info.etag,
-            size=info.size,
-            session=name.session,
-            transcript=transcript_key(name),
+    def _chunks(self) -> tuple[ManifestChunk, ...]:
+        found = {info.key: info for info in self.store.list("")}
+        return tuple(
+            ManifestChunk(
+                key=key,
+                etag=found[key].etag,
+                size=found[key].size,
+                session=_name(key).session,
+                transcript=transcript_key(_name(key)),
+            )
+            for key in self._keys
         )
+
+    def said(self, manifest: Manifest) -> ExitRecord:
+        """The last word of a worker that was a process of its own."""
+        place = keys.exit_record(manifest.run, manifest.worker)
+        return decode(self.store.get(place).data, ExitRecord)
 
     def sessions(self) -> Iterator[SessionTranscript]:
         """What every session says, in the order of the keys."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -29,10 +28,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchscribe.core import keys
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.core.manifest import EngineSpec
 from bench import speech
 from bench.bucket import Bucket
+from bench.syllables import syllables
 from support import whisper_model
 
 HERE = Path(__file__).parent
@@ -117,18 +116,6 @@ def build(folder: Path, layers: int) -> tuple[Path, dict[str, int]]:
     return folder, {token["content"]: token["id"] for token in tokens}
 
 
-def syllables(count: int) -> list[str]:
-    """Words of no language: what is said must not look like a loop, or it would be heard again."""
-    chance = random.Random(5)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        parts = (
-            chance.choice("bdfgklmnprstvz") + chance.choice("aeiou") for _ in range(chance.randint(2, 3))
-        )
-        found["".join(parts)] = None
-    return list(found)
-
-
 def one_by_one(setup: Setup, batch: int) -> Took:
     program = [HERE / "one_by_one.py", setup.model, setup.device, setup.kind, batch, *setup.files]
     took, said = measured(setup, Path(sys.executable), program)
@@ -162,14 +149,10 @@ def ours(setup: Setup, bucket: Bucket) -> Took:
     )
     manifest = bucket.manifest(spec)
     took, _ = measured(setup, Path(sys.executable), ["batchscribe", "worker", bucket.write(manifest)])
-    record = _record(bucket, manifest)
+    record = bucket.said(manifest)
     assert record.tally.done == len(setup.files), record
     print(f"    our worker's flags: {record.flags}")
     return Took(took.cpu, took.wall, took.counts, record.timings.elapsed - (record.timings.loaded or 0.0))
-
-
-def _record(bucket: Bucket, manifest: Manifest) -> ExitRecord:
-    return decode(bucket.store.get(keys.exit_record(manifest.run, 0)).data, ExitRecord)
 
 
 def measured(setup: Setup, python: Path, program: Sequence[Any], **changes: str) -> tuple[Took, str]:

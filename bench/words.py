@@ -51,6 +51,8 @@ class Result:
     times: list[Word]
     errors: jiwer.WordOutput
     windows: int
+    new: int
+    """Windows that the engine had not heard already, of another way."""
 
     @property
     def wer(self) -> float:
@@ -122,7 +124,9 @@ def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
 
 
 def _table(session: Session, engine: Remembering, wanted: argparse.Namespace) -> None:
-    print(f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}{'to whole':>9}{'windows':>9}")
+    print(
+        f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}{'to whole':>9}{'windows':>9}{'new':>5}"
+    )
     whole: Result | None = None
     for way in _ways(session, wanted):
         found = _heard(way, session, engine)
@@ -138,13 +142,13 @@ def _row(way: Way, found: Result, whole: Result) -> None:
     kinds = f"{wrong.substitutions}/{wrong.deletions}/{wrong.insertions}"
     print(
         f"{way.name:<36}{len(found.said):>7}{errors:>7}  {kinds:<12}"
-        f"{found.wer:>7.4f}{found.wer - whole.wer:>+9.4f}{found.windows:>9}",
+        f"{found.wer:>7.4f}{found.wer - whole.wer:>+9.4f}{found.windows:>9}{found.new:>5}",
         flush=True,
     )
 
 
 def _heard(way: Way, session: Session, engine: Remembering) -> Result:
-    before = engine.windows
+    before, known = engine.windows, len(engine.known)
     with tempfile.TemporaryDirectory() as folder:
         bucket = Bucket(Path(folder) / "bucket")
         (bucket.put_session if way.stitched else bucket.put_strangers)("s", way.files, way.kind)
@@ -154,7 +158,7 @@ def _heard(way: Way, session: Session, engine: Remembering) -> Result:
     said = words(" ".join(session.text for session in found))
     times = [word for session in found for part in session.segments for word in part.words]
     errors = jiwer.process_words(" ".join(words(session.text)), " ".join(said))
-    return Result(said, times, errors, engine.windows - before)
+    return Result(said, times, errors, engine.windows - before, len(engine.known) - known)
 
 
 def words(text: str) -> list[str]:
