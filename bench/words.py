@@ -9,6 +9,7 @@ stitched chunks are within half a word in a hundred of the whole recording, and 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import jiwer
 import numpy as np
+import structlog
 
 from batchscribe.adapters.engines import engine_factory
 from batchscribe.core.manifest import EngineSpec, Hearing
@@ -61,6 +63,7 @@ class Result:
 
 def main() -> None:
     wanted = _arguments()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     engine = Remembering(engine_factory(wanted.engine).load(_spec(wanted)))
     for session in _sessions(wanted):
         about = f"{session.name}, {session.seconds / 60:.1f} min, {wanted.type}"
@@ -124,9 +127,8 @@ def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
 
 
 def _table(session: Session, engine: Remembering, wanted: argparse.Namespace) -> None:
-    print(
-        f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}{'to whole':>9}{'windows':>9}{'new':>5}"
-    )
+    heads = f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}"
+    print(f"{heads}{'to whole':>9}{'windows':>9}{'new':>5}", flush=True)
     whole: Result | None = None
     for way in _ways(session, wanted):
         found = _heard(way, session, engine)
