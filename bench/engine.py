@@ -67,8 +67,14 @@ class Took:
     cpu: float
     wall: float
     counts: Mapping[str, float]
-    worked: float | None = None
-    """Seconds on the wall without loading the model, where it is known."""
+
+    def all(self, what: str) -> float:
+        """Seconds of `cpu` or on the `wall`."""
+        return self.cpu if what == "cpu" else self.wall
+
+    def after(self, what: str) -> float:
+        """Without what came before the first window: the start, and loading the model."""
+        return self.all(what) - self.counts[f"{what}_before"]
 
 
 def main() -> None:
@@ -118,8 +124,7 @@ def build(folder: Path, layers: int) -> tuple[Path, dict[str, int]]:
 
 def one_by_one(setup: Setup, batch: int) -> Took:
     program = [HERE / "one_by_one.py", setup.model, setup.device, setup.kind, batch, *setup.files]
-    took, said = measured(setup, Path(sys.executable), program)
-    return Took(took.cpu, took.wall, took.counts, json.loads(said.splitlines()[-1])["worked"])
+    return measured(setup, Path(sys.executable), program)
 
 
 def theirs(setup: Setup, python: Path) -> Took:
@@ -136,7 +141,7 @@ def theirs(setup: Setup, python: Path) -> Took:
         "verbose": False,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return measured(setup, python, [python.parent / OTHER, *setup.files, *words], PYTHONPATH="")[0]
+    return measured(setup, python, [python.parent / OTHER, *setup.files, *words], PYTHONPATH="")
 
 
 def ours(setup: Setup, bucket: Bucket) -> Took:
@@ -148,15 +153,15 @@ def ours(setup: Setup, bucket: Bucket) -> Took:
         language="en",
     )
     manifest = bucket.manifest(spec)
-    took, _ = measured(setup, Path(sys.executable), ["batchscribe", "worker", bucket.write(manifest)])
+    took = measured(setup, Path(sys.executable), ["batchscribe", "worker", bucket.write(manifest)])
     record = bucket.said(manifest)
     assert record.tally.done == len(setup.files), record
     print(f"    our worker's flags: {record.flags}")
-    return Took(took.cpu, took.wall, took.counts, record.timings.elapsed - (record.timings.loaded or 0.0))
+    return took
 
 
-def measured(setup: Setup, python: Path, program: Sequence[Any], **changes: str) -> tuple[Took, str]:
-    """What the program took with all of its children, and what it printed."""
+def measured(setup: Setup, python: Path, program: Sequence[Any], **changes: str) -> Took:
+    """What the program took with all of its children."""
     counts = setup.home / "counts.json"
     special = (setup.tokens["<|endoftext|>"], setup.tokens["<|notimestamps|>"] + 1)
     words = list(map(str, (python, HERE / "fixed.py", counts, *special, *program)))
@@ -166,7 +171,7 @@ def measured(setup: Setup, python: Path, program: Sequence[Any], **changes: str)
     )
     wall = time.perf_counter() - begin
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
-    return Took(used() - cpu, wall, json.loads(counts.read_text())), done.stdout
+    return Took(used() - cpu, wall, json.loads(counts.read_text()))
 
 
 def used() -> float:
@@ -196,22 +201,23 @@ def show(setup: Setup, ways: Mapping[str, Callable[[], Took]]) -> None:
     for name, way in ways.items():
         found[name] = way()
         print(f"    {name} took {found[name].wall:.0f} s", flush=True)
-    wall = setup.device == "cuda"
-    best = max(setup.seconds / _cost(took, wall=wall) for name, took in found.items() if "(d)" not in name)
-    unit = "wall s" if wall else "CPU s"
-    heads = f"{'':<34}{unit:>8}{'audio/' + unit:>14}{'windows':>9}{'sound s':>9}"
-    print(f"{heads}{'tokens':>8}{'to best other':>15}")
+    table(setup.seconds, found, "wall" if setup.device == "cuda" else "cpu")
+
+
+def table(seconds: float, found: Mapping[str, Took], what: str) -> None:
+    """Ratios are of speeds: of all that a run takes, and of what each window more will take."""
+    others = [took for name, took in found.items() if "(d)" not in name]
+    whole, later = (min(part(took, what) for took in others) for part in (Took.all, Took.after))
+    print(f"{'':<34}{what + ' s':>8}{'to first':>9}{'audio/s':>9}{'after':>8}{'windows':>9}", end="")
+    print(f"{'sound s':>9}{'tokens':>8}{'to best other':>15}{'after':>8}")
     for name, took in found.items():
-        speed, counts = setup.seconds / _cost(took, wall=wall), took.counts
+        counts = took.counts
         print(
-            f"{name:<34}{_cost(took, wall=wall):>8.1f}{speed:>14.2f}{counts['windows']:>9.0f}"
-            f"{counts['seconds']:>9.0f}{counts['tokens']:>8.0f}{speed / best:>14.2f}x"
+            f"{name:<34}{took.all(what):>8.1f}{counts[what + '_before']:>9.1f}"
+            f"{seconds / took.all(what):>9.2f}{seconds / took.after(what):>8.2f}"
+            f"{counts['windows']:>9.0f}{counts['seconds']:>9.0f}{counts['tokens']:>8.0f}"
+            f"{whole / took.all(what):>14.2f}x{later / took.after(what):>7.2f}x"
         )
-
-
-def _cost(took: Took, *, wall: bool) -> float:
-    """On a GPU, loading is left out where it is known: a run of hours loads once."""
-    return (took.worked or took.wall) if wall else took.cpu
 
 
 if __name__ == "__main__":
