@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.engine_whisper_batches import NAME, FasterWhisper, line
+from batchscribe.adapters.engine_problems import failing, line
+from batchscribe.adapters.engine_whisper_batches import NAME, FasterWhisper
 from batchscribe.adapters.whisper_decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.whisper_device import batch_size, compute_type, device_of, gpu_missing, self_test
 from batchscribe.adapters.whisper_models import (
@@ -41,15 +42,7 @@ class Factory:
             return (
                 f"{', '.join(missing)} not installed: pip install 'batchscribe[gpu]', or without a GPU [cpu]",
             )
-        found: list[str] = []
-        for check in (device_of, model_folder, check_task, _check_code):
-            try:
-                check(spec)
-            except MisconfiguredError as error:
-                found.append(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
-                found.append(f"{NAME} does not run here ({line(error)}): install it again")
-        return tuple(found)
+        return tuple(failing(NAME, spec, (device_of, model_folder, check_task, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from batchscribe.adapters import nvidia, parakeet_models
+from batchscribe.adapters.engine_problems import failing, line
 from batchscribe.adapters.parakeet_models import (
     QUANTIZATIONS,
     kind,
@@ -101,7 +102,7 @@ def _trouble(doing: str) -> Iterator[None]:
     except Exception as error:
         known = type(error).__module__.startswith("onnxruntime.")
         raise EngineError(
-            f"{NAME} broke while {doing}: {_line(error) if known else type(error).__name__}"
+            f"{NAME} broke while {doing}: {line(error) if known else type(error).__name__}"
         ) from error
 
 
@@ -116,17 +117,10 @@ class Factory:
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. Asks the driver how many GPUs there are, and looks for the model's files."""
-        found = list(unable(spec))
+        found = unable(spec)
         if missing := _missing():
             return (*found, f"{', '.join(missing)} not installed: {APART} ({ALONE})")
-        for check in (_device, *(() if found else (_model,))):
-            try:
-                check(spec)
-            except MisconfiguredError as error:
-                found.append(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
-                found.append(f"{NAME} does not run here ({_line(error)}): install it again")
-        return tuple(found)
+        return (*found, *failing(NAME, spec, (_device, *(() if found else (_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         """Whether `spec` wants a GPU, and there is no usable one here."""
@@ -226,11 +220,6 @@ def _distributions() -> set[str]:
 
 def _missing() -> list[str]:
     return [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 FACTORY = Factory()

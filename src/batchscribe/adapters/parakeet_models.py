@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from batchscribe.adapters.engine_problems import line
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -125,8 +126,7 @@ def fetch(spec: EngineSpec) -> Path:
         return Path(hub.snapshot_download(place, allow_patterns=_wanted(spec)))
     except Exception as error:
         # The hub's client raises a family of its own for every way a download can fail.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EngineError(f"the model {model} could not be fetched: {reason}") from error
+        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
 
 
 def _wanted(spec: EngineSpec) -> list[str]:

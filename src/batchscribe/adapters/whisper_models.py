@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from batchscribe.adapters.engine_problems import line
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -122,7 +123,7 @@ def prefetch(model: str) -> Path:
         folder = Path(_download(repository, revision))
     except Exception as error:
         # The hub's client raises a family of its own for every way a download can fail.
-        raise EngineError(f"the model {model} could not be fetched: {_line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
     if _record_file(folder).exists():
         verify(folder, contents=True)
     else:
@@ -257,8 +258,3 @@ def _sha256(path: Path) -> str:
         while data := file.read(_READ):
             digest.update(data)
     return digest.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
