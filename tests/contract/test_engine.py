@@ -15,7 +15,7 @@ import faster_whisper
 import jiwer
 import pytest
 
-from batchscribe.adapters import engine_pocketsphinx, engines, whisper_device
+from batchscribe.adapters import engine_pocketsphinx, engines, nvidia, whisper_device
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
 from batchscribe.adapters.engine_faster_whisper import prefetch
 from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
@@ -317,7 +317,7 @@ def test_a_gpu_that_is_asked_for_is_never_replaced(
     whisper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
-    monkeypatch.setattr(whisper_device, "PCI_DEVICES", tmp_path)
+    monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
     assert "no usable GPU" in WHISPER.problems(spec_of(whisper_folder, device="cuda"))[0]
     assert WHISPER.load(spec_of(whisper_folder, device="auto")).device.startswith("cpu")
     card = tmp_path / "0000:00:1e.0"
