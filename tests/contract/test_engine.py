@@ -17,12 +17,12 @@ import pytest
 
 from batchscribe.adapters import engine_pocketsphinx, engines, nvidia, whisper_device
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
-from batchscribe.adapters.engine_faster_whisper import prefetch
 from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
 from batchscribe.adapters.engine_parakeet import Parakeet
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.adapters.whisper_models import prefetch
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
