@@ -23,6 +23,7 @@ from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
 from batchscribe.adapters.whisper_models import prefetch
+from batchscribe.core.flags import LOW_CONFIDENCE
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -144,8 +145,25 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
-            heard.append(said(sorted(sphinx.transcribe(windows), key=lambda result: result.window)))
+            results = list(sphinx.transcribe(windows))
+            assert all(result.flags == () for result in results)
+            heard.append(said(sorted(results, key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("heard", "flags"),
+    [
+        ([("well", 0, 40), ("yes", 50, 90)], ()),
+        ([("no", 10 * place, 10 * place + 9) for place in range(10)], (LOW_CONFIDENCE,)),
+        ([("well", 0, 40), ("yes", 50, 400)], (LOW_CONFIDENCE,)),
+    ],
+    ids=["plain", "loop", "beyond the audio"],
+)
+def test_what_looks_wrong_is_flagged(heard: list[engine_pocketsphinx.Heard], flags: tuple[str, ...]) -> None:
+    found = engine_pocketsphinx._recognition(7, 1.0, heard)
+    assert found.flags == flags
+    assert found.segments[-1].end <= 1.0
 
 
 def test_pocketsphinx_leaves_no_marks(sphinx: PocketSphinx) -> None:

@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from statistics import fmean
 from typing import Any
 
 from batchscribe.adapters import nvidia, parakeet_models
@@ -25,6 +26,7 @@ from batchscribe.adapters.parakeet_models import (
     unable,
 )
 from batchscribe.adapters.parakeet_words import Token, segments
+from batchscribe.core import quality
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
@@ -82,8 +84,10 @@ class Parakeet:
     def _answer(self, window: Window, result: Any) -> Recognition:
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*each) for each in zip(result.tokens, result.timestamps, probabilities, strict=True)]
-        found = within(segments(tokens, self._frame), window.seconds)
-        return Recognition(window.id, found, self._language or window.language)
+        sure = fmean(result.logprobs) if result.logprobs else None
+        heard = quality.Heard(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=sure)
+        found = within(heard.segments, window.seconds)
+        return Recognition(window.id, found, self._language or window.language, quality.flags(heard))
 
 
 def _filled(window: Window) -> Any:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from batchscribe.core import quality
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
@@ -160,7 +161,8 @@ def _pcm(window: Window) -> bytes:
 
 def _recognition(window: int, seconds: float, heard: list[Heard]) -> Recognition:
     words = [word for part in heard if (word := _word(*part)) is not None]
-    return Recognition(window, within(_segments(words), seconds), "en")
+    found = quality.Heard(tuple(_segments(words)), seconds)
+    return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 
 def _word(name: str, first: int, last: int) -> Word | None:
