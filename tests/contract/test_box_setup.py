@@ -168,12 +168,23 @@ def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
 
 
-def test_the_pins_of_the_gpu_box_travel_in_the_wheel(wheel: Path) -> None:
-    ours = box_install.pins("gpu")
+@pytest.mark.parametrize(
+    ("extra", "pinned"),
+    [
+        ("gpu", (b"ctranslate2==", b"nvidia-cublas-cu12==")),
+        ("parakeet-gpu", (b"onnx-asr==", b"onnxruntime-gpu==")),
+        ("parakeet", (b"onnx-asr==", b"onnxruntime==")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
+    ours = box_install.pins(extra)
     assert ours is not None
-    assert b"ctranslate2==" in ours
-    assert b"nvidia-cublas-cu12==" in ours
-    assert zipfile.ZipFile(wheel).read("batchscribe/requirements/gpu.txt") == ours
+    assert all(package in ours for package in pinned)
+    assert zipfile.ZipFile(wheel).read(f"batchscribe/requirements/{extra}.txt") == ours
+
+
+def test_what_nobody_pinned_has_no_pins() -> None:
     assert box_install.pins("cpu") is None
 
 

@@ -15,14 +15,15 @@ import faster_whisper
 import jiwer
 import pytest
 
-from batchscribe.adapters import engine_pocketsphinx, engines, whisper_device
+from batchscribe.adapters import engine_pocketsphinx, engines, nvidia, whisper_device
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
-from batchscribe.adapters.engine_faster_whisper import prefetch
 from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
 from batchscribe.adapters.engine_parakeet import Parakeet
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.adapters.whisper_models import prefetch
+from batchscribe.core.flags import LOW_CONFIDENCE
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
@@ -144,8 +145,25 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
-            heard.append(said(sorted(sphinx.transcribe(windows), key=lambda result: result.window)))
+            results = list(sphinx.transcribe(windows))
+            assert all(result.flags == () for result in results)
+            heard.append(said(sorted(results, key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("heard", "flags"),
+    [
+        ([("well", 0, 40), ("yes", 50, 90)], ()),
+        ([("no", 10 * place, 10 * place + 9) for place in range(10)], (LOW_CONFIDENCE,)),
+        ([("well", 0, 40), ("yes", 50, 400)], (LOW_CONFIDENCE,)),
+    ],
+    ids=["plain", "loop", "beyond the audio"],
+)
+def test_what_looks_wrong_is_flagged(heard: list[engine_pocketsphinx.Heard], flags: tuple[str, ...]) -> None:
+    found = engine_pocketsphinx._recognition(7, 1.0, heard)
+    assert found.flags == flags
+    assert found.segments[-1].end <= 1.0
 
 
 def test_pocketsphinx_leaves_no_marks(sphinx: PocketSphinx) -> None:
@@ -317,7 +335,7 @@ def test_a_gpu_that_is_asked_for_is_never_replaced(
     whisper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
-    monkeypatch.setattr(whisper_device, "PCI_DEVICES", tmp_path)
+    monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
     assert "no usable GPU" in WHISPER.problems(spec_of(whisper_folder, device="cuda"))[0]
     assert WHISPER.load(spec_of(whisper_folder, device="auto")).device.startswith("cpu")
     card = tmp_path / "0000:00:1e.0"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from batchscribe.adapters import whisper_device
-from batchscribe.adapters.engine_faster_whisper import FACTORY, FasterWhisper
+from batchscribe.adapters.engine_faster_whisper import FACTORY
+from batchscribe.adapters.engine_whisper_batches import FasterWhisper
 from batchscribe.adapters.whisper_decoder import WhisperDecoder
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 
 import click
@@ -39,6 +38,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.scheduler import unfit
 
 ID = "i-0123456789abcdef0"
 
@@ -100,6 +100,7 @@ class Desk:
         self.store = MemoryStore(self.clock)
         self.instance = ID
         self.run_open: Run | None = None
+        self.unfit = ""
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
     def tools(self) -> GpuTools:
@@ -122,6 +123,7 @@ class Desk:
             new_session=lambda: f"hand-{next(self.sessions)}",
             output=lambda: self.store,
             setup=setup,
+            unfit=self.unfit,
         )
 
     def __call__(self, *words: str) -> Result:
@@ -591,8 +593,7 @@ def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> No
 
 @pytest.mark.parametrize("words", [("check", "--start"), ("setup", "--start")], ids=lambda words: words[0])
 def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: tuple[str, ...]) -> None:
-    spec = EngineSpec(engine="faster-whisper", model="small.en", language="fr")
-    desk.terms = replace(desk.terms, engine=spec)
+    desk.unfit = unfit(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
     assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
     assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
     assert desk.box.asked == []

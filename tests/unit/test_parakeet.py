@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from batchscribe.adapters import engine_parakeet, nvidia, parakeet_models
 from batchscribe.adapters.engine_parakeet import FACTORY
 from batchscribe.adapters.parakeet_words import Token, segments
+from batchscribe.core.flags import LOW_CONFIDENCE
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError
@@ -82,6 +84,34 @@ def test_what_is_said_and_when(build: Any, tmp_path: Path) -> None:
     assert [word.start for word in words] == pytest.approx([0.4, 0.88, 1.6, 3.52], abs=FRAME)
     assert [word.end for word in words] == pytest.approx([0.72, 1.2, 2.24, 3.84], abs=FRAME)
     assert all(word.probability is not None and 0.5 < word.probability <= 1 for word in words)
+
+
+@pytest.mark.parametrize(
+    ("said", "flags"),
+    [(SAID, ()), ([("▁two", 0.4 + 0.64 * place) for place in range(9)], (LOW_CONFIDENCE,))],
+    ids=["plain", "loop"],
+)
+@pytest.mark.parametrize("build", [build_tdt, build_ctc])
+def test_what_looks_wrong_is_flagged(
+    build: Any, said: list[tuple[str, float]], flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    (result,) = FACTORY.load(spec_of(build(tmp_path))).transcribe([Window(7, 30.0, speak(said, 7.0))])
+    assert result.segments
+    assert result.flags == flags
+
+
+def test_what_the_model_itself_holds_for_unlikely_is_flagged(
+    tdt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+    recognise = engine._recogniser.recognize
+
+    def guess(audio: Any) -> list[Any]:
+        return [replace(each, logprobs=[-1.5] * len(each.tokens)) for each in recognise(audio)]
+
+    monkeypatch.setattr(engine._recogniser, "recognize", guess)
+    (result,) = engine.transcribe([Window(7, 30.0, speak(SAID, 5.0))])
+    assert result.flags == (LOW_CONFIDENCE,)
 
 
 def test_a_batch_hears_what_each_window_says_alone(tdt: Path) -> None:

@@ -49,23 +49,6 @@ def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
         preflight(settings(tmp_path), MemoryStore(StoppedClock()))
 
 
-@pytest.mark.parametrize(
-    ("chosen", "reason"),
-    [
-        ({"BATCH_LANGUAGE": "de"}, "English only"),
-        ({"WHISPER_MODEL": "nemo-parakeet-tdt-9b"}, "no model of Parakeet's"),
-        ({"WHISPER_COMPUTE_TYPE": "float16"}, "float32, int8"),
-    ],
-)
-def test_what_the_engine_can_do_nowhere_is_refused_before_the_start(
-    tmp_path: Path, chosen: dict[str, str], reason: str
-) -> None:
-    environ = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_CLOUD_GUARD": "off", "BATCH_ENGINE": "parakeet"}
-    preflight(load(environ, folder=tmp_path), recorded())
-    with pytest.raises(MisconfiguredError, match=f"{reason}.*nothing was started"):
-        preflight(load(environ | chosen, folder=tmp_path), recorded())
-
-
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
     def model(**chosen: str) -> str:
         return engine_spec(load({"GPU_INSTANCE_ID": INSTANCE, **chosen}, folder=tmp_path)).model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
     whisper_models._record_file(folder).write_bytes(b"{")
     with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
         model_folder(spec_of("small.en"))
+
+
+def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
+    with pytest.raises(MisconfiguredError, match=r"not installed: pip install 'batchscribe\[gpu\]'"):
+        prefetch("small")
 
 
 def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

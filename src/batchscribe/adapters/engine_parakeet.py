@@ -12,9 +12,11 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from statistics import fmean
 from typing import Any
 
 from batchscribe.adapters import nvidia, parakeet_models
+from batchscribe.adapters.engine_problems import failing, line
 from batchscribe.adapters.parakeet_models import (
     QUANTIZATIONS,
     kind,
@@ -24,6 +26,7 @@ from batchscribe.adapters.parakeet_models import (
     unable,
 )
 from batchscribe.adapters.parakeet_words import Token, segments
+from batchscribe.core import quality
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
@@ -81,8 +84,10 @@ class Parakeet:
     def _answer(self, window: Window, result: Any) -> Recognition:
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*each) for each in zip(result.tokens, result.timestamps, probabilities, strict=True)]
-        found = within(segments(tokens, self._frame), window.seconds)
-        return Recognition(window.id, found, self._language or window.language)
+        sure = fmean(result.logprobs) if result.logprobs else None
+        heard = quality.Heard(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=sure)
+        found = within(heard.segments, window.seconds)
+        return Recognition(window.id, found, self._language or window.language, quality.flags(heard))
 
 
 def _filled(window: Window) -> Any:
@@ -101,7 +106,7 @@ def _trouble(doing: str) -> Iterator[None]:
     except Exception as error:
         known = type(error).__module__.startswith("onnxruntime.")
         raise EngineError(
-            f"{NAME} broke while {doing}: {_line(error) if known else type(error).__name__}"
+            f"{NAME} broke while {doing}: {line(error) if known else type(error).__name__}"
         ) from error
 
 
@@ -116,17 +121,10 @@ class Factory:
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. Asks the driver how many GPUs there are, and looks for the model's files."""
-        found = list(unable(spec))
+        found = unable(spec)
         if missing := _missing():
             return (*found, f"{', '.join(missing)} not installed: {APART} ({ALONE})")
-        for check in (_device, *(() if found else (_model,))):
-            try:
-                check(spec)
-            except MisconfiguredError as error:
-                found.append(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
-                found.append(f"{NAME} does not run here ({_line(error)}): install it again")
-        return tuple(found)
+        return (*found, *failing(NAME, spec, (_device, *(() if found else (_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         """Whether `spec` wants a GPU, and there is no usable one here."""
@@ -226,11 +224,6 @@ def _distributions() -> set[str]:
 
 def _missing() -> list[str]:
     return [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 FACTORY = Factory()

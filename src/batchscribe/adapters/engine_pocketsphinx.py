@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from batchscribe.core import quality
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
@@ -33,6 +34,7 @@ PAUSE = 0.6
 """Seconds of quiet that end a segment."""
 MOMENT = 0.05
 """Seconds to wait for a result where no window is ready: neither a spin, nor long for the next one."""
+_MEND = "take BATCH_ENGINE=faster-whisper and a model for several languages, WHISPER_MODEL=small"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 
@@ -159,7 +161,8 @@ def _pcm(window: Window) -> bytes:
 
 def _recognition(window: int, seconds: float, heard: list[Heard]) -> Recognition:
     words = [word for part in heard if (word := _word(*part)) is not None]
-    return Recognition(window, within(_segments(words), seconds), "en")
+    found = quality.Heard(tuple(_segments(words)), seconds)
+    return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 
 def _word(name: str, first: int, last: int) -> Word | None:
@@ -189,14 +192,21 @@ class Factory:
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. `spec.model` names a Whisper model and is not looked at."""
-        found: list[str] = []
+        found = list(self.unable(spec))
         if importlib.util.find_spec("pocketsphinx") is None:
             found.append("pocketsphinx not installed: pip install 'batchscribe[demo]'")
-        if spec.language not in {None, "en"}:
-            found.append(f"{NAME} knows English only, and BATCH_LANGUAGE is {spec.language}")
         if spec.device == "cuda":
             found.append(f"{NAME} runs on the CPU only: choose the device auto, or faster-whisper")
         return tuple(found)
+
+    def unable(self, spec: EngineSpec) -> tuple[str, ...]:
+        """Why no machine could run `spec`; needs no package."""
+        asked = []
+        if spec.language not in {None, "en"}:
+            asked.append(f"BATCH_LANGUAGE is {spec.language}")
+        if spec.task != "transcribe":
+            asked.append(f"BATCH_TASK is {spec.task}")
+        return tuple(f"{NAME} knows English only, and {each}: {_MEND}" for each in asked)
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
         """See EngineFactory."""

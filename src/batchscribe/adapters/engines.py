@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -73,20 +72,27 @@ def model_name(engine: str, wanted: str) -> str:
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine could run `spec`, as far as that can be known without the engine's packages."""
+    """Why no machine could run `spec`, as far as that can be known without the engine's packages.
+
+    Never raises: it is asked before commands that only look, and before those that stop a GPU.
+    """
     reasons = _besides(spec.engine, "unable")
-    return tuple(reasons(spec)) if reasons else ()
+    try:
+        return tuple(reasons(spec)) if reasons else ()
+    except Exception as error:  # noqa: BLE001 - it may be anybody's code
+        broken = type(error).__name__
+        return (f"the speech engine {spec.engine} cannot say what it can ({broken}): mend its package",)
 
 
 def gpu_missing(spec: EngineSpec) -> bool:
     """Whether `spec` wants a GPU, and this machine has none that is usable for its engine."""
-    missing = _besides(spec.engine, "gpu_missing") or _whispers(spec.engine, "gpu_missing")
+    missing = _besides(spec.engine, "gpu_missing")
     return bool(missing(spec)) if missing else False
 
 
 def can_fetch(engine: str) -> bool:
     """Whether the engine has models to fetch."""
-    return resolve(engine) == DEFAULT or _besides(engine, "fetch") is not None
+    return _besides(engine, "fetch") is not None
 
 
 def fetch(spec: EngineSpec) -> Path:
@@ -94,15 +100,10 @@ def fetch(spec: EngineSpec) -> Path:
 
     Raises MisconfiguredError where there is nothing to fetch, and what the engine raises.
     """
-    engine_factory(spec.engine)
-    if bring := _besides(spec.engine, "fetch"):
-        return Path(bring(spec))
-    if not can_fetch(spec.engine):
+    bring = getattr(engine_factory(spec.engine), "fetch", None)
+    if bring is None:
         raise MisconfiguredError(f"the engine {resolve(spec.engine)} has no model to fetch")
-    try:
-        return Path(_whispers(spec.engine, "prefetch")(spec.model or _whispers(spec.engine, "DEFAULT_MODEL")))
-    except ImportError as error:
-        raise MisconfiguredError("pip install 'batchscribe[gpu]', or without a GPU [cpu]") from error
+    return Path(bring(spec))
 
 
 def _besides(engine: str, what: str) -> Any:
@@ -113,28 +114,9 @@ def _besides(engine: str, what: str) -> Any:
         return None
 
 
-def _whispers(engine: str, what: str) -> Any:
-    """What faster-whisper's module has beside its factory."""
-    if resolve(engine) != DEFAULT:
-        return None
-    return getattr(importlib.import_module("batchscribe.adapters.engine_faster_whisper"), what)
-
-
 def _models(engine: str) -> Mapping[str, bool]:
-    if listed := _besides(engine, "models"):
-        return dict(listed())
-    if resolve(engine) != DEFAULT:
-        return {}
-    try:
-        names = importlib.import_module("faster_whisper.utils").available_models()
-    except ImportError:
-        return {}
-    return {name: not _problems(engine, _on_cpu(engine, name)) for name in names}
-
-
-def _on_cpu(engine: str, model: str) -> EngineSpec:
-    """With a GPU or without: only whether the model is here is asked."""
-    return EngineSpec(engine=engine, model=model, device="cpu")
+    listed = _besides(engine, "models")
+    return dict(listed()) if listed else {}
 
 
 def _problems(name: str, spec: EngineSpec) -> tuple[str, ...]:

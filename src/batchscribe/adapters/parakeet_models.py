@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from batchscribe.adapters.engine_problems import line
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -28,6 +29,8 @@ PUBLISHED = {
     "nemo-parakeet-ctc-0.6b": ENGLISH,
 }
 """Each model that can be fetched, and the languages that it knows."""
+_ENGLISH_NAME = "parakeet-tdt-0.6b-v2"
+"""What may follow it is a number format."""
 KINDS = ("nemo-conformer-tdt", "nemo-conformer-rnnt", "nemo-conformer-ctc")
 """What `model_type` in a folder's `config.json` may say."""
 GRAPHS = ("encoder-model", "decoder_joint-model", "model")
@@ -44,8 +47,14 @@ def model_name(wanted: str) -> str:
 
 
 def languages(model: str) -> frozenset[str]:
-    """The languages that a published model knows; empty where that is not known."""
-    return PUBLISHED.get(model, frozenset())
+    """The languages that a model knows by its name; empty where that says nothing.
+
+    Of a folder the last part is the name.
+    """
+    name = model.rstrip("/").rpartition("/")[2].lower()
+    if name.removeprefix("nemo-").startswith(_ENGLISH_NAME):
+        return ENGLISH
+    return PUBLISHED.get(name, frozenset())
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
@@ -58,7 +67,10 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
     if spec.language and known and spec.language not in known:
         found.append(_deaf(model, spec.language))
     if spec.task != "transcribe":
-        found.append(f"parakeet transcribes only, and the task is {spec.task}: take faster-whisper for that")
+        found.append(
+            f"parakeet transcribes only, and BATCH_TASK is {spec.task}: take BATCH_ENGINE=faster-whisper and "
+            "a model for several languages, WHISPER_MODEL=small"
+        )
     if spec.compute_type not in QUANTIZATIONS:
         found.append(
             f"parakeet cannot compute in {spec.compute_type}: WHISPER_COMPUTE_TYPE may be "
@@ -125,8 +137,7 @@ def fetch(spec: EngineSpec) -> Path:
         return Path(hub.snapshot_download(place, allow_patterns=_wanted(spec)))
     except Exception as error:
         # The hub's client raises a family of its own for every way a download can fail.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EngineError(f"the model {model} could not be fetched: {reason}") from error
+        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
 
 
 def _wanted(spec: EngineSpec) -> list[str]:
@@ -192,6 +203,6 @@ def _deaf(model: str, language: str) -> str:
     if language in EUROPEAN:
         mend = f"take WHISPER_MODEL={MULTILINGUAL_MODEL}"
     else:
-        mend = "take the engine faster-whisper"
+        mend = "take BATCH_ENGINE=faster-whisper and WHISPER_MODEL=small"
     known = "English only" if languages(model) == ENGLISH else "25 European languages only"
     return f"{model} knows {known}, and BATCH_LANGUAGE is {language}: {mend}"

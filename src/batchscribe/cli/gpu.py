@@ -17,9 +17,9 @@ from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
 from batchscribe.cli.gpu_kit import GpuTools, status_of
 from batchscribe.controller.by_hand import Hand
+from batchscribe.controller.context import refuse_unfit
 from batchscribe.core.box import Finding
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.languages import refuse_unfit
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
@@ -115,7 +115,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def check(ctx: click.Context, start_it: bool) -> None:
     """Test the way to the worker, step by step, and say what mends each step."""
     at = tools(ctx)
-    refuse_unfit(at.setup.terms.engine)
+    refuse_unfit(at.unfit)
     seen = at.hand.look()
     exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
     mend = "mend GPU_INSTANCE_ID or AWS_REGION"
@@ -147,7 +147,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
 def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """Install the worker on the box, fetch its model, pin its host key, and check it."""
     at = tools(ctx)
-    refuse_unfit(at.setup.terms.engine)
+    refuse_unfit(at.unfit)
     with _running(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(

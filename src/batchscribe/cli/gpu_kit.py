@@ -35,6 +35,8 @@ class GpuTools:
     """A name for the order that guards a session by hand."""
     output: Callable[[], Store]
     setup: BoxSetup
+    unfit: str = ""
+    """Why no machine could do what is asked of the engine, with the mend; empty where one could."""
     ssh: Ssh | None = None
     """None where the GPU is in this machine."""
     patience: Patience = field(default_factory=Patience)

@@ -11,11 +11,11 @@ from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
+from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.languages import refuse_unfit
 from batchscribe.core.policy import Launch, decide
 from batchscribe.core.runs import Outcome
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
@@ -102,7 +102,7 @@ def _dry_run(app: App, *, as_json: bool) -> int:
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     """Why the tick would refuse to start; what only a start needs is looked at where there would be one."""
     try:
-        refuse_unfit(made.terms.engine)
+        refuse_unfit(made.terms.unfit)
         if start:
             made.world.preflight()
     except MisconfiguredError as error:

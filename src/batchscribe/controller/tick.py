@@ -12,13 +12,12 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, keep, log, noted
+from batchscribe.controller.context import Terms, World, keep, log, noted, refuse_unfit
 from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import disarm_settled, sweep
 from batchscribe.controller.reconcile import dead_runs, recover
 from batchscribe.controller.steps import open_run
-from batchscribe.core.languages import refuse_unfit
 from batchscribe.core.policy import (
     Decision,
     Hold,
@@ -144,10 +143,10 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
         case Hold():
             _record_hold(world, seen, decision)
             # Told while it costs nothing, not with the first start, which may be days away.
-            refuse_unfit(terms.engine)
+            refuse_unfit(terms.unfit)
             return None
         case Launch():
-            refuse_unfit(terms.engine)
+            refuse_unfit(terms.unfit)
             world.preflight()
             run = open_run(world, terms, decision, seen.instance)
             world.ledger.put(

@@ -160,6 +160,11 @@ def engine_spec(settings: Settings) -> EngineSpec:
     )
 
 
+def unfit(spec: EngineSpec) -> str:
+    """Why no machine could run this, as the engine itself says without its model; empty where one could."""
+    return "; ".join(unable(spec))
+
+
 def hearing(settings: Settings) -> Hearing:
     return Hearing(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
 
@@ -252,6 +257,7 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
             by_hand=by_hand,
         ),
         engine=spec,
+        unfit=unfit(spec),
         hearing=heard,
         settings_hash=settings_hash(spec, heard),
         limits=Limits(
@@ -267,8 +273,6 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
 def preflight(settings: Settings, output: Store) -> None:
     """What must hold before a start is paid for. Raises MisconfiguredError with the ways out."""
     spec = engine_spec(settings)
-    if reasons := unable(spec):
-        raise MisconfiguredError(f"{'; '.join(reasons)} (nothing was started)")
     if settings.provider == LOCAL:
         if problems := engine_factory(spec.engine).problems(spec):
             raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
