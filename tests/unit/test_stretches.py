@@ -191,7 +191,7 @@ def test_an_engine_that_hangs_ends_the_worker_with_everything_told() -> None:
     class Hanging(ToneEngine):
         def _one(self, window: Window) -> Recognition:
             if self.windows == 2:
-                record.clock.sleep(400)
+                record.clock.sleep(700)
                 assert free.wait(60)
             return super()._one(window)
 

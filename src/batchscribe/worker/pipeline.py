@@ -36,7 +36,7 @@ LOG = structlog.get_logger()
 
 READY_WINDOWS = 32
 """About 2 MB each: what the engine works through in seconds on a GPU."""
-HUNG_SECONDS = 300.0
+HUNG_SECONDS = 600.0
 """An engine that has windows and gives nothing back for so long hangs, unless it was ever that slow."""
 HUNG_TIMES = 5.0
 """It may take so many times as long as it took for its slowest window until now."""
