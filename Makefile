@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIN := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EPISODES ?= 100000
@@ -42,8 +43,10 @@ bench: install
 	$(BIN)/python -m bench
 
 lock:
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-		--python-version 3.11 --extra aws --extra demo --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra demo --extra parakeet --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
+	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
+	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

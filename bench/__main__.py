@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from bench import commands, leaks, scan, simulation, work
+from bench import commands, costs, engine, leaks, memory, scan, simulation, words, work
 
-for bench, *arguments in ((commands,), (work,), (scan,), (simulation,), (leaks, "--weeks", "5")):
+EVERY = (
+    (commands,),
+    (work,),
+    (scan,),
+    (simulation,),
+    (leaks, "--weeks", "5"),
+    (costs,),
+    (words, "--words", "300"),
+    (engine,),
+    (memory,),
+)
+
+for bench, *arguments in EVERY:
     print(f"\n== {bench.__name__}: {(bench.__doc__ or '').splitlines()[0]}", flush=True)
     sys.argv = [bench.__name__, *arguments]
     bench.main()

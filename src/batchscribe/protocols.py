@@ -149,7 +149,18 @@ class Engine(Protocol):
 
 @runtime_checkable
 class EngineFactory(Protocol):
-    """What an entry point of the group `batchscribe.engines` names."""
+    """What an entry point of the group `batchscribe.engines` names.
+
+    A factory may also have any of these (`adapters/engines.py` asks for them):
+
+    - `model_name(wanted: str) -> str`: the model that is loaded for this WHISPER_MODEL, which names one of
+      Whisper's unless somebody chose;
+    - `unable(spec) -> tuple[str, ...]`: why no machine at all could run `spec`, each with the mend. It is
+      asked on the scheduler's machine before anything is started, so it needs none of the engine's packages;
+    - `models() -> Mapping[str, bool]`: the names it knows, and whether each is on this machine. No network;
+    - `fetch(spec) -> Path`: brings the model onto this machine. Raises MisconfiguredError, EngineError;
+    - `gpu_missing(spec) -> bool`: whether `spec` wants a GPU, and this machine has none that is usable.
+    """
 
     name: str
 

@@ -145,10 +145,14 @@ class Settings:
     language: Annotated[str | None, Name("BATCH_LANGUAGE", texts.language, "auto or a code such as en")] = (
         None
     )
+    task: Annotated[
+        str, Name("BATCH_TASK", texts.one_of("transcribe", "translate"), "transcribe or translate")
+    ] = "transcribe"
     chunk_overlap_ms: Annotated[
         int | None, Name("BATCH_CHUNK_OVERLAP_MS", texts.milliseconds, "auto or milliseconds up to 30000")
     ] = None
-    """None is auto."""
+    """None is auto: measured from the chunks themselves."""
+    channels: Annotated[str, Name("BATCH_CHANNELS", texts.one_of("mix", "split"), "mix or split")] = "mix"
     notify_email: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", texts.addresses, "e-mail addresses")
     ] = ()
@@ -226,14 +230,6 @@ class Settings:
                 key=len,
                 reverse=True,
             )
-        )
-
-    def warnings(self) -> tuple[str, ...]:
-        """One line for each setting that is set and has no effect yet."""
-        return tuple(
-            f"{name} is set, but reserved for later: it changes nothing yet"
-            for name in _RESERVED
-            if getattr(self, _DECLARED[name][0]) not in (None, "", ())
         )
 
     def effective(self) -> list[Effective]:
@@ -358,7 +354,6 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     if hasattr(hint, "__metadata__")
 }
 """By name: the attribute it fills, and its declaration."""
-_RESERVED = ("BATCH_CHUNK_OVERLAP_MS",)
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (
     *(name for name, (_, declared) in _DECLARED.items() if declared.secret),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.box_install import find_wheel, install
+from batchscribe.adapters import box_install
+from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
@@ -144,6 +148,44 @@ def test_an_installation_that_fails_leaves_the_old_one(
         install(ssh, INSTANCE, wheel=broken, extra="cpu")
     assert (folder / "venv").readlink() == Path("venv.old")
     assert [path.name for path in folder.glob("venv.*")] == ["venv.old"]
+
+
+def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
+    ssh: Ssh, server: Sshd, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(ssh, INSTANCE)
+    there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(box_install, "pins", lambda _extra: there)
+    assert install(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
+    # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
+    monkeypatch.setattr(box_install, "pins", lambda _extra: None)
+    with pytest.raises(LaunchError, match="could not be installed"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    missing = f"nvidia-cublas-cu12==12.9.9.9 --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(box_install, "pins", lambda _extra: missing)
+    with pytest.raises(LaunchError, match="could not be installed"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu")
+    assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "pinned"),
+    [
+        ("gpu", (b"ctranslate2==", b"nvidia-cublas-cu12==")),
+        ("parakeet-gpu", (b"onnx-asr==", b"onnxruntime-gpu==")),
+        ("parakeet", (b"onnx-asr==", b"onnxruntime==")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
+    ours = box_install.pins(extra)
+    assert ours is not None
+    assert all(package in ours for package in pinned)
+    assert zipfile.ZipFile(wheel).read(f"batchscribe/requirements/{extra}.txt") == ours
+
+
+def test_what_nobody_pinned_has_no_pins() -> None:
+    assert box_install.pins("cpu") is None
 
 
 def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:
@@ -411,3 +453,10 @@ def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path)
     assert all(finding.mend for finding in failed.values())
     if shutil.which("nvidia-smi") is None:
         assert failed["GPU driver"].detail == "nvidia-smi does not run"
+
+
+def test_whatever_a_box_may_be_given_can_be_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) <= set(project["optional-dependencies"])
+    assert set(EXTRA_OF) <= set(project["entry-points"]["batchscribe.engines"])
+    assert set(EXTRA_OF.values()) <= GPU_EXTRAS <= set(EXTRAS)

@@ -6,31 +6,34 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import faster_whisper
 import jiwer
-import numpy as np
 import pytest
 
-from batchscribe.adapters import engine_pocketsphinx, engines, whisper_device
+from batchscribe.adapters import engine_pocketsphinx, engines, nvidia, whisper_device
 from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
-from batchscribe.adapters.engine_faster_whisper import prefetch
+from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
+from batchscribe.adapters.engine_parakeet import Parakeet
 from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
 from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
 from batchscribe.adapters.vad_silero import find_speech
-from batchscribe.adapters.whisper_decoder import WhisperDecoder
+from batchscribe.adapters.whisper_models import prefetch
+from batchscribe.core.flags import LOW_CONFIDENCE
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.protocols import Engine, EngineFactory
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
+from batchscribe.testing.engine_suite import EngineSuite, said, silence
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.windows import cut_windows
 from support.audio import bundled, corpus
+from support.parakeet_model import build_ctc, build_tdt
 from support.whisper_model import build
 
 LOUDEST = 0.1
@@ -48,7 +51,28 @@ def sphinx() -> Iterator[PocketSphinx]:
     engine.close()
 
 
-@pytest.fixture(scope="module", params=["double", "double-batching", "pocketsphinx", "faster-whisper"])
+@pytest.fixture(scope="module")
+def parakeet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tdt(tmp_path_factory.mktemp("parakeet"))
+
+
+@pytest.fixture(scope="module")
+def parakeet_ctc_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_ctc(tmp_path_factory.mktemp("parakeet-ctc"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "double",
+        "double-batching",
+        "pocketsphinx",
+        "faster-whisper",
+        "parakeet",
+        "parakeet-ctc",
+        "parakeet-batching",
+    ],
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
     makers: dict[str, Callable[[], Engine]] = {
         "double": ScriptedEngine,
@@ -60,11 +84,17 @@ def engine(request: pytest.FixtureRequest) -> Engine:
             )
         ),
     }
+    if request.param.startswith("parakeet"):
+        ctc = request.param == "parakeet-ctc"
+        folder = request.getfixturevalue("parakeet_ctc_folder" if ctc else "parakeet_folder")
+        return parakeet(folder, batch=3 if request.param == "parakeet-batching" else 1)
     return makers[request.param]()
 
 
-def silence(number: int, seconds: float) -> Window:
-    return Window(number, 0.0, np.zeros(int(seconds * SAMPLE_RATE), np.float32))
+def parakeet(folder: Path, *, batch: int = 1) -> Parakeet:
+    engine = PARAKEET.load(EngineSpec(engine="parakeet", model=str(folder), device="cpu"))
+    engine._batch = batch
+    return engine
 
 
 def speech(*keys: str) -> list[Window]:
@@ -73,77 +103,13 @@ def speech(*keys: str) -> list[Window]:
     return [Window(10 + number, 3.0 * number, audio) for number, audio in enumerate(found)]
 
 
-def said(results: list[Recognition]) -> str:
-    return " ".join(segment.text for result in results for segment in result.segments)
+class TestEveryEngine(EngineSuite):
+    """The suite that ships, on the double and on each of ours."""
 
 
-def test_one_result_for_each_window_with_its_number(engine: Engine) -> None:
-    windows = [*speech(*list(corpus())[:4]), silence(77, 1.5)]
-    results = list(engine.transcribe(iter(windows)))
-    assert sorted(result.window for result in results) == [10, 11, 12, 13, 77]
-    assert said(results)
-
-
-def test_times_are_inside_their_window_and_in_order(engine: Engine) -> None:
-    windows = {window.id: window for window in speech(*list(corpus())[4:8])}
-    for result in engine.transcribe(iter(windows.values())):
-        seconds = windows[result.window].seconds
-        times = [time for part in result.segments for word in part.words for time in (word.start, word.end)]
-        assert times == sorted(times)
-        assert all(0 <= time <= seconds for time in times)
-        assert all(0 <= part.start <= part.end <= seconds for part in result.segments)
-
-
-def test_no_segment_and_no_word_is_empty(engine: Engine) -> None:
-    for result in engine.transcribe(iter(speech("notes/the idea.flac"))):
-        for segment in result.segments:
-            assert segment.text.strip() == segment.text != ""
-            assert all(word.word.strip() == word.word != "" for word in segment.words)
-            assert all(word.probability is None or 0 <= word.probability <= 1 for word in segment.words)
-
-
-def test_nothing_in_nothing_out(engine: Engine) -> None:
-    assert list(engine.transcribe(iter(()))) == []
-
-
-def test_it_can_be_used_again(engine: Engine) -> None:
-    first = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
-    again = list(engine.transcribe(iter(speech("notes/the idea.flac"))))
-    assert said(first) == said(again)
-
-
-def told(results: list[Recognition]) -> dict[int, tuple[object, ...]]:
-    return {result.window: (result.segments, result.language, result.flags) for result in results}
-
-
-def test_every_window_is_answered_where_some_are_late(engine: Engine) -> None:
-    """A feeder that has nothing ready says so, and waits until it has everything back."""
-    windows = speech(*list(corpus())[:3])
-    answered: list[int] = []
-
-    def late() -> Iterator[Window | None]:
-        for window in windows:
-            yield window
-            while window.id not in answered:
-                yield None
-
-    for result in engine.transcribe(late()):
-        answered.append(result.window)  # noqa: PERF401 - the feeder looks at it meanwhile
-    assert sorted(answered) == [window.id for window in windows]
-
-
-def test_the_order_of_the_windows_and_their_sessions_change_no_result(engine: Engine) -> None:
-    windows = [replace(window, session=f"session {window.id % 2}") for window in speech(*list(corpus())[:5])]
-    forth = {result.window: said([result]) for result in engine.transcribe(iter(windows))}
-    assert {result.window: said([result]) for result in engine.transcribe(reversed(windows))} == forth
-
-
-def test_it_says_where_it_runs_and_with_what(engine: Any) -> None:
-    assert engine.device
-    assert engine.model
-
-
-@pytest.mark.parametrize("factory", [ScriptedFactory(), SPHINX, WHISPER], ids=lambda factory: factory.name)
+@pytest.mark.parametrize(
+    "factory", [ScriptedFactory(), SPHINX, WHISPER, PARAKEET], ids=lambda factory: factory.name
+)
 def test_a_factory_is_one(factory: EngineFactory) -> None:
     assert isinstance(factory, EngineFactory)
 
@@ -152,13 +118,13 @@ def test_a_factory_is_one(factory: EngineFactory) -> None:
 
 
 def test_engines_are_found_by_their_entry_points() -> None:
-    assert {"faster-whisper", "pocketsphinx"} <= set(engines.engine_names())
+    assert {"faster-whisper", "parakeet", "pocketsphinx"} <= set(engines.engine_names())
     assert engines.engine_factory("pocketsphinx") is SPHINX
     assert engines.engine_factory("auto") is WHISPER
 
 
 def test_an_unknown_engine_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(MisconfiguredError, match="auto, faster-whisper, pocketsphinx"):
+    with pytest.raises(MisconfiguredError, match="auto, faster-whisper, parakeet, pocketsphinx"):
         engines.engine_factory("parrot")
 
 
@@ -179,8 +145,25 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
             cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
-            heard.append(said(list(sphinx.transcribe(windows))))
+            results = list(sphinx.transcribe(windows))
+            assert all(result.flags == () for result in results)
+            heard.append(said(sorted(results, key=lambda result: result.window)))
     assert jiwer.wer(expected, heard) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("heard", "flags"),
+    [
+        ([("well", 0, 40), ("yes", 50, 90)], ()),
+        ([("no", 10 * place, 10 * place + 9) for place in range(10)], (LOW_CONFIDENCE,)),
+        ([("well", 0, 40), ("yes", 50, 400)], (LOW_CONFIDENCE,)),
+    ],
+    ids=["plain", "loop", "beyond the audio"],
+)
+def test_what_looks_wrong_is_flagged(heard: list[engine_pocketsphinx.Heard], flags: tuple[str, ...]) -> None:
+    found = engine_pocketsphinx._recognition(7, 1.0, heard)
+    assert found.flags == flags
+    assert found.segments[-1].end <= 1.0
 
 
 def test_pocketsphinx_leaves_no_marks(sphinx: PocketSphinx) -> None:
@@ -199,6 +182,36 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
         list(engine.transcribe(windows))
     assert said(list(engine.transcribe(windows)))
     engine.close()
+
+
+def test_a_closed_pocketsphinx_leaves_no_process() -> None:
+    engine = SPHINX.load(EngineSpec(engine="pocketsphinx"))
+    processes = list(engine._pool._processes.values())
+    assert all(process.is_alive() for process in processes)
+    engine.close()
+    engine.close()
+    assert not any(process.is_alive() for process in processes)
+    with pytest.raises(EngineError, match="RuntimeError"):
+        list(engine.transcribe(speech("notes/the idea.flac")))
+
+
+def test_pocketsphinx_hands_back_what_is_done_though_an_earlier_window_is_not(
+    sphinx: PocketSphinx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: Future[Any] = Future()
+    ready: Future[Any] = Future()
+    ready.set_result([("one", 0, 50)])
+    futures = iter([held, ready])
+    monkeypatch.setattr(sphinx, "_asked", lambda _window: next(futures))
+    monkeypatch.setattr(sphinx, "_processes", 2)
+
+    def windows() -> Iterator[Window | None]:
+        yield silence(1, 1.0)
+        yield silence(2, 1.0)
+        yield None
+        held.set_result([])
+
+    assert [result.window for result in sphinx.transcribe(windows())] == [2, 1]
 
 
 @pytest.mark.parametrize(("broken", "kind"), [("no bytes", "TypeError"), (None, "IndexError")])
@@ -259,44 +272,6 @@ def test_whisper_gives_words_with_probabilities(whisper_folder: Path) -> None:
     assert words
     assert all(word.probability is not None for word in words)
     assert result.language == "en"
-
-
-def test_whispers_batches_change_no_result(whisper_folder: Path) -> None:
-    engine = WHISPER.load(spec_of(whisper_folder))
-    windows = [*speech(*list(corpus())[:6]), silence(77, 1.5), silence(78, 0.05)]
-    alone = told(list(engine.transcribe(iter(windows))))
-    for engine.batch in (2, 3, 8, 32):
-        assert told(list(engine.transcribe(iter(windows)))) == alone
-
-
-def test_whisper_says_in_a_batch_what_it_says_alone(whisper_folder: Path) -> None:
-    """Against faster-whisper's own sequential path, as far as random weights lead it the same way."""
-    engine = WHISPER.load(spec_of(whisper_folder))
-    model = faster_whisper.WhisperModel(str(whisper_folder), device="cpu", compute_type="int8")
-    windows = speech(*list(corpus())[:6])
-    compared = 0
-    for result, window in zip(engine.transcribe(iter(windows)), windows, strict=True):
-        expected, _ = model.transcribe(window.audio, beam_size=5, temperature=0.0, word_timestamps=True)
-        first = next(expected, None)
-        # The sequential path drops what its wild times leave without a length.
-        if first is None or first.seek:
-            continue
-        compared += 1
-        assert result.segments[0].text == first.text.strip()
-    assert compared >= 3
-
-
-@pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
-def test_a_library_that_is_missing_shows_in_the_self_test(
-    whisper_folder: Path, device: str, mend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_whisper: object, features: object) -> None:
-        raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
-
-    model = faster_whisper.WhisperModel(str(whisper_folder), device="cpu")
-    monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
-    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
-        whisper_device.self_test(WhisperDecoder(model), device)
 
 
 def test_a_model_that_cannot_run_does_not_load(whisper_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +335,7 @@ def test_a_gpu_that_is_asked_for_is_never_replaced(
     whisper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
-    monkeypatch.setattr(whisper_device, "PCI_DEVICES", tmp_path)
+    monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
     assert "no usable GPU" in WHISPER.problems(spec_of(whisper_folder, device="cuda"))[0]
     assert WHISPER.load(spec_of(whisper_folder, device="auto")).device.startswith("cpu")
     card = tmp_path / "0000:00:1e.0"

@@ -84,6 +84,17 @@ def test_a_dry_run_says_it_all_and_touches_nothing(desk: Desk) -> None:
     assert sorted(path for path in desk.home.rglob("*")) == before
 
 
+def test_a_language_that_the_model_does_not_know_is_refused_before_anything_is_started(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    for words in (("tick",), ("tick", "--dry-run"), ("run",)):
+        for threshold in ("4", "50"):
+            done = desk.run(*words, BATCH_LANGUAGE="fr", BATCH_THRESHOLD=threshold)
+            assert done.returncode == 2, words
+            said = done.stdout if "--dry-run" in words else done.stderr.splitlines()[-1]
+            assert "pocketsphinx knows English only, and BATCH_LANGUAGE is fr" in said
+    assert desk.json("status")["run"] is None
+
+
 def test_dotenv_is_parsed_never_executed(desk: Desk) -> None:
     env = desk.home / ".env"
     env.write_text(env.read_text() + "GPU_INSTANCE_TYPE=$(touch PWNED)\n")
@@ -127,17 +138,18 @@ def test_one_bad_chunk_costs_one_chunk_and_is_quarantined_in_the_end(desk: Desk)
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(desk: Desk) -> None:
-    put_speech(desk.bucket, "team-meeting", "morning-walk")
+    for copy in range(4):
+        put_speech(desk.bucket / f"copy{copy}", "team-meeting", "morning-walk")
     process = desk.start("tick")
-    wait_for(some_transcript(desk, "morning-walk"))
+    wait_for(some_transcript(desk, "copy0/morning-walk"))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert 0 < len(finished) < 9
+    assert 0 < len(finished) < 36
     document = desk.json("tick")
     assert document["runs"][0]["status"] == "completed"
     done = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert len(done) == 9
+    assert len(done) == 36
     assert finished.items() <= done.items(), "no transcript is written twice"
     assert desk.json("status")["gpu"]["state"] == "stopped"
     assert desk.json("status")["run"] is None
@@ -158,9 +170,10 @@ def test_a_second_tick_meanwhile_does_nothing_and_says_who_is_at_it(desk: Desk) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signals) -> None:
-    put_speech(desk.bucket, "morning-walk", "notes", "team-meeting")
+    for copy in range(6):
+        put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
     process = desk.start("tick", "--json")
-    wait_for(some_transcript(desk, "morning-walk"))
+    wait_for(some_transcript(desk, "copy0/morning-walk"))
     process.send_signal(number)
     stdout, _ = process.communicate()
     assert process.returncode == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core import backlog
 from batchscribe.core.backlog import ScanRules, SessionScan, sessions, summarise
-from batchscribe.core.chunks import LAYER, TOP, audio_name
+from batchscribe.core.chunks import LAYER, TOP, AudioName, audio_name
 from batchscribe.core.folders import merged
 from batchscribe.core.objects import ObjectInfo
 from support.stores import NOW, in_order, row
@@ -20,7 +20,7 @@ FOLDERS = st.lists(
 ).map(lambda names: "".join(name + "/" for name in names))
 STEMS = st.sampled_from(["chunk-001", "chunk-1", "chunk-010", "talk", "zebra", "a b", "transcript", "x.mp3"])
 TYPES = st.sampled_from(["webm", "mp3", "MP3", "wav"])
-AUDIO = st.builds(lambda folder, stem, kind: f"{folder}{stem}.{kind}", FOLDERS, STEMS, TYPES)
+AUDIO = st.builds(lambda folder, stem, kind: f"{folder}{stem}.{kind}", FOLDERS | st.just("s/"), STEMS, TYPES)
 NAMES = st.sampled_from(["notes.txt", "transcript.json", "x"])
 OTHER = st.builds(lambda folder, name: folder + name, FOLDERS, NAMES)
 World = tuple[dict[str, ObjectInfo], dict[str, ObjectInfo]]
@@ -55,6 +55,21 @@ def owner(transcript: str) -> str | None:
     return (None, "talk.mp3", "chunk-001.webm", "gone.ogg")[sum(transcript.encode()) % 4]
 
 
+def goes_on(source: Mapping[str, ObjectInfo], audio: AudioName) -> bool:
+    """Whether the file is the last of its session, and less old than twice its distance to those before."""
+    if audio.number is None:
+        return False
+    kin = [name for name in map(audio_name, source) if name and name.session == audio.session]
+    age = {name.number: timedelta.max for name in kin if name.number is not None}
+    for name in kin:
+        if name.number is not None:
+            age[name.number] = min(age[name.number], NOW - source[name.folder + name.name].modified)
+    own = NOW - source[audio.folder + audio.name].modified
+    before = [number for number in age if number < audio.number]
+    after = [number for number in age if number > audio.number]
+    return bool(before) and not after and own < 2 * (age[max(before)] - age[audio.number])
+
+
 def model(source: Mapping[str, ObjectInfo], output: Mapping[str, ObjectInfo]) -> dict[str, str]:
     """From every audio key to empty, done, waiting or pending: by looking up, one file at a time."""
     keys = set(source) | set(output)
@@ -75,7 +90,7 @@ def model(source: Mapping[str, ObjectInfo], output: Mapping[str, ObjectInfo]) ->
             plain = [place.format(audio.stem) for place in places if place.format(audio.stem) in keys]
             owners = {(owner(each) or heard[0]) if len(kin) > 1 else audio.name for each in plain}
             done = done or audio.name in owners
-        young = NOW - info.modified < timedelta(minutes=5)
+        young = NOW - info.modified < timedelta(minutes=5) or goes_on(source, audio)
         states[key] = "empty" if not info.size else "done" if done else "waiting" if young else "pending"
     return states
 

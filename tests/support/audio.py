@@ -137,6 +137,14 @@ def wav(samples: Samples, *, rate: int = RATE, channels: int = 1, claimed: int |
     )  # fmt: skip
 
 
+def float_wav(samples: Samples, *, channels: int = 1) -> bytes:
+    """A WAV whose samples are what they are given as: also what is no number."""
+    data = samples.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHH", 3, channels, RATE, RATE * 4 * channels, 4 * channels, 32)
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data))
+    return b"RIFF" + struct.pack("<I", len(head) + len(data)) + head + data
+
+
 def corpus() -> dict[str, str]:
     """What is said in each bundled file, by its key."""
     found = json.loads((DEMO / "corpus.json").read_text())

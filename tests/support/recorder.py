@@ -27,11 +27,11 @@ def webm(samples: Samples, *, cluster_seconds: float) -> bytes:
     return _written(samples, "webm", "libopus", options)
 
 
-def fragments(samples: Samples, *, fragment_seconds: float) -> bytes:
-    """A recording as Safari writes it: fragmented MP4."""
+def fragments(samples: Samples, *, fragment_seconds: float, codec: str = "aac") -> bytes:
+    """A recording as Safari writes it, or Chrome (Opus): fragmented MP4."""
     flags = "empty_moov+default_base_moof+delay_moov"
     options = {"movflags": flags, "frag_duration": str(int(fragment_seconds * 1e6))}
-    return _written(samples, "mp4", "aac", options)
+    return _written(samples, "mp4", codec, options)
 
 
 def _written(samples: Samples, container: str, codec: str, options: dict[str, str]) -> bytes:

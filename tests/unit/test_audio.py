@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,7 +11,7 @@ from batchscribe.core.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
 from batchscribe.worker import audio
 from batchscribe.worker.audio import AudioDecoder, Beginning, decoder_version
-from batchscribe.worker.containers import BLOCKS, TIMESTAMP, Recording, cluster, repair, walk
+from batchscribe.worker.containers import Recording, repair
 from support import recorder
 from support.audio import (
     RATE,
@@ -20,8 +19,7 @@ from support.audio import (
     bundled,
     corpus,
     encode,
-    faststart,
-    lengthless,
+    float_wav,
     silent_film,
     silent_flac,
     sine,
@@ -286,165 +284,6 @@ def test_a_forged_header_is_refused(decoder: AudioDecoder, rate: int, channels: 
 
 def test_a_picture_without_sound_says_so(decoder: AudioDecoder) -> None:
     assert refused(decoder, silent_film()) == "no audio in it"
-
-
-NOISE = np.random.default_rng(7).normal(0, 0.1, 20 * RATE).astype(np.float32)
-"""Like nothing else in it: 20 s, whose place can be found."""
-
-
-def without_index(data: bytes) -> bytes:
-    """An MP3 without the note of its length in its first frame."""
-    return data[data.index(data[:4] if data[:1] == b"\xff" else b"\xff\xf3", data.index(b"Info")) :]
-
-
-TRUNCATED: dict[str, Callable[[], bytes]] = {
-    "m4a": lambda: faststart(NOISE),
-    "fragmented mp4": lambda: recorder.fragments(NOISE, fragment_seconds=2.0),
-    "webm": lambda: encode(NOISE, "webm"),
-    "ogg": lambda: encode(NOISE, "ogg"),
-    "mp3": lambda: encode(NOISE, "mp3"),
-    "mp3 without its length": lambda: without_index(encode(NOISE, "mp3")),
-    "aac": lambda: encode(NOISE, "aac"),
-    "flac": lambda: encode(NOISE, "flac"),
-    "flac without its length": lambda: lengthless(encode(NOISE, "flac")),
-    "wav": lambda: encode(NOISE, "wav"),
-    "avi": lambda: encode(NOISE, "avi"),
-}
-
-
-@pytest.mark.parametrize("kept", [0.5, 0.93])
-@pytest.mark.parametrize("kind", TRUNCATED)
-def test_what_was_cut_off_says_so(decoder: AudioDecoder, kind: str, kept: float) -> None:
-    data = TRUNCATED[kind]()
-    whole = decoder.decode_all(data, max_seconds=HOUR)
-    assert not whole.partial
-    assert whole.seconds == pytest.approx(20, abs=0.2)
-    # A place that no frame of a constant size ends at.
-    torn = decoder.decode_all(data[: int(len(data) * kept) | 1], max_seconds=HOUR)
-    assert torn.partial
-    assert torn.seconds == pytest.approx(20 * kept, abs=1.5)
-
-
-@pytest.mark.parametrize("kind", sorted({*TRUNCATED} - {"webm", "mp3 without its length", "wav"}))
-def test_also_of_little_that_is_lost(decoder: AudioDecoder, kind: str) -> None:
-    assert decoder.decode_all(TRUNCATED[kind]()[:-60], max_seconds=HOUR).partial
-
-
-def lost(data: bytes, *, zero: bool = False) -> bytes:
-    """Without a tenth of it in the middle, or with nothing there."""
-    begin, end = len(data) * 4 // 10, len(data) // 2
-    return data[:begin] + bytes(end - begin if zero else 0) + data[end:]
-
-
-HOLES: dict[str, Callable[[], bytes]] = {
-    "webm": lambda: lost(encode(NOISE, "webm")),
-    "a cluster": lambda: without(at_clusters(recorder.webm(NOISE, cluster_seconds=2.0))),
-    "a fragment": lambda: without(at_fragments(recorder.fragments(NOISE, fragment_seconds=2.0))),
-    "ogg": lambda: lost(encode(NOISE, "ogg")),
-    "m4a": lambda: lost(faststart(NOISE), zero=True),
-    "flac": lambda: lost(encode(NOISE, "flac")),
-}
-
-
-def without(pieces: list[bytes], place: int = 4) -> bytes:
-    return b"".join(pieces[:place] + pieces[place + 1 :])
-
-
-def place_of(part: audio.Samples, whole: audio.Samples) -> float:
-    """Where `part` lies in `whole`, in seconds."""
-    size = 1 << (len(part) + len(whole)).bit_length()
-    spectrum = np.fft.rfft(whole, size) * np.conj(np.fft.rfft(part, size))
-    return int(np.argmax(np.fft.irfft(spectrum, size)[: len(whole)])) / RATE
-
-
-@pytest.mark.parametrize("kind", HOLES)
-def test_what_comes_after_a_hole_keeps_its_time(decoder: AudioDecoder, kind: str) -> None:
-    decoded = decoder.decode_all(HOLES[kind](), max_seconds=HOUR)
-    assert decoded.partial
-    assert decoded.seconds == pytest.approx(20, abs=0.1)
-    for begin in (2, 14, 18):
-        part = NOISE[begin * RATE : (begin + 1) * RATE]
-        # What MP4 leaves to its encoder is 64 ms.
-        assert place_of(part, decoded.samples) == pytest.approx(begin, abs=0.07)
-    assert not decoded.samples[9 * RATE : int(9.5 * RATE)].any()
-
-
-def test_one_time_stamp_that_is_far_out_is_not_believed(decoder: AudioDecoder) -> None:
-    whole = recorder.webm(NOISE, cluster_seconds=2.0)
-    data = bytearray(whole)
-    for count, found in enumerate(found for found in walk(whole) if found.id in BLOCKS):
-        if count % 100 == 50:
-            data[found.body + 1 : found.body + 3] = (15_000).to_bytes(2)
-    decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
-    assert decoded.seconds == pytest.approx(20, abs=0.01)
-    assert place_of(NOISE[-RATE:], decoded.samples) == pytest.approx(19, abs=0.001)
-
-
-@pytest.mark.parametrize(("hours", "limit"), [(2, 24 * HOUR), (0.5, 1000)])
-def test_a_hole_that_is_too_long_is_told_and_not_filled(
-    decoder: AudioDecoder, hours: float, limit: float
-) -> None:
-    first, *rest = at_clusters(recorder.webm(NOISE, cluster_seconds=2.0))
-    later = int(hours * HOUR * 1000)
-    moved = [
-        cluster(
-            int.from_bytes(chunk[(at := next(e for e in walk(chunk) if e.id == TIMESTAMP)).body : at.end])
-            + later
-        )
-        + chunk[at.end :]
-        for chunk in rest
-    ]
-    decoded = decoder.decode_all(first + b"".join(moved), max_seconds=limit)
-    assert decoded.partial
-    assert decoded.seconds == pytest.approx(20, abs=0.1)
-
-
-@pytest.mark.parametrize("extension", ["wav", "flac"])
-def test_what_is_sound_of_a_torn_file_is_kept(decoder: AudioDecoder, extension: str) -> None:
-    whole = encode(sine(20), extension)
-    decoded = decoder.decode_all(whole[: len(whole) // 2], max_seconds=HOUR)
-    assert decoded.partial
-    assert decoded.seconds == pytest.approx(10, abs=1.5)
-
-
-def test_damage_in_the_middle_is_survived_and_told(decoder: AudioDecoder) -> None:
-    data = bytearray(encode(sine(20), "flac"))
-    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
-    decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
-    assert decoded.partial
-    assert decoded.seconds > 15
-
-
-def float_wav(samples: audio.Samples, *, channels: int = 1) -> bytes:
-    data = samples.astype("<f4").tobytes()
-    form = struct.pack("<HHIIHH", 3, channels, RATE, RATE * 4 * channels, 4 * channels, 32)
-    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data))
-    return b"RIFF" + struct.pack("<I", len(head) + len(data)) + head + data
-
-
-def test_floats_are_decoded_as_they_are(decoder: AudioDecoder) -> None:
-    decoded = decoder.decode_all(float_wav(sine(7)), max_seconds=HOUR)
-    assert np.array_equal(decoded.samples, sine(7))
-    assert not decoded.partial
-
-
-def test_samples_that_are_no_numbers_are_silence_and_told(decoder: AudioDecoder) -> None:
-    clean = sine(12)
-    spoilt = clean.copy()
-    places = [3, 6 * RATE, len(clean) - 1]
-    spoilt[places] = [np.nan, np.inf, -np.inf]
-    clean[places] = 0
-    decoded = decoder.decode_all(float_wav(spoilt), max_seconds=HOUR)
-    assert np.array_equal(decoded.samples, clean)
-    assert decoded.partial
-
-
-def test_mostly_no_numbers_is_refused(decoder: AudioDecoder) -> None:
-    spoilt = sine(12)
-    spoilt[::2] = np.nan
-    assert decoder.decode_all(float_wav(spoilt), max_seconds=HOUR).partial
-    spoilt[1] = np.nan
-    assert "not numbers" in refused(decoder, float_wav(spoilt))
 
 
 def test_nobody_waits_for_the_rest_of_what_is_not_wanted() -> None:

@@ -118,6 +118,84 @@ def test_by_hand_no_age_counts() -> None:
     assert pending(scan(row("a.mp3", hours_old=0), min_age=timedelta(0)).values())
 
 
+def recording(*minutes_old: float, session: str = "s") -> list[ObjectInfo]:
+    """Chunks 1, 2, ... of a session, uploaded so many minutes ago."""
+    return [
+        row(f"{session}/chunk-{number:03}.webm", hours_old=minutes / 60)
+        for number, minutes in enumerate(minutes_old, start=1)
+    ]
+
+
+def held(rows: list[ObjectInfo], session: str = "s/", **rules: Any) -> list[int | None]:
+    """The numbers of the chunks that wait."""
+    return [chunk.number for chunk in scan(*rows, **rules)[session].waiting]
+
+
+@pytest.mark.parametrize(
+    ("minutes_old", "waits"),
+    [
+        ((30, 20, 10), [3]),
+        ((35, 25, 15), [3]),
+        ((39.9, 29.9, 19.9), [3]),
+        ((40.1, 30.1, 20.1), []),
+        ((200, 100, 10.1), [3]),
+        ((30, 10.1, 10), []),
+        ((30, 20, 4), [3]),
+        ((6,), []),
+        ((4,), [1]),
+        ((10, 20), []),
+        ((-20, -40), []),
+    ],
+    ids=str,
+)
+def test_the_last_chunk_waits_for_the_one_after_it_until_it_is_quiet(
+    minutes_old: tuple[float, ...], waits: list[int]
+) -> None:
+    assert held(recording(*minutes_old)) == waits
+
+
+def test_a_neighbour_that_came_lets_the_chunk_before_it_go() -> None:
+    rows = recording(30, 20, 10)
+    assert held([*rows, row("s/chunk-004.webm", hours_old=0.01)]) == [4]
+    assert held([*rows, row("s/chunk-004.webm", size=0, hours_old=0.2)]) == []
+
+
+def test_no_chunk_waits_for_its_neighbour_longer_than_the_longest_wait() -> None:
+    rows = recording(390, 250)
+    assert held(rows) == [2]
+    assert held(rows, overdue=NOW - timedelta(minutes=251)) == [2]
+    assert held(rows, overdue=NOW - timedelta(minutes=250)) == []
+
+
+def test_a_session_that_is_taken_up_again_another_day_is_not_waited_for() -> None:
+    assert held(recording(3000, 600)) == []
+
+
+def test_a_person_who_asks_waits_for_no_neighbour() -> None:
+    assert held(recording(30, 20, 10), min_age=timedelta(0)) == []
+
+
+def test_only_sessions_of_chunks_have_neighbours_each_its_own() -> None:
+    rows = [row("s/talk.mp3", hours_old=0.5), row("s/talk-2.mp3", hours_old=0.2)]
+    rows += recording(30, 20, 10, session="s/a") + recording(90, 80, 70, session="s")
+    found = scan(*rows)
+    assert {name for name, each in found.items() if each.waiting} == {"s/a/"}
+    assert not found["s/a/"].complete
+
+
+def test_the_last_chunk_waits_whatever_became_of_those_before_it() -> None:
+    rows = recording(30, 20, 10)
+    done = [row(f"s/transcription-chunk-00{number}.json", hours_old=0.1) for number in (1, 2, 3)]
+    assert held([*rows, *done[:2]]) == [3]
+    assert scan(*rows, *done)["s/"].complete
+
+
+def test_two_files_of_the_last_number_wait_both() -> None:
+    rows = [*recording(30, 19), row("s/chunk-2.ogg", hours_old=19 / 60)]
+    assert held(rows) == [2, 2]
+    assert held([*rows, row("s/chunk-10.ogg", hours_old=0.3)]) == []
+
+
 def test_a_live_lock_holds_its_session_back() -> None:
     lock = LiveLock("s1", NOW)
     found = scan("u/s1/chunk-001.webm", "u/s12/chunk-001.webm", "u/s1/done.mp3", live=lock)
@@ -302,7 +380,8 @@ def test_archived_chunks_however_old_do_not_crowd_out_the_others(monkeypatch: py
     monkeypatch.setattr(backlog, "MAX_CANDIDATES", 3)
     frozen = [row(f"s/chunk-{number:03}.webm", hours_old=1000) for number in range(50)]
     trouble = {digest(each.key): (Trouble(etag="e", troubled=True),) for each in frozen}
-    found = scan(*frozen, row("s/chunk-900.webm", hours_old=1), row("t.mp3", hours_old=2), trouble=trouble)
+    recent = (row("s/chunk-900.webm", hours_old=1), row("t.mp3", hours_old=2))
+    found = scan(*frozen, *recent, trouble=trouble, overdue=NOW - timedelta(minutes=30))
     keys = [chunk.key for chunk in summarise(found.values()).candidates]
     assert keys == ["t.mp3", "s/chunk-900.webm", "s/chunk-000.webm"]
 

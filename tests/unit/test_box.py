@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -20,7 +21,7 @@ from batchscribe.core.manifest import EngineSpec, Manifest
 from batchscribe.errors import MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
-from batchscribe.wiring.box import inspect
+from batchscribe.wiring.box import fetch, inspect
 from support.stores import NOW, StoppedClock
 
 NOTHING = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
@@ -138,3 +139,17 @@ def test_a_worker_s_log_holds_no_secret_of_its_environment(
     shown = CliRunner().invoke(command.worker, ["any"]).output + capsys.readouterr().err
     assert "the vendor says" in shown
     assert "canary-5e12" not in shown
+
+
+def test_an_engine_fetches_its_own_model_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places: list[str] = []
+
+    def download(place: str, **_more: object) -> str:
+        places.append(place)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert not fetch(EngineSpec(engine="pocketsphinx")).done
+    assert fetch(EngineSpec(engine="parakeet", model="nemo-parakeet-tdt-0.6b-v3")).done
+    assert len(places) == 1
+    assert "tdt-0.6b-v3" in places[0]

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.containers import CUES, Recording, Repaired, Shape, repair, shape
+from batchscribe.worker.audio import AudioDecoder
+from batchscribe.worker.containers import CLUSTER, CUES, Recording, Repaired, Shape, recording, repair, shape
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
 
@@ -106,9 +107,30 @@ def _packets(data: bytes) -> int:
         return sum(packet.size > 0 for packet in container.demux(audio=0))
 
 
-def test_an_index_alone_has_no_sound() -> None:
-    with pytest.raises(AudioError, match="no sound in it"):
-        repair(CUES.to_bytes(4) + b"\x80")
+def test_an_index_alone_has_no_sound_and_lacks_none() -> None:
+    found = repair(CUES.to_bytes(4) + b"\x80")
+    assert (found.empty, found.torn, found.repaired) == (True, False, False)
+
+
+def test_sound_behind_an_index_is_not_passed_over() -> None:
+    first, second = at_clusters(webm())[:2]
+    found = repair(CUES.to_bytes(4) + b"\x80" + second, recording(first))
+    assert (found.empty, found.torn) == (False, True)
+
+
+def test_a_header_alone_begins_a_recording() -> None:
+    """Chrome's MP4 begins with one; the first sound comes with the second chunk."""
+    whole = mp4()
+    cut = whole.index(b"moof") - 4
+    header = recording(whole[:cut])
+    assert header is not None
+    assert repair(whole[:cut]).empty
+    found = repair(whole[cut:], header)
+    assert (found.empty, found.repaired) == (False, True)
+    first = webm()[: webm().index(CLUSTER.to_bytes(4))]
+    assert repair(first).empty
+    assert not repair(webm()).empty
+    assert not repair(whole).empty
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -135,3 +157,26 @@ def test_after_a_hole_a_piece_begins_with_its_next_cluster() -> None:
     assert done.torn
     begins, samples = heard(done.data)
     assert begins + len(samples) / RATE == pytest.approx(SECONDS, abs=FRAME)
+
+
+def test_pieces_far_into_a_recording_lack_nothing_of_their_length() -> None:
+    header = recording(mp4())
+    with AudioDecoder() as decoder:
+        for part in at_fragments(mp4())[1:-1]:
+            decoding = decoder.decode(repair(part, header).data, max_seconds=4)
+            assert sum(map(len, decoding)) / RATE == pytest.approx(2, abs=FRAME)
+            assert not decoding.partial
+
+
+def test_of_opus_in_fragments_nothing_is_left_out() -> None:
+    """Chrome states a skip of 80 ms, which a decoder would leave out of every piece."""
+    whole = recorder.fragments(sound(), fragment_seconds=2.0, codec="libopus")
+    header = recording(whole)
+    assert header is not None
+    at = header.header.index(b"dOps")
+    assert header.header[at + 6 : at + 8] == bytes(2)
+    with AudioDecoder() as decoder:
+        for part in at_fragments(whole)[1:-1]:
+            decoded = decoder.decode_all(repair(part, header).data, max_seconds=10)
+            assert decoded.seconds == pytest.approx(2, abs=0.03)
+            assert not decoded.partial

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
-from batchscribe.cli.gpu import TOOLS, GpuTools, gpu
+from batchscribe.cli.gpu import TOOLS, gpu
+from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
 from batchscribe.core.box import BoxReply, CheckRequest, Finding, read
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -37,6 +38,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.scheduler import unfit
 
 ID = "i-0123456789abcdef0"
 
@@ -98,6 +100,7 @@ class Desk:
         self.store = MemoryStore(self.clock)
         self.instance = ID
         self.run_open: Run | None = None
+        self.unfit = ""
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
     def tools(self) -> GpuTools:
@@ -120,6 +123,7 @@ class Desk:
             new_session=lambda: f"hand-{next(self.sessions)}",
             output=lambda: self.store,
             setup=setup,
+            unfit=self.unfit,
         )
 
     def __call__(self, *words: str) -> Result:
@@ -585,3 +589,11 @@ def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> No
     assert desk("check", "--start").exit_code == 0
     assert seen == [{"hand-1"}]
     assert desk.guard.standing(ID) == frozenset()
+
+
+@pytest.mark.parametrize("words", [("check", "--start"), ("setup", "--start")], ids=lambda words: words[0])
+def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.unfit = unfit(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
+    assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
+    assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
+    assert desk.box.asked == []

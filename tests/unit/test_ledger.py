@@ -319,3 +319,15 @@ def test_a_settled_run_is_not_opened_again(ledger: Ledger) -> None:
     with pytest.raises(RefusedError):
         ledger.save_run(replace(over, state=RunState.RELEASING, settled=None), at=NOW)
     assert ledger.run(over.id) == over
+
+
+def test_speeds_are_medians_for_each_engine_model_and_type(ledger: Ledger) -> None:
+    learn(ledger, "r1", speed=80.0)
+    learn(ledger, "r2", speed=90.0, at=NOW + HOUR)
+    learn(ledger, "r3", speed=100.0, at=NOW + 2 * HOUR)
+    learn(ledger, "r4", speed=0.0, at=NOW + 3 * HOUR)
+    learn(ledger, "r5", speed=10.0, engine="parakeet", model="m", instance_type="")
+    assert [(each.engine, each.instance_type, each.speed, each.runs) for each in ledger.speeds()][1:] == [
+        ("parakeet", "", 10.0, 1)
+    ]
+    assert (ledger.speeds()[0].speed, ledger.speeds()[0].runs) == (90.0, 3)

@@ -13,7 +13,7 @@ from batchscribe.core.box import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import preflight
+from batchscribe.wiring.scheduler import engine_spec, preflight
 from support.stores import NOW, StoppedClock
 
 INSTANCE = "i-0123456789abcdef0"
@@ -47,3 +47,14 @@ def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
         preflight(settings(tmp_path), recorded(release="0.0.1"))
     with pytest.raises(MisconfiguredError, match="not set up yet"):
         preflight(settings(tmp_path), MemoryStore(StoppedClock()))
+
+
+def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:
+    def model(**chosen: str) -> str:
+        return engine_spec(load({"GPU_INSTANCE_ID": INSTANCE, **chosen}, folder=tmp_path)).model
+
+    assert model() == "small.en"
+    assert model(BATCH_ENGINE="parakeet") == "nemo-parakeet-tdt-0.6b-v2"
+    assert model(BATCH_ENGINE="parakeet", WHISPER_MODEL="/models/mine") == "/models/mine"
+    assert model(BATCH_ENGINE="pocketsphinx") == ""
+    assert model(BATCH_ENGINE="only-on-the-box", WHISPER_MODEL="its-own") == "its-own"

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from batchscribe.cli.chunks import _told
 from batchscribe.controller import redo as redoing
 from batchscribe.controller.redo import (
     Redone,
@@ -391,6 +392,13 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
         Side.BOTH,
     )
     assert "a secret" not in repr(life)
+
+
+def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=told())
+    (line,) = [line for line in _told(why(scanner, "a.mp3")) if "transcribed" in line]
+    assert "by faster-whisper small.en [no-speech]" in line
 
 
 def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None:

@@ -40,6 +40,7 @@ def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert settings.min_age == timedelta(minutes=5)
     assert (settings.launch, settings.cloud_guard, settings.provider) == ("auto", "off", "local")
     assert settings.if_running is IfRunning.HOLD
+    assert (settings.task, settings.channels, settings.chunk_overlap_ms) == ("transcribe", "mix", None)
     assert settings.state_dir == tmp_path / ".batchscribe"
     assert settings.reports_dir == tmp_path / "batch-reports"
     assert set(settings.origins.values()) == {"default"}
@@ -113,6 +114,9 @@ def test_an_unknown_name_points_to_the_nearest(tmp_path: Path) -> None:
         ("GPU_SSH_USER", "-l"),
         ("GPU_INSTANCE_ID", "i-123; rm"),
         ("BATCH_LANGUAGE", "english!"),
+        ("BATCH_TASK", "summarise"),
+        ("BATCH_CHANNELS", "left"),
+        ("BATCH_CHUNK_OVERLAP_MS", "30001"),
         ("BATCH_NOTIFY_EMAIL", "nobody"),
         ("BATCH_NOTIFY_URLS", "no-scheme"),
         ("BATCH_SMTP_URL", "mail.example.com"),
@@ -140,6 +144,8 @@ def test_fractions_dollars_and_lists(tmp_path: Path) -> None:
             "BATCH_NOTIFY_URLS": "json://127.0.0.1/a?to=x,y, mailto://h?to=a@b.c",
             "BATCH_CHUNK_OVERLAP_MS": "auto",
             "BATCH_LANGUAGE": "EN",
+            "BATCH_TASK": "Translate",
+            "BATCH_CHANNELS": "split",
         },
         folder=tmp_path,
     )
@@ -149,6 +155,7 @@ def test_fractions_dollars_and_lists(tmp_path: Path) -> None:
     assert settings.instance_types == ("g4dn.xlarge", "g5.xlarge")
     assert settings.notify_urls == ("json://127.0.0.1/a?to=x,y", "mailto://h?to=a@b.c")
     assert (settings.chunk_overlap_ms, settings.language) == (None, "en")
+    assert (settings.task, settings.channels) == ("translate", "split")
 
 
 @pytest.mark.parametrize(
@@ -210,12 +217,12 @@ def test_a_gpu_in_the_cloud_is_guarded_unless_somebody_says_otherwise(tmp_path: 
     assert load({"GPU_PROVIDER": "local"}, folder=tmp_path).cloud_guard == "off"
 
 
-def test_what_changes_nothing_yet_is_said(tmp_path: Path) -> None:
-    assert load({"BATCH_CHUNK_OVERLAP_MS": "auto"}, folder=tmp_path).warnings() == ()
-    write(tmp_path, "GPU_INSTANCE_TYPES=g5.xlarge\nBATCH_CHUNK_OVERLAP_MS=0\n")
-    lines = load({}, folder=tmp_path).warnings()
-    names = ["BATCH_CHUNK_OVERLAP_MS"]
-    assert [line.partition(" ")[0] for line in lines] == names
+def test_chunks_that_do_not_overlap_are_told_from_those_that_are_measured(tmp_path: Path) -> None:
+    settings = load({"BATCH_CHUNK_OVERLAP_MS": "0"}, folder=tmp_path)
+    assert settings.chunk_overlap_ms == 0
+    shown = {row.name: row.value for row in settings.effective()}
+    names = ("BATCH_CHUNK_OVERLAP_MS", "BATCH_TASK", "BATCH_CHANNELS")
+    assert [shown[name] for name in names] == ["0", "transcribe", "mix"]
 
 
 def test_where_aws_is_the_environment_says_first() -> None:

@@ -182,7 +182,7 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
     for batch in range(at.terms.max_attempts):
         (run,) = tick(at.world, at.terms).runs
         outcomes.append((run.outcome, run.chunks_failed, blamed(at, names[0])))
-        at.upload(1, session="later", first=batch + 1)
+        at.upload(1, session=f"later-{batch}")
         at.clock.sleep(3600)
     assert outcomes == [
         (Outcome.INCOMPLETE, 1, 1),

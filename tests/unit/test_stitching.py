@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from itertools import starmap
 from math import inf, nan
 
+import msgspec
 import pysubs2
 import pytest
 
@@ -276,6 +277,16 @@ def test_text_comes_in_paragraphs() -> None:
     )
     assert paragraphs(session) == ["one two", "three"]
     assert render(session, "txt") == b"one two\n\nthree\n\n"
+
+
+def test_two_parties_are_told_apart_in_every_format() -> None:
+    said = [("one", 0.0, 1.0, 1), ("two", 1.0, 2.0, 2), ("three", 2.0, 3.0, 2), ("four", 9.0, 9.5, 1)]
+    segments = tuple(Segment(text=text, start=start, end=end, channel=who) for text, start, end, who in said)
+    session = msgspec.structs.replace(stitch("s/", []), segments=segments)
+    assert paragraphs(session) == ["Channel 1: one", "Channel 2: two three", "Channel 1: four"]
+    assert [cue.channel for cue in cues(session)] == [1, 2, 2, 1]
+    assert b"\n[1] one\n" in render(session, "srt")
+    assert b"\n<v Channel 2>two\n" in render(session, "vtt")
 
 
 def test_json_is_the_session_itself() -> None:

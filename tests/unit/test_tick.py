@@ -299,7 +299,7 @@ def test_a_poisoned_chunk_is_quarantined_and_never_starts_a_gpu(tmp_path: Path) 
     at.worker.fails = frozenset({names[1]})
     starts = 0
     for batch in range(6):
-        at.upload(1, first=10 + batch)
+        at.upload(1, session=f"later-{batch}")
         at.clock.sleep(3600)
         starts += isinstance(tick(at.world, at.terms).decision, Launch)
     assert starts == 6

@@ -7,12 +7,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.adapters import vad_onnx_asr, vad_silero
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.errors import EngineError
 from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quiet_place
+from batchscribe.worker.windows import Samples
 from support.audio import bundled, corpus, sine
+
+Finder = Callable[[Samples], tuple[tuple[int, int], ...]]
+
+
+@pytest.fixture(params=[vad_silero, vad_onnx_asr], ids=["faster-whisper", "onnx-asr"])
+def find_speech(request: pytest.FixtureRequest) -> Finder:
+    found: Finder = request.param.find_speech
+    return found
 
 
 def silence(seconds: float) -> Samples:
@@ -24,11 +32,7 @@ def noise(seconds: float, level: float = 0.05) -> Samples:
     return made
 
 
-def everything(audio: Samples) -> list[tuple[int, int]]:
-    return [(0, len(audio))]
-
-
-def test_silence_and_noise_are_not_speech() -> None:
+def test_silence_and_noise_are_not_speech(find_speech: Finder) -> None:
     assert find_speech(silence(10)) == ()
     assert find_speech(noise(10)) == ()
     assert find_speech(silence(0)) == ()
@@ -87,19 +91,19 @@ def clicks(every: float) -> Samples:
         "square", "dialling", "chord", "plucked", "typing", "clicks",
     ],
 )  # fmt: skip
-def test_what_is_no_speech_is_not_heard(sound: Callable[[], Samples]) -> None:
+def test_what_is_no_speech_is_not_heard(find_speech: Finder, sound: Callable[[], Samples]) -> None:
     assert find_speech(sound()) == ()
 
 
 @pytest.mark.parametrize("level", [-50, -60])
-def test_speech_that_is_hardly_to_be_heard_is_found(level: float) -> None:
+def test_speech_that_is_hardly_to_be_heard_is_found(find_speech: Finder, level: float) -> None:
     speech = spoken()
     quiet = speech * np.float32(10 ** (level / 20) / np.sqrt(np.mean(speech**2)))
     assert sum(end - begin for begin, end in find_speech(quiet)) > 0.9 * len(speech)
 
 
 @pytest.mark.parametrize("gain", [20, 40])
-def test_clipped_speech_is_found(gain: float) -> None:
+def test_clipped_speech_is_found(find_speech: Finder, gain: float) -> None:
     speech = spoken()
     clipped = (speech * np.float32(10 ** (gain / 20))).clip(-1, 1)
     assert sum(end - begin for begin, end in find_speech(clipped)) > 0.9 * len(speech)
@@ -111,7 +115,7 @@ def spoken() -> Samples:
         return np.concatenate([decoder.decode_all(bundled(key), max_seconds=60).samples for key in corpus()])
 
 
-def test_every_bundled_recording_is_speech_and_found_where_it_is() -> None:
+def test_every_bundled_recording_is_speech_and_found_where_it_is(find_speech: Finder) -> None:
     with AudioDecoder() as decoder:
         for key in corpus():
             speech = decoder.decode_all(bundled(key), max_seconds=60).samples
@@ -123,7 +127,7 @@ def test_every_bundled_recording_is_speech_and_found_where_it_is() -> None:
             assert sum(end - begin for begin, end in spans) > 0.7 * len(speech)
 
 
-def test_spans_are_in_order_and_apart() -> None:
+def test_spans_are_in_order_and_apart(find_speech: Finder) -> None:
     with AudioDecoder() as decoder:
         parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:4]]
     spans = find_speech(np.concatenate([piece for part in parts for piece in (part, silence(1.5))]))
@@ -131,118 +135,20 @@ def test_spans_are_in_order_and_apart() -> None:
     assert all(one[0] < one[1] <= two[0] for one, two in pairwise(spans))
 
 
-def cut(audio: Samples, find_speech: SpeechFinder, pieces: int = 1, **blocks: int) -> list[Cut]:
-    cutter = Cutter(find_speech, **blocks)
-    found = [window for piece in np.array_split(audio, pieces) for window in cutter.push(piece)]
-    found += cutter.finish()
-    assert cutter.done == len(audio)
-    return found
+def test_both_detectors_agree() -> None:
+    with AudioDecoder() as decoder:
+        parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:6]]
+    audio = np.concatenate([piece for part in parts for piece in (part, silence(1.5))])
+    spans = [find.find_speech(audio) for find in (vad_silero, vad_onnx_asr)]
+    heard = np.zeros((2, len(audio)), bool)
+    for number, found in enumerate(spans):
+        for begin, end in found:
+            heard[number, begin:end] = True
+    assert (heard[0] != heard[1]).mean() < 0.05
 
 
-def loud(audio: Samples) -> list[tuple[int, int]]:
-    """Whatever is not silent, to 20 ms."""
-    frames = [bool(np.abs(audio[at : at + 320]).max() > 0) for at in range(0, len(audio), 320)]
-    edges = [int(edge) * 320 for edge in np.flatnonzero(np.diff([False, *frames, False]))]
-    return [(begin, min(end, len(audio))) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def sound(*lengths: float) -> Samples:
-    """Silence and noise in turns, so many seconds of each."""
-    return np.concatenate([(noise if at % 2 else silence)(length) for at, length in enumerate(lengths)])
-
-
-def test_windows_know_their_place_on_the_clock_of_the_stream() -> None:
-    windows = cut(sound(2, 3, 70, 1, 1), loud)
-    assert [(window.seconds_in, len(window.audio) / SAMPLE_RATE) for window in windows] == [(2, 3), (75, 1)]
-
-
-def test_close_spans_share_a_window_while_they_fit() -> None:
-    windows = cut(sound(0, 10, 1, 9, 2, 11, 1), loud)
-    assert [(window.start // SAMPLE_RATE, len(window.audio) // SAMPLE_RATE) for window in windows] == [
-        (0, 20),
-        (22, 11),
-    ]
-
-
-def test_of_a_long_silence_a_second_is_left_and_times_know_it() -> None:
-    (window,) = cut(sound(1, 4, 20, 3, 1), loud)
-    assert window.parts == ((16_000, 88_000), (392_000, 448_000))
-    assert len(window.audio) == 8 * SAMPLE_RATE
-    assert window.speech == 7 * SAMPLE_RATE
-    words = (Word(word="one", start=0.5, end=1.0), Word(word="two", start=5.5, end=8.0))
-    (placed,) = window.placed([Segment(text="one two", start=0.5, end=8.0, words=words)])
-    assert [(word.start, word.end) for word in placed.words] == [(1.5, 2.0), (25.5, 28.0)]
-    assert (placed.start, placed.end) == (1.5, 28.0)
-
-
-def test_a_word_keeps_to_the_part_that_holds_its_middle() -> None:
-    (window,) = cut(sound(1, 4, 20, 3, 1), loud)
-    word = Word(word="early", start=4.0, end=5.0)
-    (placed,) = window.placed([Segment(text="early", start=4.0, end=5.0, words=(word,))])
-    assert (placed.words[0].start, placed.words[0].end) == (24.5, 25.0)
-
-
-def test_a_window_can_be_taken_apart() -> None:
-    (window,) = cut(sound(1, 4, 20, 3, 1), loud)
-    part = window.within(3 * SAMPLE_RATE, 26 * SAMPLE_RATE)
-    assert part is not None
-    assert part.parts == ((48_000, 88_000), (392_000, 416_000))
-    assert np.array_equal(part.audio, window.audio[32_000:96_000])
-    assert window.within(6 * SAMPLE_RATE, 20 * SAMPLE_RATE) is None
-
-
-def test_a_long_span_is_cut_where_it_is_quiet_place() -> None:
-    audio = noise(70)
-    audio[25 * SAMPLE_RATE : 25 * SAMPLE_RATE + 4000] = 0
-    windows = cut(audio, everything, first=80 * SAMPLE_RATE)
-    assert max(len(window.audio) for window in windows) <= MAX_WINDOW
-    assert sum(len(window.audio) for window in windows) == len(audio)
-    assert windows[1].start == pytest.approx(25.1 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
-
-
-@pytest.mark.parametrize("pieces", [1, 7, 50, 400])
-def test_a_stream_in_pieces_of_any_size_loses_nothing(pieces: int) -> None:
-    lengths = [length for at in range(30) for length in (0.3 + at % 5, 2 + (7 * at) % 13)]
-    audio = sound(*lengths)
-    windows = cut(audio, loud, pieces)
-    whole = np.concatenate([window.audio for window in windows])
-    assert np.count_nonzero(whole) == np.count_nonzero(audio)
-    assert all(len(window.audio) <= MAX_WINDOW for window in windows)
-    assert all(one.end <= two.start for one, two in pairwise(windows))
-
-
-def test_speech_without_a_pause_goes_through_blocks_whole() -> None:
-    audio = noise(400)
-    windows = cut(audio, everything, 40)
-    assert np.array_equal(np.concatenate([window.audio for window in windows]), audio)
-
-
-def test_what_ends_with_its_block_waits_for_more() -> None:
-    cutter = Cutter(loud, first=30 * SAMPLE_RATE)
-    assert list(cutter.push(sound(5, 20, 5))) == []
-    assert cutter.done <= 5 * SAMPLE_RATE
-    (window,) = [*cutter.push(sound(0, 3, 1)), *cutter.finish()]
-    assert window.parts == (
-        (5 * SAMPLE_RATE, 25 * SAMPLE_RATE + 8_000),
-        (29 * SAMPLE_RATE + 8_000, 33 * SAMPLE_RATE),
-    )
-
-
-def test_hours_of_silence_are_not_held() -> None:
-    cutter = Cutter(loud)
-    held = [list(cutter.push(silence(5))) for _ in range(200)]
-    assert not any(held)
-    assert cutter.done > 800 * SAMPLE_RATE
-
-
-def test_a_window_does_not_keep_its_block_in_memory() -> None:
-    windows = cut(sound(1, 1, 80, 1, 1), loud)
-    assert len(windows) == 2
-    assert all(window.audio.base is None for window in windows)
-
-
-def test_quiet_is_looked_for_between_the_bounds_only() -> None:
-    audio = noise(10)
-    audio[: 2 * SAMPLE_RATE] = 0
-    assert quiet_place(audio, 4 * SAMPLE_RATE, 8 * SAMPLE_RATE) in range(4 * SAMPLE_RATE, 8 * SAMPLE_RATE)
-    assert quiet_place(audio, 100, 200) == 150
+def test_a_detector_that_is_not_installed_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vad_onnx_asr, "MODEL_PACKAGE", "no_such_package")
+    vad_onnx_asr._detector.cache_clear()
+    with pytest.raises(EngineError, match="does not run: ModuleNotFoundError"):
+        vad_onnx_asr.find_speech(noise(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
         model_folder(spec_of("small.en"))
 
 
+def test_a_fetch_without_the_hubs_client_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
+    with pytest.raises(MisconfiguredError, match=r"not installed: pip install 'batchscribe\[gpu\]'"):
+        prefetch("small")
+
+
 def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_args: object, **_more: object) -> None:
         raise ConnectionError("no route\nto the hub")
@@ -159,3 +166,16 @@ def test_models_of_many_languages_translate(hub: Hub, model: str) -> None:
     prefetch(model)
     assert FACTORY.problems(spec_of(model, task="translate", language="de")) == ()
     assert hub.calls
+
+
+def test_the_names_say_what_is_on_this_machine_and_a_fetch_brings_more(hub: Hub) -> None:
+    assert set(FACTORY.models().items()) == {(name, False) for name in MODELS}
+    folder = FACTORY.fetch(spec_of("turbo"))
+    assert {name for name, here in FACTORY.models().items() if here} == {"turbo", "large-v3-turbo"}
+    assert folder.name == MODELS["turbo"][1]
+    assert hub.calls
+
+
+def test_what_no_machine_could_do_is_known_without_the_model() -> None:
+    assert "nothing to translate" in FACTORY.unable(spec_of("base.en", task="translate"))[0]
+    assert FACTORY.unable(spec_of("base", task="translate")) == ()

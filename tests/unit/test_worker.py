@@ -15,10 +15,12 @@ from typing import Any
 
 import psutil
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchscribe import __version__
+from batchscribe.adapters import vad_onnx_asr, vad_silero
 from batchscribe.adapters.stores import open_store
+from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
 from batchscribe.core.manifest import (
@@ -31,7 +33,8 @@ from batchscribe.core.manifest import (
     encode,
 )
 from batchscribe.errors import MisconfiguredError
-from batchscribe.wiring.worker import split_location, work
+from batchscribe.ledger import Ledger
+from batchscribe.wiring.worker import speech_finder, split_location, work
 from support.audio import bundled, corpus
 
 
@@ -180,8 +183,61 @@ def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) 
 
 
 def test_engines_are_listed_with_their_problems() -> None:
-    shown = CliRunner().invoke(engines, ["--engine", "faster-whisper", "--model", "/nowhere/model"])
+    shown = asked_of_engines("--engine", "faster-whisper", "--model", "/nowhere/model")
     assert shown.exit_code == 0
     assert "no folder /nowhere/model" in shown.output
-    found = json.loads(CliRunner().invoke(engines, ["--json"]).output)
-    assert {"name": "pocketsphinx", "usable": True, "problems": []} in found
+    found = {each["name"]: each for each in json.loads(asked_of_engines("--json").output)}
+    assert found["pocketsphinx"] == {
+        "name": "pocketsphinx",
+        "usable": True,
+        "problems": [],
+        "models": [],
+        "speeds": [],
+    }
+    assert {"name": "tiny.en", "here": False} in found["faster-whisper"]["models"]
+    assert {"name": "nemo-parakeet-tdt-0.6b-v3", "here": False} in found["parakeet"]["models"]
+
+
+def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_STATE_DIR", str(tmp_path))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for run, speed in enumerate((60.0, 80.0, 85.0)):
+            ledger.learn(
+                run=f"r{run}",
+                engine="parakeet",
+                model="nemo-parakeet-tdt-0.6b-v2",
+                instance_type="g4dn.xlarge",
+                at=datetime(2026, 1, 1, run, tzinfo=UTC),
+                speed=speed,
+                setup_seconds=None,
+                release_seconds=None,
+                bytes_per_second={},
+            )
+    seen = "seen: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
+    assert seen in asked_of_engines().output
+    (found,) = [each for each in json.loads(asked_of_engines("--json").output) if each["name"] == "parakeet"]
+    assert found["speeds"][0]["speed"] == 80.0
+
+
+def test_a_model_is_fetched_for_the_engine_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_args, **_more: str(tmp_path))
+    shown = asked_of_engines("--engine", "parakeet", "--fetch", "nemo-parakeet-tdt-0.6b-v3")
+    assert f"nemo-parakeet-tdt-0.6b-v3 is in {tmp_path}" in shown.output
+    refused = asked_of_engines("--engine", "pocketsphinx", "--fetch", "en-us")
+    assert isinstance(refused.exception, MisconfiguredError)
+    assert "no model to fetch" in str(refused.exception)
+
+
+def asked_of_engines(*words: str) -> Result:
+    return CliRunner().invoke(engines, list(words), obj=App())
+
+
+def test_the_voice_detector_is_the_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert speech_finder() is vad_silero.find_speech
+    monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda module: module != "faster_whisper")
+    assert speech_finder() is vad_onnx_asr.find_speech
+    monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda _module: False)
+    with pytest.raises(MisconfiguredError, match="parakeet-gpu"):
+        speech_finder()

@@ -18,7 +18,10 @@ from batchscribe.adapters.ssh import Reply, Ssh, connection_trouble
 from batchscribe.core.instances import Instance
 from batchscribe.errors import LaunchError, MisconfiguredError
 
-EXTRAS = ("gpu", "cpu", "demo")
+EXTRAS = ("gpu", "cpu", "demo", "parakeet-gpu", "parakeet")
+GPU_EXTRAS = {"gpu", "parakeet-gpu"}
+EXTRA_OF = {"parakeet": "parakeet-gpu"}
+"""What a box with a GPU needs for an engine; for all others it is `gpu`."""
 INSTALL_SECONDS = 1800.0
 """CUDA's libraries alone are more than half a gigabyte."""
 _UV_WANTED = 41
@@ -64,6 +67,8 @@ def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> 
     }
     if wheel:
         files[wheel.name] = wheel.read_bytes()
+    if pinned := pins(extra):
+        files["pins.txt"] = pinned
     reply = run_installer(ssh, instance, files)
     if reply.code == _UV_WANTED:
         reply = run_installer(ssh, instance, files | {"uv": _own_uv(reply.stdout.decode().strip(), instance)})
@@ -73,6 +78,17 @@ def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> 
     if reply.code != 0:
         raise LaunchError(f"the worker could not be installed on {instance.id}: {reply.complaint}")
     return reply.stdout.decode(errors="replace").strip().splitlines()[-1]
+
+
+def pins(extra: str) -> bytes | None:
+    """The exact packages of an extra, with their hashes; None where nobody pinned them.
+
+    They lie in the package, and beside the sources.
+    """
+    name, sources = f"{extra}.txt", _sources()
+    places = [resources.files("batchscribe").joinpath("requirements", name)]
+    places += [sources / "requirements" / name] if sources else []
+    return next((place.read_bytes() for place in places if place.is_file()), None)
 
 
 def run_installer(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs a worker into ~/.batchscribe/venv. Runs on the box, in the folder that was unpacked there:
-# the files `extra` and `release` say what, and a wheel lies beside them or the index has it.
+# the files `extra` and `release` say what, and a wheel lies beside them or the index has it. Where there
+# is a file `pins.txt`, all that batchscribe needs is exactly what it names, by version and hash.
 set -eu
 umask 077
 here=$(pwd)
@@ -37,12 +38,22 @@ find_uv() {
     fi
 }
 
+# "$@" is an installer with its options.
+install_all() {
+    if [ -f "$here/pins.txt" ]; then
+        "$@" --require-hashes -r "$here/pins.txt" >&2
+        "$@" --no-deps "$what" >&2
+    else
+        "$@" "$what" >&2
+    fi
+}
+
 fresh=$(mktemp -d "$root/venv.XXXXXX")
 trap 'rm -rf "$fresh"' EXIT
 python=$(find_python)
 if [ -n "$python" ]; then
     "$python" -m venv "$fresh" >&2
-    "$fresh/bin/python" -m pip install --quiet --disable-pip-version-check "$what" >&2
+    install_all "$fresh/bin/python" -m pip install --quiet --disable-pip-version-check
 else
     uv=$(find_uv)
     if [ -z "$uv" ]; then
@@ -51,7 +62,7 @@ else
         exit 41
     fi
     "$uv" venv --quiet --allow-existing --python '>=3.11' "$fresh" >&2
-    "$uv" pip install --quiet --python "$fresh/bin/python" "$what" >&2
+    install_all "$uv" pip install --quiet --python "$fresh/bin/python"
 fi
 
 # A folder that an older setup left in the link's place cannot be replaced by renaming.

@@ -12,7 +12,7 @@ import msgspec
 from dotenv.parser import parse_stream
 
 from batchscribe import __version__
-from batchscribe.adapters.box_install import find_wheel, install
+from batchscribe.adapters.box_install import EXTRA_OF, GPU_EXTRAS, find_wheel, install
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.host_keys import Pin, pin
 from batchscribe.adapters.launch_ssh import Asks
@@ -72,7 +72,8 @@ class _Recorded:
 class Wishes:
     """What a person asked of one `gpu setup`."""
 
-    extra: str = "gpu"
+    extra: str | None = None
+    """What is installed; None is what the engine needs beside a GPU."""
     wheel: Path | None = None
     env_file: Path | None = None
     repin: bool = False
@@ -134,6 +135,7 @@ class BoxSetup:
         Raises LaunchError, MisconfiguredError where a step fails; what was there before still works.
         """
         environment = read_environment(wishes.env_file) if wishes.env_file else None
+        extra = wishes.extra or EXTRA_OF.get(self.terms.engine.engine, "gpu")
         fingerprint = ""
         if self.ssh:
             trusted, doubt = self._trusted(instance, wishes)
@@ -143,14 +145,14 @@ class BoxSetup:
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(wishes.wheel, Path(folder))
                 yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the box's index")
-                python = install(self.ssh, instance, wheel=wheel, extra=wishes.extra)
+                python = install(self.ssh, instance, wheel=wheel, extra=extra)
             yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
         if environment is not None:
             yield self._keep_environment(instance, environment)
         boots = yield from self._units(instance)
         yield self._prefetch(instance)
         findings = []
-        terms = replace(self.terms, gpu=self.terms.gpu and wishes.extra == "gpu")
+        terms = replace(self.terms, gpu=self.terms.gpu and extra in GPU_EXTRAS)
         for finding in replace(self, terms=terms).check(instance, boots=boots):
             findings.append(finding)
             yield finding

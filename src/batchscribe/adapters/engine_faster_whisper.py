@@ -12,43 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.engine_whisper_batches import NAME, FasterWhisper, line
+from batchscribe.adapters.engine_problems import failing, line
+from batchscribe.adapters.engine_whisper_batches import NAME, FasterWhisper
 from batchscribe.adapters.whisper_decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.whisper_device import batch_size, compute_type, device_of, gpu_missing, self_test
 from batchscribe.adapters.whisper_models import (
-    DEFAULT_MODEL,
+    INSTALL,
+    MODELS,
     check_languages,
-    check_task,
     model_folder,
     model_name,
     prefetch,
+    unable,
 )
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
-
-__all__ = ["DEFAULT_MODEL", "FACTORY", "NAME", "Factory", "FasterWhisper", "gpu_missing", "prefetch"]
 
 
 class Factory:
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
+    unable = staticmethod(unable)
+    gpu_missing = staticmethod(gpu_missing)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. Asks the driver how many GPUs there are, and looks for the model's files."""
+        found = unable(spec)
         if missing := [name for name in (NAME.replace("-", "_"), "ctranslate2") if not _installed(name)]:
-            return (
-                f"{', '.join(missing)} not installed: pip install 'batchscribe[gpu]', or without a GPU [cpu]",
-            )
-        found: list[str] = []
-        for check in (device_of, model_folder, check_task, _check_code):
-            try:
-                check(spec)
-            except MisconfiguredError as error:
-                found.append(str(error))
-            except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
-                found.append(f"{NAME} does not run here ({line(error)}): install it again")
-        return tuple(found)
+            return (*found, f"{', '.join(missing)} not installed: {INSTALL}")
+        model = () if found else (model_folder,)
+        return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
@@ -74,6 +68,22 @@ class Factory:
             monotonic=SystemClock().monotonic,
             batch=batch,
         )
+
+    def models(self) -> dict[str, bool]:
+        """The names of Whisper's models, and whether each is on this machine. No network."""
+        return {name: _here(name) for name in MODELS}
+
+    def fetch(self, spec: EngineSpec) -> Path:
+        """Brings the model of `spec` onto this machine. Raises MisconfiguredError, EngineError."""
+        return prefetch(model_name(spec))
+
+
+def _here(name: str) -> bool:
+    try:
+        model_folder(EngineSpec(engine=NAME, model=name))
+    except MisconfiguredError:
+        return False
+    return True
 
 
 def _loaded(folder: Path, device: str, kind: str) -> Any:

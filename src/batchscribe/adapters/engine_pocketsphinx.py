@@ -13,14 +13,14 @@ import os
 import re
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from batchscribe.core import quality
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
@@ -32,11 +32,17 @@ MODEL = "en-us"
 FRAMES_PER_SECOND = 100
 PAUSE = 0.6
 """Seconds of quiet that end a segment."""
+MOMENT = 0.05
+"""Seconds to wait for a result where no window is ready: neither a spin, nor long for the next one."""
+_MEND = "take BATCH_ENGINE=faster-whisper and a model for several languages, WHISPER_MODEL=small"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 
 Heard = tuple[str, int, int]
 """A word as the decoder names it, its first and its last frame."""
+
+_UnderWay = dict[Future[list[Heard]], tuple[int, float]]
+"""Windows that the processes have: number and seconds."""
 
 
 class _Listener:
@@ -103,22 +109,29 @@ class PocketSphinx:
                 ready.result()
 
     def close(self) -> None:
+        """Ends the processes, each after the window that it is at. Repeating it is harmless."""
         self._pool.shutdown(cancel_futures=True)
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """One result for each window, in order; a few windows are under way at once. Raises EngineError."""
-        under_way: deque[tuple[int, float, Future[list[Heard]]]] = deque()
+        """One result for each window, when it is there; a few are under way at once. Raises EngineError."""
+        under_way: _UnderWay = {}
         try:
             for window in windows:
                 if window is not None:
-                    under_way.append((window.id, window.seconds, self._asked(window)))
-                while under_way and (len(under_way) >= 2 * self._processes or under_way[0][2].done()):
-                    yield self._answer(*under_way.popleft())
+                    under_way[self._asked(window)] = (window.id, window.seconds)
+                full = len(under_way) >= 2 * self._processes
+                idle = MOMENT if window is None else 0.0
+                yield from self._answers(under_way, None if full else idle)
             while under_way:
-                yield self._answer(*under_way.popleft())
+                yield from self._answers(under_way, None)
         finally:
-            for _, _, unwanted in under_way:
+            for unwanted in under_way:
                 unwanted.cancel()
+
+    def _answers(self, under_way: _UnderWay, seconds: float | None) -> Iterator[Recognition]:
+        """What is done by now, else the first within `seconds`; None is no limit."""
+        for heard in wait(under_way, seconds, FIRST_COMPLETED).done:
+            yield self._answer(*under_way.pop(heard), heard)
 
     def _asked(self, window: Window) -> Future[list[Heard]]:
         with self._trouble("transcribing"):
@@ -148,7 +161,8 @@ def _pcm(window: Window) -> bytes:
 
 def _recognition(window: int, seconds: float, heard: list[Heard]) -> Recognition:
     words = [word for part in heard if (word := _word(*part)) is not None]
-    return Recognition(window, within(_segments(words), seconds), "en")
+    found = quality.Heard(tuple(_segments(words)), seconds)
+    return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 
 def _word(name: str, first: int, last: int) -> Word | None:
@@ -178,14 +192,21 @@ class Factory:
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. `spec.model` names a Whisper model and is not looked at."""
-        found: list[str] = []
+        found = list(self.unable(spec))
         if importlib.util.find_spec("pocketsphinx") is None:
             found.append("pocketsphinx not installed: pip install 'batchscribe[demo]'")
-        if spec.language not in {None, "en"}:
-            found.append(f"{NAME} knows English only, and BATCH_LANGUAGE is {spec.language}")
         if spec.device == "cuda":
             found.append(f"{NAME} runs on the CPU only: choose the device auto, or faster-whisper")
         return tuple(found)
+
+    def unable(self, spec: EngineSpec) -> tuple[str, ...]:
+        """Why no machine could run `spec`; needs no package."""
+        asked = []
+        if spec.language not in {None, "en"}:
+            asked.append(f"BATCH_LANGUAGE is {spec.language}")
+        if spec.task != "transcribe":
+            asked.append(f"BATCH_TASK is {spec.task}")
+        return tuple(f"{NAME} knows English only, and {each}: {_MEND}" for each in asked)
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
         """See EngineFactory."""

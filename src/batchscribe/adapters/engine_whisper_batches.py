@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchscribe.adapters.engine_problems import line
 from batchscribe.adapters.whisper_decoder import Decoder
 from batchscribe.adapters.whisper_guard import Budget, Guard
 from batchscribe.core.manifest import EngineSpec
@@ -178,9 +179,3 @@ def out_of_memory(error: BaseException) -> bool:
 def safe(error: BaseException) -> str:
     """What CTranslate2 itself says; of every other error the type only, for its text may hold speech."""
     return line(error) if type(error) in {RuntimeError, MemoryError} else type(error).__name__
-
-
-def line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
@@ -22,6 +25,8 @@ class EngineReport:
 
     name: str
     problems: tuple[str, ...]
+    models: Mapping[str, bool] = field(default_factory=dict)
+    """The names it knows, and whether each is on this machine; empty where it has no choice of models."""
 
     @property
     def usable(self) -> bool:
@@ -60,6 +65,60 @@ def engine_factory(name: str) -> EngineFactory:
     return factory
 
 
+def model_name(engine: str, wanted: str) -> str:
+    """The model that the engine loads for this WHISPER_MODEL; what is not installed here decides later."""
+    chosen = _besides(engine, "model_name")
+    return str(chosen(wanted)) if chosen else wanted
+
+
+def unable(spec: EngineSpec) -> tuple[str, ...]:
+    """Why no machine could run `spec`, as far as that can be known without the engine's packages.
+
+    Never raises: it is asked before commands that only look, and before those that stop a GPU.
+    """
+    reasons = _besides(spec.engine, "unable")
+    try:
+        return tuple(reasons(spec)) if reasons else ()
+    except Exception as error:  # noqa: BLE001 - it may be anybody's code
+        broken = type(error).__name__
+        return (f"the speech engine {spec.engine} cannot say what it can ({broken}): mend its package",)
+
+
+def gpu_missing(spec: EngineSpec) -> bool:
+    """Whether `spec` wants a GPU, and this machine has none that is usable for its engine."""
+    missing = _besides(spec.engine, "gpu_missing")
+    return bool(missing(spec)) if missing else False
+
+
+def can_fetch(engine: str) -> bool:
+    """Whether the engine has models to fetch."""
+    return _besides(engine, "fetch") is not None
+
+
+def fetch(spec: EngineSpec) -> Path:
+    """Brings the engine's model onto this machine; its folder. The only place that reaches for a hub.
+
+    Raises MisconfiguredError where there is nothing to fetch, and what the engine raises.
+    """
+    bring = getattr(engine_factory(spec.engine), "fetch", None)
+    if bring is None:
+        raise MisconfiguredError(f"the engine {resolve(spec.engine)} has no model to fetch")
+    return Path(bring(spec))
+
+
+def _besides(engine: str, what: str) -> Any:
+    """What a factory may have and need not; None where it has not, or cannot be loaded here."""
+    try:
+        return getattr(engine_factory(engine), what, None)
+    except MisconfiguredError:
+        return None
+
+
+def _models(engine: str) -> Mapping[str, bool]:
+    listed = _besides(engine, "models")
+    return dict(listed()) if listed else {}
+
+
 def _problems(name: str, spec: EngineSpec) -> tuple[str, ...]:
     try:
         return engine_factory(name).problems(spec)
@@ -74,6 +133,10 @@ def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
     """
     chosen = resolve(spec.engine)
     return tuple(
-        EngineReport(name=name, problems=_problems(name, spec if name == chosen else EngineSpec(engine=name)))
+        EngineReport(
+            name=name,
+            problems=_problems(name, spec if name == chosen else EngineSpec(engine=name)),
+            models=_models(name),
+        )
         for name in engine_names()
     )

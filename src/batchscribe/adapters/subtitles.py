@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pysubs2 import SSAEvent, SSAFile
 
-from batchscribe.core.cues import cues, paragraphs
+from batchscribe.core.cues import Cue, cues, paragraphs
 from batchscribe.core.transcripts import SessionTranscript, encode
 from batchscribe.errors import MisconfiguredError
 
@@ -30,10 +30,19 @@ def render(transcript: SessionTranscript, format_: str) -> bytes:
 def _subtitles(transcript: SessionTranscript, format_: str) -> bytes:
     file = SSAFile()
     for cue in cues(transcript):
-        # WebVTT is markup: what was said must not become tags.
-        text = html.escape(cue.text, quote=False) if format_ == "vtt" else cue.text
+        text = _vtt(cue) if format_ == "vtt" else _srt(cue)
         event = SSAEvent(start=round(cue.start * 1000), end=round(cue.end * 1000))
         event.plaintext = text
         file.append(event)
     # Braces are override tags to pysubs2; here they are only braces.
     return file.to_string(format_, keep_ssa_tags=True).encode()
+
+
+def _vtt(cue: Cue) -> str:
+    """WebVTT is markup: what was said must not become tags, and a voice has one of its own."""
+    text = html.escape(cue.text, quote=False)
+    return text if cue.channel is None else f"<v Channel {cue.channel}>{text}"
+
+
+def _srt(cue: Cue) -> str:
+    return cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}"

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.engine_whisper_batches import ENGLISH, NAME, line, out_of_memory
+from batchscribe.adapters import nvidia
+from batchscribe.adapters.engine_problems import line
+from batchscribe.adapters.engine_whisper_batches import ENGLISH, NAME, out_of_memory
 from batchscribe.adapters.whisper_decoder import WhisperDecoder
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE
@@ -35,7 +37,6 @@ MENDS = {
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 """All of CUDA's that CTranslate2's wheel opens at run time, besides the driver's libcuda.so.1: the CUDA
 runtime is linked into it, and cuDNN is not named in it at all. The second needs the first."""
-PCI_DEVICES = Path("/sys/bus/pci/devices")
 SELF_TEST_TOKENS = 16
 PROBE_WINDOWS = 8
 """Heard once at loading, to see what a window costs of the GPU's memory."""
@@ -60,7 +61,7 @@ def device_of(spec: EngineSpec) -> str:
     if cuda_devices():
         check_libraries()
         return "cuda"
-    if spec.device == "cuda" or _nvidia_gpu_present():
+    if spec.device == "cuda" or nvidia.on_the_bus():
         raise GpuError(
             "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]' "
             "(the device cpu must be asked for by name)"
@@ -108,16 +109,6 @@ def _loads(library: str) -> bool:
     with suppress(OSError):
         ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         return True
-    return False
-
-
-def _nvidia_gpu_present() -> bool:
-    """Whether an NVIDIA display or compute device is on the bus, with or without a driver."""
-    for device in PCI_DEVICES.glob("*"):
-        with suppress(OSError):
-            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
-            if vendor == "0x10de" and kind.startswith("0x03"):
-                return True
     return False
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from batchscribe.adapters.engine_problems import line
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -23,6 +24,7 @@ MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
 """Without these there is no model."""
 FETCHED = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 """What is taken of a repository; nothing else in it is ever read."""
+INSTALL = "pip install 'batchscribe[gpu]', or without a GPU [cpu]"
 RECORD = "batchscribe-model.json"
 SHA256_DIGITS = 64
 _READ = 1 << 20
@@ -54,8 +56,11 @@ MODELS: dict[str, tuple[str, str | None]] = {
 """Name -> (repository, commit). Where the commit is None, the first fetch's is kept from then on."""
 MODELS["large"] = MODELS["large-v3"]
 MODELS["turbo"] = MODELS["large-v3-turbo"]
+TRANSLATE = "translate"
+TASKS = ("transcribe", TRANSLATE)
 CANNOT_TRANSLATE = ("turbo", "distil")
 """Parts of the names of models that were trained to transcribe only."""
+_TRANSLATORS = "take WHISPER_MODEL=small, medium or large-v3, or BATCH_TASK=transcribe"
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,51 +83,55 @@ def model_name(spec: EngineSpec) -> str:
     return spec.model or DEFAULT_MODEL
 
 
-def check_task(spec: EngineSpec) -> None:
-    """Raises MisconfiguredError where the model's name says that it cannot do what is asked."""
-    name = model_name(spec)
-    if spec.task not in {"transcribe", "translate"}:
-        raise MisconfiguredError(f"there is no task {spec.task!r}: BATCH_TASK is transcribe or translate")
-    if name.endswith(".en"):
-        check_languages(spec, multilingual=False)
-    unable = spec.task == "translate" and any(part in name.lower() for part in CANNOT_TRANSLATE)
-    if unable and not _is_folder(name):
-        raise MisconfiguredError(
-            f"the model {name} was not trained to translate: take large-v3, medium or small (WHISPER_MODEL), "
-            "or BATCH_TASK=transcribe"
+def unable(spec: EngineSpec) -> tuple[str, ...]:
+    """What no machine could do, as far as the model's name says it; needs none of the packages."""
+    model = model_name(spec)
+    name = _own_name(model)
+    if spec.task not in TASKS:
+        return (f"there is no task {spec.task!r}: BATCH_TASK is {' or '.join(TASKS)}",)
+    if "/" not in model and model not in MODELS:
+        return (_unknown(model),)
+    beyond = _beyond_english(spec) if name.endswith(".en") else ""
+    if not beyond and spec.task == TRANSLATE and any(part in name for part in CANNOT_TRANSLATE):
+        beyond = (
+            f"the model {model} was not trained to translate, and BATCH_TASK is {TRANSLATE}: {_TRANSLATORS}"
         )
+    return (beyond,) if beyond else ()
 
 
 def check_languages(spec: EngineSpec, *, multilingual: bool) -> None:
     """Raises MisconfiguredError where more than English is asked of a model that knows no more."""
-    if multilingual:
-        return
+    if not multilingual and (beyond := _beyond_english(spec)):
+        raise MisconfiguredError(beyond)
+
+
+def _beyond_english(spec: EngineSpec) -> str:
+    """What is asked of a model of English that it does not have, with the mend; empty where nothing is."""
+    known = f"the model {model_name(spec)} knows English only"
     if spec.language not in {None, "en"}:
-        raise MisconfiguredError(
-            f"the model {model_name(spec)} knows English only, and BATCH_LANGUAGE is {spec.language}: "
-            "take a model without .en"
-        )
-    if spec.task == "translate":
-        raise MisconfiguredError(
-            f"the model {model_name(spec)} knows English only, there is nothing to translate: "
-            "take a model without .en, or BATCH_TASK=transcribe"
-        )
+        mend = "take a model without .en, such as WHISPER_MODEL=small"
+        return f"{known}, and BATCH_LANGUAGE is {spec.language}: {mend}"
+    if spec.task == TRANSLATE:
+        return f"{known}, there is nothing to translate, and BATCH_TASK is {TRANSLATE}: {_TRANSLATORS}"
+    return ""
 
 
 def prefetch(model: str) -> Path:
     """Fetches a named model into the local cache, and returns its folder; a folder is returned as it is.
 
     What is there already is not fetched again, and read and compared with its record. Reaches for the
-    network. Raises MisconfiguredError for an unknown name, EngineError where it fails or is not the same.
+    network. Raises MisconfiguredError for an unknown name or without the hub's client, EngineError where it
+    fails or is not the same.
     """
     if Path(model).is_dir():
         return Path(model)
+    _hub()
     repository, revision = _source(model)
     try:
         folder = Path(_download(repository, revision))
     except Exception as error:
         # The hub's client raises a family of its own for every way a download can fail.
-        raise EngineError(f"the model {model} could not be fetched: {_line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
     if _record_file(folder).exists():
         verify(folder, contents=True)
     else:
@@ -166,6 +175,15 @@ def _is_folder(name: str) -> bool:
     return "/" in name and Path(name).is_dir()
 
 
+def _own_name(model: str) -> str:
+    """Of a folder or of somebody's repository the last part: it says what the model can, on any machine."""
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def _unknown(model: str) -> str:
+    return f"no Whisper model is called {model!r}: a folder, or one of {', '.join(sorted(MODELS))}"
+
+
 def _source(model: str) -> tuple[str, str | None]:
     """(repository, revision) of a name, or of a repository of the hub. Raises MisconfiguredError."""
     if "/" in model:
@@ -173,16 +191,13 @@ def _source(model: str) -> tuple[str, str | None]:
     elif model in MODELS:
         repository, revision = MODELS[model]
     else:
-        raise MisconfiguredError(
-            f"no Whisper model is called {model!r}: a folder, or one of {', '.join(sorted(MODELS))}"
-        )
+        raise MisconfiguredError(_unknown(model))
     return repository, revision or _first_revision(repository)
 
 
 def _first_revision(repository: str) -> str | None:
     """The commit that the first fetch brought; None before it."""
-    constants: Any = importlib.import_module("huggingface_hub.constants")
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    home = Path(_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     found = sorted(home.glob(f"*.{RECORD}"))
     return found[0].name.removesuffix(f".{RECORD}") if found else None
 
@@ -202,11 +217,19 @@ def _cached(name: str) -> Path:
 
 
 def _download(repository: str, revision: str | None, *, local_files_only: bool = False) -> str:
-    hub: Any = importlib.import_module("huggingface_hub")
-    found: str = hub.snapshot_download(
+    found: str = _hub().snapshot_download(
         repository, revision=revision, allow_patterns=FETCHED, local_files_only=local_files_only
     )
     return found
+
+
+def _hub() -> Any:
+    """The hub's client, which comes with faster-whisper."""
+    try:
+        importlib.import_module("huggingface_hub.constants")
+        return importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise MisconfiguredError(f"{error.name} not installed: {INSTALL}") from error
 
 
 def _repository_folder(folder: Path) -> Path:
@@ -257,8 +280,3 @@ def _sha256(path: Path) -> str:
         while data := file.read(_READ):
             digest.update(data)
     return digest.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

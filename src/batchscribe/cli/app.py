@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 from rich.console import Console
 
 from batchscribe import settings as configuration
@@ -48,8 +47,6 @@ def configured(settings: Settings) -> Settings:
     """The settings, put into effect: credentials for the libraries, a log that knows the secrets."""
     settings.apply_aws_environment()
     logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
-    for warning in settings.warnings():
-        structlog.get_logger("batchscribe").warning(warning)
     return settings
 
 

@@ -6,33 +6,28 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from batchscribe import __version__
 from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
-from batchscribe.adapters.ssh import Ssh
-from batchscribe.controller.by_hand import Hand, HandCompute, HandOrders, Patience
-from batchscribe.controller.context import Shield
-from batchscribe.core import keys
-from batchscribe.core.box import Finding, InstanceRecord, read
+from batchscribe.cli.gpu_kit import GpuTools, status_of
+from batchscribe.controller.by_hand import Hand
+from batchscribe.controller.context import refuse_unfit
+from batchscribe.core.box import Finding
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
     LockHeldError,
     MisconfiguredError,
     NotOursError,
-    ObjectNotFoundError,
     RefusedError,
 )
-from batchscribe.protocols import Clock, Guard, Lock, Store
 
 TOOLS = "batchscribe.gpu.tools"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
@@ -40,36 +35,6 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _LOOK_SECONDS = 60.0
 _BORROWED_SECONDS = 3600.0
 """Enough for a check or a set-up; then the order outside this machine stops what nobody has stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuTools:
-    """What these commands work with."""
-
-    provider: str
-    instance: str
-    compute: HandCompute
-    guard: Guard
-    clock: Clock
-    shield: Shield
-    lock: Lock
-    open_run: Callable[[str], Run | None]
-    """The open run of ours that uses an instance."""
-    new_session: Callable[[], str]
-    """A name for the order that guards a session by hand."""
-    output: Callable[[], Store]
-    setup: BoxSetup
-    ssh: Ssh | None = None
-    """None where the GPU is in this machine."""
-    patience: Patience = field(default_factory=Patience)
-
-    @property
-    def hand(self) -> Hand:
-        return Hand(self.compute, self.clock, self.instance, self.patience)
-
-    @property
-    def orders(self) -> HandOrders:
-        return HandOrders(self.guard, self.clock, self.instance)
 
 
 def tools(ctx: click.Context) -> GpuTools:
@@ -136,7 +101,7 @@ def stop(ctx: click.Context, force: bool) -> None:
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """What the instance is doing, and for whom."""
-    rows = _status(tools(ctx))
+    rows = status_of(tools(ctx))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
         return
@@ -150,6 +115,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def check(ctx: click.Context, start_it: bool) -> None:
     """Test the way to the worker, step by step, and say what mends each step."""
     at = tools(ctx)
+    refuse_unfit(at.unfit)
     seen = at.hand.look()
     exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
     mend = "mend GPU_INSTANCE_ID or AWS_REGION"
@@ -169,7 +135,9 @@ def check(ctx: click.Context, start_it: bool) -> None:
 
 
 @gpu.command()
-@click.option("--extra", type=click.Choice(EXTRAS), default="gpu", help="What the box can compute on.")
+@click.option(
+    "--extra", type=click.Choice(EXTRAS), help="What the box computes with; else what the engine needs."
+)
 @click.option("--wheel", type=click.Path(path_type=Path), help="This version's wheel, built before.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
 @click.option("--repin", is_flag=True, help="Trust the host key that the box shows now.")
@@ -179,6 +147,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
 def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """Install the worker on the box, fetch its model, pin its host key, and check it."""
     at = tools(ctx)
+    refuse_unfit(at.unfit)
     with _running(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
@@ -365,35 +334,3 @@ def _nobody_elses(at: GpuTools, seen: Instance) -> None:
 def _place(seen: Instance) -> str:
     kind = f" ({seen.type})" if seen.type else ""
     return f"{kind} at {seen.public_address}" if seen.public_address else kind
-
-
-def _status(at: GpuTools) -> dict[str, object]:
-    seen = at.hand.look()
-    run = at.open_run(at.instance)
-    return {
-        "provider": at.provider,
-        "instance": seen.id,
-        "type": seen.type or None,
-        "state": seen.state.value,
-        "billable": seen.state.billable,
-        "address": at.ssh.address(seen) if at.ssh else None,
-        "launched_at": seen.launched_at.isoformat() if seen.launched_at else None,
-        "claimed_by": seen.run,
-        "deadline": seen.deadline.isoformat() if seen.deadline else None,
-        "open_run": run.id if run else None,
-        "lock": at.lock.holder(),
-        "worker": _recorded(at, seen.state),
-        "scheduler": __version__,
-    }
-
-
-def _recorded(at: GpuTools, state: InstanceState) -> str | None:
-    """The version of the worker that was set up there, as far as the store knows."""
-    key = keys.instance(at.instance)
-    try:
-        return read(at.output().get(key).data, InstanceRecord).release
-    except ObjectNotFoundError:
-        return None
-    except MisconfiguredError as error:
-        why = f"{at.instance} is {state}, and its record {key} is {error}"
-        raise MisconfiguredError(f"{why}: `batchscribe gpu setup` writes it anew") from error

@@ -6,7 +6,7 @@ import click
 
 from batchscribe.adapters.clock import Interrupts, SystemClock
 from batchscribe.cli.app import App
-from batchscribe.cli.gpu import GpuTools
+from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.controller.by_hand import Patience
 from batchscribe.core.orders import HAND
 from batchscribe.core.runs import Run
@@ -21,6 +21,7 @@ from batchscribe.wiring.scheduler import (
     open_ledger,
     open_stores,
     tick_lock,
+    unfit,
 )
 
 
@@ -32,6 +33,7 @@ def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
     compute = open_compute(settings, clock)
     _source, output = open_stores(settings)
     poll = settings.poll_seconds or Patience().poll
+    spec = engine_spec(settings)
     return GpuTools(
         provider=settings.provider,
         instance=instances(settings)[0],
@@ -43,7 +45,8 @@ def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
         open_run=lambda instance: open_run_on(settings, instance),
         new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
         output=lambda: output,
-        setup=box_setup(settings, clock, compute, output, engine_spec(settings)),
+        setup=box_setup(settings, clock, compute, output, spec),
+        unfit=unfit(spec),
         ssh=open_ssh(settings),
         patience=Patience(poll=poll),
     )

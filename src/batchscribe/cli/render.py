@@ -10,6 +10,7 @@ from batchscribe.core.packing import Batch
 from batchscribe.core.policy import Decision, Launch, Observation
 from batchscribe.core.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.worked import work_lines
 from batchscribe.errors import BatchscribeError
 from batchscribe.settings import Settings
 
@@ -39,7 +40,9 @@ def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     if run.open:
         return
     yield f"  {run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
-    yield render_block(cost_block(build(run)))
+    report = build(run)
+    yield render_block(cost_block(report))
+    yield from work_lines(report.work)
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
 
 

@@ -18,6 +18,7 @@ from batchscribe.cli.app import App, pass_app, print_json
 from batchscribe.core.money import Usd
 from batchscribe.core.report import Totals, totals
 from batchscribe.core.runs import Run
+from batchscribe.core.worked import Work, flag_text, work_lines, work_of
 from batchscribe.wiring.scheduler import open_ledger
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -41,6 +42,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rate_source: str
     cost: float
     cost_micros: int
+    load_seconds: float | None = None
+    busy_share: float | None = None
+    """Shares are of the engines' time after loading; None where no worker said anything of it."""
+    starved_share: float | None = None
+    blocked_share: float | None = None
+    to_blame: tuple[str, ...] = ()
+    flags: dict[str, int] = {}
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +102,14 @@ def render_csv(period: Period) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(msgspec.to_builtins(row) for row in period.runs)
+    writer.writerows(_flat(row) for row in period.runs)
     return text.getvalue()
+
+
+def _flat(row: Row) -> dict[str, object]:
+    """A cell holds text: stages and flags as people write them."""
+    cells: dict[str, object] = msgspec.to_builtins(row)
+    return cells | {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
 
 
 def show_table(app: App, period: Period) -> None:
@@ -111,7 +125,7 @@ def show_table(app: App, period: Period) -> None:
         table.add_row(*_cells(row))
     console = app.console if app.console.is_terminal else Console(highlight=False, width=WIDTH)
     console.print(table)
-    console.print(summary(period.totals), markup=False)
+    console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
 
 
 def summary(sums: Totals) -> str:
@@ -129,7 +143,8 @@ def summary(sums: Totals) -> str:
 
 
 def _row(run: Run) -> Row:
-    return Row(
+    work = work_of(run.worked)
+    row = Row(
         run=run.id,
         created=run.created,
         status=(run.outcome if run.outcome and not run.open else run.state).value,
@@ -142,6 +157,19 @@ def _row(run: Run) -> Row:
         rate_source=run.rate.source,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
+    )
+    return row if work is None else _with_work(row, work)
+
+
+def _with_work(row: Row, work: Work) -> Row:
+    return msgspec.structs.replace(
+        row,
+        load_seconds=work.load_seconds,
+        busy_share=work.busy_share,
+        starved_share=work.starved_share,
+        blocked_share=work.blocked_share,
+        to_blame=work.to_blame,
+        flags=work.flags,
     )
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
+from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
@@ -88,7 +89,7 @@ def _dry_run(app: App, *, as_json: bool) -> int:
     with opened(app, remember=False) as made:
         seen = observe(made.world, made.terms)
         decision = decide(seen, made.terms.policy)
-        refused = _refusal(made) if isinstance(decision, Launch) else None
+        refused = _refusal(made, start=isinstance(decision, Launch))
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
@@ -98,9 +99,12 @@ def _dry_run(app: App, *, as_json: bool) -> int:
     return refused.exit_code if refused else 0
 
 
-def _refusal(made: Scheduler) -> BatchscribeError | None:
+def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
+    """Why the tick would refuse to start; what only a start needs is looked at where there would be one."""
     try:
-        made.world.preflight()
+        refuse_unfit(made.terms.unfit)
+        if start:
+            made.world.preflight()
     except MisconfiguredError as error:
         return error
     return None

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from batchscribe.cli.app import json_option, print_json
+import click
+from msgspec.structs import replace
+
+from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.core.manifest import EngineSpec, WorkerEnd
+
+if TYPE_CHECKING:
+    from batchscribe.adapters.engines import EngineReport
+    from batchscribe.ledger import Speed
+
+INDENT = 16
+"""Columns of an engine's name."""
 
 
 @click.command()
@@ -32,26 +43,60 @@ def worker(manifest: str) -> None:
 @click.option("--engine", default="auto", show_default=True, help="The engine that the model belongs to.")
 @click.option("--model", default="", help="A model's name, or its folder on this machine.")
 @click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu.")
-@click.option("--fetch", metavar="MODEL", help="Fetch a Whisper model onto this machine first.")
+@click.option("--compute-type", default="auto", show_default=True, help="The number format.")
+@click.option("--fetch", metavar="MODEL", help="Fetch a model of the engine onto this machine first.")
 @json_option
-def engines(*, engine: str, model: str, device: str, fetch: str | None, as_json: bool) -> None:
-    """Which speech engines can run here, and why not."""
+@pass_app
+def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> None:
+    """Which speech engines can run here, and why not; their models, and the speed seen so far.
+
+    The speed is what runs from this machine taught: audio seconds for each second of work.
+    """
     from batchscribe.wiring.worker import engines as find
     from batchscribe.wiring.worker import fetch_model
 
+    spec = EngineSpec(**wishes)
     if fetch:
-        folder = fetch_model(fetch)
+        folder = fetch_model(replace(spec, model=fetch))
         click.echo(f"{fetch} is in {folder}", err=True)
-        model = model or fetch
+        spec = replace(spec, model=spec.model or fetch)
 
-    reports = find(EngineSpec(engine=engine, model=model, device=device))
+    reports, speeds = find(spec), _speeds(app)
     if as_json:
-        print_json(
-            [
-                {"name": report.name, "usable": report.usable, "problems": report.problems}
-                for report in reports
-            ]
-        )
+        print_json([_document(report, speeds) for report in reports])
         return
     for report in reports:
-        click.echo(f"{report.name:16} {'usable' if report.usable else '; '.join(report.problems)}")
+        click.echo(f"{report.name:{INDENT}} {'usable' if report.usable else '; '.join(report.problems)}")
+        for line in _details(report, speeds):
+            click.echo(f"{'':{INDENT}} {line}")
+
+
+def _speeds(app: App) -> tuple[Speed, ...]:
+    from batchscribe.wiring.scheduler import open_ledger
+
+    with open_ledger(app.settings, remember=False) as ledger:
+        return ledger.speeds()
+
+
+def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:
+    return {
+        "name": report.name,
+        "usable": report.usable,
+        "problems": report.problems,
+        "models": [{"name": name, "here": here} for name, here in report.models.items()],
+        "speeds": [speed for speed in speeds if speed.engine == report.name],
+    }
+
+
+def _details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str]:
+    here = [name for name, there in report.models.items() if there]
+    away = [name for name, there in report.models.items() if not there]
+    if report.models:
+        yield f"models here: {', '.join(here) or 'none'}"
+    if away:
+        yield f"to fetch: {', '.join(away)}"
+    for seen in speeds:
+        if seen.engine == report.name:
+            on = seen.instance_type or "this machine"
+            runs = f"{seen.runs} run{'s' if seen.runs > 1 else ''}"
+            yield f"seen: {seen.speed:.1f} x with {seen.model or 'its own model'} on {on} ({runs})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,13 +12,13 @@ import structlog
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.instances import STOP_PATIENCE_SECONDS
-from batchscribe.core.manifest import EngineSpec, Limits, Progress
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits, Progress
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Run, RunState
 from batchscribe.core.transcripts import SessionTranscript
-from batchscribe.errors import BatchscribeError
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
@@ -90,7 +90,11 @@ class Terms:
     """The rate for an instance type as it was seen."""
     policy: Policy
     engine: EngineSpec
+    unfit: str = ""
+    """Why no machine could do what is asked of the engine, with the mend; empty where one could."""
+    hearing: Hearing = field(default_factory=Hearing)
     settings_hash: str
+    """Of everything that makes a transcript another one: engine and hearing."""
     limits: Limits
     max_attempts: int
     priors: Priors
@@ -125,6 +129,12 @@ class World:
     """While it is held, what is logged goes to the run's own file too."""
     report: Callable[[Run], None]
     """Writes the report of a settled run, for people and for later."""
+
+
+def refuse_unfit(unfit: str) -> None:
+    """Raises MisconfiguredError, which has cost nothing yet, where no machine could do what is asked."""
+    if unfit:
+        raise MisconfiguredError(f"{unfit} (nothing was started)")
 
 
 def noted(world: World, run: Run, note: str = "") -> Run:

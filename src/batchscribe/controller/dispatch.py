@@ -116,6 +116,7 @@ def _manifest(world: World, terms: Terms, run: Run, worker: int, chunks: tuple[C
         deadline=run.deadline,
         engine=terms.engine,
         settings_hash=terms.settings_hash,
+        hearing=terms.hearing,
         limits=terms.limits,
         region=terms.region,
         endpoint=terms.endpoint,
@@ -126,6 +127,7 @@ def _manifest(world: World, terms: Terms, run: Run, worker: int, chunks: tuple[C
                 size=chunk.size,
                 session=chunk.session,
                 transcript=chunk.transcript,
+                troubled=chunk.troubled,
             )
             for chunk in chunks
         ),

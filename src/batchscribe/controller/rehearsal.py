@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchscribe.controller.context import Terms, World, keep, log
+from batchscribe.controller.context import Terms, World, keep, log, refuse_unfit
 from batchscribe.controller.control import by_our_clock, read_box_end, read_exit, read_manifest
 from batchscribe.controller.drive import drive
 from batchscribe.controller.outside import instance_record
@@ -79,6 +79,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     """The instance, stopped. Raises where this act cannot be played now."""
     if terms.shared_machine:
         raise MisconfiguredError("the GPU is in this machine: there is nothing that could be left running")
+    refuse_unfit(terms.unfit)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started, rehearse when it is settled")
     record = instance_record(world, terms.instances[0])

@@ -31,10 +31,12 @@ from batchscribe.core.manifest import (
     ManifestChunk,
     Progress,
     Tally,
+    Worked,
     WorkerEnd,
 )
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.worked import total, worked
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
@@ -55,6 +57,12 @@ class Work:
         """The last word, or else the last report."""
         told = self.record or self.progress
         return told.tally if told else Tally()
+
+    @property
+    def worked(self) -> Worked:
+        """Its time, by the same words; flags are in the last word only."""
+        told = self.record or self.progress
+        return worked(told.timings, self.record.flags if self.record else {}) if told else Worked()
 
 
 @dataclass(slots=True)
@@ -276,5 +284,6 @@ def _closed(world: World, run: Run, verdict: Verdict, work: list[Work]) -> Run:
         chunks_done=verdict.done,
         chunks_failed=verdict.missing + verdict.quarantined,
         audio_seconds=sum(each.tally.audio_seconds for each in work),
+        worked=total(each.worked for each in work),
         cost=run.bill(),
     )

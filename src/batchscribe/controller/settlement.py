@@ -31,6 +31,7 @@ def settlement_of(run: Run) -> Settlement:
         chunks_done=run.chunks_done,
         chunks_failed=run.chunks_failed,
         audio_seconds=run.audio_seconds,
+        worked=run.worked,
     )
 
 
@@ -61,6 +62,7 @@ def as_settled(run: Run, told: Settlement) -> Run:
         chunks_done=told.chunks_done,
         chunks_failed=told.chunks_failed,
         audio_seconds=told.audio_seconds,
+        worked=told.worked,
         cost=Usd(told.cost_micros),
     )
     return closed if closed.billed_seconds == told.billed_seconds else with_looks(closed, told)

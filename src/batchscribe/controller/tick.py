@@ -12,7 +12,7 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, keep, log, noted
+from batchscribe.controller.context import Terms, World, keep, log, noted, refuse_unfit
 from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import disarm_settled, sweep
@@ -142,8 +142,11 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
+            # Told while it costs nothing, not with the first start, which may be days away.
+            refuse_unfit(terms.unfit)
             return None
         case Launch():
+            refuse_unfit(terms.unfit)
             world.preflight()
             run = open_run(world, terms, decision, seen.instance)
             world.ledger.put(

@@ -18,6 +18,7 @@ from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
 
 MAX_CANDIDATES = 20_000
+LONGEST_CHUNK = timedelta(hours=2, minutes=30)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -56,9 +57,10 @@ class ScanRules:
 
     now: datetime
     min_age: timedelta = timedelta(minutes=5)
+    """A younger chunk may still be uploading. Zero is a person's word to take what is there."""
     live: LiveLock | None = None
     overdue: datetime | None = None
-    """Chunks from before it are due: no live lock holds them back any longer."""
+    """Chunks from before it are due: no live lock holds them back any longer, nor a neighbour to come."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
     owner: Owner = _nobody
@@ -68,7 +70,7 @@ class ScanRules:
 class ChunkState(StrEnum):
     PENDING = "pending"
     WAITING = "waiting"
-    """Too young, or a live lock covers it."""
+    """Too young, a live lock covers it, or it is the last of a session that seems to go on."""
     DONE = "done"
     QUARANTINED = "quarantined"
     EMPTY = "empty"
@@ -179,9 +181,8 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
         return ChunkState.QUARANTINED
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
-    return (
-        ChunkState.WAITING if (live and not due) or _young(audio.info.modified, rules) else ChunkState.PENDING
-    )
+    held = (live or _goes_on(audio, rules)) and not due
+    return ChunkState.WAITING if held or _young(audio.info.modified, rules) else ChunkState.PENDING
 
 
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
@@ -209,6 +210,17 @@ def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
 def _young(modified: datetime, rules: ScanRules) -> bool:
     # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
     return abs(rules.now - modified) < rules.min_age
+
+
+def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
+    """Whether the chunk after it is likely still to come: what was said across the cut needs both.
+
+    Nobody says that a recording has ended. It is quiet when twice the time has passed that lay between
+    its last two chunks; a longer time than any chunk lasts was a break, not the length of a chunk.
+    """
+    if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
+        return False
+    return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
 
 
 def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:

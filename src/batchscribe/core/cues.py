@@ -31,6 +31,8 @@ class Cue:
     start: float
     end: float
     text: str
+    channel: int | None = None
+    """Who says it, where channels were heard one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def cues(transcript: SessionTranscript) -> Iterator[Cue]:
         for group in _groups([piece for item in _spoken(segment) for piece in _pieces(item)]):
             text = "".join(word.text for word in group).strip()
             if text:
-                yield Cue(group[0].start, group[-1].end, _lines(text))
+                yield Cue(group[0].start, group[-1].end, _lines(text), segment.channel or None)
 
 
 def _spoken(segment: Segment) -> list[_Spoken]:
@@ -124,22 +126,27 @@ def _lines(text: str) -> str:
 
 
 def paragraphs(transcript: SessionTranscript) -> list[str]:
-    """The text in paragraphs: one ends at a long pause, and where a chunk is missing that is said."""
+    """The text in paragraphs: one ends at a long pause, and where another channel speaks, which is named;
+    where a chunk is missing that is said.
+    """
     items: list[tuple[float, Segment | SessionPart]] = [
         *((part.offset, part) for part in transcript.parts if MISSING in part.flags),
         *((segment.start, segment) for segment in transcript.segments),
     ]
     out: list[str] = []
     current: list[str] = []
-    last = 0.0
+    last, speaking = 0.0, 0
     for start, item in sorted(items, key=lambda pair: pair[0]):
+        channel = speaking if isinstance(item, SessionPart) else item.channel or 0
         missing = isinstance(item, SessionPart)
-        if current and (missing or start - last >= PARAGRAPH_PAUSE):
+        if current and (missing or channel != speaking or start - last >= PARAGRAPH_PAUSE):
             out.append(" ".join(current))
             current = []
+        speaking = channel
         if isinstance(item, SessionPart):
             out.append(f"[missing: {split(item.key)[1]}]")
         else:
+            current += [f"Channel {channel}:"] if channel and not current else []
             current.append(item.text.strip())
             last = item.end
     return [*out, " ".join(current)] if current else out

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum
 
 from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key
@@ -39,6 +40,9 @@ class AudioObject:
     """Those that speak for it, wherever they lie."""
     planned: str
     """Where its transcript would go, relative to the output."""
+    gap: timedelta | None = None
+    """Of a session's last chunk: by how much it was uploaded after the one before it; None for all others,
+    and where nothing of the folder is left to do."""
 
     @property
     def stale(self) -> bool:
@@ -112,7 +116,24 @@ def _audio_objects(folder: _Folder, owner: Owner) -> list[AudioObject]:
     for audio in folder.audio:
         stems.setdefault(audio[0].stem, []).append(audio)
     found = [audio for stem, group in stems.items() for audio in _of_stem(folder, stem, group, owner)]
-    return found if len(stems) == len(folder.audio) else sorted(found, key=lambda audio: audio.info.key)
+    if len(stems) != len(folder.audio):
+        found.sort(key=lambda audio: audio.info.key)
+    # A folder that is done needs no gap, and most folders of a large bucket are.
+    return found if all(audio.transcripts for audio in found) else _with_gap(found)
+
+
+def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
+    """The folder's audio, its last chunk with its gap: by number, in whatever order they came."""
+    uploaded: dict[int, datetime] = {}
+    for audio in found:
+        if (number := audio.name.number) is not None:
+            uploaded[number] = max(audio.info.modified, uploaded.get(number, audio.info.modified))
+    if not uploaded:
+        return found
+    last = max(uploaded)
+    at = uploaded.pop(last)
+    gap = max(timedelta(0), at - uploaded[max(uploaded)]) if uploaded else timedelta(0)
+    return [replace(audio, gap=gap) if audio.name.number == last else audio for audio in found]
 
 
 def _of_stem(

@@ -128,6 +128,20 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """The starved seconds by the stage that they waited for: `fetch` or `decode`."""
 
 
+class Worked(msgspec.Struct, frozen=True, kw_only=True):
+    """What workers say of their time and of their transcripts, summed over all of a run; seconds."""
+
+    workers: int = 0
+    load: float = 0.0
+    """Until the engine was loaded."""
+    after_load: float = 0.0
+    busy: float = 0.0
+    starved: float = 0.0
+    blocked: float = 0.0
+    starved_by: dict[str, float] = {}
+    flags: dict[str, int] = {}
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Replaced every few seconds; unchanged by the watcher's own clock means silent."""
 
@@ -260,6 +274,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     chunks_done: int
     chunks_failed: int
     audio_seconds: float
+    worked: Worked = Worked()
 
 
 _Wire = Manifest | Progress | ExitRecord | Intent | Settlement | Failure | QuarantineRecord

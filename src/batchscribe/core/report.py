@@ -16,6 +16,7 @@ from batchscribe.core.backlog import Backlog
 from batchscribe.core.money import Usd, units_per_dollar
 from batchscribe.core.packing import Estimate
 from batchscribe.core.runs import Run
+from batchscribe.core.worked import Work, total, work_of
 
 FORMAT = "batchscribe.report"
 VERSION = 1
@@ -149,6 +150,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     transcription: Transcription
     verification: Verification
     performance: Performance
+    work: Work | None = None
+    """By the words of its workers; None where they said nothing, or were not asked yet."""
     queue: tuple[QueueSample, ...]
     """Ticks that held since the run before this one."""
 
@@ -165,6 +168,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     cost_micros: int
     cost_per_audio_hour: float | None
+    work: Work | None = None
 
 
 def build(
@@ -192,6 +196,7 @@ def build(
         ),
         verification=_verification(run),
         performance=_performance(run, tuple(events)),
+        work=work_of(run.worked),
         queue=tuple(samples),
     )
 
@@ -252,6 +257,7 @@ def totals(runs: Iterable[Run]) -> Totals:
         cost=cost.dollars,
         cost_micros=cost.micros,
         cost_per_audio_hour=each.dollars if each else None,
+        work=work_of(total(run.worked for run in settled)),
     )
 
 

@@ -6,10 +6,11 @@ a controller that died is no special case.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from batchscribe.core.manifest import Worked
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
 from batchscribe.errors import RefusedError
 
@@ -199,6 +200,7 @@ class Run:
     chunks_done: int = 0
     chunks_failed: int = 0
     audio_seconds: float = 0.0
+    worked: Worked = field(default_factory=Worked)
     cost: Usd = ZERO
 
     @property

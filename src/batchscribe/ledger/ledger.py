@@ -9,8 +9,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -36,6 +38,17 @@ _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP,
 """Extended codes: the file itself may be sound, but there is no room for what SQLite lays beside it."""
 _PRIMARY = 0xFF
 """SQLite's extended codes keep the primary one in the low byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """`speed` is audio seconds for each second of work, the median of `runs`; no type is this machine."""
+
+    engine: str
+    model: str
+    instance_type: str
+    speed: float
+    runs: int
 
 
 class Ledger:
@@ -197,6 +210,15 @@ class Ledger:
             release_seconds=median(releases) if releases else default.release_seconds,
             bytes_per_second={**default.bytes_per_second, **learned},
             learned=default.learned or bool(speeds),
+        )
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """How fast each engine was with each model on each instance type: medians of the latest lessons."""
+        rows = self._rows("speeds", {"last": LESSONS})
+        return tuple(
+            Speed(engine, model, kind, median(speeds), len(speeds))
+            for (engine, model, kind), group in groupby(rows, key=itemgetter(0, 1, 2))
+            if (speeds := [row[3] for row in group])
         )
 
     def get(self, key: str) -> str | None:

@@ -63,6 +63,13 @@ SELECT speed, setup_seconds, release_seconds FROM lessons
 WHERE engine = :engine AND model = :model AND instance_type = :instance_type
 ORDER BY at DESC, run DESC LIMIT :last;
 
+-- name: speeds
+SELECT engine, model, instance_type, speed FROM (
+    SELECT engine, model, instance_type, speed,
+        row_number() OVER (PARTITION BY engine, model, instance_type ORDER BY at DESC, run DESC) AS nth
+    FROM lessons WHERE speed IS NOT NULL
+) WHERE nth <= :last ORDER BY engine, model, instance_type;
+
 -- name: lesson_bytes
 SELECT type, bytes_per_second FROM (
     SELECT b.type, b.bytes_per_second,

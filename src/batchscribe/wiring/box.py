@@ -14,9 +14,8 @@ from typing import Any
 import msgspec
 
 from batchscribe import __version__, aws_environment
+from batchscribe.adapters import engines
 from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.engine_faster_whisper import DEFAULT_MODEL, prefetch
-from batchscribe.adapters.engine_faster_whisper import NAME as FASTER_WHISPER
 from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import box
@@ -80,9 +79,9 @@ def inspect(request: CheckRequest) -> BoxReply:
 
 def fetch(spec: EngineSpec) -> BoxReply:
     """Fetches the model where the engine has one to fetch."""
-    if resolve(spec.engine) != FASTER_WHISPER:
+    if not engines.can_fetch(spec.engine):
         return BoxReply(release=__version__)
-    prefetch(spec.model or DEFAULT_MODEL)
+    engines.fetch(spec)
     return BoxReply(release=__version__, done=True)
 
 

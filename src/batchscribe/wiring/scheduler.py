@@ -17,7 +17,7 @@ import msgspec
 
 from batchscribe import __version__
 from batchscribe.adapters.clock import Interrupts, SystemClock
-from batchscribe.adapters.engines import engine_factory, resolve
+from batchscribe.adapters.engines import engine_factory, model_name, resolve, unable
 from batchscribe.adapters.guard_off import NOT_NEEDED, NoGuard
 from batchscribe.adapters.lock_file import FileTickLock
 from batchscribe.adapters.logs import run_log
@@ -32,12 +32,13 @@ from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.manifest import EngineSpec, Limits
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
+from batchscribe.core.worked import work_lines
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
@@ -151,11 +152,26 @@ def engine_spec(settings: Settings) -> EngineSpec:
     paid_gpu = settings.provider != LOCAL and engine not in CPU_ENGINES
     return EngineSpec(
         engine=engine,
-        model="" if engine in CPU_ENGINES else settings.model,
+        model="" if engine in CPU_ENGINES else model_name(engine, settings.model),
         compute_type=settings.compute_type,
         device="cuda" if paid_gpu else "auto",
         language=settings.language,
+        task=settings.task,
     )
+
+
+def unfit(spec: EngineSpec) -> str:
+    """Why no machine could run this, as the engine itself says without its model; empty where one could."""
+    return "; ".join(unable(spec))
+
+
+def hearing(settings: Settings) -> Hearing:
+    return Hearing(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
+
+
+def settings_hash(spec: EngineSpec, heard: Hearing) -> str:
+    """Two transcripts with the same one were made in the same way."""
+    return hashlib.sha256(msgspec.json.encode((spec, heard))).hexdigest()[:16]
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
@@ -214,7 +230,7 @@ def _world(
 
 
 def _terms(settings: Settings, *, by_hand: bool) -> Terms:
-    spec = engine_spec(settings)
+    spec, heard = engine_spec(settings), hearing(settings)
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
@@ -241,7 +257,9 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
             by_hand=by_hand,
         ),
         engine=spec,
-        settings_hash=hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16],
+        unfit=unfit(spec),
+        hearing=heard,
+        settings_hash=settings_hash(spec, heard),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,
             max_object_bytes=settings.max_object_mb * 1024 * 1024,
@@ -254,8 +272,8 @@ def _terms(settings: Settings, *, by_hand: bool) -> Terms:
 
 def preflight(settings: Settings, output: Store) -> None:
     """What must hold before a start is paid for. Raises MisconfiguredError with the ways out."""
+    spec = engine_spec(settings)
     if settings.provider == LOCAL:
-        spec = engine_spec(settings)
         if problems := engine_factory(spec.engine).problems(spec):
             raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
         return
@@ -345,4 +363,6 @@ def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     log.info("Cost Tracking", **dict(cost_block(report)))
+    for line in work_lines(report.work):
+        log.info(line, run=run.id)
     write_report(settings.reports_dir, report)

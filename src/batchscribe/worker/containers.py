@@ -134,6 +134,8 @@ class Repaired:
     seen: Recording | None
     delay: float = 0.0
     """See Recording; 0 for a chunk with a header of its own, which tells its decoder."""
+    empty: bool = False
+    """There is no sound in it, and none is missing: a recorder's index, or a header before its sound."""
 
 
 def shape(data: bytes) -> Shape:
@@ -250,10 +252,20 @@ def _mp4(data: bytes) -> Recording | None:
     for kind, _, end in boxes(data):
         found.setdefault(kind, data[at:end])
         at = end
-    if not {b"ftyp", b"moov", b"moof"} <= found.keys():
+    goes_on = b"moof" in found or any(within(found.get(b"moov", b""), b"moov", b"mvex"))
+    if not (goes_on and {b"ftyp", b"moov"} <= found.keys()):
         return None
-    front = found[b"ftyp"] + found[b"moov"].replace(b"edts", b"free")
+    front = found[b"ftyp"] + _without_skip(found[b"moov"].replace(b"edts", b"free"))
     return Recording(front, delay=_edit_delay(data))
+
+
+def _without_skip(moov: bytes) -> bytes:
+    """A description of Opus that leaves nothing out of what is decoded: of each piece that would be lost."""
+    patched, at = bytearray(moov), moov.find(b"dOps")
+    if at >= 0:
+        # Version and channels, a byte each, come before it: Encapsulation of Opus in ISO BMFF, 4.3.2.
+        patched[at + 6 : at + 8] = bytes(2)
+    return bytes(patched)
 
 
 def _edit_delay(data: bytes) -> float:
@@ -305,7 +317,7 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
         return _headed(before.rest + data, before)
     match shape(data):
         case Shape.STUB:
-            raise AudioError("no sound in it: the index that a recorder writes when it is stopped")
+            return _silent(data, before)
         case Shape.FRAGMENT:
             known = _needed(before)
             whole = known.header + data
@@ -313,9 +325,25 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
         case Shape.TORN:
             return _torn(data, before)
         case Shape.WHOLE:
-            return Repaired(data, repaired=False, torn=False, seen=recording(data))
+            seen = recording(data)
+            empty = seen is not None and _only_a_header(data)
+            return Repaired(data, repaired=False, torn=False, seen=seen, empty=empty)
         case _:
             return _headed(data, _needed(before))
+
+
+def _silent(data: bytes, before: Recording | None) -> Repaired:
+    """An index has no sound in it; should any follow, it is a piece that is torn."""
+    if CLUSTER.to_bytes(4) in data:
+        return _torn(data, before)
+    return Repaired(data, repaired=False, torn=False, seen=before, empty=True)
+
+
+def _only_a_header(data: bytes) -> bool:
+    """Whether a recording begins with nothing but its description: its sound comes with the next chunk."""
+    if data[4:8] == b"ftyp":
+        return not any(kind in {b"moof", b"mdat"} for kind, _, _ in boxes(data))
+    return not any(found.id in BLOCKS | {CLUSTER} for found in walk(data))
 
 
 def _needed(before: Recording | None) -> Recording:

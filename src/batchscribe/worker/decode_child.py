@@ -214,7 +214,8 @@ def stated_seconds(container: InputContainer, stream: AudioStream) -> float | No
     if not EXACT & names(container):
         return None
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        # Of a fragment FFmpeg states where its recording stands when it ends.
+        return float((stream.duration - max(0, stream.start_time or 0)) * stream.time_base)
     if container.duration and len(container.streams) == 1:
         return float(container.duration / av.time_base)
     return None

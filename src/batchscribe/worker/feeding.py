@@ -237,7 +237,12 @@ class Preparer:
             self._board.leaves(chunk.key)
 
     def _decode(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
-        decoding, mended = self._decoding(decoder, key, pipe)
+        sound = self._recordings.repaired(key, pipe.take())
+        if sound.empty:
+            pipe.close(Whole(0.0, partial=False, repaired=False))
+            return
+        decoding, mended = self._decoding(decoder, sound), replace(sound, data=b"", seen=None)
+        del sound
         begun = False
         for piece in decoding:
             if not begun:
@@ -246,14 +251,11 @@ class Preparer:
             pipe.put(piece)
         pipe.close(Whole(decoding.seconds, decoding.partial or mended.torn, mended.repaired))
 
-    def _decoding(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> tuple[Decoding, Repaired]:
-        """The chunk being decoded, and what had to be done for that; its bytes are held no longer."""
-        sound = self._recordings.repaired(key, pipe.take())
+    def _decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:
         manifest = self._way.manifest
-        decoding = decoder.decode(
+        return decoder.decode(
             sound.data,
             max_seconds=manifest.limits.max_audio_seconds,
             until=self._way.ending.due,
             split=manifest.hearing.split_channels,
         )
-        return decoding, replace(sound, data=b"", seen=None)

@@ -60,6 +60,7 @@ class Hearing:
         self._blame = blame
         self._assembly = Assembly()
         self._pool = Pool()
+        self._chosen: deque[int] = deque()
         self._solos: deque[int] = deque()
         self._in_engine: dict[int, tuple[str, ...]] = {}
         self._begun: set[int] = set()
@@ -84,7 +85,7 @@ class Hearing:
 
     def drain(self) -> None:
         """After a stop: a chunk whose last window came back may still have its end waiting here."""
-        for number in self._pool.clear():
+        for number in (*self._chosen, *self._solos, *self._pool.clear()):
             self._lose(number)
         while (item := self._ready.get()) is not None:
             if isinstance(item, Ready):
@@ -99,7 +100,7 @@ class Hearing:
         return tuple(sorted({chunk for number in numbers for chunk in self._assembly.waiting(number)}))
 
     def _finished(self) -> bool:
-        nothing = self._ready.over and not self._pool and not self._solos
+        nothing = self._ready.over and not (self._pool or self._chosen or self._solos)
         return self._ending.due() or nothing
 
     def _expect_nothing_outstanding(self) -> None:
@@ -114,21 +115,22 @@ class Hearing:
             yield self._given(self._solos.popleft())
             return
         while not self._ending.due():
+            if self._chosen:
+                yield self._given(self._chosen.popleft())
+                continue
             self._gather()
             if not self._pool:
                 if not self._in_engine or self._ready.over:
                     return
                 yield None
-                continue
-            if self._pool.oldest_alone:
-                if not self._in_engine:
-                    yield from map(self._given, self._round(1))
+            elif not self._pool.oldest_alone:
+                self._choose(self._batch)
+            elif self._in_engine:
                 return
-            for number in self._round(self._batch):
-                if self._ending.due():
-                    self._lose(number)
-                else:
-                    yield self._given(number)
+            else:
+                self._choose(1)
+                yield from (self._given(self._chosen.popleft()) for _ in tuple(self._chosen))
+                return
 
     def _gather(self) -> None:
         """Takes what is ready; waits where there is nothing, but not long while the engine has a window."""
@@ -148,15 +150,18 @@ class Hearing:
             number = self._assembly.expect(item)
             self._pool.add(number, item.cut.speech, alone=item.alone)
 
-    def _round(self, size: int) -> list[int]:
-        """The next windows, of which the progress in the store tells before the first one is heard."""
+    def _choose(self, size: int) -> None:
+        """The next windows, of which the progress in the store tells before the first one is heard.
+
+        What was chosen stays chosen: an engine that breaks takes no further window of its batch.
+        """
         numbers = [number for number in self._pool.take(size) if self._wanted(number)]
         chunks = {chunk for number in numbers for chunk in self._assembly.waiting(number)}
         for chunk in chunks - self._begun:
             self._board.takes(self._key(chunk))
         self._begun |= chunks
         self._records.announce(self._key(chunk) for chunk in chunks)
-        return numbers
+        self._chosen.extend(numbers)
 
     def _wanted(self, number: int) -> bool:
         if self._assembly.waiting(number):

@@ -28,6 +28,8 @@ LOG = structlog.get_logger()
 
 HEARD = 5 * SAMPLE_RATE
 """Samples of a neighbour that are heard along: a word, and what leads to it."""
+FAR = 60 * SAMPLE_RATE
+"""The rest of a longer one is not decoded: that costs the decoder's process a new start."""
 MAX_BYTES = 64 * 1024 * 1024
 """A larger neighbour is not decoded for one word."""
 MAX_SECONDS = 2 * 3600.0
@@ -39,7 +41,7 @@ class Neighbour:
 
     audio: Samples
     samples: int
-    """Of all of it."""
+    """Of all of it, or of what was decoded of one that follows."""
     sound: Sound
     heard_from: float | None
     """When its first published word begins, in seconds on its own clock; None where there is none."""
@@ -109,10 +111,11 @@ class Neighbours:
         for piece in decoding:
             total += len(piece)
             kept.append(piece)
-            if step < 0 and len(kept) > 2 and sum(map(len, kept[1:])) >= HEARD:
+            if step > 0 and total >= FAR:
+                break
+            # Of the one before only the end is wanted, however long it is.
+            while step < 0 and sum(map(len, kept[1:])) >= HEARD:
                 kept.pop(0)
-            elif step > 0 and total - len(piece) >= HEARD:
-                kept.pop()
         audio = np.concatenate(kept)
         sound = Sound.of(decoding.beginning, mended.delay)
         return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, first, last)

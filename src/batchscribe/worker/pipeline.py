@@ -36,7 +36,7 @@ LOG = structlog.get_logger()
 
 READY_WINDOWS = 32
 """About 2 MB each: what the engine works through in seconds on a GPU."""
-HUNG_SECONDS = 300.0
+HUNG_SECONDS = 600.0
 """An engine that has windows and gives nothing back for so long hangs, unless it was ever that slow."""
 HUNG_TIMES = 5.0
 """It may take so many times as long as it took for its slowest window until now."""
@@ -46,10 +46,10 @@ HUNG_TIMES = 5.0
 class Crew:
     """How many threads do what, and how often progress is told."""
 
-    fetchers: int = 4
+    fetchers: int = 8
     decoders: int = 2
     weavers: int = 2
-    publishers: int = 2
+    publishers: int = 4
     progress_seconds: float = 5.0
 
 

@@ -116,6 +116,9 @@ class _Session:
                 sound = pipe.sound()
             if sound is not None:
                 self._hear(place, sound, pipe)
+            elif isinstance(pipe.end, Whole):
+                self._emit(Ended(chunk=place, whole=pipe.end))
+                self._last = place
             else:
                 self._close(missing=isinstance(pipe.end, Absent))
             if isinstance(pipe.end, Broken):

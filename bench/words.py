@@ -1,0 +1,194 @@
+"""Word error rates of a long session, whole and cut into chunks: each file for itself, and stitched.
+
+`python -m bench.words [--engine pocketsphinx] [--words 2000] [--type webm]`. The session is spoken by flite;
+`--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
+other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
+stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import structlog
+
+from batchscribe.adapters.engines import engine_factory
+from batchscribe.core.manifest import EngineSpec, Hearing
+from batchscribe.core.transcripts import Word
+from bench import speech
+from bench.bucket import Bucket, Remembering
+from bench.speech import SAMPLE_RATE, Session
+
+TEXTS = {
+    "english": speech.english,
+    "dense": speech.dense_digits,
+    "paused": speech.paused_digits,
+    "runs": speech.runs_of_digits,
+}
+GAP = np.zeros(SAMPLE_RATE, np.float32)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to cut the session and to hear it."""
+
+    name: str
+    files: list[bytes]
+    kind: str
+    stitched: bool
+    overlap_ms: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    said: list[str]
+    times: list[Word]
+    errors: jiwer.WordOutput
+    windows: int
+    new: int
+    """Windows that the engine had not heard already, of another way."""
+
+    @property
+    def wer(self) -> float:
+        return float(self.errors.wer)
+
+
+def main() -> None:
+    wanted = _arguments()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    engine = Remembering(engine_factory(wanted.engine).load(_spec(wanted)))
+    for session in _sessions(wanted):
+        about = f"{session.name}, {session.seconds / 60:.1f} min, {wanted.type}"
+        print(f"\n{about}, {wanted.engine} {wanted.model}", flush=True)
+        _table(session, engine, wanted)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--engine", default="pocketsphinx")
+    parser.add_argument("--model", default="", help="the folder of a model, for faster-whisper")
+    parser.add_argument("--text", nargs="*", default=["english"], choices=sorted(TEXTS))
+    parser.add_argument("--words", type=int, default=2000)
+    parser.add_argument("--voice", default="", help="one of flite's at 16 kHz: rms, slt")
+    parser.add_argument("--type", default="wav", choices=["wav", "webm", "flac", "m4a"])
+    parser.add_argument("--seconds", type=float, nargs="*", default=[5, 10, 30])
+    parser.add_argument("--overlap-ms", type=int, nargs="*", default=[0, 500])
+    parser.add_argument("--speech", type=Path, help="a folder of real recordings")
+    parser.add_argument("--show", action="store_true", help="the words that the cuts changed")
+    return parser.parse_args()
+
+
+def _spec(wanted: argparse.Namespace) -> EngineSpec:
+    return EngineSpec(engine=wanted.engine, model=wanted.model, device="cpu", language="en")
+
+
+def _sessions(wanted: argparse.Namespace) -> Iterator[Session]:
+    if wanted.speech:
+        yield _real(wanted.speech)
+        return
+    voice = {"voice": wanted.voice} if wanted.voice else {}
+    for text in wanted.text:
+        yield TEXTS[text](wanted.words, **voice)
+
+
+def _real(folder: Path) -> Session:
+    """All recordings with a text beside them, one behind the other."""
+    found = [
+        (path, text)
+        for path in sorted(folder.iterdir())
+        if path.suffix in {".wav", ".flac"} and (text := path.with_suffix(".txt")).exists()
+    ]
+    assert found, f"no X.wav or X.flac with an X.txt in {folder}"
+    audio = [part for path, _ in found for part in (speech.read(path), GAP)]
+    said = " ".join(text.read_text() for _, text in found)
+    return Session(f"{len(found)} recordings", said, np.concatenate(audio))
+
+
+def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
+    """The whole recording comes first."""
+    audio, kind = session.samples, wanted.type
+    yield Way("whole", speech.files(audio, kind, session.seconds + 1, 0), kind, stitched=True)
+    for seconds in wanted.seconds:
+        for overlap in wanted.overlap_ms:
+            files = speech.files(audio, kind, seconds, overlap / 1000)
+            name = f"{seconds:g} s, {overlap} ms"
+            yield Way(f"{name}, each file for itself", files, kind, stitched=False)
+            yield Way(f"{name}, stitched", files, kind, stitched=True)
+            yield Way(f"{name}, stitched, overlap told", files, kind, stitched=True, overlap_ms=overlap)
+    yield Way("10 s without headers, stitched", speech.timeslices(audio, 10), "webm", stitched=True)
+
+
+def _table(session: Session, engine: Remembering, wanted: argparse.Namespace) -> None:
+    heads = f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}"
+    print(f"{heads}{'to whole':>9}{'windows':>9}{'new':>5}", flush=True)
+    whole: Result | None = None
+    for way in _ways(session, wanted):
+        found = _heard(way, session, engine)
+        whole = whole or found
+        _row(way, found, whole)
+        if wanted.show and found is not whole:
+            _show(found, whole)
+
+
+def _row(way: Way, found: Result, whole: Result) -> None:
+    wrong = found.errors
+    errors = wrong.substitutions + wrong.deletions + wrong.insertions
+    kinds = f"{wrong.substitutions}/{wrong.deletions}/{wrong.insertions}"
+    print(
+        f"{way.name:<36}{len(found.said):>7}{errors:>7}  {kinds:<12}"
+        f"{found.wer:>7.4f}{found.wer - whole.wer:>+9.4f}{found.windows:>9}{found.new:>5}",
+        flush=True,
+    )
+
+
+def _heard(way: Way, session: Session, engine: Remembering) -> Result:
+    before, known = engine.windows, len(engine.known)
+    with tempfile.TemporaryDirectory() as folder:
+        bucket = Bucket(Path(folder) / "bucket")
+        (bucket.put_session if way.stitched else bucket.put_strangers)("s", way.files, way.kind)
+        manifest = bucket.manifest(EngineSpec(engine="bench"), Hearing(overlap_ms=way.overlap_ms))
+        bucket.transcribe(manifest, engine)
+        found = list(bucket.sessions())
+    said = words(" ".join(session.text for session in found))
+    times = [word for session in found for part in session.segments for word in part.words]
+    errors = jiwer.process_words(" ".join(words(session.text)), " ".join(said))
+    return Result(said, times, errors, engine.windows - before, len(engine.known) - known)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def _show(found: Result, whole: Result) -> None:
+    """Where what was heard differs from what was heard of the whole recording, and when."""
+    differ = jiwer.process_words(" ".join(whole.said), " ".join(found.said))
+    for part in differ.alignments[0]:
+        if part.type != "equal":
+            at = _when(whole, part.ref_start_idx)
+            ours, theirs = part.hyp_start_idx, part.ref_start_idx
+            print(
+                f"    {at:8.2f} s  whole: {_some(whole.said, theirs, part.ref_end_idx)!r}"
+                f"  here: {_some(found.said, ours, part.hyp_end_idx)!r}"
+            )
+
+
+def _when(result: Result, at: int) -> float:
+    same = len(result.times) == len(result.said)
+    return result.times[min(at, len(result.times) - 1)].start if same and result.times else float("nan")
+
+
+def _some(said: Sequence[str], begin: int, end: int) -> str:
+    before, here, after = said[max(0, begin - 2) : begin], said[begin:end], said[end : end + 2]
+    return f"{' '.join(before)} [{' '.join(here)}] {' '.join(after)}"
+
+
+if __name__ == "__main__":
+    main()

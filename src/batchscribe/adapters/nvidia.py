@@ -1,0 +1,32 @@
+"""What this machine says of NVIDIA GPUs, without any of CUDA's Python packages."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from pathlib import Path
+
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+VENDOR = "0x10de"
+DRIVER = "libcuda.so.1"
+
+
+def on_the_bus() -> bool:
+    """Whether an NVIDIA display or compute device is there, with or without a driver."""
+    for device in PCI_DEVICES.glob("*"):
+        with suppress(OSError):
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            if vendor == VENDOR and kind.startswith("0x03"):
+                return True
+    return False
+
+
+def usable() -> int:
+    """How many GPUs the driver offers; 0 where there is no driver, or where it does not work."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL(DRIVER)
+        works = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value if works else 0

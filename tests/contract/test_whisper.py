@@ -1,0 +1,147 @@
+"""Whisper in batches, on real models of CTranslate2's: one of English only, one of three languages."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faster_whisper
+import numpy as np
+import pytest
+
+from batchscribe.adapters import whisper_device
+from batchscribe.adapters.engine_faster_whisper import FACTORY
+from batchscribe.adapters.engine_whisper_batches import FasterWhisper
+from batchscribe.adapters.whisper_decoder import WhisperDecoder
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.worker.audio import AudioDecoder
+from support.audio import bundled, corpus
+from support.whisper_model import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("multilingual"), languages=("en", "de", "fr"))
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[Window]:
+    with AudioDecoder() as decoder:
+        found = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:6]]
+    found += [np.zeros(size, np.float32) for size in (24_000, 800)]
+    return [Window(10 + number, 3.0 * number, audio) for number, audio in enumerate(found)]
+
+
+def load(folder: Path, **changes: Any) -> FasterWhisper:
+    spec = EngineSpec(**{"engine": "faster-whisper", "model": str(folder), "device": "cpu", **changes})
+    return FACTORY.load(spec)
+
+
+def told(results: Sequence[Recognition]) -> dict[int, tuple[object, ...]]:
+    return {result.window: (result.segments, result.language, result.flags) for result in results}
+
+
+def test_the_size_of_the_batch_and_its_order_change_no_result(folder: Path, windows: list[Window]) -> None:
+    engine = load(folder)
+    alone = told(list(engine.transcribe(iter(windows))))
+    assert len(alone) == len(windows)
+    for engine.batch in (2, 3, 8, 32):
+        assert told(list(engine.transcribe(iter(windows)))) == alone
+        assert told(list(engine.transcribe(reversed(windows)))) == alone
+
+
+def test_sessions_in_one_batch_change_no_result(folder: Path, windows: list[Window]) -> None:
+    engine = load(folder)
+    engine.batch = 4
+    alone = told(list(engine.transcribe(iter(windows))))
+    mixed = [replace(window, session=f"session {window.id % 3}") for window in windows]
+    assert told(list(engine.transcribe(iter(mixed)))) == alone
+
+
+def test_it_begins_as_faster_whispers_own_sequential_path(folder: Path, windows: list[Window]) -> None:
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8")
+    compared = 0
+    for result, window in zip(load(folder).transcribe(iter(windows)), windows, strict=True):
+        expected, _ = model.transcribe(window.audio, beam_size=5, temperature=0.0, word_timestamps=True)
+        first = next(expected, None)
+        # It drops what the wild times of random weights leave without a length.
+        if first is not None and not first.seek:
+            compared += 1
+            assert result.segments[0].text == first.text.strip()
+    assert compared >= 3
+
+
+def test_a_session_has_one_language_of_its_own(multilingual: Path, windows: list[Window]) -> None:
+    engine = load(multilingual)
+    engine.batch = 4
+    mixed = [replace(window, session=f"session {window.id % 2}") for window in windows]
+    results = {result.window: result.language for result in engine.transcribe(iter(mixed))}
+    for number in (0, 1):
+        (language,) = {results[window.id] for window in mixed if window.id % 2 == number}
+        assert language in {"en", "de", "fr"}
+    (forced,) = {
+        result.language for result in load(multilingual, language="fr").transcribe(iter(windows[:2]))
+    }
+    assert forced == "fr"
+
+
+def test_windows_of_several_languages_are_heard_as_alone(multilingual: Path, windows: list[Window]) -> None:
+    """The prompts of a batch are alike, so that the language of one window changes no other's words."""
+    engine = load(multilingual)
+    spoken = [
+        replace(window, language=("en", "de", "fr")[window.id % 3], session="one") for window in windows
+    ]
+    alone = told(list(engine.transcribe(iter(spoken))))
+    engine.batch = 8
+    assert told(list(engine.transcribe(iter(spoken)))) == alone
+
+
+def test_to_translate_is_another_prompt(multilingual: Path, windows: list[Window]) -> None:
+    results = list(load(multilingual, task="translate", language="de").transcribe(iter(windows[:2])))
+    assert {result.language for result in results} == {"de"}
+
+
+def test_a_folders_model_that_knows_english_only_says_so_when_it_loads(folder: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="nothing to translate"):
+        load(folder, task="translate")
+
+
+def test_it_works_without_the_network(
+    folder: Path, windows: list[Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert len(list(load(folder).transcribe(iter(windows[:2])))) == 2
+
+
+def test_what_is_heard_a_second_time_goes_through_the_model(folder: Path, windows: list[Window]) -> None:
+    model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8")
+    heard = WhisperDecoder(model).again(windows[0].audio, "en", frozenset())
+    assert heard.seconds == pytest.approx(len(windows[0].audio) / SAMPLE_RATE)
+    assert heard.avg_logprob is None or heard.avg_logprob < 0
+
+
+@pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
+def test_a_library_that_is_missing_shows_in_the_self_test(
+    folder: Path, device: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_whisper: object, features: object) -> None:
+        raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
+
+    model = faster_whisper.WhisperModel(str(folder), device="cpu")
+    monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
+    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
+        whisper_device.self_test(WhisperDecoder(model), device)

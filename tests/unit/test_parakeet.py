@@ -1,0 +1,338 @@
+"""What is only Parakeet's: words out of tokens, its models, its GPU."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_asr.resolver
+import onnxruntime
+import pytest
+
+from batchscribe.adapters import engine_parakeet, nvidia, parakeet_models
+from batchscribe.adapters.engine_parakeet import FACTORY
+from batchscribe.adapters.parakeet_words import Token, segments
+from batchscribe.core.flags import LOW_CONFIDENCE
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.speech import Window
+from batchscribe.errors import EngineError, GpuError, MisconfiguredError
+from support.parakeet_model import FRAME, build_ctc, build_tdt, speak
+
+SAID = [("▁one", 0.4), ("▁two", 0.88), (",", 1.2), ("▁th", 1.6), ("ree", 1.92), (".", 2.24), ("▁four", 3.52)]
+
+
+@pytest.fixture(scope="module")
+def tdt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tdt(tmp_path_factory.mktemp("models") / "tdt")
+
+
+def spec_of(model: Path | str, **changes: Any) -> EngineSpec:
+    return EngineSpec(**{"engine": "parakeet", "model": str(model), "device": "cpu", **changes})
+
+
+def words_of(*tokens: tuple[str, float]) -> list[list[tuple[str, float, float]]]:
+    found = segments([Token(*token) for token in tokens], FRAME)
+    return [[(word.word, round(word.start, 2), round(word.end, 2)) for word in part.words] for part in found]
+
+
+# ------------------------------------------------------------------ words
+
+
+def test_a_blank_begins_a_word_and_a_mark_joins_the_one_before() -> None:
+    tokens = ((" He", 0.0), ("llo", 0.16), (",", 0.24), (" wor", 0.4), ("ld", 0.48), (" !", 0.56))
+    assert words_of(*tokens) == [[("Hello,", 0.0, 0.24), ("world!", 0.4, 0.56)]]
+
+
+def test_a_blank_by_itself_begins_the_next_word() -> None:
+    assert words_of((" a", 0.0), (" ", 0.08), ("b", 0.16)) == [[("a", 0.0, 0.08), ("b", 0.16, 0.48)]]
+
+
+def test_marks_that_open_belong_to_the_word_after_them() -> None:
+    (found,) = words_of((" pay", 0.0), (" $", 0.16), ("5", 0.24), (" ¿", 0.4), ("qué", 0.48), ("?", 0.56))
+    assert [word for word, _, _ in found] == ["pay", "$5", "¿qué?"]
+
+
+def test_specials_are_not_said_and_a_mark_before_all_words_is_kept() -> None:
+    assert words_of(("<unk>", 0.0), ("…", 0.08), (" a", 0.16)) == [[("…", 0.08, 0.16)], [("a", 0.16, 0.48)]]
+
+
+def test_a_segment_ends_with_a_sentence_or_a_pause() -> None:
+    tokens = ((" a", 0.0), (".", 0.1), (" b", 0.2), (" c", 2.0))
+    assert [[word for word, _, _ in part] for part in words_of(*tokens)] == [["a."], ["b"], ["c"]]
+    assert words_of() == []
+
+
+def test_a_word_is_as_probable_as_its_tokens_together() -> None:
+    (segment,) = segments([Token(" a", 0.0, np.log(0.9)), Token("b", 0.1, np.log(0.4))], FRAME)
+    assert segment.words[0].probability == pytest.approx(0.6)
+    (segment,) = segments([Token(" a", 0.0)], FRAME)
+    assert segment.words[0].probability is None
+
+
+# ------------------------------------------------------------------ the engine, on models of the real format
+
+
+@pytest.mark.parametrize("build", [build_tdt, build_ctc])
+def test_what_is_said_and_when(build: Any, tmp_path: Path) -> None:
+    engine = FACTORY.load(spec_of(build(tmp_path)))
+    (result,) = engine.transcribe([Window(7, 30.0, speak(SAID, 5.0))])
+    assert [segment.text for segment in result.segments] == ["one two, three.", "four"]
+    words = [word for segment in result.segments for word in segment.words]
+    assert [word.start for word in words] == pytest.approx([0.4, 0.88, 1.6, 3.52], abs=FRAME)
+    assert [word.end for word in words] == pytest.approx([0.72, 1.2, 2.24, 3.84], abs=FRAME)
+    assert all(word.probability is not None and 0.5 < word.probability <= 1 for word in words)
+
+
+@pytest.mark.parametrize(
+    ("said", "flags"),
+    [(SAID, ()), ([("▁two", 0.4 + 0.64 * place) for place in range(9)], (LOW_CONFIDENCE,))],
+    ids=["plain", "loop"],
+)
+@pytest.mark.parametrize("build", [build_tdt, build_ctc])
+def test_what_looks_wrong_is_flagged(
+    build: Any, said: list[tuple[str, float]], flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    (result,) = FACTORY.load(spec_of(build(tmp_path))).transcribe([Window(7, 30.0, speak(said, 7.0))])
+    assert result.segments
+    assert result.flags == flags
+
+
+def test_what_the_model_itself_holds_for_unlikely_is_flagged(
+    tdt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+    recognise = engine._recogniser.recognize
+
+    def guess(audio: Any) -> list[Any]:
+        return [replace(each, logprobs=[-1.5] * len(each.tokens)) for each in recognise(audio)]
+
+    monkeypatch.setattr(engine._recogniser, "recognize", guess)
+    (result,) = engine.transcribe([Window(7, 30.0, speak(SAID, 5.0))])
+    assert result.flags == (LOW_CONFIDENCE,)
+
+
+def test_a_batch_hears_what_each_window_says_alone(tdt: Path) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+    windows = [Window(n, 0.0, speak(SAID[n:], seconds)) for n, seconds in enumerate((5.0, 4.0, 29.9))]
+    alone = [next(engine.transcribe([window])).segments for window in windows]
+    engine._batch = 8
+    assert [result.segments for result in engine.transcribe(windows)] == alone
+
+
+def test_a_batch_is_heard_when_it_is_full_and_when_nothing_else_is_ready(tdt: Path) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+    engine._batch = 2
+    taken: list[int] = []
+
+    def source() -> Any:
+        for number in range(5):
+            taken.append(number)
+            yield Window(number, 0.0, speak(SAID, 4.0))
+            if number == 2:
+                yield None
+
+    assert [(result.window, len(taken)) for result in engine.transcribe(source())] == [
+        (0, 2),
+        (1, 2),
+        (2, 3),
+        (3, 5),
+        (4, 5),
+    ]
+
+
+def test_the_language_is_what_is_known_of_it(tdt: Path) -> None:
+    window = Window(1, 0.0, speak(SAID, 4.0), language="fr")
+    for language, expected in ((None, "fr"), ("de", "de")):
+        (result,) = FACTORY.load(spec_of(tdt, language=language)).transcribe([window])
+        assert result.language == expected
+
+
+def test_it_loads_without_the_network(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert FACTORY.problems(spec_of(tdt)) == ()
+    assert FACTORY.load(spec_of(tdt)).device == "cpu, float32"
+    assert "--fetch nemo-parakeet-tdt-0.6b-v2" in FACTORY.problems(spec_of("small.en"))[0]
+    assert not any(FACTORY.models().values())
+
+
+def test_eight_bits_are_other_files(tdt: Path, tmp_path: Path) -> None:
+    assert "int8.onnx" in FACTORY.problems(spec_of(tdt, compute_type="int8"))[0]
+    engine = FACTORY.load(spec_of(build_tdt(tmp_path, quantization="int8"), compute_type="int8"))
+    assert engine.device == "cpu, int8"
+
+
+def test_what_breaks_is_told_without_what_was_said(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+
+    def broken(*_args: object) -> None:
+        raise ValueError("a secret sentence")
+
+    monkeypatch.setattr(engine, "_recogniser", broken)
+    with pytest.raises(EngineError, match=r"transcribing: AttributeError$"):
+        list(engine.transcribe([Window(1, 0.0, speak(SAID, 4.0))]))
+
+
+def test_onnx_runtimes_own_words_are_repeated(tdt: Path, tmp_path: Path) -> None:
+    for file in tdt.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:100])
+    (tmp_path / "config.json").write_bytes((tdt / "config.json").read_bytes())
+    with pytest.raises(EngineError, match=r"loading .*INVALID_PROTOBUF|loading .*Protobuf") as error:
+        FACTORY.load(spec_of(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------ before anything is paid for
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": "small.en", "language": "de"}, "English only.*nemo-parakeet-tdt-0.6b-v3"),
+        ({"model": "nemo-parakeet-tdt-0.6b-v3", "language": "ja"}, "25 European.*faster-whisper"),
+        ({"model": "nemo-parakeet-tdt-0.6b-v2", "task": "translate"}, "transcribes only"),
+        ({"model": "nemo-parakeet-tdt-9b"}, "no model of Parakeet's.*tdt-0.6b-v2"),
+        ({"model": "", "compute_type": "float16"}, "auto, float32, int8"),
+    ],
+)
+def test_what_no_machine_can_do_needs_no_package_to_be_known(
+    changes: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_parakeet, "PACKAGES", {"no_such_package": "onnx-asr"})
+    found = FACTORY.unable(EngineSpec(engine="parakeet", **changes))
+    assert len(found) == 1
+    with pytest.raises(MisconfiguredError, match=problem):
+        FACTORY.load(EngineSpec(engine="parakeet", **changes))
+
+
+@pytest.mark.parametrize("language", ["de", "uk", None])
+def test_what_can_be_done_is_no_problem(language: str | None) -> None:
+    assert FACTORY.unable(spec_of("nemo-parakeet-tdt-0.6b-v3", language=language)) == ()
+
+
+@pytest.mark.parametrize("wanted", ["", "small.en", "large-v3", "turbo", "distil-large-v3.5", "tiny"])
+def test_a_name_of_whispers_means_the_default(wanted: str) -> None:
+    assert FACTORY.model_name(wanted) == "nemo-parakeet-tdt-0.6b-v2"
+    assert FACTORY.model_name("nemo-parakeet-tdt-0.6b-v3") == "nemo-parakeet-tdt-0.6b-v3"
+
+
+def test_what_is_not_installed_names_the_environment_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_parakeet, "PACKAGES", {"no_such_package": "onnx-asr"})
+    (problem,) = FACTORY.problems(spec_of(""))
+    assert "onnx-asr not installed" in problem
+    assert "environment of its own" in problem
+    assert "hides the CUDA" in problem
+
+
+def test_a_folder_that_is_no_model_is_told(tdt: Path, tmp_path: Path) -> None:
+    assert "no folder" in FACTORY.problems(spec_of("/nowhere/at-all"))[0]
+    assert "no readable config.json" in FACTORY.problems(spec_of(tmp_path))[0]
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    assert "'whisper'" in FACTORY.problems(spec_of(tmp_path))[0]
+    (tmp_path / "config.json").write_bytes((tdt / "config.json").read_bytes())
+    assert "not whole" in FACTORY.problems(spec_of(tmp_path))[0]
+
+
+def test_weights_that_were_not_fetched_to_their_end_are_missed(tdt: Path, tmp_path: Path) -> None:
+    for file in tdt.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    encoder = tmp_path / "encoder-model.onnx"
+    encoder.write_bytes(encoder.read_bytes() + b"encoder-model.onnx.data")
+    assert "has no encoder-model.onnx.data" in FACTORY.problems(spec_of(tmp_path))[0]
+
+
+# ------------------------------------------------------------------ fetching
+
+
+def test_fetching_asks_the_hub_for_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(place: str, *, allow_patterns: list[str]) -> str:
+        asked.append((place, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert FACTORY.fetch(spec_of("small.en")) == tmp_path
+    FACTORY.fetch(spec_of("nemo-parakeet-ctc-0.6b", compute_type="int8"))
+    (first, files), (second, others) = asked
+    assert first == onnx_asr.resolver.model_repos["nemo-parakeet-tdt-0.6b-v2"]
+    assert {"vocab.txt", "encoder-model.onnx", "encoder-model.onnx.data"} <= set(files)
+    assert second == onnx_asr.resolver.model_repos["nemo-parakeet-ctc-0.6b"]
+    assert "model.int8.onnx" in others
+
+
+def test_fetching_a_folder_is_nothing_and_an_unknown_name_an_error(tdt: Path) -> None:
+    assert FACTORY.fetch(spec_of(tdt)) == tdt
+    with pytest.raises(MisconfiguredError, match="one of"):
+        FACTORY.fetch(spec_of("parakeet-9b"))
+
+
+def test_a_fetch_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_args: object, **_more: object) -> None:
+        raise ConnectionError("no way\nthere")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(EngineError, match=r"could not be fetched: no way$"):
+        FACTORY.fetch(spec_of(""))
+
+
+def test_every_published_model_is_one_of_the_librarys() -> None:
+    assert set(parakeet_models.PUBLISHED) <= set(onnx_asr.resolver.model_repos)
+
+
+# ------------------------------------------------------------------ the GPU
+
+
+def test_a_gpu_that_is_asked_for_is_never_replaced(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "on_the_bus", lambda: False)
+    assert FACTORY.load(spec_of(tdt, device="auto")).device.startswith("cpu")
+    with pytest.raises(GpuError, match=r"knows no CUDA.*environment of its own"):
+        FACTORY.load(spec_of(tdt, device="cuda"))
+    assert FACTORY.gpu_missing(spec_of(tdt, device="cuda"))
+    assert not FACTORY.gpu_missing(spec_of(tdt, device="auto"))
+    monkeypatch.setattr(nvidia, "on_the_bus", lambda: True)
+    assert "knows no CUDA" in FACTORY.problems(spec_of(tdt, device="auto"))[0]
+    assert FACTORY.problems(spec_of(tdt)) == ()
+
+
+def test_two_runtimes_in_one_environment_are_named(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_parakeet, "_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
+    assert "onnxruntime hides" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
+
+
+def test_a_driver_that_shows_no_gpu_is_told_apart(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine_parakeet.CUDA])
+    monkeypatch.setattr(nvidia, "usable", lambda: 0)
+    assert "nvidia-smi" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
+
+
+def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime warns and goes on where CUDA's libraries are missing: this one has none at all."""
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [engine_parakeet.CUDA, engine_parakeet.CPU]
+    )
+    monkeypatch.setattr(nvidia, "usable", lambda: 1)
+    assert FACTORY.problems(spec_of(tdt, device="cuda")) == ()
+    with (
+        pytest.raises(GpuError, match="put it on the CPU"),
+        pytest.warns(UserWarning, match="not in available"),
+    ):
+        FACTORY.load(spec_of(tdt, device="cuda"))
+
+
+def test_a_gpu_is_counted_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nvidia, "DRIVER", "libno-such-driver.so")
+    assert nvidia.usable() == 0
+    monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
+    assert not nvidia.on_the_bus()
+    card = tmp_path / "0000:00:1e.0"
+    card.mkdir()
+    (card / "vendor").write_text("0x10de\n")
+    (card / "class").write_text("0x030200\n")
+    assert nvidia.on_the_bus()

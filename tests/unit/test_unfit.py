@@ -1,0 +1,182 @@
+"""What an engine's model can do nowhere is said by the engine, and refused before a dollar is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from batchscribe.adapters import engines
+from batchscribe.adapters.clock import Interrupts
+from batchscribe.cli.app import App
+from batchscribe.cli.gpu import gpu
+from batchscribe.cli.gpu_tools import gpu_tools
+from batchscribe.controller.context import refuse_unfit
+from batchscribe.controller.rehearsal import Act
+from batchscribe.controller.rehearsal import check as rehearsable
+from batchscribe.controller.tick import tick
+from batchscribe.core.instances import InstanceState
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.policy import Policy, PolicyName
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import load
+from batchscribe.wiring.scheduler import scheduler, unfit
+from support.world import INSTANCE, Notes, Stage, stage
+
+WHISPER, PARAKEET, SPHINX = "faster-whisper", "parakeet", "pocketsphinx"
+
+
+def spec(
+    model: str, language: str | None = None, task: str = "transcribe", engine: str = WHISPER
+) -> EngineSpec:
+    return EngineSpec(engine=engine, model=model, language=language, task=task)
+
+
+def parakeet(model: str, language: str | None = None, task: str = "transcribe") -> EngineSpec:
+    return spec(model, language, task, PARAKEET)
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        spec("small.en"),
+        spec("small.en", "en"),
+        spec("", "en"),
+        spec("small", "fr"),
+        spec("small", "fr", "translate"),
+        spec("/models/enough", "fr"),
+        spec("/models/turbo/small", "fr", "translate"),
+        spec("somebody/whisper-small-fr", "fr", "translate"),
+        spec("large-v3-turbo", "fr"),
+        spec("distil-large-v3", "fr"),
+        parakeet("nemo-parakeet-tdt-0.6b-v3", "fr"),
+        parakeet("nemo-parakeet-tdt-0.6b-v2", "en"),
+        parakeet("/models/parakeet-tdt-0.6b-v3-int8", "fr"),
+        parakeet("/models/our-own", "ja"),
+        spec("", "en", engine=SPHINX),
+        spec("small.en", "fr", "translate", engine="only-on-the-box"),
+    ],
+    ids=str,
+)
+def test_what_a_model_can_do_is_not_refused(fine: EngineSpec) -> None:
+    assert unfit(fine) == ""
+    refuse_unfit(unfit(fine))
+
+
+@pytest.mark.parametrize(
+    ("asked", "mend"),
+    [
+        (spec("small.en", "fr"), "WHISPER_MODEL=small"),
+        (spec("", "fr"), "WHISPER_MODEL=small"),
+        (spec("small.en", None, "translate"), "WHISPER_MODEL=small"),
+        (spec("small.en", "en", "translate"), "WHISPER_MODEL=small"),
+        (spec("/models/Small.EN/", "fr"), "WHISPER_MODEL=small"),
+        (spec("large-v3-turbo", "fr", "translate"), "WHISPER_MODEL=small"),
+        (spec("turbo", None, "translate"), "WHISPER_MODEL=small"),
+        (spec("/models/large-v3-turbo-ct2", None, "translate"), "WHISPER_MODEL=small"),
+        (spec("distil-large-v3.5", "fr", "translate"), "WHISPER_MODEL=small"),
+        (spec("somebody/Distil-french", "fr", "translate"), "WHISPER_MODEL=small"),
+        (parakeet("nemo-parakeet-tdt-0.6b-v2", "fr"), "WHISPER_MODEL=nemo-parakeet-tdt-0.6b-v3"),
+        (parakeet("nvidia/parakeet-tdt-0.6b-v2-int8", "fr"), "WHISPER_MODEL=nemo-parakeet-tdt-0.6b-v3"),
+        (parakeet("nemo-parakeet-tdt-0.6b-v2", None, "translate"), "WHISPER_MODEL=small"),
+        (parakeet("nemo-parakeet-tdt-0.6b-v3", "fr", "translate"), "WHISPER_MODEL=small"),
+        (spec("", "fr", engine=SPHINX), "BATCH_ENGINE=faster-whisper"),
+        (spec("", None, "translate", engine=SPHINX), "BATCH_ENGINE=faster-whisper"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, mend: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        refuse_unfit(unfit(asked))
+    line = str(caught.value)
+    assert "\n" not in line
+    assert mend in line
+    assert line.endswith(" (nothing was started)")
+    assert ("BATCH_TASK is translate" if asked.task == "translate" else "BATCH_LANGUAGE is fr") in line
+    assert caught.value.exit_code == 2
+
+
+def test_a_model_that_does_not_exist_is_named() -> None:
+    assert "no Whisper model is called 'smal.en'" in unfit(spec("smal.en"))
+    assert "no Whisper model is called" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [spec("small.en", "fr"), parakeet("nemo-parakeet-tdt-0.6b-v2", "fr"), spec("", "fr", engine=SPHINX)],
+)
+def test_what_is_true_of_every_machine_is_a_problem_of_this_one(asked: EngineSpec) -> None:
+    assert unfit(asked) in engines.engine_factory(asked.engine).problems(asked)
+
+
+class Broken:
+    """The factory of a package that is out of order."""
+
+    name = "broken"
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        return ()
+
+    def load(self, spec: EngineSpec) -> None:
+        return None
+
+    def unable(self, spec: EngineSpec) -> tuple[str, ...]:
+        raise KeyError(spec.model)
+
+
+def test_an_engine_that_cannot_say_it_keeps_nobody_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "engine_factory", lambda _name: Broken())
+    assert "KeyError" in unfit(spec("any", engine="broken"))
+
+
+def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+
+    def agreed(**environ: str) -> str:
+        settings = load({"BATCH_SOURCE": str(tmp_path / "audio")} | environ, folder=tmp_path)
+        with scheduler(settings, Notes(), Interrupts(), remember=False) as made:
+            return made.terms.unfit
+
+    assert agreed() == ""
+    assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de")
+    assert agreed(BATCH_ENGINE="parakeet") == ""
+    assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="de")
+    assert "no model of Parakeet's" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
+    assert "float32, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="float16")
+
+
+def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    app = App()
+    environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "GPU_PROVIDER": "local", "BATCH_LANGUAGE": "de"}
+    app.__dict__["settings"] = load(environ, folder=tmp_path)
+    with click.Context(gpu) as ctx:
+        assert "BATCH_LANGUAGE is de" in gpu_tools(ctx, app).unfit
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    asked = spec("small.en", "fr")
+    policy = Policy(name=PolicyName.THRESHOLD, threshold=3)
+    made = stage(tmp_path, policy=policy, engine=asked, unfit=unfit(asked))
+    yield made
+    made.ledger.close()
+
+
+@pytest.mark.parametrize("chunks", [0, 2, 3])
+def test_a_tick_starts_nothing_and_says_so_even_where_it_would_hold(at: Stage, chunks: int) -> None:
+    at.upload(chunks)
+    at.clock.sleep(600)
+    with pytest.raises(MisconfiguredError, match="BATCH_LANGUAGE is fr"):
+        tick(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+    assert not [call for call in at.compute.calls if call[0] == "start"]
+    assert at.ledger.open_runs() == ()
+    assert [message.title for message in at.notes.messages] == ["batchscribe: the tick failed"]
+
+
+def test_nothing_is_rehearsed_with_it_either(at: Stage) -> None:
+    with pytest.raises(MisconfiguredError, match="BATCH_LANGUAGE is fr"):
+        rehearsable(at.world, at.terms, Act.BOX, guarded=True)
