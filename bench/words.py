@@ -33,6 +33,7 @@ TEXTS = {
     "paused": speech.paused_digits,
     "runs": speech.runs_of_digits,
 }
+WHOLE_WEBM = "whole, as WebM"
 GAP = np.zeros(SAMPLE_RATE, np.float32)
 
 
@@ -45,6 +46,8 @@ class Way:
     kind: str
     stitched: bool
     overlap_ms: int | None = None
+    whole: str = "whole"
+    """What it is compared with: the same sound, whole, after the same codec."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _real(folder: Path) -> Session:
 def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
     """The whole recording comes first."""
     audio, kind = session.samples, wanted.type
-    yield Way("whole", speech.files(audio, kind, session.seconds + 1, 0), kind, stitched=True)
+    yield _whole("whole", session, kind)
     for seconds in wanted.seconds:
         for overlap in wanted.overlap_ms:
             files = speech.files(audio, kind, seconds, overlap / 1000)
@@ -123,16 +126,25 @@ def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
             yield Way(f"{name}, each file for itself", files, kind, stitched=False)
             yield Way(f"{name}, stitched", files, kind, stitched=True)
             yield Way(f"{name}, stitched, overlap told", files, kind, stitched=True, overlap_ms=overlap)
-    yield Way("10 s without headers, stitched", speech.timeslices(audio, 10), "webm", stitched=True)
+    if kind != "webm":
+        yield _whole(WHOLE_WEBM, session, "webm")
+    slices = speech.timeslices(audio, 10)
+    whole = "whole" if kind == "webm" else WHOLE_WEBM
+    yield Way("10 s without headers, stitched", slices, "webm", stitched=True, whole=whole)
+
+
+def _whole(name: str, session: Session, kind: str) -> Way:
+    files = speech.files(session.samples, kind, session.seconds + 1, 0)
+    return Way(name, files, kind, stitched=True, whole=name)
 
 
 def _table(session: Session, engine: Remembering, wanted: argparse.Namespace) -> None:
     heads = f"{'':<36}{'words':>7}{'errors':>7}  {'sub/del/ins':<12}{'WER':>7}"
     print(f"{heads}{'to whole':>9}{'windows':>9}{'new':>5}", flush=True)
-    whole: Result | None = None
+    results: dict[str, Result] = {}
     for way in _ways(session, wanted):
-        found = _heard(way, session, engine)
-        whole = whole or found
+        found = results[way.name] = _heard(way, session, engine)
+        whole = results[way.whole]
         _row(way, found, whole)
         if wanted.show and found is not whole:
             _show(found, whole)
