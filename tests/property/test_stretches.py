@@ -111,3 +111,14 @@ def test_one_voice_on_both_channels_is_heard_once() -> None:
     record = recorded(words, audio, [7.0, 15.0], 0.0)
     record.transcribe(record.keys, split_channels=True)
     same(said(record.session()), words)
+
+
+def test_a_party_that_comes_later_is_not_taken_for_the_other() -> None:
+    left = [Spoken(1, 1.0, 1.5), Spoken(2, 9.0, 9.9), Spoken(3, 14.0, 14.5)]
+    right = [Spoken(51, 2.0, 2.5), Spoken(52, 9.7, 10.2), Spoken(53, 13.0, 13.5)]
+    audio = np.stack([speech(left, 20), speech(right, 20)], axis=1)
+    record = recorded([], audio, [10.0], 0.0)
+    record.transcribe(record.keys[1:], split_channels=True)
+    record.transcribe(record.keys, split_channels=True)
+    words = sorted(said(record.session()))
+    assert [word for word, _, _ in words] == sorted(f"w{spoken.word}" for spoken in (*left, *right))

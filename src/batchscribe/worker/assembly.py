@@ -153,8 +153,9 @@ def transcript(
     return Transcript(
         text=" ".join(segment.text for segment in heard.segments),
         segments=heard.segments,
-        duration=round(heard.end.whole.seconds, 3),
-        overlap=round(heard.end.overlap, 3),
+        # A session of thousands of chunks adds them up: milliseconds would be heard in the end.
+        duration=round(heard.end.whole.seconds, 6),
+        overlap=round(heard.end.overlap, 6),
         position=None if position is None else round(position, 3),
         language=heard.language or manifest.engine.language,
         flags=_flags(heard),

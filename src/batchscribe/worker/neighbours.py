@@ -43,9 +43,18 @@ class Neighbour:
     samples: int
     """Of all of it, or of what was decoded of one that follows."""
     sound: Sound
-    heard_from: float | None
-    """When its first published word begins, in seconds on its own clock; None where there is none."""
-    heard_until: float | None
+    said: tuple[Segment, ...]
+    """What was published of it, on its own clock; empty where nothing was."""
+
+    def edges(self, channel: int | None) -> tuple[float | None, float | None]:
+        """When its first published word of a channel begins and the last one ends, what lies beyond a cut
+        included; None where there is none. Where channels were not told apart, all of them count.
+        """
+        said = [part for part in self.said if channel in {None, part.channel or channel}]
+        words = [word for segment in said for word in segment.words]
+        begins = [word.true_start for word in words] + [part.start for part in said if not part.words]
+        ends = [word.true_end for word in words] + [part.end for part in said if not part.words]
+        return (min(begins), max(ends)) if begins else (None, None)
 
 
 class Neighbours:
@@ -101,7 +110,7 @@ class Neighbours:
             return ()
 
     def _heard(self, key: str, step: int, *, split: bool) -> Neighbour:
-        first, last = _edges(self._said(key))
+        said = self._said(key)
         data = self._source.get(key).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
@@ -118,12 +127,4 @@ class Neighbours:
                 kept.pop(0)
         audio = np.concatenate(kept)
         sound = Sound.of(decoding.beginning, mended.delay)
-        return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, first, last)
-
-
-def _edges(segments: tuple[Segment, ...]) -> tuple[float | None, float | None]:
-    """When the first word begins and the last one ends, the parts beyond a cut included."""
-    words = [word for segment in segments for word in segment.words]
-    begins = [word.true_start for word in words] + [part.start for part in segments if not part.words]
-    ends = [word.true_end for word in words] + [part.end for part in segments if not part.words]
-    return (min(begins), max(ends)) if begins else (None, None)
+        return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, said)

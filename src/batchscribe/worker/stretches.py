@@ -76,9 +76,8 @@ class _Laid:
     def seconds(self) -> float:
         return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
 
-    @property
-    def place(self) -> Place:
-        from_, until = (self.heard.heard_from, self.heard.heard_until) if self.heard else (None, None)
+    def place(self, channel: int | None) -> Place:
+        from_, until = self.heard.edges(channel) if self.heard else (None, None)
         begin = self.begin / SAMPLE_RATE
         return Place(
             begin=begin,
@@ -200,7 +199,7 @@ class Stretch:
             touched = [laid for laid in self._laid if laid.first < cut.end and laid.last > cut.start]
             if any(laid.chunk is not None for laid in touched):
                 chunks = tuple(laid.chunk for laid in touched)
-                places = tuple(laid.place for laid in touched)
+                places = tuple(laid.place(channel) for laid in touched)
                 self._emit(Ready(cut, chunks, places, channel, self._alone))
 
     def _settle(self) -> None:
