@@ -115,7 +115,7 @@ def _setup(home: Path, wanted: argparse.Namespace) -> tuple[Setup, Bucket]:
 def build(folder: Path, layers: int) -> tuple[Path, dict[str, int]]:
     """The model, and the numbers of its special tokens."""
     shape = whisper_model.Shape(
-        width=768, heads=12, layers=layers, words=syllables(400), vocabulary=51_864, places=100.0
+        width=768, heads=12, layers=layers, words=syllables(400), vocabulary=51_864, places=1000.0
     )
     whisper_model.build(folder, shape=shape)
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]

@@ -74,7 +74,7 @@ def filled(folder: Path, chunks: int) -> Bucket:
 
 
 def quick(folder: Path) -> Path:
-    return whisper_model.build(folder, shape=whisper_model.Shape(words=syllables(400), places=100.0))
+    return whisper_model.build(folder, shape=whisper_model.Shape(words=syllables(400), places=1000.0))
 
 
 def watched(bucket: Bucket, manifest: Manifest) -> Iterator[Sample]:
