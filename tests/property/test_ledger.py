@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.core.manifest import Worked
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.ledger import Ledger
@@ -34,6 +35,13 @@ BY_TYPE = {
     "RunState": st.sampled_from(RunState),
     "Outcome | None": st.none() | st.sampled_from(Outcome),
     "Usd": micros,
+    "Worked": st.builds(
+        Worked,
+        workers=counts,
+        busy=seconds,
+        starved_by=st.dictionaries(text, seconds, max_size=3),
+        flags=st.dictionaries(text, counts, max_size=3),
+    ),
     "Rate": st.builds(Rate, per_hour=micros, source=text, as_of=text),
 }
 # Every field by its type, so that a field added to Run later is drawn here without a further word.

@@ -200,7 +200,7 @@ class Run:
     chunks_done: int = 0
     chunks_failed: int = 0
     audio_seconds: float = 0.0
-    worked: Worked = field(default_factory=Worked)
+    worked: Worked = field(default_factory=Worked, hash=False)
     cost: Usd = ZERO
 
     @property
