@@ -103,6 +103,42 @@ def test_a_stream_in_pieces_of_any_size_loses_nothing(pieces: int) -> None:
     assert all(one.end <= two.start for one, two in pairwise(windows))
 
 
+def spoken(spans: int, phrases: int) -> Samples:
+    """Spans of phrases of two seconds with short pauses between them, 0.6 s between the spans."""
+    phrase, short, long = noise(2.0), silence(0.25), silence(0.6)
+    span = np.concatenate([piece for _ in range(phrases) for piece in (phrase, short)][:-1])
+    return np.concatenate([piece for _ in range(spans) for piece in (span, long)])
+
+
+def apart(audio: Samples) -> list[tuple[int, int]]:
+    """As a voice detector does it: half a second of silence ends a span."""
+    spans: list[tuple[int, int]] = []
+    for begin, end in loud(audio):
+        if spans and begin - spans[-1][1] < SAMPLE_RATE // 2:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((begin, end))
+    return spans
+
+
+def test_a_span_that_does_not_fit_fills_its_window_up_to_a_pause() -> None:
+    audio = spoken(spans=20, phrases=8)
+    windows = cut(audio, apart)
+    assert len(windows) <= len(audio) / MAX_WINDOW + 3
+    for one, two in pairwise(windows):
+        assert not np.any(audio[one.end : two.start])
+        cut_through = np.any(audio[one.end - 800 : one.end]) and np.any(audio[one.end : one.end + 800])
+        assert not cut_through
+
+
+def test_nobody_is_cut_off_to_fill_a_window() -> None:
+    audio = np.concatenate([noise(16), silence(0.6), noise(16), silence(1)])
+    assert [window.parts for window in cut(audio, apart)] == [
+        ((0, 16 * SAMPLE_RATE),),
+        ((265_600, 521_600),),
+    ]
+
+
 def test_speech_without_a_pause_goes_through_blocks_whole() -> None:
     audio = noise(400)
     windows = cut(audio, everything, 40)

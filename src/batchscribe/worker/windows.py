@@ -40,6 +40,10 @@ TAIL = SAMPLE_RATE
 FRAME = SAMPLE_RATE // 50
 ABOUT = 2.0
 """Places of up to so many times the least power are as good: a later cut fills a window better."""
+PAUSE = 10.0
+"""A pause has so many times less power than what is said around it."""
+LEAST = SAMPLE_RATE
+"""Less than a second of a span is not worth a cut."""
 SMOOTH = 10
 """Quiet is judged over 200 ms, ten frames of 20 ms: longer than the closure of a consonant."""
 
@@ -109,16 +113,33 @@ class Cut:
         return Cut(tuple(parts), np.concatenate(audio), sum(map(len, audio))) if parts else None
 
 
+def levels(audio: Samples) -> npt.NDArray[np.float64]:
+    """The power of each 200 ms of it, one every 20 ms."""
+    count = len(audio) // FRAME
+    if count <= SMOOTH:
+        return np.zeros(0)
+    power = np.mean(np.square(audio[: count * FRAME].reshape(count, FRAME), dtype=np.float64), axis=1)
+    return np.convolve(power, np.full(SMOOTH, 1 / SMOOTH), mode="valid")
+
+
 def quiet_place(audio: Samples, begin: int, end: int) -> int:
     """The sample in the middle of the last 200 ms of `audio[begin:end]` that are about as quiet as any."""
-    count = (end - begin) // FRAME
-    if count <= SMOOTH:
+    level = levels(audio[begin:end])
+    if not len(level):
         return (begin + end) // 2
-    shaped = audio[begin : begin + count * FRAME].reshape(count, FRAME)
-    power = np.mean(np.square(shaped, dtype=np.float64), axis=1)
-    level = np.convolve(power, np.ones(SMOOTH), mode="valid")
     (quiet,) = np.nonzero(level <= ABOUT * level.min())
     return int(begin + (int(quiet[-1]) + SMOOTH / 2) * FRAME)
+
+
+def pause(audio: Samples, span: Span, room: int) -> int | None:
+    """The middle of the last pause in the first `room` samples of a span; None where nobody pauses there."""
+    level = levels(audio[slice(*span)])
+    if not len(level):
+        return None
+    silent = min(ABOUT * float(level.min()), float(level.mean()) / PAUSE)
+    (quiet,) = np.nonzero(level[: max(0, room // FRAME - SMOOTH)] <= silent)
+    at = (int(quiet[-1]) + SMOOTH // 2) * FRAME if len(quiet) else 0
+    return span[0] + at if at >= LEAST else None
 
 
 def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
@@ -139,15 +160,15 @@ class _Group:
     length: int
     """Samples of the window: the spans, and what is left of the silences between them."""
 
-    def takes(self, span: Span) -> bool:
-        """Adds a span, if there is room."""
+    def room(self, begin: int) -> int:
+        """How much more fits in, of speech that begins there."""
+        gap = min(begin - self.spans[-1][1], MAX_GAP)
+        return min(MAX_WINDOW - self.length - gap, self.spans[0][0] + MAX_REACH - begin)
+
+    def take(self, span: Span) -> None:
         gap = min(span[0] - self.spans[-1][1], MAX_GAP)
-        longer = self.length + gap + span[1] - span[0]
-        if longer > MAX_WINDOW or span[1] - self.spans[0][0] > MAX_REACH:
-            return False
+        self.length += gap + span[1] - span[0]
         self.spans.append(span)
-        self.length = longer
-        return True
 
     def parts(self) -> tuple[Span, ...]:
         """The spans with what is left of the silences between them, as few as possible."""
@@ -162,13 +183,29 @@ class _Group:
         return tuple(parts)
 
 
-def grouped(spans: Iterable[Span]) -> list[_Group]:
-    """Spans of at most 30 s, in order, so that each group fits into a window."""
+def grouped(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
+    """Spans in order, so that each group fits into a window and fills it: one that does not fit any more is
+    cut where somebody pauses, so that a window is not left half empty.
+    """
     groups: list[_Group] = []
     for span in spans:
-        if not (groups and groups[-1].takes(span)):
-            groups.append(_Group([span], span[1] - span[0]))
+        rest = _filled(audio, groups[-1], span) if groups else span
+        parts = short_enough(audio, rest) if rest else ()
+        groups.extend(_Group([part], part[1] - part[0]) for part in parts)
     return groups
+
+
+def _filled(audio: Samples, group: _Group, span: Span) -> Span | None:
+    """Puts into a group what fits of a span; what is left of that."""
+    room = group.room(span[0])
+    if span[1] - span[0] <= room:
+        group.take(span)
+        return None
+    at = pause(audio, span, room)
+    if at is None:
+        return span
+    group.take((span[0], at))
+    return at, span[1]
 
 
 class Cutter:
@@ -198,8 +235,7 @@ class Cutter:
 
     def _cut(self, *, final: bool) -> Iterator[Cut]:
         audio = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        spans = (part for span in self._find_speech(audio) for part in short_enough(audio, span))
-        groups = grouped(spans)
+        groups = grouped(audio, self._find_speech(audio))
         keep = len(audio) if final else self._kept_from(groups, len(audio))
         # What is handed out must not keep its whole block in memory for as long as it waits.
         self._held, self._length = (
