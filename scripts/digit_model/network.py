@@ -1,0 +1,137 @@
+"""Whisper's network in plain torch, small: B samples, T encoder frames, L decoder positions, D = 128 wide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from . import vocabulary as tokens
+
+WIDTH, HEADS, LAYERS, MELS = 128, 4, 3, 80
+FRAMES, POSITIONS = 1500, 448
+FRAME_CLASSES = 21
+GUIDED = (1, 2)
+"""Decoder layers whose head 0 learns to look at the word that it predicts: the alignment heads."""
+
+
+def sinusoids(length: int) -> Tensor:
+    """[length, D]: Whisper's encoder positions; one row more serves the last time stamp."""
+    half = WIDTH // 2
+    rates = torch.exp(-torch.log(torch.tensor(10_000.0)) / (half - 1) * torch.arange(half))
+    angles = torch.arange(length)[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention as Whisper has it: no bias for the keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(WIDTH, WIDTH)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.value = nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, seen: Tensor, *, causal: bool = False) -> Tensor:
+        """[B, L, D] that looks at [B, T, D]."""
+        parts = [_heads(part) for part in (self.query(x), self.key(seen), self.value(seen))]
+        made = functional.scaled_dot_product_attention(*parts, is_causal=causal)
+        return self.out(made.transpose(1, 2).flatten(2))
+
+    def first_head(self, x: Tensor, seen: Tensor) -> Tensor:
+        """[B, L, T]: where head 0 looks, each row summing to one."""
+        width = WIDTH // HEADS
+        query = functional.linear(x, self.query.weight[:width], self.query.bias[:width])
+        key = functional.linear(seen, self.key.weight[:width])
+        return (query @ key.transpose(1, 2) / width**0.5).float().softmax(-1)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """[B, L, D] -> [B, heads, L, D / heads]."""
+    return x.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+
+
+class Forward(nn.Module):
+    """The two layers after attention, with their norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.wide = nn.Linear(WIDTH, 4 * WIDTH)
+        self.narrow = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(functional.gelu(self.wide(self.norm(x))))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention, self.forth = nn.LayerNorm(WIDTH), Attention(), Forward()
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = self.norm(x)
+        x = x + self.attention(normal, normal)
+        return x + self.forth(x)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(WIDTH), Attention()
+        self.cross_norm, self.cross = nn.LayerNorm(WIDTH), Attention()
+        self.forth = Forward()
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The next [B, L, D], and what went into the cross attention."""
+        normal = self.norm(x)
+        x = x + self.attention(normal, normal, causal=True)
+        asking = self.cross_norm(x)
+        x = x + self.cross(asking, memory)
+        return x + self.forth(x), asking
+
+
+class Whisper(nn.Module):
+    """Encoder, decoder, and a frame classifier that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(MELS, WIDTH, 3, padding=1)
+        self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
+        self.encoder = nn.ModuleList(EncoderLayer() for _ in range(LAYERS))
+        self.encoder_norm = nn.LayerNorm(WIDTH)
+        self.decoder = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
+        self.decoder_norm = nn.LayerNorm(WIDTH)
+        self.positions = nn.Parameter(torch.randn(POSITIONS, WIDTH) * 0.02)
+        self.plain = nn.Parameter(torch.randn(tokens.TIME_ZERO, WIDTH) * WIDTH**-0.5)
+        self.time = nn.Linear(WIDTH, WIDTH)
+        self.frames = nn.Linear(WIDTH, FRAME_CLASSES)
+        self.register_buffer("sinusoids", sinusoids(tokens.TIMESTAMPS), persistent=False)
+        with torch.no_grad():
+            self.time.weight.copy_(torch.eye(WIDTH) / 8 + 0.002 * torch.randn(WIDTH, WIDTH))
+
+    def embeddings(self) -> Tensor:
+        """[tokens, D], in and out: a time stamp's row is a learned map of the encoder's position there."""
+        return torch.cat([self.plain, self.time(self.sinusoids)])
+
+    def encode(self, features: Tensor, offsets: Tensor) -> Tensor:
+        """[B, 80, 2T] log-mel, and the frame each window begins at -> [B, T, D]."""
+        x = functional.gelu(self.conv1(features))
+        x = functional.gelu(self.conv2(x)).transpose(1, 2)
+        at = offsets[:, None] + torch.arange(x.shape[1])
+        x = x + self.sinusoids[at]
+        for layer in self.encoder:
+            x = layer(x)
+        return self.encoder_norm(x)
+
+    def decode(self, inputs: Tensor, positions: Tensor, memory: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[B, L] tokens -> [B, L, tokens] logits, and [B, L, T] of each guided head."""
+        table = self.embeddings().float()
+        x = functional.embedding(inputs, table) + self.positions[positions]
+        looks = []
+        for number, layer in enumerate(self.decoder):
+            x, asking = layer(x, memory)
+            if number in GUIDED:
+                looks.append(layer.cross.first_head(asking, memory))
+        return functional.linear(self.decoder_norm(x), table), looks
