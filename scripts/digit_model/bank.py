@@ -69,14 +69,13 @@ def say_flite(voice: str, digits: list[int], stretch: float, *, commas: frozense
         command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch:.3f}", "-psdur"]
         said = subprocess.run([*command, "-t", text, "-o", file.name], check=True, capture_output=True)
         sound = read_wav(Path(file.name).read_bytes())
-    words = _word_times(said.stdout.decode(), digits, len(sound) / RATE)
+    words = _word_times(said.stdout.decode(), digits)
     return _trimmed(f"flite {voice}", sound, words)
 
 
-def _word_times(phones: str, digits: list[int], seconds: float) -> list[tuple[int, float, float]]:
-    """From `phone:end` pairs; some voices stretch the sound after the fact, so times are scaled to it."""
+def _word_times(phones: str, digits: list[int]) -> list[tuple[int, float, float]]:
+    """From `phone:end` pairs in seconds; some voices cut the last pause short, and no word with it."""
     ends = [(name, float(end)) for name, end in (pair.rsplit(":", 1) for pair in phones.split())]
-    scale = seconds / ends[-1][1]
     begins = [0.0, *(end for _, end in ends)]
     spans = [(begins[at], end) for at, (name, end) in enumerate(ends) if name != "pau"]
     if len(spans) != sum(PHONES[digit] for digit in digits):
@@ -84,7 +83,7 @@ def _word_times(phones: str, digits: list[int], seconds: float) -> list[tuple[in
     words, at = [], 0
     for digit in digits:
         last = at + PHONES[digit] - 1
-        words.append((digit, spans[at][0] * scale, spans[last][1] * scale))
+        words.append((digit, spans[at][0], spans[last][1]))
         at = last + 1
     return words
 

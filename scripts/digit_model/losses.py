@@ -32,15 +32,15 @@ class Losses:
 
 @dataclass(frozen=True)
 class Made:
-    """What the network says of a batch: [B, L, tokens], [B, L, T] for each guided head, [B, T, classes]."""
+    """What the network says of a batch: [B, L, tokens], [B, L, T] of each led head, [B, T, classes]."""
 
     logits: Tensor
     looks: list[Tensor]
     frames: Tensor
 
 
-def measure(made: Made, labels: Tensor, spans: Tensor, frames: Tensor) -> Losses:
-    """Labels, spans and frames are those of the batch."""
+def measure(made: Made, labels: Tensor, spans: list[Tensor], frames: Tensor) -> Losses:
+    """Labels and frames are those of the batch, spans those of it that each look of `made` should find."""
     used = labels != IGNORED
     wanted = labels[used]
     likely = made.logits[used].log_softmax(-1)
@@ -48,7 +48,7 @@ def measure(made: Made, labels: Tensor, spans: Tensor, frames: Tensor) -> Losses
     text = functional.nll_loss(likely[~is_time], wanted[~is_time])
     right = (likely[~is_time].argmax(-1) == wanted[~is_time]).float().mean().item()
     frame = functional.cross_entropy(made.frames.flatten(0, 1), frames.flatten())
-    looking = torch.stack([_looking(look, spans) for look in made.looks]).mean()
+    looking = torch.stack([_looking(*pair) for pair in zip(made.looks, spans, strict=True)]).mean()
     return Losses(text, _blurred(likely[is_time], wanted[is_time]), frame, looking, right)
 
 

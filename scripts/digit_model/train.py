@@ -22,15 +22,20 @@ from torch import Tensor
 
 from . import bank, export
 from .losses import Losses, Made, measure
-from .network import Whisper
+from .network import GUIDED, Whisper
 from .quick_check import QuickCheck
 from .samples import Batch, Plan, Sampler
 from .scenes import Stage
 
 LOG = logging.getLogger("train")
-SHORT = (Plan(6, 24),)
-LONGER = (Plan(10, 14), Plan(12, 12))
-WHOLE = (Plan(30, 6, offset=0.3, dense=0.75, prompt=60), Plan(10, 14))
+SHORT = (Plan(5, 14),)
+LONGER = (Plan(10, 8),)
+WHOLE = (
+    Plan(30, 3, offset=0.0, dense=0.8, whole=0.4, prompt=40),
+    Plan(6, 14, offset=0.1),
+    Plan(12, 7, offset=0.0, dense=0.7),
+    Plan(6, 14, offset=0.1),
+)
 RATE, WARM_UP, LEAST = 2e-3, 200, 0.01
 """Highest learning rate, steps until it is reached, and the share of it that is left in the end."""
 
@@ -86,7 +91,8 @@ def losses(network: Whisper, batch: Batch, *, brief: bool) -> Losses:
         memory = network.encode(seen["features"], seen["offsets"])
         logits, looks = network.decode(seen["inputs"], seen["positions"], memory)
         made = Made(logits.float(), looks, network.frames(memory).float())
-    return measure(made, seen["labels"], seen["spans"], seen["frames"])
+    spans = [seen["places"], *[seen["spans"]] * len(GUIDED)]
+    return measure(made, seen["labels"], spans, seen["frames"])
 
 
 class Trainer:
