@@ -160,8 +160,8 @@ class Listeners:
 def report(folder: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     listen = Listeners(folder)
-    voices = {voice: [flite(random, voice) for _ in range(25)] for voice in FLITE_VOICES}
-    voices |= {f"espeak {voice}": [espeak(random, voice) for _ in range(20)] for voice in ESPEAK_VOICES}
+    voices = {voice: [flite(random, voice) for _ in range(15)] for voice in FLITE_VOICES}
+    voices |= {f"espeak {voice}": [espeak(random, voice) for _ in range(10)] for voice in ESPEAK_VOICES}
     short = [one for spoken in voices.values() for one in spoken]
     for voice, spoken in voices.items():
         LOG.info("%s, beam 5: %.4f", voice, error_rate(spoken, listen.one()))
@@ -185,14 +185,14 @@ def report(folder: Path, seed: int) -> None:
 
 
 def _report_dense(random: np.random.Generator, listen: Listeners, ways: dict[str, Listen]) -> None:
-    whole = [dense(random, 30) for _ in range(10)]
+    whole = [dense(random, 30) for _ in range(6)]
     runs = [dense(random, 30, run=digit) for digit in range(10)]
     LOG.info("dense windows have %s digits", [len(one.words) for one in whole])
     for name, way in {**ways, "beam 5, words": listen.one(word_timestamps=True)}.items():
         LOG.info("dense 30 s, %s: %.4f", name, error_rate(whole, way))
     LOG.info("dense 30 s of one digit, beam 5: %.4f", error_rate(runs, ways["beam 5"]))
     LOG.info("of one digit, each: %s", [round(error_rate([one], ways["beam 5"]), 3) for one in runs])
-    minute = [dense(random, 60) for _ in range(4)]
+    minute = [dense(random, 60) for _ in range(3)]
     cut = [piece for one in minute for piece in pieces(one, 10)]
     LOG.info("dense 60 s, beam 5: %.4f", error_rate(minute, ways["beam 5"]))
     LOG.info("dense 60 s cut into 10 s, beam 5: %.4f", error_rate(cut, ways["beam 5"]))

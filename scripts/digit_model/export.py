@@ -23,7 +23,7 @@ def write(network: Whisper, folder: Path) -> None:
     spec.register_vocabulary(tokens.names())
     spec.config.suppress_ids = []
     spec.config.suppress_ids_begin = [tokens.BLANK, tokens.EOT]
-    spec.config.alignment_heads = [(layer, 0) for layer in GUIDED]
+    spec.config.alignment_heads = [(GUIDED[-1], 0)]
     spec.config.lang_ids = [tokens.ENGLISH]
     spec.validate()
     spec.optimize(quantization="int8")

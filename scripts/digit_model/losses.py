@@ -11,7 +11,7 @@ from torch.nn import functional
 from . import vocabulary as tokens
 from .samples import IGNORED
 
-BLUR, REACH = 1.5, 4
+BLUR, REACH = 0.6, 3
 """A time stamp some steps off is a little right: a bell of that deviation, cut at that reach."""
 TIME_WEIGHT, FRAME_WEIGHT, LOOK_WEIGHT = 0.4, 0.5, 0.4
 
@@ -48,7 +48,8 @@ def measure(made: Made, labels: Tensor, spans: list[Tensor], frames: Tensor) -> 
     text = functional.nll_loss(likely[~is_time], wanted[~is_time])
     right = (likely[~is_time].argmax(-1) == wanted[~is_time]).float().mean().item()
     frame = functional.cross_entropy(made.frames.flatten(0, 1), frames.flatten())
-    looking = torch.stack([_looking(*pair) for pair in zip(made.looks, spans, strict=True)]).mean()
+    *first, last = zip(made.looks, spans, strict=True)
+    looking = torch.stack([*(_looking(*pair) for pair in first), _covering(*last)]).mean()
     return Losses(text, _blurred(likely[is_time], wanted[is_time]), frame, looking, right)
 
 
@@ -65,8 +66,23 @@ def _blurred(likely: Tensor, wanted: Tensor) -> Tensor:
 
 def _looking(look: Tensor, spans: Tensor) -> Tensor:
     """-log of the attention [B, L, T] inside each row's span, over the rows that have one."""
+    chosen, inside = _chosen(look, spans)
+    return -((chosen * inside).sum(-1) + 1e-4).log().mean()
+
+
+def _covering(look: Tensor, spans: Tensor) -> Tensor:
+    """How far the attention is from an even one over each row's span.
+
+    One that is only inside may be all in the middle: a path would find words to begin anywhere between two.
+    """
+    chosen, inside = _chosen(look, spans)
+    length = inside.sum(-1)
+    return (-((chosen + 1e-5).log() * inside).sum(-1) / length - length.log()).mean()
+
+
+def _chosen(look: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
+    """The N rows that have a span: their attention [N, T], and 1 where it may be."""
     rows = spans[..., 1] > spans[..., 0]
     at = torch.arange(look.shape[-1])
-    chosen = spans[rows]
-    inside = (at >= chosen[:, :1]) & (at < chosen[:, 1:])
-    return -((look[rows] * inside).sum(-1) + 1e-4).log().mean()
+    begins, ends = spans[rows].unbind(-1)
+    return look[rows], ((at >= begins[:, None]) & (at < ends[:, None])).float()

@@ -14,7 +14,7 @@ FRAME_CLASSES = 21
 PLACED = 0
 """The decoder layer whose head 0 learns to look at the place of the input itself."""
 GUIDED = (1, 2)
-"""Decoder layers whose head 0 learns to look at the word that it predicts: the alignment heads."""
+"""Decoder layers whose head 0 learns to look at the word that it predicts; the last is the alignment head."""
 
 
 def sinusoids(length: int) -> Tensor:
