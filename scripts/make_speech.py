@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ TAKES = (
     Take("notes/one more.webm", "rms", "this is the last recording for today"),
 )
 
+NUMBERS = AUDIO.parent / "numbers"
+COUNT = (
+    "four one five nine two six five three five, eight nine seven nine three two three eight four, "
+    "six two six four three three eight three two seven, nine five zero two eight eight four one nine seven, "
+    "one six nine three nine nine three seven five one"
+)
+EVERY, OVERLAP = 5.0, 0.5
+"""Seconds of a chunk, and what each has of the one before it: as the original recorder writes them."""
+
 CODECS: dict[str, tuple[str, str, int]] = {
     "webm": ("webm", "libopus", 24_000),
     "ogg": ("ogg", "libopus", 24_000),
@@ -99,11 +109,32 @@ def make(take: Take, scratch: Path) -> dict[str, object]:
     return {"key": take.key, "text": take.text, "seconds": round(seconds, 2), "voice": take.voice}
 
 
+def make_numbers(scratch: Path) -> dict[str, object]:
+    """One recording, cut into chunks wherever a cut falls, each with a header of its own."""
+    whole = scratch / "numbers.wav"
+    speak(Take("", "rms", COUNT), whole)
+    with wave.open(str(whole)) as sound:
+        rate, pcm = sound.getframerate(), sound.readframes(sound.getnframes())
+    keys: list[str] = []
+    for number, begin in enumerate(range(0, len(pcm), int(EVERY * rate) * 2), start=1):
+        piece = scratch / "piece.wav"
+        with wave.open(str(piece), "wb") as out:
+            out.setparams((1, 2, rate, 0, "NONE", ""))
+            out.writeframes(pcm[max(0, begin - int(OVERLAP * rate) * 2) : begin + int(EVERY * rate) * 2])
+        keys.append(f"counting/chunk-{number:03}.webm")
+        (NUMBERS / keys[-1]).parent.mkdir(parents=True, exist_ok=True)
+        encode(piece, NUMBERS / keys[-1])
+    return {"text": COUNT.replace(",", ""), "keys": keys, "voice": "rms"}
+
+
 def main() -> None:
-    shutil.rmtree(AUDIO, ignore_errors=True)
+    for folder in (AUDIO, NUMBERS):
+        shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         chunks = [make(take, Path(scratch)) for take in TAKES]
-    CORPUS.write_text(json.dumps({"speech": "flite", "chunks": chunks}, indent=2) + "\n")
+        numbers = make_numbers(Path(scratch))
+    corpus = {"speech": "flite", "chunks": chunks, "numbers": numbers}
+    CORPUS.write_text(json.dumps(corpus, indent=2) + "\n")
 
 
 if __name__ == "__main__":

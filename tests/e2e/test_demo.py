@@ -1,0 +1,34 @@
+"""The demo as a stranger runs it: the whole main job, and a Whisper on a recording cut by the clock."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.e2e
+def test_the_demo_shows_the_whole_job(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    done = subprocess.run(
+        [sys.executable, "-m", "batchscribe", "demo", "--folder", str(home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("BATCH_")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (home / "bucket" / "morning-walk" / "transcript.srt").is_file()
+    rates = [float(rate) for rate in re.findall(r"word error rate.*?(0\.\d{3})", done.stdout, re.DOTALL)]
+    assert len(rates) == 2
+    assert max(rates) < 0.2
+    session = (home / "numbers" / "counting" / "transcript.json").read_text()
+    # Half a second is in two chunks each time, and in the session once.
+    assert [float(at) for at in re.findall(r'"offset": ([\d.]+)', session)] == pytest.approx(
+        [0.0, 4.5, 9.5, 14.5], abs=0.1
+    )
