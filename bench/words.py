@@ -4,6 +4,8 @@
 `--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
 other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
 stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
+Some words differ by chance alone: `--chance` says how many, by the whole recording begun some milliseconds
+later.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ TEXTS = {
     "runs": speech.runs_of_digits,
 }
 WHOLE_WEBM = "whole, as WebM"
+LATER_MS = (5, 10, 15)
 GAP = np.zeros(SAMPLE_RATE, np.float32)
 
 
@@ -84,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--type", default="wav", choices=["wav", "webm", "flac", "m4a"])
     parser.add_argument("--seconds", type=float, nargs="*", default=[5, 10, 30])
     parser.add_argument("--overlap-ms", type=int, nargs="*", default=[0, 500])
+    parser.add_argument("--chance", action="store_true", help="how much any small change changes")
     parser.add_argument("--speech", type=Path, help="a folder of real recordings")
     parser.add_argument("--show", action="store_true", help="the words that the cuts changed")
     return parser.parse_args()
@@ -119,6 +123,10 @@ def _ways(session: Session, wanted: argparse.Namespace) -> Iterator[Way]:
     """The whole recording comes first."""
     audio, kind = session.samples, wanted.type
     yield _whole("whole", session, kind)
+    for later in LATER_MS if wanted.chance else ():
+        rest = audio[later * SAMPLE_RATE // 1000 :]
+        files = speech.files(rest, kind, session.seconds + 1, 0)
+        yield Way(f"whole, begun {later} ms later", files, kind, stitched=True)
     for seconds in wanted.seconds:
         for overlap in wanted.overlap_ms:
             files = speech.files(audio, kind, seconds, overlap / 1000)
