@@ -83,7 +83,7 @@ def dense(random: np.random.Generator, seconds: float, *, run: int | None = None
         if run is not None:
             digits = [run] * len(digits)
         voice = FLITE_VOICES[int(random.integers(5))]
-        phrase = say_flite(voice, digits, float(random.uniform(0.8, 1.2)), commas=frozenset())
+        phrase = say_flite(voice, digits, float(random.uniform(1.0, 1.4)), commas=frozenset())
         total += len(phrase.pcm) / RATE + 0.15
         if total > seconds:
             return joined(phrases, lead=0.2, gaps=lambda: float(random.uniform(0, 0.3)))
@@ -144,14 +144,15 @@ def pieces(one: Utterance, seconds: float) -> list[Utterance]:
 
 
 class Listeners:
-    """Ways to ask faster-whisper, on one thread."""
+    """Ways to ask faster-whisper, on one thread, once: many words out of ten look like a loop to it."""
 
     def __init__(self, folder: Path) -> None:
         self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
         self._batched = BatchedInferencePipeline(self._model)
 
     def one(self, **options: Any) -> Listen:
-        return lambda sound: list(self._model.transcribe(sound, language="en", **options)[0])
+        chosen = {"language": "en", "temperature": 0.0, **options}
+        return lambda sound: list(self._model.transcribe(sound, **chosen)[0])
 
     def batched(self, **options: Any) -> Listen:
         return lambda sound: list(self._batched.transcribe(sound, language="en", batch_size=4, **options)[0])

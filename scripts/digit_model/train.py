@@ -1,6 +1,6 @@
 """Trains in three courses: short windows, longer ones, then whole windows of 30 s.
 
-`python -m digit_model.train --bank BANK --work FOLDER --courses 2400 800 6800`: one thread for the network,
+`python -m digit_model.train --bank BANK --work FOLDER --courses 2400 800 7200`: one thread for the network,
 one process of low priority for the samples. The courses count steps, so that a seed
 gives one model on one machine.
 """
