@@ -208,25 +208,25 @@ def test_a_corrupt_chunk_among_good_ones(cloud: Cloud) -> None:
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
-    cloud.speech(40)
+    cloud.speech(120)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="40")
     wait_for(cloud.transcribed())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = cloud.objects("transcription-chunk-")
-    assert len(finished) < 40
+    assert len(finished) < 120
     assert cloud.state == "running"
     report = cloud.desk.json("tick")["runs"][0]
     assert report["status"] == "completed"
     done = cloud.objects("transcription-chunk-")
-    assert len(done) == 40
+    assert len(done) == 120
     assert finished.items() <= done.items(), "what was published stays as it is"
     assert cloud.state == "stopped"
     assert len(cloud.objects("manifest.json")) == 1, "the worker lived on: nothing was dispatched twice"
 
 
 def test_a_second_concurrent_tick(cloud: Cloud) -> None:
-    cloud.speech(20)
+    cloud.speech(120)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
     wait_for(cloud.transcribed())
     second = cloud.desk.run("tick")

@@ -156,15 +156,16 @@ def test_kill_9_in_the_middle_then_the_next_tick_finishes(desk: Desk) -> None:
 
 
 def test_a_second_tick_meanwhile_does_nothing_and_says_who_is_at_it(desk: Desk) -> None:
-    put_speech(desk.bucket, "morning-walk")
+    for copy in range(6):
+        put_speech(desk.bucket / f"copy{copy}", "morning-walk")
     process = desk.start("tick")
-    wait_for(some_transcript(desk, "morning-walk"))
+    wait_for(some_transcript(desk, "copy0/morning-walk"))
     second = desk.run("tick")
     assert second.returncode == 0
     assert str(process.pid) in second.stderr
     process.communicate()
     assert process.returncode == 0
-    assert len(transcripts(desk, "morning-walk")) == 5
+    assert len(transcripts(desk, "copy5/morning-walk")) == 5
     assert len(list((desk.home / "batch-reports").iterdir())) == 1
 
 
