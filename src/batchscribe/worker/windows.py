@@ -40,6 +40,8 @@ TAIL = SAMPLE_RATE
 FRAME = SAMPLE_RATE // 50
 ABOUT = 2.0
 """Places of up to so many times the least power are as good: a later cut fills a window better."""
+SILENT = 30.0
+"""200 ms with so many times less power than the speech around them are in no word, quieter ones or not."""
 PAUSE = 10.0
 """A pause has so many times less power than what is said around it."""
 LEAST = SAMPLE_RATE
@@ -123,11 +125,11 @@ def levels(audio: Samples) -> npt.NDArray[np.float64]:
 
 
 def quiet_place(audio: Samples, begin: int, end: int) -> int:
-    """The sample in the middle of the last 200 ms of `audio[begin:end]` that are about as quiet as any."""
+    """The middle of the last 200 ms of `audio[begin:end]` that are silent, or about as quiet as any."""
     level = levels(audio[begin:end])
     if not len(level):
         return (begin + end) // 2
-    (quiet,) = np.nonzero(level <= ABOUT * level.min())
+    (quiet,) = np.nonzero(level <= max(ABOUT * level.min(), level.mean() / SILENT))
     return int(begin + (int(quiet[-1]) + SMOOTH / 2) * FRAME)
 
 
