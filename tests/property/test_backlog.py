@@ -67,7 +67,11 @@ def goes_on(source: Mapping[str, ObjectInfo], audio: AudioName) -> bool:
     own = NOW - source[audio.folder + audio.name].modified
     before = [number for number in age if number < audio.number]
     after = [number for number in age if number > audio.number]
-    return bool(before) and not after and own < 2 * (age[max(before)] - age[audio.number])
+    if not before or after:
+        return False
+    # A longer break than any chunk lasts says nothing of when the next one comes.
+    apart = age[max(before)] - age[audio.number]
+    return apart <= timedelta(hours=2, minutes=30) and own < 2 * apart
 
 
 def model(source: Mapping[str, ObjectInfo], output: Mapping[str, ObjectInfo]) -> dict[str, str]:
