@@ -148,6 +148,7 @@ class _Worker:
         self._model = manifest.engine.model
         self._device = ""
         self._told = threading.Lock()
+        self._said: ExitRecord | None = None
 
     def run(
         self,
@@ -281,14 +282,13 @@ class _Worker:
         self._last_word()
 
     def _last_word(self) -> ExitRecord:
-        """Writes the exit record, once: whoever comes second gets the one that is there."""
+        """Writes the exit record, once: whoever comes second here gets what was said."""
         with self._told:
-            if (before := _earlier(self._manifest, self._output)) is not None:
-                return before
-            record = self._record()
-            self._records.last_word(record)
-            LOG.info("worker.ended", run=record.run, end=record.end.value, message=record.message)
-            return record
+            if self._said is None:
+                self._said = record = self._record()
+                self._records.last_word(record)
+                LOG.info("worker.ended", run=record.run, end=record.end.value, message=record.message)
+            return self._said
 
     def _record(self) -> ExitRecord:
         left = len(self._manifest.chunks) - self._board.tally.seen
