@@ -10,7 +10,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from batchscribe.worker.containers import BLOCKS, CLUSTER, boxes, walk
+from batchscribe.worker.containers import Repaired
+from batchscribe.worker.ebml import BLOCKS, CLUSTER, walk
+from batchscribe.worker.mp4 import boxes
 
 Samples = npt.NDArray[np.float32]
 RATE = 16_000
@@ -69,11 +71,12 @@ def pieces(recording: bytes, cuts: list[int]) -> list[bytes]:
     return [recording[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(recording)], strict=True)]
 
 
-def heard(data: bytes) -> tuple[float, Samples]:
-    """When the first frame of a file's sound begins by its own time stamp, in seconds, and the sound."""
-    with av.open(io.BytesIO(data), "r") as container:
+def heard(found: Repaired) -> tuple[float, Samples]:
+    """When a piece's own sound begins by its time stamps, in seconds, and that sound."""
+    with av.open(io.BytesIO(found.data), "r") as container:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
         frames = list(container.decode(audio=0))
         begins = float(frames[0].time or 0.0)
         parts = [piece for frame in [*frames, None] for piece in resampler.resample(frame)]
-    return begins, np.concatenate([part.to_ndarray()[0] for part in parts])
+    sound = np.concatenate([part.to_ndarray()[0] for part in parts])
+    return begins + found.preroll, sound[round(found.preroll * RATE) :]

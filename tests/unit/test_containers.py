@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from batchscribe.errors import AudioError
 from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.containers import CLUSTER, CUES, Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.worker.containers import Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.worker.ebml import CLUSTER, CUES
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
 
 SECONDS = 12
 EXACT = 0.003
 """Time stamps are whole milliseconds."""
+PACKET = 0.02
 FRAME = 0.1
 """What an encoder adds to fill its last frame."""
 
@@ -83,9 +85,11 @@ def test_each_piece_is_decoded_whole_and_where_it_belongs(
     assert [part.repaired for part in parts] == [False] + [True] * (len(cut) - 1)
     at = 0.0
     for part in parts:
-        begins, samples = heard(part.data)
+        begins, samples = heard(part)
         assert begins - part.delay == pytest.approx(at, abs=EXACT)
-        assert lag(samples, begins - part.delay) == pytest.approx(0.0, abs=EXACT)
+        # Of a piece of one packet nobody can say where it was said.
+        if len(samples) > RATE / 10:
+            assert lag(samples, begins - part.delay) == pytest.approx(0.0, abs=EXACT)
         at = begins - part.delay + len(samples) / RATE
     assert at == pytest.approx(SECONDS, abs=FRAME)
 
@@ -99,7 +103,11 @@ def test_a_cut_through_a_block_loses_nothing(places: list[int]) -> None:
     cuts = [found[0]] + [two for one, two in pairwise(found) if two - one > 500]
     parts = repaired(pieces(webm(), cuts))
     assert not any(part.torn for part in parts)
-    assert sum(_packets(part.data) for part in parts) == _packets(webm())
+    assert sum(map(_own_packets, parts)) == _packets(webm())
+
+
+def _own_packets(part: Repaired) -> int:
+    return _packets(part.data) - round(part.preroll / PACKET)
 
 
 def _packets(data: bytes) -> int:
@@ -155,7 +163,7 @@ def test_after_a_hole_a_piece_begins_with_its_next_cluster() -> None:
     assert before is not None
     done = repair(webm()[len(webm()) // 2 + 13 :], Recording(before.header))
     assert done.torn
-    begins, samples = heard(done.data)
+    begins, samples = heard(done)
     assert begins + len(samples) / RATE == pytest.approx(SECONDS, abs=FRAME)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe.errors import AudioError
 from batchscribe.worker.audio import AudioDecoder, Samples
-from batchscribe.worker.containers import BLOCKS, TIMESTAMP, cluster, walk
+from batchscribe.worker.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from support import recorder
 from support.audio import RATE, encode, faststart, float_wav, lengthless, sine
 from support.recorder import at_clusters, at_fragments

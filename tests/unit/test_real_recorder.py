@@ -33,7 +33,7 @@ def test_what_chrome_cut_lies_side_by_side_and_lacks_nothing(kind: str, seconds:
             if found.empty:
                 assert (kind, name) == ("mp4", names[0])
                 continue
-            decoding = decoder.decode(found.data, max_seconds=60)
+            decoding = decoder.decode(found.data, max_seconds=60, skip=found.preroll)
             length = sum(map(len, decoding)) / 16_000
             assert not decoding.partial
             assert decoding.beginning is not None

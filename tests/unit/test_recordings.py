@@ -12,7 +12,7 @@ from batchscribe.core.objects import Blob
 from batchscribe.errors import AudioError, ObjectArchivedError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.containers import BLOCKS, walk
+from batchscribe.worker.ebml import BLOCKS, walk
 from batchscribe.worker.recordings import LOOK_BACK, Recordings
 from support.audio import encode, sine
 from support.recorder import at_blocks, at_clusters, heard, pieces, webm
@@ -61,7 +61,7 @@ def test_in_order_only_the_first_is_fetched_again(
     ends = 0.0
     for name, data in zip(names, cut(), strict=True):
         found = recordings.repaired(name, data)
-        begins, samples = heard(found.data)
+        begins, samples = heard(found)
         assert begins - found.delay == pytest.approx(ends, abs=0.003)
         ends = begins - found.delay + len(samples) / 16000
     assert [key for key in store.fetched if key == names[0]] == names[:1]
@@ -72,7 +72,7 @@ def test_in_order_only_the_first_is_fetched_again(
 def test_one_alone_finds_what_it_needs_among_those_that_are_done(cut: Callable[[], list[bytes]]) -> None:
     store, names = filled(cut())
     found = Recordings(store).repaired(names[9], cut()[9])
-    begins, _ = heard(found.data)
+    begins, _ = heard(found)
     assert begins == pytest.approx(9.0, abs=1.0)
     assert not found.torn
 
@@ -81,7 +81,7 @@ def test_after_a_hole_the_header_is_found_further_back() -> None:
     store, names = filled(clusters())
     for missing in names[4:8]:
         store.delete(missing)
-    begins, _ = heard(Recordings(store).repaired(names[9], clusters()[9]).data)
+    begins, _ = heard(Recordings(store).repaired(names[9], clusters()[9]))
     assert begins == pytest.approx(9.0, abs=0.1)
 
 
@@ -90,7 +90,7 @@ def test_after_a_hole_in_a_cluster_the_place_is_lost_and_the_sound_is_not() -> N
     store.delete(names[8])
     found = Recordings(store).repaired(names[9], blocks()[9])
     assert found.torn
-    assert len(heard(found.data)[1]) == pytest.approx(16000, abs=400)
+    assert len(heard(found)[1]) == pytest.approx(16000, abs=400)
 
 
 def test_without_the_first_chunk_it_says_so_and_looks_no_further_than_it_must() -> None:

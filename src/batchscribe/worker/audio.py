@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import TracebackType
 from typing import Self, TypeVar
@@ -102,8 +102,9 @@ class Decoding:
     the middle, and InterruptedRunError when nobody wants the rest.
     """
 
-    def __init__(self, answers: Iterator[_Answer], *, split: bool = False) -> None:
+    def __init__(self, answers: Iterator[_Answer], *, split: bool = False, skip: float = 0.0) -> None:
         self._answers = answers
+        self._skip = skip
         self._split = split
         self.beginning: Beginning | None = None
         self.seconds = 0.0
@@ -115,14 +116,17 @@ class Decoding:
         return frames.channels_sent(self.beginning.channels, split=self._split) if self.beginning else 1
 
     def __iter__(self) -> Iterator[Samples]:
+        left = round(self._skip * SAMPLE_RATE)
         for answer in self._answers:
             match answer:
-                case Beginning():
-                    self.beginning = answer
+                case Beginning(position=at):
+                    self.beginning = replace(answer, position=None if at is None else at + self._skip)
                 case _Conclusion():
-                    self.seconds, self.partial = answer.seconds, answer.partial
+                    self.seconds, self.partial = max(0.0, answer.seconds - self._skip), answer.partial
                 case _:
-                    yield answer
+                    left, piece = max(0, left - len(answer)), answer[left:]
+                    if len(piece):
+                        yield piece
 
 
 class AudioDecoder:
@@ -150,12 +154,19 @@ class AudioDecoder:
         self._busy = False
 
     def decode(
-        self, data: bytes, *, max_seconds: float, until: Callable[[], bool] = never, split: bool = False
+        self,
+        data: bytes,
+        *,
+        max_seconds: float,
+        until: Callable[[], bool] = never,
+        split: bool = False,
+        skip: float = 0.0,
     ) -> Decoding:
         """Starts decoding `data`, at most `max_seconds` of audio, and lets go of it once it is copied.
 
         All channels are mixed into one. With `split`, two are kept apart where there are as many; of
-        more, the first two are taken. How many there are is told by how the sound begins.
+        more, the first two are taken. How many there are is told by how the sound begins. The first `skip`
+        seconds are decoded and left out, as if the file began behind them.
 
         Raises MisconfiguredError where no decoder can be started at all; while iterating AudioError,
         and InterruptedRunError as soon as `until` says so and more audio would come.
@@ -168,7 +179,7 @@ class AudioDecoder:
         child = self._child = self._child or _Child()
         child.fill(data)
         self._busy = True
-        return Decoding(self._answers(child, max_seconds, until, split=split), split=split)
+        return Decoding(self._answers(child, max_seconds, until, split=split), split=split, skip=skip)
 
     def _answers(
         self, child: _Child, max_seconds: float, until: Callable[[], bool], *, split: bool

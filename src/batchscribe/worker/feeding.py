@@ -258,4 +258,5 @@ class Preparer:
             max_seconds=manifest.limits.max_audio_seconds,
             until=self._way.ending.due,
             split=manifest.hearing.split_channels,
+            skip=sound.preroll,
         )

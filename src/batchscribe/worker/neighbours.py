@@ -114,7 +114,9 @@ class Neighbours:
         data = self._source.get(key).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
-        decoding = self._decoder.decode(mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split)
+        decoding = self._decoder.decode(
+            mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split, skip=mended.preroll
+        )
         kept: list[Samples] = []
         total = 0
         for piece in decoding:

@@ -1,0 +1,80 @@
+"""Boxes of MP4, ISO/IEC 14496-12, and of Opus in them: a recording's beginning, for its later fragments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
+
+
+def boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin of the content, and end of each box of an MP4; the last may be cut off."""
+    while at + 8 <= len(data):
+        size, kind, body = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], at + 8
+        if size == 1:
+            size, body = int.from_bytes(data[body : body + 8]), body + 8
+        end = len(data) if size == 0 else at + size
+        if end < body:
+            return
+        yield kind, body, end
+        at = end
+
+
+def within(data: bytes, *path: bytes) -> Iterator[bytes]:
+    """The contents of all boxes at the end of the path."""
+    for kind, body, end in boxes(data):
+        if kind == path[0]:
+            content = data[body:end]
+            yield from within(content, *path[1:]) if path[1:] else (content,)
+
+
+def beginning(data: bytes) -> tuple[bytes, float] | None:
+    """The beginning of an MP4 that goes on in fragments, without its edit lists, which are about its first
+    fragment only; and what these leave out there, in seconds. None where it does not go on.
+    """
+    found: dict[bytes, bytes] = {}
+    at = 0
+    for kind, _, end in boxes(data):
+        found.setdefault(kind, data[at:end])
+        at = end
+    goes_on = b"moof" in found or any(within(found.get(b"moov", b""), b"moov", b"mvex"))
+    if not (goes_on and {b"ftyp", b"moov"} <= found.keys()):
+        return None
+    front = found[b"ftyp"] + _without_skip(found[b"moov"].replace(b"edts", b"free"))
+    return front, _edit_delay(data)
+
+
+def _without_skip(moov: bytes) -> bytes:
+    """A description of Opus that leaves nothing out of what is decoded: of each piece that would be lost."""
+    patched, at = bytearray(moov), moov.find(b"dOps")
+    if at >= 0:
+        # Version and channels, a byte each, come before it: Encapsulation of Opus in ISO BMFF, 4.3.2.
+        patched[at + 6 : at + 8] = bytes(2)
+    return bytes(patched)
+
+
+def _edit_delay(data: bytes) -> float:
+    """How much of the first sound the edit list of an audio track leaves out: what its encoder puts there."""
+    for track in within(data, b"moov", b"trak"):
+        handlers = [box[8:12] for box in within(track, b"mdia", b"hdlr")]
+        lists, clocks = [*within(track, b"edts", b"elst")], [*within(track, b"mdia", b"mdhd")]
+        if handlers == [b"soun"] and lists and clocks:
+            return _media_time(lists[0]) / max(1, _time_scale(clocks[0]))
+    return 0.0
+
+
+def _media_time(elst: bytes) -> int:
+    """Of the last entry, in the track's units: those before it are empty."""
+    wide, count = elst[0] == 1, int.from_bytes(elst[4:8])
+    length, skip, size = (20, 8, 8) if wide else (12, 4, 4)
+    at = 8 + (count - 1) * length + skip
+    return max(0, int.from_bytes(elst[at : at + size], signed=True)) if count else 0
+
+
+def _time_scale(mdhd: bytes) -> int:
+    return int.from_bytes(mdhd[20:24] if mdhd[0] == 1 else mdhd[12:16])
+
+
+def has_sound(data: bytes) -> bool:
+    """Whether there is more than a description of it."""
+    return any(kind in {b"moof", b"mdat"} for kind, _, _ in boxes(data))
