@@ -45,13 +45,15 @@ def publish_session(scanner: Scanner, session: str, render: Render) -> str | Non
 
 
 def assemble(scanner: Scanner, session: str) -> SessionTranscript:
-    """The session as it stands now, whether complete or not. Raises ObjectNotFoundError."""
+    """The session as it stands now, up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
-    if not any(part.content for part in parts):
+    there = [place for place, part in enumerate(parts) if part.content]
+    if not there:
         raise ObjectNotFoundError(
             f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
         )
-    return stitch(session, [part for part in parts if part.content])
+    # A chunk in between that has none yet keeps its place: what comes next overlaps it, and not another.
+    return stitch(session, parts[: there[-1] + 1])
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
