@@ -137,7 +137,15 @@ class Guard(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded speech model."""
+    """A loaded speech model.
+
+    An engine may have any of these:
+
+    - `model: str` and `device: str`: what it is and where it runs, for transcripts and reports;
+    - `batch: int`: how many windows it hears at once; it is given so many that are alike in length;
+    - `reads_ahead: bool`: it hears no window before it has asked for what comes behind that window's batch.
+      What must be in the store before a batch is heard is then written while the one before is being heard.
+    """
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """One result for each window, in any order, as soon as it is known. Raises EngineError.

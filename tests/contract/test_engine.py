@@ -68,21 +68,25 @@ def parakeet_ctc_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "double-batching",
         "pocketsphinx",
         "faster-whisper",
+        "faster-whisper-batching",
         "parakeet",
         "parakeet-ctc",
         "parakeet-batching",
     ],
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
+    def whisper(batch: int = 1) -> Engine:
+        folder = str(request.getfixturevalue("whisper_folder"))
+        engine = WHISPER.load(EngineSpec(engine="faster-whisper", model=folder, device="cpu"))
+        engine.batch = batch
+        return engine
+
     makers: dict[str, Callable[[], Engine]] = {
         "double": ScriptedEngine,
         "double-batching": lambda: ScriptedEngine(hold=3),
         "pocketsphinx": lambda: request.getfixturevalue("sphinx"),
-        "faster-whisper": lambda: WHISPER.load(
-            EngineSpec(
-                engine="faster-whisper", model=str(request.getfixturevalue("whisper_folder")), device="cpu"
-            )
-        ),
+        "faster-whisper": whisper,
+        "faster-whisper-batching": lambda: whisper(batch=2),
     }
     if request.param.startswith("parakeet"):
         ctc = request.param == "parakeet-ctc"
@@ -93,7 +97,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 def parakeet(folder: Path, *, batch: int = 1) -> Parakeet:
     engine = PARAKEET.load(EngineSpec(engine="parakeet", model=str(folder), device="cpu"))
-    engine._batch = batch
+    engine.batch = batch
     return engine
 
 

@@ -118,13 +118,13 @@ def test_a_batch_hears_what_each_window_says_alone(tdt: Path) -> None:
     engine = FACTORY.load(spec_of(tdt))
     windows = [Window(n, 0.0, speak(SAID[n:], seconds)) for n, seconds in enumerate((5.0, 4.0, 29.9))]
     alone = [next(engine.transcribe([window])).segments for window in windows]
-    engine._batch = 8
+    engine.batch = 8
     assert [result.segments for result in engine.transcribe(windows)] == alone
 
 
 def test_a_batch_is_heard_when_it_is_full_and_when_nothing_else_is_ready(tdt: Path) -> None:
     engine = FACTORY.load(spec_of(tdt))
-    engine._batch = 2
+    engine.batch = 2
     taken: list[int] = []
 
     def source() -> Any:

@@ -645,6 +645,78 @@ def test_naming_costs_one_write_a_chunk_at_most(bench: Bench) -> None:
     assert len(told) <= 3 + len(Phase)
 
 
+class ReadingAhead(ScriptedEngine):
+    """Two windows at once, and the next two are asked for before they are heard."""
+
+    batch = 2
+    reads_ahead = True
+
+    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
+        held: list[Window] = []
+        coming: list[Window] = []
+        for window in windows:
+            coming += [window] if window else []
+            if window is None or len(coming) == self.batch:
+                yield from self._batch(held)
+                held, coming = coming, []
+            if window is None:
+                yield from self._batch(held)
+                held = []
+        yield from self._batch(held)
+        yield from self._batch(coming)
+
+
+def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: Bench) -> None:
+    """The store does not take the names of the second batch before the first one is in the engine."""
+    chunks = [bench.add(f"note-{number:03}.webm") for number in range(4)]
+    decoded: list[int] = []
+    hearing = threading.Event()
+    named: list[tuple[str, ...]] = []
+    replace = bench.store.replace
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        decoded.append(len(audio))
+        return all_speech(audio)
+
+    def load() -> Any:
+        bench.later(lambda now: len(decoded) == 4 and not now.in_flight)
+        return bench.engine
+
+    def slow(key: str, data: bytes) -> None:
+        if key == keys.progress("run-1", 0) and set(chunks[2:]) <= set(decode(data, Progress).in_flight):
+            assert hearing.wait(30), "the engine waits for the store"
+        replace(key, data)
+
+    def script(_window: Window) -> str:
+        named.append(bench.progress().in_flight)
+        hearing.set()
+        return "said"
+
+    bench.engine = ReadingAhead(script=script)
+    bench.store.replace = slow  # type: ignore[method-assign]
+    assert bench.run(load=load, find_speech=find_speech).tally.done == 4
+    first, second = map(set, (chunks[:2], chunks[2:]))
+    assert all(first <= set(each) for each in named[:2])
+    assert second <= set(named[2])
+
+
+def test_an_engine_that_waits_for_the_store_says_so(bench: Bench) -> None:
+    bench.add("note-001.webm")
+    bench.add("note-002.webm")
+    replace = bench.store.replace
+
+    def slow(key: str, data: bytes) -> None:
+        if key == keys.progress("run-1", 0) and decode(data, Progress).in_flight:
+            bench.clock.sleep(10)
+        replace(key, data)
+
+    bench.store.replace = slow  # type: ignore[method-assign]
+    timings = bench.run(progress_seconds=3600).timings
+    assert timings.starved_by["progress"] >= 10
+    assert timings.starved >= timings.starved_by["progress"] - 0.1
+    assert timings.busy < 1
+
+
 def recording(bench: Bench) -> tuple[Board, Records]:
     board = Board(bench.manifest, bench.clock)
     ending = Ending(bench.clock, bench.manifest.deadline, bench.stop.is_set)

@@ -59,7 +59,7 @@ class Parakeet:
         self.model = model_name(spec.model)
         known = languages(self.model)
         self._language = next(iter(known)) if len(known) == 1 else spec.language
-        self._batch = BATCH[device]
+        self.batch = BATCH[device]
         config = recogniser.asr.config
         self._frame = recogniser.asr.window_step * config.get("subsampling_factor", 8)
         self.device = f"{device}, {QUANTIZATIONS[spec.compute_type] or 'float32'}"
@@ -70,7 +70,7 @@ class Parakeet:
         held: list[Window] = []
         for window in windows:
             held += [window] if window else []
-            if held and (window is None or len(held) >= self._batch):
+            if held and (window is None or len(held) >= self.batch):
                 yield from self._recognise(held)
                 held = []
         if held:

@@ -57,6 +57,11 @@ class FasterWhisper:
         """Where it runs and how it computes, such as `cuda, float16`."""
         self.batch = batch
 
+    @property
+    def reads_ahead(self) -> bool:
+        """See Engine: a batch is heard when the next one is there; one window at a time is heard at once."""
+        return self.batch > 1
+
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """See Engine. Up to two batches are held: one being heard, one whose features are computed."""
         with ThreadPoolExecutor(1, thread_name_prefix="features") as ahead:

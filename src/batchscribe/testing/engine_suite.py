@@ -132,6 +132,20 @@ class EngineSuite:
             answered.add(result.window)
         assert answered == {10, 11, 12}
 
+    def test_who_reads_ahead_hears_no_batch_before_it_asked_for_more(self, engine: Any) -> None:
+        """By then it is written down what is heard, in case that it takes the worker with it."""
+        if not getattr(engine, "reads_ahead", False):
+            return
+        audio, taken = recordings()[0], list[int]()
+
+        def source() -> Iterator[Window]:
+            for number in range(2 * engine.batch + 1):
+                taken.append(number)
+                yield Window(number, 0.0, audio)
+
+        next(iter(engine.transcribe(source())))
+        assert len(taken) > engine.batch
+
     def test_a_mistake_of_whoever_feeds_it_is_not_its_own(self, engine: Engine) -> None:
         def source() -> Iterator[Window]:
             yield self.speech()[0]

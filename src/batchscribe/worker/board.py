@@ -180,15 +180,16 @@ class Board:
                 self._waiting[stage] -= 1
 
     @contextmanager
-    def starving(self) -> Iterator[None]:
-        """The engine has nothing to do until the block ends: the earliest stage that others wait for is to
-        blame, else the one right before the engine.
+    def starving(self, stage: str = "") -> Iterator[None]:
+        """The engine does nothing until the block ends, whatever it holds. Where no stage is named, the
+        earliest that others wait for is to blame, else the one right before the engine.
         """
         with self._lock:
-            begun, stage = self.elapsed(), "fetch" if self._waiting["fetch"] else "decode"
+            begun = self.elapsed()
+            stage = stage or ("fetch" if self._waiting["fetch"] else "decode")
         yield
         with self._lock:
-            self._starved_by[stage] += self.elapsed() - begun
+            self._starved_by[stage] += self._idle_since(begun)
 
     @contextmanager
     def blocked(self) -> Iterator[None]:
@@ -197,9 +198,14 @@ class Board:
             begun = self.elapsed()
         yield
         with self._lock:
-            lost = self.elapsed() - begun
-            self._engine_since += lost
+            lost = self._idle_since(begun)
             self._timings = msgspec.structs.replace(self._timings, blocked=self._timings.blocked + lost)
+
+    def _idle_since(self, begun: float) -> float:
+        """Seconds, which are none of the engine's work."""
+        lost = self.elapsed() - begun
+        self._engine_since += lost
+        return lost
 
     def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
         name = audio_name(chunk.key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
 
@@ -64,11 +65,17 @@ class Hearing:
         self._solos: deque[int] = deque()
         self._in_engine: dict[int, tuple[str, ...]] = {}
         self._begun: set[int] = set()
-        self._batch = 1
+        self._engine: Engine | None = None
+        self._announcing = ThreadPoolExecutor(1, thread_name_prefix="announce")
+        self._announced: Future[None] | None = None
 
     def run(self, engine: Engine) -> None:
         """Until nothing is left, or the worker should end. Raises EngineError where the engine is broken."""
-        self._batch = max(1, int(getattr(engine, "batch", 1)))
+        self._engine = engine
+        with self._announcing:
+            self._run(engine)
+
+    def _run(self, engine: Engine) -> None:
         breaks = _Breaks()
         while not (breaks.over or self._finished()):
             try:
@@ -111,6 +118,10 @@ class Hearing:
         """What the engine pulls from: ends when nothing is left, when the worker should end, or around a
         window that must be heard alone.
         """
+        yield from self._next_windows()
+        self._wait_until_announced()
+
+    def _next_windows(self) -> Iterator[Window | None]:
         if self._solos:
             yield self._given(self._solos.popleft())
             return
@@ -118,13 +129,14 @@ class Hearing:
             if self._chosen:
                 yield self._given(self._chosen.popleft())
                 continue
+            self._wait_until_announced()
             self._gather()
             if not self._pool:
                 if not self._in_engine or self._ready.over:
                     return
                 yield None
             elif not self._pool.oldest_alone:
-                self._choose(self._batch)
+                self._choose(max(1, int(getattr(self._engine, "batch", 1))))
             elif self._in_engine:
                 return
             else:
@@ -135,13 +147,20 @@ class Hearing:
     def _gather(self) -> None:
         """Takes what is ready; waits where there is nothing, but not long while the engine has a window."""
         if not self._pool and not self._in_engine:
-            with self._board.starving():
-                while not self._pool and (item := self._ready.get(self._ending.due)) is not None:
-                    self._took(item)
+            while not self._pool and (item := self._awaited()) is not None:
+                self._took(item)
         wait = 0.0 if self._pool else PAUSE_SECONDS
-        while len(self._pool) < POOLED_WINDOWS and (item := self._ready.poll(wait)) is not None:
+        while len(self._pool) < POOLED_WINDOWS and (item := self._polled(wait)) is not None:
             self._took(item)
             wait = 0.0
+
+    def _awaited(self) -> Prepared | None:
+        with self._board.starving():
+            return self._ready.get(self._ending.due)
+
+    def _polled(self, seconds: float) -> Prepared | None:
+        with self._board.starving():
+            return self._ready.poll(seconds)
 
     def _took(self, item: Prepared) -> None:
         if not isinstance(item, Ready):
@@ -151,7 +170,8 @@ class Hearing:
             self._pool.add(number, item.cut.speech, alone=item.alone)
 
     def _choose(self, size: int) -> None:
-        """The next windows, of which the progress in the store tells before the first one is heard.
+        """The next windows, of which the progress in the store tells before the first one is heard: an engine
+        that reads ahead asks again before that.
 
         What was chosen stays chosen: an engine that breaks takes no further window of its batch.
         """
@@ -160,8 +180,17 @@ class Hearing:
         for chunk in chunks - self._begun:
             self._board.takes(self._key(chunk))
         self._begun |= chunks
-        self._records.announce(self._key(chunk) for chunk in chunks)
+        self._announced = self._announcing.submit(self._records.announce, set(map(self._key, chunks)))
+        if not getattr(self._engine, "reads_ahead", False):
+            self._wait_until_announced()
         self._chosen.extend(numbers)
+
+    def _wait_until_announced(self) -> None:
+        """Raises what the announcement raised: a mistake of ours, for a store's trouble is not raised."""
+        if self._announced is not None:
+            with self._board.starving("progress"):
+                self._announced.result()
+            self._announced = None
 
     def _wanted(self, number: int) -> bool:
         if self._assembly.waiting(number):
