@@ -1,7 +1,7 @@
 """Chunks as browsers make them: a recording that was cut into files, of which only the first has a header.
 
 MediaRecorder with a timeslice hands out one stream of WebM or fragmented MP4 in pieces. What a piece lacks
-is put in front of it again: the header of its recording, what leads an Opus decoder there (see preroll),
+is put in front of it again: the header of its recording, what leads its decoder there (see preroll),
 and, where the cut went through a cluster, that cluster's beginning. Nothing of the piece itself is changed,
 so that its time stamps tell where it belongs.
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from batchscribe.errors import AudioError
-from batchscribe.worker import mp4, preroll
+from batchscribe.worker import fragments, mp4, preroll
 from batchscribe.worker.ebml import (
     BLOCKS,
     CHILDREN,
@@ -75,6 +75,8 @@ class Recording:
     """Seconds by which the time stamps of its pieces are ahead of their sound."""
     last: tuple[preroll.Block, ...] = ()
     """The sound that it ended with: the next chunk's decoder hears it first. Of Opus in WebM only."""
+    tail: fragments.Tail | None = None
+    """The same of fragmented MP4."""
 
     @property
     def cut_through(self) -> bool:
@@ -135,7 +137,7 @@ def recording(data: bytes) -> Recording | None:
     if data[4:8] != b"ftyp":
         return _webm(data)
     begun = mp4.beginning(data)
-    return Recording(begun[0], delay=begun[1]) if begun else None
+    return Recording(begun[0], delay=begun[1], tail=fragments.tail(data, begun[0])) if begun else None
 
 
 def _webm(data: bytes) -> Recording | None:
@@ -215,9 +217,7 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
         case Shape.STUB:
             return _silent(data, before)
         case Shape.FRAGMENT:
-            known = _needed(before)
-            whole = known.header + data
-            return Repaired(whole, repaired=True, torn=False, seen=before, delay=known.delay)
+            return _fragment(data, _needed(before))
         case Shape.TORN:
             return _torn(data, before)
         case Shape.WHOLE:
@@ -266,6 +266,18 @@ def _headed(data: bytes, before: Recording) -> Repaired:
         seen=seen,
         delay=before.delay,
         preroll=sum(block.seconds for block in leading),
+    )
+
+
+def _fragment(data: bytes, before: Recording) -> Repaired:
+    leading = before.tail.leading_to(data) if before.tail else b""
+    return Repaired(
+        before.header + leading + data,
+        repaired=True,
+        torn=False,
+        seen=replace(before, tail=fragments.tail(data, before.header)),
+        delay=before.delay,
+        preroll=before.tail.seconds if before.tail and leading else 0.0,
     )
 
 

@@ -59,20 +59,21 @@ def _edit_delay(data: bytes) -> float:
         handlers = [box[8:12] for box in within(track, b"mdia", b"hdlr")]
         lists, clocks = [*within(track, b"edts", b"elst")], [*within(track, b"mdia", b"mdhd")]
         if handlers == [b"soun"] and lists and clocks:
-            return _media_time(lists[0]) / max(1, _time_scale(clocks[0]))
+            return _media_time(lists[0]) / max(1, time_scale(clocks[0]))
     return 0.0
 
 
 def _media_time(elst: bytes) -> int:
     """Of the last entry, in the track's units: those before it are empty."""
-    wide, count = elst[0] == 1, int.from_bytes(elst[4:8])
+    wide, count = elst[:1] == b"\x01", int.from_bytes(elst[4:8])
     length, skip, size = (20, 8, 8) if wide else (12, 4, 4)
     at = 8 + (count - 1) * length + skip
     return max(0, int.from_bytes(elst[at : at + size], signed=True)) if count else 0
 
 
-def _time_scale(mdhd: bytes) -> int:
-    return int.from_bytes(mdhd[20:24] if mdhd[0] == 1 else mdhd[12:16])
+def time_scale(mdhd: bytes) -> int:
+    """Units a second."""
+    return int.from_bytes(mdhd[20:24] if mdhd[:1] == b"\x01" else mdhd[12:16])
 
 
 def has_sound(data: bytes) -> bool:

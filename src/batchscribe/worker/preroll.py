@@ -1,8 +1,9 @@
 """What a decoder must have heard to go on behind a cut as if there were none.
 
 Opus predicts each packet from those before it: begun anew in the middle of a recording, it is wrong for some
-80 ms, and not the same for twice as long. So the last packets of one piece come before the next piece, too,
-and their sound is left out again. RFC 7845, 4.6 and RFC 6716, 3.1.
+80 ms, and not the same for twice as long. AAC needs the frame before. So the last packets of one piece come
+before the next piece, too, and their sound is left out again. RFC 7845, 4.6 and RFC 6716, 3.1. Here is how
+WebM has them; see `fragments` for MP4.
 """
 
 from __future__ import annotations
