@@ -15,6 +15,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +71,14 @@ class Result:
 def main() -> None:
     wanted = _arguments()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    engine = Remembering(engine_factory(wanted.engine).load(_spec(wanted)))
-    for session in _sessions(wanted):
-        about = f"{session.name}, {session.seconds / 60:.1f} min, {wanted.type}"
-        print(f"\n{about}, {wanted.engine} {wanted.model}", flush=True)
-        _table(session, engine, wanted)
+    with ExitStack() as stack:
+        engine = engine_factory(wanted.engine).load(_spec(wanted))
+        stack.callback(getattr(engine, "close", lambda: None))
+        remembering = Remembering(engine)
+        for session in _sessions(wanted):
+            about = f"{session.name}, {session.seconds / 60:.1f} min, {wanted.type}"
+            print(f"\n{about}, {wanted.engine} {wanted.model}", flush=True)
+            _table(session, remembering, wanted)
 
 
 def _arguments() -> argparse.Namespace:
