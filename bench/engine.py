@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.speech import SAMPLE_RATE
 from bench import speech
 from bench.bucket import Bucket
 from bench.syllables import syllables
@@ -102,14 +103,12 @@ def main() -> None:
 def _setup(home: Path, wanted: argparse.Namespace) -> tuple[Setup, Bucket]:
     model, tokens = build(home / "model", wanted.layers)
     seconds = wanted.chunks * CHUNK_SECONDS
-    audio = speech.restless(round(seconds * WORDS_PER_SECOND) + 20).samples[
-        : round(seconds * speech.SAMPLE_RATE)
-    ]
+    audio = speech.restless(round(seconds * WORDS_PER_SECOND) + 20).samples[: round(seconds * SAMPLE_RATE)]
     bucket = Bucket(home / "bucket")
     bucket.put_session("s", speech.files(audio, "webm", CHUNK_SECONDS, 0), "webm")
     kind = wanted.compute_type or ("int8" if wanted.device == "cpu" else "float16")
     files = sorted((home / "bucket" / "s").iterdir())
-    return Setup(files, len(audio) / speech.SAMPLE_RATE, model, tokens, wanted.device, kind, home), bucket
+    return Setup(files, len(audio) / SAMPLE_RATE, model, tokens, wanted.device, kind, home), bucket
 
 
 def build(folder: Path, layers: int) -> tuple[Path, dict[str, int]]:

@@ -25,6 +25,7 @@ import psutil
 
 from batchscribe.core import keys
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, Progress, WorkerEnd
+from batchscribe.core.speech import SAMPLE_RATE
 from bench import speech
 from bench.bucket import Bucket
 from bench.syllables import syllables
@@ -64,7 +65,7 @@ def main() -> None:
 
 def filled(folder: Path, chunks: int) -> Bucket:
     """Numbered chunks of sessions that are as long as a working day's half."""
-    audio = speech.restless(300).samples[: round(DIFFERENT * CHUNK_SECONDS * speech.SAMPLE_RATE)]
+    audio = speech.restless(300).samples[: round(DIFFERENT * CHUNK_SECONDS * SAMPLE_RATE)]
     files = speech.files(audio, "webm", CHUNK_SECONDS, 0)
     bucket = Bucket(folder)
     every = list(islice(cycle(files), chunks))

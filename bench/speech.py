@@ -185,7 +185,8 @@ def say(voice: str, text: str) -> Samples:
         audio = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
     (loud,) = np.nonzero(np.abs(audio) > 0.003)
     audio = audio[loud[0] : loud[-1] + 1]
-    return audio * np.float32(LEVEL / max(float(np.abs(audio).max()), 0.1))
+    loudest = max(float(np.abs(audio).max()), 0.1)
+    return (audio * (LEVEL / loudest)).astype(np.float32)
 
 
 def pieces(audio: Samples, seconds: float, overlap: float) -> Iterator[Samples]:

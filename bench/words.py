@@ -25,10 +25,11 @@ import structlog
 
 from batchscribe.adapters.engines import engine_factory
 from batchscribe.core.manifest import EngineSpec, Hearing
+from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Word
 from bench import speech
 from bench.bucket import Bucket, Remembering
-from bench.speech import SAMPLE_RATE, Session
+from bench.speech import Session
 
 TEXTS = {
     "english": speech.english,
