@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.containers import Recording, Repaired, Shape, recording, repair, shape
-from batchscribe.worker.ebml import CLUSTER, CUES
+from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.worker.decoding.ebml import CLUSTER, CUES
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
 

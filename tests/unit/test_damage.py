@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.audio import AudioDecoder, Samples
-from batchscribe.worker.ebml import BLOCKS, TIMESTAMP, cluster, walk
+from batchscribe.worker.decoding.audio import AudioDecoder, Samples
+from batchscribe.worker.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from support import recorder
 from support.audio import RATE, encode, faststart, float_wav, lengthless, sine
 from support.recorder import at_clusters, at_fragments

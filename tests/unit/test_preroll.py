@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.worker import fragments
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.containers import Recording, recording, repair
-from batchscribe.worker.preroll import packet_seconds
+from batchscribe.worker.decoding import fragments
+from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.decoding.containers import Recording, recording, repair
+from batchscribe.worker.decoding.preroll import packet_seconds
 from support import recorder
 from support.audio import bundled, corpus
 

@@ -21,11 +21,11 @@ from batchscribe.errors import (
     TransientError,
 )
 from batchscribe.protocols import Store
-from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget
-from batchscribe.worker.containers import Repaired
-from batchscribe.worker.recordings import Recordings
+from batchscribe.worker.decoding.audio import AudioDecoder, Decoding
+from batchscribe.worker.decoding.containers import Repaired
+from batchscribe.worker.decoding.recordings import Recordings
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 

@@ -20,8 +20,8 @@ from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
 from batchscribe.protocols import Store
-from batchscribe.worker.audio import AudioDecoder, Samples
-from batchscribe.worker.recordings import Recordings, named
+from batchscribe.worker.decoding.audio import AudioDecoder, Samples
+from batchscribe.worker.decoding.recordings import Recordings, named
 from batchscribe.worker.sounds import Sound
 
 LOG = structlog.get_logger()

@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError
-from batchscribe.worker import frames
 from batchscribe.worker.channel import LOOK_SECONDS, never
+from batchscribe.worker.decoding import frames
 
 Samples = npt.NDArray[np.float32]
 
@@ -232,7 +232,7 @@ class _Child:
         self._file = os.memfd_create("audio")
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "batchscribe.worker.decode_child", str(self._file)],
+            [sys.executable, "-I", "-m", "batchscribe.worker.decoding.child", str(self._file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from batchscribe.worker.mp4 import boxes, time_scale, within
-from batchscribe.worker.preroll import ENOUGH, packet_seconds
+from batchscribe.worker.decoding.mp4 import boxes, time_scale, within
+from batchscribe.worker.decoding.preroll import ENOUGH, packet_seconds
 
 BASE_IS_FRAGMENT = 0x020000
 HAS_BASE, HAS_DESCRIPTION, HAS_DURATION, HAS_SIZE = 0x01, 0x02, 0x08, 0x10

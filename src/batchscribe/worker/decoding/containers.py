@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from batchscribe.errors import AudioError
-from batchscribe.worker import fragments, mp4, preroll
-from batchscribe.worker.ebml import (
+from batchscribe.worker.decoding import fragments, mp4, preroll
+from batchscribe.worker.decoding.ebml import (
     BLOCKS,
     CHILDREN,
     CLUSTER,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from batchscribe.core.chunks import audio_name
 from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundError
 from batchscribe.protocols import Store
-from batchscribe.worker.containers import Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
 
 LOOK_BACK = 32
 """A cluster is not longer than so many chunks; further back only the first chunk is looked at."""

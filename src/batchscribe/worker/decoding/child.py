@@ -1,6 +1,6 @@
 """The decoder's own process: bytes in, 16 kHz samples out, nothing else within reach.
 
-Started as `python -I -m batchscribe.worker.decode_child FD` in an empty folder and an empty
+Started as `python -I -m batchscribe.worker.decoding.child FD` in an empty folder and an empty
 environment. FD is an anonymous file that the parent fills; each line on standard input is an order
 to decode what is in it. Answers are frames on standard output: see `frames`.
 """
@@ -27,9 +27,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 
-from batchscribe.worker.decode_ends import cut_off, mp3_cut_off
-from batchscribe.worker.decode_holes import Holes
-from batchscribe.worker.frames import (
+from batchscribe.worker.decoding.ends import cut_off, mp3_cut_off
+from batchscribe.worker.decoding.frames import (
     AUDIO,
     BYTES_PER_SAMPLE,
     END,
@@ -41,6 +40,7 @@ from batchscribe.worker.frames import (
     START,
     channels_sent,
 )
+from batchscribe.worker.decoding.holes import Holes
 
 SAMPLE_RATE = 16_000
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE

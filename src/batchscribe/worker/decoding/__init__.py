@@ -1,0 +1,1 @@
+"""From an object's bytes to samples: what pieces of a recording lack, and a decoder in a sandbox."""
