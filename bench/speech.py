@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from support import recorder
 from support.audio import encode, wav
 

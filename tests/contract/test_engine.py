@@ -30,7 +30,7 @@ from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.protocols import Engine, EngineFactory
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
 from batchscribe.testing.engine_suite import EngineSuite, said, silence
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.windows import cut_windows
 from support.audio import bundled, corpus
 from support.parakeet_model import build_ctc, build_tdt

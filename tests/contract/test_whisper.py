@@ -19,7 +19,7 @@ from batchscribe.adapters.whisper_decoder import WhisperDecoder
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError, MisconfiguredError
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from support.audio import bundled, corpus
 from support.whisper_model import build
 

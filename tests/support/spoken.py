@@ -10,7 +10,7 @@ import numpy as np
 
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.transcripts import Segment, Word
-from batchscribe.worker.decoding.audio import Beginning, Decoding, Samples
+from batchscribe.worker.audio import Beginning, Decoding, Samples
 
 LOWEST, STEP = 200, 25
 """Hz; heights differ by more than the shortest word can blur."""

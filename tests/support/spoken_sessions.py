@@ -19,7 +19,7 @@ from batchscribe.core.stitching import PartInput, stitch
 from batchscribe.core.transcripts import SessionTranscript, Transcript
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.decoding.audio import Samples
+from batchscribe.worker.audio import Samples
 from batchscribe.worker.pipeline import Crew, run_worker
 from support.spoken import RawDecoder, Spoken, ToneEngine, find_speech, raw
 

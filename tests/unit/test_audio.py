@@ -9,8 +9,8 @@ import pytest
 
 from batchscribe.core.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
-from batchscribe.worker.decoding import audio
-from batchscribe.worker.decoding.audio import AudioDecoder, Beginning, decoder_version
+from batchscribe.worker import audio
+from batchscribe.worker.audio import AudioDecoder, Beginning, decoder_version
 from batchscribe.worker.decoding.containers import Recording, repair
 from support import recorder
 from support.audio import (

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
 from batchscribe.worker.decoding.ebml import CLUSTER, CUES
 from support import recorder

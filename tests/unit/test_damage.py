@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.decoding.audio import AudioDecoder, Samples
+from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from support import recorder
 from support.audio import RATE, encode, faststart, float_wav, lengthless, sine

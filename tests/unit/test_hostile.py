@@ -12,7 +12,7 @@ import pytest
 from batchscribe.errors import AudioError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding.recordings import Recordings
 from support import hostile, recorder
 from support.audio import RATE, sine

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.overlaps import Overlaps, measure
 from batchscribe.worker.windows import Samples
 from support.audio import RATE, bundled, corpus, encode

@@ -34,9 +34,9 @@ from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, 
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
+from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget, Channel
-from batchscribe.worker.decoding.audio import AudioDecoder, Decoding
 from batchscribe.worker.pipeline import Crew, run_worker
 from batchscribe.worker.records import Records
 from batchscribe.worker.windows import Samples

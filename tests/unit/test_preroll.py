@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding import fragments
-from batchscribe.worker.decoding.audio import AudioDecoder
 from batchscribe.worker.decoding.containers import Recording, recording, repair
 from batchscribe.worker.decoding.preroll import packet_seconds
 from support import recorder

@@ -10,7 +10,7 @@ import pytest
 from batchscribe.core.chunks import audio_name
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding.recordings import Recordings
 from support.stores import NOW
 

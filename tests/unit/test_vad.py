@@ -10,7 +10,7 @@ import pytest
 from batchscribe.adapters import vad_onnx_asr, vad_silero
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.errors import EngineError
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.windows import Samples
 from support.audio import bundled, corpus, sine
 

@@ -142,7 +142,7 @@ def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
 
 def test_a_worker_that_fails_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
-    monkeypatch.setattr("batchscribe.worker.decoding.audio._Child._expect_hello", refuse)
+    monkeypatch.setattr("batchscribe.worker.audio._Child._expect_hello", refuse)
     result = CliRunner().invoke(worker, [place.location])
     assert result.exit_code == 1
     assert place.exit_record().end is WorkerEnd.FAILED

@@ -24,7 +24,7 @@ import numpy as np
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.protocols import Engine
-from batchscribe.worker.decoding.audio import AudioDecoder
+from batchscribe.worker.audio import AudioDecoder
 
 RECORDINGS = ("notes/shopping list.wav", "notes/call back.mov", "team-meeting/chunk-003.mp4")
 SHORTEST = SAMPLE_RATE // 10

@@ -344,7 +344,7 @@ def _decoder(settings: Settings) -> str | None:
     if settings.provider != LOCAL:
         return None
     try:
-        from batchscribe.worker.decoding.audio import decoder_version
+        from batchscribe.worker.audio import decoder_version
     except ImportError:
         return None
     return decoder_version()

@@ -21,9 +21,9 @@ from batchscribe.errors import (
     TransientError,
 )
 from batchscribe.protocols import Store
+from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget
-from batchscribe.worker.decoding.audio import AudioDecoder, Decoding
 from batchscribe.worker.decoding.containers import Repaired
 from batchscribe.worker.decoding.recordings import Recordings
 from batchscribe.worker.records import Records

@@ -20,7 +20,7 @@ from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
 from batchscribe.protocols import Store
-from batchscribe.worker.decoding.audio import AudioDecoder, Samples
+from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.recordings import Recordings, named
 from batchscribe.worker.sounds import Sound
 

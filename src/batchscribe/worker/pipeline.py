@@ -21,9 +21,9 @@ from batchscribe.core.manifest import ExitRecord, FailureKind, Manifest, Phase, 
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Engine, Store
 from batchscribe.worker.assembly import Heard, transcript
+from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import Channel
-from batchscribe.worker.decoding.audio import AudioDecoder
 from batchscribe.worker.decoding.recordings import Recordings
 from batchscribe.worker.feeding import Fetcher, Preparer, Turn, Way, lines
 from batchscribe.worker.hearing import Hearing

@@ -12,8 +12,8 @@ from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Clock, Store
+from batchscribe.worker.audio import decoder_version
 from batchscribe.worker.board import Board, Ending
-from batchscribe.worker.decoding.audio import decoder_version
 
 LOG = structlog.get_logger()
 

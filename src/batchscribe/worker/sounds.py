@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from batchscribe.core.manifest import FailureKind
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.errors import InterruptedRunError
+from batchscribe.worker.audio import Beginning, Samples
 from batchscribe.worker.channel import LOOK_SECONDS
-from batchscribe.worker.decoding.audio import Beginning, Samples
 
 HELD_SAMPLES = 60 * SAMPLE_RATE
 """Of one chunk, decoded and not heard yet."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from batchscribe.core.sharing import Place
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.worker.decoding.audio import Samples
+from batchscribe.worker.audio import Samples
 from batchscribe.worker.neighbours import Neighbour
 from batchscribe.worker.overlaps import Overlaps
 from batchscribe.worker.sounds import MISSING, Sound, Whole

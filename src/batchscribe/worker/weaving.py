@@ -11,9 +11,9 @@ from batchscribe.core.chunks import audio_name
 from batchscribe.core.manifest import FailureKind
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
+from batchscribe.worker.audio import Samples
 from batchscribe.worker.board import Board
 from batchscribe.worker.channel import Channel
-from batchscribe.worker.decoding.audio import Samples
 from batchscribe.worker.feeding import Line, Turn, Way
 from batchscribe.worker.neighbours import Neighbours
 from batchscribe.worker.overlaps import Overlaps

@@ -1,1 +1,4 @@
-"""From an object's bytes to samples: what pieces of a recording lack, and a decoder in a sandbox."""
+"""What lies between an object's bytes and samples: what pieces of a recording lack, and the sandboxed decoder.
+
+`worker/audio.py` is its face.
+"""
