@@ -1,4 +1,4 @@
-"""What lies between an object's bytes and samples: what pieces of a recording lack, and the sandboxed decoder.
+"""What lies between an object's bytes and samples: what pieces of a recording lack, and the decoder.
 
 `worker/audio.py` is its face.
 """
