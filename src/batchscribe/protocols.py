@@ -145,6 +145,7 @@ class Engine(Protocol):
     - `batch: int`: how many windows it hears at once; it is given so many that are alike in length;
     - `reads_ahead: bool`: it hears no window before it has asked for what comes behind that window's batch.
       What must be in the store before a batch is heard is then written while the one before is being heard.
+    - `hurry() -> None`: the worker is to end: what it holds is all it gets, and need not be heard twice.
     """
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from batchscribe.core.chunks import AUDIO_TYPES, audio_name, session_files, split, transcribed, transcript_key
+from batchscribe.core.chunks import (
+    AUDIO_TYPES,
+    audio_name,
+    session_files,
+    split,
+    transcribed,
+    transcript_key,
+    transcript_keys,
+)
 
 
 @pytest.mark.parametrize("kind", sorted(AUDIO_TYPES))
@@ -95,3 +103,13 @@ def test_split() -> None:
     assert split("a/b/c") == ("a/b/", "c")
     assert split("c") == ("", "c")
     assert split("/c") == ("/", "c")
+
+
+def test_wherever_a_transcript_may_be_it_speaks_for_its_audio() -> None:
+    audio = audio_name("user/s/chunk-007.webm")
+    assert audio is not None
+    assert [transcribed(key) for key in transcript_keys(audio)] == [
+        ("user/s/", "chunk-007"),
+        ("user/s/", "chunk-007.webm"),
+        ("user/s/", "chunk-007"),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -336,3 +337,19 @@ def test_a_gpu_is_counted_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (card / "vendor").write_text("0x10de\n")
     (card / "class").write_text("0x030200\n")
     assert nvidia.on_the_bus()
+
+
+def test_a_batch_that_is_too_large_is_heard_in_halves(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FACTORY.load(spec_of(tdt))
+    engine.batch = 4
+    recognize = engine._recogniser.recognize
+
+    def small(waves: Any) -> Any:
+        if len(waves) > 2:
+            raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
+        return recognize(waves)
+
+    monkeypatch.setattr(engine, "_recogniser", SimpleNamespace(recognize=small, asr=engine._recogniser.asr))
+    results = list(engine.transcribe([Window(number, 0.0, speak(SAID, 4.0)) for number in range(6)]))
+    assert [result.window for result in results] == list(range(6))
+    assert engine.batch == 2

@@ -4,6 +4,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +32,7 @@ from batchscribe.core.manifest import (
 from batchscribe.core.speech import Recognition, Window
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, StoreUnavailableError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
@@ -259,6 +261,17 @@ def test_one_bad_file_costs_one_file(bench: Bench) -> None:
         assert failure.kind is FailureKind.CHUNK
         assert failure.decoder.startswith("pyav")
         assert failure in record.failures
+
+
+def test_a_piece_without_sound_of_its_own_is_no_success(bench: Bench) -> None:
+    """It was cut off in its first packet: its decoder only hears what leads to it."""
+    first, second, *_ = at_clusters(webm(sine(20), cluster_seconds=2.0))
+    bench.add("chunk-001.webm", first)
+    torn = bench.add("chunk-002.webm", second[:80])
+    record = bench.run()
+    assert (record.tally.done, record.tally.failed) == (1, 1)
+    assert bench.failure(torn).kind is FailureKind.CHUNK
+    assert "no sound" in bench.failure(torn).message
 
 
 def test_damage_behind_good_windows_fails_the_whole_chunk() -> None:
@@ -973,3 +986,21 @@ def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None
     record = bench.run()
     assert record.tally.done == 0
     assert {failure.kind for failure in record.failures} == {FailureKind.MACHINE}
+
+
+def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> None:
+    clock = FakeClock(START)
+    board = Board(Bench().manifest, clock)
+    board.loaded()
+    board.engine_takes(["a"])
+    clock.sleep(1)
+    with board.blocked():
+        clock.sleep(10)
+        assert (board.timings().busy, board.engine_silent()[0]) == (1, 1)
+    with suppress(ValueError), board.starving("progress"):
+        clock.sleep(100)
+        raise ValueError
+    clock.sleep(1)
+    timings = board.timings()
+    assert (timings.busy, timings.blocked, timings.starved_by) == (2, 10, {"progress": 100})
+    assert board.engine_silent()[0] == 2

@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.core.manifest import ManifestChunk
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.store import MemoryStore
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding import fragments
 from batchscribe.worker.decoding.containers import Recording, recording, repair
 from batchscribe.worker.decoding.preroll import packet_seconds
+from batchscribe.worker.decoding.recordings import Recordings
+from batchscribe.worker.neighbours import Neighbours
 from support import recorder
 from support.audio import bundled, corpus
 
@@ -128,3 +133,29 @@ def test_whatever_a_fragment_says_it_does_no_harm(changes: list[tuple[int, int]]
 )
 def test_a_packet_of_opus_says_how_long_it_is(first: int, seconds: float) -> None:
     assert packet_seconds(bytes([first, 0])) == seconds
+
+
+def torn() -> tuple[bytes, bytes]:
+    """A recording, and its next piece, which was cut off in its first packet."""
+    whole, piece, *_ = recorder.at_clusters(recorder.webm(speech(), cluster_seconds=2.0))
+    return whole, piece[:80]
+
+
+def test_a_piece_without_sound_of_its_own_is_only_led_up_to() -> None:
+    whole, piece = torn()
+    found = repair(piece, recording(whole))
+    assert found.preroll > 0
+    with AudioDecoder() as decoder:
+        assert list(decoder.decode(found.data, max_seconds=60, skip=found.preroll)) == []
+
+
+def test_a_neighbour_without_sound_is_none() -> None:
+    store = MemoryStore(FakeClock())
+    for number, data in enumerate(torn(), 1):
+        store.place(f"s/chunk-00{number}.webm", data)
+    neighbours = Neighbours(store, store, Recordings(store), AudioDecoder, lambda: False)
+    chunk = ManifestChunk(key="s/chunk-001.webm", etag="e", size=1, session="s/", transcript="t")
+    try:
+        assert neighbours.find(chunk, 1, split=False) is None
+    finally:
+        neighbours.close()

@@ -80,6 +80,33 @@ def test_what_two_pieces_have_both_is_their_overlap() -> None:
     assert (one.overlap, two.overlap) == (0.0, 0.5)
 
 
+@pytest.mark.parametrize("seconds", [2.5, 10.0, 30.0])
+def test_files_of_their_own_that_begin_a_little_late_do_not_overlap(seconds: float) -> None:
+    """Some recorders give the first packet of each file a time stamp of some milliseconds."""
+    begins = (0.0, 0.001, 0.02, 0.021)
+    items = laid(*((Sound(begin, SHAPE), seconds) for begin in begins))
+    assert [item.overlap for item in items if isinstance(item, Ended)] == [0.0] * 4
+    heard = sum(len(item.cut.audio) for item in items if isinstance(item, Ready))
+    assert heard == pytest.approx(4 * seconds * SAMPLE_RATE, abs=4 * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("overlap", [0.5, 5.0, 12.0])
+def test_an_overlap_that_is_told_may_be_long(overlap: float) -> None:
+    out: list[Ready | Ended] = []
+    audio = speech(dense(40), 40)
+    told = Overlaps(round(1000 * overlap))
+    chunks = [audio[: 20 * SAMPLE_RATE], audio[round((20 - overlap) * SAMPLE_RATE) :]]
+    stretch = Stretch(chunks[0][: told.reach], find_speech=find_speech, overlaps=told, emit=out.append)
+    for number, chunk in enumerate(chunks):
+        stretch.lay(number, Sound(None, SHAPE), chunk[: told.reach])
+        stretch.feed(chunk[told.reach :])
+        stretch.end(Whole(len(chunk) / SAMPLE_RATE, partial=False, repaired=False))
+    stretch.close()
+    assert [item.overlap for item in out if isinstance(item, Ended)] == [0.0, overlap]
+    parts = [part for item in out if isinstance(item, Ready) for part in item.cut.parts]
+    assert max(end for _, end in parts) <= 40 * SAMPLE_RATE
+
+
 def test_a_change_of_format_ends_a_stretch() -> None:
     items = laid((Sound(None, SHAPE), 10.0), (Sound(None, (44_100, 1, "aac")), 10.0))
     assert [item.chunk for item in items if isinstance(item, Ended)] == [0]
@@ -118,17 +145,19 @@ def test_channels_that_say_the_same_are_one(left: float, right: float, found: in
 
 
 class Choking(ToneEngine):
-    """Breaks on every window that holds a certain word."""
+    """Breaks on every window that holds certain words."""
 
-    def __init__(self, word: str, hold: int = 1) -> None:
+    def __init__(self, *words: str, hold: int = 1) -> None:
         super().__init__(hold=hold, batch=hold)
-        self.word = word
+        self.words = set(words)
+        self.choked = 0
         self.tried: list[int] = []
 
     def _one(self, window: Window) -> Recognition:
         said = [word.word for word in hear(window.audio)]
         self.tried.append(len(said))
-        if self.word in said:
+        if self.words & set(said):
+            self.choked += 1
             raise EngineError("choked")
         return super()._one(window)
 
@@ -136,7 +165,7 @@ class Choking(ToneEngine):
 @pytest.mark.parametrize("hold", [1, 2, 16])
 def test_only_the_chunk_that_breaks_the_engine_is_given_up(hold: int) -> None:
     record = session(120)
-    record.engine = Choking("w25", hold)
+    record.engine = Choking("w25", hold=hold)
     end = record.transcribe(record.keys)
     assert (end.end, end.tally.done, end.tally.failed) == (WorkerEnd.FINISHED, 11, 1)
     assert failure(record, record.keys[1]).kind is FailureKind.CHUNK
@@ -144,6 +173,32 @@ def test_only_the_chunk_that_breaks_the_engine_is_given_up(hold: int) -> None:
         word for key in record.keys if key != record.keys[1] for word in record.transcript(key).text.split()
     ]
     assert heard == [f"w{spoken.word}" for spoken in record.words if not 10 <= spoken.start < 20]
+
+
+def test_a_neighbour_that_breaks_the_engine_costs_only_itself() -> None:
+    """What is heard along is not the chunk's own: it is heard again without."""
+    record = session(20)
+    record.transcribe(record.keys[:1])
+    record.engine = Choking("w18")
+    end = record.transcribe(record.keys[1:])
+    assert (end.end, end.tally.done, end.tally.failed) == (WorkerEnd.FINISHED, 1, 0)
+
+
+def test_two_bad_chunks_side_by_side_are_no_broken_engine() -> None:
+    record = session(120)
+    record.engine = Choking("w18", "w22", hold=2)
+    end = record.transcribe(record.keys)
+    assert (end.end, end.tally.failed) == (WorkerEnd.FINISHED, 2)
+    assert {failure(record, key).kind for key in record.keys[:2]} == {FailureKind.CHUNK}
+
+
+def test_a_chunk_that_failed_before_is_not_heard_along_either() -> None:
+    record = session(60)
+    record.troubled = frozenset(record.keys[2:3])
+    record.engine = Choking("w40")
+    end = record.transcribe(record.keys)
+    assert (end.tally.done, end.tally.failed) == (5, 1)
+    assert record.engine.choked == 1
 
 
 def test_an_engine_that_breaks_on_everything_is_to_blame() -> None:

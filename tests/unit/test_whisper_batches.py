@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.engine_whisper_batches import FasterWhisper, out_of_memory
-from batchscribe.adapters.whisper_guard import ALLOWANCE, SHARE, Budget
+from batchscribe.adapters.engine_problems import out_of_memory
+from batchscribe.adapters.engine_whisper_batches import FasterWhisper
+from batchscribe.adapters.whisper_guard import ALLOWANCE, MOST, SHARE, Budget
 from batchscribe.core.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.quality import Doubt, Heard
@@ -269,3 +270,56 @@ def test_times_keep_to_the_window() -> None:
     decoder = ScriptedDecoder(says=lambda _number: utterance("one two", 2.4))
     (result,) = engine_of(decoder).transcribe([numbered(1, seconds=2.0)])
     assert [(word.start, word.end) for word in result.segments[0].words] == [(0.0, 1.2), (1.2, 2.0)]
+
+
+def test_results_come_one_by_one_while_others_are_heard_again() -> None:
+    clock = FakeClock()
+    decoder = ScriptedDecoder(says=loop, says_again=loop, takes=lambda what: clock.sleep(10.0))
+    results = engine_of(decoder, batch=4, clock=clock).transcribe(map(numbered, range(4)))
+    next(results)
+    assert len(decoder.reheard) == 1
+
+
+def test_who_is_to_end_hears_nothing_twice() -> None:
+    decoder = ScriptedDecoder(says=loop, says_again=loop)
+    engine = engine_of(decoder, batch=4)
+    results = engine.transcribe(map(numbered, range(4)))
+    assert next(results).flags == (RERUN, LOW_CONFIDENCE)
+    engine.hurry()
+    assert [result.flags for result in results] == [(LOW_CONFIDENCE,)] * 3
+    assert len(decoder.reheard) == 1
+
+
+def test_time_for_second_hearings_is_not_saved_up_for_hours() -> None:
+    clock = FakeClock()
+    budget = Budget(clock.monotonic)
+    with budget.working():
+        clock.sleep(3600.0)
+    assert budget.left == MOST
+
+
+def test_without_memory_for_a_second_hearing_the_first_is_kept() -> None:
+    def again(_number: int) -> Heard:
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    decoder = ScriptedDecoder(says=loop, says_again=again)
+    (result,) = engine_of(decoder).transcribe([numbered(1, seconds=20.0)])
+    assert result.flags == (LOW_CONFIDENCE,)
+    assert result.segments
+
+
+def test_halves_of_a_batch_do_not_vote_again() -> None:
+    asked: list[int] = []
+    decoder = ScriptedDecoder(chances=lambda number: {"de": 0.9} if number < 2 else {"fr": 0.8})
+
+    def hear(encoded: Any, seconds: Any, language: str) -> list[Heard]:
+        asked.append(len(encoded))
+        if len(encoded) > 1:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return [ordinary(number) for number in encoded]
+
+    decoder.hear = hear  # type: ignore[method-assign]
+    engine = engine_of(decoder, batch=2, language=None)
+    list(engine.transcribe(numbered(number, "s") for number in range(2)))
+    assert asked == [2, 1, 1]
+    assert engine._votes.wanted("s") == VOTERS - 2

@@ -15,8 +15,10 @@ from importlib import metadata
 from statistics import fmean
 from typing import Any
 
+import structlog
+
 from batchscribe.adapters import nvidia, parakeet_models
-from batchscribe.adapters.engine_problems import failing, line
+from batchscribe.adapters.engine_problems import failing, line, out_of_memory
 from batchscribe.adapters.parakeet_models import (
     QUANTIZATIONS,
     kind,
@@ -31,6 +33,8 @@ from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.timing import within
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError
+
+LOG = structlog.get_logger()
 
 NAME = "parakeet"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -77,9 +81,19 @@ class Parakeet:
             yield from self._recognise(held)
 
     def _recognise(self, windows: Sequence[Window]) -> list[Recognition]:
+        """A batch that is too large for the memory is heard in halves, and so are those after it."""
         with _trouble("transcribing"):
-            results = self._recogniser.recognize([_filled(window) for window in windows])
-            return [self._answer(window, result) for window, result in zip(windows, results, strict=True)]
+            try:
+                results = self._recogniser.recognize([_filled(window) for window in windows])
+            except Exception as error:
+                if len(windows) == 1 or not out_of_memory(error):
+                    raise
+            else:
+                return [self._answer(*each) for each in zip(windows, results, strict=True)]
+        half = len(windows) // 2
+        self.batch = min(self.batch, half)
+        LOG.warning("engine.batch_halved", windows=self.batch)
+        return [*self._recognise(windows[:half]), *self._recognise(windows[half:])]
 
     def _answer(self, window: Window, result: Any) -> Recognition:
         probabilities = result.logprobs or [None] * len(result.tokens)

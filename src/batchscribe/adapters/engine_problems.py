@@ -19,6 +19,13 @@ def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec],
             yield f"{name} does not run here ({line(error)}): install it again"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """CUDA's and cuBLAS's own words, which every vendor passes on."""
+    said = str(error).lower()
+    known = ("out of memory", "alloc_failed", "failed to allocate memory")
+    return isinstance(error, MemoryError) or any(words in said for words in known)
+
+
 def line(error: BaseException) -> str:
     """The first line of what an error says."""
     lines = str(error).strip().splitlines()

@@ -12,7 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.engine_problems import line
+import structlog
+
+from batchscribe.adapters.engine_problems import line, out_of_memory
 from batchscribe.adapters.whisper_decoder import Decoder
 from batchscribe.adapters.whisper_guard import Budget, Guard
 from batchscribe.core.manifest import EngineSpec
@@ -23,6 +25,8 @@ from batchscribe.errors import EngineError
 
 if TYPE_CHECKING:
     from batchscribe.adapters.whisper_decoder import Samples
+
+LOG = structlog.get_logger()
 
 NAME = "faster-whisper"
 ENGLISH = "en"
@@ -50,6 +54,7 @@ class FasterWhisper:
         self._decoder = decoder
         self._language = spec.language
         self._votes = Votes()
+        self._voted: set[int] = set()
         self._budget = Budget(monotonic)
         self._guard = Guard(decoder, self._budget)
         self.model = model
@@ -94,15 +99,20 @@ class FasterWhisper:
     def _features(self, windows: Sequence[Window]) -> list[Samples]:
         return [self._decoder.features(window.audio) for window in windows]
 
-    def _recognised(self, batch: _Batch) -> list[Recognition]:
-        """One result for each window of the batch. Raises EngineError, with nothing in it that was said."""
+    def hurry(self) -> None:
+        """See Engine: no second hearings from now on."""
+        self._budget.close()
+
+    def _recognised(self, batch: _Batch) -> Iterator[Recognition]:
+        """One result for each window of the batch, each when it is judged.
+
+        Raises EngineError, with nothing in it that was said.
+        """
         try:
             with self._budget.working():
                 heard = self._heard(batch.windows, batch.features.result())
-            return [
-                self._guard.judged(window, language, found)
-                for window, (language, found) in zip(batch.windows, heard, strict=True)
-            ]
+            for window, (language, found) in zip(batch.windows, heard, strict=True):
+                yield self._guard.judged(window, language, found)
         except EngineError:
             raise
         except Exception as error:
@@ -123,6 +133,7 @@ class FasterWhisper:
         # Out here the error is gone, and with it what its frames held on the GPU.
         half = len(windows) // 2
         self.batch = min(self.batch, half)
+        LOG.warning("engine.batch_halved", windows=self.batch)
         return [
             *self._heard(windows[:half], features[:half]),
             *self._heard(windows[half:], features[half:]),
@@ -162,8 +173,11 @@ class FasterWhisper:
         alone: dict[int, str] = {}
         for place, chances in zip(asked, self._decoder.languages(encoded) if asked else (), strict=True):
             alone[place] = max(chances, key=lambda language: (chances[language], language), default=ENGLISH)
-            if windows[place].session:
-                self._votes.cast(windows[place].session, chances)
+            window = windows[place]
+            # A batch that was too large is asked again in halves, and has voted.
+            if window.session and window.id not in self._voted:
+                self._voted.add(window.id)
+                self._votes.cast(window.session, chances)
         if not self._decoder.multilingual:
             return [ENGLISH] * len(windows)
         return [
@@ -173,12 +187,6 @@ class FasterWhisper:
             or ENGLISH
             for place, window in enumerate(windows)
         ]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """CTranslate2 says it in words only, CUDA's and cuBLAS's."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "alloc_failed" in said
 
 
 def safe(error: BaseException) -> str:

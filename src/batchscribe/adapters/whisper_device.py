@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters import nvidia
-from batchscribe.adapters.engine_problems import line
-from batchscribe.adapters.engine_whisper_batches import ENGLISH, NAME, out_of_memory
+from batchscribe.adapters.engine_problems import line, out_of_memory
+from batchscribe.adapters.engine_whisper_batches import ENGLISH, NAME
 from batchscribe.adapters.whisper_decoder import FRAMES_PER_SECOND, WhisperDecoder
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.core.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE

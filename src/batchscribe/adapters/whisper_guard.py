@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import structlog
+
+from batchscribe.adapters.engine_problems import out_of_memory
 from batchscribe.adapters.whisper_decoder import Decoder
 from batchscribe.core.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.quality import Heard, better, doubts
+from batchscribe.core.quality import Doubt, Heard, better, doubts
 from batchscribe.core.speech import Recognition, Window
 from batchscribe.core.timing import within
+
+LOG = structlog.get_logger()
 
 SHARE = 0.2
 """Second hearings may take so much of the time that first hearings took..."""
 ALLOWANCE = 30.0
 """...and so many seconds besides, so that a short run has some, too."""
+MOST = 60.0
+"""No more are ever saved up: for so long at a time nothing new would be heard."""
 
 
 class Budget:
@@ -25,14 +32,18 @@ class Budget:
     ) -> None:
         self._monotonic = monotonic
         self._share = share
-        self._allowance = allowance
-        self._worked = 0.0
-        self._spent = 0.0
+        self._left = allowance
+        self._most = max(allowance, MOST)
+        self._closed = False
 
     @property
     def left(self) -> float:
         """Seconds; one hearing may overdraw it, and the next waits until it is earned."""
-        return self._allowance + self._share * self._worked - self._spent
+        return 0.0 if self._closed else self._left
+
+    def close(self) -> None:
+        """There is none from now on."""
+        self._closed = True
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -41,7 +52,7 @@ class Budget:
         try:
             yield
         finally:
-            self._worked += self._monotonic() - begun
+            self._left = min(self._most, self._left + self._share * (self._monotonic() - begun))
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -50,7 +61,7 @@ class Budget:
         try:
             yield
         finally:
-            self._spent += self._monotonic() - begun
+            self._left -= self._monotonic() - begun
 
 
 class Guard:
@@ -65,10 +76,20 @@ class Guard:
         if heard.silent:
             return Recognition(window.id, (), language)
         found, flags = doubts(heard), list[str]()
-        if found and self._budget.left > 0:
-            with self._budget.spending():
-                heard = better(heard, self._decoder.again(window.audio, language, found))
+        if found and self._budget.left > 0 and (second := self._second(window, language, found)):
+            heard = better(heard, second)
             found, flags = doubts(heard), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
         spoken = [segment for segment in heard.segments if segment.text.strip()]
         return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
+
+    def _second(self, window: Window, language: str, why: frozenset[Doubt]) -> Heard | None:
+        """None where there was too little memory for it: what was heard first is kept, and flagged."""
+        try:
+            with self._budget.spending():
+                return self._decoder.again(window.audio, language, why)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            LOG.warning("window.not_heard_again", reason="out of memory")
+            return None

@@ -96,6 +96,12 @@ def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
     return f"{audio.folder}transcription-{audio.name if full_name else audio.stem}.json"
 
 
+def transcript_keys(audio: AudioName) -> tuple[str, ...]:
+    """Where a transcript of it may be, ours or the original system's; the likeliest first."""
+    ours = (transcript_key(audio), transcript_key(audio, full_name=True))
+    return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
+
+
 def session_files(session: str, *, full_name: bool = False) -> str:
     """The stem of a session's own files: `<folder>/transcript` or, for a single file, `<stem>`."""
     if session.endswith("/"):

@@ -125,8 +125,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     blocked: float = 0.0
     """Time in which a loaded engine waited for what comes after it."""
     starved_by: dict[str, float] = {}
-    """The starved seconds by the stage that they waited for: `fetch` `decode`, or `progress`: telling the
-    store what is in flight."""
+    """The starved seconds by the stage that they waited for: `fetch`, `decode`, `cut` (looking for speech),
+    or `progress` (telling the store what is in flight)."""
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -82,25 +82,20 @@ class Assembly:
                 part = self._open[chunk]
                 part.outstanding.discard(number)
                 part.segments += segments
-                part.flags |= set(recognition.flags)
+                part.flags |= set(recognition.flags) if segments or not any(shared) else set()
                 if recognition.language and segments:
                     part.languages[recognition.language] += 1
                 yield from self._whole(chunk)
 
-    def again(self, number: int) -> list[int]:
-        """Takes a window apart, a part for each chunk that waits for it; the numbers of the parts."""
-        ready = self._windows[number]
-        parts: list[int] = []
-        for place, chunk in enumerate(ready.chunks):
-            laid = ready.places[place]
-            cut = ready.cut.within(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
-            if chunk in self.waiting(number) and cut is not None:
-                alone = replace(ready, cut=cut, chunks=(chunk,), places=(laid,), alone=True)
-                parts.append(self.expect(alone))
-        for chunk in self.waiting(number):
+    def again(self, number: int) -> tuple[list[int], list[Heard]]:
+        """Takes a window apart, a part for each chunk that waits for it; the numbers of the parts, and the
+        chunks that were missing nothing else: there is none of them in it but silence.
+        """
+        waiting, ready = self.waiting(number), self._windows.pop(number)
+        parts = [self.expect(part) for part in _parts(ready, waiting)]
+        for chunk in waiting:
             self._open[chunk].outstanding.discard(number)
-        del self._windows[number]
-        return parts
+        return parts, [heard for chunk in waiting for heard in self._whole(chunk)]
 
     def ended(self, end: Ended) -> Iterator[Heard]:
         """Takes the end of a chunk's audio; the chunk, if all its windows are back already."""
@@ -128,6 +123,17 @@ class Assembly:
 
     def dropped(self, chunk: int) -> bool:
         return chunk in self._dropped
+
+
+def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
+    """What of a window lies in each wanted chunk. Its neighbours' places stay, for what they have said."""
+    for at, chunk in enumerate(ready.chunks):
+        laid = ready.places[at]
+        cut = ready.cut.within(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
+        if chunk is not None and chunk in wanted and cut is not None:
+            beside = [place if place is laid else replace(place, published=True) for place in ready.places]
+            only = tuple(chunk if place is laid else None for place in ready.places)
+            yield replace(ready, cut=cut, chunks=only, places=tuple(beside), alone=True)
 
 
 def _labelled(ready: Ready, recognition: Recognition) -> Iterable[Segment]:

@@ -100,6 +100,7 @@ class Board:
         self._starved_by: defaultdict[str, float] = defaultdict(float)
         self._longest = 0.0
         self._last_result = 0.0
+        self._paused: float | None = None
 
     def elapsed(self) -> float:
         return self._clock.monotonic() - self._begun
@@ -162,11 +163,11 @@ class Board:
                 self._timings = msgspec.structs.replace(self._timings, busy=busy)
 
     def engine_silent(self) -> tuple[float, float]:
-        """Seconds since the engine gave or got something while it has a window, 0 where it has none; and the
-        longest that it ever took for one.
+        """Seconds since the engine gave something, or got something when it had nothing, 0 where it has no
+        window; and the longest that it ever took for one.
         """
         with self._lock:
-            return (self.elapsed() - self._last_result if self._in_engine else 0.0), self._longest
+            return (self._now() - self._last_result if self._in_engine else 0.0), self._longest
 
     @contextmanager
     def waiting_for(self, stage: str) -> Iterator[None]:
@@ -185,27 +186,36 @@ class Board:
         earliest that others wait for is to blame, else the one right before the engine.
         """
         with self._lock:
-            begun = self.elapsed()
-            stage = stage or ("fetch" if self._waiting["fetch"] else "decode")
-        yield
-        with self._lock:
-            self._starved_by[stage] += self._idle_since(begun)
+            stage = stage or next((each for each in ("cut", "fetch") if self._waiting[each]), "decode")
+            self._paused = self.elapsed()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starved_by[stage] += self._resumed()
 
     @contextmanager
     def blocked(self) -> Iterator[None]:
         """The engine's thread waits until what it gave is taken: that is not the engine's work."""
         with self._lock:
-            begun = self.elapsed()
-        yield
-        with self._lock:
-            lost = self._idle_since(begun)
-            self._timings = msgspec.structs.replace(self._timings, blocked=self._timings.blocked + lost)
+            self._paused = self.elapsed()
+        try:
+            yield
+        finally:
+            with self._lock:
+                blocked = self._timings.blocked + self._resumed()
+                self._timings = msgspec.structs.replace(self._timings, blocked=blocked)
 
-    def _idle_since(self, begun: float) -> float:
-        """Seconds, which are none of the engine's work."""
-        lost = self.elapsed() - begun
+    def _resumed(self) -> float:
+        """Seconds of the pause that ends: none of the engine's work, and no silence of the engine."""
+        lost, self._paused = self.elapsed() - self._now(), None
         self._engine_since += lost
+        self._last_result += lost
         return lost
+
+    def _now(self) -> float:
+        """On the engine's clock, which stands still while the engine waits for others."""
+        return self.elapsed() if self._paused is None else self._paused
 
     def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
         name = audio_name(chunk.key)
@@ -240,7 +250,7 @@ class Board:
         """As of now: the engine's open stretch of work counts as busy, the rest since loading as starved."""
         with self._lock:
             elapsed, loaded = self.elapsed(), self._timings.loaded
-            open_stretch = elapsed - self._engine_since if self._in_engine else 0.0
+            open_stretch = self._now() - self._engine_since if self._in_engine else 0.0
             busy = self._timings.busy + open_stretch
             rest = elapsed - (loaded or 0.0) - busy - self._timings.blocked
             starved = max(0.0, rest) if loaded is not None else 0.0

@@ -249,6 +249,9 @@ class Preparer:
                 pipe.begin(Sound.of(decoding.beginning, mended.delay))
                 begun = True
             pipe.put(piece)
+        if not begun:
+            # Its decoder heard what leads to it, and nothing of its own.
+            raise AudioError("no sound could be decoded from it")
         pipe.close(Whole(decoding.seconds, decoding.partial or mended.torn, mended.repaired))
 
     def _decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:

@@ -81,14 +81,20 @@ class Hearing:
             try:
                 for recognition in engine.transcribe(self._windows()):
                     self._answered(recognition)
+                    self._hurry(engine)
                     self._accuse(breaks.survived(), FailureKind.CHUNK)
                 self._expect_nothing_outstanding()
             except EngineError as error:
                 LOG.warning("engine.broke", reason=str(error), trace=places(error.__cause__ or error))
-                breaks.broke(self._give_up_in_engine(), str(error))
+                held = bool(self._in_engine)
+                breaks.broke(self._give_up_in_engine(), str(error), held=held)
         self._accuse(breaks.suspects, FailureKind.MACHINE if breaks.engines_fault else FailureKind.CHUNK)
         if breaks.engines_fault:
             raise EngineError(breaks.verdict)
+
+    def _hurry(self, engine: Engine) -> None:
+        if self._ending.due() and (hurry := getattr(engine, "hurry", None)) is not None:
+            hurry()
 
     def drain(self) -> None:
         """After a stop: a chunk whose last window came back may still have its end waiting here."""
@@ -247,13 +253,21 @@ class Hearing:
         broken, self._in_engine = self._in_engine, {}
         for keys in broken.values():
             self._board.engine_loses(keys)
-        if len(broken) == 1 and len(suspects := self._assembly.waiting(next(iter(broken)))) <= 1:
-            for number in broken:
-                self._lose(number)
+        if len(broken) == 1 and self._only_one_in(number := next(iter(broken))):
+            suspects = self._assembly.waiting(number)
+            self._lose(number)
             return suspects
         for number in broken:
-            self._solos.extend(self._assembly.again(number))
+            parts, whole = self._assembly.again(number)
+            self._solos.extend(parts)
+            for heard in whole:
+                self._whole(heard)
         return ()
+
+    def _only_one_in(self, number: int) -> bool:
+        """Whether a window cannot be taken apart any more."""
+        ready = self._assembly.ready(number)
+        return ready.alone or len(ready.chunks) == 1
 
     def _accuse(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
         for chunk, reason in chunks:
@@ -287,8 +301,11 @@ class _Breaks:
             return f"the engine broke {MAX_ENGINE_BREAKS} times in a row: {self.reason}"
         return f"the engine broke before it gave any result: {self.reason}"
 
-    def broke(self, chunks: tuple[int, ...], reason: str) -> None:
-        self._in_a_row += 1
+    def broke(self, chunks: tuple[int, ...], reason: str, *, held: bool) -> None:
+        """`chunks` are to blame, if the engine is not. Where it `held` windows and none is to blame, they are
+        heard again one by one: then it shows, and until then it does not count.
+        """
+        self._in_a_row += bool(chunks) or not held
         self.reason = reason
         self.suspects += [(chunk, reason) for chunk in chunks]
 

@@ -7,14 +7,15 @@ from ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
 from batchscribe.core import transcripts
-from batchscribe.core.chunks import audio_name, transcript_key
+from batchscribe.core.chunks import audio_name, transcript_keys
 from batchscribe.core.manifest import ManifestChunk
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
@@ -22,12 +23,13 @@ from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotF
 from batchscribe.protocols import Store
 from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.recordings import Recordings, named
+from batchscribe.worker.overlaps import reach
 from batchscribe.worker.sounds import Sound
 
 LOG = structlog.get_logger()
 
-HEARD = 5 * SAMPLE_RATE
-"""Samples of a neighbour that are heard along: a word, and what leads to it."""
+HEARD = 2 * SAMPLE_RATE
+"""Samples of a neighbour that are heard along besides an overlap: a word, and what leads to it."""
 FAR = 60 * SAMPLE_RATE
 """The rest of a longer one is not decoded: that costs the decoder's process a new start."""
 MAX_BYTES = 64 * 1024 * 1024
@@ -67,13 +69,19 @@ class Neighbours:
         recordings: Recordings,
         new_decoder: Callable[[], AudioDecoder],
         until: Callable[[], bool],
+        *,
+        overlap_ms: int | None = None,
+        apart: Collection[str] = (),
     ) -> None:
+        """`apart` are the keys of chunks that are heard alone, or not at all: they failed before."""
         self._source = source
         self._output = output
         self._recordings = recordings
         self._new_decoder = new_decoder
         self._decoder: AudioDecoder | None = None
         self._until = until
+        self._apart = frozenset(apart)
+        self._length = HEARD + reach(overlap_ms)
 
     def close(self) -> None:
         if self._decoder is not None:
@@ -89,7 +97,7 @@ class Neighbours:
             return None
         try:
             for key in named(chunk.key, name.number + step):
-                if self._is_there(key):
+                if key not in self._apart and self._is_there(key):
                     return self._heard(key, step, split=split)
         except InterruptedRunError:
             raise
@@ -104,16 +112,19 @@ class Neighbours:
     def _said(self, key: str) -> tuple[Segment, ...]:
         name = audio_name(key)
         assert name is not None
-        try:
-            return transcripts.decode(self._output.get(transcript_key(name)).data).segments
-        except ObjectNotFoundError:
-            return ()
+        for store in (self._output, self._source):
+            for known in transcript_keys(name):
+                with suppress(ObjectNotFoundError):
+                    return transcripts.decode(store.get(known).data).segments
+        return ()
 
-    def _heard(self, key: str, step: int, *, split: bool) -> Neighbour:
+    def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:
         said = self._said(key)
         data = self._source.get(key).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
+        if mended.empty:
+            return None
         decoding = self._decoder.decode(
             mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split, skip=mended.preroll
         )
@@ -125,8 +136,10 @@ class Neighbours:
             if step > 0 and total >= FAR:
                 break
             # Of the one before only the end is wanted, however long it is.
-            while step < 0 and sum(map(len, kept[1:])) >= HEARD:
+            while step < 0 and sum(map(len, kept[1:])) >= self._length:
                 kept.pop(0)
+        if not kept:
+            return None
         audio = np.concatenate(kept)
         sound = Sound.of(decoding.beginning, mended.delay)
-        return Neighbour(audio[-HEARD:] if step < 0 else audio[:HEARD], total, sound, said)
+        return Neighbour(audio[-self._length :] if step < 0 else audio[: self._length], total, sound, said)

@@ -61,6 +61,11 @@ UNLIKE = 0.15
 """Speech that is no more alike where it should be the same is not the same."""
 
 
+def reach(fixed_ms: int | None) -> int:
+    """Samples at both sides of a cut that must be there to find an overlap, or to leave it out."""
+    return max(REACH, (fixed_ms or 0) * SAMPLE_RATE // 1000)
+
+
 class Overlaps:
     """The overlaps of one session's chunks, asked for in their order; for one thread.
 
@@ -69,6 +74,7 @@ class Overlaps:
 
     def __init__(self, fixed_ms: int | None) -> None:
         self._fixed = None if fixed_ms is None else max(0, fixed_ms) / 1000
+        self.reach = reach(fixed_ms)
         self._sure: deque[float] = deque(maxlen=REMEMBERED)
 
     def between(self, before: Samples, after: Samples) -> float:

@@ -182,7 +182,14 @@ class _Worker:
             self._way,
             Turn(lines(self._manifest.chunks)),
             neighbours=partial(
-                Neighbours, self._source, self._output, recordings, new_decoder, self._ending.due
+                Neighbours,
+                self._source,
+                self._output,
+                recordings,
+                new_decoder,
+                self._ending.due,
+                overlap_ms=self._manifest.hearing.overlap_ms,
+                apart=[chunk.key for chunk in self._manifest.chunks if chunk.troubled],
             ),
             find_speech=find_speech,
             board=self._board,

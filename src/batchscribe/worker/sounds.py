@@ -25,6 +25,10 @@ EXACT = 0.05
 """Seconds by which time stamps and decoded samples differ where nothing is missing."""
 
 
+MOST_TWICE = 1.0
+"""Seconds. One recording does not have the same sound twice; time stamps that say so are of two."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sound:
     """How a chunk begins."""
@@ -43,11 +47,13 @@ class Sound:
 
     def gap(self, before: Sound, seconds: float) -> float | None:
         """Seconds missing since `before`, which is `seconds` long, negative where both have them; None where
-        the time stamps do not tell: a chunk that is a recording of its own begins at 0.
+        the time stamps do not tell: a chunk that is a recording of its own begins at 0, or soon after.
         """
         if before.position is None or not self.position or self.position < before.position:
             return None
         missing = self.position - before.position - seconds
+        if missing < -min(MOST_TWICE, seconds / 2):
+            return None
         return 0.0 if abs(missing) < EXACT else missing
 
     def follows(self, before: Sound, seconds: float) -> bool:

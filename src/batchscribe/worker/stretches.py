@@ -21,8 +21,6 @@ from batchscribe.worker.overlaps import Overlaps
 from batchscribe.worker.sounds import MISSING, Sound, Whole
 from batchscribe.worker.windows import Cut, Cutter, SpeechFinder
 
-EDGE = 3 * SAMPLE_RATE
-"""Samples at both sides of a cut in which an overlap is looked for."""
 SILENT = 1e-3
 ALIKE = 0.01
 """Channels that differ by less, measured by the loudest sample, are one channel written twice."""
@@ -124,7 +122,7 @@ class Stretch:
             last.whole = replace(last.whole, partial=True)
 
     def lay(self, chunk: int, sound: Sound, head: Samples) -> None:
-        """Begins a chunk; `head` is its first three seconds, or all of it."""
+        """Begins a chunk; `head` is at least as much of it as the overlaps reach, or all of it."""
         self._join(_Laid(chunk, sound, 0.0, 0.0), self._shaped(head))
 
     def lead(self, neighbour: Neighbour) -> None:
@@ -138,9 +136,9 @@ class Stretch:
     def feed(self, audio: Samples) -> None:
         """More of the chunk that was laid last; its end is held back until what follows is known."""
         self._tail = np.concatenate([self._tail, self._shaped(audio)])
-        if len(self._tail) > EDGE:
-            self._push(self._tail[:-EDGE])
-            self._tail = self._tail[-EDGE:]
+        if len(self._tail) > self._overlaps.reach:
+            self._push(self._tail[: -self._overlaps.reach])
+            self._tail = self._tail[-self._overlaps.reach :]
 
     def end(self, whole: Whole) -> None:
         """All of the last chunk was fed."""
@@ -227,8 +225,11 @@ def mono(audio: Samples) -> Samples:
 
 def channels(head: Samples) -> int:
     """How many channels of what was decoded have something of their own to say: 1 or 2."""
-    if head.ndim == 1:
-        return 1
-    loudest = float(np.abs(head).max(initial=0.0))
-    differ = float(np.abs(head[:, 0] - head[:, 1]).max(initial=0.0))
-    return 1 if loudest > SILENT and differ < ALIKE * loudest else 2
+    alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not differ(head))
+    return 1 if alike else 2
+
+
+def differ(both: Samples) -> bool:
+    """Whether it is seen of two channels that they are not one that was written twice."""
+    loudest = float(np.abs(both).max(initial=0.0))
+    return loudest > SILENT and float(np.abs(both[:, 0] - both[:, 1]).max(initial=0.0)) >= ALIKE * loudest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,11 @@ from batchscribe.worker.feeding import Line, Turn, Way
 from batchscribe.worker.neighbours import Neighbours
 from batchscribe.worker.overlaps import Overlaps
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
-from batchscribe.worker.stretches import EDGE, Ended, Ready, Stretch
+from batchscribe.worker.stretches import Ended, Ready, Stretch, differ
 from batchscribe.worker.windows import SpeechFinder
+
+UNDECIDED = 60 * SAMPLE_RATE
+"""Samples after which two channels that are alike are taken for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +142,23 @@ class _Session:
             stretch.give_up()
             self._close(missing=False)
 
-    @staticmethod
-    def _head(pieces: Iterator[Samples]) -> Samples:
+    def _head(self, pieces: Iterator[Samples]) -> Samples:
+        """As much as overlaps may reach; of two channels that begin alike more, for they may part later."""
         head: list[Samples] = []
-        while sum(map(len, head)) < EDGE and (piece := next(pieces, None)) is not None:
+        while self._wants_more(head) and (piece := next(pieces, None)) is not None:
             head.append(piece)
         return np.concatenate(head)
+
+    def _wants_more(self, head: list[Samples]) -> bool:
+        length = sum(map(len, head))
+        if length < self._overlaps.reach:
+            return True
+        undecided = self._stretch is None and head[0].ndim > 1 and not any(map(differ, head))
+        return undecided and length < UNDECIDED
+
+    def _speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
+        with self._board.waiting_for("cut"):
+            return self._find_speech(audio)
 
     def _place(self, place: int, sound: Sound, head: Samples) -> Stretch:
         """The stretch that the chunk goes on with, or that begins with it; the chunk is laid there."""
@@ -161,7 +175,7 @@ class _Session:
     def _begun(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> Stretch:
         stretch = Stretch(
             head,
-            find_speech=self._find_speech,
+            find_speech=self._speech,
             overlaps=self._overlaps,
             emit=self._emit,
             alone=self._line.alone,
