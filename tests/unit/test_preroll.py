@@ -141,14 +141,6 @@ def torn() -> tuple[bytes, bytes]:
     return whole, piece[:80]
 
 
-def test_a_piece_without_sound_of_its_own_is_only_led_up_to() -> None:
-    whole, piece = torn()
-    found = repair(piece, recording(whole))
-    assert found.preroll > 0
-    with AudioDecoder() as decoder:
-        assert list(decoder.decode(found.data, max_seconds=60, skip=found.preroll)) == []
-
-
 def test_a_neighbour_without_sound_is_none() -> None:
     store = MemoryStore(FakeClock())
     for number, data in enumerate(torn(), 1):

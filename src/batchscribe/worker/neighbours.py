@@ -112,7 +112,7 @@ class Neighbours:
     def _said(self, key: str) -> tuple[Segment, ...]:
         name = audio_name(key)
         assert name is not None
-        for store in (self._output, self._source):
+        for store in {store.url: store for store in (self._output, self._source)}.values():
             for known in transcript_keys(name):
                 with suppress(ObjectNotFoundError):
                     return transcripts.decode(store.get(known).data).segments

@@ -11,6 +11,7 @@ EBML and WebM: RFC 8794 and RFC 9559. Boxes of MP4: ISO/IEC 14496-12. Opus in bo
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -187,7 +188,8 @@ def _without_delay(tracks: bytes) -> tuple[bytes, float]:
 
 def left_behind(data: bytes, at: int, before: Recording) -> Recording:
     """What WebM from `at` on leaves for the next chunk."""
-    timestamp, blocks = before.timestamp, list(before.last)
+    timestamp, only_opus = before.timestamp, _only_opus(before.header)
+    blocks = deque(before.last, KEPT_BLOCKS)
     for found in walk(data, at):
         following = after(found)
         if following is None or following > len(data):
@@ -195,9 +197,12 @@ def left_behind(data: bytes, at: int, before: Recording) -> Recording:
         at = following
         if found.id == TIMESTAMP:
             timestamp = int.from_bytes(data[found.body : at])
-        if found.id == SIMPLE_BLOCK and _only_opus(before.header):
+        if found.id == SIMPLE_BLOCK and only_opus:
             one = preroll.block(data[found.begin : at], data[found.body : at], timestamp)
-            blocks = [*blocks[-KEPT_BLOCKS:], one] if one else []
+            if one is None:
+                blocks.clear()
+            else:
+                blocks.append(one)
     return replace(before, timestamp=timestamp, rest=data[at:], last=preroll.latest(blocks))
 
 
