@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.control import ONCE, by_our_clock
+from batchscribe.controller.records import ONCE, by_our_clock
 from batchscribe.controller.follow import gone_down
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
@@ -19,7 +19,7 @@ from batchscribe.core.box import BoxEnd, InstanceRecord
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.manifest import Phase, Progress, Tally, Timings
 from batchscribe.core.runs import Outcome, Run, RunState
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def at_work(at: Stage) -> Run:
     at.worker.seconds_each = 1e6
     run = the_run(at)
     while run is None or run.state is not RunState.TRANSCRIBING:
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(10)
         run = the_run(at)
     for key in at.ledger.facts(ONCE):

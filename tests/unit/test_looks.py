@@ -24,7 +24,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute, Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def started(at: Stage, state: RunState) -> None:
     at.upload(120)
     at.clock.sleep(600)
     for _ in range(30):
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(5)
         if at.ledger.open_runs()[0].state is state:
             return
@@ -49,7 +49,7 @@ def started(at: Stage, state: RunState) -> None:
 def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
     started(at, RunState.PROVISIONING)
     assert at.ledger.open_runs()[0].seen_up is None
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.clock.sleep(1800)
     at.compute.stop(INSTANCE)  # the guard, or the box itself
     at.clock.sleep(600)
@@ -137,7 +137,7 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.compute.break_boot(INSTANCE)
     while not (runs := at.ledger.open_runs()) or runs[0].start_accepted is None:
         at.clock.sleep(5)
-        tick(at.world, at.terms, once=True)
+        once(at)
     assert at.compute.calls.count(("start", INSTANCE)) == 2
     at.compute.break_boot(INSTANCE, broken=False)
     at.clock.sleep(1200)  # its controller died right then
@@ -172,8 +172,8 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
     at.clock.sleep(600)
     older = at.compute.describe(INSTANCE)
     stale = replace(older, tags=Claim(instance=INSTANCE, run=run.id, deadline=run.deadline).tags)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (begun,) = at.ledger.open_runs()
     assert begun.start_accepted is None
     at.compute.start(claim_of(begun))  # and its controller died before it could write that down

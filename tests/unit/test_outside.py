@@ -29,7 +29,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 NO_CAPACITY = NoCapacityError("no capacity")
 OTHERS = ("g5.xlarge", "g6.xlarge")
@@ -174,8 +174,8 @@ def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
 def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path) -> None:
     ready(at)
     set_up(at)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     assert at.notes.armed(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
     world = replace(at.world, ledger=fresh)
@@ -189,8 +189,8 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
 def test_a_lost_ledger_still_knows_how_the_box_came_to_its_work(at: Stage, tmp_path: Path) -> None:
     ready(at)
     set_up(at)
-    tick(at.world, at.terms, once=True)
-    (run,) = tick(at.world, at.terms, once=True).runs
+    once(at)
+    (run,) = once(at).runs
     fresh = Ledger(tmp_path / "another.sqlite")
     recover(replace(at.world, ledger=fresh), at.terms)
     (recovered,) = fresh.open_runs()
@@ -323,7 +323,7 @@ def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
     at.worker.seconds_each = 1e6
     at.compute.fail("start", Fault(NO_CAPACITY))
     for _ in range(60):
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(5)
     at.compute.stop(INSTANCE)
     at.clock.sleep(600)
@@ -363,7 +363,7 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
     ready(at, 400)
     at.compute.fail("start", Fault(NO_CAPACITY))
     while at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(10)
     (run,) = at.ledger.open_runs()
     if not running:
@@ -399,8 +399,8 @@ def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
 def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
     at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
     ready(at)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     at.compute.change_type(INSTANCE, "m7i.large")
     fresh = Ledger(tmp_path / "another.sqlite")
     reconcile(replace(at.world, ledger=fresh), at.terms)

@@ -31,7 +31,7 @@ from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
 from batchscribe.ledger import Ledger
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 NAME = "20261123-120000-abcdef"
 SPEECH = {"rehearsal/chunk-001.ogg": b"a few words"}
@@ -239,7 +239,7 @@ def test_what_keeps_it_from_beginning(at: Stage, tmp_path: Path) -> None:
 def test_an_open_run_comes_first(at: Stage) -> None:
     at.upload(120)
     at.clock.sleep(600)
-    tick(at.world, at.terms, once=True)
+    once(at)
     with pytest.raises(RefusedError, match="is open"):
         check(at.world, at.terms, Act.BOX, guarded=True)
 

@@ -30,7 +30,7 @@ from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.core.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
-from support.world import Stage, stage, transcript
+from support.world import Stage, once, stage, transcript
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def at_work(at: Stage) -> Run:
     """A run whose worker has just come to life, and is slow."""
     at.worker.seconds_each = 1e6
     while True:
-        (run,) = tick(at.world, at.terms, once=True).runs
+        (run,) = once(at).runs
         if run.state is RunState.TRANSCRIBING:
             return run
         at.clock.sleep(5)

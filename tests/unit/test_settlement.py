@@ -17,7 +17,7 @@ from batchscribe.core.instances import Claim, InstanceState
 from batchscribe.core.manifest import Settlement
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def forgotten(at: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Settleme
     """A run that was started, stopped and settled while nothing could be written down: its last row says
     that it was about to start.
     """
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.PROVISIONING
     at.compute.start(claim_of(run))

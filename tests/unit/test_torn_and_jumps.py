@@ -30,7 +30,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.scheduler import preflight
 from support.box_agent import RUN, Awake
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 CHUNKS = 8
 WORKING = 32.0
@@ -103,7 +103,7 @@ def test_a_worker_that_only_ever_leaves_torn_progress_is_lost_in_time(at: Stage)
 def at_work(at: Stage) -> Run:
     """The run, by ticks of one step, with its worker at work."""
     while True:
-        (run,) = tick(at.world, at.terms, once=True).runs
+        (run,) = once(at).runs
         if run.state is RunState.TRANSCRIBING:
             return run
         at.clock.sleep(5)

@@ -27,7 +27,7 @@ from batchscribe.errors import (
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
 from support.played_tick import PID, PlayedTick, hang
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 MINUTE = 60.0
 
@@ -336,7 +336,7 @@ def test_a_controller_that_dies_before_its_worker_lives_leaves_nothing_running(
 
 def test_a_run_that_is_stepped_on_by_short_ticks_has_its_controller(at: Stage, played: PlayedTick) -> None:
     for _ in range(4):
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(5)
     assert watch(at, played).runs == ()
     at.clock.sleep(3 * MINUTE)

@@ -16,7 +16,7 @@ from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 NO_REPLY = Fault(ComputeUnavailableError("no reply"), applied=True)
 THROTTLED = Fault(ComputeUnavailableError("throttled"))
@@ -33,8 +33,8 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 def asked(at: Stage) -> None:
     """A run that is about to ask for its start, and whose controller died there."""
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.PROVISIONING
 
@@ -227,7 +227,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
 def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> None:
     """Its start was accepted, and nobody looked until it was up for another."""
     asked(at)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
     ran = at.compute.billed_seconds(INSTANCE)
@@ -243,12 +243,12 @@ def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> No
 def test_what_somebody_starts_again_under_our_tag_is_not_ours(at: Stage) -> None:
     """It came up and was stopped between two looks; before our tag is emptied a person is there."""
     asked(at)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.clock.sleep(30)
     at.compute.stop(INSTANCE)
     at.compute.hold(INSTANCE)
     at.clock.sleep(40)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.compute.hold(INSTANCE, stuck=False)
     at.clock.sleep(60)
     ran = at.compute.billed_seconds(INSTANCE)

@@ -11,7 +11,6 @@ from pathlib import Path
 from string import Template
 from typing import Self
 
-from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.errors import MisconfiguredError
 
 UNIT = "batch-transcribe-scheduler"
@@ -24,13 +23,8 @@ MARK = "# Written by `batchscribe install systemd`"
 BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
 CHECK_HOURS = "BATCH_SCHEDULER_CHECK_HOURS"
-STOP_TIMEOUT = timedelta(seconds=STOP_PATIENCE_SECONDS) + timedelta(minutes=5)
-"""After SIGTERM: the wait for the GPU to stop, and time to raise the alarm where it does not."""
-VERIFYING = timedelta(minutes=15)
-START_MARGIN = STOP_TIMEOUT + VERIFYING
-"""Beyond the longest run: its GPU is stopped, and its results are verified."""
-WATCH_TIMEOUT = STOP_TIMEOUT + START_MARGIN
-"""A tick that hangs may take its time to end; then comes what it should have done."""
+START_TIMEOUT = timedelta(hours=2)
+"""Of a pass: none waits, and one that hangs is killed long before; a listing of 100 million keys fits."""
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
 _MOST_RANDOM_SECONDS = 300
@@ -96,7 +90,7 @@ class Interval:
         return f"{self.minutes // 60}h" if self.minutes % 60 == 0 else f"{self.minutes}m"
 
 
-WATCH_EVERY = Interval(5)
+WATCH_EVERY = Interval(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +105,6 @@ class Plan:
     interval: Interval
     told: bool = False
     """The interval is not the one of `.env`, so the schedule tells it to the policy."""
-    max_runtime: timedelta
     local_gpu: bool
     log_dir: Path
 
@@ -126,10 +119,8 @@ def render_units(plan: Plan) -> dict[str, str]:
         "folder": _unit_path(plan.folder),
         "executable": _quoted(plan.executable),
         "environment": told,
-        "start_timeout": _span(plan.max_runtime + START_MARGIN),
-        "stop_timeout": _span(STOP_TIMEOUT),
+        "start_timeout": _span(START_TIMEOUT),
         "watch_calendar": WATCH_EVERY.calendar,
-        "watch_timeout": _span(WATCH_TIMEOUT),
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
     }
     return {name: Template(_template(name)).substitute(values) for name in UNITS}
@@ -138,7 +129,7 @@ def render_units(plan: Plan) -> dict[str, str]:
 def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a newline at its end."""
     told = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
-    commands = ((plan.interval, "tick"), (WATCH_EVERY, "watchdog"))
+    commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
     lines = [
         f"{interval.cron} cd {_cron_word(plan.folder)} && {told}{_cron_word(plan.executable)} {command} "
         f">> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"

@@ -123,7 +123,6 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         interval=interval,
         # Whatever does not stand in .env would be unknown to the policy of the scheduled tick.
         told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
-        max_runtime=settings.max_runtime,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )

@@ -19,8 +19,8 @@ from batchscribe.protocols import Clock, Store
 MIN_AGE = timedelta(minutes=5)
 LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
-LOOK_EVERY = 1000
-"""Objects of a listing between two looks at the clock."""
+KEEP_ALIVE_EVERY = 1000
+"""Objects of a listing."""
 
 
 def no_lock() -> LiveLock | None:
@@ -33,7 +33,7 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count.
+    would decode now: failures of another one no longer count. `keep_alive` is called during a listing.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Scanner:
         live_lock: Callable[[], LiveLock | None] = no_lock,
         longest_lock: timedelta | None = None,
         decoder: str | None = None,
+        keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
         self.output = output
@@ -54,6 +55,7 @@ class Scanner:
         self._live_lock = live_lock
         self._longest_lock = longest_lock
         self._decoder = decoder
+        self._keep_alive = keep_alive
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -95,8 +97,8 @@ class Scanner:
     def _listing(self, prefix: str) -> Iterator[Tagged]:
         listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
         for number, each in enumerate(listed):
-            if number % LOOK_EVERY == 0:
-                self._clock.monotonic()  # a sign of life: a listing may take longer than a watchdog waits
+            if number % KEEP_ALIVE_EVERY == 0:
+                self._keep_alive()  # a listing may take longer than a step may
             yield each
 
     def _owner(self, transcript: str) -> str | None:

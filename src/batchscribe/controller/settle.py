@@ -11,15 +11,22 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
-from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import manifests_of, read_exit, read_manifest, read_progress
+from batchscribe.controller.alerts import alert
+from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
+from batchscribe.controller.records import (
+    forget_manifests,
+    manifests_of,
+    read_exit,
+    read_manifest,
+    read_progress,
+    read_settlement,
+)
 from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
-from batchscribe.controller.settlement import as_settled, settled_before, settlement_of
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
@@ -35,6 +42,7 @@ from batchscribe.core.manifest import (
     WorkerEnd,
 )
 from batchscribe.core.messages import Level, Message
+from batchscribe.core.run_records import encode_run, is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.core.worked import total, worked
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
@@ -84,26 +92,40 @@ class Verdict:
 
 
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
-    """Verifies, writes what follows from it, and closes the run. Repeatable until the last line: what
-    was settled once stays, whatever a ledger that could not be written has forgotten.
+    """Verifies, writes what follows from it, and closes the run; repeatable until its last line.
+
+    A settlement that is stored already stands if this scheduler may have written it: its process died, or
+    its ledger could not be written.
     """
-    if (told := settled_before(world, run)) is not None:
+    if not run.manifests and run.started:
         run = replace(run, manifests=manifests_of(world, run.id))
     work = list(_work(world, run))
-    if told is not None:
+    before = read_settlement(world, run)
+    if before is not None and is_plausible(before, run):
         verdict = _verdict(world.scanner(run.by_hand), [each.manifest for each in work])
-        run = as_settled(run, told)
+        run = before
     else:
         verdict = _verified(world, terms, run, work, errors)
         run = _closed(world, run, verdict, work)
-        world.output.create(keys.settlement(run.id), wire.encode(settlement_of(run)))
+        if not world.output.create(keys.settlement(run.id), encode_run(run)):
+            _alert_conflict(world, run)
     if not rehearsed(run):
         _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
-    if run.start_requested is not None or (run.outcome and run.outcome.no_start):
+    if run.started or (run.outcome and run.outcome.no_start):
         _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))
     _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
-    return keep(world, run, run.detail)
+    run = save(world, run, run.detail)
+    _each(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
+    return run
+
+
+def _alert_conflict(world: World, run: Run) -> None:
+    text = (
+        f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it is "
+        f"ignored, the ledger has the bill. Check who may write to {world.output.url}"
+    )
+    alert(world, f"conflict/{run.id}", "batchscribe: a settlement is not ours", text)
 
 
 def _verified(
@@ -121,6 +143,7 @@ def _verified(
     if _blame_by(verdict, world, run, work) and quarantine():
         verdict = _verdict(scanner, manifests)
     for session in sorted(verdict.complete):
+        world.keep_alive()
         _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
     return verdict
 
@@ -160,11 +183,11 @@ def _each(errors: list[BatchscribeError], what: str, act: Callable[[], object]) 
 
 
 def _work(world: World, run: Run) -> Iterable[Work]:
-    for key in run.manifests:
+    for worker in range(len(run.manifests)):
         try:
-            manifest = read_manifest(world, key)
+            manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
-            log.warning("a manifest is passed over", run=run.id, error=str(error))
+            log.warning("a manifest is skipped", run=run.id, error=str(error))
             continue
         yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
 

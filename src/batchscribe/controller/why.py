@@ -14,8 +14,9 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.chunks import AudioName, audio_name, split
 from batchscribe.core.folders import AudioObject, Side
-from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord, Settlement
+from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.run_records import decode_outcome
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
@@ -157,6 +158,6 @@ def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str |
     if place not in listed:
         return None
     try:
-        return wire.decode(output.get(place).data, Settlement).outcome
+        return decode_outcome(output.get(place).data)
     except MisconfiguredError:
         return "unknown"  # written by another version

@@ -233,52 +233,7 @@ class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is going to do, written before it does anything. The deadline counts from here."""
-
-    version: int = VERSION
-    run: str
-    scheduler: str
-    """Which scheduler wrote it: this host and state directory."""
-    created: datetime
-    deadline: datetime
-    provider: str
-    region: str = ""
-    source: str = ""
-    output: str = ""
-    instances: tuple[str, ...]
-    borrowed: bool = False
-    policy: str
-    reason: str
-    chunks: int
-    audio_seconds: float
-    rate_micros: int
-    rate_source: str
-    rate_as_of: str = ""
-    instance_type: str = ""
-    own_type: str = ""
-    """The instance's type before the run, which it gets back after it."""
-    launched_before: datetime | None = None
-    """The instance's launch time before the run."""
-
-
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended and what it cost at most."""
-
-    version: int = VERSION
-    run: str
-    outcome: str
-    detail: str
-    settled: datetime
-    billed_seconds: float
-    cost_micros: int
-    chunks_done: int
-    chunks_failed: int
-    audio_seconds: float
-    worked: Worked = Worked()
-
-
-_Wire = Manifest | Progress | ExitRecord | Intent | Settlement | Failure | QuarantineRecord
+_Wire = Manifest | Progress | ExitRecord | Failure | QuarantineRecord
 T = TypeVar("T", bound=_Wire)
 
 

@@ -21,6 +21,8 @@ from batchscribe.testing.simulation.weather import CALM, HOUR, Weather, between,
 
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYCANARYKEY"  # noqa: S105  a canary, and nobody's key
 LONGEST_LAG = 20.0
+HANG_SECONDS = 900.0
+"""A process that hangs is killed then: see wiring.scheduler.HANG_SECONDS."""
 _UNAVAILABLE: dict[str, type[BatchscribeError]] = {
     "compute": ComputeUnavailableError,
     "guard": ComputeUnavailableError,
@@ -75,7 +77,7 @@ class Trouble:
         return drawn * 0.3
 
     def _lasts(self, seconds: float) -> float:
-        self.wrong(seconds)
+        self.wrong(min(seconds, HANG_SECONDS))
         return seconds
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:

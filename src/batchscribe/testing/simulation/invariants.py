@@ -32,8 +32,9 @@ from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord, read
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
 from batchscribe.core.manifest import Failure, Manifest
+from batchscribe.core.meter import LONGEST_PENDING
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
-from batchscribe.core.runs import LONGEST_PENDING, Run, RunState
+from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
