@@ -19,7 +19,7 @@ from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Run, RunState
 from batchscribe.core.transcripts import SessionTranscript
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
@@ -146,11 +146,17 @@ def moment(world: World) -> Moment:
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
 
-def poll_instance(world: World, instance: str) -> Poll:
-    """Polls an instance. Raises what Compute.describe raises."""
+def poll_instance(world: World, run: Run) -> Poll:
+    """Polls the instance of a run.
+
+    Raises what Compute.describe raises, ComputeUnavailableError if the answer may be older than the last one.
+    """
     asked = moment(world)
-    seen = world.compute.describe(instance)
-    return Poll(asked=asked, answered=moment(world), instance=seen)
+    seen = world.compute.describe(run.instance)
+    poll = Poll(asked=asked, answered=moment(world), instance=seen)
+    if run.meter.contradicts(poll):
+        raise ComputeUnavailableError(f"{seen.id} is {seen.state}, but was up a moment ago: will poll again")
+    return poll
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:

@@ -21,7 +21,7 @@ MODEL_LOAD_SECONDS = 30.0
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
     """Waits for a host that answers, and starts a worker on the last manifest."""
-    poll = poll_instance(world, run.instance)
+    poll = poll_instance(world, run)
     if down := why_not_up(run, poll.instance):
         run = read_poll(run, poll)
         if run.dispatched:

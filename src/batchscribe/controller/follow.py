@@ -44,7 +44,7 @@ def _poll_if_due(world: World, terms: Terms, run: Run) -> tuple[Run, Instance | 
     if not poll_due(run, terms, moment(world)):
         return run, None
     try:
-        poll = poll_instance(world, run.instance)
+        poll = poll_instance(world, run)
     except TransientError as error:
         log.warning("poll will be repeated", run=run.id, error=str(error))
         return run, None

@@ -85,7 +85,7 @@ def _as_it_stands(world: World, terms: Terms, run: Run) -> Run:
     """An open run again: billed from its creation on, since its start is not recorded."""
     manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run), manifests=manifests)
-    poll = poll_instance(world, run.instance)
+    poll = poll_instance(world, run)
     seen = poll.instance
     ours = run.borrowed or seen.run == run.id
     started = ours or run.meter.is_started_since(seen.launched_at)

@@ -80,7 +80,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
 
 def provision(world: World, terms: Terms, run: Run) -> Run:
     """Records that the instance may be started from now on, once it is free."""
-    poll = poll_instance(world, run.instance)
+    poll = poll_instance(world, run)
     state, now = poll.instance.state, poll.answered
     if run.borrowed and state is InstanceState.PENDING and now.at - run.created < INTENT_LASTS:
         return run
@@ -113,7 +113,7 @@ def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 def await_running(world: World, terms: Terms, run: Run) -> Run:
     """Asks for the start until it is accepted, then polls until the instance runs."""
-    poll = poll_instance(world, run.instance)
+    poll = poll_instance(world, run)
     seen, now = poll.instance, poll.answered
     if run.meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
         detail = f"{seen.id} came up, was stopped, and was started again from outside"

@@ -46,7 +46,7 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
     assert run.stop_requested is not None
     if not run.started:
         return _let_go(world, replace(run, meter=run.meter.end(run.stop_requested)), "never started")
-    poll = poll_instance(world, run.instance)
+    poll = poll_instance(world, run)
     if not _is_ours(run, poll):
         return run if _may_become_ours(run, poll) else _hands_off(world, run, poll)
     run = _recorded(world, run, poll)

@@ -15,6 +15,9 @@ from batchscribe.core.instances import Instance, InstanceState
 LONGEST_PENDING = timedelta(minutes=5)
 """From an accepted start to `running`, or back to `stopped`."""
 
+LONGEST_LAG = timedelta(seconds=30)
+"""Polls of a cloud are eventually consistent: one may show a state that is older than the poll before it did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -80,6 +83,14 @@ class Meter:
     def request_start(self, poll: Poll) -> Meter:
         """The meter of a run that is about to ask for its start."""
         return replace(self, start_requested=poll.answered, launched_before=poll.instance.launched_at)
+
+    def contradicts(self, poll: Poll) -> bool:
+        """True if the poll shows `stopped` so soon after one that showed it up that it may be older than that."""
+        state = poll.instance.state
+        if self.up_since is None or self.stopped is not None or state.billable or state.moving:
+            return False
+        up = (self.up_since, self.idle_until, self.running_until)
+        return any(poll.answered.is_within(LONGEST_LAG, of=moment) for moment in up if moment)
 
     def accept_start(self, asked: Moment, answered: Moment) -> Meter:
         """An accepted start. What an earlier one came to, whose reply was lost, is no end of this one."""

@@ -15,6 +15,7 @@ import msgspec
 from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.manifest import Worked
 from batchscribe.core.meter import Meter, Moment
+from batchscribe.core.money import ZERO
 from batchscribe.core.runs import VERSION, Run, RunState
 from batchscribe.errors import MisconfiguredError
 
@@ -95,7 +96,8 @@ def is_plausible(settled: Run, run: Run) -> bool:
         return False
     life = (settled.settled - run.created).total_seconds() if settled.settled else 0.0
     bounded = run.billed_seconds <= settled.billed_seconds <= max(0.0, life) + SLACK_SECONDS
-    return bounded and settled.cost == settled.bill() and settled.rate == run.rate
+    retyped = settled.instance_type != run.instance_type and settled.rate.per_hour > ZERO
+    return bounded and settled.cost == settled.bill() and (settled.rate == run.rate or retyped)
 
 
 def _from_version_1(fields: dict[str, Any], version: object) -> dict[str, Any]:

@@ -270,6 +270,8 @@ class Checker:
         if run.billed_seconds + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
         most = self._most(run, spans) + jumped
+        if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
+            most = max(most, (run.deadline - run.created).total_seconds())
         if run.billed_seconds > most and run.id not in self._in_doubt:
             text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)

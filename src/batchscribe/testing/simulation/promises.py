@@ -74,6 +74,10 @@ class Promises:
         self._jumped = self._line.seconds
         self.wrong()
 
+    def booted(self) -> None:
+        """The controller's host has its power back."""
+        self._down_until = self._line.seconds
+
     def looked(self) -> None:
         self._looked = self._line.seconds
 

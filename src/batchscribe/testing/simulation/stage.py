@@ -148,6 +148,7 @@ class Stage:
         """The host has its power back."""
         self.host.booted = self.line.seconds
         self.host_up = True
+        self.promises.booted()
 
     def _give_way(self, slot: Slot) -> None:
         self.at_work = slot
