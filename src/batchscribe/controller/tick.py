@@ -17,6 +17,7 @@ from batchscribe.controller.drive import drive
 from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import disarm_settled, sweep
 from batchscribe.controller.reconcile import dead_runs, recover
+from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.policy import (
     Decision,
@@ -142,6 +143,7 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
+            compact_loose(world)
             # Told while it costs nothing, not with the first start, which may be days away.
             refuse_unfit(terms.unfit)
             return None

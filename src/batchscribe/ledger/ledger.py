@@ -32,6 +32,7 @@ FILE_NAME = "ledger.sqlite"
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
 LESSONS = 10
 """So many of the latest lessons count: old hardware and old models are forgotten."""
+PRUNED = ("prune_samples", "prune_events", "prune_alerts", "prune_facts")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_FULL})
@@ -245,6 +246,15 @@ class Ledger:
             if due:
                 self._query("save_alert", {"key": key, "at": _text(at)})
         return due
+
+    def prune(self, before: datetime) -> None:
+        """Deletes samples and alerts older than `before`, and events and facts of runs settled earlier.
+
+        Runs, what was learned, and everything about an open run stay.
+        """
+        with self._transaction():
+            for name in PRUNED:
+                self._query(name, {"before": _text(before)})
 
     def _query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
         return self._db.execute(queries()[name], values)
