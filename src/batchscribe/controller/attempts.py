@@ -126,7 +126,7 @@ def compact(
         quarantine=dict(quarantine),
     )
     placed = dict(wire.pack(whole))
-    for key in placed.keys() - listed.packs:
+    for key in sorted(placed.keys() - listed.packs):
         _write(output, key, placed[key])
     yield from sorted(listed.packs - placed.keys())
     yield from (info.key for info in taken.values())

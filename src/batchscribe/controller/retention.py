@@ -72,7 +72,7 @@ def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
         found = {info.key: info for info in group}
         settled = found.get(keys.settlement(run))
         if settled is not None and settled.modified < before:
-            yield from found.keys() - {keys.intent(run), keys.settlement(run)}
+            yield from (key for key in found if key not in {keys.intent(run), keys.settlement(run)})
 
 
 def _compacted(
