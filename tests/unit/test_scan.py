@@ -78,7 +78,7 @@ def test_one_store_is_listed_once(store: MemoryStore) -> None:
     store.before = lambda method, key: listed.append(key) if method == "list" else None
     backlog = scanner(store).backlog()
     assert (backlog.pending, backlog.done) == (1, 1)
-    assert listed == [keys.QUARANTINE, keys.ATTEMPTS, ""]
+    assert listed == [keys.QUARANTINE, keys.ATTEMPTS, keys.COMPACTED, ""]
 
 
 def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedClock) -> None:
@@ -90,7 +90,7 @@ def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedCloc
     assert (backlog.sessions, backlog.done) == (3, 2)
 
 
-@pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.QUARANTINE])
+@pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE])
 @pytest.mark.parametrize("side", ["source", "output"])
 def test_a_listing_error_is_never_a_backlog(
     store: MemoryStore, clock: StoppedClock, broken: str, side: str

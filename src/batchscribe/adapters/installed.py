@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchscribe.adapters.schedule import BEGIN, END, MARK, TIMER, TIMERS, UNITS, WATCHDOG_TIMER, with_block
 from batchscribe.errors import MisconfiguredError
+from batchscribe.private_files import FILE, make_folder
 
 UNIT_DIR = Path("/etc/systemd/system")
 _PATIENCE_SECONDS = 60
@@ -97,14 +98,26 @@ def _watchdog(unit_dir: Path) -> str:
     return f"watchdog {_timer(WATCHDOG_TIMER)[0]}"
 
 
-def make_log_folder(folder: Path, user: str) -> None:
-    """The folder that cron appends to: it must be there before the first tick, and the user's."""
-    if folder.is_dir():
-        return
-    _told(folder, lambda: folder.mkdir(parents=True))
+def make_cron_log(log: Path, user: str) -> None:
+    """Creates the file that cron appends to, and its folder, for the user alone: the shell that cron starts
+    would create a file that all can read.
+    """
+    made: list[Path] = []
+    _told(log.parent, lambda: made.extend(make_folder(log.parent)))
+    _told(log, lambda: made.extend(_created(log)))
     if os.geteuid() == 0:
         account = known_user(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        for path in made:
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def _created(path: Path) -> list[Path]:
+    """Creates an empty file if nothing has that name; no link is followed."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
+    except FileExistsError:
+        return []
+    return [path]
 
 
 def owner(path: Path) -> str:

@@ -17,10 +17,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from batchscribe.errors import LockHeldError, MisconfiguredError
+from batchscribe.private_files import FILE, make_folder
 from batchscribe.protocols import Clock
 
 INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the original's path; written safely, never read
 
+READABLE = 0o644
+"""Of the information copy only: the original's users read it."""
 PATIENCE_SECONDS = 0.5
 """Longer than `holder` needs, so that `status` never turns a tick away."""
 
@@ -75,8 +78,8 @@ class FileTickLock:
         return None
 
     def _lock(self) -> FileLock:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path, mode=0o644)
+        make_folder(self._path.parent)
+        return FileLock(self._path, mode=FILE)
 
     def _told(self) -> str:
         with contextlib.suppress(OSError):
@@ -85,14 +88,16 @@ class FileTickLock:
 
     def _tell(self, text: str) -> None:
         """Information only: a disk that is full, or somebody else's file, keeps the lock from nobody."""
-        for path in filter(None, (self._path, self._copy)):
+        with contextlib.suppress(OSError):
+            _write_own_file(self._path, text)
+        if self._copy is not None:
             with contextlib.suppress(OSError):
-                _write_own_file(path, text)
+                _write_own_file(self._copy, text, mode=READABLE)
 
 
-def _write_own_file(path: Path, text: str) -> None:
+def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
     """Overwrites a plain file of ours."""
-    descriptor = _own_file(path)
+    descriptor = _own_file(path, mode=mode)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
@@ -100,11 +105,16 @@ def _write_own_file(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def _own_file(path: Path, how: int = os.O_WRONLY | os.O_CREAT) -> int:
-    """Opens a plain file of ours with one name; refuses links, pipes and other people's files."""
-    descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+def _own_file(path: Path, how: int = os.O_WRONLY | os.O_CREAT, *, mode: int = FILE) -> int:
+    """Opens a plain file of ours with one name, and removes rights beyond `mode` from it.
+
+    Refuses links, pipes and other users' files.
+    """
+    descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     seen = os.fstat(descriptor)
     if not stat.S_ISREG(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_nlink != 1:
         os.close(descriptor)
         raise PermissionError(f"{path} is not a plain file of ours")
+    if seen.st_mode & ~mode & 0o077:
+        os.fchmod(descriptor, mode)
     return descriptor

@@ -11,6 +11,7 @@ import click
 from batchscribe.adapters import installed
 from batchscribe.adapters.schedule import (
     CHECK_HOURS,
+    CRON_LOG,
     SERVICE,
     TIMER,
     TIMERS,
@@ -86,7 +87,7 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
         click.echo(block)
         return
     app.settings.required("BATCH_SOURCE")
-    installed.make_log_folder(plan.log_dir, plan.user)
+    installed.make_cron_log(plan.log_dir / CRON_LOG, plan.user)
     whose = plan.user if _as_root() else user
     _say(installed.install_cron(block, whose))
     _say_what_is_unseen(app.settings)

@@ -114,7 +114,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
     if run.started or (run.outcome and run.outcome.no_start):
         _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))
-    _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
+    _each(errors, "nothing was retired", lambda: retire(world, now=world.clock.now()))
     run = save(world, run, run.detail)
     _each(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run

@@ -19,6 +19,7 @@ from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
 from batchscribe.controller.observe import observe
 from batchscribe.controller.outside import NOTED, disarm_settled, sweep
 from batchscribe.controller.reconcile import recover
+from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.policy import (
     Decision,
@@ -177,6 +178,7 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, pa
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
+            compact_loose(world)
             # Reported while it costs nothing, not with the first start, which may be days away.
             refuse_unfit(terms.unfit)
         case Launch():

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from batchscribe.controller.attempts import read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
+from batchscribe.controller.trouble import quarantine_of
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
@@ -129,8 +130,11 @@ def _with(told: Told, found: Transcript) -> Told:
 
 
 def _failures(output: Store, key: str) -> tuple[Failure, ...]:
-    read = read_failures(output, list(attempts(output, keys.digest(key))))
-    return tuple(sorted((each for some in read.values() for each in some), key=lambda each: each.at))
+    digest = keys.digest(key)
+    read = read_failures(
+        output, lambda listed: [name for name in listed.stored if keys.chunk_of(name)[0] == digest], digest
+    )
+    return tuple(sorted(read.values(), key=lambda failure: failure.at))
 
 
 def _mentions(output: Store, key: str) -> Iterator[Mention]:

@@ -7,6 +7,9 @@ import hashlib
 CONTROL = "_batchscribe/"
 RUNS = f"{CONTROL}runs/"
 ATTEMPTS = f"{CONTROL}attempts/"
+COMPACTED = f"{CONTROL}attempts-compacted/"
+"""Outside ATTEMPTS, because a GPU host may write there, and only the scheduler may write here."""
+FORGOTTEN = f"{COMPACTED}forgotten-"
 QUARANTINE = f"{CONTROL}quarantine/"
 SUPERSEDED = f"{CONTROL}superseded/"
 INSTANCES = f"{CONTROL}instances/"
@@ -60,7 +63,44 @@ def box_end(run: str) -> str:
 
 
 def attempt(key: str, etag: str, run: str) -> str:
-    return f"{ATTEMPTS}{digest(key)}/{etag}/{run}.json"
+    return single(attempt_name(key, etag, run))
+
+
+def attempt_name(key: str, etag: str, run: str) -> str:
+    """Identifies an attempt, in an object of its own as in a compacted one."""
+    return f"{digest(key)}/{etag}/{run}"
+
+
+def single(name: str) -> str:
+    """Key of the object of one attempt."""
+    return f"{ATTEMPTS}{name}.json"
+
+
+def name_of_single(key: str) -> str | None:
+    """Name of the attempt in the object `key`; None if that is the key of no attempt."""
+    name = key.removeprefix(ATTEMPTS).removesuffix(".json")
+    return name if chunk_of(name)[1] and key == single(name) else None
+
+
+def chunk_of(name: str) -> tuple[str, str]:
+    """Digest and ETag of the chunk of an attempt. An ETag may contain slashes."""
+    digest, _, rest = name.partition("/")
+    return digest, rest.rpartition("/")[0]
+
+
+def run_of(name: str) -> str:
+    """Run of an attempt."""
+    return name.rpartition("/")[2]
+
+
+def compacted(content: str) -> str:
+    """Key of a compacted object, by the digest of its content."""
+    return f"{COMPACTED}attempts-{content}.json.gz"
+
+
+def forgotten(content: str) -> str:
+    """Key of an object that revokes attempts, by the digest of its content."""
+    return f"{FORGOTTEN}{content}.json.gz"
 
 
 def quarantine(key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -26,12 +26,14 @@ from batchscribe.core.report import QueueSample, RunEvent
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger.schema import migrate, queries
+from batchscribe.private_files import make_folder, restrict
 
 FILE_NAME = "ledger.sqlite"
 """Its name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
 LESSONS = 10
 """So many of the latest lessons count: old hardware and old models are forgotten."""
+PRUNED = ("prune_samples", "prune_events", "prune_alerts", "prune_facts")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_FULL})
@@ -61,7 +63,7 @@ class Ledger:
     def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
         self.path = path
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 self._db = _opened(path, pragmas)
             except sqlite3.Error as error:
@@ -246,6 +248,15 @@ class Ledger:
                 self._query("save_alert", {"key": key, "at": _text(at)})
         return due
 
+    def prune(self, before: datetime) -> None:
+        """Deletes samples and alerts older than `before`, and events and facts of runs settled earlier.
+
+        Runs, what was learned, and everything about an open run stay.
+        """
+        with self._transaction():
+            for name in PRUNED:
+                self._query(name, {"before": _text(before)})
+
     def _query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
         return self._db.execute(queries()[name], values)
 
@@ -287,6 +298,10 @@ class Ledger:
 def _opened(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     try:
+        # Before anything is written: new files beside it get the mode that it has then.
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):  # a file system that is read-only can still be read
+                restrict(path.with_name(path.name + suffix))
         for name, value in pragmas.items():
             db.execute(f"PRAGMA {name} = {value}")
         migrate(db)

@@ -25,13 +25,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import outside
+from batchscribe.controller.attempts import list_attempts, read_failures
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord, read
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
-from batchscribe.core.manifest import Failure, Manifest
+from batchscribe.core.manifest import Manifest
 from batchscribe.core.meter import LONGEST_PENDING
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
 from batchscribe.core.runs import Run, RunState
@@ -250,13 +251,17 @@ class Checker:
     def _startable(self, key: str, then: datetime) -> bool:
         """Whether the chunk was pending and untroubled at some time since `then`."""
         done = self._bucket.modified(transcript_of(key))
-        failed = [self._bucket.modified(each) for each in self._attempts(key)]
+        failed = self._failed(key)
         held = self._bucket.modified(keys.quarantine(key))
         return all(at is None or at > then for at in (done, held, *failed))
 
-    def _attempts(self, key: str) -> list[str]:
-        listed = self._bucket.keys(f"{keys.ATTEMPTS}{keys.digest(key)}/")
-        return [each for each in listed if wire.decode(self._bucket.get(each).data, Failure).kind.counts]
+    def _failed(self, key: str) -> list[datetime]:
+        """When the bucket received each failure of the chunk's own, compacted or not."""
+        digest = keys.digest(key)
+        stored = list_attempts(self._bucket, digest).stored
+        names = [name for name in stored if keys.chunk_of(name)[0] == digest]
+        failures = read_failures(self._bucket, lambda _listed: names, digest)
+        return [stored[name] for name, failure in failures.items() if failure.kind.counts]
 
     def _billed(self, run: Run) -> None:
         """I7. A borrowed machine runs anyway, and one in other hands is not ours to measure."""
@@ -365,9 +370,7 @@ class Checker:
     def undone(self) -> list[str]:
         """I11: chunks that no worker dies of, hangs at or refuses, that never failed, and are not done."""
         return [
-            key
-            for key in self.uploaded
-            if self.good(key) and not self._closed(key) and not self._attempts(key)
+            key for key in self.uploaded if self.good(key) and not self._closed(key) and not self._failed(key)
         ]
 
     def closed(self) -> int:

@@ -26,6 +26,8 @@ PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 class Bucket(MemoryStore):
     """The objects themselves, whoever writes them, and how often each was written."""
 
+    threads = 1
+
     def __init__(self, clock: Clock, *, url: str) -> None:
         super().__init__(clock, url=url)
         self.written: Counter[str] = Counter()
