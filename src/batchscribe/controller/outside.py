@@ -34,16 +34,17 @@ def note_down(world: World, run: Run) -> None:
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Tells a box that boots what it is there for; how the run's workers will come to life.
+    """Writes the claim into the instance's record; returns how the run's workers will be started.
 
-    A box whose units are not installed gets none: it would not look.
+    A borrowed instance gets none: it must not be powered off for this run.
     """
     if terms.shared_machine:
         return LOCAL
     record = None if run.borrowed else instance_record(world, run.instance)
-    if record is None or not record.boots:
+    if record is None:
         return ClaimLaunch.SSH
-    launch = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    launch = wanted if record.boots else ClaimLaunch.SSH
     claim = BoxClaim(
         run=run.id,
         created=run.created,
