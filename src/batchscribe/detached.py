@@ -43,7 +43,7 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
         with _exclusive(record):
             if record.exists():
                 return False
-            pid = _spawn(argv, environment, log)
+            pid = spawn(argv, environment=environment, log=log)
             # Between these two lines a crash could let a second process in: harmless, since
             # workers publish create-only.
             write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
@@ -150,7 +150,8 @@ def _stat(pid: int) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
+    """Starts `argv` as `start_once` does, whatever was started before; its number. Raises OSError."""
     make_folder(log.parent)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
@@ -167,6 +168,19 @@ def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> in
         setsigmask=[],
         setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE],
     )
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds the lock file for the block; False if another process holds it. The kernel frees it at death."""
+    make_folder(path.parent)
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 @contextmanager

@@ -103,8 +103,8 @@ class Launcher(Protocol):
         """
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        """Starts the worker on the manifest stored at `url`, detached. A second call for the same
-        run and worker changes nothing. Raises LaunchError, MisconfiguredError.
+        """Makes sure that a worker is, or was, at work on the manifest stored at `url`. Idempotent: a worker
+        is never started twice, an agent that died is started again. Raises LaunchError, MisconfiguredError.
         """
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:

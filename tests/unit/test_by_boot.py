@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.records import ONCE, by_our_clock
 from batchscribe.controller.follow import gone_down
+from batchscribe.controller.records import ONCE, by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire

@@ -7,7 +7,7 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord, last_word, read
+from batchscribe.core.box import InstanceRecord, last_word
 from batchscribe.core.manifest import Manifest, decode
 from batchscribe.core.transcripts import ForeignTranscript
 from batchscribe.core.transcripts import decode as decode_transcript
@@ -33,7 +33,7 @@ def test_strange_bytes_are_no_control_object(data: bytes) -> None:
     with pytest.raises(MisconfiguredError, match="not a readable Manifest"):
         decode(data, Manifest)
     with pytest.raises(MisconfiguredError, match="not a readable InstanceRecord"):
-        read(data, InstanceRecord)
+        decode(data, InstanceRecord)
     assert last_word(data) is None
 
 

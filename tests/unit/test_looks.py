@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from batchscribe.controller.follow import follow
-from batchscribe.controller.release import release
+from batchscribe.controller.context import moment
 from batchscribe.controller.steps import claim_of
+from batchscribe.controller.teardown import teardown
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.runs import Outcome, Run, RunState
@@ -48,7 +49,7 @@ def started(at: Stage, state: RunState) -> None:
 
 def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
     started(at, RunState.PROVISIONING)
-    assert at.ledger.open_runs()[0].seen_up is None
+    assert at.ledger.open_runs()[0].meter.up_since is None
     once(at)
     at.clock.sleep(1800)
     at.compute.stop(INSTANCE)  # the guard, or the box itself
@@ -135,7 +136,7 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.clock.sleep(600)
     at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
     at.compute.break_boot(INSTANCE)
-    while not (runs := at.ledger.open_runs()) or runs[0].start_accepted is None:
+    while not (runs := at.ledger.open_runs()) or runs[0].meter.start_accepted is None:
         at.clock.sleep(5)
         once(at)
     assert at.compute.calls.count(("start", INSTANCE)) == 2
@@ -175,7 +176,7 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
     once(at)
     once(at)
     (begun,) = at.ledger.open_runs()
-    assert begun.start_accepted is None
+    assert begun.meter.start_accepted is None
     at.compute.start(claim_of(begun))  # and its controller died before it could write that down
     assert _released_with(at, stale).state is RunState.RELEASING
     assert begun.id in at.world.guard.armed(INSTANCE)
@@ -184,9 +185,9 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
 def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
-    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=at.clock.now())
+    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=moment(at.world))
     world = replace(at.world, compute=_Shows(at.compute, lambda: seen))
-    return release(world, at.terms, out)
+    return teardown(world, at.terms, out)
 
 
 class _Shows:
@@ -231,7 +232,8 @@ def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
     at.clock.sleep(1)
     at.store.before = break_second_look
     (run,) = tick(at.world, at.terms).runs
-    assert run.stopped == looked[1]
+    assert run.meter.stopped is not None
+    assert run.meter.stopped.at == looked[1]
 
 
 class _DeadError(BaseException):

@@ -14,8 +14,9 @@ from batchscribe.controller.outside import disarm_settled
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, RunState
@@ -60,7 +61,7 @@ def set_up(at: Stage, *, boots: bool = True, claim: BoxClaim | None = None) -> N
 
 
 def record(at: Stage) -> InstanceRecord:
-    return read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
+    return decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
 
 
 def tags(at: Stage) -> str | None:

@@ -25,8 +25,9 @@ from batchscribe.controller.rehearsal import (
 from batchscribe.controller.retreat import FOLDER, place_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxEnd, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import BoxEnd, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
@@ -98,7 +99,7 @@ def stopped_and_tidy(at: Stage) -> None:
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.compute.describe(INSTANCE).run is None
     assert at.notes.armed(INSTANCE) == frozenset()
-    assert read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
+    assert decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
     assert list(at.store.list(FOLDER)) == []
     assert the_run(at).state is RunState.SETTLED
 
@@ -140,7 +141,7 @@ def test_the_guard_is_proved_with_a_box_that_holds_still(at: Stage) -> None:
 
 
 def _claim(at: Stage) -> ClaimLaunch | None:
-    claim = read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim
+    claim = decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim
     return claim.launch if claim else None
 
 
@@ -190,7 +191,7 @@ def test_a_rehearsal_whose_ledger_was_lost_is_finished_too(at: Stage, tmp_path: 
     assert run.output.endswith(f"{FOLDER}{NAME}")
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.notes.armed(INSTANCE) == frozenset()
-    assert read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
+    assert decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
     fresh.close()
 
 

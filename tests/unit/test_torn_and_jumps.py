@@ -19,9 +19,9 @@ from batchscribe.controller.context import Terms, World
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, InstanceRecord, read
+from batchscribe.core.box import BoxWaits, InstanceRecord
 from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import EngineSpec, WorkerName
+from batchscribe.core.manifest import EngineSpec, WorkerName, decode
 from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
@@ -206,7 +206,7 @@ def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
         ssh=None,
     )
     setup._record(at.compute.describe(INSTANCE), "SHA256:key", boots=True)
-    record = read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
+    record = decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
     assert (record.fingerprint, record.boots, record.claim) == ("SHA256:key", True, None)
 
 

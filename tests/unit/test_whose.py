@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.controller import drive, release
+from batchscribe.controller import advance, teardown
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -213,7 +213,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
     with monkeypatch.context() as patch:
-        patch.setattr(release, "_see_stopped", dies)
+        patch.setattr(teardown, "_stop", dies)
         with pytest.raises(Killed):
             reconcile(at.world, at.terms)
     at.clock.sleep(3600)
@@ -282,7 +282,7 @@ def test_a_launch_time_of_before_the_run_proves_that_nothing_ran(
 def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     said = forced(at, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(drive, "release", dies)
+        patch.setattr(advance, "teardown", dies)
         with pytest.raises(Killed):
             tick(at.world, at.terms)
     at.clock.sleep(600)

@@ -12,6 +12,7 @@ from batchscribe.controller.records import (
     by_our_clock,
     read_box_end,
     read_exit,
+    read_manifest,
     read_progress,
 )
 from batchscribe.controller.stall import stall_reason
@@ -58,6 +59,8 @@ def _follow_progress(
     if progress is not None:
         world.view.show(run, progress)
         run = _with_times(run, progress, now.at)
+    if seen and run.launch == ClaimLaunch.SSH:
+        _ensure_agent(world, run, seen)
     if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
         detail = f"worker {run.worker.worker} is gone without an exit record"
         return save(world, run.releasing(Outcome.WORKER_LOST, detail))
@@ -68,6 +71,15 @@ def _follow_progress(
     if stall := stall_reason(world, terms, run, progress):
         return save(world, run.releasing(Outcome.WORKER_LOST, stall))
     return run
+
+
+def _ensure_agent(world: World, run: Run, seen: Instance) -> None:
+    """Starts the agent again if it died; its host cannot do that for one that was started over ssh."""
+    url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
+    try:
+        world.launcher.launch(seen, read_manifest(world, run), url)
+    except BatchscribeError as error:
+        log.warning("the agent could not be checked", run=run.id, error=str(error))
 
 
 def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:

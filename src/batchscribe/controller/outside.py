@@ -14,8 +14,9 @@ import msgspec
 
 from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -34,16 +35,17 @@ def note_down(world: World, run: Run) -> None:
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Tells a box that boots what it is there for; how the run's workers will come to life.
+    """Writes the claim into the instance's record; returns how the run's workers will be started.
 
-    A box whose units are not installed gets none: it would not look.
+    A borrowed instance gets none: it must not be powered off for this run.
     """
     if terms.shared_machine:
         return LOCAL
     record = None if run.borrowed else instance_record(world, run.instance)
-    if record is None or not record.boots:
+    if record is None:
         return ClaimLaunch.SSH
-    launch = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    launch = wanted if record.boots else ClaimLaunch.SSH
     claim = BoxClaim(
         run=run.id,
         created=run.created,
@@ -67,7 +69,7 @@ def launch_left(world: World, run: Run) -> str:
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
     """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
     try:
-        return read(world.home.get(keys.instance(instance)).data, InstanceRecord)
+        return decode(world.home.get(keys.instance(instance)).data, InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 

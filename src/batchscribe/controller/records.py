@@ -7,7 +7,7 @@ from datetime import datetime
 from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.box import BoxEnd, read
+from batchscribe.core.box import BoxEnd
 from batchscribe.core.manifest import (
     ExitRecord,
     Manifest,
@@ -16,6 +16,7 @@ from batchscribe.core.manifest import (
     Timings,
     WorkerEnd,
     WorkerRef,
+    decode,
 )
 from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
 from batchscribe.core.runs import Run
@@ -129,7 +130,7 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
 def read_box_end(world: World, run: Run) -> BoxEnd | None:
     """Why the GPU host powered itself off; None if it did not, or could not report it."""
     try:
-        return read(world.output.get(keys.box_end(run.id)).data, BoxEnd)
+        return decode(world.output.get(keys.box_end(run.id)).data, BoxEnd)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 

@@ -5,6 +5,7 @@ All of it travels through the store, versioned. A worker refuses a manifest of a
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -15,10 +16,11 @@ from batchscribe.core.foreign import UNREADABLE
 from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WorkerRef(Protocol):
-    """Which worker of which run: a manifest says it, and so does its name alone."""
+    """Identifies one worker of one run: a manifest, or a WorkerName."""
 
     @property
     def run(self) -> str: ...
@@ -28,10 +30,16 @@ class WorkerRef(Protocol):
 
 
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker by its name, where its manifest cannot be read."""
+    """One worker of one run; also the name of a folder on its machine."""
 
     run: str
     worker: int
+
+    def checked(self) -> WorkerName:
+        """Returns itself. Raises MisconfiguredError if it could name a folder that is not its own."""
+        if not _NAME.fullmatch(self.run) or self.worker < 0:
+            raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
+        return self
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,16 +241,15 @@ class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
-_Wire = Manifest | Progress | ExitRecord | Failure | QuarantineRecord
-T = TypeVar("T", bound=_Wire)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-def encode(value: _Wire) -> bytes:
+def encode(value: msgspec.Struct) -> bytes:
     return msgspec.json.encode(value)
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The value in `data`. Raises MisconfiguredError where it is not one of this version."""
+    """Returns the value in `data`. Raises MisconfiguredError if it is not one of this version."""
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:

@@ -33,8 +33,8 @@ from batchscribe.controller.context import Shield, Terms, View, Waits, World, lo
 from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits, decode
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -373,7 +373,7 @@ def _instance_record(output: Store, instance: str) -> InstanceRecord:
             f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
         ) from error
     try:
-        return read(data, InstanceRecord)
+        return decode(data, InstanceRecord)
     except MisconfiguredError as error:
         raise MisconfiguredError(
             f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "

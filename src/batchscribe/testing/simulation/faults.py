@@ -100,7 +100,7 @@ class Trouble:
         if drought is CredentialsError and self._line.seconds < until and kind in {"compute", "guard"}:
             return _told(CredentialsError("the cloud does not accept these credentials: renew them")), False
         if self._weather.fault and self._rng.random() < self._weather.fault:
-            return _told(unavailable("it did not answer: look again")), self._lost(name)
+            return _told(unavailable("it did not answer: look again")), self._lost()
         return None
 
     def refused(self) -> BatchscribeError | None:
@@ -130,8 +130,8 @@ class Trouble:
             self.wrong(0.0)
         return happens
 
-    def _lost(self, name: str) -> bool:
-        return not name.startswith("launcher.way") and self._rng.random() < self._weather.lost_reply
+    def _lost(self) -> bool:
+        return self._rng.random() < self._weather.lost_reply
 
     def _unwritten(self) -> tuple[BatchscribeError, bool] | None:
         found = self._of_the_ledger()

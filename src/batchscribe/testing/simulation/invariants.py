@@ -30,7 +30,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.box import InstanceRecord
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
 from batchscribe.core.manifest import Manifest
 from batchscribe.core.meter import LONGEST_PENDING
@@ -397,7 +397,7 @@ class Checker:
         if machine.type != self.own_type:
             left.append(f"its type is {machine.type}")
         left += [f"a note {note}" for note in self.ledger().facts(outside.NOTED)]
-        record = read(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
+        record = wire.decode(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
         if record.claim is not None:
             left.append(f"the claim of {record.claim.run}")
         if left:

@@ -151,7 +151,8 @@ class Promises:
             late = self._waits.reach  # a box that does not take up what it was given has so long
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
             self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller lives")
-        alone = None if agent is None else max(begun, agent, self._alone_since, self._wrong_until)
+        powers_off = agent is not None and self._box.powers_off
+        alone = max(begun, agent or 0.0, self._alone_since, self._wrong_until) if powers_off else None
         if alone is not None and now - alone > BY_BOX + late:
             self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its box is on")
 

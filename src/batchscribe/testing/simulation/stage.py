@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
+from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys, report
@@ -327,9 +327,7 @@ class Stage:
             output=store,
             home=store,
             compute=compute,
-            launcher=LaunchEither(
-                store, boot=BootLauncher(store, store), other=OverSsh(self.box, gate, __version__)
-            ),
+            launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,
             ledger=self.ledger,
