@@ -17,6 +17,7 @@
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- DamagedLedgerError       the ledger's file is damaged: it is set aside, the store knows the rest
     |   `-- GpuError                 there is no usable GPU where one was asked for
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
@@ -101,6 +102,10 @@ class MisconfiguredError(BatchscribeError):
 
 class CredentialsError(MisconfiguredError):
     """The cloud does not accept these credentials, or not any more."""
+
+
+class DamagedLedgerError(MisconfiguredError):
+    """The ledger's file is damaged; the store still knows every transcript and open run."""
 
 
 class GpuError(MisconfiguredError):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from batchscribe.controller.follow import follow
+from batchscribe.controller import advance
 from batchscribe.controller.context import moment
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.teardown import teardown
@@ -20,7 +21,6 @@ from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
-    InterruptedRunError,
     StoreUnavailableError,
 )
 from batchscribe.ledger import Ledger
@@ -98,22 +98,19 @@ def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: St
     reached = iter([True])
 
     def hang(method: str, key: str) -> None:
-        asked = at.ledger.open_runs()[0].stop_requested
-        if method == "get" and key.endswith("exit.json") and asked and next(reached, False):
+        if method == "get" and key.endswith("exit.json") and next(reached, False):
             at.compute.stop(INSTANCE)
             at.clock.sleep(120)
             at.compute.start_unclaimed(INSTANCE)
             at.clock.sleep(300)
 
     at.worker.deaf = True
-    at.clock.at(30, at.clock.interrupt)
     at.store.before = hang
     (run,) = at.ledger.open_runs()
-    with pytest.raises(InterruptedRunError):
-        tick(at.world, at.terms)
-    released = at.ledger.run(run.id)
-    assert released is not None
-    assert released.abandoned_gpu
+    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    (closed,) = reconcile(at.world, at.terms)
+    assert closed.abandoned_gpu
+    assert ("stop", INSTANCE) not in at.compute.calls[-1:]
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
@@ -206,8 +203,9 @@ class _Shows:
 
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     started(at, RunState.TRANSCRIBING)
+    at.clock.sleep(at.terms.waits.describe)
     at.compute.stop(INSTANCE)
-    monkeypatch.setattr("batchscribe.controller.tick.drive", _dies)
+    monkeypatch.setattr(advance, "teardown", _dies)
     with pytest.raises(_DeadError):
         reconcile(at.world, at.terms)
     monkeypatch.undo()
@@ -220,20 +218,21 @@ def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch:
 def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
     started(at, RunState.TRANSCRIBING)
     at.clock.sleep(60)
-    looked: list[datetime] = []
+    read_at: list[datetime] = []
 
-    def break_second_look(method: str, key: str) -> None:
+    def break_first_read(method: str, key: str) -> None:
         if method == "get" and key.endswith("exit.json"):
-            looked.append(at.clock.now())
-            if len(looked) == 2:
+            read_at.append(at.clock.now())
+            if len(read_at) == 1:
                 raise StoreUnavailableError("now")
 
     at.compute.stop(INSTANCE)
     at.clock.sleep(1)
-    at.store.before = break_second_look
+    at.store.before = break_first_read
     (run,) = tick(at.world, at.terms).runs
+    assert len(read_at) > 1
     assert run.meter.stopped is not None
-    assert run.meter.stopped.at == looked[1]
+    assert run.meter.stopped.at == read_at[0]
 
 
 class _DeadError(BaseException):

@@ -64,7 +64,7 @@ def run(app: App, *, source: str | None, limit: int | None, wait: bool, as_json:
 
 def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
     with opened(app, by_hand=by_hand) as made:
-        locked = partial(made.lock.held, patience=LOCK_PATIENCE)
+        locked = partial(made.locked, LOCK_PATIENCE)
         return _report(app, made, one_tick(made.world, made.terms, locked=locked, wait=wait), as_json=as_json)
 
 
@@ -74,8 +74,9 @@ def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
 @pass_app
 def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
     """Stop what should not run; start nothing, and leave live work alone."""
+    app.lenient = True
     with opened(app) as made:
-        locked = partial(made.lock.held, patience=LOCK_PATIENCE)
+        locked = partial(made.locked, LOCK_PATIENCE)
         if forget:
             with locked():
                 runs: tuple[Run, ...] = (forget_run(made.world, forget),)

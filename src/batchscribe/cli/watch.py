@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 from rich.markup import escape
 
@@ -9,14 +11,18 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import watch
 
+PASS_PATIENCE = 0.5
+"""Seconds that a pass of the timer waits for the lock: the next one comes in a minute."""
+
 
 @click.command()
 @json_option
 @pass_app
 def watchdog(app: App, *, as_json: bool) -> int:
     """Advance open runs by one pass: start, follow, stop. Begins none."""
+    app.lenient = True
     with opened(app) as made:
-        watched = watch(made.world, made.terms, locked=made.lock.held)
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
         released = [{"run": each.id, "outcome": each.outcome} for each in watched.runs]
         print_json({"found": watched.found, "released": released})

@@ -40,6 +40,7 @@ from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
     LockHeldError,
+    MisconfiguredError,
     NotStoppedError,
     ObjectNotFoundError,
     TransientError,
@@ -95,6 +96,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
             _follow(world, terms, passed, locked, only_ending=True)
         raise
     _raise_not_stopped(passed)
+    _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
     return replace(ticked, runs=tuple(passed.runs.values()), errors=passed.all_errors)
@@ -114,6 +116,7 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
     _follow(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
+    _refuse_unreadable(world)
     return _closed(passed)
 
 
@@ -135,6 +138,7 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
         raise
     if passed.stuck:
         raise max(passed.stuck.values(), key=lambda error: error.exit_code)
+    _refuse_unreadable(world)
     return Watched(found=quiet or _summary(passed), runs=_closed(passed))
 
 
@@ -266,6 +270,16 @@ def _raise_not_stopped(passed: Passed) -> None:
     for error in passed.stuck.values():
         if isinstance(error, NotStoppedError):
             raise error
+
+
+def _refuse_unreadable(world: World) -> None:
+    """Raises MisconfiguredError for open runs that cannot be read, once all others had their turn."""
+    world.ledger.open_runs()
+    if world.ledger.unreadable:
+        raise MisconfiguredError(
+            f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read ({world.ledger.unreadable[0]}): "
+            "install the version that wrote them; all other runs were advanced"
+        )
 
 
 def _record_hold(world: World, seen: Observation, decision: Hold) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from batchscribe.adapters.reports import write_report
 from batchscribe.adapters.store_unusable import UnusableStore
 from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
+from batchscribe.controller.alerts import alert
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.scan import Scanner, read_live_lock
@@ -44,8 +45,10 @@ from batchscribe.core.worked import work_lines
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.trouble import Trouble, usable_ledger
 
 LOCAL, BOOT = "local", "boot"
 CPU_ENGINES = {"pocketsphinx"}
@@ -65,6 +68,11 @@ class Scheduler:
     world: World
     terms: Terms
     lock: Lock
+    trouble: Trouble
+
+    def locked(self, patience: float) -> AbstractContextManager[None]:
+        """Holds the lock of this state directory."""
+        return self.trouble.locked(self.lock, patience)
 
 
 @contextmanager
@@ -77,14 +85,35 @@ def scheduler(
     by_hand: bool = False,
     remember: bool = True,
 ) -> Iterator[Scheduler]:
-    """The scheduler of these settings. With `remember=False` it leaves no trace on disk."""
-    settings.required("BATCH_SOURCE")
+    """The scheduler of these settings. With `remember=False` it leaves no trace on disk.
+
+    What is wrong with ledger, lock or settings does not stop what the command has to stop: it is raised at
+    the end, and nothing is started.
+    """
+    if not settings.problems:
+        settings.required("BATCH_SOURCE")
     clock = SystemClock(interrupts)
     lock = tick_lock(settings, clock)
-    with open_ledger(settings, remember=remember) as ledger:
+    trouble = Trouble([MisconfiguredError(problem) for problem in settings.problems])
+    with _ledger(settings, clock, trouble, remember=remember) as ledger:
         world = _world(settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock)
+        world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
+        if found := (*trouble.notices, *map(str, trouble.errors)):
+            alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
         terms = _terms(settings, by_hand=by_hand, remember=remember)
-        yield Scheduler(settings=settings, world=world, terms=terms, lock=lock)
+        yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
+        trouble.refuse_start()
+
+
+def _ledger(settings: Settings, clock: Clock, trouble: Trouble, *, remember: bool) -> Ledger:
+    if not remember:
+        return open_ledger(settings, remember=False)
+    return usable_ledger(settings.state_dir / FILE_NAME, clock.now(), trouble)
+
+
+def _checked_start(trouble: Trouble, settings: Settings, world: World) -> None:
+    trouble.refuse_start()
+    preflight(settings, world.output)
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
@@ -98,7 +127,10 @@ def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
 
 
 def open_stores(settings: Settings) -> tuple[Store, Store]:
-    """(source, output); the same store where results lie beside the audio."""
+    """(source, output); the same store if results are written beside the audio."""
+    if settings.problems and not settings.source:
+        unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
+        return unusable, unusable
     source = _store(settings, settings.required("BATCH_SOURCE"))
     same = settings.output in {"", settings.source}
     return source, source if same else _store(settings, settings.output, expected=False)
@@ -210,7 +242,9 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
 
 
 def instances(settings: Settings) -> tuple[str, ...]:
-    return (LOCAL,) if settings.provider == LOCAL else (settings.required("GPU_INSTANCE_ID"),)
+    if settings.provider == LOCAL:
+        return (LOCAL,)
+    return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
 
 
 def scheduler_id(settings: Settings, *, remember: bool = True) -> str:
