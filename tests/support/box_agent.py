@@ -27,11 +27,9 @@ from batchscribe.core.box import (
 from batchscribe.core.manifest import (
     EngineSpec,
     ExitRecord,
-    Intent,
     Manifest,
     Phase,
     Progress,
-    Settlement,
     Tally,
     Timings,
     WorkerEnd,
@@ -172,35 +170,11 @@ class Awake:
         )
 
     def intend(self) -> None:
-        intent = Intent(
-            run=RUN,
-            scheduler="this",
-            created=self.created,
-            deadline=self.deadline,
-            provider="ec2",
-            instances=(INSTANCE,),
-            policy="threshold",
-            reason="",
-            chunks=1,
-            audio_seconds=1.0,
-            rate_micros=0,
-            rate_source="",
-        )
-        self.store.create(keys.intent(RUN), wire.encode(intent))
+        """Stores the record of the run: the host only checks that it is there."""
+        self.store.create(keys.intent(RUN), b"{}")
 
     def settle(self) -> None:
-        settlement = Settlement(
-            run=RUN,
-            outcome="completed",
-            detail="",
-            settled=self.clock.now(),
-            billed_seconds=0.0,
-            cost_micros=0,
-            chunks_done=0,
-            chunks_failed=0,
-            audio_seconds=0.0,
-        )
-        self.store.create(keys.settlement(RUN), wire.encode(settlement))
+        self.store.create(keys.settlement(RUN), b"{}")
 
     def claimed(self, launch: ClaimLaunch = ClaimLaunch.BOOT, **changes: object) -> None:
         """A claim with its intent, as a controller leaves them before it starts the instance."""

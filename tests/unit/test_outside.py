@@ -103,7 +103,7 @@ def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
     ready(at)
     at.notes.arm_error = MisconfiguredError("no such role")
     (run,) = tick(at.world, at.terms).runs
-    assert (run.outcome, run.start_requested) == (Outcome.START_FAILED, None)
+    assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert "start" not in {call for call, _ in at.compute.calls}
 
 
@@ -111,7 +111,7 @@ def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -
     ready(at)
     at.notes.arm_error = ComputeUnavailableError("EventBridge did not answer")
     (run,) = tick(at.world, at.terms).runs
-    assert (run.outcome, run.start_requested) == (Outcome.ABANDONED, None)
+    assert (run.outcome, run.started) == (Outcome.ABANDONED, False)
     assert at.notes.guard_calls.count("arm") > 1
     assert at.clock.now() - run.created < timedelta(minutes=12)
 

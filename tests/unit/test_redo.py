@@ -35,12 +35,14 @@ from batchscribe.core.manifest import (
     Manifest,
     ManifestChunk,
     QuarantineRecord,
-    Settlement,
 )
+from batchscribe.core.run_records import encode_run
+from batchscribe.core.runs import Outcome, RunState
 from batchscribe.core.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock
+from support.values import run
 
 OLD = NOW - timedelta(hours=1)
 
@@ -348,25 +350,11 @@ def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemorySto
 
 def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: StoppedClock) -> None:
     put(store, "s/chunk-001.webm")
-    for number, run in enumerate(("r1", "r2")):
-        asked = manifest(store, "s/chunk-001.webm", run=run)
-        store.place(keys.manifest(run, 0), wire.encode(asked), modified=OLD + timedelta(minutes=number))
-    store.place(
-        keys.settlement("r1"),
-        wire.encode(
-            Settlement(
-                run="r1",
-                outcome="completed",
-                detail="",
-                settled=NOW,
-                billed_seconds=1,
-                cost_micros=1,
-                chunks_done=0,
-                chunks_failed=1,
-                audio_seconds=0,
-            )
-        ),
-    )
+    for number, name in enumerate(("r1", "r2")):
+        asked = manifest(store, "s/chunk-001.webm", run=name)
+        store.place(keys.manifest(name, 0), wire.encode(asked), modified=OLD + timedelta(minutes=number))
+    settled = run(id="r1", state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW)
+    store.place(keys.settlement("r1"), encode_run(settled))
     store.place(keys.manifest("r3", 0), b'{"version": 99}')
     fail(store, "s/chunk-001.webm", "r2", at=NOW)
     fail(store, "s/chunk-001.webm", "r1", at=OLD, etag="older-bytes")

@@ -58,7 +58,7 @@ class Controller:
             run = next(iter(at.ledger.open_runs()), None)
             if run is not None and run.dispatched is not None:
                 break
-            tick(world, terms, once=True)
+            tick(world, terms, wait=False)
             at.clock.sleep(10)
 
     def kill(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.controller.context import moment
 from batchscribe.controller.redo import by_key, quarantined, redo
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
@@ -101,7 +102,8 @@ def ends(at: Stage, manifest: Manifest, end: WorkerEnd, *failures: Failure) -> N
 
 def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run:
     """The run as it is settled after that outcome."""
-    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, stopped=at.clock.now())
+    stopped = run.meter.end(moment(at.world))
+    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, meter=stopped)
     return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
 
 

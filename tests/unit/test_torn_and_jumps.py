@@ -15,7 +15,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import Terms, World, moment
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
@@ -150,7 +150,8 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     run = at_work(at)
     at.clock.at(15, lambda: at.store.place(keys.manifest(run.id, 0), HALF))
     at.clock.sleep(60)
-    over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING, stopped=at.clock.now())
+    over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
+    over = replace(over, meter=over.meter.end(moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "1 of 1 manifests could not be read" in run.detail
@@ -258,7 +259,7 @@ def test_after_a_clock_was_set_back_the_instance_is_looked_at_all_the_same(wrong
     wrong.clock.jump(-3600)
     wrong.compute.stop(INSTANCE)
     wrong.clock.sleep(wrong.terms.waits.describe)
-    tick(wrong.world, wrong.terms, once=True)
+    once(wrong)
     seen = wrong.ledger.run(run.id)
     assert seen is not None
     assert (seen.state, seen.outcome) == (RunState.RELEASING, Outcome.INSTANCE_LOST)

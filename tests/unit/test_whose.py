@@ -43,6 +43,12 @@ def state(at: Stage) -> InstanceState:
     return at.compute.describe(INSTANCE).state
 
 
+def end(at: Stage) -> None:
+    """Puts the open run on its way out, as a signal does."""
+    (run,) = at.ledger.open_runs()
+    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+
+
 def forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What every call of `stop` from here on says about force."""
     said: list[bool] = []
@@ -101,6 +107,7 @@ def test_an_emptied_tag_is_no_lost_tag(at: Stage) -> None:
     at.compute.release(INSTANCE)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
+    end(at)
     (done,) = reconcile(at.world, at.terms)
     assert done.abandoned_gpu
     assert state(at) is InstanceState.RUNNING
@@ -152,7 +159,7 @@ def dies(*_arguments: object) -> None:
 def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked for again minutes after the first time, and the controller dies: looks are older than that."""
+    """Asked for again minutes after the first time, then the way out begins: polls are older than that."""
     asked(at)
     (run,) = at.ledger.open_runs()
     at.clock.sleep(300)
@@ -162,6 +169,7 @@ def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     monkeypatch.setattr(
         at.compute, "describe", lambda instance: before if at.clock.now() < fresh else whole(instance)
     )
+    end(at)
     reconcile(at.world, at.terms)
     assert whole(INSTANCE).state is InstanceState.STOPPED
 
@@ -185,6 +193,7 @@ def test_an_empty_tag_that_is_older_than_our_start_is_not_believed(
     with pytest.raises(Killed):
         tick(at.world, at.terms)
     assert state(at) is InstanceState.RUNNING
+    end(at)
     (run,) = reconcile(at.world, at.terms)
     assert not run.abandoned_gpu
     assert whole(INSTANCE).state is InstanceState.STOPPED
@@ -199,6 +208,7 @@ def test_what_is_stopping_under_nobodys_tag_is_not_forced(at: Stage, monkeypatch
     at.compute.stop(INSTANCE)
     at.clock.sleep(60)
     said = forced(at, monkeypatch)
+    end(at)
     (run,) = reconcile(at.world, at.terms)
     assert run.abandoned_gpu
     assert not said
@@ -212,6 +222,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
     at.compute.start(claim_of(run))
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
+    end(at)
     with monkeypatch.context() as patch:
         patch.setattr(teardown, "_stop", dies)
         with pytest.raises(Killed):

@@ -14,6 +14,7 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
+from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
@@ -70,13 +71,19 @@ def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
 
 @click.command()
 @click.option("--forget", metavar="RUN", help="Close a run whose instance is gone for good, unpolled.")
+@click.option(
+    "--adopt", metavar="RUN", help="Stop and settle a run of another scheduler, before its deadline."
+)
 @json_option
 @pass_app
-def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
+def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool) -> int:
     """Stop what should not run; start nothing, and leave live work alone."""
     app.lenient = True
     with opened(app) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
+        if adopt:
+            with locked():
+                adopt_run(made.world, made.terms, adopt, Outcome.INTERRUPTED, "adopted at a user's request")
         if forget:
             with locked():
                 runs: tuple[Run, ...] = (forget_run(made.world, forget),)

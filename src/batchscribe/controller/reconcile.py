@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
+from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
 from batchscribe.controller.outside import launch_left, note_down
 from batchscribe.controller.records import manifests_of, read_record, read_settlement
 from batchscribe.controller.retreat import place_of
 from batchscribe.core import keys
 from batchscribe.core.instances import GUARD_LAST, Instance, InstanceState
+from batchscribe.core.messages import Level
 from batchscribe.core.meter import Meter
 from batchscribe.core.run_records import is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 
+OVERDUE = timedelta(minutes=5)
+"""After its deadline a run is left to its own scheduler for so long."""
 FOREIGN = "foreign/"
 """Facts of the ledger: runs in the store that are not ours to recover; their records are read once."""
 
@@ -37,6 +42,65 @@ def recover(world: World, terms: Terms) -> None:
         known = f"{FOREIGN}{run_id}" in foreign or world.ledger.run(run_id) is not None
         if name == "intent.json" and not known:
             _recover_run(place, terms, run_id)
+    adopt_overdue(world, terms)
+
+
+def adopt_overdue(world: World, terms: Terms) -> None:
+    """Takes over a run of another scheduler that left its instance running past its deadline.
+
+    Only the instance's own tag proves that: a record in the store alone never stops anything.
+    """
+    if terms.shared_machine:
+        return
+    seen = world.compute.describe(terms.instances[0])
+    late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
+    if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
+        why = (
+            f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not stop it"
+        )
+        adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
+        alert(
+            world, f"adopted/{seen.run}", "batchscribe: an abandoned run is being stopped", why, Level.FAILURE
+        )
+
+
+def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: str) -> Run:
+    """Makes a run of another scheduler ours, on its way out. Its results stay where they are.
+
+    Raises RefusedError if the instance's tag does not name it.
+    """
+    seen = world.compute.describe(terms.instances[0])
+    if seen.run != run_id:
+        raise RefusedError(
+            f"{seen.id} is tagged with run {seen.run or '(none)'}, not with {run_id}: not touched"
+        )
+    run = _as_it_stands(world, _foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
+    note_down(world, run)
+    return save(world, run, "adopted")
+
+
+def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
+    """The run by its record, as far as that is not to be trusted: place and price are ours."""
+    created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
+    run = Run(
+        id=run_id,
+        provider=terms.provider,
+        region=terms.region,
+        instances=terms.instances,
+        source=world.source.url,
+        output=world.output.url,
+        policy="adopted",
+        reason="adopted from another scheduler",
+        created=created,
+        deadline=seen.deadline or world.clock.now(),
+        rate=terms.rate_of(seen.type or terms.instance_type),
+        instance_type=seen.type or terms.instance_type,
+    )
+    try:
+        record = read_record(world, run_id)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return run
+    return replace(run, scheduler=record.scheduler, host=record.host, created=min(created, record.created))
 
 
 def _recover_run(world: World, terms: Terms, run_id: str) -> None:
@@ -52,7 +116,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
         return
     seen = world.compute.describe(record.instance)
-    run = _retyped(terms, _as_stored(world, terms, record), seen)
+    run = _retyped(terms, _as_stored(world, record), seen)
     if _may_be_left(world, run) or run.id == seen.run:
         # What it put down outside itself is forgotten with the ledger: it is looked for again.
         note_down(world, run)
@@ -66,7 +130,7 @@ def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
     return record.id == run_id and opened_here and place
 
 
-def _as_stored(world: World, terms: Terms, record: Run) -> Run:
+def _as_stored(world: World, record: Run) -> Run:
     """The run as its settlement has it, or as it stands now."""
     fresh = replace(
         record,
@@ -78,10 +142,10 @@ def _as_stored(world: World, terms: Terms, record: Run) -> Run:
     settled = read_settlement(world, record)
     if settled is not None and is_plausible(settled, fresh):
         return settled
-    return _as_it_stands(world, terms, fresh)
+    return _as_it_stands(world, fresh)
 
 
-def _as_it_stands(world: World, terms: Terms, run: Run) -> Run:
+def _as_it_stands(world: World, run: Run) -> Run:
     """An open run again: billed from its creation on, since its start is not recorded."""
     manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run), manifests=manifests)

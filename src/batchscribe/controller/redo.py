@@ -155,6 +155,7 @@ def record_crash(
             kind=FailureKind.CRASH,
             message=f"it was in flight when worker {manifest.worker} died",
             at=now,
+            alone=len(blamed) == 1,
         )
         output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
     return [chunk.key for chunk in blamed]
@@ -197,7 +198,7 @@ def _often(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> 
 
 def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
     """The chunk's own failures with the decoder that was used last, oldest first."""
-    own = sorted((failure for failure in failures if failure.kind.counts), key=lambda failure: failure.at)
+    own = sorted(wire.counted(failures), key=lambda failure: failure.at)
     last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
     return [failure for failure in own if failure.decoder in {"", last}]
 

@@ -46,6 +46,7 @@ class Scanner:
         live_lock: Callable[[], LiveLock | None] = no_lock,
         longest_lock: timedelta | None = None,
         decoder: str | None = None,
+        max_attempts: int = 3,
         keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
@@ -55,6 +56,7 @@ class Scanner:
         self._live_lock = live_lock
         self._longest_lock = longest_lock
         self._decoder = decoder
+        self._max_attempts = max_attempts
         self._keep_alive = keep_alive
 
     @property
@@ -73,6 +75,7 @@ class Scanner:
             min_age=self._min_age,
             live=self._live_lock(),
             overdue=now - self._longest_lock if self._longest_lock is not None else None,
+            max_attempts=self._max_attempts,
             trouble=read_trouble(self.output, self._decoder),
             owner=self._owner,
         )

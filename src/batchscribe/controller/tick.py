@@ -294,7 +294,12 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         numbers=msgspec.json.encode(dict(decision.reason.numbers)).decode(),
     )
     if decision.overdue:
-        text = f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+        given_up = seen.backlog.exhausted
+        text = (
+            f"{given_up} chunks failed too often to start a GPU again, and are not quarantined: see `batchscribe why KEY`"
+            if given_up
+            else f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+        )
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 

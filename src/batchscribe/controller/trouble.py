@@ -102,12 +102,19 @@ def _records(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, Quarantin
 
 
 def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
-    kinds = [failure.kind for failure in failures]
-    counting = sum(kind.counts for kind in kinds)
+    known = list(failures)
+    kinds = {failure.kind for failure in known}
+    counting = len(wire.counted(known))
     # Changed, and yet listed with this very ETag: what the listing shows cannot be read.
     troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
     if counting or troubled:
-        yield Trouble(etag=etag, failures=counting, troubled=troubled)
+        yield Trouble(
+            etag=etag,
+            failures=counting,
+            troubled=troubled,
+            attempts=len(known),
+            last=max(failure.at for failure in known),
+        )
 
 
 def _current(recorded: str, decoder: str | None) -> bool:

@@ -45,6 +45,10 @@ class Trouble:
     troubled: bool = False
     """It could not be had: archived, or not there although it was listed."""
     quarantined: bool = False
+    attempts: int = 0
+    """All failed attempts, whatever their kind."""
+    last: datetime | None = None
+    """The latest of them."""
 
 
 def _nobody(_transcript: str) -> str | None:
@@ -61,6 +65,8 @@ class ScanRules:
     live: LiveLock | None = None
     overdue: datetime | None = None
     """Chunks from before it are due: no live lock holds them back any longer, nor a neighbour to come."""
+    max_attempts: int = 3
+    """A chunk that failed so often starts no GPU any more."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
     owner: Owner = _nobody
@@ -115,7 +121,11 @@ class Backlog:
     quarantined: int = 0
     empty: int = 0
     oldest: datetime | None = None
-    """Of the chunks that can start a GPU."""
+    """Of the chunks that never failed."""
+    oldest_retry: datetime | None = None
+    """Since when a chunk waits that failed and may be tried again: its last attempt."""
+    exhausted: int = 0
+    """Pending chunks that failed too often to start a GPU, and are not quarantined."""
     candidates: tuple[Chunk, ...] = ()
     odd_keys: tuple[str, ...] = ()
     """Keys that the fast lister refuses, listed another way, and names that no key can hold, left
@@ -225,6 +235,7 @@ def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
 
 def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     trouble = _trouble(audio, rules)
+    troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
     return Chunk(
         key=audio.info.key,
         size=audio.info.size,
@@ -234,8 +245,16 @@ def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
         number=audio.name.number,
         transcript=audio.planned,
         failures=trouble.failures if trouble else 0,
-        troubled=trouble is not None and (trouble.failures > 0 or trouble.troubled),
+        troubled=troubled,
+        retry_since=_retry_since(audio, trouble, rules) if troubled else None,
     )
+
+
+def _retry_since(audio: AudioObject, trouble: Trouble | None, rules: ScanRules) -> datetime | None:
+    """Since when a chunk that failed waits for its next attempt; None if it failed too often."""
+    if trouble is None or trouble.attempts >= rules.max_attempts:
+        return None
+    return max(filter(None, (audio.info.modified, trouble.last)))
 
 
 def _within(chunk: Chunk) -> tuple[int, str]:
@@ -280,6 +299,8 @@ class _Totals:
     quarantined: int = 0
     empty: int = 0
     oldest: datetime = _NEVER
+    oldest_retry: datetime = _NEVER
+    exhausted: int = 0
 
     def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
         self.sessions += 1
@@ -292,6 +313,9 @@ class _Totals:
         self.quarantined += scan.quarantined
         self.empty += scan.empty
         self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
+        retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
+        self.oldest_retry = min(self.oldest_retry, min(retries, default=_NEVER))
+        self.exhausted += len(scan.pending) - len(fresh) - len(retries)
 
 
 def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ...]] = tuple) -> Backlog:
@@ -319,6 +343,8 @@ def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ..
         quarantined=totals.quarantined,
         empty=totals.empty,
         oldest=None if totals.oldest == _NEVER else totals.oldest,
+        oldest_retry=None if totals.oldest_retry == _NEVER else totals.oldest_retry,
+        exhausted=totals.exhausted,
         candidates=candidates,
         odd_keys=odd_keys(),
     )

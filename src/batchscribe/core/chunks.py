@@ -38,7 +38,9 @@ class Chunk:
     failures: int = 0
     """Failed attempts of its own at exactly these bytes."""
     troubled: bool = False
-    """It failed, or could not be had, before: it rides along with others but starts no GPU."""
+    """It failed, or could not be read, before: it does not count towards the threshold."""
+    retry_since: datetime | None = None
+    """Since when it waits for another attempt, if it may start a GPU again."""
 
 
 @dataclass(frozen=True, slots=True)

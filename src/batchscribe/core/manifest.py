@@ -6,6 +6,7 @@ All of it travels through the store, versioned. A worker refuses a manifest of a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -182,10 +183,6 @@ class FailureKind(StrEnum):
     MACHINE = "machine"
     """The store or the box was in trouble."""
 
-    @property
-    def counts(self) -> bool:
-        return self in {FailureKind.CHUNK, FailureKind.CRASH}
-
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """One failed attempt at one chunk; stored under `_batchscribe/attempts/`."""
@@ -198,6 +195,23 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     decoder: str = ""
     """Version of the decoder: a better one is tried again."""
+    alone: bool = False
+    """Of a crash: no other chunk was in flight, so that it is the chunk's own."""
+
+
+def counted(failures: Iterable[Failure]) -> list[Failure]:
+    """The failures that are the chunk's own, which count towards quarantine.
+
+    One death of a worker is not: that takes a second one, or a chunk that was alone in flight.
+    """
+    known = list(failures)
+    crashes = [failure for failure in known if failure.kind is FailureKind.CRASH]
+    proved = len(crashes) > 1 or any(crash.alone for crash in crashes)
+    return [
+        failure
+        for failure in known
+        if failure.kind is FailureKind.CHUNK or (failure.kind is FailureKind.CRASH and proved)
+    ]
 
 
 class WorkerEnd(StrEnum):

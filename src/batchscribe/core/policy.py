@@ -103,7 +103,7 @@ class Reason:
 class Hold:
     reason: Reason
     overdue: bool = False
-    """A chunk's longest wait is in reach, and yet no start is possible: worth an alert."""
+    """A chunk's longest wait is in reach and no start is possible, or a chunk has used up its attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     batch = fit(seen, policy)
     pays, reason = _pays(seen, policy, batch)
     if not pays:
-        return Hold(reason)
+        return Hold(reason, overdue=seen.backlog.exhausted > 0)
     if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
@@ -184,9 +184,7 @@ def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCod
     backlog = seen.backlog
     if policy.by_hand and backlog.pending:
         return ReasonCode.NOW, f"asked for now: {_chunks(backlog.pending)} pending"
-    if not backlog.triggering:
-        return None
-    if policy.name is PolicyName.NOW:
+    if policy.name is PolicyName.NOW and backlog.triggering:
         return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
     if backlog.triggering >= policy.threshold:
         sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
@@ -206,7 +204,10 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
         sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
         return ReasonCode.BELOW_THRESHOLD, sentence
     if backlog.pending:
-        sentence = f"{_chunks(backlog.pending)} pending, all of which failed before: they start no GPU"
+        sentence = (
+            f"{_chunks(backlog.pending)} pending, all failed before; each starts a GPU again only at its "
+            f"longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
+        )
         return ReasonCode.ONLY_TROUBLED, sentence
     if backlog.waiting:
         sentence = f"nothing may start yet: {_chunks(backlog.waiting)} too young or being recorded"
@@ -215,8 +216,11 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
 
 
 def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
-    """Whether waiting for the next check would break the longest wait. Never for an empty backlog."""
-    if seen.backlog.oldest is None:
+    """True if waiting for the next check would break the longest wait; False for an empty backlog.
+
+    A chunk that failed waits from its last attempt on, so that each further attempt costs at most one start.
+    """
+    if _waiting_since(seen.backlog) is None:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _age(seen) + policy.check_interval + lead >= policy.max_wait
@@ -272,8 +276,14 @@ def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
             return None
 
 
+def _waiting_since(backlog: Backlog) -> datetime | None:
+    """Since when the chunk waits that waits longest and may start a GPU."""
+    return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
+
+
 def _age(seen: Observation) -> timedelta:
-    return seen.now - seen.backlog.oldest if seen.backlog.oldest else _NO_TIME
+    since = _waiting_since(seen.backlog)
+    return seen.now - since if since else _NO_TIME
 
 
 def _numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:

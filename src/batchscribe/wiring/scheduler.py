@@ -154,6 +154,7 @@ def new_scanner(
         live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
         longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
         decoder=_decoder(settings),
+        max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
     )
 

@@ -202,8 +202,8 @@ class Stage:
         self.checker.secrets = (SECRET,)
         self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
         self.checker.own_type = TYPE
+        self.checker.policy = self.policy
         self.checker.host_now = lambda: self.line.now() + self.host.offset
-        self.checker.good = lambda key: self.uploads.kinds[key] in {Kind.GOOD, Kind.FORGOTTEN}
         self.bucket.on_write = self.checker.written
         self.trouble.wrong = self.promises.wrong
         self.promises.ours = self.checker.ours
