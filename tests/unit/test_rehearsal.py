@@ -109,7 +109,7 @@ def test_the_box_that_powers_itself_off_is_the_proof(at: Stage) -> None:
     proof = play(at, Act.BOX)
     assert (proof.proved, proof.detail) == (True, "the box powered itself off: work ended")
     assert proof.seconds is not None
-    assert 0 < proof.seconds < 300
+    assert 270 < proof.seconds < 330
     assert the_run(at).outcome is Outcome.INTERRUPTED
     assert proofs(at.ledger.facts("rehearsed/")) == (proof,)
     stopped_and_tidy(at)

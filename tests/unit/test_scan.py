@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from batchscribe.adapters.stores import open_store
-from batchscribe.controller.scan import LOOK_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import LiveLock
@@ -123,7 +123,7 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
     backlog = scanner(store).backlog()
     found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
     assert found == {
-        "a.mp3": (2, True),
+        "a.mp3": (1, True),
         "b.mp3": (0, True),
         "c.mp3": (0, True),
         "d.mp3": (0, False),
@@ -131,6 +131,17 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
         "g.mp3": (0, False),
     }
     assert (backlog.quarantined, backlog.troubled, backlog.triggering) == (1, 3, 3)
+
+
+def test_a_crash_counts_if_no_other_chunk_was_in_flight_or_if_it_happened_twice(store: MemoryStore) -> None:
+    put(store, "alone.mp3", "once.mp3", "twice.mp3")
+    crash = FailureKind.CRASH
+    fail(store, "alone.mp3", "r1", kind=crash, alone=True)
+    fail(store, "once.mp3", "r1", kind=crash)
+    for run in ("r1", "r2"):
+        fail(store, "twice.mp3", run, kind=crash)
+    found = {chunk.key: chunk.failures for chunk in scanner(store).backlog().candidates}
+    assert found == {"alone.mp3": 1, "once.mp3": 0, "twice.mp3": 2}
 
 
 def test_another_decoder_tries_again(store: MemoryStore) -> None:
@@ -306,15 +317,13 @@ def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> Non
         read_live_lock(store, LOCK, NOW)
 
 
-def test_a_long_listing_shows_all_the_time_that_it_moves(store: MemoryStore) -> None:
-    class Looked(StoppedClock):
-        looks = 0
-
-        def monotonic(self) -> float:
-            self.looks += 1
-            return 0.0
-
-    put(store, *(f"s/chunk-{number:04}.webm" for number in range(3 * LOOK_EVERY)))
-    clock = Looked()
-    assert Scanner(store, store, clock=clock).backlog().pending == 3 * LOOK_EVERY
-    assert clock.looks >= 3
+@pytest.mark.parametrize("side", ["source", "output"])
+def test_a_long_listing_keeps_its_process_alive(
+    store: MemoryStore, clock: StoppedClock, side: str
+) -> None:
+    """It may take longer than the time limit of a step."""
+    output = MemoryStore(clock, url="memory://output")
+    put(store if side == "source" else output, *(f"s/{number:05}.txt" for number in range(3 * KEEP_ALIVE_EVERY)))
+    alive: list[int] = []
+    scanner(store, output, keep_alive=lambda: alive.append(1)).backlog()
+    assert len(alive) >= 3

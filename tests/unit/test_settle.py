@@ -201,12 +201,18 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
     assert [blamed(at, name) for name in names] == [3, 0, 0]
 
 
-def test_one_forgotten_chunk_starts_no_gpu_by_itself(at: Stage) -> None:
+def test_one_forgotten_chunk_starts_a_gpu_at_its_longest_wait_once_for_each_attempt_left(at: Stage) -> None:
     names = ready(at, 3)
     at.worker.skips = frozenset({names[0]})
     tick(at.world, at.terms)
-    at.clock.sleep(24 * 3600)
+    at.clock.sleep(22 * 3600)
     assert tick(at.world, at.terms).runs == ()
+    started = 0
+    for _ in range(10):
+        at.clock.sleep(24 * 3600)
+        started += len(tick(at.world, at.terms).runs)
+    assert started == at.terms.max_attempts - 1
+    assert [held.key for held in quarantined(at.store)] == [names[0]]
 
 
 def test_a_chunk_is_forgotten_once_in_a_run_however_often_that_is_settled(at: Stage) -> None:
