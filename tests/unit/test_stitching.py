@@ -170,7 +170,7 @@ def test_a_word_that_a_cut_goes_through_is_whole_in_the_session() -> None:
     assert (told.start, told.end) == (9.75, 20.5)
     found = json.loads(render(session, "json"))["segments"][0]["words"]
     assert all("starts_before" not in word and "ends_after" not in word for word in found)
-    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.5), (19.5, 20.5)]
+    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.75), (19.5, 20.5)]
 
 
 def test_no_word_begins_before_its_session() -> None:
