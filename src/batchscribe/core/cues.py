@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import regex
 
 from batchscribe.core.chunks import split
-from batchscribe.core.spelling import written
+from batchscribe.core.spelling import joined, written
 from batchscribe.core.stitching import MISSING
 from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript
@@ -185,19 +185,22 @@ def paragraphs(transcript: SessionTranscript) -> list[str]:
         *((segment.start, segment) for segment in transcript.segments),
     ]
     out: list[str] = []
-    current: list[str] = []
-    last, speaking = 0.0, 0
+    current: list[Segment] = []
     for start, item in sorted(items, key=lambda pair: pair[0]):
-        channel = speaking if isinstance(item, SessionPart) else item.channel or 0
-        missing = isinstance(item, SessionPart)
-        if current and (missing or channel != speaking or start - last >= PARAGRAPH_PAUSE):
-            out.append(" ".join(current))
+        if current and (isinstance(item, SessionPart) or _parts(current[-1], item, start)):
+            out.append(_paragraph(current))
             current = []
-        speaking = channel
         if isinstance(item, SessionPart):
             out.append(f"[missing: {split(item.key)[1]}]")
         else:
-            current += [f"Channel {channel}:"] if channel and not current else []
-            current.append(item.text.strip())
-            last = item.end
-    return [*out, " ".join(current)] if current else out
+            current.append(item)
+    return [*out, _paragraph(current)] if current else out
+
+
+def _parts(before: Segment, segment: Segment, start: float) -> bool:
+    return segment.channel != before.channel or start - before.end >= PARAGRAPH_PAUSE
+
+
+def _paragraph(segments: Sequence[Segment]) -> str:
+    channel = segments[0].channel
+    return f"Channel {channel}: {joined(segments)}" if channel else joined(segments)

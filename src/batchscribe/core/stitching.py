@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchscribe.core.spelling import joined
 from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import (
     ForeignTranscript,
@@ -113,7 +114,7 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
         )
     return SessionTranscript(
         session=session,
-        text=" ".join(segment.text.strip() for segment in segments),
+        text=joined(segments),
         segments=tuple(segments),
         duration=round(clock.end, 3),
         language=_language(part.content for part in parts),

@@ -53,6 +53,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...] = ()
     channel: int | msgspec.UnsetType = msgspec.UNSET
     """Which channel it was said on, from 1 on, where channels are heard one by one."""
+    attached: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if its text continues the segment before it without a blank: a cut split "ill-disposed"."""
 
     def shifted(self, seconds: float) -> Segment:
         return msgspec.structs.replace(
