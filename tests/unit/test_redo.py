@@ -401,6 +401,24 @@ def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: 
     assert "by faster-whisper small.en [no-speech]" in line
 
 
+def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=told()[:50])
+    life = why(scanner, "a.mp3")
+    assert life.state is ChunkState.DONE
+    (line,) = [line for line in _told(life) if "unreadable" in line]
+    assert "`batchscribe redo a.mp3`" in line
+    assert "not a transcript" in line
+
+
+def test_redo_moves_an_empty_transcript_aside_too(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=b"")
+    (redone,) = redo(scanner, by_key(scanner, "a.mp3"), stamp="now")
+    assert redone.kept == (keys.superseded("transcription-a.json", "now"),)
+    assert store.keys("transcription-") == ()
+
+
 def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")

@@ -318,3 +318,15 @@ def test_a_long_listing_shows_all_the_time_that_it_moves(store: MemoryStore) -> 
     clock = Looked()
     assert Scanner(store, store, clock=clock).backlog().pending == 3 * LOOK_EVERY
     assert clock.looks >= 3
+
+
+def test_a_transcript_of_no_bytes_is_none() -> None:
+    store = MemoryStore(StoppedClock())
+    for name in ("a.mp3", "b/chunk-001.mp3", "c.mp3"):
+        store.place(name, b"audio", modified=OLD)
+    store.place("transcription-a.json", b"", modified=OLD)
+    store.place("b/layers/layer-0-raw-transcription/chunk-001.json", b"", modified=OLD)
+    store.place("transcription-c.json", b'{"text":"x"}', modified=OLD)
+    found = {scan.session: scan for scan in Scanner(store, store, clock=StoppedClock()).sessions()}
+    assert [(scan.done, len(scan.pending)) for scan in found.values()] == [(0, 1), (0, 1), (1, 0)]
+    assert [scan.unreadable for scan in found.values()] == [("b/chunk-001.mp3",), ("a.mp3",), ()]

@@ -71,9 +71,10 @@ def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iter
     folder that the old ones are kept in, below `_batchscribe/superseded/`.
     """
     for audio in chosen:
-        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in audio.transcripts]
+        old = (*audio.transcripts, *audio.blank)
+        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
         forget(scanner.output, audio.info.key)
-        for side, transcript in audio.transcripts:
+        for side, transcript in old:
             _store(scanner, side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 

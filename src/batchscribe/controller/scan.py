@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from batchscribe.controller.trouble import read_trouble
@@ -19,6 +20,7 @@ from batchscribe.protocols import Clock, Store
 MIN_AGE = timedelta(minutes=5)
 LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
+NONE_KNOWN: Mapping[str, str] = MappingProxyType({})
 LOOK_EVERY = 1000
 """Objects of a listing between two looks at the clock."""
 
@@ -33,7 +35,8 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count.
+    would decode now: failures of another one no longer count. `unreadable` has the ETags of transcripts
+    that could not be read before, by their keys.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Scanner:
         live_lock: Callable[[], LiveLock | None] = no_lock,
         longest_lock: timedelta | None = None,
         decoder: str | None = None,
+        unreadable: Mapping[str, str] = NONE_KNOWN,
     ) -> None:
         self.source = source
         self.output = output
@@ -54,6 +58,7 @@ class Scanner:
         self._live_lock = live_lock
         self._longest_lock = longest_lock
         self._decoder = decoder
+        self._unreadable = unreadable
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -72,6 +77,7 @@ class Scanner:
             live=self._live_lock(),
             overdue=now - self._longest_lock if self._longest_lock is not None else None,
             trouble=read_trouble(self.output, self._decoder),
+            unreadable=self._unreadable,
             owner=self._owner,
         )
 

@@ -18,7 +18,7 @@ from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import publish_session
+from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.controller.settlement import as_settled, settled_before, settlement_of
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -120,8 +120,10 @@ def _verified(
     verdict = _verdict(scanner, manifests)
     if _blame_by(verdict, world, run, work) and quarantine():
         verdict = _verdict(scanner, manifests)
+    record = partial(record_unreadable, world.ledger)
     for session in sorted(verdict.complete):
-        _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
+        publish = partial(publish_session, scanner, session, world.render, record=record)
+        _each(errors, "a session was not written", publish)
     return verdict
 
 

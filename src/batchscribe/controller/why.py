@@ -8,6 +8,7 @@ from datetime import datetime
 
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.sessions import EMPTY
 from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
@@ -34,6 +35,8 @@ class Told:
     run: str | None = None
     duration: float | None = None
     flags: tuple[str, ...] = ()
+    unreadable: str | None = None
+    """Why it is no transcript; None if it is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,22 +104,20 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
 
 
 def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
-    for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
+    everything = (*audio.transcripts, *audio.blank)
+    for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        found = _transcript(store, info.key)
         told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield told if found is None else _with(told, found)
+        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
 
 
-def _transcript(store: Store, key: str) -> Transcript | None:
+def _read(store: Store, told: Told) -> Told:
     try:
-        found = transcripts.decode(store.get(key).data)
-    except PermanentError:
-        return None
-    return found if isinstance(found, Transcript) else None
-
-
-def _with(told: Told, found: Transcript) -> Told:
+        found = transcripts.decode(store.get(told.key).data)
+    except PermanentError as error:
+        return replace(told, unreadable=str(error))
+    if not isinstance(found, Transcript):
+        return told
     return replace(
         told,
         engine=found.engine,

@@ -16,6 +16,7 @@ from itertools import chain
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
+from batchscribe.core.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
 LONGEST_CHUNK = timedelta(hours=2, minutes=30)
@@ -63,6 +64,8 @@ class ScanRules:
     """Chunks from before it are due: no live lock holds them back any longer, nor a neighbour to come."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """ETags of transcripts that could not be read when their session was assembled, by their keys."""
     owner: Owner = _nobody
     """The audio file's name inside a transcript; asked only where two files share a stem."""
 
@@ -89,6 +92,8 @@ class SessionScan:
     quarantined: int = 0
     empty: int = 0
     """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
+    unreadable: tuple[str, ...] = ()
+    """Audio keys whose transcript is none: of 0 bytes (then not done), or known to be unreadable."""
     live: bool = False
 
     @property
@@ -138,6 +143,7 @@ class _Sums:
     done: int = 0
     quarantined: int = 0
     empty: int = 0
+    unreadable: list[str] = field(default_factory=list)
 
 
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
@@ -166,6 +172,7 @@ def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> Sessi
         stale=tuple(sums.stale),
         quarantined=sums.quarantined,
         empty=sums.empty,
+        unreadable=tuple(sums.unreadable),
         live=rules.live is not None and rules.live.covers(session),
     )
 
@@ -185,7 +192,17 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     return ChunkState.WAITING if held or _young(audio.info.modified, rules) else ChunkState.PENDING
 
 
+def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
+    """True if what stands for its transcript is none, as far as listing and earlier reading show."""
+    if audio.newest is None:
+        return bool(audio.blank)
+    info = audio.newest[1]
+    return info.size < SMALLEST or rules.unreadable.get(info.key) == info.etag
+
+
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
+    if audio.info.size and is_unreadable(audio, rules):
+        sums.unreadable.append(audio.info.key)
     match state_of(audio, rules):
         case ChunkState.EMPTY:
             sums.empty += 1

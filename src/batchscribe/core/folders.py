@@ -40,9 +40,16 @@ class AudioObject:
     """Those that speak for it, wherever they lie."""
     planned: str
     """Where its transcript would go, relative to the output."""
+    blank: tuple[Tagged, ...] = ()
+    """Those of 0 bytes, which are none: the chunk counts as not transcribed."""
     gap: timedelta | None = None
     """Of a session's last chunk: by how much it was uploaded after the one before it; None for all others,
     and where nothing of the folder is left to do."""
+
+    @property
+    def newest(self) -> Tagged | None:
+        """The transcript that its session is assembled from."""
+        return max(self.transcripts, key=lambda tagged: tagged[1].modified, default=None)
 
     @property
     def stale(self) -> bool:
@@ -58,6 +65,8 @@ class _Folder:
     audio: list[tuple[AudioName, ObjectInfo]] = field(default_factory=list)
     transcripts: dict[str, list[Tagged]] = field(default_factory=dict)
     """By what they speak for: a stem or a file name."""
+    blank: dict[str, list[Tagged]] = field(default_factory=dict)
+    """Those of 0 bytes, likewise."""
 
 
 def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None) -> Iterator[Tagged]:
@@ -89,7 +98,9 @@ def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[Audi
         if audio is not None:
             _open(opened, audio.folder).audio.append((audio, info))
         elif spoken is not None:
-            _open(opened, spoken[0]).transcripts.setdefault(spoken[1], []).append((side, info))
+            folder = _open(opened, spoken[0])
+            kind = folder.transcripts if info.size else folder.blank
+            kind.setdefault(spoken[1], []).append((side, info))
     yield from _closed(opened, None, owner)
 
 
@@ -151,8 +162,15 @@ def _of_stem(
             info=info,
             name=name,
             transcripts=(*folder.transcripts.get(name.name, ()), *own),
+            blank=tuple(_blank(folder, name, plain=name.name == designated)),
             planned=transcript_key(name, full_name=name.name != designated),
         )
+
+
+def _blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
+    yield from folder.blank.get(name.name, ())
+    if plain:
+        yield from folder.blank.get(name.stem, ())
 
 
 def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:

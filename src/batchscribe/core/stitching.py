@@ -23,6 +23,8 @@ from batchscribe.core.transcripts import (
 
 MISSING = "missing"
 """Flag of a part without a transcript: its chunk failed for good."""
+UNREADABLE = "unreadable"
+"""Flag of a missing part with an object in the place of its transcript that cannot be read as one."""
 NO_TIMES = "no-times"
 """Flag of a part whose text came without times: it spans its whole chunk."""
 
@@ -42,6 +44,8 @@ class PartInput:
     """Of the transcript object."""
     content: Transcript | ForeignTranscript | None = None
     """None where the chunk is quarantined: it has no transcript and will get none."""
+    unreadable: str = ""
+    """Why the transcript that is there cannot be read; then there is no content."""
     seconds: float | None = None
     """How long the audio is, where there is no transcript to say it; None where nobody knows."""
 
@@ -68,7 +72,7 @@ def _segments(part: PartInput) -> tuple[Segment, ...]:
 def _flags(part: PartInput) -> tuple[str, ...]:
     content = part.content
     if content is None:
-        return (MISSING,)
+        return (MISSING, UNREADABLE) if part.unreadable else (MISSING,)
     if isinstance(content, Transcript):
         return content.flags
     return (NO_TIMES,) if content.text.strip() and not content.segments else ()

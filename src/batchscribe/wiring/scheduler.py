@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -28,7 +28,7 @@ from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.scan import Scanner, read_live_lock
+from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord, read
@@ -97,7 +97,15 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
     return source, source if same else _store(settings, settings.output, expected=False)
 
 
-def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, *, by_hand: bool) -> Scanner:
+def new_scanner(
+    settings: Settings,
+    source: Store,
+    output: Store,
+    clock: Clock,
+    *,
+    by_hand: bool,
+    unreadable: Mapping[str, str] = NONE_KNOWN,
+) -> Scanner:
     """A scanner. Where a person asked, neither age nor a live lock holds a chunk back."""
     return Scanner(
         source,
@@ -107,6 +115,7 @@ def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, 
         live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
         longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
         decoder=_decoder(settings),
+        unreadable=unreadable,
     )
 
 
