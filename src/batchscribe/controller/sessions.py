@@ -14,7 +14,7 @@ import msgspec
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
-from batchscribe.core.chunks import TOP, session_files, split
+from batchscribe.core.chunks import TOP, session_stems, split
 from batchscribe.core.folders import AudioObject, Side, Tagged
 from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.stitching import PartInput, digest, stitch
@@ -120,8 +120,8 @@ def _part(audio: AudioObject, contents: dict[str, Content | PermanentError]) -> 
 
 def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
     """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
-    stems = (session_files(session), session_files(session, full_name=True))
-    for stem in dict.fromkeys((*stems, f"{stems[1]}.batchscribe")):
+    stems = session_stems(session)
+    for stem in stems:
         taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}
         ours = _ours(output, f"{stem}.json", session) if taken else None
         if ours is not None or not taken:

@@ -200,7 +200,7 @@ def _blame_by(verdict: Verdict, world: World, run: Run, work: list[Work]) -> boo
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     blamed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
     redone = _redone(world, run) if blamed else frozenset()
-    blamed = [(chunk, why) for chunk, why in blamed if chunk.transcript not in redone]
+    blamed = [(chunk, why) for chunk, why in blamed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in blamed:
         log.warning("a chunk is to blame", run=run.id, key=chunk.key, why=why)
         _blame(world, run, chunk, why)

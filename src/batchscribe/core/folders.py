@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key
+from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key, transcript_name
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.objects import ObjectInfo
 
@@ -153,7 +153,7 @@ def _of_stem(
     """The files that share a stem. `transcription-<stem>.json` speaks for one of them only."""
     # A stem that is itself an audio file's name: `transcription-a.mp3.json` speaks for a.mp3, never
     # for a.mp3.wav, whether a.mp3 is there today or not.
-    plain = [] if audio_name(stem) else folder.transcripts.get(stem, [])
+    plain = [] if audio_name(stem) else _named(folder, folder.transcripts, stem)
     owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
     designated = owners[0] if owners else None if audio_name(stem) else _first(group)
     for name, info in group:
@@ -161,16 +161,24 @@ def _of_stem(
         yield AudioObject(
             info=info,
             name=name,
-            transcripts=(*folder.transcripts.get(name.name, ()), *own),
+            transcripts=(*_named(folder, folder.transcripts, name.name), *own),
             blank=tuple(_blank(folder, name, plain=name.name == designated)),
             planned=transcript_key(name, full_name=name.name != designated),
         )
 
 
 def _blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
-    yield from folder.blank.get(name.name, ())
+    yield from _named(folder, folder.blank, name.name)
     if plain:
-        yield from folder.blank.get(name.stem, ())
+        yield from _named(folder, folder.blank, name.stem)
+
+
+def _named(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
+    """What speaks for a stem or a file name, be it whole or shortened to fit the store."""
+    if not index:
+        return []
+    names = dict.fromkeys((text, transcript_name(folder.path, text)))
+    return [tagged for name in names for tagged in index.get(name, ())]
 
 
 def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:
