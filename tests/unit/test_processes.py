@@ -101,7 +101,12 @@ def groups(folder: Path, unit: str, pid: int) -> Path:
 
 @pytest.mark.parametrize(
     ("named", "listed", "killed"),
-    [("ours.service", True, True), ("ours.service", False, False), ("theirs.scope", True, False)],
+    [
+        ("ours.service", True, True),
+        ("ours.service", False, False),
+        ("theirs.scope", True, False),
+        ("batch-transcribe-scheduler-0a1b2c3d.service", True, True),
+    ],
 )
 def test_a_control_group_is_killed_only_where_it_is_our_unit_s(
     tmp_path: Path,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from batchscribe.adapters.schedule import SERVICE
+from batchscribe.adapters.schedule import SERVICE, TAGGED_SERVICE
 from batchscribe.core.holding import Holder
 from batchscribe.detached import Identity, descendants, end, grasped, identity
 
@@ -51,13 +51,16 @@ class LocalProcesses:
         """The folder of our unit's control group, where this process is in it."""
         named = _group_of(pid)
         # Never the group that we are in ourselves, whatever it is called.
-        if not named or Path(named).name != self._unit or named == _group_of(os.getpid()):
+        if not named or not self._is_tick(Path(named).name) or named == _group_of(os.getpid()):
             return None
         for top in self._groups:
             folder = top / named.lstrip("/")
             if (folder / "cgroup.kill").exists() and str(pid) in _text(folder / "cgroup.procs").split():
                 return folder
         return None
+
+    def _is_tick(self, unit: str) -> bool:
+        return unit == self._unit or bool(TAGGED_SERVICE.fullmatch(unit))
 
 
 def _known(holder: Holder) -> Identity:
