@@ -23,6 +23,8 @@ class App:
     def __init__(self) -> None:
         self.flags: dict[str, str] = {}
         """Settings given as options: they win over the environment and over `.env`."""
+        self.way_out = False
+        """Set by commands that only stop things: no variable in a path keeps them from that."""
 
     def take_source(self, source: str) -> None:
         """Another source than the configured one. Its results go beside it, not where `.env` puts those
@@ -35,7 +37,7 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        return configured(configuration.load(flags=self.flags))
+        return configured(configuration.load(flags=self.flags, strict=not self.way_out))
 
     @cached_property
     def console(self) -> Console:

@@ -59,6 +59,7 @@ def run(app: App, *, source: str | None, limit: int | None, as_json: bool) -> in
 @pass_app
 def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
     """Stop what should not run; start nothing, and leave live work alone."""
+    app.way_out = True
     with opened(app) as made, made.lock.held():
         runs = (forget_run(made.world, forget),) if forget else reconcile_runs(made.world, made.terms)
     if as_json:

@@ -16,6 +16,7 @@ from batchscribe.controller.watchdog import Watchdog
 @pass_app
 def watchdog(app: App, *, as_json: bool) -> int:
     """End a tick that hangs, then stop what should not run; leave a tick that moves alone."""
+    app.way_out = True
     with opened(app) as made:
         seen = Watchdog(made.world, made.terms, made.lock, LocalProcesses()).watch()
     if as_json:
