@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from unicodedata import normalize
 
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
@@ -74,16 +75,33 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    """A key whose accents are composed in another way is found if it is the only one.
+
+    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
     nothing at all is known of it.
     """
     name = audio_name(key)
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     life = _life(scanner, key, name)
+    if not life.known and (other := _spelled_otherwise(scanner, key)):
+        return _life(scanner, other.info.key, other.name)
     if not life.known:
         raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
     return life
+
+
+def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
+    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    folder, wanted = split(key)[0], normalize("NFC", key)
+    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
+    found = {
+        audio.info.key: audio
+        for each in folders
+        for audio in scanner.audio(each)
+        if normalize("NFC", audio.info.key) == wanted
+    }
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def _life(scanner: Scanner, key: str, name: AudioName) -> Life:

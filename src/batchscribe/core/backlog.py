@@ -16,6 +16,7 @@ from itertools import chain
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
+from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
@@ -189,7 +190,7 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
     held = (live or _goes_on(audio, rules)) and not due
-    return ChunkState.WAITING if held or _young(audio.info.modified, rules) else ChunkState.PENDING
+    return ChunkState.WAITING if held or _young(audio.info, rules) else ChunkState.PENDING
 
 
 def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
@@ -224,9 +225,9 @@ def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
     return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
-def _young(modified: datetime, rules: ScanRules) -> bool:
+def _young(info: ObjectInfo, rules: ScanRules) -> bool:
     # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
-    return abs(rules.now - modified) < rules.min_age
+    return any(abs(rules.now - at) < rules.min_age for at in (info.modified, info.changed) if at)
 
 
 def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
