@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +25,7 @@ from batchscribe.core import texts
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.core.texts import Name
-from batchscribe.env_file import read_env_file, refuse_open_file
+from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
@@ -41,6 +42,7 @@ def _placed(text: str, folder: Path) -> str:
     return text if "://" in text else os.path.normpath(folder / Path(text).expanduser())
 
 
+_VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{[^}]*\}?|%[A-Za-z_]\w*%", re.ASCII)
 _POSITIVE = "a whole number from 1 on"
 _HOURS = "hours above 0, such as 2 or 0.5"
 _WHERE_FROM = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
@@ -286,6 +288,8 @@ def load(
     origins: dict[str, str] = {}
     for name, (attribute, declared) in _DECLARED.items():
         text, origins[name] = _found(declared, layers)
+        if text and declared.placed:
+            checked(partial(_refuse_variables, name, text, origins[name], home))
         parsed = checked(partial(_parsed, declared, text, origins[name], home)) if text else None
         if parsed is not None:
             values[attribute] = parsed
@@ -343,6 +347,19 @@ def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str
             if text:
                 return text, origin
     return "", DEFAULT
+
+
+def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
+    """Nothing expands `$HOME` here: it would be a folder of that name."""
+    found = _VARIABLE.search(text)
+    if origin == FLAG or "://" in text or found is None:
+        return
+    if origin == DOTENV and name in single_quoted(home / DOTENV):
+        return
+    raise MisconfiguredError(
+        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the path out, "
+        "or begin it with ~ (nothing was started)"
+    )
 
 
 def _parsed(declared: Name, text: str, origin: str, home: Path) -> Any:

@@ -19,7 +19,18 @@ from support.stores import StoppedClock
 DEEP = b'{"words":' * 5000
 NESTED = b'{"notes":' + b"[" * 5000 + b"]" * 5000 + b"}"
 NOT_UTF8 = b'{"text":"caf\xe9","run":"caf\xe9","session":"caf\xe9","instance":"caf\xe9"}'
-STRANGE = [DEEP, NESTED, NOT_UTF8, b"", b"\xff\xfe", b"null", b"[]", b'{"text":[],"run":1,"instance":1}']
+OTHER = b'{"results":{"transcripts":[{"transcript":"hello"}]},"run":1,"instance":1}'
+STRANGE = [
+    DEEP,
+    OTHER,
+    NESTED,
+    NOT_UTF8,
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'{"text":[],"run":1,"instance":1}',
+]
 
 
 @pytest.mark.parametrize("data", STRANGE)

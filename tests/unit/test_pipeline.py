@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -349,6 +350,16 @@ def test_a_store_in_trouble_is_the_machines_fault(bench: Bench) -> None:
     bench.run()
     assert bench.failure(key).kind is FailureKind.MACHINE
     assert bench.done() == {other}
+
+
+def test_an_empty_object_in_the_place_of_a_transcript_is_moved_aside(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+    bench.store.place(place := bench.chunk(key).transcript, b"")
+    record = bench.run()
+    assert (record.tally.done, record.tally.skipped) == (1, 0)
+    assert bench.done() == {key}
+    assert bench.store.get(keys.superseded(place, "run-1")).data == b""
+    assert json.loads(bench.store.get(place).data)["run"] == "run-1"
 
 
 def test_a_transcript_that_cannot_be_stored_is_a_failure(bench: Bench) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import msgspec
 import pytest
@@ -389,6 +390,24 @@ def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: 
     assert "by faster-whisper small.en [no-speech]" in line
 
 
+def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=told()[:50])
+    life = why(scanner, "a.mp3")
+    assert life.state is ChunkState.DONE
+    (line,) = [line for line in _told(life) if "unreadable" in line]
+    assert "`batchscribe redo a.mp3`" in line
+    assert "not a transcript" in line
+
+
+def test_redo_moves_an_empty_transcript_aside_too(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=b"")
+    (redone,) = redo(scanner, by_key(scanner, "a.mp3"), stamp="now")
+    assert redone.kept == (keys.superseded("transcription-a.json", "now"),)
+    assert store.keys("transcription-") == ()
+
+
 def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
@@ -402,3 +421,21 @@ def test_why_of_nothing(scanner: Scanner) -> None:
         why(scanner, "never.mp3")
     with pytest.raises(MisconfiguredError, match="not the key of an audio file"):
         why(scanner, "notes.txt")
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_why_finds_a_key_whose_accents_are_composed_otherwise(
+    store: MemoryStore, scanner: Scanner, stored: Literal["NFC", "NFD"], asked: Literal["NFC", "NFD"]
+) -> None:
+    key = normalize(stored, "Café/Gespräch.mp3")
+    put(store, key, "Other.mp3")
+    life = why(scanner, normalize(asked, key))
+    assert (life.key, life.state) == (key, ChunkState.PENDING)
+
+
+def test_why_takes_the_key_as_it_is_asked_if_both_are_there(store: MemoryStore, scanner: Scanner) -> None:
+    both = [normalize("NFC", "é-è.mp3"), normalize("NFD", "é-è.mp3")]
+    put(store, *both)
+    assert [why(scanner, key).key for key in both] == both
+    with pytest.raises(ObjectNotFoundError, match="nothing is known"):
+        why(scanner, both[0][0] + both[1][1:])

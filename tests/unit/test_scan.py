@@ -318,12 +318,25 @@ def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> Non
 
 
 @pytest.mark.parametrize("side", ["source", "output"])
-def test_a_long_listing_keeps_its_process_alive(
-    store: MemoryStore, clock: StoppedClock, side: str
-) -> None:
+def test_a_long_listing_keeps_its_process_alive(store: MemoryStore, clock: StoppedClock, side: str) -> None:
     """It may take longer than the time limit of a step."""
     output = MemoryStore(clock, url="memory://output")
-    put(store if side == "source" else output, *(f"s/{number:05}.txt" for number in range(3 * KEEP_ALIVE_EVERY)))
+    put(
+        store if side == "source" else output,
+        *(f"s/{number:05}.txt" for number in range(3 * KEEP_ALIVE_EVERY)),
+    )
     alive: list[int] = []
     scanner(store, output, keep_alive=lambda: alive.append(1)).backlog()
     assert len(alive) >= 3
+
+
+def test_a_transcript_of_no_bytes_is_none() -> None:
+    store = MemoryStore(StoppedClock())
+    for name in ("a.mp3", "b/chunk-001.mp3", "c.mp3"):
+        store.place(name, b"audio", modified=OLD)
+    store.place("transcription-a.json", b"", modified=OLD)
+    store.place("b/layers/layer-0-raw-transcription/chunk-001.json", b"", modified=OLD)
+    store.place("transcription-c.json", b'{"text":"x"}', modified=OLD)
+    found = {scan.session: scan for scan in Scanner(store, store, clock=StoppedClock()).sessions()}
+    assert [(scan.done, len(scan.pending)) for scan in found.values()] == [(0, 1), (0, 1), (1, 0)]
+    assert [scan.unreadable for scan in found.values()] == [("b/chunk-001.mp3",), ("a.mp3",), ()]

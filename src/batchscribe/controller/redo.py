@@ -76,8 +76,9 @@ def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iter
     chosen = tuple(chosen)
     _forget(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
     for audio in chosen:
-        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in audio.transcripts]
-        for side, transcript in audio.transcripts:
+        old = (*audio.transcripts, *audio.blank)
+        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
+        for side, transcript in old:
             _store(scanner, side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 

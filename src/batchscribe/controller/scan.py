@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from batchscribe.controller.trouble import read_trouble
@@ -21,6 +22,7 @@ LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
 KEEP_ALIVE_EVERY = 1000
 """Objects of a listing."""
+NONE_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def no_lock() -> LiveLock | None:
@@ -33,7 +35,8 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count. `keep_alive` is called during a listing.
+    would decode now: failures of another one no longer count. `keep_alive` is called during a listing. `unreadable`
+    has the ETags of transcripts that could not be read before, by their keys.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Scanner:
         decoder: str | None = None,
         max_attempts: int = 3,
         keep_alive: Callable[[], None] = lambda: None,
+        unreadable: Mapping[str, str] = NONE_KNOWN,
     ) -> None:
         self.source = source
         self.output = output
@@ -58,6 +62,7 @@ class Scanner:
         self._decoder = decoder
         self._max_attempts = max_attempts
         self._keep_alive = keep_alive
+        self._unreadable = unreadable
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -77,6 +82,7 @@ class Scanner:
             overdue=now - self._longest_lock if self._longest_lock is not None else None,
             max_attempts=self._max_attempts,
             trouble=read_trouble(self.output, self._decoder),
+            unreadable=self._unreadable,
             owner=self._owner,
         )
 

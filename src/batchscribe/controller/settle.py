@@ -26,7 +26,7 @@ from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import publish_session
+from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
@@ -142,9 +142,11 @@ def _verified(
     verdict = _verdict(scanner, manifests)
     if _blame_by(verdict, world, run, work) and quarantine():
         verdict = _verdict(scanner, manifests)
+    record = partial(record_unreadable, world.ledger)
     for session in sorted(verdict.complete):
         world.keep_alive()
-        _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
+        publish = partial(publish_session, scanner, session, world.render, record=record)
+        _each(errors, "a session was not written", publish)
     return verdict
 
 
@@ -221,7 +223,7 @@ def _blame_by(verdict: Verdict, world: World, run: Run, work: list[Work]) -> boo
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     blamed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
     redone = _redone(world, run) if blamed else frozenset()
-    blamed = [(chunk, why) for chunk, why in blamed if chunk.transcript not in redone]
+    blamed = [(chunk, why) for chunk, why in blamed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in blamed:
         log.warning("a chunk is to blame", run=run.id, key=chunk.key, why=why)
         _blame(world, run, chunk, why)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from unicodedata import normalize
 
 from batchscribe.controller.attempts import read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.sessions import EMPTY
 from batchscribe.controller.trouble import quarantine_of
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
@@ -36,6 +38,8 @@ class Told:
     run: str | None = None
     duration: float | None = None
     flags: tuple[str, ...] = ()
+    unreadable: str | None = None
+    """Why it is no transcript; None if it is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +77,33 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    """A key whose accents are composed in another way is found if it is the only one.
+
+    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
     nothing at all is known of it.
     """
     name = audio_name(key)
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     life = _life(scanner, key, name)
+    if not life.known and (other := _spelled_otherwise(scanner, key)):
+        return _life(scanner, other.info.key, other.name)
     if not life.known:
         raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
     return life
+
+
+def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
+    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    folder, wanted = split(key)[0], normalize("NFC", key)
+    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
+    found = {
+        audio.info.key: audio
+        for each in folders
+        for audio in scanner.audio(each)
+        if normalize("NFC", audio.info.key) == wanted
+    }
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
@@ -103,22 +124,20 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
 
 
 def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
-    for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
+    everything = (*audio.transcripts, *audio.blank)
+    for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        found = _transcript(store, info.key)
         told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield told if found is None else _with(told, found)
+        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
 
 
-def _transcript(store: Store, key: str) -> Transcript | None:
+def _read(store: Store, told: Told) -> Told:
     try:
-        found = transcripts.decode(store.get(key).data)
-    except PermanentError:
-        return None
-    return found if isinstance(found, Transcript) else None
-
-
-def _with(told: Told, found: Transcript) -> Told:
+        found = transcripts.decode(store.get(told.key).data)
+    except PermanentError as error:
+        return replace(told, unreadable=str(error))
+    if not isinstance(found, Transcript):
+        return told
     return replace(
         told,
         engine=found.engine,

@@ -16,6 +16,8 @@ from itertools import chain
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
 LONGEST_CHUNK = timedelta(hours=2, minutes=30)
@@ -69,6 +71,8 @@ class ScanRules:
     """A chunk that failed so often starts no GPU any more."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """ETags of transcripts that could not be read when their session was assembled, by their keys."""
     owner: Owner = _nobody
     """The audio file's name inside a transcript; asked only where two files share a stem."""
 
@@ -95,6 +99,8 @@ class SessionScan:
     quarantined: int = 0
     empty: int = 0
     """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
+    unreadable: tuple[str, ...] = ()
+    """Audio keys whose transcript is none: of 0 bytes (then not done), or known to be unreadable."""
     live: bool = False
 
     @property
@@ -148,6 +154,7 @@ class _Sums:
     done: int = 0
     quarantined: int = 0
     empty: int = 0
+    unreadable: list[str] = field(default_factory=list)
 
 
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
@@ -176,6 +183,7 @@ def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> Sessi
         stale=tuple(sums.stale),
         quarantined=sums.quarantined,
         empty=sums.empty,
+        unreadable=tuple(sums.unreadable),
         live=rules.live is not None and rules.live.covers(session),
     )
 
@@ -192,10 +200,20 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
     held = (live or _goes_on(audio, rules)) and not due
-    return ChunkState.WAITING if held or _young(audio.info.modified, rules) else ChunkState.PENDING
+    return ChunkState.WAITING if held or _young(audio.info, rules) else ChunkState.PENDING
+
+
+def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
+    """True if what stands for its transcript is none, as far as listing and earlier reading show."""
+    if audio.newest is None:
+        return bool(audio.blank)
+    info = audio.newest[1]
+    return info.size < SMALLEST or rules.unreadable.get(info.key) == info.etag
 
 
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
+    if audio.info.size and is_unreadable(audio, rules):
+        sums.unreadable.append(audio.info.key)
     match state_of(audio, rules):
         case ChunkState.EMPTY:
             sums.empty += 1
@@ -217,9 +235,9 @@ def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
     return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
-def _young(modified: datetime, rules: ScanRules) -> bool:
+def _young(info: ObjectInfo, rules: ScanRules) -> bool:
     # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
-    return abs(rules.now - modified) < rules.min_age
+    return any(abs(rules.now - at) < rules.min_age for at in (info.modified, info.changed) if at)
 
 
 def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:

@@ -11,11 +11,18 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from batchscribe.core.keys import digest
+
 AUDIO_TYPES = frozenset(
     {"webm", "aac", "m4a", "mp3", "wav", "ogg", "opus", "flac", "mp4", "mov", "m4v", "avi"}
 )
 TOP = "./"
 """The session of numbered chunks that lie in no folder."""
+NAME_BYTES = 255
+"""Of a file's name: what the common file systems hold."""
+KEY_BYTES = 900
+"""Of a key below the store's URL. S3 holds 1,024 bytes, its prefix and our own folders included."""
+HASH_DIGITS = 16
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
 _TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
@@ -93,9 +100,28 @@ def transcribed(key: str) -> tuple[str, str] | None:
     return None
 
 
+def fitted(folder: str, text: str, affixes: str) -> str:
+    """The text for a file's name, shortened if name or key are too long with `folder` and `affixes`.
+
+    What is left out is told apart by a hash of the whole text: equal texts only get equal names.
+    """
+    mark = f"~{digest(text)[:HASH_DIGITS]}"
+    room = min(NAME_BYTES, KEY_BYTES - len(folder.encode())) - len(affixes.encode())
+    whole = text.encode()
+    if len(whole) <= max(room, len(mark)):
+        return text
+    return whole[: max(0, room - len(mark))].decode(errors="ignore") + mark
+
+
+def transcript_name(folder: str, text: str) -> str:
+    """What stands for a stem or a file name in the name of its transcript."""
+    return fitted(folder, text, "transcription-.json")
+
+
 def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
     """Where the transcript goes; `full_name` where another file of the folder has the same stem."""
-    return f"{audio.folder}transcription-{audio.name if full_name else audio.stem}.json"
+    name = transcript_name(audio.folder, audio.name if full_name else audio.stem)
+    return f"{audio.folder}transcription-{name}.json"
 
 
 def transcript_keys(audio: AudioName) -> tuple[str, ...]:
@@ -104,12 +130,16 @@ def transcript_keys(audio: AudioName) -> tuple[str, ...]:
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
 
 
-def session_files(session: str, *, full_name: bool = False) -> str:
-    """The stem of a session's own files: `<folder>/transcript` or, for a single file, `<stem>`."""
+def session_stems(session: str) -> tuple[str, ...]:
+    """The stems that a session's own files may have, the first one first: `<folder>/transcript` or, for a
+    single file, `<stem>`; the others are for when files that are not ours have that name.
+    """
     if session.endswith("/"):
-        return ("" if session == TOP else session) + "transcript"
-    folder, name = split(session)
-    stem = name.rpartition(".")[0]
-    if _TAKEN.fullmatch(stem):
-        return f"{folder}session-{name}"
-    return folder + (name if full_name else stem)
+        folder, plain, full = "" if session == TOP else session, "transcript", "transcript"
+    else:
+        folder, name = split(session)
+        stem = name.rpartition(".")[0]
+        plain, full = (f"session-{name}",) * 2 if _TAKEN.fullmatch(stem) else (stem, name)
+    aside = fitted(folder, full, ".batchscribe.json") + ".batchscribe"
+    stems = (fitted(folder, plain, ".json"), fitted(folder, full, ".json"), aside)
+    return tuple(folder + stem for stem in dict.fromkeys(stems))

@@ -13,6 +13,8 @@ FORGOTTEN = f"{COMPACTED}forgotten-"
 QUARANTINE = f"{CONTROL}quarantine/"
 SUPERSEDED = f"{CONTROL}superseded/"
 INSTANCES = f"{CONTROL}instances/"
+ASIDE_BYTES = 800
+"""Of a transcript's key; with a longer one the folder in front of it may not fit into S3's 1,024 bytes."""
 REHEARSALS = f"{CONTROL}rehearsal/"
 """Each has a folder of its own there, in which all of these lie once more."""
 
@@ -108,7 +110,15 @@ def quarantine(key: str) -> str:
 
 
 def superseded(transcript: str, stamp: str) -> str:
-    return f"{SUPERSEDED}{stamp}/{transcript}"
+    """Where an old transcript is kept; a folder too long for that is replaced by a digest."""
+    return f"{SUPERSEDED}{stamp}/{aside(transcript)}"
+
+
+def aside(transcript: str) -> str:
+    """The name of an old transcript below its stamp."""
+    if len(transcript.encode()) <= ASIDE_BYTES:
+        return transcript
+    return f"{digest(transcript)}/{transcript.rpartition('/')[2]}"
 
 
 def instance(instance_id: str) -> str:

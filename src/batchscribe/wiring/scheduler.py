@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ from batchscribe.adapters.subtitles import render
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.scan import Scanner, read_live_lock
+from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord
@@ -144,6 +144,7 @@ def new_scanner(
     *,
     by_hand: bool,
     keep_alive: Callable[[], None] = lambda: None,
+    unreadable: Mapping[str, str] = NONE_KNOWN,
 ) -> Scanner:
     """A scanner. On a user's request neither age nor a live lock holds a chunk back."""
     return Scanner(
@@ -156,6 +157,7 @@ def new_scanner(
         decoder=_decoder(settings),
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
+        unreadable=unreadable,
     )
 
 

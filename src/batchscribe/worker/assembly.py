@@ -14,6 +14,7 @@ from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED
 from batchscribe.core.manifest import Manifest, ManifestChunk
 from batchscribe.core.sharing import share
 from batchscribe.core.speech import SAMPLE_RATE, Recognition
+from batchscribe.core.spelling import joined
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
 from batchscribe.worker.stretches import Ended, Ready
 
@@ -157,7 +158,7 @@ def transcript(
     """The transcript of a chunk, from all its windows."""
     position = heard.end.position
     return Transcript(
-        text=" ".join(segment.text for segment in heard.segments),
+        text=joined(heard.segments),
         segments=heard.segments,
         # A session of thousands of chunks adds them up: milliseconds would be heard in the end.
         duration=round(heard.end.whole.seconds, 6),
