@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -125,15 +125,15 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
 def quarantine_failed(
     output: Store, manifests: Iterable[Manifest], *, max_attempts: int, now: datetime
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times."""
-    asked = {
-        (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
-    }
+    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or for good."""
+    known = list(manifests)
+    runs = {manifest.run for manifest in known}
+    asked = {(keys.digest(chunk.key), chunk.etag): chunk for manifest in known for chunk in manifest.chunks}
     tried = [attempt for attempt in attempts(output) if (attempt.digest, attempt.etag) in asked]
     records = [
         _record(asked[place], own, now)
-        for place, failures in read_failures(output, _often(tried, max_attempts)).items()
-        if len(own := _counted(failures)) >= max_attempts
+        for place, failures in read_failures(output, _often(tried, max_attempts, runs)).items()
+        if len(own := _counted(failures)) >= max_attempts or any(failure.kind.final for failure in own)
     ]
     for record in records:
         quarantine(output, record)
@@ -187,12 +187,14 @@ def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> 
     return aside
 
 
-def _often(tried: Sequence[Tried], times: int) -> Sequence[Tried]:
-    """Attempts at chunks that were tried so often at all: only these are worth reading."""
+def _often(tried: Sequence[Tried], times: int, runs: Collection[str]) -> Sequence[Tried]:
+    """Attempts at chunks that were tried so often at all, and those of these runs: only these matter."""
     count: dict[tuple[str, str], int] = {}
     for attempt in tried:
         count[attempt.digest, attempt.etag] = count.get((attempt.digest, attempt.etag), 0) + 1
-    return [attempt for attempt in tried if count[attempt.digest, attempt.etag] >= times]
+    return [
+        attempt for attempt in tried if count[attempt.digest, attempt.etag] >= times or attempt.run in runs
+    ]
 
 
 def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:

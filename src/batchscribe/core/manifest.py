@@ -163,9 +163,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is. Only `chunk` and `crash` count towards quarantine."""
+    """Whose fault a failure is. Only `chunk`, `refused` and `crash` count towards quarantine."""
 
     CHUNK = "chunk"
+    REFUSED = "refused"
+    """It is of a kind that this decoder never decodes."""
     CRASH = "crash"
     """It was in flight when its worker died."""
     ARCHIVED = "archived"
@@ -176,7 +178,12 @@ class FailureKind(StrEnum):
 
     @property
     def counts(self) -> bool:
-        return self in {FailureKind.CHUNK, FailureKind.CRASH}
+        return self in {FailureKind.CHUNK, FailureKind.REFUSED, FailureKind.CRASH}
+
+    @property
+    def final(self) -> bool:
+        """True if one failure is enough: a second attempt changes nothing."""
+        return self is FailureKind.REFUSED
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
