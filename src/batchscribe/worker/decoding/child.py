@@ -24,6 +24,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 
 from batchscribe.worker.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
 from batchscribe.worker.decoding.ends import cut_off, mp3_cut_off
@@ -165,7 +166,7 @@ def frames(
     container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
 ) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
-    last: Packet[AudioStream] | None = None
+    last: Packet[Stream] | None = None
     try:
         for packet in container.demux(stream, *(clock.pictures if clock else ())):
             if clock is not None and packet.stream.index != stream.index:
@@ -173,7 +174,7 @@ def frames(
                 continue
             last = packet if packet.size else last
             try:
-                decoded = packet.decode()
+                decoded = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
             except FFmpegError:
                 progress.bad += 1
                 if progress.bad > MAX_BAD_PACKETS:
@@ -188,7 +189,7 @@ def frames(
     )
 
 
-def open_file(file: IO[bytes]) -> InputContainer:
+def open_file(file: Reader) -> InputContainer:
     """Opens it with the allow-lists."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     return av.open(file, "r", container_options=options, metadata_errors="replace")

@@ -13,7 +13,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi", "aiff", "caf"})
@@ -84,7 +84,7 @@ class FileClock:
         exact = EXACT & names(container) and container.duration
         self._stated = container.duration / av.time_base if exact and container.duration else None
 
-    def note(self, packet: Packet[VideoStream]) -> None:
+    def note(self, packet: Packet[Stream]) -> None:
         """Takes the time of a picture."""
         at = packet.dts if packet.pts is None else packet.pts
         if at is not None and packet.time_base is not None:

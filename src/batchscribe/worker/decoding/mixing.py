@@ -65,7 +65,9 @@ class Mix:
             return weights
         if self._taken is None or power[self._taken] * LOUDER < power.max():
             self._taken = int(power.argmax())
-        return np.eye(len(power), dtype=np.float32)[self._taken]
+        weights[:] = 0.0
+        weights[self._taken] = 1.0
+        return weights
 
 
 class Fold:
@@ -83,7 +85,7 @@ class Fold:
 
     def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
         for plain in self._plain.resample(frame):
-            block: Samples = plain.to_ndarray().reshape(-1, self._width)
+            block = np.asarray(plain.to_ndarray(), np.float32).reshape(-1, self._width)
             mixed = [mix.push(block[:, part]) for mix, part in zip(self._mixes, self._parts, strict=True)]
             flat = np.ascontiguousarray(np.column_stack(mixed)).reshape(1, -1)
             folded = AudioFrame.from_ndarray(flat, format="flt", layout=self._layout)
@@ -113,7 +115,7 @@ def samples_of(sound: Iterator[AudioFrame | int], lead: float) -> Iterator[Sampl
     """The samples of a mono track after `lead` seconds of silence."""
     for part in chain([round(lead * SAMPLE_RATE)], sound):
         if isinstance(part, AudioFrame):
-            yield part.to_ndarray()[0]
+            yield np.asarray(part.to_ndarray(), np.float32)[0]
         else:
             yield from (
                 np.zeros(min(PART_SAMPLES, part - begin), np.float32)

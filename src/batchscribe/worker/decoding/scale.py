@@ -35,7 +35,8 @@ def guess_unit(stream: AudioStream, reopen: Callable[[], InputContainer]) -> flo
     counted: Counter[int] = Counter()
     plain: AudioResampler | None = None
     try:
-        for frame in container.decode(container.streams[stream.index]):
+        same = next(each for each in container.streams.audio if each.index == stream.index)
+        for frame in container.decode(same):
             plain = plain or AudioResampler(
                 AudioFormat("flt"), layout=frame.layout.name, rate=frame.sample_rate
             )
