@@ -65,7 +65,7 @@ def test_sound_beside_a_picture_is_decoded(decoder: AudioDecoder, extension: str
 
 
 def test_the_bundled_speech_is_sound(decoder: AudioDecoder) -> None:
-    assert {key.rpartition(".")[2] for key in corpus()} == AUDIO_TYPES
+    assert {key.rpartition(".")[2] for key in corpus()} <= AUDIO_TYPES
     for key in corpus():
         decoded = decoder.decode_all(bundled(key), max_seconds=HOUR)
         assert not decoded.partial, key

@@ -14,7 +14,7 @@ from rich.table import Table
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.core.backlog import Backlog, SessionScan, summarise
-from batchscribe.core.chunks import TOP
+from batchscribe.core.chunks import TOP, passed_over_text
 from batchscribe.core.redaction import printable
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -55,7 +55,9 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     clock = SystemClock()
     scanner = new_scanner(app.settings, *open_stores(app.settings), clock, by_hand=False)
     kept: list[Row] = []
-    backlog = summarise(_keeping(scanner.sessions(), kept), lambda: scanner.odd_keys)
+    backlog = summarise(
+        _keeping(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
+    )
     now = clock.now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now))
@@ -83,6 +85,7 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
         "oldest": backlog.oldest,
         "oldest_age_seconds": _age(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
+        "passed_over": backlog.passed_over,
         "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
     }
 
@@ -111,6 +114,8 @@ def summary(backlog: Backlog, now: datetime, *, hidden: int) -> Iterator[str]:
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
     rest = ("waiting", "done", "stale", "quarantined", "troubled", "empty")
     yield ", ".join(f"{getattr(backlog, name)} {name}" for name in rest) + f", in {backlog.sessions} sessions"
+    if backlog.passed_over:
+        yield passed_over_text(backlog.passed_over)
     if backlog.odd_keys:
         yield "Listed the slow way, for their unusual keys: " + ", ".join(map(printable, backlog.odd_keys))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -123,17 +123,31 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
 
 
 def quarantine_failed(
-    output: Store, manifests: Iterable[Manifest], *, max_attempts: int, now: datetime
+    output: Store,
+    manifests: Iterable[Manifest],
+    *,
+    max_attempts: int,
+    now: datetime,
+    reported: Iterable[Failure] = (),
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or for good."""
-    known = list(manifests)
-    runs = {manifest.run for manifest in known}
-    asked = {(keys.digest(chunk.key), chunk.etag): chunk for manifest in known for chunk in manifest.chunks}
+    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or once if the
+    failure that its worker `reported` is final.
+    """
+    asked = {
+        (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
+    }
     tried = [attempt for attempt in attempts(output) if (attempt.digest, attempt.etag) in asked]
     records = [
         _record(asked[place], own, now)
-        for place, failures in read_failures(output, _often(tried, max_attempts, runs)).items()
-        if len(own := _counted(failures)) >= max_attempts or any(failure.kind.final for failure in own)
+        for place, failures in read_failures(output, _often(tried, max_attempts)).items()
+        if len(own := _counted(failures)) >= max_attempts
+    ]
+    places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
+    held = {record.key for record in records}
+    records += [
+        _record(asked[place], [failure], now)
+        for place, failure in places.items()
+        if place in asked and failure.key not in held
     ]
     for record in records:
         quarantine(output, record)
@@ -187,14 +201,12 @@ def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> 
     return aside
 
 
-def _often(tried: Sequence[Tried], times: int, runs: Collection[str]) -> Sequence[Tried]:
-    """Attempts at chunks that were tried so often at all, and those of these runs: only these matter."""
+def _often(tried: Sequence[Tried], times: int) -> Sequence[Tried]:
+    """Attempts at chunks that were tried so often at all: only these are worth reading."""
     count: dict[tuple[str, str], int] = {}
     for attempt in tried:
         count[attempt.digest, attempt.etag] = count.get((attempt.digest, attempt.etag), 0) + 1
-    return [
-        attempt for attempt in tried if count[attempt.digest, attempt.etag] >= times or attempt.run in runs
-    ]
+    return [attempt for attempt in tried if count[attempt.digest, attempt.etag] >= times]
 
 
 def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
