@@ -90,8 +90,9 @@ def audio_name(key: str) -> AudioName | None:
 
 def passed_over(key: str) -> str | None:
     """The extension of a sound file that is not decoded here; None for other keys."""
-    kind = key.rpartition("/")[2].rpartition(".")[2].lower()
-    return kind if kind in PASSED_OVER and audio_name(key) is None else None
+    stem, dot, extension = split(key)[1].rpartition(".")
+    kind = extension.lower()
+    return kind if dot and stem and kind in PASSED_OVER else None
 
 
 def passed_over_text(counted: Mapping[str, int]) -> str:

@@ -44,7 +44,9 @@ class Level:
     def _without_offset(self, piece: Samples) -> Samples:
         """Each channel of the piece without its mean."""
         if self._offset is None or len(piece) >= OFFSET_SAMPLES:
-            mean: Samples = piece.mean(axis=0, dtype=np.float32)
+            peak = _peak(piece)
+            kept = np.clip(piece, -peak, peak) if _loudest(piece) > peak else piece
+            mean: Samples = kept.mean(axis=0, dtype=np.float32)
             self._offset = np.where(np.abs(mean) > OFFSET, mean, np.float32(0.0))
         return piece - self._offset if self._offset.any() else piece
 
