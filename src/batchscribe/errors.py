@@ -9,6 +9,7 @@
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
     |   |-- AudioError               the audio cannot be decoded within the limits
+    |   |   `-- UnsupportedAudioError  it is of a kind that is never decoded here
     |   `-- EngineError              the speech model cannot run, or broke while it ran
     |-- RefusedError                 a rule of ours said no; nothing was done
     |   |-- LockHeldError            another tick is running
@@ -66,6 +67,10 @@ class ObjectArchivedError(PermanentError):
 
 class AudioError(PermanentError):
     """The audio cannot be decoded within the limits."""
+
+
+class UnsupportedAudioError(AudioError):
+    """The audio is of a kind that is never decoded here: a second attempt changes nothing."""
 
 
 class EngineError(PermanentError):

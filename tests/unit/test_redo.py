@@ -439,3 +439,19 @@ def test_why_takes_the_key_as_it_is_asked_if_both_are_there(store: MemoryStore, 
     assert [why(scanner, key).key for key in both] == both
     with pytest.raises(ObjectNotFoundError, match="nothing is known"):
         why(scanner, both[0][0] + both[1][1:])
+
+
+def test_a_final_failure_is_enough(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3", "b.mp3")
+    asked = manifest(store, "a.mp3", "b.mp3")
+    reported = [
+        Failure(key=chunk.key, etag=chunk.etag, run="r1", kind=kind, message="never", at=NOW, decoder="av-1")
+        for chunk, kind in zip(asked.chunks, (FailureKind.REFUSED, FailureKind.CHUNK), strict=True)
+    ]
+    store.calls.clear()
+    (held,) = quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=reported)
+    assert (held.key, held.attempts, held.decoder, held.message) == ("a.mp3", 1, "av-1", "never")
+    assert store.calls.get("get", 0) == 0
+    assert pending(scanner) == ["b.mp3"]
+    other = [msgspec.structs.replace(reported[0], etag="of-older-bytes")]
+    assert quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=other) == []

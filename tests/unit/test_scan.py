@@ -10,12 +10,14 @@ import structlog
 
 from batchscribe.adapters.stores import open_store
 from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.controller.why import why
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import LiveLock
+from batchscribe.core.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.transcripts import AudioRef, Transcript
-from batchscribe.errors import StoreUnavailableError
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock
 
@@ -340,3 +342,22 @@ def test_a_transcript_of_no_bytes_is_none() -> None:
     found = {scan.session: scan for scan in Scanner(store, store, clock=StoppedClock()).sessions()}
     assert [(scan.done, len(scan.pending)) for scan in found.values()] == [(0, 1), (0, 1), (1, 0)]
     assert [scan.unreadable for scan in found.values()] == [("b/chunk-001.mp3",), ("a.mp3",), ()]
+
+
+def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: StoppedClock) -> None:
+    output = MemoryStore(clock, url="memory://output")
+    put(store, "a.dss", "s/b.DSS", "s/c.ra", "d.mp3", "e.txt", "notes.ts", "_batchscribe/x.ra", "dss", ".dss")
+    put(output, "f.dss")
+    scan = scanner(store, output)
+    for _again in range(2):
+        assert scan.backlog().passed_over == {"dss": 2, "ra": 1}
+    assert passed_over_text({"ra": 1, "dss": 2}) == "3 sound files passed over: 2 .dss, 1 .ra"
+    assert passed_over_text({"ra": 1}) == "1 sound file passed over: 1 .ra"
+    assert passed_over_text({}) == ""
+    assert not PASSED_OVER & AUDIO_TYPES
+
+
+def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
+    put(store, "a.dss")
+    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is passed over: \.dss is not decoded"):
+        why(scanner(store), "a.dss")

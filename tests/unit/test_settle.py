@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from batchscribe.controller.context import moment
@@ -313,3 +314,36 @@ def test_a_verdict_that_cannot_be_made_blames_nobody(at: Stage) -> None:
         with pytest.raises(StoreUnavailableError):
             over(at, run, None)
     assert not any(blamed(at, name) for name in names)
+
+
+def test_what_was_left_out_is_in_the_message(at: Stage) -> None:
+    ready(at, 3)
+    at.store.place("old.dss", b"1")
+    run = at_work(at)
+    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    place = keys.exit_record(run.id, 0)
+    record = wire.decode(at.store.get(place).data, ExitRecord)
+    flagged = msgspec.structs.replace(record, flags={"partial": 2, "track-missing": 1})
+    at.store.replace(place, wire.encode(flagged))
+    over(at, run, None)
+    text = at.notes.messages[-1].text
+    assert text.endswith("2 partial, 1 track-missing\n1 sound file passed over: 1 .dss")
+
+
+def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
+    names = ready(at, 3)
+    run = at_work(at)
+    manifest = at.worker.manifests[run.id, 0]
+    chunk = manifest.chunks[0]
+    failure = Failure(
+        key=chunk.key,
+        etag=chunk.etag,
+        run=run.id,
+        kind=FailureKind.REFUSED,
+        message="audio coded as tta, which is not decoded here",
+        at=at.clock.now(),
+    )
+    ends(at, manifest, WorkerEnd.FINISHED, failure)
+    over(at, run, None)
+    (held,) = quarantined(at.store)
+    assert (held.key, held.attempts) == (names[0], 1)

@@ -15,7 +15,7 @@ from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.backlog import Backlog, SessionScan, summarise
-from batchscribe.core.chunks import TOP
+from batchscribe.core.chunks import TOP, passed_over_text
 from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
@@ -63,7 +63,9 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
         app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=_unreadable(app)
     )
     kept: list[Row] = []
-    backlog = summarise(_keeping(scanner.sessions(), kept), lambda: scanner.odd_keys)
+    backlog = summarise(
+        _keeping(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
+    )
     now = clock.now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now))
@@ -101,6 +103,7 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
         "oldest": backlog.oldest,
         "oldest_age_seconds": _age(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
+        "passed_over": backlog.passed_over,
         "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
     }
 
@@ -135,6 +138,8 @@ def summary(backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequenc
             f"Transcripts that cannot be read: {', '.join(map(printable, unreadable[:NAMED]))}{more}; "
             "`batchscribe why KEY` shows the reason, `batchscribe redo KEY` transcribes it again"
         )
+    if backlog.passed_over:
+        yield passed_over_text(backlog.passed_over)
     if backlog.odd_keys:
         yield "Listed the slow way, for their unusual keys: " + ", ".join(map(printable, backlog.odd_keys))
 

@@ -125,9 +125,16 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
 
 
 def quarantine_failed(
-    output: Store, manifests: Iterable[Manifest], *, max_attempts: int, now: datetime
+    output: Store,
+    manifests: Iterable[Manifest],
+    *,
+    max_attempts: int,
+    now: datetime,
+    reported: Iterable[Failure] = (),
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times."""
+    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or once if the
+    failure that its worker `reported` is final.
+    """
     asked = {
         (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
     }
@@ -136,6 +143,13 @@ def quarantine_failed(
         _record(asked[place], own, now)
         for place, some in by_chunk(failures).items()
         if len(own := _counted(some)) >= max_attempts
+    ]
+    places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
+    held = {record.key for record in records}
+    records += [
+        _record(asked[place], [failure], now)
+        for place, failure in places.items()
+        if place in asked and failure.key not in held
     ]
     for record in records:
         quarantine(output, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 from batchscribe.controller.trouble import read_trouble
 from batchscribe.core import transcripts
 from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.chunks import passed_over
 from batchscribe.core.folders import AudioObject, Tagged, audio_folders, merged
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.transcripts import Transcript
@@ -63,6 +65,7 @@ class Scanner:
         self._max_attempts = max_attempts
         self._keep_alive = keep_alive
         self._unreadable = unreadable
+        self._passed_over: Counter[str] = Counter()
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -70,11 +73,21 @@ class Scanner:
         stores = (self.source,) if self._one_store else (self.source, self.output)
         return tuple(row for store in stores for row in getattr(store, "odd_keys", ()))
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Files of sound that are not decoded, by extension, listed since `rules` was called last."""
+        return dict(self._passed_over)
+
+    def _leave_out(self, key: str) -> None:
+        if (kind := passed_over(key)) is not None:
+            self._passed_over[kind] += 1
+
     def rules(self) -> ScanRules:
         """Time, lock and earlier trouble, as of now: read before the listing, so that what fails or is
         locked meanwhile is at worst taken a tick later.
         """
         now = self._clock.now()
+        self._passed_over.clear()
         return ScanRules(
             now=now,
             min_age=self._min_age,
@@ -84,6 +97,7 @@ class Scanner:
             trouble=read_trouble(self.output, self._decoder),
             unreadable=self._unreadable,
             owner=self._owner,
+            leave_out=self._leave_out,
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
@@ -92,11 +106,11 @@ class Scanner:
         yield from sessions(self._listing(prefix), rules)
 
     def backlog(self) -> Backlog:
-        return summarise(self.sessions(), lambda: self.odd_keys)
+        return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
     def audio(self, prefix: str = "") -> Iterator[AudioObject]:
         """Every audio object with its transcripts, streaming; a prefix must be a whole folder."""
-        for folder in audio_folders(self._listing(prefix), self._owner):
+        for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
             yield from folder
 
     @property

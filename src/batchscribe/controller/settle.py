@@ -30,6 +30,7 @@ from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
+from batchscribe.core.chunks import passed_over_text
 from batchscribe.core.manifest import (
     ExitRecord,
     Failure,
@@ -44,7 +45,7 @@ from batchscribe.core.manifest import (
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run_records import encode_run, is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.core.worked import total, worked
+from batchscribe.core.worked import flag_text, total, worked
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
@@ -85,6 +86,8 @@ class Verdict:
     """Deleted or uploaded anew since: no longer this run's business."""
     complete: set[str] = field(default_factory=set)
     """Sessions of which nothing is pending or waiting any more."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files of sound in the source that are not decoded, by extension."""
 
     @property
     def missing(self) -> int:
@@ -135,7 +138,12 @@ def _verified(
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
     quarantine = partial(
-        quarantine_failed, world.output, manifests, max_attempts=terms.max_attempts, now=world.clock.now()
+        quarantine_failed,
+        world.output,
+        manifests,
+        max_attempts=terms.max_attempts,
+        now=world.clock.now(),
+        reported=[failure for each in work if each.record for failure in each.record.failures],
     )
     quarantine()
     scanner = world.scanner(run.by_hand)
@@ -169,6 +177,8 @@ def message(run: Run, verdict: Verdict) -> Message:
         f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on "
         f"{run.instance_type or run.provider}.\n{run.detail}".rstrip()
     )
+    counted = flag_text(run.worked.flags)
+    body = "\n".join(filter(None, (body, counted, passed_over_text(verdict.passed_over))))
     return Message(f"batchscribe: run {run.id} {outcome.value}", body, level)
 
 
@@ -289,6 +299,7 @@ def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
         verdict.done += state is ChunkState.DONE
         verdict.quarantined += state is ChunkState.QUARANTINED
         verdict.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
+    verdict.passed_over = scanner.passed_over
     if rules.live is not None:
         verdict.complete = {session for session in verdict.complete if not rules.live.covers(session)}
     return verdict

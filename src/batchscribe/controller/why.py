@@ -15,7 +15,7 @@ from batchscribe.controller.trouble import quarantine_of
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.chunks import AudioName, audio_name, split
+from batchscribe.core.chunks import AudioName, audio_name, passed_over, split
 from batchscribe.core.folders import AudioObject, Side
 from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.objects import ObjectInfo
@@ -83,6 +83,10 @@ def why(scanner: Scanner, key: str) -> Life:
     nothing at all is known of it.
     """
     name = audio_name(key)
+    if (kind := passed_over(key)) is not None:
+        raise MisconfiguredError(
+            f"{key!r} is passed over: .{kind} is not decoded here; convert it, such as to .wav or .flac"
+        )
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     life = _life(scanner, key, name)

@@ -53,7 +53,7 @@ class Trouble:
     """The latest of them."""
 
 
-def _nobody(_transcript: str) -> str | None:
+def _nobody(_key: str) -> None:
     return None
 
 
@@ -75,6 +75,8 @@ class ScanRules:
     """ETags of transcripts that could not be read when their session was assembled, by their keys."""
     owner: Owner = _nobody
     """The audio file's name inside a transcript; asked only where two files share a stem."""
+    leave_out: Callable[[str], None] = _nobody
+    """Gets every key of the source that is neither audio nor a transcript."""
 
 
 class ChunkState(StrEnum):
@@ -137,6 +139,8 @@ class Backlog:
     """Keys that the fast lister refuses, listed another way, and names that no key can hold, left
     out; the first few, each with its reason.
     """
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files of sound that are not decoded, by extension."""
 
     @property
     def triggering(self) -> int:
@@ -163,7 +167,7 @@ def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionSca
     Holds the folders that are open, nothing else. What the listing raises goes through: there is no
     partial backlog.
     """
-    for folder in audio_folders(listing, rules.owner):
+    for folder in audio_folders(listing, rules.owner, rules.leave_out):
         groups: dict[str, list[AudioObject]] = {}
         for audio in folder:
             groups.setdefault(audio.name.session, []).append(audio)
@@ -336,11 +340,16 @@ class _Totals:
         self.exhausted += len(scan.pending) - len(fresh) - len(retries)
 
 
-def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ...]] = tuple) -> Backlog:
+def summarise(
+    scans: Iterable[SessionScan],
+    odd_keys: Callable[[], tuple[str, ...]] = tuple,
+    passed_over: Callable[[], dict[str, int]] = dict,
+) -> Backlog:
     """The sums, and the candidates: the sessions that wait longest first, by number within each.
 
     Troubled chunks come after all others: however many archived ones a bucket holds, they neither
-    crowd the startable ones out of a batch nor fill its time. `odd_keys` is asked at the end.
+    crowd the startable ones out of a batch nor fill its time. `odd_keys` and `passed_over` are asked at the
+    end.
     """
     totals, fresh, troubled = _Totals(), _Oldest(), _Oldest()
     for scan in scans:
@@ -365,4 +374,5 @@ def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ..
         exhausted=totals.exhausted,
         candidates=candidates,
         odd_keys=odd_keys(),
+        passed_over=passed_over(),
     )

@@ -8,14 +8,23 @@ the original system's `layers/layer-0-raw-transcription/<stem>.json` below it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from batchscribe.core.keys import digest
 
-AUDIO_TYPES = frozenset(
-    {"webm", "aac", "m4a", "mp3", "wav", "ogg", "opus", "flac", "mp4", "mov", "m4v", "avi"}
-)
+AUDIO_TYPES = frozenset({
+    "3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "asf", "au", "avi", "caf", "flac", "m4a", "m4b", "m4v",
+    "mka", "mkv", "mov", "mp2", "mp3", "mp4", "mpga", "oga", "ogg", "ogv", "opus", "qt", "spx", "w64", "wav",
+    "weba", "webm", "wma", "wmv", "wv",
+})  # fmt: skip
+PASSED_OVER = frozenset({
+    "alaw", "aob", "ape", "awb", "ds2", "dsf", "dss", "dts", "dvf", "f4a", "f4v", "flv", "g722", "g723",
+    "g729", "gsm", "m2ts", "mpc", "mpeg", "mpg", "msv", "mts", "mxf", "ra", "rm", "rmvb", "sln", "snd",
+    "tak", "tta", "ulaw", "vob", "voc", "vox",
+})  # fmt: skip
+"""Extensions of sound and video that are not decoded: their files are counted, so that none is missed."""
 TOP = "./"
 """The session of numbered chunks that lie in no folder."""
 NAME_BYTES = 255
@@ -86,6 +95,22 @@ def audio_name(key: str) -> AudioName | None:
     if not (dot and stem and kind in AUDIO_TYPES):
         return None
     return AudioName(folder, name, stem, kind)
+
+
+def passed_over(key: str) -> str | None:
+    """The extension of a sound file that is not decoded here; None for other keys."""
+    stem, dot, extension = split(key)[1].rpartition(".")
+    kind = extension.lower()
+    return kind if dot and stem and kind in PASSED_OVER else None
+
+
+def passed_over_text(counted: Mapping[str, int]) -> str:
+    """Such as `3 sound files passed over: 2 .dss, 1 .ra`; empty if there is none."""
+    total = sum(counted.values())
+    each = ", ".join(
+        f"{count} .{kind}" for kind, count in sorted(counted.items(), key=lambda one: (-one[1], one))
+    )
+    return f"{total} sound {'file' if total == 1 else 'files'} passed over: {each}" if total else ""
 
 
 def transcribed(key: str) -> tuple[str, str] | None:

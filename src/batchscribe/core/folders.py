@@ -80,10 +80,13 @@ def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = N
     )
 
 
-def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[AudioObject]]:
+def audio_folders(
+    listing: Iterable[Tagged], owner: Owner, leave_out: Callable[[str], None] = lambda _key: None
+) -> Iterator[list[AudioObject]]:
     """The audio objects of each folder that has any, in key order, a nested folder before its parent.
 
-    Control objects are passed over; audio counts on the source's side only.
+    Control objects are passed over; audio counts on the source's side only. `leave_out` gets every other
+    key of the source that is neither audio nor a transcript.
     """
     opened: list[_Folder] = []
     for side, info in listing:
@@ -93,6 +96,8 @@ def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[Audi
         audio = audio_name(key)
         spoken = transcribed(key) if audio is None else None
         if (audio is None or side is Side.OUTPUT) and spoken is None:
+            if side is not Side.OUTPUT:
+                leave_out(key)
             continue
         yield from _closed(opened, key, owner)
         if audio is not None:

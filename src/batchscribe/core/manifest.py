@@ -172,9 +172,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is. Only `chunk` and `crash` count towards quarantine."""
+    """Whose fault a failure is. Only `chunk`, `refused` and `crash` count towards quarantine."""
 
     CHUNK = "chunk"
+    REFUSED = "refused"
+    """It is of a kind that this decoder never decodes."""
     CRASH = "crash"
     """It was in flight when its worker died."""
     ARCHIVED = "archived"
@@ -182,6 +184,11 @@ class FailureKind(StrEnum):
     """The object is no longer the one in the manifest."""
     MACHINE = "machine"
     """The store or the box was in trouble."""
+
+    @property
+    def final(self) -> bool:
+        """True if one failure is enough: a second attempt changes nothing."""
+        return self is FailureKind.REFUSED
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,7 +217,8 @@ def counted(failures: Iterable[Failure]) -> list[Failure]:
     return [
         failure
         for failure in known
-        if failure.kind is FailureKind.CHUNK or (failure.kind is FailureKind.CRASH and proved)
+        if failure.kind in {FailureKind.CHUNK, FailureKind.REFUSED}
+        or (failure.kind is FailureKind.CRASH and proved)
     ]
 
 

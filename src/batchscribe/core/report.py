@@ -69,6 +69,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     done: int | None = None
     stale: int | None = None
     quarantined: int | None = None
+    passed_over: dict[str, int] = {}
+    """Files of sound that are not decoded, by extension."""
     oldest: datetime | None = None
 
 
@@ -286,6 +288,7 @@ def _scan(run: Run, backlog: Backlog | None) -> Scan:
         done=backlog.done,
         stale=backlog.stale,
         quarantined=backlog.quarantined,
+        passed_over=backlog.passed_over,
         oldest=backlog.oldest,
     )
 

@@ -54,7 +54,7 @@ def duration(part: PartInput) -> float:
     """Seconds that a chunk takes on the session's clock; 0 where nothing is known of it."""
     content = part.content
     if isinstance(content, Transcript):
-        return max(0.0, content.duration)
+        return max(0.0, content.duration, content.span or 0.0)
     last = max((segment.end for segment in content.segments), default=0.0) if content else 0.0
     stated = content.duration if content else None
     return max(0.0, last, stated or part.seconds or 0.0)

@@ -83,6 +83,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     text: str
     segments: tuple[Segment, ...]
     duration: float
+    span: float | None = None
+    """Seconds that the whole file takes by its own clock, if its picture lasts longer than its sound."""
     overlap: float = 0.0
     """Seconds of its beginning that the chunk before it ends with, too."""
     position: float | None = None
