@@ -59,10 +59,12 @@ class Nursery:
         environment: Mapping[str, str],
         crash: str = "",
         lands: float | None = None,
+        host: str = "",
     ) -> Ended:
         """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`.
 
-        `lands` is how long a start may take to show, in seconds, where that is not to be waited for.
+        `lands` is how long a start may take to show, in seconds, if that is not to be waited for. `host` is
+        the name of the machine, if it is to be another one.
         """
         asked = {
             "home": str(home),
@@ -70,6 +72,7 @@ class Nursery:
             "environment": dict(environment),
             "crash": crash,
             "lands": lands,
+            "host": host,
         }
         assert self._process.stdin
         assert self._process.stdout
@@ -226,12 +229,14 @@ def _child(asked: dict[str, Any]) -> None:
         os.dup2(os.open(name, flags, 0o600), number)
     sys.argv = ["batchscribe", *asked["words"]]
     from batchscribe.cli.main import main
-    from batchscribe.controller import release, steps
+    from batchscribe.controller import steps, teardown
     from batchscribe.wiring import scheduler
 
     if asked["lands"] is not None:
-        for module in (steps, release):
+        for module in (steps, teardown):
             module.START_LANDS = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
+    if asked["host"]:
+        scheduler.socket.gethostname = lambda: asked["host"]  # type: ignore[attr-defined]
     build, fuse = scheduler._world, Fuse(asked["crash"])
     scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
     code = 70

@@ -216,13 +216,19 @@ class BoxSetup:
 
     def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Whether the box works off its claim at boot, and powers itself off, from now on."""
-        if self.ssh is None or not self._shutdown(instance).ok:
+        if self.ssh is None:
             return False
         terms = self.terms
         place = BoxPlace(
-            instance=instance.id, home=terms.output, region=terms.region, endpoint=terms.endpoint
+            instance=instance.id,
+            home=terms.output,
+            source=terms.source,
+            region=terms.region,
+            endpoint=terms.endpoint,
         )
         self._ask(instance, "place", place, ASK_SECONDS)
+        if not self._shutdown(instance).ok:
+            return False
         why_not = install_units(self.ssh, instance)
         yield Finding(
             what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS

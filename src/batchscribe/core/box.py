@@ -175,6 +175,8 @@ class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     instance: str
     home: str
     """URL of the store that holds the instance's record."""
+    source: str = ""
+    """URL of the audio; with `home` the only places that a manifest may name."""
     region: str = ""
     endpoint: str = ""
     waits: BoxWaits = BoxWaits()
