@@ -48,10 +48,10 @@ from batchscribe.worker.decoding.tracks import (
     Reader,
     RefusedError,
     check_shape,
-    check_stream,
     decodable,
     group_tracks,
     of_several_languages,
+    prepare_stream,
 )
 
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
@@ -229,7 +229,8 @@ def begin_tracks(
     for place in places:
         opened = container if place == places[0] else reopen()
         stream = opened.streams.audio[place]
-        check_stream(stream)
+        if opened is not container:
+            prepare_stream(stream)
         stated = stated_length(opened, stream)
         if stated is not None and stated.least > progress.max_samples / SAMPLE_RATE:
             raise RefusedError(too_long(progress.max_samples))
