@@ -37,7 +37,7 @@ POINTS = (
     "compute.release:after",
     "store.create:settlement:after",
 )
-LOST_WITH_THE_DISK = (
+LOST_LEDGER = (
     "store.create:intent:after",
     "compute.start:after",
     "launcher.launch:after",
@@ -51,7 +51,7 @@ PUBLISHED = ("PUT transcription-chunk-001.json", "PUT transcription-chunk-002.js
 MODES: Mapping[str, Mapping[str, tuple[Fault, ...]]] = {
     "nothing": {},
     "refused": dict.fromkeys(CHANGES, (Refusal("InternalError", 500), Refusal("RequestLimitExceeded", 503)))
-    | {"DescribeInstances": (None, Refusal("RequestLimitExceeded", 503)) * 3},
+    | {"DescribeInstances": (None, None, Refusal("RequestLimitExceeded", 503)) * 3},
     "replies-lost": dict.fromkeys((*CHANGES, *CONTROL, *PUBLISHED), (Drop.AFTER,)),
     "silence": dict.fromkeys(("StartInstances", "StopInstances", "CreateSchedule"), (Hang(done=True),)),
     "expired": dict.fromkeys(("StopInstances", "DeleteSchedule"), (Refusal("ExpiredToken", 403),) * 3),
@@ -93,14 +93,30 @@ def test_killed_at_any_seam_the_next_passes_make_it_good(
     assert len(case.paid) == 1, "a crash is a pause, not another start"
 
 
-@pytest.mark.parametrize("point", LOST_WITH_THE_DISK)
-def test_the_ledger_is_lost_with_its_host_and_the_store_knows_it_all(case: Case, point: str) -> None:
+@pytest.mark.parametrize("point", LOST_LEDGER)
+def test_the_ledger_is_lost_and_the_store_knows_it_all(case: Case, point: str) -> None:
     case.killed_at(point)
-    shutil.rmtree(case.home / ".batchscribe")
+    for path in case.ledger.parent.glob("ledger.sqlite*"):
+        path.unlink()
     told = [case.tick()]
     if case.problems():
         told.append(case.tick())
     assert not case.problems(), told
+    assert len(case.intents) <= 2, "what was started is finished; what was not is planned again"
+
+
+@pytest.mark.parametrize("point", ["compute.start:after", "launcher.launch:after"])
+def test_the_whole_disk_is_lost_and_a_user_adopts_its_run(case: Case, point: str) -> None:
+    case.killed_at(point)
+    shutil.rmtree(case.ledger.parent)
+    (run,) = [key.split("/")[2] for key in case.intents]
+    held = case.tick()
+    assert held.document["reason"]["code"] == "gpu-in-use", "another id is another scheduler"
+    adopted = case.command("reconcile", "--adopt", run)
+    assert [each["run"] for each in adopted.document["released"]] == [run], adopted
+    if case.problems():
+        case.tick()
+    assert not case.problems()
 
 
 @pytest.mark.parametrize("point", ["guard.arm:after", "compute.stop:after", "store.create:settlement:after"])

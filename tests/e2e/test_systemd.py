@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,11 +68,14 @@ class Host:
     def service(self, name: str) -> str:
         return self.machine.shows(SERVICE, name)[name]
 
+    @property
+    def ledger(self) -> Path:
+        return self.desk.home / ".batchscribe" / "ledger.sqlite"
+
     def runs(self) -> tuple[Run, ...]:
-        path = self.desk.home / ".batchscribe" / "ledger.sqlite"
         with suppress(TransientError):
-            if path.exists():
-                with Ledger(path) as ledger:
+            if self.ledger.exists():
+                with Ledger(self.ledger) as ledger:
                     return ledger.runs(datetime(2020, 1, 1, tzinfo=UTC))
         return ()
 
@@ -133,7 +135,7 @@ def much_work(desk: Desk) -> None:
 def settled(host: Host) -> Run:
     (run,) = host.runs()
     assert run.state is RunState.SETTLED
-    assert run.stopped is not None
+    assert run.meter.stopped is not None
     assert not (host.desk.home / ".batchscribe" / "local-instance.json").exists(), "the instance runs"
     assert host.workers() == []
     return run
@@ -163,10 +165,10 @@ def test_a_worker_outlives_the_unit_whose_pass_started_it(host: Host, unit: str)
     much_work(host.desk)
     host.install()
     host.tick()
-    until(lambda: bool(host.machine.run("systemctl", "start", unit)) and bool(host.workers()))
-    until(lambda: host.machine.shows(unit, "ActiveState")["ActiveState"] == "inactive")
+    while not host.workers():
+        host.machine.run("systemctl", "start", unit)
+    assert host.machine.shows(unit, "ActiveState") == {"ActiveState": "inactive"}
     (worker,) = host.workers()
-    host.machine.run("systemctl", "stop", unit)
     until(lambda: len(list(host.desk.bucket.rglob("transcription-*.json"))) > 1)
     assert host.workers() == [worker]
     host.machine.run("systemctl", "start", WATCHDOG_SERVICE)
@@ -269,27 +271,23 @@ def cloud(host: Host) -> Iterator[Cloud]:
         yield made
 
 
-def test_without_its_scheduler_an_instance_in_the_cloud_is_stopped_by_the_timer(
-    host: Host, cloud: Cloud
-) -> None:
+def test_a_deadline_is_kept_in_the_cloud_whatever_the_settings_are_by_then(host: Host, cloud: Cloud) -> None:
     host.install()
     host.tick()
     host.start_timer()
     host.at_work(RunState.DISPATCHING)
     assert (cloud.state, cloud.orders()) == ("running", 1)
-    # The deadline has come; the settings no longer name this instance.
     host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
-    with Ledger(host.desk.home / ".batchscribe" / "ledger.sqlite") as ledger:
-        run = host.runs()[-1]
+    until(lambda: host.machine.shows(WATCHDOG_SERVICE, "ActiveState")["ActiveState"] != "activating")
+    with Ledger(host.ledger) as ledger:
+        (run,) = ledger.open_runs()
         ledger.save_run(replace(run, deadline=run.created), at=run.created)
-    host.desk.configure(BATCH_SOURCE=f"s3://{cloud.bucket}/elsewhere", **cloud.access)
-    run = _closed_in_the_cloud(host)
+    env = host.desk.home / ".env"
+    env.write_text(env.read_text().replace(cloud.instance, "i-0fedcba9876543210") + "BATCH_TRESHOLD=5\n")
+    host.start_timer()
+    until(lambda: not any(run.open for run in host.runs()))
+    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
+    (run,) = host.runs()
     assert run.outcome is Outcome.TIMED_OUT
     assert (cloud.state, cloud.orders()) == ("stopped", 0)
-
-
-def _closed_in_the_cloud(host: Host) -> Run:
-    host.start_timer()
-    until(lambda: all(not run.open for run in host.runs()))
-    (run,) = host.runs()
-    return run
+    assert "BATCH_TRESHOLD" in host.log(WATCHDOG_SERVICE)

@@ -1,4 +1,4 @@
-"""Passes of the watchdog without systemd: after a tick that was killed, and beside one that stopped moving."""
+"""Passes of the watchdog without systemd: after a killed tick, and beside one that stopped moving."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def drawn_fields(kind: type[Meter] | type[Run]) -> dict[str, st.SearchStrategy[Any]]:
+def drawn_fields(kind: type[Meter | Run]) -> dict[str, st.SearchStrategy[Any]]:
     """Every field by its type, so that a field that is added later is drawn without a change here."""
     return {field.name: BY_TYPE[str(field.type)] for field in dataclasses.fields(kind)}
 

@@ -73,10 +73,10 @@ class Desk:
         return kept | self.environment | extra
 
 
-def finish_by_timer(desk: Desk, **environment: str) -> Any:
-    """The one run that passes of the watchdog close, made as by its timer, but without the minutes between."""
+def finish_by_timer(desk: Desk) -> Any:
+    """The one run that passes of the watchdog close, made as by its timer, without the minutes between."""
     for _ in range(2000):
-        if closed := desk.json("watchdog", **environment)["released"]:
+        if closed := desk.json("watchdog")["released"]:
             (run,) = closed
             return run
         time.sleep(0.2)

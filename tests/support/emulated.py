@@ -61,7 +61,7 @@ class Case:
         ended: list[Ended] = []
         while not ended or self.open_runs:
             assert len(ended) < PATIENT_PASSES, ended[-1]
-            ended.append(self.command("watchdog", **names))
+            ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
             time.sleep(0.05)
         return ended
 

@@ -374,10 +374,5 @@ def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
     patch.setattr(Meter, "recovered", recovered)
 
 
-def a_full_disk_stops_the_way_out(patch: Patch) -> None:
-    for module in (advance, teardown):
-        patch.setattr(module, "save_best_effort", save)
-
-
 def an_older_poll_is_believed(patch: Patch) -> None:
     patch.setattr(Meter, "contradicts", lambda _meter, _poll: False)

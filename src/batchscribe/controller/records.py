@@ -59,12 +59,13 @@ def store_manifest(world: World, run: Run) -> None:
     copy = world.ledger.get(_copy(run.id, run.worker.worker))
     if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
         raise RefusedError(
-            f"{run.manifests[-1]} was not written by this scheduler: check who may write to {world.output.url}"
+            f"{run.manifests[-1]} was not written by this scheduler: check who may write to "
+            f"{world.output.url}"
         )
 
 
 def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
-    """The manifest of a worker, by default the last: from the ledger, or from the store if the ledger was lost.
+    """The manifest of a worker, by default the last; from the store if the ledger was lost.
 
     Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
     """
@@ -136,6 +137,6 @@ def read_box_end(world: World, run: Run) -> BoxEnd | None:
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
-    """A time by the GPU host's clock, which may be off: kept between the first poll that showed it up, and now."""
+    """A time by the GPU host's clock, kept between the first poll that showed it up, and now."""
     since = run.meter.running_since
     return min(now, max(reported, since.at) if since else reported)

@@ -37,8 +37,8 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count. `keep_alive` is called during a listing. `unreadable`
-    has the ETags of transcripts that could not be read before, by their keys.
+    would decode now: failures of another one no longer count. `keep_alive` is called during a listing.
+    `unreadable` has the ETags of transcripts that could not be read before, by their keys.
     """
 
     def __init__(

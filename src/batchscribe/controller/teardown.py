@@ -35,10 +35,22 @@ OLD_POLL = 60.0
 
 def begin_teardown(world: World, run: Run) -> Run:
     """Asks a worker that may still be at work to end. Never raises: the stop comes in any case."""
-    run = save_best_effort(world, replace(run, stop_requested=moment(world)), "stop due")
+    now = moment(world)
+    run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
         _ask_to_end(world, run, force=False)
+        if not _is_recorded(world, run):
+            # The next pass would begin the worker's grace again, and never stop: it gets none.
+            run = replace(run, work_ended=now.at)
     return run
+
+
+def _is_recorded(world: World, run: Run) -> bool:
+    try:
+        recorded = world.ledger.run(run.id)
+    except BatchscribeError:
+        return False
+    return recorded is not None and recorded.stop_requested is not None
 
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:

@@ -69,7 +69,7 @@ def decode_settlement(data: bytes, run: Run) -> Run:
     """The settled run in `data`; `run` is its record, which settlements of version 1 do not repeat."""
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
-        if fields.get("version") == 1 and "outcome" in fields and "id" not in fields:
+        if fields.get("version") == 1 and "outcome" in fields and fields.get("run") == run.id:
             return _settled(run, msgspec.convert(fields, _Settlement1))
     except UNREADABLE as error:
         raise MisconfiguredError(f"not a readable settlement: {error}") from error
@@ -94,8 +94,9 @@ def is_plausible(settled: Run, run: Run) -> bool:
     """
     if (settled.id, settled.scheduler, settled.host) != (run.id, run.scheduler, run.host):
         return False
-    life = (settled.settled - run.created).total_seconds() if settled.settled else 0.0
-    bounded = run.billed_seconds <= settled.billed_seconds <= max(0.0, life) + SLACK_SECONDS
+    ends = max(filter(None, (settled.settled, run.deadline)))
+    most = (ends - run.created).total_seconds() + SLACK_SECONDS
+    bounded = run.billed_seconds <= settled.billed_seconds <= most
     retyped = settled.instance_type != run.instance_type and settled.rate.per_hour > ZERO
     return bounded and settled.cost == settled.bill() and (settled.rate == run.rate or retyped)
 

@@ -40,7 +40,7 @@ class Trouble:
 
     @contextmanager
     def locked(self, lock: Lock, patience: float) -> Iterator[None]:
-        """Holds the lock. If its file cannot be used, the block runs without it: every step is repeatable."""
+        """Holds the lock; without it if its file cannot be used, since every step is repeatable."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock.held(patience=patience))
