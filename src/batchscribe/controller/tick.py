@@ -289,7 +289,7 @@ def _refuse_unreadable(world: World) -> None:
     if world.ledger.unreadable:
         raise MisconfiguredError(
             f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read "
-            f"({world.ledger.unreadable[0]}): install the version that wrote them; all other runs were advanced"
+            f"({world.ledger.unreadable[0]}): install the version that wrote them; the others were advanced"
         )
 
 

@@ -94,9 +94,15 @@ def is_plausible(settled: Run, run: Run) -> bool:
     """
     if (settled.id, settled.scheduler, settled.host) != (run.id, run.scheduler, run.host):
         return False
-    ends = max(filter(None, (settled.settled, run.deadline)))
-    most = (ends - run.created).total_seconds() + SLACK_SECONDS
-    bounded = run.billed_seconds <= settled.billed_seconds <= most
+    if settled.settled is None:
+        return False
+    life = (settled.settled - run.created).total_seconds()
+    # Clocks that contradict each other across a reboot are answered with the deadline.
+    contradicted = settled.billed_seconds == (run.deadline - run.created).total_seconds()
+    at_most = life + SLACK_SECONDS if life >= -SLACK_SECONDS else 0.0
+    bounded = run.billed_seconds <= settled.billed_seconds and (
+        settled.billed_seconds <= at_most or contradicted
+    )
     retyped = settled.instance_type != run.instance_type and settled.rate.per_hour > ZERO
     return bounded and settled.cost == settled.bill() and (settled.rate == run.rate or retyped)
 
