@@ -1,4 +1,4 @@
-"""Starts workers through the agent of a remote host: ssh at most starts the agent, the store does the rest."""
+"""Starts workers through the agent of a remote host: over ssh nothing but the agent is started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchscribe.protocols import Store
 
 
 class AgentLauncher:
-    """A protocols.Launcher for a remote host. The claim in the instance's record decides how its agent starts.
+    """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
 
     `home` holds the instances' records, `runs` what belongs to the runs. `timeout` bounds each request to the
     host, in seconds.
@@ -57,7 +57,7 @@ class AgentLauncher:
         self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
-        """False if the worker wrote its exit record, or the agent reported that it died or hung; else unknown."""
+        """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
             return False if self._has_ended(worker) or self._was_lost(worker) else None
         except (TransientError, MisconfiguredError):

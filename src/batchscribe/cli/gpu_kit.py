@@ -12,8 +12,8 @@ from batchscribe.controller.by_hand import Hand, HandCompute, HandOrders, Patien
 from batchscribe.controller.context import Shield
 from batchscribe.core import keys
 from batchscribe.core.box import InstanceRecord
-from batchscribe.core.manifest import decode
 from batchscribe.core.instances import InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Guard, Lock, Store

@@ -18,7 +18,6 @@ from batchscribe.adapters import engines
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.stores import open_store
-from batchscribe.core import box
 from batchscribe.core.box import (
     BoxPlace,
     BoxReply,

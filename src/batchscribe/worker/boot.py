@@ -47,7 +47,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSeams:
-    """External dependencies of the agent. Opening a store makes no request, and may raise MisconfiguredError."""
+    """External dependencies of the agent. Opening a store makes no request; may raise MisconfiguredError."""
 
     clock: Clock
     workers: Workers
@@ -162,8 +162,8 @@ class BoxAgent:
         return ""
 
     def _in_time(self, claim: BoxClaim) -> None:
-        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so that
-        is checked again; a claim that replaces this one is not for this boot, whatever the clock.
+        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so
+        that is checked again; a claim that replaces this one is not for this boot, whatever the clock.
         """
         clock = self._seams.clock
         passed = timedelta(seconds=clock.monotonic() - self._began)

@@ -94,9 +94,9 @@ class Watch:
         permitted: Callable[[], bool],
         again: bool = False,
     ) -> None:
-        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim stands
-        in the record; raises what the store raises. `permitted`: True if workers may begin. `again`: an
-        earlier boot took the claim up and went down under it; this one only ends it.
+        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim
+        stands in the record; raises what the store raises. `permitted`: True if workers may begin. `again`:
+        an earlier boot took the claim up and went down under it; this one only ends it.
         """
         self._claim = claim
         self._runs = runs
@@ -123,8 +123,8 @@ class Watch:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
-        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is about
-        to go, or the host runs on.
+        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is
+        about to go, or the host runs on.
         """
         if self._ending:
             return self._off()

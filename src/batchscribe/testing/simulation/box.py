@@ -1,8 +1,8 @@
 """A simulated GPU host, from boot to power-off, with the production agent and a dead-man.
 
 Its disk remembers which workers were started and what a controller asked for over ssh; the workers are
-simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the host's
-own clock, which is right.
+simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the
+host's own clock, which is right.
 """
 
 from __future__ import annotations
@@ -149,6 +149,10 @@ class Box:
         """True if there is a manifest for that worker of the run."""
         return self._bucket.has(keys.manifest(run, worker))
 
+    def play(self, manifest: Manifest) -> None:
+        """Starts a worker."""
+        self.workers[manifest.run, manifest.worker] = Worker(self._line, self._bucket, manifest, self._hands)
+
     def record(self) -> InstanceRecord:
         return decode(self._bucket.get(keys.instance(self._machine.id)).data, InstanceRecord)
 
@@ -188,10 +192,8 @@ class Box:
         return NoDeadman() if claim.borrowed or self._marks is None else self._marks
 
     def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:  # noqa: ARG002
-        """Starts a worker, once in the life of this disk."""
-        manifest = decode(self._store.get(keys.manifest(name.run, name.worker)).data, Manifest)
         if not self.was_started(name):
-            self.workers[name.run, name.worker] = Worker(self._line, self._bucket, manifest, self._hands)
+            self.play(decode(self._store.get(keys.manifest(name.run, name.worker)).data, Manifest))
 
     def was_started(self, name: WorkerName) -> bool:
         return (name.run, name.worker) in self.workers
