@@ -15,6 +15,10 @@ from support import planted
 
 BUDGET = 500
 QUIET = {"crash": 0.0, "fault": 0.0}
+ENDLESS = (
+    QUIET | {name: 0.0 for name in ("poison", "killer", "dies", "hangs", "lost_agent")} | {"endless": 0.1}
+)
+MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
 @dataclass(frozen=True)
@@ -40,27 +44,32 @@ BUGS = {
     "a held lock is unlinked": Bug(planted.a_held_lock_is_unlinked, {"I6"}, 8),
     "the tag is forgotten": Bug(planted.the_tag_is_forgotten, {"I1", "I7", "I8", "I11"}, 1),
     "the tag is left": Bug(planted.the_tag_is_left, {"I8"}, 1),
-    "a foreign instance is adopted": Bug(
-        planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["another claims it"]
-    ),
+    "a foreign instance is adopted": Bug(planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["another claims it"]),
     "settled before the stop was observed": Bug(
         planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 41
     ),
     "billed while it was observed only": Bug(planted.billed_while_seen_only, {"I7"}, 3),
     "billed to its settlement": Bug(planted.billed_to_the_settlement, {"I7"}, 3),
-    "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}),
+    "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
-    "a guard that comes too late": Bug(planted.a_guard_that_comes_too_late, {"I2"}),
-    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}),
+    "a guard that comes too late": Bug(
+        planted.a_guard_that_comes_too_late, {"I2"}, 9, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+    ),
+    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 27, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
     "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 14, FOCI["other types"]),
     "nothing is billed": Bug(planted.nothing_is_billed, {"I7"}, 1),
-    "a worker is left on a borrowed machine": Bug(planted.a_worker_is_left_on_a_borrowed_machine, {"I2"}),
+    "a worker is left on a borrowed machine": Bug(
+        planted.a_worker_is_left_on_a_borrowed_machine,
+        {"I2"},
+        35,
+        QUIET | {"use": 1.0, "people": 8, "hangs": 0.5, "lost_agent": 1.0},
+    ),
     "foreign claims are ignored": Bug(
         planted.others_claims_are_ignored, {"I3"}, 7, FOCI["another claims it"]
     ),
-    "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}),
+    "stalled work is waited for": Bug(planted.hung_work_is_waited_for, {"P3"}, 0, QUIET | {"hangs": 0.3}),
     "the end of the work is not noticed": Bug(
         planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["nothing but the work"]
     ),
@@ -74,11 +83,16 @@ BUGS = {
         planted.nobody_looks_at_a_working_instance, {"P4"}, 3, FOCI["nothing but the work"]
     ),
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
-    "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}),
-    "a clock that was set back grants grace": Bug(planted.a_clock_set_back_grants_grace, {"P4"}),
-    "an endless chunk in company goes free": Bug(planted.an_endless_chunk_in_company_goes_free, {"I11"}),
-    "a chunk without a transcript goes free": Bug(planted.what_is_passed_over_goes_free, {"I11"}),
-    "a late start is not waited for": Bug(planted.a_late_start_is_not_waited_for, {"I1"}),
+    "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),
+    "a clock that was set back grants grace": Bug(
+        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 17, QUIET | {"jumps": 12}
+    ),
+    "an endless chunk in company goes free": Bug(
+        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 17, ENDLESS
+    ),
+    "a chunk without a transcript goes free": Bug(
+        planted.what_is_passed_over_goes_free, {"I11"}, 1, QUIET | {"forgotten": 0.5}
+    ),
     "a process that hangs is not killed": Bug(
         planted.a_process_that_hangs_is_not_killed, {"P1", "P3", "P4", "I2"}, 0, FOCI["a tick that hangs"]
     ),
@@ -86,7 +100,6 @@ BUGS = {
     "a recovered run is billed from its recovery": Bug(
         planted.a_recovered_run_is_billed_from_its_recovery, {"I1", "I7"}, 25, FOCI["a lost ledger"]
     ),
-    "a poll that is older than the last is believed": Bug(planted.an_older_poll_is_believed, {"I1", "I7"}),
 }
 
 

@@ -18,6 +18,8 @@ from batchscribe.controller import (
     follow,
     observe,
     outside,
+    reconcile,
+    records,
     settle,
     steps,
     teardown,
@@ -36,6 +38,7 @@ from batchscribe.errors import BatchscribeError
 from batchscribe.testing.simulation import episode, stage
 from batchscribe.testing.simulation.cloud import CloudApi
 from batchscribe.testing.simulation.seams import KernelLock, LedgerSeam
+from batchscribe.worker import watching
 
 Patch = pytest.MonkeyPatch
 
@@ -116,7 +119,7 @@ def the_tag_is_left(patch: Patch) -> None:
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
-    recover = tick.recover
+    recover = reconcile.recover
 
     def adopting(world: World, terms: Terms) -> Any:
         seen = world.compute.describe(terms.instances[0])
@@ -239,11 +242,13 @@ def others_claims_are_ignored(patch: Patch) -> None:
 
 
 def hung_work_is_waited_for(patch: Patch) -> None:
+    """On both sides: the controller's rule and the supervisor's each stop it alone."""
     patch.setattr(follow, "stall_reason", lambda *_progress: None)
+    patch.setattr(watching.Watch, "_stalled", lambda _watch: None)
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
-    read_exit = follow.read_exit
+    read_exit = records.read_exit
 
     def late(world: World, worker: wire.WorkerRef) -> wire.ExitRecord | None:
         run = world.ledger.run(worker.run)
@@ -345,10 +350,6 @@ def what_is_passed_over_goes_free(patch: Patch) -> None:
     patch.setattr(settle, "_passed_over", lambda _work: ())
 
 
-def a_late_start_is_not_waited_for(patch: Patch) -> None:
-    patch.setattr(teardown, "_may_still_start", lambda _run, _now: False)
-
-
 def a_process_that_hangs_is_not_killed(patch: Patch) -> None:
     patch.setattr(stage, "HANG_SECONDS", math.inf)
 
@@ -372,7 +373,3 @@ def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
         return Meter(launched_before=launched_before)
 
     patch.setattr(Meter, "recovered", recovered)
-
-
-def an_older_poll_is_believed(patch: Patch) -> None:
-    patch.setattr(Meter, "contradicts", lambda _meter, _poll: False)

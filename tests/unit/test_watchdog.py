@@ -362,7 +362,10 @@ def test_a_run_that_fails_does_not_keep_another_from_being_stopped(
     at.world = replace(at.world, elsewhere=elsewhere)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     for _ in range(4):
-        with capture_logs(), pytest.raises(BatchscribeError, match=r"no such bucket|internal error ValueError"):
+        with (
+            capture_logs(),
+            pytest.raises(BatchscribeError, match=r"no such bucket|internal error ValueError"),
+        ):
             pass_once(at)
         at.clock.sleep(MINUTE)
     assert [each.id for each in at.ledger.open_runs()] == [other.id]

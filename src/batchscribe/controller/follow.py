@@ -64,7 +64,7 @@ def _follow_progress(
     if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
         detail = f"worker {run.worker.worker} is gone without an exit record"
         return save(world, run.releasing(Outcome.WORKER_LOST, detail))
-    unstarted = run.launch in {ClaimLaunch.BOOT, ClaimLaunch.SSH} and progress is None
+    unstarted = run.launch == ClaimLaunch.BOOT and progress is None
     if unstarted and is_late(run.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
         return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))

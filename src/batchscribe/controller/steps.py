@@ -126,7 +126,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     if is_late(run.meter.start_requested, now, terms.waits.up):
         return save(world, run.releasing(*_never_up(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
-        return _ask_for_start(world, terms, run, seen)
+        return _ask_for_start(world, terms, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(run.meter.idle_until, now, START_LANDS.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
         return save(world, run)
@@ -216,6 +216,6 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) 
         return take_another_type(world, terms, run, error)
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
-        return replace(run, trouble=str(error))
+        return save(world, replace(run, trouble=str(error)))
     meter = run.meter.accept_start(asked, moment(world))
     return save(world, replace(run, meter=meter), "start accepted")

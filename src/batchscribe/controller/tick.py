@@ -6,7 +6,7 @@ process or of a timer, continues from what is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -99,7 +99,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
-    return replace(ticked, runs=tuple(passed.runs.values()), errors=passed.all_errors)
+    return replace(ticked, runs=tuple(_latest_runs(world, passed)), errors=passed.all_errors)
 
 
 def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
@@ -262,6 +262,13 @@ def _quiet(world: World, terms: Terms) -> str:
 def _summary(passed: Passed) -> str:
     still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
     return ", ".join(still_open) or "no run is open"
+
+
+def _latest_runs(world: World, passed: Passed) -> Iterator[Run]:
+    """The runs as they stand now: another process may have closed one meanwhile."""
+    for run in passed.runs.values():
+        recorded = world.ledger.run(run.id) if run.open else None
+        yield recorded if recorded and not recorded.open else run
 
 
 def _closed(passed: Passed) -> tuple[Run, ...]:

@@ -84,13 +84,12 @@ class Meter:
         """The meter of a run that is about to ask for its start."""
         return replace(self, start_requested=poll.answered, launched_before=poll.instance.launched_at)
 
-    def contradicts(self, poll: Poll) -> bool:
-        """True if the poll shows `stopped` so soon after one that showed it up that it may be older."""
+    def contradicts(self, poll: Poll, lag: timedelta) -> bool:
+        """True if the poll shows `stopped` although the instance was up, and may be older than its start."""
         state = poll.instance.state
         if self.up_since is None or self.stopped is not None or state.billable or state.moving:
             return False
-        up = (self.up_since, self.idle_until, self.running_until)
-        return any(poll.answered.is_within(LONGEST_LAG, of=moment) for moment in up if moment)
+        return poll.answered.is_within(lag, of=self.up_since)
 
     def accept_start(self, asked: Moment, answered: Moment) -> Meter:
         """An accepted start. What an earlier one came to, whose reply was lost, is no end of this one."""

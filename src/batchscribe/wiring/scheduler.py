@@ -36,6 +36,7 @@ from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits, decode
+from batchscribe.core.meter import LONGEST_LAG
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -51,6 +52,7 @@ from batchscribe.settings import Settings
 from batchscribe.wiring.trouble import Trouble, usable_ledger
 
 LOCAL, BOOT = "local", "boot"
+LAG_POLLS = 6
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
@@ -297,7 +299,15 @@ def _world(
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _report(settings, ledger, run, lock.holder() or ""),
+        lag=_lag(settings),
     )
+
+
+def _lag(settings: Settings) -> timedelta:
+    """How old an answer may be: some polls at the usual pace, none where the GPU is in this machine."""
+    if settings.provider == LOCAL:
+        return timedelta(0)
+    return min(LONGEST_LAG, LAG_POLLS * timedelta(seconds=settings.poll_seconds or Waits().poll))
 
 
 def _elsewhere(settings: Settings, world: World, run: Run) -> World:
@@ -320,6 +330,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         compute=open_compute(then, world.clock),
         launcher=open_launcher(then, output),
         guard=open_guard(then),
+        lag=_lag(then),
         scanner=lambda by_hand: new_scanner(
             then, source, output, world.clock, by_hand=by_hand, keep_alive=world.keep_alive
         ),
