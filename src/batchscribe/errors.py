@@ -8,6 +8,7 @@
     |-- PermanentError               the same input will fail again
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
+    |   |-- ObjectTooLargeError      the object exceeds the size that its reader accepts
     |   |-- AudioError               the audio cannot be decoded within the limits
     |   `-- EngineError              the speech model cannot run, or broke while it ran
     |-- RefusedError                 a rule of ours said no; nothing was done
@@ -17,6 +18,7 @@
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- UnreadableError          a control object is torn, out of bounds or too large
     |   `-- GpuError                 there is no usable GPU where one was asked for
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
@@ -63,6 +65,10 @@ class ObjectArchivedError(PermanentError):
     """The object exists, but must be restored from its archive first."""
 
 
+class ObjectTooLargeError(PermanentError):
+    """The object exceeds the size that its reader accepts; its content was not read."""
+
+
 class AudioError(PermanentError):
     """The audio cannot be decoded within the limits."""
 
@@ -101,6 +107,10 @@ class MisconfiguredError(BatchscribeError):
 
 class CredentialsError(MisconfiguredError):
     """The cloud does not accept these credentials, or not any more."""
+
+
+class UnreadableError(MisconfiguredError):
+    """A control object in the store is torn, out of bounds or too large."""
 
 
 class GpuError(MisconfiguredError):

@@ -39,6 +39,7 @@ def test_every_session_is_one_object_of_counts(app: App) -> None:
         "waiting": 0,
         "done": 0,
         "stale": 0,
+        "unreadable": [],
         "quarantined": 0,
         "empty": 0,
         "bytes": 10,

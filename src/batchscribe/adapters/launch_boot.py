@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from batchscribe.core import keys
-from batchscribe.core.box import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, read
+from batchscribe.core.box import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Launcher, Store
+from batchscribe.reading import read_record
 
 
 class BootLauncher:
@@ -32,7 +33,7 @@ class BootLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
         """False where the box said that this worker died or hung; who else could know?"""
         try:
-            end = read(self._runs.get(keys.box_end(worker.run)).data, BoxEnd)
+            end = read_record(self._runs, keys.box_end(worker.run), BoxEnd)
         except (ObjectNotFoundError, TransientError, MisconfiguredError):
             return None
         return False if end.worker == worker.worker else None
@@ -75,6 +76,6 @@ class LaunchEither:
 def recorded(home: Store, instance: Instance) -> InstanceRecord:
     """The instance's record. Raises MisconfiguredError where it was never set up."""
     try:
-        return read(home.get(keys.instance(instance.id)).data, InstanceRecord)
+        return read_record(home, keys.instance(instance.id), InstanceRecord)
     except ObjectNotFoundError as error:
         raise MisconfiguredError(f"{instance.id} was not set up yet: run `batchscribe gpu setup`") from error

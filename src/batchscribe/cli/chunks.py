@@ -19,7 +19,10 @@ from batchscribe.controller.why import Life
 from batchscribe.controller.why import why as life_of
 from batchscribe.core.chunks import TOP, audio_name
 from batchscribe.core.folders import AudioObject
+from batchscribe.core.objects import MIB, SESSION_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.redaction import printable
+from batchscribe.core.stitching import UNREADABLE
+from batchscribe.core.transcripts import SessionPart
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -114,13 +117,25 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, as it stands now."""
     from batchscribe.adapters.subtitles import render
 
-    data = render(assemble(_scanner(app), session_id(_relative(app, session))), kind)
+    whole = assemble(_scanner(app), session_id(_relative(app, session)))
+    for part in whole.parts:
+        if UNREADABLE in part.flags:
+            click.echo(printable(_left_out(part)), err=True)
+    data = render(whole, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
         structlog.get_logger("batchscribe").info("exported", file=str(output), bytes=len(data))
+
+
+def _left_out(part: SessionPart) -> str:
+    return (
+        f"{part.key} is left out: its transcript {part.transcript} is not one, or exceeds "
+        f"{TRANSCRIPT_BYTES // MIB} MiB ({SESSION_BYTES // MIB} MiB for the session); "
+        "`batchscribe why` shows which, `batchscribe redo` transcribes the chunk again"
+    )
 
 
 def session_id(name: str) -> str:
@@ -166,6 +181,8 @@ def _told(life: Life) -> Iterator[str]:
         by = f" by {told.engine} {told.model or ''}".rstrip() if told.engine else ""
         flags = f" [{', '.join(told.flags)}]" if told.flags else ""
         yield f"  transcribed {told.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {told.key}"
+        if told.unreadable:
+            yield f"  unreadable  {told.unreadable}; `batchscribe redo` keeps it aside and transcribes again"
     for mention in life.runs:
         yield f"  run         {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
     for failure in life.failures:

@@ -15,6 +15,7 @@ from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.core.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.chunks import TOP
+from batchscribe.core.objects import MIB, TRANSCRIPT_BYTES
 from batchscribe.core.redaction import printable
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -31,6 +32,8 @@ class Row:
     waiting: int
     done: int
     stale: int
+    unreadable: tuple[str, ...]
+    """Keys whose transcript is too large to be read."""
     quarantined: int
     empty: int
     bytes: int
@@ -40,7 +43,9 @@ class Row:
 
     @property
     def unfinished(self) -> bool:
-        return bool(self.pending or self.waiting or self.stale or self.quarantined or self.live)
+        return bool(
+            self.pending or self.waiting or self.stale or self.unreadable or self.quarantined or self.live
+        )
 
 
 @click.command()
@@ -65,6 +70,19 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
         app.console.print(table(rows, now))
     for line in summary(backlog, now, hidden=len(kept) - len(rows)):
         app.console.print(line, markup=False)
+    for line in unreadable(kept):
+        app.console.print(line, markup=False)
+
+
+def unreadable(rows: list[Row]) -> Iterator[str]:
+    """The chunks whose transcript is too large to be read, and what to do."""
+    found = [key for row in rows for key in row.unreadable]
+    if found:
+        yield (
+            f"Unreadable transcripts, larger than {TRANSCRIPT_BYTES // MIB} MiB: {len(found)}. Session files "
+            "leave them out; `batchscribe redo KEY` keeps one aside and transcribes its chunk again."
+        )
+    yield from (f"  {printable(key)}" for key in found[:SHOWN])
 
 
 def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
@@ -76,6 +94,7 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
         "waiting": backlog.waiting,
         "done": backlog.done,
         "stale": backlog.stale,
+        "unreadable": backlog.oversized,
         "quarantined": backlog.quarantined,
         "troubled": backlog.troubled,
         "empty": backlog.empty,
@@ -143,6 +162,7 @@ def _row(scan: SessionScan) -> Row:
         waiting=len(scan.waiting),
         done=scan.done,
         stale=len(scan.stale),
+        unreadable=scan.oversized,
         quarantined=scan.quarantined,
         empty=scan.empty,
         bytes=sum(chunk.size for chunk in scan.pending),

@@ -6,8 +6,7 @@ vouches for the others. A file that is not ours is never overwritten; ours then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -15,12 +14,12 @@ from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
 from batchscribe.core.chunks import TOP, session_files, split
-from batchscribe.core.folders import AudioObject, Side
+from batchscribe.core.folders import AudioObject, Side, Tagged
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.stitching import PartInput, digest, stitch
 from batchscribe.core.transcripts import SessionTranscript
-from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.protocols import Store
 
 FORMATS = ("srt", "vtt", "txt", "json")
@@ -47,7 +46,7 @@ def publish_session(scanner: Scanner, session: str, render: Render) -> str | Non
 def assemble(scanner: Scanner, session: str) -> SessionTranscript:
     """The session as it stands now, up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
-    there = [place for place, part in enumerate(parts) if part.content]
+    there = [place for place, part in enumerate(parts) if part.content or part.unreadable]
     if not there:
         raise ObjectNotFoundError(
             f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
@@ -61,34 +60,57 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    newest = {audio.info.key: max(audio.transcripts, key=_modified) for audio in own if audio.transcripts}
-    contents = dict(_contents(scanner, list(newest.values())))
-    return [_part(audio, newest.get(audio.info.key), contents) for audio in own]
+    contents = dict(_contents(scanner, list(_within_limits(own))))
+    return [_part(audio, contents) for audio in own]
+
+
+def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
+    """The transcripts that are read: each within its limit, all of them within the session's."""
+    left = SESSION_BYTES
+    for audio in own:
+        if audio.newest is not None and audio.newest[1].size <= min(TRANSCRIPT_BYTES, left):
+            left -= audio.newest[1].size
+            yield audio.newest
 
 
 def _contents(
-    scanner: Scanner, wanted: Sequence[tuple[Side, ObjectInfo]]
+    scanner: Scanner, wanted: Sequence[Tagged]
 ) -> Iterator[tuple[str, transcripts.Transcript | transcripts.ForeignTranscript]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
-        for key, data in fetched(store, [info.key for side, info in wanted if side in sides]):
+        keys = [info.key for side, info in wanted if side in sides]
+        for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
             except PermanentError:
-                continue  # it speaks for its chunk, but in no language that we read: a missing part
+                continue  # its chunk is done, and its part of the session is flagged
 
 
 def _part(
     audio: AudioObject,
-    found: tuple[Side, ObjectInfo] | None,
     contents: dict[str, transcripts.Transcript | transcripts.ForeignTranscript],
 ) -> PartInput:
-    if found is None:
+    if audio.newest is None:
         return PartInput(key=audio.info.key, transcript=audio.planned)
-    info = found[1]
-    return PartInput(key=audio.info.key, transcript=info.key, etag=info.etag, content=contents.get(info.key))
+    info = audio.newest[1]
+    content = contents.get(info.key)
+    return PartInput(
+        key=audio.info.key,
+        transcript=info.key,
+        etag=info.etag,
+        content=content,
+        unreadable=content is None,
+    )
 
 
-def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
+class _Head(msgspec.Struct, frozen=True):
+    """The fields of a session file that identify it; its text is not decoded."""
+
+    format: str
+    session: str
+    digest: str
+
+
+def _place(output: Store, session: str) -> tuple[str, _Head | None]:
     """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
     stems = (session_files(session), session_files(session, full_name=True))
     for stem in dict.fromkeys((*stems, f"{stems[1]}.batchscribe")):
@@ -101,13 +123,9 @@ def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
     )
 
 
-def _ours(output: Store, key: str, session: str) -> SessionTranscript | None:
+def _ours(output: Store, key: str, session: str) -> _Head | None:
     try:
-        there = msgspec.json.decode(output.get(key).data, type=SessionTranscript)
-    except (ObjectNotFoundError, *UNREADABLE):
+        there = msgspec.json.decode(output.get(key, limit=SESSION_FILE_BYTES).data, type=_Head)
+    except (ObjectNotFoundError, ObjectTooLargeError, *UNREADABLE):
         return None
     return there if there.session == session and there.format == "batchscribe.session" else None
-
-
-def _modified(found: tuple[Side, ObjectInfo]) -> datetime:
-    return found[1].modified

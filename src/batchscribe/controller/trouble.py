@@ -13,8 +13,10 @@ from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import Trouble
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
+from batchscribe.core.objects import RECORD_BYTES
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Store
+from batchscribe.reading import read_record
 
 log = structlog.get_logger("batchscribe")
 
@@ -53,13 +55,14 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Troub
 def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
     """Every quarantined chunk, by the digest of its key."""
     listed = {info.key: info.modified for info in output.list(keys.QUARANTINE)}
-    return {_name(key): _quarantine(key, data, listed[key]) for key, data in fetched(output, listed)}
+    read = fetched(output, listed, limit=RECORD_BYTES)
+    return {_name(key): _quarantine(key, data, listed[key]) for key, data in read}
 
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
     """The quarantine of one chunk, whether it still counts or not; None where there is none to read."""
     try:
-        return wire.decode(output.get(keys.quarantine(key)).data, QuarantineRecord)
+        return read_record(output, keys.quarantine(key), QuarantineRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
@@ -78,7 +81,7 @@ def read_failures(output: Store, tried: Collection[Tried]) -> Mapping[tuple[str,
     """The records of these attempts, by digest and ETag."""
     named = {attempt.key: attempt for attempt in tried}
     found: dict[tuple[str, str], list[Failure]] = {}
-    for key, data in fetched(output, named):
+    for key, data in fetched(output, named, limit=RECORD_BYTES):
         attempt = named[key]
         found.setdefault((attempt.digest, attempt.etag), []).append(_failure(attempt, data))
     return found

@@ -9,16 +9,17 @@ from datetime import datetime
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
-from batchscribe.core import keys, transcripts
+from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.chunks import AudioName, audio_name, split
 from batchscribe.core.folders import AudioObject, Side
 from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord, Settlement
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import CHUNK_LIST_BYTES, ObjectInfo
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
+from batchscribe.reading import read_record, read_transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class Told:
     run: str | None = None
     duration: float | None = None
     flags: tuple[str, ...] = ()
+    unreadable: str | None = None
+    """Why it cannot be read; None if it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +106,17 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
 def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
     for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        found = _transcript(store, info.key)
         told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield told if found is None else _with(told, found)
+        yield _with_content(told, store)
 
 
-def _transcript(store: Store, key: str) -> Transcript | None:
+def _with_content(told: Told, store: Store) -> Told:
     try:
-        found = transcripts.decode(store.get(key).data)
-    except PermanentError:
-        return None
-    return found if isinstance(found, Transcript) else None
-
-
-def _with(told: Told, found: Transcript) -> Told:
+        found = read_transcript(store, told.key)
+    except PermanentError as error:
+        return replace(told, unreadable=str(error))
+    if not isinstance(found, Transcript):
+        return told
     return replace(
         told,
         engine=found.engine,
@@ -136,7 +136,7 @@ def _mentions(output: Store, key: str) -> Iterator[Mention]:
     """From every manifest that is still kept. One of another version says nothing here."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
-    for place, data in fetched(output, manifests):
+    for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
         try:
             manifest = wire.decode(data, Manifest)
         except MisconfiguredError:
@@ -157,6 +157,6 @@ def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str |
     if place not in listed:
         return None
     try:
-        return wire.decode(output.get(place).data, Settlement).outcome
+        return read_record(output, place, Settlement).outcome
     except MisconfiguredError:
         return "unknown"  # written by another version

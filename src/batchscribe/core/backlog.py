@@ -86,6 +86,8 @@ class SessionScan:
     done: int = 0
     stale: tuple[str, ...] = ()
     """Audio keys newer than their transcript."""
+    oversized: tuple[str, ...] = ()
+    """Audio keys whose transcript exceeds the size that is read."""
     quarantined: int = 0
     empty: int = 0
     """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
@@ -112,6 +114,8 @@ class Backlog:
     waiting: int = 0
     done: int = 0
     stale: int = 0
+    oversized: int = 0
+    """Transcripts that exceed the size that is read."""
     quarantined: int = 0
     empty: int = 0
     oldest: datetime | None = None
@@ -135,6 +139,7 @@ class _Sums:
     pending: list[Chunk] = field(default_factory=list)
     waiting: list[Chunk] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    oversized: list[str] = field(default_factory=list)
     done: int = 0
     quarantined: int = 0
     empty: int = 0
@@ -164,6 +169,7 @@ def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> Sessi
         waiting=tuple(sorted(sums.waiting, key=_within)),
         done=sums.done,
         stale=tuple(sums.stale),
+        oversized=tuple(sums.oversized),
         quarantined=sums.quarantined,
         empty=sums.empty,
         live=rules.live is not None and rules.live.covers(session),
@@ -192,6 +198,7 @@ def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
         case ChunkState.DONE:
             sums.done += 1
             sums.stale += [audio.info.key] if audio.stale else []
+            sums.oversized += [audio.info.key] if audio.oversized else []
         case ChunkState.QUARANTINED:
             sums.quarantined += 1
         case ChunkState.WAITING:
@@ -277,6 +284,7 @@ class _Totals:
     waiting: int = 0
     done: int = 0
     stale: int = 0
+    oversized: int = 0
     quarantined: int = 0
     empty: int = 0
     oldest: datetime = _NEVER
@@ -289,6 +297,7 @@ class _Totals:
         self.waiting += len(scan.waiting)
         self.done += scan.done
         self.stale += len(scan.stale)
+        self.oversized += len(scan.oversized)
         self.quarantined += scan.quarantined
         self.empty += scan.empty
         self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
@@ -316,6 +325,7 @@ def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ..
         waiting=totals.waiting,
         done=totals.done,
         stale=totals.stale,
+        oversized=totals.oversized,
         quarantined=totals.quarantined,
         empty=totals.empty,
         oldest=None if totals.oldest == _NEVER else totals.oldest,

@@ -16,7 +16,7 @@ import msgspec
 
 from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, UnreadableError
 
 VERSION = 1
 MODULE = "batchscribe.wiring.box"
@@ -211,7 +211,7 @@ def read(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:
-        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
+        raise UnreadableError(f"not a readable {kind.__name__}: {error}") from error
 
 
 def last_word(output: bytes) -> BoxReply | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from batchscribe.core.chunks import split
 from batchscribe.core.spelling import written
-from batchscribe.core.stitching import MISSING
+from batchscribe.core.stitching import MISSING, UNREADABLE
 from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript
 
 LINE = 42
@@ -125,12 +125,17 @@ def _lines(text: str) -> str:
     return "\n".join(textwrap.wrap(text, LINE))
 
 
+def _absent(part: SessionPart) -> str:
+    """The flag of a part that has no text to show; empty if it has."""
+    return next((flag for flag in (MISSING, UNREADABLE) if flag in part.flags), "")
+
+
 def paragraphs(transcript: SessionTranscript) -> list[str]:
     """The text in paragraphs: one ends at a long pause, and where another channel speaks, which is named;
-    where a chunk is missing that is said.
+    a chunk that is missing or unreadable is named in its place.
     """
     items: list[tuple[float, Segment | SessionPart]] = [
-        *((part.offset, part) for part in transcript.parts if MISSING in part.flags),
+        *((part.offset, part) for part in transcript.parts if _absent(part)),
         *((segment.start, segment) for segment in transcript.segments),
     ]
     out: list[str] = []
@@ -144,7 +149,7 @@ def paragraphs(transcript: SessionTranscript) -> list[str]:
             current = []
         speaking = channel
         if isinstance(item, SessionPart):
-            out.append(f"[missing: {split(item.key)[1]}]")
+            out.append(f"[{_absent(item)}: {split(item.key)[1]}]")
         else:
             current += [f"Channel {channel}:"] if channel and not current else []
             current.append(item.text.strip())

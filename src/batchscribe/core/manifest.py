@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, UnreadableError
 
 VERSION = 1
 
@@ -278,11 +278,10 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     worked: Worked = Worked()
 
 
-_Wire = Manifest | Progress | ExitRecord | Intent | Settlement | Failure | QuarantineRecord
-T = TypeVar("T", bound=_Wire)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-def encode(value: _Wire) -> bytes:
+def encode(value: msgspec.Struct) -> bytes:
     return msgspec.json.encode(value)
 
 
@@ -291,7 +290,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:
-        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
+        raise UnreadableError(f"not a readable {kind.__name__}: {error}") from error
     if getattr(value, "version", VERSION) != VERSION:
         raise MisconfiguredError(
             f"this {kind.__name__} has version {getattr(value, 'version', '?')}, this batchscribe "

@@ -24,6 +24,11 @@ def printable(text: str, *, keep: str = "") -> str:
     return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
 
 
+def printable_json(text: str) -> str:
+    """The JSON document with the same characters as JSON escapes: it holds the same strings."""
+    return _TRICKS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
 def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode()
 

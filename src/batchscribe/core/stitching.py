@@ -22,6 +22,8 @@ from batchscribe.core.transcripts import (
 
 MISSING = "missing"
 """Flag of a part without a transcript: its chunk failed for good."""
+UNREADABLE = "unreadable"
+"""Flag of a part whose transcript is there, but is too large or not a transcript."""
 NO_TIMES = "no-times"
 """Flag of a part whose text came without times: it spans its whole chunk."""
 
@@ -40,7 +42,9 @@ class PartInput:
     etag: str = ""
     """Of the transcript object."""
     content: Transcript | ForeignTranscript | None = None
-    """None where the chunk is quarantined: it has no transcript and will get none."""
+    """None if the chunk has no transcript, or none that can be read."""
+    unreadable: bool = False
+    """It has a transcript that cannot be read."""
     seconds: float | None = None
     """How long the audio is, where there is no transcript to say it; None where nobody knows."""
 
@@ -67,7 +71,7 @@ def _segments(part: PartInput) -> tuple[Segment, ...]:
 def _flags(part: PartInput) -> tuple[str, ...]:
     content = part.content
     if content is None:
-        return (MISSING,)
+        return (UNREADABLE,) if part.unreadable else (MISSING,)
     if isinstance(content, Transcript):
         return content.flags
     return (NO_TIMES,) if content.text.strip() and not content.segments else ()
@@ -83,7 +87,7 @@ def digest(parts: Sequence[PartInput]) -> str:
     """SHA-256 over what goes in: names, ETags, and what is missing. Equal digests make equal files."""
     whole = hashlib.sha256()
     for part in parts:
-        for field in (part.key, part.transcript, MISSING if part.content is None else part.etag):
+        for field in (part.key, part.transcript, *(_flags(part) if part.content is None else (part.etag,))):
             # Lengths go in too, so that no two lists of names look alike.
             encoded = field.encode()
             whole.update(len(encoded).to_bytes(8, "big") + encoded)

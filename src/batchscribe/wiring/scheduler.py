@@ -31,7 +31,7 @@ from batchscribe.controller.context import Shield, Terms, View, Waits, World, lo
 from batchscribe.controller.scan import Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.box import InstanceRecord
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
@@ -39,9 +39,10 @@ from batchscribe.core.policy import Policy
 from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.core.worked import work_lines
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
+from batchscribe.reading import read_record
 from batchscribe.settings import Settings
 
 LOCAL, BOOT = "local", "boot"
@@ -299,14 +300,12 @@ def preflight(settings: Settings, output: Store) -> None:
 
 def _instance_record(output: Store, instance: str) -> InstanceRecord:
     try:
-        data = output.get(keys.instance(instance)).data
+        return read_record(output, keys.instance(instance), InstanceRecord)
     except ObjectNotFoundError as error:
         raise MisconfiguredError(
             f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
         ) from error
-    try:
-        return read(data, InstanceRecord)
-    except MisconfiguredError as error:
+    except UnreadableError as error:
         raise MisconfiguredError(
             f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "
             "(nothing was started)"

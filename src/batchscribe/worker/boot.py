@@ -23,10 +23,10 @@ from batchscribe.core.box import (
     ClaimLaunch,
     InstanceRecord,
     WorkerName,
-    read,
 )
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_stored, read_record
 from batchscribe.worker.watching import Marks, Watch, Workers
 
 LOG = structlog.get_logger()
@@ -116,14 +116,13 @@ class BoxAgent:
     def _claim(self) -> BoxClaim | None:
         """The claim in this instance's record; None where there is none."""
         try:
-            blob = self._seams.home().get(keys.instance(self._place.instance))
+            record = read_record(self._seams.home(), keys.instance(self._place.instance), InstanceRecord)
         except ObjectNotFoundError:
             LOG.info("box.not_recorded", instance=self._place.instance)
             return None
-        claim = read(blob.data, InstanceRecord).claim
-        if claim is None:
+        if record.claim is None:
             LOG.info("box.no_claim", instance=self._place.instance)
-        return claim
+        return record.claim
 
     def _still_claimed(self, claim: BoxClaim) -> bool:
         now = self._claim()
@@ -136,9 +135,9 @@ class BoxAgent:
             return "it says that the box does nothing"
         if self._untimely not in {None, claim.run}:
             return "it was left after this boot, for another one"
-        if not _there(runs, keys.intent(claim.run)):
+        if not is_stored(runs, keys.intent(claim.run)):
             return "its run has no intent"
-        if _there(runs, keys.settlement(claim.run)):
+        if is_stored(runs, keys.settlement(claim.run)):
             return "its run is settled"
         return ""
 
@@ -158,19 +157,19 @@ class BoxAgent:
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
         """By a boot that is not this one; an earlier agent of this boot may have taken it up."""
         try:
-            data = runs.get(keys.boot(claim.run)).data
+            record = read_record(runs, keys.boot(claim.run), BootRecord)
         except ObjectNotFoundError:
             return False
-        return read(data, BootRecord).boot != self._boot.id
+        return record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
         """Whether the boot that took it up did not go down under it: else this one ends what is left.
 
         A box that powered itself off left its word: whoever starts it after that has it to themselves.
         """
-        if _there(runs, keys.later_boot(claim.run, self._boot.id)):
+        if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
-        return _there(runs, keys.box_end(claim.run))
+        return is_stored(runs, keys.box_end(claim.run))
 
     def _marked(self, claim: BoxClaim) -> float:
         """Tells the dead-man, whose limit is returned. Raises MisconfiguredError."""
@@ -197,11 +196,3 @@ def live(agent: BoxAgent, clock: Clock) -> None:
     """Lets the agent do all that this boot asks of it."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)
-
-
-def _there(store: Store, key: str) -> bool:
-    try:
-        store.get(key)
-    except ObjectNotFoundError:
-        return False
-    return True

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from batchscribe.core import transcripts
 from batchscribe.core.chunks import audio_name, transcript_keys
 from batchscribe.core.manifest import ManifestChunk
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
 from batchscribe.protocols import Store
+from batchscribe.reading import read_transcript
 from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.recordings import Recordings, named
 from batchscribe.worker.overlaps import reach
@@ -115,12 +115,12 @@ class Neighbours:
         for store in {store.url: store for store in (self._output, self._source)}.values():
             for known in transcript_keys(name):
                 with suppress(ObjectNotFoundError):
-                    return transcripts.decode(store.get(known).data).segments
+                    return read_transcript(store, known).segments
         return ()
 
     def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:
         said = self._said(key)
-        data = self._source.get(key).data
+        data = self._source.get(key, limit=MAX_BYTES).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
         if mended.empty:

@@ -25,11 +25,11 @@ from batchscribe.core.box import (
     EndRequest,
     StartRequest,
     WorkerName,
-    read,
 )
 from batchscribe.core.manifest import Progress
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_stored, read_record
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
@@ -161,7 +161,7 @@ class Watch:
         running = self._running()
         if running:
             self._idle_since = self._clock.monotonic()
-        while self._has(keys.exit_record(self._claim.run, self._worker)):
+        while is_stored(self._runs, keys.exit_record(self._claim.run, self._worker)):
             self._go_on()
             running = self._running()
         if not self._workers.started(self._name):
@@ -176,9 +176,9 @@ class Watch:
 
     def _went_down(self) -> Verdict:
         """Its workers died with the earlier boot: nothing is begun twice."""
-        while self._has(keys.manifest(self._claim.run, self._worker + 1)):
+        while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
-        given = self._has(keys.manifest(self._claim.run, self._worker))
+        given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
         why = "the box was booted again in the middle of the run"
         return Verdict(why, self._worker if given else None, self._waits.told)
 
@@ -188,14 +188,14 @@ class Watch:
         self._obeyed = None
 
     def _unstarted(self) -> Verdict | None:
-        if not self._has(keys.manifest(self._claim.run, self._worker)):
+        if not is_stored(self._runs, keys.manifest(self._claim.run, self._worker)):
             self._note((self._worker, "none", 0, 0))
             return self._idle()
         self._note((self._worker, "given", 0, 0))
         if self._claim.launch is not ClaimLaunch.BOOT:
             waited = self._clock.monotonic() - self._moved_at
             return Verdict("nobody began its work") if waited >= self._waits.first else None
-        if self._has(keys.cancel(self._claim.run, self._worker)):
+        if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
             return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
         return self._start()
 
@@ -313,15 +313,8 @@ class Watch:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
             return None
 
-    def _has(self, key: str) -> bool:
-        try:
-            self._runs.get(key)
-        except ObjectNotFoundError:
-            return False
-        return True
-
     def _read(self, key: str, kind: type[T]) -> T | None:
         try:
-            return read(self._runs.get(key).data, kind)
+            return read_record(self._runs, key, kind)
         except ObjectNotFoundError:
             return None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
 from batchscribe.core.box import (
     BoxPlace,
     BoxReply,
@@ -23,6 +22,7 @@ from batchscribe.core.box import (
 from batchscribe.core.manifest import Manifest
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import StoreUnavailableError
+from batchscribe.reading import read_record
 from batchscribe.testing.simulation.cloud import Cloud, Machine
 from batchscribe.testing.simulation.seams import Bucket
 from batchscribe.testing.simulation.timeline import START, Timeline
@@ -88,8 +88,8 @@ class FromTheBox:
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         return self._reached().list(prefix, after=after)
 
-    def get(self, key: str) -> Blob:
-        return self._reached().get(key)
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._reached().get(key, limit=limit)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._reached().create(key, data)
@@ -168,8 +168,8 @@ class Box:
         return True
 
     def start(self, request: StartRequest) -> BoxReply:
-        data = self._store.get(keys.manifest(request.run, request.worker)).data
-        return BoxReply(done=self.play(wire.decode(data, Manifest)))
+        manifest = read_record(self._store, keys.manifest(request.run, request.worker), Manifest)
+        return BoxReply(done=self.play(manifest))
 
     def started(self, name: WorkerName) -> bool:
         return (name.run, name.worker) in self.workers
