@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from batchscribe.core.bounds import Count, Dated, Key, Name, Seconds, Time
 from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, UnreadableError
@@ -32,8 +33,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
     """Which worker of which run; becomes the name of a folder on the box."""
 
-    run: str
-    worker: int
+    run: Name
+    worker: Count
 
     def checked(self) -> WorkerName:
         """Itself. Raises MisconfiguredError where it could name a folder that is not its own."""
@@ -51,22 +52,22 @@ class EndRequest(WorkerName, frozen=True, kw_only=True):
 class StartRequest(WorkerName, frozen=True, kw_only=True):
     """Start a worker on the manifest stored at `url`; `release` must be the box's own."""
 
-    url: str
+    url: Key
     release: str
     region: str = ""
     endpoint: str = ""
     """Of AWS, for a worker whose environment file does not name them."""
 
 
-class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CheckRequest(Dated, frozen=True, kw_only=True):
     """What the box should be able to do."""
 
-    now: datetime
+    now: Time
     """The asker's time, to compare clocks."""
     engine: EngineSpec
     gpu: bool
-    source: str = ""
-    output: str = ""
+    source: Key = ""
+    output: Key = ""
     """URLs of the stores that it must reach; empty ones are not tried."""
     region: str = ""
     endpoint: str = ""
@@ -74,7 +75,7 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A run is at work there: a second model beside its own could take the GPU's memory from it."""
     boots: bool = False
     """Its record says that it takes up claims at boot: its units must be there."""
-    home: str = ""
+    home: Key = ""
     """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
 
 
@@ -96,7 +97,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
     """The last line that the box prints."""
 
-    box: int = VERSION
+    box: Count = VERSION
     release: str = ""
     done: bool = False
     """It did now what was asked; False where that was done before, or had not to be done."""
@@ -117,14 +118,14 @@ class ClaimLaunch(StrEnum):
     """Nobody: the box does nothing at all, so that a rehearsal shows what else stops it."""
 
 
-class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
+class BoxClaim(Dated, frozen=True, kw_only=True):
     """What a box that starts is there for; gone again when its run has been released."""
 
-    run: str
-    created: datetime
+    run: Name
+    created: Time
     """Of the run's intent: a boot before it, or after `deadline`, is none of this claim's business."""
-    deadline: datetime
-    output: str
+    deadline: Time
+    output: Key
     """URL of the store that holds the run's manifests."""
     launch: ClaimLaunch
     region: str = ""
@@ -138,64 +139,64 @@ class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
 class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a box that works by itself waits for others; seconds."""
 
-    store: float = 600.0
+    store: Seconds = 600.0
     """For its record, after boot: credentials of a role may take a while."""
-    first: float = 600.0
+    first: Seconds = 600.0
     """For the first manifest, and for whoever is to begin over ssh what a manifest asks for."""
-    linger: float = 100.0
+    linger: Seconds = 100.0
     """For another manifest or for the stop, after a worker's last word."""
-    silence: float = 840.0
+    silence: Seconds = 840.0
     """Without progress of its worker. The dead-man comes a minute later, the controller's patience too."""
-    grace: float = 60.0
+    grace: Seconds = 60.0
     """For a worker that was asked to end at the deadline."""
-    overtime: float = 180.0
+    overtime: Seconds = 180.0
     """From the deadline to the dead-man's, so that the last windows are not lost to it."""
-    told: float = 45.0
+    told: Seconds = 45.0
     """From its word that a worker died to the end of power: its controller may want to stop it."""
 
 
 class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which instance a box is, and where its record lies; left there by the set-up."""
 
-    instance: str
-    home: str
+    instance: Name
+    home: Key
     """URL of the store that holds the instance's record."""
     region: str = ""
     endpoint: str = ""
     waits: BoxWaits = BoxWaits()
 
 
-class BootRecord(msgspec.Struct, frozen=True, kw_only=True):
+class BootRecord(Dated, frozen=True, kw_only=True):
     """Which boot took up a run's claim; create-only, so that no later boot does it again."""
 
-    version: int = VERSION
-    run: str
-    boot: str
+    version: Count = VERSION
+    run: Name
+    boot: Name
     """The kernel's boot id."""
-    at: datetime
+    at: Time
     """When that boot began, by the box's clock."""
     release: str
 
 
-class BoxEnd(msgspec.Struct, frozen=True, kw_only=True):
+class BoxEnd(Dated, frozen=True, kw_only=True):
     """The box's last word before it powers itself off."""
 
-    version: int = VERSION
-    run: str
-    worker: int | None = None
+    version: Count = VERSION
+    run: Name
+    worker: Count | None = None
     """The worker that died or hung, where that is the reason."""
     why: str
-    at: datetime
+    at: Time
 
 
-class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
+class InstanceRecord(Dated, frozen=True, kw_only=True):
     """What is known of an instance that was set up; kept in the store."""
 
-    version: int = VERSION
-    instance: str
+    version: Count = VERSION
+    instance: Name
     release: str
     """The version of the worker installed there."""
-    at: datetime
+    at: Time
     fingerprint: str = ""
     """Of the host key that is pinned for it."""
     boots: bool = False
