@@ -23,22 +23,37 @@ def limit_of(kind: type[msgspec.Struct]) -> int:
     return CHUNK_LIST_BYTES if issubclass(kind, _LISTING_CHUNKS) else RECORD_BYTES
 
 
+def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> bytes:
+    """A control object as it is. Raises what Store.get raises, and UnreadableError if it is too large."""
+    try:
+        return store.get(key, limit=limit).data
+    except ObjectTooLargeError as error:
+        raise UnreadableError(f"not a readable {what}: {error}") from error
+
+
 def read_record(store: Store, key: str, kind: type[T]) -> T:
     """The control object under `key`.
 
     Raises what Store.get raises, UnreadableError if it is too large or not a `kind`, and
     MisconfiguredError if it has another version.
     """
-    try:
-        data = store.get(key, limit=limit_of(kind)).data
-    except ObjectTooLargeError as error:
-        raise UnreadableError(f"not a readable {kind.__name__}: {error}") from error
-    return wire.decode(data, kind)
+    return wire.decode(read_bytes(store, key, limit_of(kind), what=kind.__name__), kind)
 
 
 def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
     """The transcript under `key`. Raises what Store.get raises, and PermanentError if it is not readable."""
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
+
+
+def is_filled(store: Store, key: str) -> bool:
+    """True if there is an object of more than 0 bytes under `key`; its content is not read."""
+    try:
+        store.get(key, limit=0)
+    except ObjectNotFoundError:
+        return False
+    except ObjectTooLargeError:
+        return True
+    return False
 
 
 def is_stored(store: Store, key: str) -> bool:

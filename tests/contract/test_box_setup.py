@@ -21,9 +21,9 @@ from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_client import SshBox
 from batchscribe.adapters.host_keys import pin, pinned
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.launch_ssh import SshBox
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.core import box, keys
 from batchscribe.core.box import (

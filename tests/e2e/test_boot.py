@@ -16,7 +16,8 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
-from batchscribe.core.box import BoxPlace, InstanceRecord, read
+from batchscribe.core.box import BoxPlace, InstanceRecord
+from batchscribe.core.manifest import decode
 from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
 from batchscribe.protocols import Store
@@ -51,7 +52,7 @@ class Cloud:
 
     @property
     def record(self) -> InstanceRecord:
-        return read(self.home.get(keys.instance(self.instance)).data, InstanceRecord)
+        return decode(self.home.get(keys.instance(self.instance)).data, InstanceRecord)
 
     def speech(self, count: int) -> None:
         data = (SPEECH / "morning-walk" / "chunk-002.ogg").read_bytes()
@@ -129,8 +130,9 @@ def test_a_box_that_boots_needs_no_ssh(cloud: Cloud) -> None:
 
 def test_a_box_whose_scheduler_is_gone_ends_by_itself_and_the_next_tick_settles(cloud: Cloud) -> None:
     cloud.speech(3)
-    # One step at a time, until the worker has its manifest; then nobody comes any more.
-    wait_for(cloud.desk.json("tick", "--once")["runs"][0]["status"] == "transcribing" for _ in repeat(None))
+    cloud.desk.json("tick", "--no-wait")
+    # One pass at a time, until the instance is up; then no further pass is made.
+    wait_for("transcribing" in cloud.desk.json("watchdog")["found"] for _ in repeat(None))
     wait_for(cloud.state == "stopped" for _ in repeat(None))
     assert cloud.box.power.pulled == 1
     assert cloud.orders != []

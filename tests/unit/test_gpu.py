@@ -17,9 +17,9 @@ from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, CheckRequest, Finding, read
+from batchscribe.core.box import BoxReply, CheckRequest, Finding
 from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, decode
 from batchscribe.core.money import FREE
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
@@ -49,7 +49,7 @@ class FakeLock:
         self.was_held = 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, patience: float = 0.0) -> Iterator[None]:
         if self.by:
             raise LockHeldError(f"another tick is running ({self.by}); nothing was done")
         self.was_held += 1
@@ -58,9 +58,6 @@ class FakeLock:
             yield
         finally:
             self.by = None
-
-    def held_by(self) -> None:
-        return None
 
     def holder(self) -> str | None:
         return self.by
@@ -79,7 +76,7 @@ class FakeBox:
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
         self.asked.append(word)
         if word == "inspect":
-            self.busy = read(data, CheckRequest).busy
+            self.busy = decode(data, CheckRequest).busy
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()

@@ -60,9 +60,9 @@ def test_a_session_is_written_without_a_transcript_that_is_too_large_and_names_i
     assert publish_session(scanner(store), "s/", render)
     assert not [key for key in store.asked if "002" in key]
     text = store.get("s/transcript.txt").data.decode()
-    assert text.split("\n\n")[:3] == ["text 1", "[unreadable: chunk-002.mp3]", "text 3"]
+    assert text.split("\n\n")[:3] == ["text 1", "[missing: chunk-002.mp3]", "text 3"]
     whole = msgspec.json.decode(store.get("s/transcript.json").data, type=SessionTranscript)
-    assert [part.flags for part in whole.parts] == [(), ("unreadable",), ()]
+    assert [part.flags for part in whole.parts] == [(), ("missing", "unreadable"), ()]
 
 
 def test_it_is_written_again_once_the_transcript_can_be_read() -> None:
@@ -162,10 +162,10 @@ def app(tmp_path: Path) -> App:
 
 def test_scan_why_and_export_name_it_with_the_way_out(app: App) -> None:
     exported = CliRunner().invoke(export, ["s"], obj=app)
-    assert exported.stdout.split("\n\n")[:2] == ["text 1", "[unreadable: chunk-002.mp3]"]
-    assert "s/chunk-002.mp3 is left out" in exported.stderr
+    assert exported.stdout.split("\n\n")[:2] == ["text 1", "[missing: chunk-002.mp3]"]
+    assert "s/transcription-chunk-002.json is not read" in exported.stderr
     scanned = CliRunner().invoke(scan, [], obj=app).output
-    assert "larger than 32 MiB: 1." in scanned
+    assert "Transcripts that cannot be read: s/chunk-002.mp3" in scanned
     assert "s/chunk-002.mp3" in scanned
     told = CliRunner().invoke(why_command, ["s/chunk-002.mp3"], obj=app).output
     assert "33,554,433 bytes" in told

@@ -14,8 +14,8 @@ from dotenv.parser import parse_stream
 from batchscribe import __version__
 from batchscribe.adapters.box_install import EXTRA_OF, GPU_EXTRAS, find_wheel, install
 from batchscribe.adapters.box_units import install_units
+from batchscribe.adapters.host_client import Asks
 from batchscribe.adapters.host_keys import Pin, pin
-from batchscribe.adapters.launch_ssh import Asks
 from batchscribe.adapters.ssh import Ssh, connection_trouble
 from batchscribe.core import keys
 from batchscribe.core.box import (
@@ -44,7 +44,7 @@ FETCH_SECONDS = 2000.0
 ASK_SECONDS = 60.0
 REACH_SECONDS = 30.0
 UNITS = "units installed: it works off its claim at boot, and powers itself off"
-NO_UNITS = "none, since {why}: workers are started over ssh, and nothing on the box will power it off"
+NO_UNITS = "none, since {why}: its agent is started over ssh, and nothing on the box will power it off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,13 +218,19 @@ class BoxSetup:
 
     def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Whether the box works off its claim at boot, and powers itself off, from now on."""
-        if self.ssh is None or not self._shutdown(instance).ok:
+        if self.ssh is None:
             return False
         terms = self.terms
         place = BoxPlace(
-            instance=instance.id, home=terms.output, region=terms.region, endpoint=terms.endpoint
+            instance=instance.id,
+            home=terms.output,
+            source=terms.source,
+            region=terms.region,
+            endpoint=terms.endpoint,
         )
         self._ask(instance, "place", place, ASK_SECONDS)
+        if not self._shutdown(instance).ok:
+            return False
         why_not = install_units(self.ssh, instance)
         yield Finding(
             what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS

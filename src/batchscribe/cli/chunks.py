@@ -19,10 +19,8 @@ from batchscribe.controller.why import Life
 from batchscribe.controller.why import why as life_of
 from batchscribe.core.chunks import TOP, audio_name
 from batchscribe.core.folders import AudioObject
-from batchscribe.core.objects import MIB, SESSION_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.redaction import printable
 from batchscribe.core.stitching import UNREADABLE
-from batchscribe.core.transcripts import SessionPart
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -120,7 +118,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     whole = assemble(_scanner(app), session_id(_relative(app, session)))
     for part in whole.parts:
         if UNREADABLE in part.flags:
-            click.echo(printable(_left_out(part)), err=True)
+            click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
     data = render(whole, kind)
     if output is None:
         sys.stdout.buffer.write(data)
@@ -128,14 +126,6 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     else:
         output.write_bytes(data)
         structlog.get_logger("batchscribe").info("exported", file=str(output), bytes=len(data))
-
-
-def _left_out(part: SessionPart) -> str:
-    return (
-        f"{part.key} is left out: its transcript {part.transcript} is not one, or exceeds "
-        f"{TRANSCRIPT_BYTES // MIB} MiB ({SESSION_BYTES // MIB} MiB for the session); "
-        "`batchscribe why` shows which, `batchscribe redo` transcribes the chunk again"
-    )
 
 
 def session_id(name: str) -> str:
@@ -169,6 +159,10 @@ def _relative(app: App, key: str) -> str:
     return key.removeprefix(app.settings.required("BATCH_SOURCE").rstrip("/") + "/")
 
 
+def _unreadable(transcript: str, key: str) -> str:
+    return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
+
+
 def _told(life: Life) -> Iterator[str]:
     yield f"{life.key}  (session {shown(life.session)})"
     if life.audio is None:
@@ -178,11 +172,12 @@ def _told(life: Life) -> Iterator[str]:
         yield f"  state       {life.state}" + (" (stale: the audio is newer)" if life.stale else "")
         yield f"  transcript  goes to {life.planned}"
     for told in life.transcripts:
+        if told.unreadable:
+            yield f"  unreadable  {_unreadable(told.key, life.key)} ({told.unreadable})"
+            continue
         by = f" by {told.engine} {told.model or ''}".rstrip() if told.engine else ""
         flags = f" [{', '.join(told.flags)}]" if told.flags else ""
         yield f"  transcribed {told.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {told.key}"
-        if told.unreadable:
-            yield f"  unreadable  {told.unreadable}; `batchscribe redo` keeps it aside and transcribes again"
     for mention in life.runs:
         yield f"  run         {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
     for failure in life.failures:

@@ -6,32 +6,46 @@ vouches for the others. A file that is not ours is never overwritten; ours then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
-from batchscribe.core.chunks import TOP, session_files, split
+from batchscribe.core.chunks import TOP, session_stems, split
 from batchscribe.core.folders import AudioObject, Side, Tagged
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.objects import SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
+from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.stitching import PartInput, digest, stitch
 from batchscribe.core.transcripts import SessionTranscript
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
+from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
 FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: where it is there, so are the others."""
 Render = Callable[[SessionTranscript, str], bytes]
+Content = transcripts.Transcript | transcripts.ForeignTranscript
+UNREADABLE_FACTS = "unreadable/"
+EMPTY = "not a transcript: it is empty"
+TOO_LARGE = f"larger than {TRANSCRIPT_BYTES // MIB} MiB"
+TOO_MUCH = f"the transcripts of its session exceed {SESSION_BYTES // MIB} MiB together"
 
 
-def publish_session(scanner: Scanner, session: str, render: Render) -> str | None:
+def publish_session(
+    scanner: Scanner,
+    session: str,
+    render: Render,
+    *,
+    record: Callable[[Sequence[PartInput]], object] = lambda _parts: None,
+) -> str | None:
     """Writes a session's files where they are missing or outdated; the stem they got, None if nothing
-    was to be written.
+    was to be written. `record` is called with the parts as they were read.
     """
     parts = session_parts(scanner, session)
+    record(parts)
     if not any(part.content for part in parts):
         return None
     stem, there = _place(scanner.output, session)
@@ -43,16 +57,37 @@ def publish_session(scanner: Scanner, session: str, render: Render) -> str | Non
     return stem
 
 
+def record_unreadable(ledger: Ledger, parts: Iterable[PartInput]) -> None:
+    """Keeps in the ledger which transcripts could not be read, for `scan`, which only lists them."""
+    known = ledger.facts(UNREADABLE_FACTS)
+    for part in parts:
+        fact = f"{UNREADABLE_FACTS}{part.transcript}"
+        etag = part.etag or None if part.unreadable else None
+        if known.get(fact) != etag:
+            ledger.put(fact, etag)
+
+
+def known_unreadable(ledger: Ledger) -> dict[str, str]:
+    """ETags of the transcripts that could not be read, by their keys."""
+    facts = ledger.facts(UNREADABLE_FACTS)
+    return {fact.removeprefix(UNREADABLE_FACTS): etag for fact, etag in facts.items()}
+
+
 def assemble(scanner: Scanner, session: str) -> SessionTranscript:
     """The session as it stands now, up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
+    if not any(part.content for part in parts):
+        raise ObjectNotFoundError(_no_transcript(session, parts))
     there = [place for place, part in enumerate(parts) if part.content or part.unreadable]
-    if not there:
-        raise ObjectNotFoundError(
-            f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
-        )
     # A chunk in between that has none yet keeps its place: what comes next overlaps it, and not another.
     return stitch(session, parts[: there[-1] + 1])
+
+
+def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
+    for part in parts:
+        if part.unreadable:
+            return f"{part.transcript!r} cannot be read ({part.unreadable}): `batchscribe redo {part.key}`"
+    return f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
@@ -60,8 +95,10 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    contents = dict(_contents(scanner, list(_within_limits(own))))
-    return [_part(audio, contents) for audio in own]
+    within = list(_within_limits(own))
+    asked = {info.key for _side, info in within}
+    contents = dict(_contents(scanner, within))
+    return [_part(audio, asked, contents) for audio in own]
 
 
 def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
@@ -73,33 +110,33 @@ def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
             yield audio.newest
 
 
-def _contents(
-    scanner: Scanner, wanted: Sequence[Tagged]
-) -> Iterator[tuple[str, transcripts.Transcript | transcripts.ForeignTranscript]]:
+def _contents(scanner: Scanner, wanted: Sequence[Tagged]) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         keys = [info.key for side, info in wanted if side in sides]
         for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
-            except PermanentError:
-                continue  # its chunk is done, and its part of the session is flagged
+            except PermanentError as error:
+                yield key, error
 
 
 def _part(
-    audio: AudioObject,
-    contents: dict[str, transcripts.Transcript | transcripts.ForeignTranscript],
+    audio: AudioObject, asked: Collection[str], contents: Mapping[str, Content | PermanentError]
 ) -> PartInput:
+    """Unreadable: the chunk has a transcript, and is a missing part of its session all the same."""
     if audio.newest is None:
-        return PartInput(key=audio.info.key, transcript=audio.planned)
+        place = audio.blank[0][1].key if audio.blank else audio.planned
+        return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
     info = audio.newest[1]
-    content = contents.get(info.key)
-    return PartInput(
-        key=audio.info.key,
-        transcript=info.key,
-        etag=info.etag,
-        content=content,
-        unreadable=content is None,
-    )
+    part = PartInput(key=audio.info.key, transcript=info.key, etag=info.etag)
+    if audio.oversized:
+        return replace(part, unreadable=TOO_LARGE)
+    if info.key not in asked:
+        return replace(part, unreadable=TOO_MUCH)
+    found = contents.get(info.key)
+    if isinstance(found, PermanentError):
+        return replace(part, unreadable=str(found))
+    return replace(part, content=found)
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -112,8 +149,8 @@ class _Head(msgspec.Struct, frozen=True):
 
 def _place(output: Store, session: str) -> tuple[str, _Head | None]:
     """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
-    stems = (session_files(session), session_files(session, full_name=True))
-    for stem in dict.fromkeys((*stems, f"{stems[1]}.batchscribe")):
+    stems = session_stems(session)
+    for stem in stems:
         taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}
         ours = _ours(output, f"{stem}.json", session) if taken else None
         if ours is not None or not taken:

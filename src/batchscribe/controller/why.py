@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from unicodedata import normalize
 
+from batchscribe.controller.attempts import read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
+from batchscribe.controller.sessions import EMPTY
+from batchscribe.controller.trouble import quarantine_of
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.chunks import AudioName, audio_name, split
+from batchscribe.core.chunks import AudioName, audio_name, passed_over, split
 from batchscribe.core.folders import AudioObject, Side
-from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord, Settlement
-from batchscribe.core.objects import CHUNK_LIST_BYTES, ObjectInfo
+from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, ObjectInfo
+from batchscribe.core.run_records import decode_outcome
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
-from batchscribe.reading import read_record, read_transcript
+from batchscribe.reading import read_bytes, read_transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +78,37 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    """A key whose accents are composed in another way is found if it is the only one.
+
+    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
     nothing at all is known of it.
     """
     name = audio_name(key)
+    if (kind := passed_over(key)) is not None:
+        raise MisconfiguredError(
+            f"{key!r} is passed over: .{kind} is not decoded here; convert it, such as to .wav or .flac"
+        )
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     life = _life(scanner, key, name)
+    if not life.known and (other := _spelled_otherwise(scanner, key)):
+        return _life(scanner, other.info.key, other.name)
     if not life.known:
         raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
     return life
+
+
+def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
+    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    folder, wanted = split(key)[0], normalize("NFC", key)
+    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
+    found = {
+        audio.info.key: audio
+        for each in folders
+        for audio in scanner.audio(each)
+        if normalize("NFC", audio.info.key) == wanted
+    }
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
@@ -104,13 +129,14 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
 
 
 def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
-    for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
+    everything = (*audio.transcripts, *audio.blank)
+    for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
         told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield _with_content(told, store)
+        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
 
 
-def _with_content(told: Told, store: Store) -> Told:
+def _read(store: Store, told: Told) -> Told:
     try:
         found = read_transcript(store, told.key)
     except PermanentError as error:
@@ -128,8 +154,11 @@ def _with_content(told: Told, store: Store) -> Told:
 
 
 def _failures(output: Store, key: str) -> tuple[Failure, ...]:
-    read = read_failures(output, list(attempts(output, keys.digest(key))))
-    return tuple(sorted((each for some in read.values() for each in some), key=lambda each: each.at))
+    digest = keys.digest(key)
+    read = read_failures(
+        output, lambda listed: [name for name in listed.stored if keys.chunk_of(name)[0] == digest], digest
+    )
+    return tuple(sorted(read.values(), key=lambda failure: failure.at))
 
 
 def _mentions(output: Store, key: str) -> Iterator[Mention]:
@@ -157,6 +186,6 @@ def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str |
     if place not in listed:
         return None
     try:
-        return read_record(output, place, Settlement).outcome
+        return decode_outcome(read_bytes(output, place, RECORD_BYTES))
     except MisconfiguredError:
         return "unknown"  # written by another version

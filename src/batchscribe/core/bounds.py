@@ -18,9 +18,12 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2999, 12, 31, tzinfo=UTC)
 """Times may be wrong, as clocks are. Up to here, `Seconds` can be added to them and taken from them."""
 
+MOST = 10**15
+"""Largest number in a run: thousands of them still sum up within SQLite's integers."""
+
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Bytes = Annotated[int, Meta(ge=0, le=2**60)]
-Micros = Annotated[int, Meta(ge=0, le=10**15)]
+Micros = Annotated[int, Meta(ge=0, le=MOST)]
 """Micro-dollars; thousands of them still sum up within SQLite's integers."""
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 """Up to 300 years: 100,000 chunks of 12 hours are half of it."""

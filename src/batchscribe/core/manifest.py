@@ -5,6 +5,8 @@ All of it travels through the store, versioned. A worker refuses a manifest of a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Protocol, TypeVar
 
@@ -17,7 +19,6 @@ from batchscribe.core.bounds import (
     Count,
     Dated,
     Key,
-    Micros,
     Name,
     Seconds,
     Time,
@@ -27,10 +28,11 @@ from batchscribe.core.foreign import UNREADABLE
 from batchscribe.errors import MisconfiguredError, UnreadableError
 
 VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WorkerRef(Protocol):
-    """Which worker of which run: a manifest says it, and so does its name alone."""
+    """Identifies one worker of one run: a manifest, or a WorkerName."""
 
     @property
     def run(self) -> str: ...
@@ -40,10 +42,16 @@ class WorkerRef(Protocol):
 
 
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker by its name, where its manifest cannot be read."""
+    """One worker of one run; also the name of a folder on its machine."""
 
     run: Name
     worker: Count
+
+    def checked(self) -> WorkerName:
+        """Returns itself. Raises MisconfiguredError if it could name a folder that is not its own."""
+        if not NAME.fullmatch(self.run) or self.worker < 0:
+            raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
+        return self
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,9 +183,11 @@ class Progress(Dated, frozen=True, kw_only=True):
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is. Only `chunk` and `crash` count towards quarantine."""
+    """Whose fault a failure is. Only `chunk`, `refused` and `crash` count towards quarantine."""
 
     CHUNK = "chunk"
+    REFUSED = "refused"
+    """It is of a kind that this decoder never decodes."""
     CRASH = "crash"
     """It was in flight when its worker died."""
     ARCHIVED = "archived"
@@ -187,8 +197,9 @@ class FailureKind(StrEnum):
     """The store or the box was in trouble."""
 
     @property
-    def counts(self) -> bool:
-        return self in {FailureKind.CHUNK, FailureKind.CRASH}
+    def final(self) -> bool:
+        """True if one failure is enough: a second attempt changes nothing."""
+        return self is FailureKind.REFUSED
 
 
 class Failure(Dated, frozen=True, kw_only=True):
@@ -202,6 +213,24 @@ class Failure(Dated, frozen=True, kw_only=True):
     at: Time
     decoder: str = ""
     """Version of the decoder: a better one is tried again."""
+    alone: bool = False
+    """Of a crash: no other chunk was in flight, so that it is the chunk's own."""
+
+
+def counted(failures: Iterable[Failure]) -> list[Failure]:
+    """The failures that are the chunk's own, which count towards quarantine.
+
+    One death of a worker is not: that takes a second one, or a chunk that was alone in flight.
+    """
+    known = list(failures)
+    crashes = [failure for failure in known if failure.kind is FailureKind.CRASH]
+    proved = len(crashes) > 1 or any(crash.alone for crash in crashes)
+    return [
+        failure
+        for failure in known
+        if failure.kind in {FailureKind.CHUNK, FailureKind.REFUSED}
+        or (failure.kind is FailureKind.CRASH and proved)
+    ]
 
 
 class WorkerEnd(StrEnum):
@@ -245,51 +274,6 @@ class QuarantineRecord(Dated, frozen=True, kw_only=True):
     at: Time
 
 
-class Intent(Dated, frozen=True, kw_only=True):
-    """What a run is going to do, written before it does anything. The deadline counts from here."""
-
-    version: Count = VERSION
-    run: Name
-    scheduler: str
-    """Which scheduler wrote it: this host and state directory."""
-    created: Time
-    deadline: Time
-    provider: str
-    region: str = ""
-    source: Key = ""
-    output: Key = ""
-    instances: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1000)]
-    borrowed: bool = False
-    policy: str
-    reason: str
-    chunks: Count
-    audio_seconds: Seconds
-    rate_micros: Micros
-    rate_source: str
-    rate_as_of: str = ""
-    instance_type: Word = ""
-    own_type: Word = ""
-    """The instance's type before the run, which it gets back after it."""
-    launched_before: Time | None = None
-    """The instance's launch time before the run."""
-
-
-class Settlement(Dated, frozen=True, kw_only=True):
-    """How a run ended and what it cost at most."""
-
-    version: Count = VERSION
-    run: Name
-    outcome: str
-    detail: str
-    settled: Time
-    billed_seconds: Seconds
-    cost_micros: Micros
-    chunks_done: Count
-    chunks_failed: Count
-    audio_seconds: Seconds
-    worked: Worked = Worked()
-
-
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -298,7 +282,7 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The value in `data`. Raises MisconfiguredError where it is not one of this version."""
+    """Returns the value in `data`. Raises MisconfiguredError if it is not one of this version."""
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:

@@ -6,7 +6,6 @@ Amounts are stored as integer micro-dollars: text summed by SQLite becomes binar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from decimal import ROUND_UP, Decimal
 from typing import Self
 
@@ -14,9 +13,6 @@ MICRO = Decimal(1_000_000)
 HOUR = Decimal(3600)
 MINIMUM_BILLED_SECONDS = 60
 """EC2 bills Linux by the second, with a minimum of one minute for each start."""
-
-BILL_SLACK = timedelta(minutes=5)
-"""Time by which a bill may exceed the life of its run: clocks are corrected while it runs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,24 +82,6 @@ def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -
     billed = max(Decimal(minimum), Decimal(str(seconds)))
     exact = Decimal(rate.per_hour.micros) * billed / HOUR
     return Usd(int(exact.to_integral_value(rounding=ROUND_UP)))
-
-
-def plausible_bill(
-    *,
-    rate: Rate,
-    created: datetime,
-    settled: datetime,
-    billed_seconds: float,
-    stated: Usd,
-    minimum: int = MINIMUM_BILLED_SECONDS,
-) -> bool:
-    """True if a settlement's bill can be that of its run; a store may hold anything.
-
-    It bills no more than the run's life and BILL_SLACK, and states the cost of just that time. `rate` is the
-    rate of the type that ran, `minimum` 0 for a borrowed instance.
-    """
-    life = (settled - created + BILL_SLACK).total_seconds()
-    return 0 <= billed_seconds <= life and stated == cost(rate, billed_seconds, minimum=minimum)
 
 
 def units_per_dollar(units: int, amount: Usd) -> float | None:

@@ -19,6 +19,8 @@ FORMAT = "batchscribe.transcript"
 VERSION = 1
 LONGEST = 1e10
 """Seconds; a later time in a transcript cannot be one."""
+SMALLEST = len(b'{"text":""}')
+"""Bytes; nothing shorter is a transcript."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...] = ()
     channel: int | msgspec.UnsetType = msgspec.UNSET
     """Which channel it was said on, from 1 on, where channels are heard one by one."""
+    attached: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if its text continues the segment before it without a blank: a cut split "ill-disposed"."""
 
     def shifted(self, seconds: float) -> Segment:
         return msgspec.structs.replace(
@@ -80,6 +84,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     text: str
     segments: tuple[Segment, ...]
     duration: float
+    span: float | None = None
+    """Seconds that the whole file takes by its own clock, if its picture lasts longer than its sound."""
     overlap: float = 0.0
     """Seconds of its beginning that the chunk before it ends with, too."""
     position: float | None = None
@@ -128,6 +134,9 @@ class ForeignTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
 
 
+_SAID = frozenset({"text", "segments"})
+
+
 def encode(value: msgspec.Struct) -> bytes:
     """JSON for people and programs: indented, UTF-8, newline at the end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
@@ -139,6 +148,9 @@ def decode(data: bytes) -> Transcript | ForeignTranscript:
     # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it, nor by 1e308.
     if not all(abs(seconds) <= LONGEST for seconds in _times(found)):
         raise PermanentError("not a transcript: a time in it is no number, or centuries away")
+    said = isinstance(found, Transcript) or found.text or found.segments
+    if not said and not _SAID.intersection(msgspec.json.decode(data)):
+        raise PermanentError("not a transcript: it has neither a text nor segments")
     return found
 
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
+from batchscribe.core import transcripts
 from batchscribe.core.chunks import audio_name, transcript_keys
 from batchscribe.core.manifest import ManifestChunk
+from batchscribe.core.objects import TRANSCRIPT_BYTES
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
 from batchscribe.protocols import Store
-from batchscribe.reading import read_transcript
 from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.recordings import Recordings, named
 from batchscribe.worker.overlaps import reach
@@ -115,7 +116,8 @@ class Neighbours:
         for store in {store.url: store for store in (self._output, self._source)}.values():
             for known in transcript_keys(name):
                 with suppress(ObjectNotFoundError):
-                    return read_transcript(store, known).segments
+                    if data := store.get(known, limit=TRANSCRIPT_BYTES).data:
+                        return transcripts.decode(data).segments
         return ()
 
     def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:
