@@ -19,6 +19,7 @@ from batchscribe.controller.context import (
     poll_instance,
     save_best_effort,
 )
+from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.outside import take_away
 from batchscribe.controller.records import read_exit
 from batchscribe.core.instances import Instance, InstanceState
@@ -151,6 +152,8 @@ def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
         return True
     alive = world.launcher.alive(poll.instance, run.worker)
     if alive is None:
+        ensure_agent(world, run, poll.instance)
+        _ask_to_end(world, run, force=False)
         return is_late(run.stop_requested, poll.answered, SILENT_HOST)
     if alive and is_late(run.stop_requested, poll.answered, terms.waits.grace):
         _ask_to_end(world, run, force=True)
