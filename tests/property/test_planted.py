@@ -15,9 +15,7 @@ from support import planted
 
 BUDGET = 500
 QUIET = {"crash": 0.0, "fault": 0.0}
-ENDLESS = (
-    QUIET | {name: 0.0 for name in ("poison", "killer", "dies", "hangs", "lost_agent")} | {"endless": 0.1}
-)
+ENDLESS = QUIET | dict.fromkeys(("poison", "killer", "dies", "hangs", "lost_agent"), 0.0) | {"endless": 0.1}
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 

@@ -18,8 +18,6 @@ from batchscribe.controller import (
     follow,
     observe,
     outside,
-    reconcile,
-    records,
     settle,
     steps,
     teardown,
@@ -119,7 +117,7 @@ def the_tag_is_left(patch: Patch) -> None:
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
-    recover = reconcile.recover
+    recover = tick.recover
 
     def adopting(world: World, terms: Terms) -> Any:
         seen = world.compute.describe(terms.instances[0])
@@ -248,7 +246,7 @@ def hung_work_is_waited_for(patch: Patch) -> None:
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
-    read_exit = records.read_exit
+    read_exit = follow.read_exit
 
     def late(world: World, worker: wire.WorkerRef) -> wire.ExitRecord | None:
         run = world.ledger.run(worker.run)

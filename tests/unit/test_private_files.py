@@ -48,9 +48,7 @@ def leave_everything(folder: Path) -> None:
         host_keys._replace(state / "known_hosts", "i-1", "i-1 ssh-ed25519 AAAA")
         start_once(state / "worker", ["/bin/true"], environment={}, log=log_dir / "worker.log")
         seen = modes(folder)
-    assert {"state/inner/ledger.sqlite-wal", "state/inner/ledger.sqlite-shm"} < {
-        *seen
-    }
+    assert {"state/inner/ledger.sqlite-wal", "state/inner/ledger.sqlite-shm"} < {*seen}
     assert {path: mode for path, mode in seen.items() if (folder / path).is_file() and mode != 0o600} == {}
 
 

@@ -8,9 +8,10 @@ from batchscribe.adapters.host_client import Asks
 from batchscribe.core import keys
 from batchscribe.core.box import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerRef, decode
+from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import LaunchError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Store
+from batchscribe.reading import is_stored, read_record
 
 
 class AgentLauncher:
@@ -69,15 +70,11 @@ class AgentLauncher:
         self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _has_ended(self, worker: WorkerRef) -> bool:
-        try:
-            self._runs.get(keys.exit_record(worker.run, worker.worker))
-        except ObjectNotFoundError:
-            return False
-        return True
+        return is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
 
     def _was_lost(self, worker: WorkerRef) -> bool:
         try:
-            end = decode(self._runs.get(keys.box_end(worker.run)).data, BoxEnd)
+            end = read_record(self._runs, keys.box_end(worker.run), BoxEnd)
         except ObjectNotFoundError:
             return False
         return end.worker == worker.worker
@@ -85,6 +82,6 @@ class AgentLauncher:
     def _record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
-            return decode(self._home.get(keys.instance(instance.id)).data, InstanceRecord)
+            return read_record(self._home, keys.instance(instance.id), InstanceRecord)
         except (ObjectNotFoundError, MisconfiguredError):
             return None

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from batchscribe.core.bounds import EARLIEST, LATEST, MOST, Count, Dated, Micros, Seconds, Time
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.manifest import Worked
+from batchscribe.core.manifest import NAME, Worked
 from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import ZERO
 from batchscribe.core.runs import VERSION, Run, RunState
@@ -37,15 +38,15 @@ class _Outcome(msgspec.Struct, frozen=True):
     outcome: str
 
 
-class _Settlement1(msgspec.Struct, frozen=True, kw_only=True):
+class _Settlement1(Dated, frozen=True, kw_only=True):
     outcome: str
     detail: str
-    settled: datetime
-    billed_seconds: float
-    cost_micros: int
-    chunks_done: int
-    chunks_failed: int
-    audio_seconds: float
+    settled: Time
+    billed_seconds: Seconds
+    cost_micros: Micros
+    chunks_done: Count
+    chunks_failed: Count
+    audio_seconds: Seconds
     worked: Worked = Worked()
 
 
@@ -60,9 +61,28 @@ def decode_run(data: bytes | str) -> Run:
         version = fields.get("version", 1)
         if version != VERSION:
             fields = _from_version_1(fields, version)
-        return msgspec.convert(fields, Run, strict=False)
-    except (*UNREADABLE, KeyError, TypeError, OverflowError) as error:
+        run = msgspec.convert(fields, Run, strict=False)
+        _check_bounds(msgspec.to_builtins(run, builtin_types=(datetime,)))
+    except (*UNREADABLE, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MisconfiguredError(f"not a readable run: {error}") from error
+    if not NAME.fullmatch(run.id):
+        raise MisconfiguredError(f"not a readable run: {run.id!r} is no name of one")
+    return run
+
+
+def _check_bounds(value: object) -> None:
+    """Raises ValueError for a number or a time that must not be reckoned with: a store may hold anything."""
+    match value:
+        case dict():
+            for item in value.values():
+                _check_bounds(item)
+        case list() | tuple():
+            for item in value:
+                _check_bounds(item)
+        case int() | float() if not 0 <= value <= MOST:
+            raise ValueError(f"the number {value} is out of bounds")
+        case datetime() if not EARLIEST <= value <= LATEST:
+            raise ValueError(f"the time {value} is out of bounds")
 
 
 def decode_settlement(data: bytes, run: Run) -> Run:

@@ -35,7 +35,7 @@ from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits, decode
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.meter import LONGEST_LAG
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
@@ -44,10 +44,11 @@ from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.core.worked import work_lines
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
+from batchscribe.reading import read_record
 from batchscribe.settings import Settings
 from batchscribe.wiring.trouble import Trouble, usable_ledger
 
@@ -415,14 +416,12 @@ def preflight(settings: Settings, output: Store) -> None:
 
 def _instance_record(output: Store, instance: str) -> InstanceRecord:
     try:
-        data = output.get(keys.instance(instance)).data
+        return read_record(output, keys.instance(instance), InstanceRecord)
     except ObjectNotFoundError as error:
         raise MisconfiguredError(
             f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
         ) from error
-    try:
-        return decode(data, InstanceRecord)
-    except MisconfiguredError as error:
+    except UnreadableError as error:
         raise MisconfiguredError(
             f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "
             "(nothing was started)"

@@ -18,9 +18,10 @@ from batchscribe.adapters.engines import EngineReport, engine_factory, engine_re
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
 from batchscribe.core.box import BoxPlace
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
+from batchscribe.reading import read_record
 from batchscribe.worker.box import Box
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -43,7 +44,7 @@ def read_manifest(location: str) -> tuple[Manifest, Store]:
     root, key = split_location(location)
     region, endpoint = aws_environment.place()
     store = open_store(root, region=region, endpoint=endpoint)
-    return decode(store.get(key).data, Manifest), store
+    return read_record(store, key, Manifest), store
 
 
 def work(location: str, clock: Clock | None = None) -> ExitRecord:
