@@ -18,6 +18,8 @@ from batchscribe.controller import (
     follow,
     observe,
     outside,
+    reconcile,
+    records,
     settle,
     steps,
     teardown,
@@ -117,7 +119,7 @@ def the_tag_is_left(patch: Patch) -> None:
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
-    recover = tick.recover
+    recover = reconcile.recover
 
     def adopting(world: World, terms: Terms) -> Any:
         seen = world.compute.describe(terms.instances[0])
@@ -246,7 +248,7 @@ def hung_work_is_waited_for(patch: Patch) -> None:
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
-    read_exit = follow.read_exit
+    read_exit = records.read_exit
 
     def late(world: World, worker: wire.WorkerRef) -> wire.ExitRecord | None:
         run = world.ledger.run(worker.run)
