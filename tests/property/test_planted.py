@@ -15,7 +15,10 @@ from support import planted
 
 BUDGET = 500
 QUIET = {"crash": 0.0, "fault": 0.0}
-ENDLESS = QUIET | dict.fromkeys(("poison", "killer", "dies", "hangs", "lost_agent"), 0.0) | {"endless": 0.1}
+ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, "outages": 0} | dict.fromkeys(
+    ("poison", "killer", "dies", "hangs", "lost_agent", "deaf_boot", "broken_boot"), 0.0
+)
+EXPIRED = QUIET | {"droughts": 10}
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
@@ -36,7 +39,12 @@ BUGS = {
     "started before its record": Bug(planted.intent_after_start, {"I1"}),
     "started before it is recorded that it may be": Bug(planted.started_before_it_is_recorded, {"I1"}),
     "disarmed before the stop was observed": Bug(planted.disarm_before_the_stop_was_seen, {"I1"}, 3),
-    "no teardown on an exception": Bug(planted.no_release_on_an_exception, {"I1", "I7"}, 20),
+    "no teardown on an exception": Bug(
+        planted.no_release_on_an_exception,
+        {"I1", "I7"},
+        21,
+        QUIET | {"droughts": 5, "endless": 0.3, "people": 0, "strangers": 0},
+    ),
     "the worker's report for the count": Bug(planted.the_workers_word_for_the_count, {"I4"}, 44),
     "the worker's report for the transcripts": Bug(planted.the_workers_word_for_the_transcripts, {"I5"}, 3),
     "a held lock is unlinked": Bug(planted.a_held_lock_is_unlinked, {"I6"}, 8),
@@ -44,16 +52,16 @@ BUGS = {
     "the tag is left": Bug(planted.the_tag_is_left, {"I8"}, 1),
     "a foreign instance is adopted": Bug(planted.a_stranger_is_adopted, {"I3"}, 4, FOCI["another claims it"]),
     "settled before the stop was observed": Bug(
-        planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 41
+        planted.settled_before_the_stop_was_seen, {"I1", "I7", "I8"}, 21
     ),
     "billed while it was observed only": Bug(planted.billed_while_seen_only, {"I7"}, 3),
     "billed to its settlement": Bug(planted.billed_to_the_settlement, {"I7"}, 3),
     "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
     "a guard that comes too late": Bug(
-        planted.a_guard_that_comes_too_late, {"I2"}, 9, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+        planted.a_guard_that_comes_too_late, {"I2"}, 27, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
     ),
-    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 27, MANY_PEOPLE),
+    "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 15, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
     "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 14, FOCI["other types"]),
@@ -75,8 +83,8 @@ BUGS = {
     "what is done is assigned again": Bug(planted.what_is_done_is_given_out_again, {"I5"}),
     "every alert is due": Bug(planted.every_alarm_is_due, {"P4"}, 2),
     "a mistake in the code": Bug(planted.a_mistake_in_the_code, {"E"}, 1),
-    "a secret is logged": Bug(planted.a_secret_is_logged, {"I9"}, 20, FOCI["old looks"]),
-    "a secret is stored": Bug(planted.a_secret_is_stored, {"I9"}, 20),
+    "a secret is logged": Bug(planted.a_secret_is_logged, {"I9"}, 1, EXPIRED),
+    "a secret is stored": Bug(planted.a_secret_is_stored, {"I9"}, 1, EXPIRED),
     "a working instance is not polled": Bug(
         planted.nobody_looks_at_a_working_instance, {"P4"}, 3, FOCI["nothing but the work"]
     ),
@@ -86,7 +94,7 @@ BUGS = {
         planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 17, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
-        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 17, ENDLESS
+        planted.an_endless_chunk_in_company_goes_free, {"I11"}, 65, ENDLESS
     ),
     "a chunk without a transcript goes free": Bug(
         planted.what_is_passed_over_goes_free, {"I11"}, 1, QUIET | {"forgotten": 0.5}

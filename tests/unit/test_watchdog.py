@@ -264,7 +264,13 @@ def test_work_that_goes_on_is_never_stalled(at: Stage) -> None:
 def test_a_host_that_boots_has_time_to_report(at: Stage) -> None:
     run = orphan(at)
     at.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
-    booting = replace(run, launch=ClaimLaunch.BOOT.value, reaching_since=run.meter.running_since)
+    booting = replace(
+        run,
+        launch=ClaimLaunch.BOOT.value,
+        reaching_since=run.meter.running_since,
+        worker_since=None,
+        first_window=None,
+    )
     at.ledger.save_run(booting, at=at.clock.now())
     at.worker.alive[run.id, 0] = False
     at.store.delete(keys.progress(run.id, 0))
