@@ -66,6 +66,7 @@ class Ours(Host):
             elif next_tick <= line.seconds:
                 self._process("tick", lambda: tick(self.week.main.world, terms, locked=held, wait=False))
                 next_tick = max(next_tick + HOUR, line.seconds + 1.0)
+                next_watch = min(next_watch, line.seconds + MINUTE)
             else:
                 self._process("watchdog", lambda: watch(self.week.main.world, terms, locked=held))
                 again = MINUTE if self.week.ledger.open_runs() else WATCH_EVERY
