@@ -41,6 +41,7 @@ from batchscribe.worker.decoding.frames import (
     channels_sent,
 )
 from batchscribe.worker.decoding.holes import Holes
+from batchscribe.worker.decoding.parts import find_parts, open_part
 
 SAMPLE_RATE = 16_000
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
@@ -60,6 +61,8 @@ NUMBERED = TIMED | {"flac"}
 """Containers whose time stamps are written down, and not counted by whoever reads them."""
 SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
+INTACT_SECONDS = 2.0
+"""So long a beginning without damage is sound, however much behind it is broken."""
 
 
 LOUDEST = 2.0**31
@@ -72,6 +75,10 @@ GATHERED_SAMPLES = 9600
 
 class RefusedError(Exception):
     """This input is not decoded; the text is one line for a person."""
+
+
+class TooLongError(RefusedError):
+    """There is more sound than the order allows, in all parts together."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,25 @@ class Progress:
     bad: int = 0
     not_numbers: int = 0
     damaged: bool = False
+    begun: bool = False
+    """Whether START was sent."""
+    part: int = 0
+    """The count of samples when the part that is decoded began. `good`, `bad` and `unbroken` are of that part."""
+    unbroken: int | None = None
+    """The count of samples at its first damage."""
     pending: bytearray = field(default_factory=bytearray)
+
+    @property
+    def part_seconds(self) -> float:
+        return (self.samples - self.part) / SAMPLE_RATE
+
+    def begin_part(self) -> None:
+        self.part, self.good, self.bad, self.unbroken = self.samples, 0, 0, None
+
+    def count_bad(self) -> None:
+        """Counts a damaged packet."""
+        self.bad += 1
+        self.unbroken = self.samples if self.unbroken is None else self.unbroken
 
     def add_all(self, resampled: Iterable[AudioFrame]) -> None:
         """Counts and sends resampled frames. Raises RefusedError beyond the limit."""
@@ -112,7 +137,7 @@ class Progress:
     def _add(self, samples: int, data: bytes | memoryview) -> None:
         self.samples += samples
         if self.samples > self.max_samples:
-            raise RefusedError(too_long(self.max_samples))
+            raise TooLongError(too_long(self.max_samples))
         self.pending += data
         while len(self.pending) >= PIECE_BYTES * self.channels:
             self.flush()
@@ -243,37 +268,62 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
             try:
                 decoded = packet.decode()
             except FFmpegError:
-                progress.bad += 1
+                progress.count_bad()
                 if progress.bad > MAX_BAD_PACKETS:
                     return
                 continue
             progress.good += len(decoded)
             yield from decoded
     except FFmpegError:
-        progress.bad += 1
+        progress.count_bad()
     progress.damaged |= last is not None and mp3_cut_off(
         bytes(last), stream.codec_context.codec.canonical_name
     )
 
 
 def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
-    """Sends how it begins, the pieces, and how it ended. Raises RefusedError, FFmpegError."""
-    progress = Progress(order.max_samples, lambda data: out(AUDIO, data), damaged=cut_off(file))
+    """Sends how it begins, the pieces of all its parts, and how it ended. Raises RefusedError, FFmpegError."""
+    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
+    refused: list[RefusedError | FFmpegError] = []
+    parts = find_parts(file)
+    for part in parts:
+        progress.begin_part()
+        try:
+            with open_part(file.fileno(), part) as opened:
+                decode_part(opened, order, progress, out)
+        except TooLongError:
+            raise
+        except (RefusedError, FFmpegError) as error:
+            refused.append(error)
+        progress.damaged |= part.leaves_out_sound(progress.part_seconds)
+    if len(refused) == len(parts):
+        raise refused[0]
+    progress.damaged |= bool(refused)
+    out(END, json.dumps(conclude(progress)).encode())
+
+
+def decode_part(
+    file: IO[bytes], order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
+) -> None:
+    """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
+    progress.damaged |= cut_off(file)
     file.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
         stream = audio_stream(container)
         stated = stated_seconds(container, stream)
-        if stated is not None and stated > order.max_samples / SAMPLE_RATE:
-            raise RefusedError(too_long(order.max_samples))
+        if stated is not None and stated > (order.max_samples - progress.samples) / SAMPLE_RATE:
+            raise TooLongError(too_long(order.max_samples))
         sound = whole(container, frames(container, stream, progress), progress, stated)
         first = next(sound, None)
         if isinstance(first, AudioFrame):
             check_shape(first.sample_rate, first.layout.nb_channels)
-            out(START, json.dumps(beginning(container, stream, first)).encode())
-            progress.channels = channels_sent(first.layout.nb_channels, split=order.split)
+            if not progress.begun:
+                progress.begun = True
+                out(START, json.dumps(beginning(container, stream, first)).encode())
+                progress.channels = channels_sent(first.layout.nb_channels, split=order.split)
             resample(chain([first], sound), progress)
-    out(END, json.dumps(conclude(progress, stated)).encode())
+    check_part(progress, stated)
 
 
 def whole(
@@ -303,19 +353,26 @@ def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
     progress.add_all(resampler.flush())
 
 
-def conclude(progress: Progress, stated: float | None) -> dict[str, object]:
-    """Length in seconds, and whether some of it is lost. Raises RefusedError where nothing is sound."""
-    if not progress.samples:
+def check_part(progress: Progress, stated: float | None) -> None:
+    """Notes damage of a part. Raises RefusedError if nothing in it is sound."""
+    if progress.samples == progress.part:
         raise RefusedError("no sound could be decoded from it")
-    if progress.bad > progress.good:
+    unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
+    if progress.bad > progress.good and unbroken < INTACT_SECONDS * SAMPLE_RATE:
         raise RefusedError("too damaged: more of it is broken than sound")
+    short = stated is not None and progress.part_seconds < stated - SLACK_SECONDS
+    progress.damaged |= bool(progress.bad) or short
+
+
+def conclude(progress: Progress) -> dict[str, object]:
+    """Length in seconds, and whether some of it is lost. Raises RefusedError where nothing is sound."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedError("too damaged: most of its samples are not numbers")
-    seconds = progress.samples / SAMPLE_RATE
-    short = stated is not None and seconds < stated - SLACK_SECONDS
-    damaged = bool(progress.damaged or progress.bad or progress.not_numbers)
-    return {"seconds": seconds, "partial": damaged or short}
+    return {
+        "seconds": progress.samples / SAMPLE_RATE,
+        "partial": bool(progress.damaged or progress.not_numbers),
+    }
 
 
 def limit(cpu_seconds: float) -> None:
