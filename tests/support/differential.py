@@ -54,7 +54,7 @@ class Made:
 
 FRAGMENTED = {"movflags": "empty_moov+default_base_moof+delay_moov", "frag_duration": "1000000"}
 LIVE = {"live": "1", "cluster_time_limit": "1000"}
-INDEX_FIRST = {"moov_size": "16000"}
+INDEX_FIRST = {"moov_size": "4000"}
 
 FORMS: dict[str, Form] = {
     "wav s16": Form(container="wav", codec="pcm_s16le", extension="wav"),

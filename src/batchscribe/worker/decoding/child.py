@@ -61,7 +61,7 @@ NUMBERED = TIMED | {"flac"}
 """Containers whose time stamps are written down, and not counted by whoever reads them."""
 SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
-INTACT_SECONDS = 2.0
+INTACT_SECONDS = 1.0
 """So long a beginning without damage is sound, however much behind it is broken."""
 
 
@@ -346,7 +346,13 @@ def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
     resampler = Resampler(progress.channels)
     for part in sound:
         if isinstance(part, AudioFrame):
-            progress.add_all(resampler.push(part))
+            try:
+                progress.add_all(resampler.push(part))
+            except TooLongError:
+                raise
+            except RefusedError:
+                # No recorder changes to such a shape: a damaged packet does.
+                progress.count_bad()
         else:
             progress.add_all(resampler.flush())
             progress.add_silence(round(part * SAMPLE_RATE))

@@ -64,6 +64,8 @@ class Extent:
     ends: int
     """If that is not stated, where the search for the next recording starts."""
     is_stated: bool = False
+    is_read_on: bool = False
+    """True if FFmpeg reads what is behind its end, too: that is no excess."""
     unlisted: int = 0
     """Bytes among its sound that the header does not list."""
     broken_box: int | None = None
@@ -139,9 +141,9 @@ def _one_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Par
         inner = next_beginning(file, kind, begin + riff.HEAD, extent.ends)
         if inner is not None:
             extent, following, end = Extent(inner), inner, inner
-    excess = extent.unlisted + (end - extent.ends if extent.is_stated else 0)
+    behind = end - extent.ends if extent.is_stated and not extent.is_read_on else 0
     patch = _box_patch(file, begin, extent.broken_box, end)
-    return Part(begin, end, excess, patch), following
+    return Part(begin, end, extent.unlisted + behind, patch), following
 
 
 def _wave(file: IO[bytes], begin: int, length: int) -> Extent:
@@ -150,8 +152,9 @@ def _wave(file: IO[bytes], begin: int, length: int) -> Extent:
 
 def _avi(file: IO[bytes], begin: int, length: int) -> Extent:
     form = next(riff.read_chunks(file, begin, length))
-    is_whole = form.end is not None and form.end <= length
-    return Extent(form.end if is_whole and form.end else form.body)
+    if form.end is None or form.end > length:
+        return Extent(form.body)
+    return Extent(form.end, is_stated=True, is_read_on=True)
 
 
 def _matroska(file: IO[bytes], begin: int, length: int) -> Extent:
@@ -160,7 +163,7 @@ def _matroska(file: IO[bytes], begin: int, length: int) -> Extent:
     header = ebml.element(head, 0)
     segment = ebml.element(head, header.end) if header and header.end else None
     if segment and segment.id == ebml.SEGMENT and segment.end and begin + segment.end <= length:
-        return Extent(begin + segment.end)
+        return Extent(begin + segment.end, is_stated=True, is_read_on=True)
     return Extent(begin + len(ebml.EBML.to_bytes(4)))
 
 
