@@ -81,7 +81,10 @@ FORMS: dict[str, Form] = {
     "ogg flac": Form(container="ogg", codec="flac", extension="ogg"),
     "mp3": Form(container="mp3", codec="libmp3lame", extension="mp3"),
     "mp3, no index": Form(
-        container="mp3", codec="libmp3lame", extension="mp3", options={"write_xing": "0", "id3v2_version": "0"}
+        container="mp3",
+        codec="libmp3lame",
+        extension="mp3",
+        options={"write_xing": "0", "id3v2_version": "0"},
     ),
     "adts": Form(container="adts", codec="aac", extension="aac"),
     "flac": Form(container="flac", codec="flac", extension="flac"),
@@ -163,7 +166,7 @@ def _zeroed(make: Encoder, _: random.Random) -> tuple[bytes, float]:
     return whole[:begin] + bytes(end - begin) + whole[end:], SECONDS
 
 
-def _data_size_at(wav: bytes) -> int:
+def _data_size_at(wav: bytes | bytearray) -> int:
     return wav.index(b"data") + 4
 
 
@@ -212,7 +215,7 @@ def made(form: str, treatment: str, seed: int) -> Made:
     rate, channels = rng.choice(kind.rates), rng.choice((1, 2))
     other = rng.choice([one for one in kind.rates if one != rate])
 
-    def make(seconds: float, different: bool) -> bytes:  # noqa: FBT001 - called by position above
+    def make(seconds: float, different: bool) -> bytes:
         shape = (other, 3 - channels) if different else (rate, channels)
         return encode(kind, *shape, seconds, rng.randrange(1 << 30))
 

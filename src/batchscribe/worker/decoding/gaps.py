@@ -1,7 +1,7 @@
 """Stretches of a WebM that no reader can follow: zeros from a disk, a block that was cut through.
 
-A decoder goes on at the next cluster if it finds one, and takes some stretches for the end of the file. So each
-stretch becomes an element that readers skip (`Void`, RFC 8794, 11.3.2), up to the next cluster or block.
+A decoder goes on at the next cluster if it finds one, and takes some stretches for the end of the file. So
+each stretch becomes an element that readers skip (`Void`, RFC 8794, 11.3.2), up to the next cluster or block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VOID_HEAD = 9
 
 
 def bridge(data: bytes, stop: int) -> bytes | None:
-    """Returns `data` with its gaps bridged; `stop` is where its elements end. None if nothing is lost there."""
+    """Returns `data` with its gaps bridged; its elements end at `stop`. None if nothing is lost there."""
     if stop >= len(data) or ((place := _next_place(data, stop)) is None and not _is_loss(data, stop)):
         return None
     out = bytearray(data)
@@ -63,9 +63,10 @@ def _walk_end(data: bytes, at: int) -> int:
 
 
 def _next_place(data: bytes, stop: int, begin: int = 0) -> int | None:
-    """Where a recording, a cluster or a block begins behind `stop`; elements before it are whole from `begin` on.
+    """Where a recording, a cluster or a block begins behind `stop`; None if there is none.
 
-    The last of these may have been cut through: a recording may begin within it.
+    From `begin` to `stop` there are whole elements, but the last may have been cut through: another recording
+    may begin within it.
     """
     if stop >= len(data):
         return None

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import IO
 
 KINDS = frozenset({
-    b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free", b"skip", b"wide", b"uuid", b"udta",
-    b"meta", b"emsg", b"prft", b"ssix", b"pnot", b"PICT", b"pdin", b"bloc",
+    b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free", b"skip", b"wide", b"uuid",
+    b"udta", b"meta", b"emsg", b"prft", b"ssix", b"pnot", b"PICT", b"pdin", b"bloc",
 })  # fmt: skip
 """Of boxes that files have, one behind the other."""
 MAX_BOXES = 100_000

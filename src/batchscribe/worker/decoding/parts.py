@@ -1,8 +1,8 @@
 """The recordings that one file consists of: part of the decoder's own process.
 
-Files are joined byte by byte, and headers are written when only the first slice of a recording was there. FFmpeg
-reads such a file up to the stated end. Each recording is decoded as a part of its own, from its beginning to
-the next one; what is behind the stated end of a part and is no other beginning is its excess.
+Files are joined byte by byte, and headers are written when only the first slice of a recording was there.
+FFmpeg reads such a file up to the stated end. Each recording is decoded as a part of its own, from its
+beginning to the next one; what is behind the stated end of a part and is no other beginning is its excess.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _mp4(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 def _box_patch(file: IO[bytes], begin: int, box: int | None, end: int) -> tuple[int, bytes] | None:
-    """The size of a box of sound, of which a stretch is missing, so that it ends where its description begins."""
+    """The size of a box of sound that lacks a stretch, so that it ends where its description begins."""
     if box is None:
         return None
     moov = next_beginning(file, MOOV, box + 8, end)

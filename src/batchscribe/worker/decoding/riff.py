@@ -1,4 +1,7 @@
-"""Sizes that a WAV or AVI states: RIFF, RIFX, RF64 and BW64 (ITU-R BS.2088). Part of the decoder's own process."""
+"""Sizes that a WAV or AVI states: RIFF, RIFX, RF64 and BW64 (ITU-R BS.2088).
+
+Part of the decoder's own process.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def is_avi(head: bytes) -> bool:
 
 
 def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[Chunk]:
-    """The form that begins there, and its chunks one after the other; the last may end after the file does."""
+    """The form that begins there, and its chunks in order; the last may end after the file does."""
     form = read_at(file, begin, HEAD)
     big = form[:4] == b"RIFX"
     ds64 = _wide_sizes(file, begin)
