@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from batchscribe.errors import LaunchError
+from batchscribe.private_files import FILE, make_folder
 
 _STATE = 0
 _PARENT = 1
@@ -42,7 +43,7 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
         with _exclusive(record):
             if record.exists():
                 return False
-            pid = _spawn(argv, environment, log)
+            pid = spawn(argv, environment=environment, log=log)
             # Between these two lines a crash could let a second process in: harmless, since
             # workers publish create-only.
             write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
@@ -122,9 +123,9 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
     """Puts `data` there for good: a reader, even after a crash, sees the old or the new bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -149,8 +150,9 @@ def _stat(pid: int) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-    log.parent.mkdir(parents=True, exist_ok=True)
+def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
+    """Starts `argv` as `start_once` does, whatever was started before; its number. Raises OSError."""
+    make_folder(log.parent)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
         argv[0],
@@ -169,11 +171,27 @@ def _spawn(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> in
 
 
 @contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds the lock file for the block; False if another process holds it. The kernel frees it at death."""
+    make_folder(path.parent)
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
 def _exclusive(record: Path) -> Iterator[None]:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.with_name(f"{record.name}.lock").open("ab") as lock:
+    make_folder(record.parent)
+    lock = os.open(record.with_name(f"{record.name}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _recorded(record: Path) -> Identity | None:

@@ -30,6 +30,16 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise MisconfiguredError(f"{path} cannot be read ({reason}): mend the file or its rights") from error
 
 
+def single_quoted(path: Path) -> frozenset[str]:
+    """The names whose text stands in single quotes: there a `$` is only a character."""
+    with path.open(encoding="utf-8") as stream:
+        return frozenset(
+            binding.key
+            for binding in parse_stream(stream)
+            if binding.key and binding.original.string.partition("=")[2].lstrip().startswith("'")
+        )
+
+
 def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
     """A file with secrets (their names) must be ours and closed to others. Root may read anybody's.
 

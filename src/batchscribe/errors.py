@@ -9,6 +9,7 @@
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
     |   |-- AudioError               the audio cannot be decoded within the limits
+    |   |   `-- UnsupportedAudioError  it is of a kind that is never decoded here
     |   `-- EngineError              the speech model cannot run, or broke while it ran
     |-- RefusedError                 a rule of ours said no; nothing was done
     |   |-- LockHeldError            another tick is running
@@ -17,6 +18,7 @@
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- DamagedLedgerError       the ledger's file is damaged: it is set aside, the store knows the rest
     |   `-- GpuError                 there is no usable GPU where one was asked for
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
@@ -67,6 +69,10 @@ class AudioError(PermanentError):
     """The audio cannot be decoded within the limits."""
 
 
+class UnsupportedAudioError(AudioError):
+    """The audio is of a kind that is never decoded here: a second attempt changes nothing."""
+
+
 class EngineError(PermanentError):
     """The speech model cannot run, or broke while it ran."""
 
@@ -101,6 +107,10 @@ class MisconfiguredError(BatchscribeError):
 
 class CredentialsError(MisconfiguredError):
     """The cloud does not accept these credentials, or not any more."""
+
+
+class DamagedLedgerError(MisconfiguredError):
+    """The ledger's file is damaged; the store still knows every transcript and open run."""
 
 
 class GpuError(MisconfiguredError):

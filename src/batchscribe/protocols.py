@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim, Instance
 from batchscribe.core.manifest import EngineSpec, Manifest, WorkerRef
 from batchscribe.core.messages import Message
@@ -28,6 +27,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since boot, suspend included; only differences mean anything."""
+
+    def boot(self) -> str:
+        """Id of this boot: monotonic times of two boots cannot be compared."""
 
     def sleep(self, seconds: float) -> None:
         """Waits. Raises InterruptedRunError when a signal arrives meanwhile."""
@@ -101,8 +103,8 @@ class Launcher(Protocol):
         """
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        """Starts the worker on the manifest stored at `url`, detached. A second call for the same
-        run and worker changes nothing. Raises LaunchError, MisconfiguredError.
+        """Makes sure that a worker is, or was, at work on the manifest stored at `url`. Idempotent: a worker
+        is never started twice, an agent that died is started again. Raises LaunchError, MisconfiguredError.
         """
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
@@ -191,21 +193,8 @@ class Notifier(Protocol):
 class Lock(Protocol):
     """At most one tick on this machine."""
 
-    def held(self) -> AbstractContextManager[None]:
-        """Holds the lock for the block. Raises LockHeldError, with who holds it, at once."""
+    def held(self, *, patience: float = ...) -> AbstractContextManager[None]:
+        """Holds the lock for the block. Raises LockHeldError, with its holder, after `patience` seconds."""
 
     def holder(self) -> str | None:
         """The "PID timestamp" of whoever holds it now; None where nobody does."""
-
-    def held_by(self) -> Holder | None:
-        """Whoever holds it now, for programs; None where nobody does, or where it did not say."""
-
-
-class Processes(Protocol):
-    """Other processes of this machine. None is ever touched by its number alone."""
-
-    def runs(self, holder: Holder) -> bool:
-        """Whether this very process is still there."""
-
-    def end(self, holder: Holder, *, force: bool = False) -> bool:
-        """Asks it to end, or kills it with all that it started; True if it was there to get that."""

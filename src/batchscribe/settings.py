@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
@@ -23,11 +25,12 @@ from batchscribe.core import texts
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.core.texts import Name
-from batchscribe.env_file import read_env_file, refuse_open_file
+from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
 
 DEFAULT, DOTENV, ENVIRONMENT, FLAG = "default", ".env", "environment", "flag"
 MASK = "(hidden)"
+T = TypeVar("T")
 
 
 def _file(text: str) -> Path:
@@ -39,6 +42,7 @@ def _placed(text: str, folder: Path) -> str:
     return text if "://" in text else os.path.normpath(folder / Path(text).expanduser())
 
 
+_VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{[^}]*\}?|%[A-Za-z_]\w*%", re.ASCII)
 _POSITIVE = "a whole number from 1 on"
 _HOURS = "hours above 0, such as 2 or 0.5"
 _WHERE_FROM = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
@@ -183,6 +187,8 @@ class Settings:
     """By name: default, .env, environment or flag."""
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The AWS_* names of `.env`: boto3 and obstore read them from the environment alone."""
+    problems: tuple[str, ...] = ()
+    """What was wrong with the settings and passed over, because a command has to stop a GPU all the same."""
     hidden: tuple[str, ...] = field(default=(), repr=False)
     """AWS secrets, wherever they came from; only to be redacted."""
 
@@ -262,26 +268,56 @@ def load(
     *,
     folder: Path | None = None,
     flags: Mapping[str, str] | None = None,
+    lenient: bool = False,
 ) -> Settings:
     """The settings in effect: flags win over `environ` (default: this process's), that over `.env`.
 
-    `.env` is looked for in `folder` (default: the working directory) and nowhere else. An empty value
-    is the default. Raises MisconfiguredError for an unknown BATCH_* name, a bad value, an unreadable
-    line, or a `.env` with secrets that others can read.
+    `.env` is read from `folder` (default: the working directory) and nowhere else. An empty value is the
+    default. Raises MisconfiguredError for an unknown BATCH_* name, a bad value, an unreadable line, or a
+    `.env` with secrets that others can read. With `lenient` these are collected in `problems` instead, and
+    the default is used: a settings file never keeps a GPU from being stopped.
     """
     home = (folder or Path.cwd()).absolute()
-    written = read_env_file(home / DOTENV)
+    checked = _Lenient() if lenient else _Strict()
+    written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     for origin, layer in layers.items():
-        _refuse_unknown(origin, layer)
-    refuse_open_file(home / DOTENV, [name for name in _SECRET_NAMES if written.get(name)])
+        checked(partial(_refuse_unknown, origin, layer))
+    checked(lambda: refuse_open_file(home / DOTENV, [name for name in _SECRET_NAMES if written.get(name)]))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, (attribute, declared) in _DECLARED.items():
         text, origins[name] = _found(declared, layers)
-        if text:
-            values[attribute] = _parsed(declared, text, origins[name], home)
-    return Settings(**_completed(values, home), folder=home, origins=origins, **_aws(layers))
+        if text and declared.placed:
+            checked(partial(_refuse_variables, name, text, origins[name], home))
+        parsed = checked(partial(_parsed, declared, text, origins[name], home)) if text else None
+        if parsed is not None:
+            values[attribute] = parsed
+    completed = _completed(values, home)
+    checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
+    problems = tuple(checked.problems)
+    return Settings(**completed, folder=home, origins=origins, problems=problems, **_aws(layers))
+
+
+class _Strict:
+    """Calls what may raise MisconfiguredError."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def __call__(self, act: Callable[[], T]) -> T | None:
+        return act()
+
+
+class _Lenient(_Strict):
+    """Collects the errors instead."""
+
+    def __call__(self, act: Callable[[], T]) -> T | None:
+        try:
+            return act()
+        except MisconfiguredError as error:
+            self.problems.append(str(error))
+            return None
 
 
 def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
@@ -291,7 +327,6 @@ def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
     values.setdefault("output", values.get("source", ""))
     values.setdefault("provider", "ec2" if values.get("instance_id") else "local")
     values.setdefault("cloud_guard", "eventbridge" if values["provider"] == "ec2" else "off")
-    _refuse_misplaced_launch(values.get("launch", _BARE.launch), values["provider"])
     return values
 
 
@@ -312,6 +347,19 @@ def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str
             if text:
                 return text, origin
     return "", DEFAULT
+
+
+def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
+    """Nothing expands `$HOME` here: it would be a folder of that name."""
+    found = _VARIABLE.search(text)
+    if origin == FLAG or "://" in text or found is None:
+        return
+    if origin == DOTENV and name in single_quoted(home / DOTENV):
+        return
+    raise MisconfiguredError(
+        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the path out, "
+        "or begin it with ~ (nothing was started)"
+    )
 
 
 def _parsed(declared: Name, text: str, origin: str, home: Path) -> Any:

@@ -1,12 +1,14 @@
-"""What every Launcher does: one suite on the double, on this machine, over a real sshd, and by a box's own
-boot.
+"""What every Launcher does: one suite on the double, on this machine, and on an agent started by a real sshd or
+at boot.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,17 +16,29 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
+from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_client import SshBox
+from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.adapters.launch_local import LocalLauncher
-from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
 from batchscribe.adapters.ssh import Ssh
+from batchscribe.adapters.store_directory import DirectoryStore
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.box import BoxClaim, BoxPlace, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import (
+    BoxClaim,
+    BoxPlace,
+    BoxReply,
+    BoxWaits,
+    ClaimLaunch,
+    InstanceRecord,
+    StartPermit,
+    StartRequest,
+)
 from batchscribe.core.instances import Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError, StoreUnavailableError
-from batchscribe.protocols import Launcher
+from batchscribe.protocols import Launcher, Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.store import MemoryStore
@@ -37,15 +51,16 @@ from support.stand_in import StandIns
 
 INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
 URL = "file:///bucket/_batchscribe/runs/run-1/workers/0/manifest.json"
+QUICK = BoxWaits(store=0.0, told=0.1)
 
 
-def manifest(run: str = "run-1", worker: int = 0) -> Manifest:
+def manifest(run: str = "run-1", worker: int = 0, output: str = "file:///bucket") -> Manifest:
     return Manifest(
         run=run,
         worker=worker,
         release=__version__,
-        source="file:///bucket",
-        output="file:///bucket",
+        source=output,
+        output=output,
         deadline=datetime(2030, 1, 1, tzinfo=UTC),
         engine=EngineSpec(engine="pocketsphinx"),
         settings_hash="0",
@@ -54,28 +69,91 @@ def manifest(run: str = "run-1", worker: int = 0) -> Manifest:
 
 
 @dataclass
+class FakeHost:
+    """A host_client.Asks that records what it is asked."""
+
+    words: list[str] = field(default_factory=list)
+    starts: list[StartRequest] = field(default_factory=list)
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        self.words.append(word)
+        if word == "start":
+            self.starts.append(wire.decode(data, StartRequest))
+        return BoxReply(release="over ssh")
+
+
+@dataclass
+class OverSsh:
+    """A launcher, and a host behind a real sshd with the real agent; stand-ins are its workers."""
+
+    launcher: AgentLauncher
+    store: Store
+    server: Sshd
+    stand_ins: StandIns
+    options: Callable[[], Ssh]
+
+    def manifest(self, **changes: object) -> Manifest:
+        return msgspec.structs.replace(manifest(output=self.store.url), **changes)
+
+    def launch(self, **changes: object) -> None:
+        given = self.manifest(**changes)
+        self.store.create(keys.manifest(given.run, given.worker), wire.encode(given))
+        self.launcher.launch(INSTANCE, given, URL)
+
+    def by(self, program: Path, **settings: float) -> AgentLauncher:
+        """A launcher whose remote Python is another program."""
+        client = SshBox(self.options(), remote_python=str(program))
+        return AgentLauncher(self.store, self.store, client, **settings)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the first worker was started with."""
+        found = self.stand_ins.notes()[0]["environment"]
+        assert isinstance(found, dict)
+        return found
+
+    def keep_environment(self, text: str, mode: int = 0o600) -> None:
+        path = self.server.home / ".batchscribe" / "env"
+        path.write_text(text)
+        path.chmod(mode)
+
+
+@dataclass
 class Case:
     launcher: Launcher
     urls: Callable[[int], list[object]]
     """The manifests of the workers that were started, as soon as there are so many."""
     ended: Callable[[], bool]
-    give: Callable[[Manifest], object] = lambda _manifest: None
-    """Puts a manifest to where its URL says."""
+    store: Store | None = None
+    """Where a manifest must be, if the launcher does not pass its URL on."""
 
-    def launch(self, given: Manifest) -> None:
-        self.give(given)
-        self.launcher.launch(INSTANCE, given, URL)
+    def manifest(self, worker: int = 0, run: str = "run-1") -> Manifest:
+        return manifest(run, worker, self.store.url if self.store else "file:///bucket")
+
+    def url(self, worker: int = 0) -> str:
+        given = self.manifest(worker)
+        return f"{given.output.rstrip('/')}/{keys.manifest(given.run, worker)}"
+
+    def launch(self, worker: int = 0) -> None:
+        given = self.manifest(worker)
+        if self.store:
+            self.store.create(keys.manifest(given.run, worker), wire.encode(given))
+        self.launcher.launch(INSTANCE, given, self.url(worker))
 
 
 @dataclass
 class AwakeBox:
-    """A box whose own agent goes by the store: the real one, with real processes for its workers."""
+    """A host that booted with a claim: the real agent in this process, with real processes for its workers."""
 
     store: MemoryStore
     clock: FakeClock
     agent: BoxAgent
     markers: Path
     stand_ins: StandIns
+
+    @property
+    def launcher(self) -> AgentLauncher:
+        return AgentLauncher(self.store, self.store, FakeHost())
 
     def give(self, manifest: Manifest) -> None:
         self.store.create(keys.manifest(manifest.run, manifest.worker), wire.encode(manifest))
@@ -111,10 +189,19 @@ def server(tmp_path: Path) -> Iterator[Sshd]:
 
 
 @pytest.fixture
-def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> SshLauncher:
+def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> Iterator[OverSsh]:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    store = DirectoryStore(bucket)
+    store.create(keys.intent("run-1"), b"{}")
+    place = BoxPlace(instance=INSTANCE.id, home=store.url, waits=QUICK)
+    Box(server.home, SystemClock()).keep_place(place)
     options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
-    python = box_python(tmp_path, stand_ins)
-    return SshLauncher(SshBox(Ssh(options), remote_python=str(python)))
+    python = box_python(tmp_path, stand_ins.command)
+    client = SshBox(Ssh(options), remote_python=str(python))
+    launcher = AgentLauncher(store, store, client)
+    yield OverSsh(launcher, store, server, stand_ins, lambda: Ssh(options))
+    store.create(keys.settlement("run-1"), b"{}")  # the agent ends
 
 
 @pytest.fixture
@@ -144,7 +231,8 @@ def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
     seams = BoxSeams(
         clock=clock,
         workers=Box(tmp_path, clock, command=stand_ins.command),
-        marks=MarkerFiles(tmp_path / "markers"),
+        marks=lambda _claim: MarkerFiles(tmp_path / "markers"),
+        permit=lambda _run: None,
         home=lambda: store,
         runs=lambda _claim: store,
     )
@@ -164,9 +252,15 @@ def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> Case:
         )
     if request.param == "boot":
         box: AwakeBox = request.getfixturevalue("awake")
-        return Case(BootLauncher(box.store, box.store), box.urls, box.ended, box.give)
-    launcher = request.getfixturevalue("local" if request.param == "local" else "over_ssh")
-    return Case(launcher, lambda count: [note["url"] for note in stand_ins.notes(count)], stand_ins.gone)
+        return Case(box.launcher, box.urls, box.ended, box.store)
+
+    def urls(count: int) -> list[object]:
+        return [note["url"] for note in stand_ins.notes(count)]
+
+    if request.param == "ssh":
+        remote: OverSsh = request.getfixturevalue("over_ssh")
+        return Case(remote.launcher, urls, stand_ins.gone, remote.store)
+    return Case(request.getfixturevalue("local"), urls, stand_ins.gone)
 
 
 def test_the_probe_tells_the_version_of_the_worker(case: Case) -> None:
@@ -174,60 +268,60 @@ def test_the_probe_tells_the_version_of_the_worker(case: Case) -> None:
 
 
 def test_a_worker_is_started_on_its_manifest(case: Case) -> None:
-    case.launch(manifest())
-    assert case.urls(1) == [URL]
+    case.launch()
+    assert case.urls(1) == [case.url()]
 
 
 def test_a_second_launch_of_the_same_worker_changes_nothing(case: Case) -> None:
-    case.launch(manifest())
-    case.launch(manifest())
-    assert case.urls(1) == [URL]
+    case.launch()
+    case.launch()
+    assert case.urls(1) == [case.url()]
 
 
-@pytest.mark.parametrize("case", ["double", "local", "ssh"], indirect=True)
+@pytest.mark.parametrize("case", ["double", "local"], indirect=True)
 def test_workers_may_stand_side_by_side(case: Case) -> None:
-    case.launch(manifest())
-    case.launch(manifest())
-    case.launch(manifest(worker=1))
-    assert case.urls(2) == [URL, URL]
+    case.launch()
+    case.launch()
+    case.launch(1)
+    assert sorted(map(str, case.urls(2))) == [case.url(), case.url(1)]
 
 
 def test_an_ended_worker_is_not_started_again(case: Case) -> None:
-    case.launch(manifest())
+    case.launch()
     case.urls(1)
-    case.launcher.cancel(INSTANCE, manifest())
+    case.launcher.cancel(INSTANCE, case.manifest())
     assert case.ended()
-    case.launch(manifest())
-    assert case.urls(1) == [URL]
+    case.launch()
+    assert case.urls(1) == [case.url()]
 
 
 def test_a_cancelled_worker_ends_and_repeating_it_is_harmless(case: Case) -> None:
-    case.launch(manifest())
+    case.launch()
     case.urls(1)
-    case.launcher.cancel(INSTANCE, manifest())
+    case.launcher.cancel(INSTANCE, case.manifest())
     assert case.ended()
-    case.launcher.cancel(INSTANCE, manifest())
+    case.launcher.cancel(INSTANCE, case.manifest())
 
 
-@pytest.mark.parametrize("case", ["double", "local", "ssh"], indirect=True)
+@pytest.mark.parametrize("case", ["double", "local"], indirect=True)
 def test_a_worker_is_alive_from_its_launch_to_its_end(case: Case) -> None:
-    assert case.launcher.alive(INSTANCE, manifest()) is False
-    case.launch(manifest())
+    assert case.launcher.alive(INSTANCE, case.manifest()) is False
+    case.launch()
     case.urls(1)
-    assert case.launcher.alive(INSTANCE, manifest()) is True
-    assert case.launcher.alive(INSTANCE, manifest(worker=1)) is False
-    case.launcher.cancel(INSTANCE, manifest())
+    assert case.launcher.alive(INSTANCE, case.manifest()) is True
+    assert case.launcher.alive(INSTANCE, case.manifest(1)) is False
+    case.launcher.cancel(INSTANCE, case.manifest())
     assert case.ended()
-    assert case.launcher.alive(INSTANCE, manifest()) is False
+    assert case.launcher.alive(INSTANCE, case.manifest()) is False
 
 
 def test_cancelling_what_never_ran_is_harmless(case: Case) -> None:
-    case.launcher.cancel(INSTANCE, manifest("run-never"))
+    case.launcher.cancel(INSTANCE, case.manifest(run="run-never"))
     assert case.launcher.probe(INSTANCE) == __version__
 
 
-def test_only_the_box_itself_knows_that_its_worker_died(awake: AwakeBox) -> None:
-    launcher = BootLauncher(awake.store, awake.store)
+def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: AwakeBox) -> None:
+    launcher = awake.launcher
     awake.give(manifest())
     awake.urls(1)
     assert launcher.alive(INSTANCE, manifest()) is None
@@ -236,49 +330,71 @@ def test_only_the_box_itself_knows_that_its_worker_died(awake: AwakeBox) -> None
     awake.look()
     assert launcher.alive(INSTANCE, manifest()) is False
     assert launcher.alive(INSTANCE, manifest(worker=1)) is None
+    awake.store.create(keys.exit_record("run-1", 1), b"{}")
+    assert launcher.alive(INSTANCE, manifest(worker=1)) is False
     awake.look()
     assert awake.off
 
 
-def test_a_box_that_was_never_set_up_cannot_launch_by_itself(awake: AwakeBox) -> None:
-    with pytest.raises(MisconfiguredError, match="gpu setup"):
-        BootLauncher(awake.store, awake.store).probe(replace(INSTANCE, id="i-0other"))
-
-
 @pytest.mark.parametrize(
-    ("launch", "chosen"),
-    [(ClaimLaunch.BOOT, "boot"), (ClaimLaunch.SSH, "ssh"), (ClaimLaunch.HELD, "boot"), (None, "ssh")],
+    ("launch", "run", "words", "borrowed"),
+    [
+        (ClaimLaunch.BOOT, "run-1", [], None),
+        (ClaimLaunch.HELD, "run-1", [], None),
+        (ClaimLaunch.SSH, "run-1", ["version", "start"], False),
+        (None, "run-1", ["version", "start"], True),
+        (ClaimLaunch.BOOT, "run-9", ["start"], True),
+    ],
+    ids=["boot", "held", "ssh", "no claim", "claim of another run"],
 )
-def test_the_claim_says_who_starts_the_worker(
-    awake: AwakeBox, launch: ClaimLaunch | None, chosen: str
+def test_the_claim_decides_who_starts_the_agent_and_whether_the_host_may_be_powered_off(
+    launch: ClaimLaunch | None, run: str, words: list[str], borrowed: bool | None
 ) -> None:
-    key = keys.instance(INSTANCE.id)
-    record = read(awake.store.get(key).data, InstanceRecord)
-    claim = msgspec.structs.replace(record.claim, launch=launch) if record.claim and launch else None
-    awake.store.replace(key, msgspec.json.encode(msgspec.structs.replace(record, claim=claim)))
-    ways = {"boot": FakeLauncher(version="by boot"), "ssh": FakeLauncher(version="over ssh")}
-    either = LaunchEither(awake.store, boot=ways["boot"], other=ways["ssh"])
-    assert either.probe(INSTANCE) == ways[chosen].version
-    either.launch(INSTANCE, manifest(), URL)
-    assert either.alive(INSTANCE, manifest())
-    either.cancel(INSTANCE, manifest())
-    assert [len(each.launched) + len(each.cancelled) for each in ways.values()] == [
-        2 * (name == chosen) for name in ways
-    ]
+    clock = FakeClock()
+    store, host, given = MemoryStore(clock), FakeHost(), manifest()
+    claim = None
+    if launch:
+        claim = BoxClaim(
+            run=run, created=clock.now(), deadline=given.deadline, output=store.url, launch=launch
+        )
+    record = InstanceRecord(instance=INSTANCE.id, release="recorded", at=clock.now(), claim=claim)
+    store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
+    launcher = AgentLauncher(store, store, host)
+    assert launcher.probe(INSTANCE) == ("over ssh" if "version" in words else "recorded")
+    launcher.launch(INSTANCE, given, URL)
+    launcher.alive(INSTANCE, given)
+    launcher.cancel(INSTANCE, given)
+    assert host.words == words
+    assert [each.borrowed for each in host.starts] == ([] if borrowed is None else [borrowed])
 
 
-def test_whether_it_lives_cannot_be_told_while_its_record_cannot_be_read(awake: AwakeBox) -> None:
+@pytest.mark.parametrize("data", [None, b'{"instance":'], ids=["no record", "torn record"])
+def test_without_a_record_that_can_be_read_the_host_is_asked(data: bytes | None) -> None:
+    store, host = MemoryStore(FakeClock()), FakeHost()
+    if data:
+        store.create(keys.instance(INSTANCE.id), data)
+    launcher = AgentLauncher(store, store, host)
+    assert launcher.probe(INSTANCE) == "over ssh"
+    launcher.launch(INSTANCE, manifest(), URL)
+    assert [each.borrowed for each in host.starts] == [True]
+
+
+def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeBox) -> None:
     def refuse(_method: str, _key: str) -> None:
         raise StoreUnavailableError("503")
 
-    boot = BootLauncher(awake.store, awake.store)
     awake.store.before = refuse
-    for launcher in (boot, LaunchEither(awake.store, boot=boot, other=boot)):
-        assert launcher.alive(INSTANCE, manifest()) is None
+    host = FakeHost()
+    launcher = AgentLauncher(awake.store, awake.store, host)
+    assert launcher.alive(INSTANCE, manifest()) is None
+    for call in (
+        lambda: launcher.probe(INSTANCE),
+        lambda: launcher.launch(INSTANCE, manifest(), URL),
+        lambda: launcher.cancel(INSTANCE, manifest()),
+    ):
         with pytest.raises(StoreUnavailableError):
-            launcher.probe(INSTANCE)
-        with pytest.raises(StoreUnavailableError):
-            launcher.cancel(INSTANCE, manifest())
+            call()
+    assert host.words == []
 
 
 def test_a_local_worker_gets_the_given_environment_whole_and_leads_its_session(
@@ -329,9 +445,9 @@ def test_another_process_with_the_same_number_is_left_alone(
 
 @pytest.mark.parametrize("run", ["../../escape", "", "a/b", ".hidden", "x\ny"])
 def test_a_run_can_name_no_folder_but_its_own(
-    local: LocalLauncher, over_ssh: SshLauncher, stand_ins: StandIns, run: str
+    local: LocalLauncher, over_ssh: OverSsh, stand_ins: StandIns, run: str
 ) -> None:
-    for launcher in (local, over_ssh):
+    for launcher in (local, over_ssh.launcher):
         with pytest.raises(MisconfiguredError, match="name of a run"):
             launcher.launch(INSTANCE, manifest(run), URL)
     assert not list(stand_ins.folder.glob("*"))
@@ -343,18 +459,12 @@ def test_a_program_that_is_not_there_is_a_launch_that_failed(tmp_path: Path) -> 
         launcher.launch(INSTANCE, manifest(), URL)
 
 
-def test_a_remote_worker_gets_the_box_s_environment_and_nothing_of_the_connection(
-    over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns
-) -> None:
-    folder = server.home / ".batchscribe"
-    folder.mkdir()
-    (folder / "env").write_text("AWS_REGION=eu-west-1\nQUOTED='a $HOME'\n")
-    (folder / "env").chmod(0o600)
-    over_ssh.launch(INSTANCE, manifest(), URL)
-    environment = stand_ins.notes()[0]["environment"]
-    assert isinstance(environment, dict)
+def test_a_remote_worker_gets_the_host_s_environment_and_nothing_of_the_connection(over_ssh: OverSsh) -> None:
+    over_ssh.keep_environment("AWS_REGION=eu-west-1\nQUOTED='a $HOME'\n")
+    over_ssh.launch()
+    environment = over_ssh.environment
     assert (environment["AWS_REGION"], environment["QUOTED"]) == ("eu-west-1", "a $HOME")
-    assert environment["HOME"] == str(server.home)
+    assert environment["HOME"] == str(over_ssh.server.home)
     assert not [name for name in environment if name.startswith("SSH_")]
 
 
@@ -367,186 +477,174 @@ def test_a_remote_worker_gets_the_box_s_environment_and_nothing_of_the_connectio
         ("AWS_DEFAULT_REGION=eu-west-1\nAWS_ENDPOINT_URL_S3=http://own\n", (None, None)),
     ],
 )
-def test_a_remote_worker_is_told_where_aws_is_unless_its_box_knows(
-    over_ssh: SshLauncher,
-    server: Sshd,
-    stand_ins: StandIns,
-    written: str | None,
-    told: tuple[str | None, str | None],
+def test_a_remote_worker_gets_the_manifest_s_region_unless_its_host_has_one(
+    over_ssh: OverSsh, written: str | None, told: tuple[str | None, str | None]
 ) -> None:
     if written is not None:
-        folder = server.home / ".batchscribe"
-        folder.mkdir()
-        (folder / "env").write_text(written)
-        (folder / "env").chmod(0o600)
-    placed = SshLauncher(over_ssh._asks, region="us-east-2", endpoint="http://127.0.0.1:9000")
-    placed.launch(INSTANCE, manifest(), URL)
-    environment = stand_ins.notes()[0]["environment"]
-    assert isinstance(environment, dict)
+        over_ssh.keep_environment(written)
+    over_ssh.launch(region="us-east-2", endpoint="http://127.0.0.1:9000")
+    environment = over_ssh.environment
     assert (environment.get("AWS_REGION"), environment.get("AWS_ENDPOINT_URL")) == told
 
 
-def test_a_remote_worker_is_told_nothing_that_nobody_knows(
-    over_ssh: SshLauncher, stand_ins: StandIns
-) -> None:
-    over_ssh.launch(INSTANCE, manifest(), URL)
-    environment = stand_ins.notes()[0]["environment"]
-    assert isinstance(environment, dict)
-    assert not [name for name in environment if name.startswith("AWS_")]
+def test_a_remote_worker_gets_no_region_if_none_is_set(over_ssh: OverSsh) -> None:
+    over_ssh.launch()
+    assert not [name for name in over_ssh.environment if name.startswith("AWS_")]
 
 
-def test_the_box_forgets_old_runs_and_keeps_young_ones(over_ssh: SshLauncher, server: Sshd) -> None:
-    runs = server.home / ".batchscribe" / "runs"
+def test_the_host_forgets_old_runs_and_keeps_young_ones(over_ssh: OverSsh) -> None:
+    runs = over_ssh.server.home / ".batchscribe" / "runs"
     for name in ("old", "young"):
         (runs / name / "0").mkdir(parents=True)
     os.utime(runs / "old", (0, 0))
-    over_ssh.launch(INSTANCE, manifest(), URL)
+    over_ssh.launch()
     assert sorted(path.name for path in runs.iterdir()) == ["run-1", "young"]
 
 
-def test_an_environment_file_that_others_can_read_is_refused(
-    over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns
-) -> None:
-    folder = server.home / ".batchscribe"
-    folder.mkdir()
-    (folder / "env").write_text("AWS_SECRET_ACCESS_KEY=canary\n")
-    (folder / "env").chmod(0o644)
+def test_an_environment_file_that_others_can_read_is_refused(over_ssh: OverSsh) -> None:
+    over_ssh.keep_environment("AWS_SECRET_ACCESS_KEY=canary\n", 0o644)
     with pytest.raises(MisconfiguredError, match="chmod 600") as caught:
-        over_ssh.launch(INSTANCE, manifest(), URL)
+        over_ssh.launch()
     assert "canary" not in str(caught.value)
-    assert not list(stand_ins.folder.glob("*"))
+    assert not list(over_ssh.stand_ins.folder.glob("*"))
 
 
-def test_a_worker_survives_the_end_of_sshd(over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns) -> None:
-    over_ssh.launch(INSTANCE, manifest(), URL)
-    note = stand_ins.notes()[0]
-    server.kill()
-    assert len(stand_ins.alive()) == 1
+def test_agent_and_worker_survive_the_end_of_sshd(over_ssh: OverSsh) -> None:
+    over_ssh.launch()
+    note = over_ssh.stand_ins.notes()[0]
+    over_ssh.server.kill()
+    assert len(over_ssh.stand_ins.alive()) == 1
     assert note["leads_session"]
-    assert over_ssh.probe(INSTANCE) is None
-    assert over_ssh.alive(INSTANCE, manifest()) is None
+    assert over_ssh.launcher.probe(INSTANCE) is None
+    over_ssh.launcher.cancel(INSTANCE, over_ssh.manifest())
+    assert over_ssh.stand_ins.gone(), "its agent obeys through the store"
 
 
-def test_a_launch_after_a_lost_connection_finds_the_worker_running(
-    over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns, tmp_path: Path
-) -> None:
+def test_an_agent_that_died_is_started_again_and_goes_on_with_the_same_worker(over_ssh: OverSsh) -> None:
+    over_ssh.launch()
+    over_ssh.stand_ins.notes()
+    kill_agent(over_ssh.server.home)
+    over_ssh.launch()
+    over_ssh.launcher.cancel(INSTANCE, over_ssh.manifest())
+    assert over_ssh.stand_ins.gone()
+    assert len(over_ssh.stand_ins.notes()) == 1
+
+
+def kill_agent(home: Path) -> None:
+    """Kills the process that holds the agent's lock."""
+    lock = home / ".batchscribe" / "agent.lock"
+    inode = f":{lock.stat().st_ino} "
+    (line,) = [line for line in Path("/proc/locks").read_text().splitlines() if inode in line]
+    os.kill(int(line.split()[4]), signal.SIGKILL)
+    for _ in range(400):
+        with try_lock(lock) as free:
+            if free:
+                return
+        time.sleep(0.05)
+    raise AssertionError("the agent did not die")
+
+
+def test_a_launch_after_a_lost_connection_finds_the_agent_at_work(over_ssh: OverSsh, tmp_path: Path) -> None:
     # The connection breaks after the start, before its reply.
     lossy = tmp_path / "lossy-python"
-    lossy.write_text(f'#!/bin/sh\n{box_python(tmp_path, stand_ins)} "$@" >/dev/null\nkill -9 $PPID\n')
+    lossy.write_text(f'#!/bin/sh\n{tmp_path}/box-python "$@" >/dev/null\nkill -9 $PPID\n')
     lossy.chmod(0o700)
-    options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
     with pytest.raises(LaunchError):
-        SshLauncher(SshBox(Ssh(options), remote_python=str(lossy))).launch(INSTANCE, manifest(), URL)
-    over_ssh.launch(INSTANCE, manifest(), URL)
-    assert len(stand_ins.notes()) == 1
+        over_ssh.by(lossy).launch(INSTANCE, over_ssh.manifest(), URL)
+    over_ssh.launch()
+    assert len(over_ssh.stand_ins.notes()) == 1
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://bucket/'; touch PWNED; '/m.json", "s3://b/$(touch PWNED)", "s3://b/a\nb `touch PWNED`"]
+    "url", ["s3://bucket/'; touch PWNED; '", "s3://b/$(touch PWNED)", "s3://b/a\nb `touch PWNED`"]
 )
-def test_keys_are_data_and_never_shell_words(
-    over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns, url: str
-) -> None:
-    over_ssh.launch(INSTANCE, manifest(), url)
-    assert stand_ins.notes()[0]["arguments"] == [url]
-    assert not list(server.home.rglob("PWNED"))
+def test_requests_are_data_and_never_shell_words(over_ssh: OverSsh, url: str) -> None:
+    over_ssh.launcher.launch(INSTANCE, over_ssh.manifest(output=url), URL)
+    home = over_ssh.server.home
+    kept = (home / ".batchscribe" / "runs" / "run-1" / "start.json").read_bytes()
+    assert wire.decode(kept, StartPermit).output == url
+    assert not list(home.rglob("PWNED"))
     assert not Path("PWNED").exists()
 
 
-def test_a_url_cannot_pose_as_an_option(over_ssh: SshLauncher, stand_ins: StandIns) -> None:
+def test_a_url_cannot_pose_as_an_option(over_ssh: OverSsh) -> None:
     with pytest.raises(MisconfiguredError, match="not the URL"):
-        over_ssh.launch(INSTANCE, manifest(), "--help")
-    assert not list(stand_ins.folder.glob("*"))
+        over_ssh.launcher.launch(INSTANCE, over_ssh.manifest(output="--help"), URL)
+    assert not list(over_ssh.stand_ins.folder.glob("*"))
 
 
-def test_a_frozen_server_holds_nobody_up(over_ssh: SshLauncher, server: Sshd) -> None:
-    server.freeze()
-    assert over_ssh.probe(INSTANCE) is None
+def test_a_frozen_server_blocks_no_caller(over_ssh: OverSsh) -> None:
+    over_ssh.server.freeze()
+    assert over_ssh.launcher.probe(INSTANCE) is None
     with pytest.raises(LaunchError, match="cannot be reached"):
-        over_ssh.launch(INSTANCE, manifest(), URL)
+        over_ssh.launch()
 
 
-def test_a_connection_that_freezes_half_way_is_given_up(
-    server: Sshd, stand_ins: StandIns, tmp_path: Path
-) -> None:
+def test_a_connection_that_freezes_half_way_is_given_up(over_ssh: OverSsh, tmp_path: Path) -> None:
     freezing = tmp_path / "freezing-python"
     freezing.write_text("#!/bin/sh\nkill -STOP $PPID\nsleep 60\n")
     freezing.chmod(0o700)
-    options = server.options(tmp_path / "known_hosts", trusted=INSTANCE.id)
-    launcher = SshLauncher(SshBox(Ssh(options), remote_python=str(freezing)))
     with pytest.raises(LaunchError, match="cannot be reached"):
-        launcher.launch(INSTANCE, manifest(), URL)
+        over_ssh.by(freezing).launch(INSTANCE, over_ssh.manifest(), URL)
 
 
-def test_time_runs_out_for_a_box_that_is_busy_for_ever(server: Sshd, tmp_path: Path) -> None:
+def test_time_runs_out_for_a_host_that_is_busy_for_ever(over_ssh: OverSsh, tmp_path: Path) -> None:
     slow = tmp_path / "slow-python"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o700)
-    options = server.options(tmp_path / "known_hosts", trusted=INSTANCE.id)
-    launcher = SshLauncher(SshBox(Ssh(options), remote_python=str(slow)), timeout=2.0)
     with pytest.raises(LaunchError, match="no answer in time"):
-        launcher.launch(INSTANCE, manifest(), URL)
+        over_ssh.by(slow, timeout=2.0).launch(INSTANCE, over_ssh.manifest(), URL)
 
 
-def test_a_changed_host_key_is_refused(
-    over_ssh: SshLauncher, server: Sshd, stand_ins: StandIns, tmp_path: Path
-) -> None:
+def test_a_changed_host_key_is_refused(over_ssh: OverSsh, tmp_path: Path) -> None:
+    launcher = over_ssh.launcher
     with sshd(tmp_path / "impostor") as impostor:
         known_hosts = tmp_path / "state" / "known_hosts"
         known_hosts.write_text(f"{INSTANCE.id} {impostor.host_key}\n")
-        for call in (over_ssh.probe, lambda seen: over_ssh.launch(seen, manifest(), URL)):
+        for call in (launcher.probe, lambda seen: launcher.launch(seen, over_ssh.manifest(), URL)):
             with pytest.raises(MisconfiguredError, match="--repin"):
                 call(INSTANCE)
-    assert not list(stand_ins.folder.glob("*"))
+    assert not list(over_ssh.stand_ins.folder.glob("*"))
 
 
-def test_a_host_key_that_was_never_pinned_is_refused(over_ssh: SshLauncher, tmp_path: Path) -> None:
+def test_a_host_key_that_was_never_pinned_is_refused(over_ssh: OverSsh, tmp_path: Path) -> None:
     (tmp_path / "state" / "known_hosts").unlink()
     with pytest.raises(MisconfiguredError, match="gpu setup"):
-        over_ssh.probe(INSTANCE)
+        over_ssh.launcher.probe(INSTANCE)
 
 
-def test_the_pin_follows_the_id_and_not_the_address(over_ssh: SshLauncher) -> None:
+def test_the_pin_follows_the_id_and_not_the_address(over_ssh: OverSsh) -> None:
     elsewhere = Instance(id=INSTANCE.id, state=InstanceState.RUNNING, public_address="localhost")
-    assert over_ssh.probe(elsewhere) == __version__
+    assert over_ssh.launcher.probe(elsewhere) == __version__
 
 
-def test_a_key_that_the_box_does_not_know_is_a_setting_to_mend(
-    server: Sshd, stand_ins: StandIns, tmp_path: Path
-) -> None:
-    options = server.options(tmp_path / "known_hosts", trusted=INSTANCE.id)
-    (server.folder / "user_key.pub").write_text("")
-    launcher = SshLauncher(SshBox(Ssh(options), remote_python=str(box_python(tmp_path, stand_ins))))
+def test_a_key_that_the_host_does_not_accept_is_a_setting_to_fix(over_ssh: OverSsh) -> None:
+    (over_ssh.server.folder / "user_key.pub").write_text("")
     with pytest.raises(MisconfiguredError, match="GPU_SSH_KEY_PATH"):
-        launcher.probe(INSTANCE)
+        over_ssh.launcher.probe(INSTANCE)
 
 
-def test_a_box_without_a_worker_says_how_to_get_one(server: Sshd, tmp_path: Path) -> None:
-    launcher = SshLauncher(SshBox(Ssh(server.options(tmp_path / "known_hosts", trusted=INSTANCE.id))))
+def test_a_host_without_a_worker_reports_how_to_install_one(over_ssh: OverSsh) -> None:
     with pytest.raises(MisconfiguredError, match="batchscribe gpu setup"):
-        launcher.probe(INSTANCE)
+        over_ssh.by(Path("~/.batchscribe/venv/bin/python")).probe(INSTANCE)
 
 
-def test_a_manifest_of_another_version_is_refused(over_ssh: SshLauncher, stand_ins: StandIns) -> None:
-    old = msgspec.structs.replace(manifest(), release="0.0.1")
-    with pytest.raises(MisconfiguredError, match="the manifest wants"):
-        over_ssh.launch(INSTANCE, old, URL)
-    assert not list(stand_ins.folder.glob("*"))
+def test_a_manifest_of_another_version_is_refused(over_ssh: OverSsh) -> None:
+    with pytest.raises(MisconfiguredError, match="its controller 0.0.1"):
+        over_ssh.launch(release="0.0.1")
+    assert not list(over_ssh.stand_ins.folder.glob("*"))
 
 
-def test_a_login_that_chatters_does_not_confuse_the_answer(
-    server: Sshd, stand_ins: StandIns, tmp_path: Path
-) -> None:
+def test_a_login_that_chatters_does_not_confuse_the_answer(over_ssh: OverSsh, tmp_path: Path) -> None:
     chatty = tmp_path / "chatty-python"
-    inner = box_python(tmp_path, stand_ins)
+    inner = tmp_path / "box-python"
     chatty.write_text(f'#!/bin/sh\necho "Welcome to the GPU"\necho "{{}}"\nexec {inner} "$@"\n')
     chatty.chmod(0o700)
-    options = server.options(tmp_path / "known_hosts", trusted=INSTANCE.id)
-    assert SshLauncher(SshBox(Ssh(options), remote_python=str(chatty))).probe(INSTANCE) == __version__
+    assert over_ssh.by(chatty).probe(INSTANCE) == __version__
 
 
-def test_a_box_without_an_address_is_not_reached_yet(over_ssh: SshLauncher) -> None:
+def test_a_host_without_an_address_is_not_reached_yet(over_ssh: OverSsh) -> None:
     nowhere = Instance(id=INSTANCE.id, state=InstanceState.PENDING)
-    assert over_ssh.probe(nowhere) is None
+    assert over_ssh.launcher.probe(nowhere) is None
     with pytest.raises(LaunchError, match="no public address"):
-        over_ssh.launch(nowhere, manifest(), URL)
+        over_ssh.launcher.launch(nowhere, over_ssh.manifest(), URL)

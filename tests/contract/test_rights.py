@@ -156,5 +156,7 @@ def test_the_box_needs_no_more(cloud: Cloud, as_: Restricted) -> None:
             store.delete("a/chunk-001.webm")
         with pytest.raises(MisconfiguredError):
             store.replace(keys.instance(cloud.instance), b"{}")
+        with pytest.raises(MisconfiguredError):
+            store.create(keys.compacted("forged"), b"{}")
     with pytest.raises(MisconfiguredError):
         Ec2Compute(region=REGION, endpoint=cloud.endpoint).stop(cloud.instance)

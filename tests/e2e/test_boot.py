@@ -16,7 +16,8 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
-from batchscribe.core.box import BoxPlace, InstanceRecord, read
+from batchscribe.core.box import BoxPlace, InstanceRecord
+from batchscribe.core.manifest import decode
 from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
 from batchscribe.protocols import Store
@@ -51,7 +52,7 @@ class Cloud:
 
     @property
     def record(self) -> InstanceRecord:
-        return read(self.home.get(keys.instance(self.instance)).data, InstanceRecord)
+        return decode(self.home.get(keys.instance(self.instance)).data, InstanceRecord)
 
     def speech(self, count: int) -> None:
         data = (SPEECH / "morning-walk" / "chunk-002.ogg").read_bytes()

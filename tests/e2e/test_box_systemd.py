@@ -32,10 +32,9 @@ from batchscribe.core.box import (
     BoxWaits,
     ClaimLaunch,
     InstanceRecord,
-    read,
 )
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd, decode
 from batchscribe.errors import LaunchError, ObjectNotFoundError
 from support.cli import put_speech, wait_for
 from support.nspawn import UNITS, Container, container
@@ -163,7 +162,7 @@ class SetUp:
         return True
 
     def end(self) -> BoxEnd:
-        return read(self.store.get(keys.box_end(RUN)).data, BoxEnd)
+        return decode(self.store.get(keys.box_end(RUN)).data, BoxEnd)
 
     def word(self) -> ExitRecord:
         return wire.decode(self.store.get(keys.exit_record(RUN, 0)).data, ExitRecord)
@@ -186,7 +185,7 @@ def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_t
     box.machine.wait_off(180)
     assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
     assert (box.end().why, box.end().worker) == ("work ended", None)
-    assert read(box.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
+    assert decode(box.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
     assert "powering off: the box asks for it" in box.machine.journal(DEADMAN)
     # The same claim at the next boot, by whomever: it was taken up once.
     box.machine.boot()
@@ -259,7 +258,7 @@ def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_l
     box.machine.wait_off(60)
     assert (box.end().why, box.end().worker) == ("the box was booted again in the middle of the run", 0)
     (later,) = box.store.list(keys.later_boot(RUN, "").removesuffix(".json"))
-    boots = [read(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
+    boots = [decode(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
     assert len({*boots}) == 2
     assert not box.there(keys.exit_record(RUN, 0))
     assert box.machine.journal(BOX_UNIT).count("box.worker_started") == 1

@@ -1,12 +1,11 @@
-"""A real sshd whose connections die and freeze while a run is under way: it goes on, and ends well, once.
+"""A real sshd whose connections die and freeze while a run begins: it goes on, and ends well, once.
 
-The tick, the launcher, ssh, sshd, the box and its worker are real processes and real files; only the
-cloud is a double, on this machine's clock.
+The tick, the launcher, ssh, sshd, the host, its agent and its worker are real processes and real files; only
+the cloud is a double, on this machine's clock.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -18,17 +17,20 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.clock import Interrupts, SystemClock
-from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
+from batchscribe.adapters.host_client import SshBox
+from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.adapters.stores import open_store
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import tick
-from batchscribe.core.instances import InstanceState
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import Manifest
 from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome
 from batchscribe.testing.compute import FakeCompute
-from support.crashing import PLAYED_WORKER, TESTS
+from support.box_python import box_python
+from support.crashing import PLAYED_WORKER
 from support.sshd import Sshd, sshd
 from support.world import INSTANCE, stage
 
@@ -37,9 +39,8 @@ CHUNKS = 3
 QUICK = Waits(poll=0.05, describe=0.05, up=60.0, reach=60.0, silence=120.0, grace=5.0, stop=60.0)
 _BOX = """\
 #!/bin/sh
-# The first three arguments are `-I -m MODULE`; the fourth is the question.
-shift 3
-plan={plan}/$1
+# The first three arguments are `-I -m MODULE`; the fourth is the request.
+plan={plan}/$4
 fault=$(head -n 1 "$plan" 2>/dev/null)
 if [ -s "$plan" ]; then sed -i 1d "$plan"; fi
 cat {plan}/* | grep -q . || rm -f {hold}
@@ -47,11 +48,10 @@ meet() {{
   case $fault in
     killed-$1) kill -KILL $PPID; exit 0 ;;
     frozen-$1) kill -STOP $PPID; while kill -0 $PPID 2>/dev/null; do sleep 0.1; done; exit 0 ;;
-    sshd-killed-$1) kill -KILL $(cat {server}/sshd.pid) $PPID; rm -f {hold}; exit 0 ;;
   esac
 }}
 meet before
-answer=$(PYTHONPATH={tests} {python} "$@")
+answer=$({python} "$@")
 code=$?
 meet after
 printf '%s\\n' "$answer"
@@ -61,17 +61,17 @@ exit $code
 
 @dataclass(frozen=True)
 class Line:
-    """A scheduler, and a box at the other end of its connections."""
+    """A scheduler, and a GPU host at the other end of its connections."""
 
     world: World
     terms: Terms
     compute: FakeCompute
-    box: Path
+    server: Sshd
     folder: Path
 
-    def plan(self, **questions: str) -> None:
-        """What the connections of each question meet, in order; `-` is nothing."""
-        for word, faults in questions.items():
+    def plan(self, **requests: str) -> None:
+        """What the connections of each request meet, in order; `-` is nothing."""
+        for word, faults in requests.items():
             (self.folder / "plan" / word).write_text("".join(f"{fault}\n" for fault in faults.split()))
 
     @property
@@ -80,8 +80,8 @@ class Line:
 
     @property
     def workers(self) -> list[str]:
-        """What each worker said that was started on the box."""
-        logs = self.box.glob(".batchscribe/runs/*/*/worker.log")
+        """The logs of the workers that were started on the host."""
+        logs = self.server.home.glob(".batchscribe/runs/*/*/worker.log")
         return [line for log in logs for line in log.read_text().splitlines()]
 
 
@@ -96,18 +96,10 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
     plan, hold = folder / "plan", folder / "hold"
     plan.mkdir()
     hold.touch()
-    command = json.dumps({"command": [sys.executable, str(PLAYED_WORKER), str(hold)]})
-    words = {
-        "plan": plan,
-        "hold": hold,
-        "tests": TESTS,
-        "server": server.folder,
-    }
-    program = folder / "box-python"
-    python = shlex.join([sys.executable, "-m", "support.box_python", command])
-    program.write_text(
-        _BOX.format(python=python, **{name: shlex.quote(str(path)) for name, path in words.items()})
-    )
+    inner = box_python(folder, [sys.executable, str(PLAYED_WORKER), str(hold)])
+    words = {"plan": plan, "hold": hold, "python": inner}
+    program = folder / "faulty-python"
+    program.write_text(_BOX.format(**{name: shlex.quote(str(path)) for name, path in words.items()}))
     program.chmod(0o700)
     bucket = folder / "bucket"
     (bucket / "s").mkdir(parents=True)
@@ -130,37 +122,51 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             output=store,
             home=store,
             compute=compute,
-            launcher=SshLauncher(SshBox(Ssh(options), remote_python=str(program))),
+            launcher=AgentLauncher(store, store, SshBox(Ssh(options), remote_python=str(program))),
             shield=interrupts,
             scanner=lambda _by_hand: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
             ),
         )
-        yield Line(world, doubles.terms, compute, server.home, folder)
+        yield Line(world, doubles.terms, compute, server, folder)
 
 
 @pytest.mark.parametrize(
-    "questions",
+    "requests",
     [
         {
             "version": "killed-before killed-after",
             "start": "killed-before killed-after killed-after",
-            "alive": "- killed-before killed-after killed-before",
         },
-        {"version": "frozen-before", "start": "frozen-after", "alive": "- frozen-before frozen-after"},
-        {"start": "killed-after", "alive": "frozen-after killed-before"},
-        {"alive": "- sshd-killed-before"},
+        {"version": "frozen-before", "start": "frozen-after"},
+        {"version": "- frozen-after", "start": "killed-after frozen-before"},
     ],
-    ids=["killed", "frozen", "both", "gone-for-good"],
+    ids=["killed", "frozen", "both"],
 )
-def test_connections_die_and_the_run_does_not(line: Line, questions: dict[str, str]) -> None:
-    line.plan(**questions)
-    ticked = tick(line.world, line.terms)
+def test_connections_die_and_the_run_does_not(line: Line, requests: dict[str, str]) -> None:
+    line.plan(**requests)
+    ended_well(line, line.world)
+
+
+def test_ssh_that_is_gone_for_good_after_the_start_is_not_missed(line: Line) -> None:
+    launcher = line.world.launcher
+
+    class Once(AgentLauncher):
+        def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
+            launcher.launch(instance, manifest, url)
+            line.server.kill()
+
+    once = Once(line.world.home, line.world.output, launcher._host)  # type: ignore[attr-defined]
+    ended_well(line, replace(line.world, launcher=once))
+
+
+def ended_well(line: Line, world: World) -> None:
+    ticked = tick(world, line.terms)
     (run,) = ticked.runs
     assert line.met, "every fault came to pass"
     assert (run.outcome, ticked.errors) == (Outcome.COMPLETED, ()), run.detail
     assert (run.chunks_done, run.chunks_failed) == (CHUNKS, 0)
-    assert line.workers == ["at work"], "asked again, a box starts nothing twice"
+    assert line.workers == ["at work"], "asked again, a host starts nothing twice"
     assert len(run.manifests) == 1
     assert line.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert [call for call, _ in line.compute.calls if call == "start"] == ["start"]

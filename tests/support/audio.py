@@ -30,7 +30,25 @@ CONTAINERS: dict[str, tuple[str, str]] = {
     "aac": ("adts", "aac"),
     "flac": ("flac", "flac"),
     "wav": ("wav", "pcm_s16le"),
+    "w64": ("w64", "pcm_s16le"),
+    "wv": ("wv", "wavpack"),
+    "au": ("au", "pcm_s16be"),
+    "caf": ("caf", "alac"),
+    "amr": ("amr", "libopencore_amrnb"),
+    "mp2": ("mp2", "mp2"),
+    "ac3": ("ac3", "ac3"),
+    "3gp": ("3gp", "aac"),
+    **dict.fromkeys(("aif", "aifc", "aiff"), ("aiff", "pcm_s16be")),
+    **dict.fromkeys(("asf", "wma", "wmv"), ("asf", "wmav2")),
+    **dict.fromkeys(("mka", "mkv"), ("matroska", "libopus")),
+    **dict.fromkeys(("oga", "ogv", "spx"), ("ogg", "libopus")),
+    "weba": ("webm", "libopus"),
+    "m4b": ("mp4", "aac"),
+    "mpga": ("mp3", "libmp3lame"),
+    "qt": ("mov", "aac"),
 }
+RATES = {"libopencore_amrnb": 8000, "ac3": 48_000, "wmav2": 44_100}
+"""Rates in Hz of encoders that do not take 16 kHz."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -49,13 +67,17 @@ def encode(
     file = io.BytesIO()
     with av.open(file, "w", format=container, container_options=options or {}) as out:
         video = _video(out) if picture else None
-        stream: Any = out.add_stream(codec, rate=RATE, layout="mono")
+        rate = RATES.get(codec, RATE)
+        stream: Any = out.add_stream(codec, rate=rate, layout="mono")
+        if codec == "wmav2":
+            stream.bit_rate = 48_000
         if video is not None:
             _film(out, video)
-        pcm = (samples.clip(-1, 1) * 32767).astype(np.int16)
-        for begin in range(0, len(pcm), RATE):
-            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + RATE], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
+        at = np.arange(int(len(samples) * rate / RATE)) * RATE / rate
+        pcm = (np.interp(at, np.arange(len(samples)), samples).clip(-1, 1) * 32767).astype(np.int16)
+        for begin in range(0, len(pcm), rate):
+            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + rate], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""A box that wakes up in a memory store, on a fake clock: its workers are played, its power is noted."""
+"""An agent on a memory store and a fake clock: its workers are simulated, its power is recorded."""
 
 from __future__ import annotations
 
@@ -18,35 +18,43 @@ from batchscribe.core.box import (
     BoxClaim,
     BoxEnd,
     BoxPlace,
-    BoxReply,
     BoxWaits,
     ClaimLaunch,
     EndRequest,
     InstanceRecord,
-    StartRequest,
-    WorkerName,
-    read,
+    StartPermit,
 )
 from batchscribe.core.manifest import (
     EngineSpec,
     ExitRecord,
-    Intent,
     Manifest,
     Phase,
     Progress,
-    Settlement,
     Tally,
     Timings,
     WorkerEnd,
+    WorkerName,
 )
 from batchscribe.errors import BatchscribeError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams, live
+from batchscribe.worker.markers import NoDeadman
 
 T = TypeVar("T", bound=msgspec.Struct)
 INSTANCE = "i-0123456789abcdef0"
 RUN = "run-1"
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker was started with."""
+
+    run: str
+    worker: int
+    url: str
+    region: str
+    endpoint: str
 
 
 @dataclass
@@ -55,40 +63,37 @@ class PlayedBox:
 
     deaf: bool = False
     error: BatchscribeError | None = None
-    requests: list[StartRequest] = field(default_factory=list)
+    requests: list[Started] = field(default_factory=list)
     asked: list[EndRequest] = field(default_factory=list)
     on_end: Callable[[EndRequest], None] | None = None
     """How a worker ends that was asked to; None is at once, without a last word."""
     _known: dict[WorkerName, bool] = field(default_factory=dict)
 
-    def start(self, request: StartRequest) -> BoxReply:
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
         if self.error:
             raise self.error
-        name = WorkerName(run=request.run, worker=request.worker)
         if name not in self._known:
-            self.requests.append(request)
+            self.requests.append(Started(name.run, name.worker, url, region, endpoint))
             self._known[name] = True
-        return BoxReply()
 
-    def started(self, name: WorkerName) -> bool:
+    def was_started(self, name: WorkerName) -> bool:
         return name in self._known
 
-    def alive(self, name: WorkerName) -> BoxReply:
-        return BoxReply(done=self._known.get(name, False))
+    def is_running(self, name: WorkerName) -> bool:
+        return self._known.get(name, False)
 
-    def cancel(self, name: EndRequest) -> BoxReply:
-        which = WorkerName(run=name.run, worker=name.worker)
-        if not self._known.get(which):
-            return BoxReply(done=False)
-        self.asked.append(name)
-        if name.force or not (self.deaf or self.on_end):
-            self._known[which] = False
+    def end_worker(self, name: WorkerName, *, force: bool) -> None:
+        if not self._known.get(name):
+            return
+        request = EndRequest(run=name.run, worker=name.worker, force=force)
+        self.asked.append(request)
+        if force or not (self.deaf or self.on_end):
+            self._known[name] = False
         elif self.on_end and not self.deaf:
-            self.on_end(name)
-        return BoxReply(done=True)
+            self.on_end(request)
 
     def begin(self, worker: int = 0) -> None:
-        """As over ssh: somebody else started it."""
+        """The worker runs, whoever started it."""
         self._known[WorkerName(run=RUN, worker=worker)] = True
 
     def die(self, worker: int = 0) -> None:
@@ -97,8 +102,9 @@ class PlayedBox:
 
 @dataclass
 class NotedMarks:
-    """The markers, and a dead-man that would act on them."""
+    """The dead-man's files, and when it would act on them."""
 
+    powers_off = True
     clock: FakeClock
     limit: float | None = None
     moved: list[float] = field(default_factory=list)
@@ -134,6 +140,7 @@ class Awake:
         self.marks = NotedMarks(self.clock)
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
         self.place = BoxPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
+        self.permits: dict[str, StartPermit] = {}
         self.began = self.clock.monotonic()
         self.created = self.boot.at - timedelta(seconds=40)
         self.deadline = self.clock.now() + timedelta(hours=2)
@@ -150,36 +157,24 @@ class Awake:
         )
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
 
-    def intend(self) -> None:
-        intent = Intent(
-            run=RUN,
-            scheduler="this",
-            created=self.created,
+    def start_over_ssh(self, *, borrowed: bool = False, run: str = RUN) -> None:
+        """The controller's start request, as the host keeps it."""
+        self.permits[run] = StartPermit(
+            run=run,
+            release=__version__,
+            output=self.store.url,
             deadline=self.deadline,
-            provider="ec2",
-            instances=(INSTANCE,),
-            policy="threshold",
-            reason="",
-            chunks=1,
-            audio_seconds=1.0,
-            rate_micros=0,
-            rate_source="",
+            borrowed=borrowed,
+            boot=self.boot.id,
+            at=self.clock.now(),
         )
-        self.store.create(keys.intent(RUN), wire.encode(intent))
+
+    def intend(self) -> None:
+        """Stores the record of the run: the host only checks that it is there."""
+        self.store.create(keys.intent(RUN), b"{}")
 
     def settle(self) -> None:
-        settlement = Settlement(
-            run=RUN,
-            outcome="completed",
-            detail="",
-            settled=self.clock.now(),
-            billed_seconds=0.0,
-            cost_micros=0,
-            chunks_done=0,
-            chunks_failed=0,
-            audio_seconds=0.0,
-        )
-        self.store.create(keys.settlement(RUN), wire.encode(settlement))
+        self.store.create(keys.settlement(RUN), b"{}")
 
     def claimed(self, launch: ClaimLaunch = ClaimLaunch.BOOT, **changes: object) -> None:
         """A claim with its intent, as a controller leaves them before it starts the instance."""
@@ -242,19 +237,20 @@ class Awake:
     def at(self, seconds: float, act: Callable[[], object]) -> None:
         self.clock.at(seconds, act)
 
-    def agent(self) -> BoxAgent:
+    def agent(self, run: str = "") -> BoxAgent:
         seams = BoxSeams(
             clock=self.clock,
             workers=self.workers,
-            marks=self.marks,
+            marks=lambda claim: NoDeadman() if claim.borrowed else self.marks,
+            permit=self.permits.get,
             home=lambda: self.store,
             runs=lambda _claim: self.store,
         )
-        return BoxAgent(self.place, self.boot, seams)
+        return BoxAgent(self.place, self.boot, seams, run=run)
 
-    def live(self) -> float | None:
-        """Lets an agent do all it wants to. Seconds until it asked for the power off; None if it did not."""
-        live(self.agent(), self.clock)
+    def live(self, run: str = "") -> float | None:
+        """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""
+        live(self.agent(run), self.clock)
         return None if self.marks.off_at is None else self.marks.off_at - self.began
 
     def end(self) -> BoxEnd | None:
@@ -265,4 +261,4 @@ class Awake:
         return record.boot if record else None
 
     def _found(self, key: str, kind: type[T]) -> T | None:
-        return read(self.store.get(key).data, kind) if [*self.store.list(key)] else None
+        return wire.decode(self.store.get(key).data, kind) if [*self.store.list(key)] else None

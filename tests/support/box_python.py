@@ -1,28 +1,41 @@
-"""A `remote_python` for tests: this interpreter, with a stand-in where the box starts a worker."""
+"""A `remote_python` for tests: this interpreter, with a stand-in for the worker that the agent starts."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from support.stand_in import StandIns
+POLL_SECONDS = 0.1
 
 
-def box_python(folder: Path, stand_ins: StandIns) -> Path:
-    """A program that takes the arguments of a Python, and runs this box instead of the installed one."""
+def box_python(folder: Path, command: Sequence[str]) -> Path:
+    """A program that takes a Python's arguments and runs this host or its agent; `command` is the worker's."""
     program = folder / "box-python"
-    settings = json.dumps({"command": stand_ins.command})
+    settings = json.dumps({"command": list(command), "program": str(program)})
     words = [sys.executable, "-m", "support.box_python", settings]
     tests = shlex.quote(str(Path(__file__).parents[1]))
     # The first three arguments are `-I -m MODULE`.
-    program.write_text(f'#!/bin/sh\nshift 3\nPYTHONPATH={tests} exec {shlex.join(words)} "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\nmodule=$3\nshift 3\nPYTHONPATH={tests} exec {shlex.join(words)} "$module" "$@"\n'
+    )
     program.chmod(0o700)
     return program
 
 
-if __name__ == "__main__":
-    from batchscribe.wiring.box import main
+def main() -> int:
+    from batchscribe.core.box import BOOT_MODULE
+    from batchscribe.wiring import box, box_boot
+    from batchscribe.worker import watching
 
-    raise SystemExit(main(sys.argv[2:], command=json.loads(sys.argv[1])["command"]))
+    settings, module, words = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    if module == BOOT_MODULE:
+        watching.POLL_SECONDS = watching.IDLE_POLL_SECONDS = POLL_SECONDS
+        return box_boot.main(words, command=settings["command"])
+    return box.main(words, agent=(settings["program"], "-I", "-m", BOOT_MODULE))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -18,7 +18,8 @@ import boto3
 
 from batchscribe import __version__
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.manifest import decode
 from batchscribe.core.transcripts import encode
 from batchscribe.ledger import Ledger
 from support.aws import make_stopped_instance
@@ -135,7 +136,7 @@ class Case:
         if "s/transcript.json" not in found:
             yield "the session was not written"
         record = self.aws.s3.get_object(Bucket=self.bucket, Key=keys.instance(self.instance))["Body"].read()
-        if claim := read(record, InstanceRecord).claim:
+        if claim := decode(record, InstanceRecord).claim:
             yield f"the box is still claimed by {claim.run}"
 
     def _of_the_ledger(self) -> Iterator[str]:

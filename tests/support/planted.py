@@ -26,7 +26,7 @@ from batchscribe.controller import (
     tick,
 )
 from batchscribe.controller.context import Terms, World, log, noted
-from batchscribe.controller.control import read_manifest
+from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys, policy
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import Backlog

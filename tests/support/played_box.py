@@ -21,16 +21,17 @@ WAITS = BoxWaits(linger=3.0, told=0.5)
 
 @dataclass
 class Power:
-    """The markers of one boot; `off` is the plug."""
+    """The state files of one boot; `off` is the plug."""
 
     pull: Callable[[], object]
+    powers_off: bool = True
     pulled: int = 0
 
     def take(self, _run: str, *, limit: float, now: float) -> float:
         return limit
 
     def alive(self, now: float) -> None:
-        """Nobody reads it."""
+        """Has no reader."""
 
     def release(self) -> None:
         """There is no dead-man."""
@@ -71,7 +72,8 @@ class PlayedBox:
         seams = BoxSeams(
             clock=clock,
             workers=Box(self.home, clock),
-            marks=self.power,
+            marks=lambda _claim: self.power,
+            permit=lambda _run: None,
             home=lambda: self.stores(self.place.home),
             runs=runs,
         )

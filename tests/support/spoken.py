@@ -124,14 +124,15 @@ class RawDecoder:
         channels = data[0]
         audio = np.frombuffer(data[1:], "<f4").reshape((-1, 2) if channels == 2 else (-1,))
 
+        sent = channels if split else 1
         found: list[Decoding] = []
 
         def answers() -> Iterator[Any]:
-            yield Beginning(position=None, rate=SAMPLE_RATE, channels=channels, codec="raw")
+            yield Beginning(position=None, rate=SAMPLE_RATE, channels=channels, codec="raw", sent=sent)
             sound = audio if split or channels == 1 else audio.mean(axis=1)
             for begin in range(0, len(sound), 5 * SAMPLE_RATE):
                 yield sound[begin : begin + 5 * SAMPLE_RATE]
             found[0].seconds = len(audio) / SAMPLE_RATE
 
-        found.append(Decoding(answers(), split=split))
+        found.append(Decoding(answers()))
         return found[0]

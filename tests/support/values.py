@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscribe.core.backlog import Backlog
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Observation
@@ -16,6 +18,9 @@ from batchscribe.core.runs import Run
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test", as_of="2026-11-01")
 INSTANCE = "i-0123456789abcdef0"
+LAUNCHES = {"launched", "launched_before"}
+"""Fields of a meter that are times by the cloud's clock."""
+METERED = {field.name for field in dataclasses.fields(Meter)}
 
 
 def chunk(number: int = 1, *, hours_old: float = 1.0, **changes: Any) -> Chunk:
@@ -58,7 +63,23 @@ def observation(seen: Backlog | None = None, **changes: Any) -> Observation:
     return Observation(**(values | changes))
 
 
+def moment(seconds: float = 0.0, *, uptime: float | None = None, boot: str = "") -> Moment:
+    """Seconds after NOW by the wall clock; a given uptime belongs to `boot`."""
+    return Moment(NOW + timedelta(seconds=seconds), uptime, boot)
+
+
+def meter(**times: datetime | Moment) -> Meter:
+    """A meter; a plain time stands for a moment without uptime."""
+    values: dict[str, Any] = {
+        name: Moment(at) if isinstance(at, datetime) and name not in LAUNCHES else at
+        for name, at in times.items()
+    }
+    return Meter(**values)
+
+
 def run(**changes: Any) -> Run:
+    """A run; fields of its meter may be given beside its own, as in `meter`."""
+    metered = {name: changes.pop(name) for name in METERED & changes.keys()}
     values: dict[str, Any] = {
         "id": "20261123-120000-abcdef",
         "provider": "ec2",
@@ -69,5 +90,6 @@ def run(**changes: Any) -> Run:
         "deadline": NOW + timedelta(hours=2),
         "rate": RATE,
         "instance_type": "g4dn.xlarge",
+        "meter": meter(**metered),
     }
     return Run(**(values | changes))

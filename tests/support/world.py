@@ -9,8 +9,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from batchscribe import __version__
+from batchscribe.controller.advance import Passed, take_step
 from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.observe import observe
+from batchscribe.controller.reconcile import recover
 from batchscribe.controller.scan import Scanner
+from batchscribe.controller.steps import open_run
+from batchscribe.controller.tick import Ticked
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, Instance
@@ -29,8 +34,8 @@ from batchscribe.core.manifest import (
 from batchscribe.core.messages import Message
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Priors
-from batchscribe.core.policy import Policy
-from batchscribe.core.runs import Run
+from batchscribe.core.policy import Decision, Launch, Observation, Policy, continue_run, decide
+from batchscribe.core.runs import Run, next_step
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript, Word, encode
 from batchscribe.ledger import Ledger
 from batchscribe.testing.clock import FakeClock
@@ -233,6 +238,8 @@ def stage(
         notifier=notes,
         ledger=ledger,
         shield=clock,
+        keep_alive=lambda: None,
+        elsewhere=lambda world, _run: world,
         view=notes,
         scanner=_scanner(bucket, clock),
         preflight=lambda: None,
@@ -267,6 +274,26 @@ def stage(
         notes=notes,
         ledger=ledger,
     )
+
+
+def once(at: Stage) -> Ticked:
+    """One step of the open run, or a decision and the first step of the run that it begins."""
+    world, terms, passed = at.world, at.terms, Passed()
+    seen: Observation | None = None
+    decision: Decision
+    if runs := world.ledger.open_runs():
+        run, decision = runs[0], continue_run(world.clock.now(), runs[0])
+    else:
+        recover(world, terms)
+        seen = observe(world, terms)
+        decision = decide(seen, terms.policy)
+        if not isinstance(decision, Launch):
+            return Ticked(seen, decision)
+        run = open_run(world, terms, decision, seen.instance)
+    step = next_step(run)
+    assert step is not None
+    run = take_step(world, terms, run, step, passed)
+    return Ticked(seen, decision, (run,), passed.all_errors)
 
 
 def _scanner(store: MemoryStore, clock: FakeClock) -> Callable[[bool], Scanner]:

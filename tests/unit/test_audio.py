@@ -65,7 +65,7 @@ def test_sound_beside_a_picture_is_decoded(decoder: AudioDecoder, extension: str
 
 
 def test_the_bundled_speech_is_sound(decoder: AudioDecoder) -> None:
-    assert {key.rpartition(".")[2] for key in corpus()} == AUDIO_TYPES
+    assert {key.rpartition(".")[2] for key in corpus()} <= AUDIO_TYPES
     for key in corpus():
         decoded = decoder.decode_all(bundled(key), max_seconds=HOUR)
         assert not decoded.partial, key
@@ -198,7 +198,7 @@ def test_a_sound_keeps_the_shape_that_it_began_with(
         [(b"S", b'{"position": "here"}')],
         [(b"A", b"\0" * 7)],
         [(b"E", b"[]")],
-        [(b"S", b'{"position": null, "rate": 1, "channels": 2, "codec": ""}'), (b"A", b"\0" * 12)],
+        [(b"S", b'{"position": null, "rate": 1, "channels": 2, "sent": 2, "codec": ""}'), (b"A", b"\0" * 12)],
     ],
 )
 def test_a_decoder_that_is_no_longer_itself_costs_one_file(
@@ -276,7 +276,7 @@ def test_long_audio_within_the_limit_arrives_in_small_pieces(decoder: AudioDecod
 
 
 @pytest.mark.parametrize(
-    ("rate", "channels"), [(1, 1), (7999, 1), (400_000, 1), (16_000, 9), (16_000, 60_000)]
+    ("rate", "channels"), [(1, 1), (3999, 1), (800_000, 1), (16_000, 33), (16_000, 60_000)]
 )
 def test_a_forged_header_is_refused(decoder: AudioDecoder, rate: int, channels: int) -> None:
     refused(decoder, wav(sine(10), rate=rate, channels=channels))

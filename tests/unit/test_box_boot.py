@@ -1,4 +1,4 @@
-"""What the box's unit runs: which machine it is, whose environment it lives in, and how it ends."""
+"""The agent's process: which machine it is on, its environment, its one lock, and how it is started and ends."""
 
 from __future__ import annotations
 
@@ -24,20 +24,27 @@ from batchscribe.core.box import (
     StartRequest,
 )
 from batchscribe.core.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.detached import try_lock
+from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import box_boot
 from batchscribe.worker import box as boxes
 from batchscribe.worker.box import Box
+from support.cli import wait_for
 from support.stores import NOW, StoppedClock
 
 PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
 
 
-def boot(home: Path) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-I", "-m", BOOT_MODULE]
+def boot(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-I", "-m", BOOT_MODULE, *words]
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LEFT_OVER": "canary"}
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def request(**changes: object) -> StartRequest:
+    asked = StartRequest(run="r", release=__version__, output="s3://home", deadline=NOW)
+    return msgspec.structs.replace(asked, **changes)
 
 
 def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
@@ -158,13 +165,91 @@ def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path)
         Box(tmp_path, SystemClock()).environment()
 
 
+def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    program.write_text('#!/bin/sh\necho "$@" "$AWS_REGION"\n')
+    program.chmod(0o700)
+    made = Box(tmp_path, SystemClock(), agent=(str(program),))
+    assert made.permit("r") is None
+    assert made.start(request(region="eu-west-1", borrowed=True)).done
+    log = tmp_path / ".batchscribe" / "runs" / "r" / "agent.log"
+    wait_for(log.read_text() == "live r eu-west-1\n" for _ in range(9999))
+    permit = made.permit("r")
+    assert permit is not None
+    claim = permit.claim()
+    assert (claim.run, claim.output, claim.launch, claim.borrowed) == ("r", "s3://home", "ssh", True)
+
+
+def test_a_permit_of_an_earlier_boot_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Box(tmp_path, SystemClock(), agent=("/bin/true",))
+    made.start(request())
+    monkeypatch.setattr(boxes, "boot_id", lambda: "another boot")
+    assert made.permit("r") is None
+
+
+def test_while_an_agent_lives_no_other_is_started(tmp_path: Path) -> None:
+    made = Box(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
+    with try_lock(made.agent_lock) as alone:
+        assert alone
+        assert not made.start(request()).done
+        assert made.permit("r") is not None
+        done = boot(tmp_path, "live", "r")
+    assert (done.returncode, "agent.already_alive" in done.stderr) == (0, True)
+    with pytest.raises(LaunchError, match="agent could not be started"):
+        made.start(request())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"release": "0.0.1"}, "gpu setup"),
+        ({"output": "--help"}, "not the URL"),
+        ({"output": "/etc"}, "not the URL"),
+        ({"run": "../../escape"}, "name of a run"),
+    ],
+)
+def test_a_start_request_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, str], why: str
+) -> None:
+    made = Box(tmp_path, SystemClock(), agent=("/nonexistent/agent",))
+    with pytest.raises(MisconfiguredError, match=why):
+        made.start(request(**changes))
+    assert not [*tmp_path.rglob("start.json")]
+
+
+def test_an_agent_over_ssh_needs_neither_place_nor_record(tmp_path: Path) -> None:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    Box(tmp_path, SystemClock(), agent=("/bin/true",)).start(request(output=bucket.as_uri()))
+    done = boot(tmp_path, "live", "r")
+    assert (done.returncode, "its run has no intent" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("launch", "borrowed", "units", "powers_off"),
+    [
+        (ClaimLaunch.BOOT, False, True, True),
+        (ClaimLaunch.SSH, False, True, True),
+        (ClaimLaunch.SSH, False, False, False),
+        (ClaimLaunch.SSH, True, True, False),
+        (ClaimLaunch.BOOT, True, True, False),
+    ],
+)
+def test_only_a_host_with_units_that_is_not_borrowed_is_powered_off(
+    tmp_path: Path, launch: ClaimLaunch, borrowed: bool, units: bool, powers_off: bool
+) -> None:
+    claim = BoxClaim(run="r", created=NOW, deadline=NOW, output="s3://h", launch=launch, borrowed=borrowed)
+    marks = box_boot.marks_of(claim, tmp_path if units else tmp_path / "missing")
+    assert marks.powers_off is powers_off
+
+
 def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
     left = tmp_path / ".batchscribe" / "runs" / "core"
     left.parent.mkdir(parents=True)
     left.write_text("no folder")
     os.utime(left, (1e9, 1e9))
-    made = Box(tmp_path, SystemClock(), command=("/bin/true",))
-    assert made.start(StartRequest(run="r", worker=0, url="file:///m", release=__version__)).done
+    made = Box(tmp_path, SystemClock(), agent=("/bin/true",))
+    assert made.start(request()).done
 
 
 @pytest.mark.parametrize(

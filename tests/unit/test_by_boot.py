@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.control import ONCE, by_our_clock
-from batchscribe.controller.follow import gone_down
+from batchscribe.controller.follow import _gone_down
+from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -19,7 +19,7 @@ from batchscribe.core.box import BoxEnd, InstanceRecord
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.manifest import Phase, Progress, Tally, Timings
 from batchscribe.core.runs import Outcome, Run, RunState
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -39,11 +39,9 @@ def at_work(at: Stage) -> Run:
     at.worker.seconds_each = 1e6
     run = the_run(at)
     while run is None or run.state is not RunState.TRANSCRIBING:
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(10)
         run = the_run(at)
-    for key in at.ledger.facts(ONCE):
-        at.ledger.put(key, None)
     return run
 
 
@@ -92,9 +90,9 @@ def test_work_that_stands_still_is_found_by_our_clock(at: Stage) -> None:
     assert lost.outcome is Outcome.WORKER_LOST
 
 
-def test_a_manifest_that_was_not_written_down_is_a_box_at_work(at: Stage) -> None:
+def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
     run = at_work(at)
-    unrecorded = replace(run, state=RunState.DISPATCHING, manifests=(), dispatched=None)
+    unrecorded = replace(run, state=RunState.DISPATCHING, dispatched=None)
     at.ledger.save_run(unrecorded, at=at.clock.now())
     report(at, run, seen=1)
     reconcile(at.world, at.terms)
@@ -108,7 +106,7 @@ def test_a_box_that_gave_up_on_us_is_not_called_stopped_by_somebody(at: Stage) -
     box_ends(at, run, "work ended")
     ended = tick(at.world, at.terms).runs[0]
     assert ended.outcome is Outcome.INCOMPLETE
-    assert "the box powered itself off: work ended" in ended.detail
+    assert "the GPU host powered itself off: work ended" in ended.detail
 
 
 @pytest.mark.parametrize(
@@ -122,14 +120,14 @@ def test_a_box_that_went_off_over_its_last_worker_says_that_the_worker_was_lost(
     box_ends(at, run, "its worker died", worker=worker)
     ended = tick(at.world, at.terms).runs[0]
     assert ended.outcome is outcome
-    assert ended.detail == "the box powered itself off: its worker died; the rest is for the next run"
+    assert ended.detail == "the GPU host powered itself off: its worker died; the rest is for the next run"
 
 
 def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> None:
     run = at_work(at)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     box_ends(at, run, "the deadline passed", worker=0)
-    assert gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
+    assert _gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
 
 
 def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
@@ -137,7 +135,7 @@ def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
     report(at, run, seen=1)
     box_ends(at, run, "no progress was seen")
     (ended,) = reconcile(at.world, at.terms)
-    assert "the box powered itself off: no progress was seen" in ended.detail
+    assert "the GPU host powered itself off: no progress was seen" in ended.detail
 
 
 def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: Stage) -> None:
@@ -150,7 +148,7 @@ def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: S
 @pytest.mark.parametrize(("told", "taken"), [(-600, 0), (0, 0), (30, 30), (60, 60), (700, 60)])
 def test_a_moment_of_the_box_lies_between_running_and_now(at: Stage, told: int, taken: int) -> None:
     run = at_work(at)
-    since = run.running_since
-    assert since is not None
+    assert run.meter.running_since is not None
+    since = run.meter.running_since.at
     now = since + timedelta(seconds=60)
     assert by_our_clock(run, since + timedelta(seconds=told), now) == since + timedelta(seconds=taken)

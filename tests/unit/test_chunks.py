@@ -4,13 +4,16 @@ import pytest
 
 from batchscribe.core.chunks import (
     AUDIO_TYPES,
+    KEY_BYTES,
+    NAME_BYTES,
     audio_name,
-    session_files,
+    session_stems,
     split,
     transcribed,
     transcript_key,
     transcript_keys,
 )
+from batchscribe.core.keys import superseded
 
 
 @pytest.mark.parametrize("kind", sorted(AUDIO_TYPES))
@@ -91,12 +94,12 @@ def test_the_planned_transcript_speaks_for_its_audio(key: str, full_name: bool) 
     ],
 )
 def test_session_files(session: str, stem: str) -> None:
-    assert session_files(session) == stem
+    assert session_stems(session)[0] == stem
     assert transcribed(stem + ".json") is None
 
 
 def test_two_single_files_of_one_stem_have_files_of_their_own() -> None:
-    assert session_files("s/talk.mp3", full_name=True) == "s/talk.mp3"
+    assert session_stems("s/talk.mp3") == ("s/talk", "s/talk.mp3", "s/talk.mp3.batchscribe")
 
 
 def test_split() -> None:
@@ -113,3 +116,49 @@ def test_wherever_a_transcript_may_be_it_speaks_for_its_audio() -> None:
         ("user/s/", "chunk-007.webm"),
         ("user/s/", "chunk-007"),
     ]
+
+
+LONG = ["a" * 251 + ".mp3", "日" * 82 + ".mp3", "é" * 125 + ".webm", "chunk-" + "1" * 240 + ".mp3"]
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("full_name", [False, True])
+def test_a_name_too_long_for_the_store_is_shortened(name: str, full_name: bool) -> None:
+    audio = audio_name("s/" + name)
+    assert audio is not None
+    key = transcript_key(audio, full_name=full_name)
+    assert len(split(key)[1].encode()) <= NAME_BYTES
+    assert key == transcript_key(audio, full_name=full_name), "the same name every time"
+    assert transcribed(key) is not None
+    for stem in session_stems("s/" + name):
+        assert len(split(f"{stem}.json")[1].encode()) <= NAME_BYTES
+        assert transcribed(f"{stem}.json") is None
+
+
+def test_a_key_too_long_for_the_store_is_shortened() -> None:
+    folder = "/".join(["f" * 200] * 4) + "/"
+    one, two = (audio_name(f"{folder}{'x' * 200}{last}.mp3") for last in "ab")
+    assert one is not None
+    assert two is not None
+    assert len(transcript_key(one).encode()) <= KEY_BYTES
+    assert transcript_key(one) != transcript_key(two)
+    assert transcript_key(one).startswith(f"{folder}transcription-xxx")
+
+
+@pytest.mark.parametrize("stem", ["a" * 236, "chunk-001", "日" * 78])
+def test_a_name_that_fits_stays_as_it_is(stem: str) -> None:
+    audio = audio_name(f"s/{stem}.mp3")
+    assert audio is not None
+    assert transcript_key(audio) == f"s/transcription-{stem}.json"
+    deep = audio_name("d/" * 500 + "chunk-001.mp3")
+    assert deep is not None
+    assert transcript_key(deep).endswith("/transcription-chunk-001.json")
+
+
+def test_old_transcripts_with_long_names_are_kept_aside_under_keys_that_fit() -> None:
+    deep = "/".join(["f" * 200] * 4) + "/transcription-" + "x" * 60 + ".json"
+    kept = superseded(deep, "20260101-000000-source")
+    assert len(kept.encode()) < KEY_BYTES
+    assert kept.endswith("/transcription-" + "x" * 60 + ".json")
+    assert superseded(deep + "l", "now") != superseded(deep, "now")
+    assert superseded("s/transcription-a.json", "now") == "_batchscribe/superseded/now/s/transcription-a.json"

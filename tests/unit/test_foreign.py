@@ -7,7 +7,7 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord, last_word, read
+from batchscribe.core.box import InstanceRecord, last_word
 from batchscribe.core.manifest import Manifest, decode
 from batchscribe.core.transcripts import ForeignTranscript
 from batchscribe.core.transcripts import decode as decode_transcript
@@ -19,7 +19,18 @@ from support.stores import StoppedClock
 DEEP = b'{"words":' * 5000
 NESTED = b'{"notes":' + b"[" * 5000 + b"]" * 5000 + b"}"
 NOT_UTF8 = b'{"text":"caf\xe9","run":"caf\xe9","session":"caf\xe9","instance":"caf\xe9"}'
-STRANGE = [DEEP, NESTED, NOT_UTF8, b"", b"\xff\xfe", b"null", b"[]", b'{"text":[],"run":1,"instance":1}']
+OTHER = b'{"results":{"transcripts":[{"transcript":"hello"}]},"run":1,"instance":1}'
+STRANGE = [
+    DEEP,
+    OTHER,
+    NESTED,
+    NOT_UTF8,
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'{"text":[],"run":1,"instance":1}',
+]
 
 
 @pytest.mark.parametrize("data", STRANGE)
@@ -33,7 +44,7 @@ def test_strange_bytes_are_no_control_object(data: bytes) -> None:
     with pytest.raises(MisconfiguredError, match="not a readable Manifest"):
         decode(data, Manifest)
     with pytest.raises(MisconfiguredError, match="not a readable InstanceRecord"):
-        read(data, InstanceRecord)
+        decode(data, InstanceRecord)
     assert last_word(data) is None
 
 

@@ -17,9 +17,9 @@ from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, CheckRequest, Finding, read
+from batchscribe.core.box import BoxReply, CheckRequest, Finding
 from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, decode
 from batchscribe.core.money import FREE
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
@@ -79,7 +79,7 @@ class FakeBox:
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
         self.asked.append(word)
         if word == "inspect":
-            self.busy = read(data, CheckRequest).busy
+            self.busy = decode(data, CheckRequest).busy
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sysconfig
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,17 @@ from click.testing import CliRunner, Result
 
 from batchscribe.adapters import installed
 from batchscribe.adapters.installed import on_schedule
-from batchscribe.adapters.schedule import BEGIN, END, MARK, SERVICE, TIMER, WATCHDOG_SERVICE, WATCHDOG_TIMER
+from batchscribe.adapters.schedule import (
+    BEGIN,
+    END,
+    MARK,
+    SERVICE,
+    TIMER,
+    WATCHDOG_SERVICE,
+    WATCHDOG_TIMER,
+    Names,
+    folder_of_unit,
+)
 from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
 from batchscribe.errors import MisconfiguredError
@@ -52,7 +63,10 @@ def calls(machine: Path) -> list[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "my project"
+    return made(tmp_path / "my project")
+
+
+def made(folder: Path) -> Path:
     folder.mkdir()
     (folder / ".env").write_text("BATCH_SOURCE=s3://bucket/audio\nGPU_INSTANCE_ID=i-0123456789abcdef0\n")
     return folder
@@ -63,7 +77,8 @@ def call(project: Path, *arguments: str, environ: dict[str, str] | None = None) 
     app.__dict__["settings"] = load(environ or {}, folder=project)
     command = uninstall if arguments[0] == "uninstall" else install
     rest = arguments[1:] if arguments[0] == "uninstall" else arguments
-    return CliRunner().invoke(command, list(rest), obj=app)
+    with chdir(project):
+        return CliRunner().invoke(command, list(rest), obj=app)
 
 
 def run(project: Path, *arguments: str, environ: dict[str, str] | None = None) -> str:
@@ -218,26 +233,28 @@ def test_without_cron_and_systemd_the_errors_name_the_other(
 
 
 def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None:
-    assert on_schedule(machine / "units").startswith("none")
+    assert on_schedule(project, machine / "units").startswith("none")
     run(project, "cron")
-    assert on_schedule(machine / "units") == "a line in your crontab"
+    assert on_schedule(project, machine / "units") == "a line in your crontab"
     run(project, "systemd", *units_at(machine))
     (machine / "systemctl").write_text(
         "#!/bin/sh\necho ActiveState=active\necho 'NextElapseUSecRealtime=Mon 2026-11-23 13:00:00 UTC'\n"
     )
-    told = on_schedule(machine / "units")
+    told = on_schedule(project, machine / "units")
     assert told == "systemd timer, active, next Mon 2026-11-23 13:00:00 UTC; watchdog active"
     (machine / "units" / WATCHDOG_TIMER).unlink()
-    assert on_schedule(machine / "units").endswith("; no watchdog: run `batchscribe install systemd`")
+    assert on_schedule(project, machine / "units").endswith(
+        "; no watchdog: run `batchscribe install systemd`"
+    )
 
 
 def test_a_schedule_without_its_watchdog_is_told(machine: Path, project: Path) -> None:
-    old = f"{BEGIN}\n0 * * * * cd /srv && batchscribe tick >> log 2>&1\n{END}\n* * * * * my watchdog >> log\n"
-    (machine / "table").write_text(old)
-    told = on_schedule(machine / "units")
+    old = f"{BEGIN}\n0 * * * * cd '{project}' && batchscribe tick >> log 2>&1\n{END}\n"
+    (machine / "table").write_text(f"{old}* * * * * my watchdog >> log\n")
+    told = on_schedule(project, machine / "units")
     assert told == "a line in your crontab; no watchdog: run `batchscribe install cron`"
     run(project, "cron")
-    assert on_schedule(machine / "units") == "a line in your crontab"
+    assert on_schedule(project, machine / "units") == "a line in your crontab"
 
 
 def test_units_of_an_earlier_version_are_removed_too(machine: Path, project: Path) -> None:
@@ -248,3 +265,58 @@ def test_units_of_an_earlier_version_are_removed_too(machine: Path, project: Pat
     run(project, "uninstall", *where)
     assert calls(machine)[-2:] == [f"disable --now {TIMER}", "daemon-reload"]
     assert list((machine / "units").iterdir()) == []
+
+
+def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: Path, tmp_path: Path) -> None:
+    other = made(tmp_path / "another 100%")
+    where, units = units_at(machine), machine / "units"
+    run(project, "systemd", *where)
+    before = {path.name: path.read_text() for path in units.iterdir()}
+    run(other, "systemd", *where)
+    assert {name: (units / name).read_text() for name in before} == before
+    names = Names.tagged(other)
+    assert set(names.units) == {path.name for path in units.iterdir()} - before.keys()
+    assert calls(machine)[-1] == f"restart {' '.join(names.timers)}"
+    assert folder_of_unit((units / names.of(SERVICE)).read_text()) == other
+    assert "as they were" in run(other, "systemd", *where)
+    for folder in (project, other):
+        assert on_schedule(folder, units).startswith("systemd timer")
+
+    run(project, "uninstall", *where)
+    assert {path.name for path in units.iterdir()} == set(names.units)
+    assert on_schedule(project, units) == ("none: `batchscribe install systemd` or `install cron`"), (
+        "its own names are free, and the other one's schedule is no business of it"
+    )
+    assert "as they were" in run(other, "systemd", *where), "it keeps its names"
+    assert "nothing was installed" in run(project, "uninstall", *where)
+    run(other, "uninstall", *where)
+    assert list(units.iterdir()) == []
+
+
+def test_two_projects_in_one_crontab_have_a_block_each(machine: Path, project: Path, tmp_path: Path) -> None:
+    other = made(tmp_path / "another 100%")
+    (machine / "table").write_text(OTHERS)
+    run(project, "cron")
+    own = (machine / "table").read_text()
+    told = on_schedule(other, machine / "units")
+    assert told.startswith("none")
+    assert str(project) in told
+    run(other, "cron", "--every", "30m")
+    table = (machine / "table").read_text()
+    assert table.startswith(own)
+    assert "as it was" in run(project, "cron")
+    assert "as it was" in run(other, "cron", "--every", "30m")
+    assert on_schedule(other, machine / "units") == "a line in your crontab"
+    run(project, "uninstall", *units_at(machine))
+    assert (machine / "table").read_text() == table.replace(own.removeprefix(OTHERS), "")
+    run(other, "uninstall", *units_at(machine))
+    assert (machine / "table").read_text() == OTHERS
+
+
+def test_the_status_names_the_project_that_has_the_schedule(
+    machine: Path, project: Path, tmp_path: Path
+) -> None:
+    run(project, "systemd", *units_at(machine))
+    told = on_schedule(tmp_path, machine / "units")
+    assert told.startswith("none")
+    assert told.endswith(f"(another project is scheduled here: {project})")

@@ -296,6 +296,7 @@ def test_every_query_can_be_prepared(ledger: Ledger) -> None:
                 "type",
                 "bytes_per_second",
                 "last",
+                "before",
                 "prefix",
             )
         )
@@ -331,3 +332,32 @@ def test_speeds_are_medians_for_each_engine_model_and_type(ledger: Ledger) -> No
         ("parakeet", "", 10.0, 1)
     ]
     assert (ledger.speeds()[0].speed, ledger.speeds()[0].runs) == (90.0, 3)
+
+
+def test_pruning_takes_old_rows_of_settled_runs_only(ledger: Ledger) -> None:
+    before, old = NOW, NOW - HOUR
+    closed, open_run = settled("old", old), replace(RUN, id="open", created=old)
+    recent = settled("recent", NOW)
+    for run in (closed, open_run, recent):
+        ledger.save_run(run, at=old)
+        for key in (f"once/{run.id}", f"scan/{run.id}", f"watch/{run.id}/0", f"outside/{run.id}"):
+            ledger.put(key, "x")
+    ledger.put("paused_until", "x")
+    for at in (old, NOW):
+        ledger.save_sample(
+            at=at, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s", numbers="{}"
+        )
+    ledger.alert_due("tick-failed", old, HOUR)
+    learn(ledger, "old", speed=7.0, at=old)
+    ledger.prune(before)
+    assert [sample.at for sample in ledger.samples(old)] == [NOW]
+    assert [bool(ledger.events(run.id)) for run in (closed, open_run, recent)] == [False, True, True]
+    assert {run.id for run in ledger.runs(old)} == {"old", "open", "recent"}
+    assert priors(ledger, "small.en").speed == 7.0
+    assert set(ledger.facts("")) == {
+        *(f"{kind}/{run}" for kind in ("once", "scan") for run in ("open", "recent")),
+        *(f"watch/{run}/0" for run in ("open", "recent")),
+        *(f"outside/{run}" for run in ("old", "open", "recent")),
+        "paused_until",
+    }
+    assert ledger.alert_due("tick-failed", NOW, timedelta(days=1)), "its last alert is forgotten"

@@ -22,7 +22,7 @@ from batchscribe.core.runs import Outcome
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import PRAGMAS
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 CHUNKS = 6
 SMALL_PAGES = {"page_size": "512"}
@@ -166,7 +166,7 @@ def test_a_disk_that_was_full_before_the_watchdog_came_keeps_no_gpu_running(
         with staged(disk) as at:
             while not started(at) or at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
                 with lock(at, disk).held():
-                    tick(at.world, at.terms, once=True)
+                    once(at)
                 at.clock.sleep(30)
             # What a killed controller leaves lying beside its ledger; one that ends takes it along.
             left = {path: path.read_bytes() for path in disk.glob("ledger.sqlite-*")} if died else {}

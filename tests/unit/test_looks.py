@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from batchscribe.controller.follow import follow
-from batchscribe.controller.release import release
+from batchscribe.controller import advance
+from batchscribe.controller.context import moment
 from batchscribe.controller.steps import claim_of
+from batchscribe.controller.teardown import teardown
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
-    InterruptedRunError,
     StoreUnavailableError,
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import FakeCompute, Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def started(at: Stage, state: RunState) -> None:
     at.upload(120)
     at.clock.sleep(600)
     for _ in range(30):
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(5)
         if at.ledger.open_runs()[0].state is state:
             return
@@ -48,8 +49,8 @@ def started(at: Stage, state: RunState) -> None:
 
 def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
     started(at, RunState.PROVISIONING)
-    assert at.ledger.open_runs()[0].seen_up is None
-    tick(at.world, at.terms, once=True)
+    assert at.ledger.open_runs()[0].meter.up_since is None
+    once(at)
     at.clock.sleep(1800)
     at.compute.stop(INSTANCE)  # the guard, or the box itself
     at.clock.sleep(600)
@@ -97,22 +98,19 @@ def test_a_look_that_grew_old_in_a_call_that_hung_is_no_ground_for_a_stop(at: St
     reached = iter([True])
 
     def hang(method: str, key: str) -> None:
-        asked = at.ledger.open_runs()[0].stop_requested
-        if method == "get" and key.endswith("exit.json") and asked and next(reached, False):
+        if method == "get" and key.endswith("exit.json") and next(reached, False):
             at.compute.stop(INSTANCE)
             at.clock.sleep(120)
             at.compute.start_unclaimed(INSTANCE)
             at.clock.sleep(300)
 
     at.worker.deaf = True
-    at.clock.at(30, at.clock.interrupt)
     at.store.before = hang
     (run,) = at.ledger.open_runs()
-    with pytest.raises(InterruptedRunError):
-        tick(at.world, at.terms)
-    released = at.ledger.run(run.id)
-    assert released is not None
-    assert released.abandoned_gpu
+    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    (closed,) = reconcile(at.world, at.terms)
+    assert closed.abandoned_gpu
+    assert at.compute.calls.count(("stop", INSTANCE)) == 1, "only the one from outside"
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
@@ -135,9 +133,9 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.clock.sleep(600)
     at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
     at.compute.break_boot(INSTANCE)
-    while not (runs := at.ledger.open_runs()) or runs[0].start_accepted is None:
+    while not (runs := at.ledger.open_runs()) or runs[0].meter.start_accepted is None:
         at.clock.sleep(5)
-        tick(at.world, at.terms, once=True)
+        once(at)
     assert at.compute.calls.count(("start", INSTANCE)) == 2
     at.compute.break_boot(INSTANCE, broken=False)
     at.clock.sleep(1200)  # its controller died right then
@@ -172,10 +170,10 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
     at.clock.sleep(600)
     older = at.compute.describe(INSTANCE)
     stale = replace(older, tags=Claim(instance=INSTANCE, run=run.id, deadline=run.deadline).tags)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (begun,) = at.ledger.open_runs()
-    assert begun.start_accepted is None
+    assert begun.meter.start_accepted is None
     at.compute.start(claim_of(begun))  # and its controller died before it could write that down
     assert _released_with(at, stale).state is RunState.RELEASING
     assert begun.id in at.world.guard.armed(INSTANCE)
@@ -184,9 +182,9 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
 def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
-    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=at.clock.now())
+    out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=moment(at.world))
     world = replace(at.world, compute=_Shows(at.compute, lambda: seen))
-    return release(world, at.terms, out)
+    return teardown(world, at.terms, out)
 
 
 class _Shows:
@@ -205,8 +203,9 @@ class _Shows:
 
 def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     started(at, RunState.TRANSCRIBING)
+    at.clock.sleep(at.terms.waits.describe)
     at.compute.stop(INSTANCE)
-    monkeypatch.setattr("batchscribe.controller.tick.drive", _dies)
+    monkeypatch.setattr(advance, "teardown", _dies)
     with pytest.raises(_DeadError):
         reconcile(at.world, at.terms)
     monkeypatch.undo()
@@ -219,19 +218,21 @@ def test_the_first_look_that_shows_the_end_ends_the_bill(at: Stage, monkeypatch:
 def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
     started(at, RunState.TRANSCRIBING)
     at.clock.sleep(60)
-    looked: list[datetime] = []
+    read_at: list[datetime] = []
 
-    def break_second_look(method: str, key: str) -> None:
+    def break_first_read(method: str, key: str) -> None:
         if method == "get" and key.endswith("exit.json"):
-            looked.append(at.clock.now())
-            if len(looked) == 2:
+            read_at.append(at.clock.now())
+            if len(read_at) == 1:
                 raise StoreUnavailableError("now")
 
     at.compute.stop(INSTANCE)
     at.clock.sleep(1)
-    at.store.before = break_second_look
+    at.store.before = break_first_read
     (run,) = tick(at.world, at.terms).runs
-    assert run.stopped == looked[1]
+    assert len(read_at) > 1
+    assert run.meter.stopped is not None
+    assert run.meter.stopped.at == read_at[0]
 
 
 class _DeadError(BaseException):

@@ -14,8 +14,9 @@ from batchscribe.controller.outside import disarm_settled
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Outcome, RunState
@@ -29,7 +30,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 NO_CAPACITY = NoCapacityError("no capacity")
 OTHERS = ("g5.xlarge", "g6.xlarge")
@@ -60,7 +61,7 @@ def set_up(at: Stage, *, boots: bool = True, claim: BoxClaim | None = None) -> N
 
 
 def record(at: Stage) -> InstanceRecord:
-    return read(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
+    return decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
 
 
 def tags(at: Stage) -> str | None:
@@ -102,7 +103,7 @@ def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
     ready(at)
     at.notes.arm_error = MisconfiguredError("no such role")
     (run,) = tick(at.world, at.terms).runs
-    assert (run.outcome, run.start_requested) == (Outcome.START_FAILED, None)
+    assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert "start" not in {call for call, _ in at.compute.calls}
 
 
@@ -110,7 +111,7 @@ def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -
     ready(at)
     at.notes.arm_error = ComputeUnavailableError("EventBridge did not answer")
     (run,) = tick(at.world, at.terms).runs
-    assert (run.outcome, run.start_requested) == (Outcome.ABANDONED, None)
+    assert (run.outcome, run.started) == (Outcome.ABANDONED, False)
     assert at.notes.guard_calls.count("arm") > 1
     assert at.clock.now() - run.created < timedelta(minutes=12)
 
@@ -174,8 +175,8 @@ def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
 def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path) -> None:
     ready(at)
     set_up(at)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     assert at.notes.armed(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
     world = replace(at.world, ledger=fresh)
@@ -189,8 +190,8 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
 def test_a_lost_ledger_still_knows_how_the_box_came_to_its_work(at: Stage, tmp_path: Path) -> None:
     ready(at)
     set_up(at)
-    tick(at.world, at.terms, once=True)
-    (run,) = tick(at.world, at.terms, once=True).runs
+    once(at)
+    (run,) = once(at).runs
     fresh = Ledger(tmp_path / "another.sqlite")
     recover(replace(at.world, ledger=fresh), at.terms)
     (recovered,) = fresh.open_runs()
@@ -323,7 +324,7 @@ def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
     at.worker.seconds_each = 1e6
     at.compute.fail("start", Fault(NO_CAPACITY))
     for _ in range(60):
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(5)
     at.compute.stop(INSTANCE)
     at.clock.sleep(600)
@@ -363,7 +364,7 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
     ready(at, 400)
     at.compute.fail("start", Fault(NO_CAPACITY))
     while at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
-        tick(at.world, at.terms, once=True)
+        once(at)
         at.clock.sleep(10)
     (run,) = at.ledger.open_runs()
     if not running:
@@ -399,8 +400,8 @@ def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
 def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
     at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
     ready(at)
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     at.compute.change_type(INSTANCE, "m7i.large")
     fresh = Ledger(tmp_path / "another.sqlite")
     reconcile(replace(at.world, ledger=fresh), at.terms)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,7 @@ from batchscribe.worker.pipeline import Crew, run_worker
 from batchscribe.worker.records import Records
 from batchscribe.worker.windows import Samples
 from support.audio import encode, silent_flac, sine
+from support.films import Track, film
 from support.recorder import at_clusters, webm
 
 
@@ -258,7 +260,7 @@ def test_one_bad_file_costs_one_file(bench: Bench) -> None:
     assert bench.done() == {"s/note-001.webm", "s/note-004.webm"}
     for key in (bad, empty):
         failure = bench.failure(key)
-        assert failure.kind is FailureKind.CHUNK
+        assert failure.kind is (FailureKind.REFUSED if key == bad else FailureKind.CHUNK)
         assert failure.decoder.startswith("pyav")
         assert failure in record.failures
 
@@ -349,6 +351,16 @@ def test_a_store_in_trouble_is_the_machines_fault(bench: Bench) -> None:
     bench.run()
     assert bench.failure(key).kind is FailureKind.MACHINE
     assert bench.done() == {other}
+
+
+def test_an_empty_object_in_the_place_of_a_transcript_is_moved_aside(bench: Bench) -> None:
+    key = bench.add("chunk-001.webm")
+    bench.store.place(place := bench.chunk(key).transcript, b"")
+    record = bench.run()
+    assert (record.tally.done, record.tally.skipped) == (1, 0)
+    assert bench.done() == {key}
+    assert bench.store.get(keys.superseded(place, "run-1")).data == b""
+    assert json.loads(bench.store.get(place).data)["run"] == "run-1"
 
 
 def test_a_transcript_that_cannot_be_stored_is_a_failure(bench: Bench) -> None:
@@ -1004,3 +1016,34 @@ def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> No
     timings = board.timings()
     assert (timings.busy, timings.blocked, timings.starved_by) == (2, 10, {"progress": 100})
     assert board.engine_silent()[0] == 2
+
+
+def test_a_film_is_transcribed_on_its_own_clock_and_a_kind_off_the_list_is_refused_once(bench: Bench) -> None:
+    late = Track(samples=sine(4), begins=3.0)
+    strange = Track(samples=sine(4), codec="tta")
+    key = bench.add("film.mkv", film("mkv", late, strange, picture=(0, 12)))
+    off = bench.add("strange.mkv", film("mkv", strange))
+    piece = bench.add("chunk-001.webm", film("mkv", strange))
+    bench.run()
+    found = bench.transcript(key)
+    assert found.segments[0].start == pytest.approx(3, abs=0.1)
+    assert found.duration == pytest.approx(7, abs=0.1)
+    assert found.span == pytest.approx(12, abs=0.3)
+    assert found.flags == ("track-missing",)
+    assert bench.failure(off).kind is FailureKind.REFUSED
+    assert bench.failure(piece).kind is FailureKind.CHUNK, "its recording may begin with a chunk to come"
+
+
+def test_languages_of_one_film_do_not_vote_together() -> None:
+    sessions: set[str] = set()
+
+    def script(window: Window) -> str:
+        sessions.add(window.session)
+        return "x"
+
+    bench = Bench(engine=ScriptedEngine(script=script))
+    tracks = [Track(samples=sine(2), language=language) for language in ("eng", "deu")]
+    key = bench.add("film.mkv", film("mkv", *tracks))
+    bench.run()
+    assert sessions == {f"{key}#1", f"{key}#2"}
+    assert [segment.channel for segment in bench.transcript(key).segments] == [1, 2]

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import msgspec
 import pytest
@@ -35,12 +36,14 @@ from batchscribe.core.manifest import (
     Manifest,
     ManifestChunk,
     QuarantineRecord,
-    Settlement,
 )
+from batchscribe.core.run_records import encode_run
+from batchscribe.core.runs import Outcome, RunState
 from batchscribe.core.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock
+from support.values import run
 
 OLD = NOW - timedelta(hours=1)
 
@@ -264,7 +267,7 @@ def test_verifying_reads_no_attempt_that_cannot_matter(store: MemoryStore) -> No
     asked = manifest(store, *(f"{number}.mp3" for number in range(50)))
     store.calls.clear()
     assert quarantine_failed(store, [asked], max_attempts=3, now=NOW) == []
-    assert store.calls == {"list": 1}
+    assert store.calls == {"list": 2}
 
 
 def test_a_crash_is_blamed_once_on_what_was_in_flight(store: MemoryStore, scanner: Scanner) -> None:
@@ -348,25 +351,11 @@ def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemorySto
 
 def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: StoppedClock) -> None:
     put(store, "s/chunk-001.webm")
-    for number, run in enumerate(("r1", "r2")):
-        asked = manifest(store, "s/chunk-001.webm", run=run)
-        store.place(keys.manifest(run, 0), wire.encode(asked), modified=OLD + timedelta(minutes=number))
-    store.place(
-        keys.settlement("r1"),
-        wire.encode(
-            Settlement(
-                run="r1",
-                outcome="completed",
-                detail="",
-                settled=NOW,
-                billed_seconds=1,
-                cost_micros=1,
-                chunks_done=0,
-                chunks_failed=1,
-                audio_seconds=0,
-            )
-        ),
-    )
+    for number, name in enumerate(("r1", "r2")):
+        asked = manifest(store, "s/chunk-001.webm", run=name)
+        store.place(keys.manifest(name, 0), wire.encode(asked), modified=OLD + timedelta(minutes=number))
+    settled = run(id="r1", state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW)
+    store.place(keys.settlement("r1"), encode_run(settled))
     store.place(keys.manifest("r3", 0), b'{"version": 99}')
     fail(store, "s/chunk-001.webm", "r2", at=NOW)
     fail(store, "s/chunk-001.webm", "r1", at=OLD, etag="older-bytes")
@@ -401,6 +390,24 @@ def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: 
     assert "by faster-whisper small.en [no-speech]" in line
 
 
+def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=told()[:50])
+    life = why(scanner, "a.mp3")
+    assert life.state is ChunkState.DONE
+    (line,) = [line for line in _told(life) if "unreadable" in line]
+    assert "`batchscribe redo a.mp3`" in line
+    assert "not a transcript" in line
+
+
+def test_redo_moves_an_empty_transcript_aside_too(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3")
+    put(store, "transcription-a.json", data=b"")
+    (redone,) = redo(scanner, by_key(scanner, "a.mp3"), stamp="now")
+    assert redone.kept == (keys.superseded("transcription-a.json", "now"),)
+    assert store.keys("transcription-") == ()
+
+
 def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     fail(store, "a.mp3", "r1")
@@ -414,3 +421,37 @@ def test_why_of_nothing(scanner: Scanner) -> None:
         why(scanner, "never.mp3")
     with pytest.raises(MisconfiguredError, match="not the key of an audio file"):
         why(scanner, "notes.txt")
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_why_finds_a_key_whose_accents_are_composed_otherwise(
+    store: MemoryStore, scanner: Scanner, stored: Literal["NFC", "NFD"], asked: Literal["NFC", "NFD"]
+) -> None:
+    key = normalize(stored, "Café/Gespräch.mp3")
+    put(store, key, "Other.mp3")
+    life = why(scanner, normalize(asked, key))
+    assert (life.key, life.state) == (key, ChunkState.PENDING)
+
+
+def test_why_takes_the_key_as_it_is_asked_if_both_are_there(store: MemoryStore, scanner: Scanner) -> None:
+    both = [normalize("NFC", "é-è.mp3"), normalize("NFD", "é-è.mp3")]
+    put(store, *both)
+    assert [why(scanner, key).key for key in both] == both
+    with pytest.raises(ObjectNotFoundError, match="nothing is known"):
+        why(scanner, both[0][0] + both[1][1:])
+
+
+def test_a_final_failure_is_enough(store: MemoryStore, scanner: Scanner) -> None:
+    put(store, "a.mp3", "b.mp3")
+    asked = manifest(store, "a.mp3", "b.mp3")
+    reported = [
+        Failure(key=chunk.key, etag=chunk.etag, run="r1", kind=kind, message="never", at=NOW, decoder="av-1")
+        for chunk, kind in zip(asked.chunks, (FailureKind.REFUSED, FailureKind.CHUNK), strict=True)
+    ]
+    store.calls.clear()
+    (held,) = quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=reported)
+    assert (held.key, held.attempts, held.decoder, held.message) == ("a.mp3", 1, "av-1", "never")
+    assert store.calls.get("get", 0) == 0
+    assert pending(scanner) == ["b.mp3"]
+    other = [msgspec.structs.replace(reported[0], etag="of-older-bytes")]
+    assert quarantine_failed(store, [asked], max_attempts=3, now=NOW, reported=other) == []

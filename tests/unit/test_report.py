@@ -14,6 +14,7 @@ from batchscribe.adapters.reports import write_report
 from batchscribe.cli.app import App
 from batchscribe.cli.report import period_of, render_csv, report
 from batchscribe.core.backlog import Backlog
+from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Estimate
 from batchscribe.core.report import (
@@ -32,6 +33,7 @@ from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load
+from support.values import meter
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -50,17 +52,19 @@ RUN = Run(
     instance_type="g4dn.xlarge",
     planned_chunks=120,
     planned_audio_seconds=3500.0,
-    start_requested=NOW + MINUTE,
-    idle_until=NOW + 2 * MINUTE,
-    running_since=NOW + 3 * MINUTE,
-    running_until=NOW + 31 * MINUTE,
+    meter=meter(
+        start_requested=NOW + MINUTE,
+        idle_until=NOW + 2 * MINUTE,
+        running_since=NOW + 3 * MINUTE,
+        running_until=NOW + 31 * MINUTE,
+        stopped=NOW + 32 * MINUTE,
+    ),
     launch="boot",
     dispatched=NOW + 4 * MINUTE,
     worker_since=NOW + MINUTE + timedelta(seconds=230),
     first_window=NOW + 5 * MINUTE,
     work_ended=NOW + 30 * MINUTE,
-    stop_requested=NOW + 31 * MINUTE,
-    stopped=NOW + 32 * MINUTE,
+    stop_requested=Moment(NOW + 31 * MINUTE),
     settled=NOW + 33 * MINUTE,
     chunks_done=118,
     chunks_failed=2,
@@ -198,7 +202,7 @@ def test_an_estimate_is_called_one() -> None:
 
 def test_totals_count_settled_runs_only() -> None:
     running = replace(RUN, id="r2", state=RunState.TRANSCRIBING, settled=None, cost=Usd(9))
-    refused = replace(RUN, id="r3", start_requested=None, idle_until=None, running_since=None, cost=Usd(0))
+    refused = replace(RUN, id="r3", meter=Meter(), cost=Usd(0))
     sums = totals([RUN, running, refused])
     assert (sums.runs, sums.starts, sums.chunks_done, sums.chunks_failed) == (2, 1, 236, 4)
     assert (sums.cost_micros, sums.audio_hours, sums.billed_hours) == (263_000, 2.0, 0.5)

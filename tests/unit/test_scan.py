@@ -9,13 +9,15 @@ import pytest
 import structlog
 
 from batchscribe.adapters.stores import open_store
-from batchscribe.controller.scan import LOOK_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
+from batchscribe.controller.why import why
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import LiveLock
+from batchscribe.core.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.transcripts import AudioRef, Transcript
-from batchscribe.errors import StoreUnavailableError
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock
 
@@ -78,7 +80,7 @@ def test_one_store_is_listed_once(store: MemoryStore) -> None:
     store.before = lambda method, key: listed.append(key) if method == "list" else None
     backlog = scanner(store).backlog()
     assert (backlog.pending, backlog.done) == (1, 1)
-    assert listed == [keys.QUARANTINE, keys.ATTEMPTS, ""]
+    assert listed == [keys.QUARANTINE, keys.ATTEMPTS, keys.COMPACTED, ""]
 
 
 def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedClock) -> None:
@@ -90,7 +92,7 @@ def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedCloc
     assert (backlog.sessions, backlog.done) == (3, 2)
 
 
-@pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.QUARANTINE])
+@pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE])
 @pytest.mark.parametrize("side", ["source", "output"])
 def test_a_listing_error_is_never_a_backlog(
     store: MemoryStore, clock: StoppedClock, broken: str, side: str
@@ -123,7 +125,7 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
     backlog = scanner(store).backlog()
     found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
     assert found == {
-        "a.mp3": (2, True),
+        "a.mp3": (1, True),
         "b.mp3": (0, True),
         "c.mp3": (0, True),
         "d.mp3": (0, False),
@@ -131,6 +133,17 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
         "g.mp3": (0, False),
     }
     assert (backlog.quarantined, backlog.troubled, backlog.triggering) == (1, 3, 3)
+
+
+def test_a_crash_counts_if_no_other_chunk_was_in_flight_or_if_it_happened_twice(store: MemoryStore) -> None:
+    put(store, "alone.mp3", "once.mp3", "twice.mp3")
+    crash = FailureKind.CRASH
+    fail(store, "alone.mp3", "r1", kind=crash, alone=True)
+    fail(store, "once.mp3", "r1", kind=crash)
+    for run in ("r1", "r2"):
+        fail(store, "twice.mp3", run, kind=crash)
+    found = {chunk.key: chunk.failures for chunk in scanner(store).backlog().candidates}
+    assert found == {"alone.mp3": 1, "once.mp3": 0, "twice.mp3": 2}
 
 
 def test_another_decoder_tries_again(store: MemoryStore) -> None:
@@ -306,15 +319,45 @@ def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> Non
         read_live_lock(store, LOCK, NOW)
 
 
-def test_a_long_listing_shows_all_the_time_that_it_moves(store: MemoryStore) -> None:
-    class Looked(StoppedClock):
-        looks = 0
+@pytest.mark.parametrize("side", ["source", "output"])
+def test_a_long_listing_keeps_its_process_alive(store: MemoryStore, clock: StoppedClock, side: str) -> None:
+    """It may take longer than the time limit of a step."""
+    output = MemoryStore(clock, url="memory://output")
+    put(
+        store if side == "source" else output,
+        *(f"s/{number:05}.txt" for number in range(3 * KEEP_ALIVE_EVERY)),
+    )
+    alive: list[int] = []
+    scanner(store, output, keep_alive=lambda: alive.append(1)).backlog()
+    assert len(alive) >= 3
 
-        def monotonic(self) -> float:
-            self.looks += 1
-            return 0.0
 
-    put(store, *(f"s/chunk-{number:04}.webm" for number in range(3 * LOOK_EVERY)))
-    clock = Looked()
-    assert Scanner(store, store, clock=clock).backlog().pending == 3 * LOOK_EVERY
-    assert clock.looks >= 3
+def test_a_transcript_of_no_bytes_is_none() -> None:
+    store = MemoryStore(StoppedClock())
+    for name in ("a.mp3", "b/chunk-001.mp3", "c.mp3"):
+        store.place(name, b"audio", modified=OLD)
+    store.place("transcription-a.json", b"", modified=OLD)
+    store.place("b/layers/layer-0-raw-transcription/chunk-001.json", b"", modified=OLD)
+    store.place("transcription-c.json", b'{"text":"x"}', modified=OLD)
+    found = {scan.session: scan for scan in Scanner(store, store, clock=StoppedClock()).sessions()}
+    assert [(scan.done, len(scan.pending)) for scan in found.values()] == [(0, 1), (0, 1), (1, 0)]
+    assert [scan.unreadable for scan in found.values()] == [("b/chunk-001.mp3",), ("a.mp3",), ()]
+
+
+def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: StoppedClock) -> None:
+    output = MemoryStore(clock, url="memory://output")
+    put(store, "a.dss", "s/b.DSS", "s/c.ra", "d.mp3", "e.txt", "notes.ts", "_batchscribe/x.ra", "dss", ".dss")
+    put(output, "f.dss")
+    scan = scanner(store, output)
+    for _again in range(2):
+        assert scan.backlog().passed_over == {"dss": 2, "ra": 1}
+    assert passed_over_text({"ra": 1, "dss": 2}) == "3 sound files passed over: 2 .dss, 1 .ra"
+    assert passed_over_text({"ra": 1}) == "1 sound file passed over: 1 .ra"
+    assert passed_over_text({}) == ""
+    assert not PASSED_OVER & AUDIO_TYPES
+
+
+def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
+    put(store, "a.dss")
+    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is passed over: \.dss is not decoded"):
+        why(scanner(store), "a.dss")

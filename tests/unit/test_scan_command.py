@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App
+from batchscribe.cli.chunks import export, why
 from batchscribe.cli.scan import Row, _keeping, scan
+from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
 from batchscribe.core.backlog import SessionScan
 from batchscribe.core.chunks import Chunk
 from batchscribe.settings import load
+from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 from support.values import chunk
 
 
@@ -21,7 +25,7 @@ def app(tmp_path: Path) -> App:
     for name in ("a/chunk-001.mp3", "a/chunk-002.mp3", "b/chunk-001.mp3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    (tmp_path / "b/transcription-chunk-001.json").write_text("{}")
+    (tmp_path / "b/transcription-chunk-001.json").write_text('{"text": ""}')
     app = App()
     app.__dict__["settings"] = load(
         {"BATCH_SOURCE": str(tmp_path), "BATCH_MIN_AGE_MINUTES": "0"}, folder=tmp_path
@@ -41,6 +45,7 @@ def test_every_session_is_one_object_of_counts(app: App) -> None:
         "stale": 0,
         "quarantined": 0,
         "empty": 0,
+        "unreadable": [],
         "bytes": 10,
         "live": False,
         "complete": False,
@@ -74,3 +79,40 @@ def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:
     gc.collect()
     assert [row.pending for row in kept] == [10] * 20
     assert sum(type(found) is Chunk for found in gc.get_objects()) <= before
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"not JSON"])
+def test_a_transcript_that_is_none_is_named_with_the_way_out(app: App, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "b/transcription-chunk-001.json").write_bytes(data)
+    shown = CliRunner().invoke(scan, [], obj=app).output
+    assert "b/chunk-001.mp3; `batchscribe why KEY`" in shown
+    assert "`batchscribe redo KEY`" in shown
+
+
+def test_what_assembly_could_not_read_is_named_until_it_changes(app: App, tmp_path: Path) -> None:
+    torn = tmp_path / "b/transcription-chunk-001.json"
+    torn.write_text('{"text": "cut in the mid')
+    scanner = new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=False)
+    with open_ledger(app.settings) as ledger:
+        record_unreadable(ledger, session_parts(scanner, "b/"))
+    document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)
+    assert [session["unreadable"] for session in document["sessions"]] == [[], ["b/chunk-001.mp3"]]
+    torn.write_text('{"text": "whole again"}')
+    document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)
+    assert [session["unreadable"] for session in document["sessions"]] == [[], []]
+    with open_ledger(app.settings) as ledger:
+        record_unreadable(ledger, session_parts(scanner, "b/"))
+        assert known_unreadable(ledger) == {}
+
+
+def test_why_and_export_name_what_scan_names(app: App, tmp_path: Path) -> None:
+    for number, data in ((1, b'{"text": "one"}'), (2, b"")):
+        (tmp_path / f"b/chunk-00{number}.mp3").write_bytes(b"12345")
+        (tmp_path / f"b/transcription-chunk-00{number}.json").write_bytes(data)
+    exported = CliRunner().invoke(export, ["b"], obj=app)
+    assert exported.exit_code == 0
+    assert "b/transcription-chunk-002.json is not read; `batchscribe redo b/chunk-002.mp3`" in exported.stderr
+    assert "[missing: chunk-002.mp3]" in exported.stdout
+    told = CliRunner().invoke(why, ["b/chunk-002.mp3"], obj=app).output
+    assert "state       pending" in told
+    assert "`batchscribe redo b/chunk-002.mp3`" in " ".join(told.split())

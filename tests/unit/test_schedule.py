@@ -232,12 +232,12 @@ OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
 
 def test_a_block_goes_in_once_is_replaced_in_place_and_goes_out_without_a_trace() -> None:
     block = render_cron(PLAN)
-    once = with_block(OTHERS, block)
+    once = with_block(OTHERS, block, PLAN.folder)
     assert once == f"{OTHERS}{block}\n"
-    assert with_block(once, block) == once
+    assert with_block(once, block, PLAN.folder) == once
     changed = render_cron(replace(PLAN, interval=Interval(30)))
-    assert with_block(once + "# the end\n", changed) == f"{OTHERS}{changed}\n# the end\n"
-    assert with_block(once, "") == OTHERS
-    assert with_block(once + once, "") == OTHERS * 2
-    assert with_block("", "") == ""
-    assert with_block("no newline", block) == f"no newline\n{block}\n"
+    assert with_block(once + "# the end\n", changed, PLAN.folder) == f"{OTHERS}{changed}\n# the end\n"
+    assert with_block(once, "", PLAN.folder) == OTHERS
+    assert with_block(once + once, "", PLAN.folder) == OTHERS * 2
+    assert with_block("", "", PLAN.folder) == ""
+    assert with_block("no newline", block, PLAN.folder) == f"no newline\n{block}\n"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import chdir
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from batchscribe import aws_environment
+from batchscribe.cli.main import cli
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.errors import MisconfiguredError
@@ -312,3 +314,44 @@ def test_what_a_command_needs_is_asked_for_by_name(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"BATCH_SOURCE is not set: put BATCH_SOURCE=… into .*\.env"):
         load({}, folder=tmp_path).required("BATCH_SOURCE")
     assert Settings(source="s3://b").required("BATCH_SOURCE") == "s3://b"
+
+
+@pytest.mark.parametrize(
+    "text", ["${HOME}/.bs", "$HOME/logs", '"${HOME}/.bs"', "%USERPROFILE%/bs", "${XDG:-/x}"]
+)
+@pytest.mark.parametrize("name", ["BATCH_STATE_DIR", "BATCH_LOG_DIR", "GPU_SSH_KEY_PATH", "BATCH_SOURCE"])
+def test_a_variable_in_a_path_is_refused_with_the_way_out(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, f"{name}={text}\n")
+    assert "write the path out, or begin it with ~" in refusal(tmp_path)
+    assert name in refusal(tmp_path)
+
+
+def test_a_variable_in_a_path_of_the_environment_is_refused_too(tmp_path: Path) -> None:
+    assert "is not expanded" in refusal(tmp_path, {"BATCH_STATE_DIR": "$HOME/.bs"})
+
+
+@pytest.mark.parametrize("text", ["'$HOME'", "cost$5", "100%", "a%20b", "s3://bucket/$x"])
+def test_a_name_that_only_holds_such_characters_is_taken(tmp_path: Path, text: str) -> None:
+    write(tmp_path, f"BATCH_SOURCE={text}\n")
+    assert text.strip("'") in load({}, folder=tmp_path).source.replace("%24", "$").replace("%25", "%")
+
+
+def test_a_variable_in_a_path_does_not_stop_the_way_out(tmp_path: Path) -> None:
+    # A run may be open in the folder of that name, from a version that took it.
+    write(tmp_path, "BATCH_STATE_DIR=${HOME}/.bs\n")
+    settings = load({}, folder=tmp_path, lenient=True)
+    assert settings.state_dir == tmp_path / "${HOME}" / ".bs"
+    assert "is not expanded" in settings.problems[0]
+
+
+@pytest.mark.parametrize("command", [("watchdog",), ("reconcile",), ("gpu", "stop")])
+def test_commands_that_only_stop_things_run_with_a_variable_in_a_path_and_report_it_at_their_end(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path, "BATCH_SOURCE=in\nGPU_PROVIDER=local\nBATCH_STATE_DIR=${HOME}/.bs\n")
+    with chdir(tmp_path):
+        for words in (["tick"], [*command]):
+            with pytest.raises(MisconfiguredError, match="is not expanded"):
+                cli.main(words, standalone_mode=False)
+    assert (tmp_path / "${HOME}" / ".bs").is_dir() or command == ("gpu", "stop")

@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from batchscribe.controller.context import moment
 from batchscribe.controller.redo import by_key, quarantined, redo
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
@@ -30,7 +32,7 @@ from batchscribe.core.policy import Policy, PolicyName
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.core.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
-from support.world import Stage, stage, transcript
+from support.world import Stage, once, stage, transcript
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def at_work(at: Stage) -> Run:
     """A run whose worker has just come to life, and is slow."""
     at.worker.seconds_each = 1e6
     while True:
-        (run,) = tick(at.world, at.terms, once=True).runs
+        (run,) = once(at).runs
         if run.state is RunState.TRANSCRIBING:
             return run
         at.clock.sleep(5)
@@ -101,7 +103,8 @@ def ends(at: Stage, manifest: Manifest, end: WorkerEnd, *failures: Failure) -> N
 
 def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run:
     """The run as it is settled after that outcome."""
-    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, stopped=at.clock.now())
+    stopped = run.meter.end(moment(at.world))
+    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, meter=stopped)
     return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
 
 
@@ -199,12 +202,18 @@ def test_a_chunk_that_its_worker_passed_over_in_silence_is_tried_so_often_and_no
     assert [blamed(at, name) for name in names] == [3, 0, 0]
 
 
-def test_one_forgotten_chunk_starts_no_gpu_by_itself(at: Stage) -> None:
+def test_one_forgotten_chunk_starts_a_gpu_at_its_longest_wait_once_for_each_attempt_left(at: Stage) -> None:
     names = ready(at, 3)
     at.worker.skips = frozenset({names[0]})
     tick(at.world, at.terms)
-    at.clock.sleep(24 * 3600)
+    at.clock.sleep(22 * 3600)
     assert tick(at.world, at.terms).runs == ()
+    started = 0
+    for _ in range(10):
+        at.clock.sleep(24 * 3600)
+        started += len(tick(at.world, at.terms).runs)
+    assert started == at.terms.max_attempts - 1
+    assert [held.key for held in quarantined(at.store)] == [names[0]]
 
 
 def test_a_chunk_is_forgotten_once_in_a_run_however_often_that_is_settled(at: Stage) -> None:
@@ -305,3 +314,36 @@ def test_a_verdict_that_cannot_be_made_blames_nobody(at: Stage) -> None:
         with pytest.raises(StoreUnavailableError):
             over(at, run, None)
     assert not any(blamed(at, name) for name in names)
+
+
+def test_what_was_left_out_is_in_the_message(at: Stage) -> None:
+    ready(at, 3)
+    at.store.place("old.dss", b"1")
+    run = at_work(at)
+    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    place = keys.exit_record(run.id, 0)
+    record = wire.decode(at.store.get(place).data, ExitRecord)
+    flagged = msgspec.structs.replace(record, flags={"partial": 2, "track-missing": 1})
+    at.store.replace(place, wire.encode(flagged))
+    over(at, run, None)
+    text = at.notes.messages[-1].text
+    assert text.endswith("2 partial, 1 track-missing\n1 sound file passed over: 1 .dss")
+
+
+def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
+    names = ready(at, 3)
+    run = at_work(at)
+    manifest = at.worker.manifests[run.id, 0]
+    chunk = manifest.chunks[0]
+    failure = Failure(
+        key=chunk.key,
+        etag=chunk.etag,
+        run=run.id,
+        kind=FailureKind.REFUSED,
+        message="audio coded as tta, which is not decoded here",
+        at=at.clock.now(),
+    )
+    ends(at, manifest, WorkerEnd.FINISHED, failure)
+    over(at, run, None)
+    (held,) = quarantined(at.store)
+    assert (held.key, held.attempts) == (names[0], 1)

@@ -1,23 +1,23 @@
-"""What was settled once stays: a ledger that could not be written meanwhile believes the store."""
+"""A settlement in the store stands: a ledger that could not be written meanwhile takes it over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchscribe.controller.context import Terms, World
-from batchscribe.controller.settlement import as_settled
 from batchscribe.controller.steps import claim_of
-from batchscribe.controller.tick import reconcile, tick
+from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
 from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.manifest import Settlement
+from batchscribe.core.money import Usd
+from batchscribe.core.run_records import decode_settlement, encode_run
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
@@ -33,24 +33,28 @@ def full(*_said: object, **_more: object) -> None:
     raise BatchscribeError("no space left on the ledger's disk")
 
 
-def forgotten(at: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Settlement]:
-    """A run that was started, stopped and settled while nothing could be written down: its last row says
-    that it was about to start.
+def stored_settlement(at: Stage, run: Run) -> Run:
+    return decode_settlement(at.store.get(keys.settlement(run.id)).data, run)
+
+
+def forgotten(at: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Run]:
+    """A run that was started, stopped and settled while the ledger could not be written, and its settlement.
+
+    Its last row in the ledger says that it was about to start.
     """
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.PROVISIONING
     at.compute.start(claim_of(run))
     at.clock.sleep(300)
     with monkeypatch.context() as patch:
         patch.setattr(at.ledger, "save_run", full)
-        with pytest.raises(BatchscribeError):
-            reconcile(at.world, at.terms)
+        assert tick(at.world, at.terms).errors
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
-    told = wire.decode(at.store.get(keys.settlement(run.id)).data, Settlement)
-    assert told.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
-    return run, told
+    settled = stored_settlement(at, run)
+    assert settled.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
+    return run, settled
 
 
 def starts(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -66,58 +70,105 @@ def starts(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-@pytest.mark.parametrize("looks", [tick, reconcile])
-def test_a_bill_that_only_the_store_knows_is_believed(
-    at: Stage, monkeypatch: pytest.MonkeyPatch, looks: Callable[[World, Terms], object]
+def test_reconcile_waits_for_its_stop_although_the_ledger_cannot_be_written(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person's session is up when there is room again: nothing of ours can be seen any more."""
-    run, told = forgotten(at, monkeypatch)
+    once(at)
+    once(at)
+    (run,) = at.ledger.open_runs()
+    at.compute.start(claim_of(run))
+    at.clock.sleep(300)
+    monkeypatch.setattr(at.ledger, "save_run", full)
+    with pytest.raises(BatchscribeError, match="no space left"):
+        reconcile(at.world, at.terms)
+    assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+    assert stored_settlement(at, run).billed_seconds >= at.compute.billed_seconds(INSTANCE)
+
+
+@pytest.mark.parametrize("make_pass", [tick, reconcile])
+def test_a_bill_that_only_the_store_knows_is_taken_over(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, Terms], object]
+) -> None:
+    """A user's session is up when the disk has room again: nothing of ours can be observed any more."""
+    run, settled = forgotten(at, monkeypatch)
     at.clock.sleep(1200)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
-    looks(at.world, at.terms)
-    closed = at.ledger.run(run.id)
-    assert closed is not None
-    assert (closed.state, closed.outcome) == (RunState.SETTLED, Outcome(told.outcome))
-    assert (closed.billed_seconds, closed.cost.micros) == (told.billed_seconds, told.cost_micros)
+    make_pass(at.world, at.terms)
+    assert at.ledger.run(run.id) == settled
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
 
 
-def test_a_settled_run_is_not_started_again(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make_pass", [tick, reconcile, watch])
+def test_a_settled_run_is_not_started_again(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, make_pass: Callable[[World, Terms], object]
+) -> None:
     run, _ = forgotten(at, monkeypatch)
     asked = starts(at, monkeypatch)
     at.clock.sleep(5)
-    tick(at.world, at.terms)
+    make_pass(at.world, at.terms)
     assert run.id not in asked
 
 
-def test_a_settlement_of_another_version_keeps_no_run_open(
-    at: Stage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "data", [b'{"outcome": "not yet thought of"}', b'{"version": 99}', b"", b"{", b"\xff"], ids=repr
+)
+def test_a_settlement_that_cannot_be_read_keeps_no_run_open(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     run, _ = forgotten(at, monkeypatch)
-    at.store.place(keys.settlement(run.id), b'{"outcome": "not yet thought of"}')
+    at.store.place(keys.settlement(run.id), data)
     at.clock.sleep(1200)
     reconcile(at.world, at.terms)
     closed = at.ledger.run(run.id)
     assert closed is not None
     assert closed.state is RunState.SETTLED
+    assert closed.billed_seconds >= at.compute.billed_seconds(INSTANCE)
 
 
-def test_a_crash_between_settlement_and_ledger_costs_no_looks(
-    at: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same looks make the same bill: they stay, and what the store says is taken for the rest."""
+def settled_and_not_recorded(at: Stage, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose controller died after it had stored the settlement, as the ledger has it."""
     with monkeypatch.context() as patch:
-        patch.setattr("batchscribe.controller.settle.keep", full)
-        with pytest.raises(BatchscribeError):
-            tick(at.world, at.terms)
+        patch.setattr("batchscribe.controller.settle.save", full)
+        tick(at.world, at.terms)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.VERIFYING
-    told = wire.decode(at.store.get(keys.settlement(run.id)).data, Settlement)
+    return run
+
+
+def test_a_crash_between_settlement_and_ledger_loses_no_poll(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = settled_and_not_recorded(at, monkeypatch)
+    settled = stored_settlement(at, run)
     at.clock.sleep(1200)
     reconcile(at.world, at.terms)
     closed = at.ledger.run(run.id)
-    assert closed == as_settled(run, told)
+    assert closed == settled
+    assert closed.meter == run.meter
+    assert closed.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settled: replace(settled, cost=Usd(settled.cost.micros - 1)),
+        lambda settled: replace(settled, meter=replace(settled.meter, stopped=settled.meter.idle_until)),
+        lambda settled: replace(settled, scheduler="another"),
+    ],
+    ids=["another cost", "a shorter bill", "another scheduler"],
+)
+def test_a_settlement_that_contradicts_the_polls_is_ignored_and_alerted(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run]
+) -> None:
+    run = settled_and_not_recorded(at, monkeypatch)
+    settled = stored_settlement(at, run)
+    changed = change(settled)
+    at.store.place(keys.settlement(run.id), encode_run(changed))
+    at.notes.messages.clear()
+    reconcile(at.world, at.terms)
+    closed = at.ledger.run(run.id)
     assert closed is not None
-    assert (closed.running_since, closed.running_until) == (run.running_since, run.running_until)
-    assert closed.settled == told.settled
+    assert (closed.meter, closed.cost, closed.scheduler) == (settled.meter, settled.cost, settled.scheduler)
+    assert "batchscribe: a settlement is not ours" in [message.title for message in at.notes.messages]
+    assert stored_settlement(at, run) == changed

@@ -142,3 +142,25 @@ def test_a_word_that_reached_over_a_short_chunk_is_not_written_behind_it() -> No
 def test_a_text_is_cut_between_its_words(text: str, words: list[str], pieces: list[str]) -> None:
     timed = [(word, float(at), at + 1.0) for at, word in enumerate(words)]
     assert written(segment(text, *timed)) == pieces
+
+
+def test_a_part_that_goes_on_without_a_blank_is_marked() -> None:
+    hyphen = segment(
+        "an ill-disposed man", ("an", 8, 9), ("ill", 9, 9.9), ("-disposed", 10, 11), ("man", 11, 12)
+    )
+    blanks = segment("an ill disposed", ("an", 8, 9), ("ill", 9, 9.9), ("disposed", 10, 11))
+    assert [part.attached for mine in share([hyphen], PAIR) for part in mine] == [msgspec.UNSET, True]
+    assert [part.attached for mine in share([blanks], PAIR) for part in mine] == [msgspec.UNSET] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((" ill", "-disposed", " man"), " ill-disposed man"),
+        (("ill", "-disposed", "man"), "ill -disposed man "),
+    ],
+)
+def test_words_that_do_not_match_their_text_keep_the_blanks_they_have(
+    words: tuple[str, ...], text: str
+) -> None:
+    assert "".join(written(segment("something else", *((word, 0, 1) for word in words)))) == text

@@ -11,6 +11,7 @@ import pytest
 
 from batchscribe.adapters.subtitles import FORMATS, render
 from batchscribe.core.cues import LINE, LINES, SECONDS, cues, paragraphs
+from batchscribe.core.sharing import Place, share
 from batchscribe.core.stitching import MISSING, PartInput, digest, stitch
 from batchscribe.core.timing import within
 from batchscribe.core.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
@@ -170,7 +171,7 @@ def test_a_word_that_a_cut_goes_through_is_whole_in_the_session() -> None:
     assert (told.start, told.end) == (9.75, 20.5)
     found = json.loads(render(session, "json"))["segments"][0]["words"]
     assert all("starts_before" not in word and "ends_after" not in word for word in found)
-    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.5), (19.5, 20.5)]
+    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.75), (19.5, 20.5)]
 
 
 def test_no_word_begins_before_its_session() -> None:
@@ -321,3 +322,32 @@ def test_times_keep_to_their_window() -> None:
     (kept,) = within([wild], 5.0)
     assert [(word.start, word.end) for word in kept.words] == [(0, 0.4), (0.4, 0.4), (3.0, 5.0)]
     assert (kept.start, kept.end) == (0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("ill", "-disposed", "man"), "ill-disposed man"),
+        (("今天", "天气"), "今天天气"),
+        (("an", "ill"), "an ill"),
+    ],
+)
+def test_what_a_cut_goes_through_is_written_as_it_was_said(words: tuple[str, ...], text: str) -> None:
+    timed = tuple(Word(word=word, start=9.5 + at / 2, end=10 + at / 2) for at, word in enumerate(words))
+    whole = Segment(text=text, start=9.5, end=timed[-1].end, words=timed)
+    places = [Place(begin=0, end=10, first=0, last=10), Place(begin=10, end=20, first=10, last=20)]
+    parts = [part(at, transcript(*mine)) for at, mine in enumerate(share([whole], places), 1)]
+    session = stitch("s/", parts)
+    assert session.text == text
+    assert paragraphs(session) == [text]
+
+
+def test_a_word_whose_beginning_is_missing_is_not_glued_to_what_comes_before() -> None:
+    rest = Segment(text="-disposed", start=0.0, end=0.5, attached=True)
+    early = transcript(spoken("early"))
+    gone = part(2, None, seconds=10.0)
+    assert stitch("s/", [part(1, early), gone, part(3, transcript(rest))]).text == "early -disposed"
+    other = msgspec.structs.replace(rest, channel=2)
+    late = transcript(spoken("late", 9.6))
+    assert stitch("s/", [part(1, late), part(2, transcript(other))]).text == "late -disposed"
+    assert stitch("s/", [part(1, late), part(2, transcript(rest))]).text == "late-disposed"

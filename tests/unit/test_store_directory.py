@@ -6,6 +6,8 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 from batchscribe.adapters import store_directory
 from batchscribe.adapters.store_directory import DirectoryStore
 from batchscribe.adapters.stores import open_store
+from batchscribe.core.backlog import ScanRules, sessions
+from batchscribe.core.folders import merged
 from batchscribe.errors import (
     MisconfiguredError,
     ObjectNotFoundError,
@@ -232,3 +236,18 @@ def test_urls_round_trip(tmp_path: Path) -> None:
     for url in (store.url, str(folder)):
         assert [info.key for info in open_store(url).list()] == ["a.mp3"]
         assert open_store(url).url == store.url
+
+
+def test_a_copy_that_keeps_an_old_time_is_as_young_as_its_arrival(tmp_path: Path) -> None:
+    copied = tmp_path / "a.mp3"
+    copied.write_bytes(b"half of it")
+    os.utime(copied, (0, 0))
+    store = DirectoryStore(tmp_path)
+    (info,) = store.list()
+    assert info.modified.timestamp() == 0
+    assert info.changed is not None
+    rules = ScanRules(now=info.changed + timedelta(minutes=1), min_age=timedelta(minutes=5))
+    (found,) = sessions(merged(store.list()), rules)
+    assert (len(found.waiting), len(found.pending)) == (1, 0)
+    (found,) = sessions(merged(store.list()), replace(rules, now=info.changed + timedelta(minutes=6)))
+    assert (len(found.waiting), len(found.pending)) == (0, 1)

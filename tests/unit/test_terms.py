@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.clock import Interrupts
-from batchscribe.controller.control import read_manifest
+from batchscribe.controller.records import read_manifest
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, BoxWaits, ClaimLaunch, StartRequest, WorkerName
-from batchscribe.core.manifest import Phase, Tally, WorkerEnd
+from batchscribe.core.box import BoxWaits, ClaimLaunch
+from batchscribe.core.manifest import Phase, Tally, WorkerEnd, WorkerName
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.worker.boot import Boot
 from batchscribe.worker.watching import POLL_SECONDS
 from support.box_agent import RUN, Awake
 
@@ -226,6 +227,69 @@ def test_each_worker_may_be_called_off(box: Awake) -> None:
     assert [(each.worker, each.force) for each in box.workers.asked] == [(0, False), (1, False)]
 
 
+@pytest.fixture
+def borrowed(box: Awake) -> Awake:
+    """An instance that runs anyway; its agent was started over ssh for a run that has a manifest."""
+    box.boot = Boot(id="boot-1", at=box.clock.now() - timedelta(days=3))
+    box.intend()
+    box.record(None)
+    box.give()
+    box.start_over_ssh(borrowed=True)
+    return box
+
+
+def test_on_a_borrowed_instance_the_agent_works_and_powers_nothing_off(borrowed: Awake) -> None:
+    borrowed.at(60, lambda: borrowed.progress(1))
+    borrowed.at(100, borrowed.finish)
+    borrowed.at(400, lambda: borrowed.give(1))
+    borrowed.at(500, lambda: borrowed.finish(1))
+    borrowed.at(520, borrowed.settle)
+    assert borrowed.live(RUN) is None
+    assert [each.worker for each in borrowed.workers.requests] == [0, 1]
+    assert (borrowed.marks.taken, borrowed.end()) == (False, None)
+    assert borrowed.clock.monotonic() - borrowed.began <= 520 + LOOK
+
+
+def test_on_a_borrowed_instance_a_settled_run_leaves_no_worker_behind(borrowed: Awake) -> None:
+    borrowed.workers.deaf = True
+    borrowed.at(60, borrowed.settle)
+    assert borrowed.live(RUN) is None
+    assert borrowed.workers.asked[-1].force
+    assert borrowed.clock.monotonic() - borrowed.began <= 60 + LOOK
+
+
+def test_on_a_borrowed_instance_a_stalled_worker_is_killed_and_reported(borrowed: Awake) -> None:
+    borrowed.workers.deaf = True
+    borrowed.at(20, lambda: borrowed.progress(1))
+    assert borrowed.live(RUN) is None
+    end = borrowed.end()
+    assert end is not None
+    assert end.worker == 0
+    assert "no progress" in end.why
+    assert borrowed.workers.asked[-1].force
+
+
+def test_an_agent_without_a_start_request_of_this_boot_does_nothing(borrowed: Awake) -> None:
+    borrowed.permits.clear()
+    assert borrowed.live(RUN) is None
+    assert (borrowed.workers.requests, borrowed.taken_by()) == ([], None)
+
+
+def test_a_deaf_worker_that_was_cancelled_is_killed_after_the_grace(box: Awake) -> None:
+    """Its controller may be gone by then, or lend the instance back."""
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    box.at(60, box.call_off)
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False, True]
+    assert off is not None
+    assert 60 + WAITS.grace <= off <= 60 + WAITS.grace + WAITS.told + 2 * LOOK
+    end = box.end()
+    assert end is not None
+    assert end.why == "worker 0 was killed, as its controller asked"
+
+
 def test_a_deaf_worker_is_killed_where_its_controller_insists(box: Awake) -> None:
     box.workers.deaf = True
     box.claimed()
@@ -260,18 +324,21 @@ def test_a_worker_that_cannot_be_started_is_a_last_word(box: Awake) -> None:
     assert off <= WAITS.told + LOOK
 
 
-def test_over_ssh_the_box_starts_nothing_and_still_powers_off(box: Awake) -> None:
+def test_over_ssh_a_worker_begins_after_the_start_request_and_the_host_powers_off(box: Awake) -> None:
     box.claimed(ClaimLaunch.SSH)
+    begun: list[int] = []
     box.at(60, box.give)
-    box.at(65, box.workers.begin)
+    box.at(90, lambda: begun.append(len(box.workers.requests)))
+    box.at(90, box.start_over_ssh)
     box.at(200, box.finish)
     off = box.live()
-    assert box.workers.requests == []
+    assert begun == [0]
+    assert [each.worker for each in box.workers.requests] == [0]
     assert off is not None
     assert 200 + WAITS.linger <= off <= 200 + WAITS.linger + LOOK
 
 
-def test_over_ssh_a_worker_that_nobody_starts_has_a_bound(box: Awake) -> None:
+def test_over_ssh_work_that_is_never_started_has_a_bound(box: Awake) -> None:
     box.claimed(ClaimLaunch.SSH)
     box.at(60, box.give)
     off = box.live()
@@ -279,7 +346,7 @@ def test_over_ssh_a_worker_that_nobody_starts_has_a_bound(box: Awake) -> None:
     assert 60 + WAITS.first <= off <= 60 + WAITS.first + LOOK
     end = box.end()
     assert end is not None
-    assert (end.worker, end.why) == (None, "nobody began its work")
+    assert (end.worker, end.why) == (None, "its controller did not start the work over ssh")
 
 
 def test_a_store_that_goes_away_under_the_work_has_a_bound(box: Awake) -> None:
@@ -314,7 +381,7 @@ def test_a_worker_that_ended_under_a_store_that_went_away_is_waited_for_no_longe
 
 
 def test_a_store_that_goes_away_before_any_work_is_given_the_time_of_work(box: Awake) -> None:
-    """Over ssh somebody may be about to begin it."""
+    """Its controller may be about to start it over ssh."""
     box.claimed(ClaimLaunch.SSH)
     box.at(50, box.give)
     box.at(60, lambda: cut(box))
@@ -339,12 +406,12 @@ def test_a_worker_of_which_nothing_is_known_is_not_taken_for_ended(box: Awake) -
     box.claimed()
     box.give()
 
-    def unknown(_name: WorkerName) -> BoxReply:
+    def unknown(_name: WorkerName) -> bool:
         raise MisconfiguredError("its record cannot be read")
 
     box.at(60, lambda: box.progress(1))
     box.at(100, lambda: cut(box))
-    box.at(100, lambda: setattr(box.workers, "alive", unknown))
+    box.at(100, lambda: setattr(box.workers, "is_running", unknown))
     off = box.live()
     assert off is not None
     assert 60 + WAITS.silence <= off <= 60 + WAITS.silence + LOOK
@@ -378,13 +445,13 @@ def test_a_worker_that_hangs_on_after_its_last_word_is_killed_before_the_next_be
     box.at(70, lambda: box.give(1))
     box.at(300, lambda: linger(box, 1))
     alive_at_start: list[bool] = []
-    start = box.workers.start
+    start = box.workers.start_worker
 
-    def noted(request: StartRequest) -> BoxReply:
-        alive_at_start.append(box.workers.alive(WorkerName(run=RUN, worker=0)).done)
-        return start(request)
+    def noted(name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
+        alive_at_start.append(box.workers.is_running(WorkerName(run=RUN, worker=0)))
+        start(name, url, region=region, endpoint=endpoint)
 
-    box.workers.start = noted  # type: ignore[method-assign]
+    box.workers.start_worker = noted  # type: ignore[method-assign]
     assert box.live() is not None
     assert alive_at_start == [False, False]
     assert [(each.worker, each.force) for each in box.workers.asked] == [(0, True), (1, True)]

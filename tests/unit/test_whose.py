@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.controller import drive, release
+from batchscribe.controller import advance, teardown
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
-from support.world import INSTANCE, Stage, stage
+from support.world import INSTANCE, Stage, once, stage
 
 NO_REPLY = Fault(ComputeUnavailableError("no reply"), applied=True)
 THROTTLED = Fault(ComputeUnavailableError("throttled"))
@@ -33,14 +33,20 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 def asked(at: Stage) -> None:
     """A run that is about to ask for its start, and whose controller died there."""
-    tick(at.world, at.terms, once=True)
-    tick(at.world, at.terms, once=True)
+    once(at)
+    once(at)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.PROVISIONING
 
 
 def state(at: Stage) -> InstanceState:
     return at.compute.describe(INSTANCE).state
+
+
+def end(at: Stage) -> None:
+    """Puts the open run on its way out, as a signal does."""
+    (run,) = at.ledger.open_runs()
+    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
 
 
 def forced(at: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -101,6 +107,7 @@ def test_an_emptied_tag_is_no_lost_tag(at: Stage) -> None:
     at.compute.release(INSTANCE)
     at.compute.start_unclaimed(INSTANCE)
     at.clock.sleep(60)
+    end(at)
     (done,) = reconcile(at.world, at.terms)
     assert done.abandoned_gpu
     assert state(at) is InstanceState.RUNNING
@@ -152,7 +159,7 @@ def dies(*_arguments: object) -> None:
 def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked for again minutes after the first time, and the controller dies: looks are older than that."""
+    """Asked for again minutes after the first time, then the way out begins: polls are older than that."""
     asked(at)
     (run,) = at.ledger.open_runs()
     at.clock.sleep(300)
@@ -162,6 +169,7 @@ def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     monkeypatch.setattr(
         at.compute, "describe", lambda instance: before if at.clock.now() < fresh else whole(instance)
     )
+    end(at)
     reconcile(at.world, at.terms)
     assert whole(INSTANCE).state is InstanceState.STOPPED
 
@@ -185,6 +193,7 @@ def test_an_empty_tag_that_is_older_than_our_start_is_not_believed(
     with pytest.raises(Killed):
         tick(at.world, at.terms)
     assert state(at) is InstanceState.RUNNING
+    end(at)
     (run,) = reconcile(at.world, at.terms)
     assert not run.abandoned_gpu
     assert whole(INSTANCE).state is InstanceState.STOPPED
@@ -199,6 +208,7 @@ def test_what_is_stopping_under_nobodys_tag_is_not_forced(at: Stage, monkeypatch
     at.compute.stop(INSTANCE)
     at.clock.sleep(60)
     said = forced(at, monkeypatch)
+    end(at)
     (run,) = reconcile(at.world, at.terms)
     assert run.abandoned_gpu
     assert not said
@@ -212,8 +222,9 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
     at.compute.start(claim_of(run))
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
+    end(at)
     with monkeypatch.context() as patch:
-        patch.setattr(release, "_see_stopped", dies)
+        patch.setattr(teardown, "_stop", dies)
         with pytest.raises(Killed):
             reconcile(at.world, at.terms)
     at.clock.sleep(3600)
@@ -227,7 +238,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
 def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> None:
     """Its start was accepted, and nobody looked until it was up for another."""
     asked(at)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
     ran = at.compute.billed_seconds(INSTANCE)
@@ -243,12 +254,12 @@ def test_what_ran_for_us_before_somebody_else_took_it_is_billed(at: Stage) -> No
 def test_what_somebody_starts_again_under_our_tag_is_not_ours(at: Stage) -> None:
     """It came up and was stopped between two looks; before our tag is emptied a person is there."""
     asked(at)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.clock.sleep(30)
     at.compute.stop(INSTANCE)
     at.compute.hold(INSTANCE)
     at.clock.sleep(40)
-    tick(at.world, at.terms, once=True)
+    once(at)
     at.compute.hold(INSTANCE, stuck=False)
     at.clock.sleep(60)
     ran = at.compute.billed_seconds(INSTANCE)
@@ -282,7 +293,7 @@ def test_a_launch_time_of_before_the_run_proves_that_nothing_ran(
 def test_the_first_stop_after_a_crash_is_not_a_forced_one(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     said = forced(at, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(drive, "release", dies)
+        patch.setattr(advance, "teardown", dies)
         with pytest.raises(Killed):
             tick(at.world, at.terms)
     at.clock.sleep(600)

@@ -14,8 +14,8 @@ from dotenv.parser import parse_stream
 from batchscribe import __version__
 from batchscribe.adapters.box_install import EXTRA_OF, GPU_EXTRAS, find_wheel, install
 from batchscribe.adapters.box_units import install_units
+from batchscribe.adapters.host_client import Asks
 from batchscribe.adapters.host_keys import Pin, pin
-from batchscribe.adapters.launch_ssh import Asks
 from batchscribe.adapters.ssh import Ssh, connection_trouble
 from batchscribe.core import keys
 from batchscribe.core.box import (
@@ -25,10 +25,9 @@ from batchscribe.core.box import (
     EnvironmentRequest,
     Finding,
     InstanceRecord,
-    read,
 )
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, decode
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -43,7 +42,7 @@ FETCH_SECONDS = 2000.0
 ASK_SECONDS = 60.0
 REACH_SECONDS = 30.0
 UNITS = "units installed: it works off its claim at boot, and powers itself off"
-NO_UNITS = "none, since {why}: workers are started over ssh, and nothing on the box will power it off"
+NO_UNITS = "none, since {why}: its agent is started over ssh, and nothing on the box will power it off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +267,7 @@ class BoxSetup:
         except ObjectNotFoundError:
             return _Recorded()
         try:
-            record = read(data, InstanceRecord)
+            record = decode(data, InstanceRecord)
         except MisconfiguredError:
             return _Recorded()  # torn: it is what a set-up writes anew
         return _Recorded(boots=record.boots, claim=record.claim)

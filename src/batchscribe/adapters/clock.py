@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import FrameType, TracebackType
 from typing import Self
 
+from batchscribe.detached import boot_id
 from batchscribe.errors import InterruptedRunError
 
 
 class Shielded:
-    """A signal that waits while somebody is shielded from it."""
+    """Records signals inside `shielded`; elsewhere `check` raises them."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
         self._shields = 0
 
     def check(self) -> None:
-        """Raises where a signal came while shielded, or was lost in code that swallows exceptions."""
+        """Raises InterruptedRunError for a signal that came while shielded, or was lost in code that swallows it."""
         if self.signal and not self._shields:
-            raise InterruptedRunError(f"asked to end by {self.signal}")
+            raise InterruptedRunError(f"interrupted ({self.signal})")
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
@@ -68,33 +69,50 @@ class Interrupts(Shielded):
             self.check()
 
 
-class SystemClock:
-    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot.
+class TimeLimit:
+    """Kills this process if `restart` is not called for `seconds`: a call that never returns ends with it.
 
-    `beat` is called at every look at it: whoever looks at the clock is not stuck.
+    The kernel does that (SIGALRM, not handled), whatever the process is stuck in, and frees the lock that it
+    holds. A run is only paused by it: the next pass goes on.
     """
 
-    def __init__(
-        self, interrupts: Interrupts | None = None, *, beat: Callable[[], None] = lambda: None
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def restart(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+
+
+class SystemClock:
+    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot."""
+
+    def __init__(self, interrupts: Interrupts | None = None) -> None:
         self._interrupts = interrupts
-        self._beat = beat
 
     def now(self) -> datetime:
-        self._beat()
         return datetime.now(UTC)
 
     def booted(self) -> datetime:
-        """When this boot began, by the wall clock as it stands now."""
+        """Start of this boot, by the wall clock as it stands now."""
         return self.now() - timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:
         """CLOCK_BOOTTIME: counts while suspended, and is shared by all processes of one boot."""
-        self._beat()
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def boot(self) -> str:
+        return boot_id()
 
     def sleep(self, seconds: float) -> None:
         if self._interrupts:
             self._interrupts.check()
-        self._beat()
         time.sleep(seconds)

@@ -1,5 +1,6 @@
 """The schedule on this machine: units in systemd's folder, a block in a crontab.
 
+Several projects may be scheduled on one machine, each known by its folder; one never changes another's.
 Only what batchscribe wrote is replaced or removed; a unit of the same name from elsewhere is kept aside.
 Every function says in lines what it did, and can be repeated.
 """
@@ -13,31 +14,59 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from batchscribe.adapters.schedule import BEGIN, END, MARK, TIMER, TIMERS, UNITS, WATCHDOG_TIMER, with_block
+from batchscribe.adapters.schedule import (
+    MARK,
+    PLAIN,
+    SERVICE,
+    TIMER,
+    WATCHDOG_SERVICE,
+    WATCHDOG_TIMER,
+    Names,
+    blocks,
+    folder_of_unit,
+    with_block,
+)
 from batchscribe.errors import MisconfiguredError
+from batchscribe.private_files import FILE, make_folder
 
 UNIT_DIR = Path("/etc/systemd/system")
 _PATIENCE_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
-def install_units(units: Mapping[str, str], unit_dir: Path) -> list[str]:
+def names_of(folder: Path, unit_dir: Path) -> Names:
+    """The unit names of the project in that folder: those it has, else the plain ones if they are free."""
+    tagged = Names.tagged(folder)
+    for names in (PLAIN, tagged):
+        if folder in _folders(names, unit_dir):
+            return names
+    return tagged if _folders(PLAIN, unit_dir) else PLAIN
+
+
+def _folders(names: Names, unit_dir: Path) -> set[Path]:
+    """The folders of the projects whose services have these names."""
+    texts = (_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
+    return {folder for text in texts if (folder := folder_of_unit(text))}
+
+
+def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
     """Writes the units, and starts the timers. Raises MisconfiguredError where that is not possible."""
     done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
     _call("systemctl", "daemon-reload")
-    _call("systemctl", "enable", "--now", *TIMERS)
+    _call("systemctl", "enable", "--now", *names.timers)
     if done:
-        _call("systemctl", "restart", *TIMERS)
-    active = [f"{timer} is enabled and active" for timer in TIMERS]
+        _call("systemctl", "restart", *names.timers)
+    active = [f"{timer} is enabled and active" for timer in names.timers]
     return [*(done or ["the units are as they were"]), *active]
 
 
-def uninstall_units(unit_dir: Path) -> list[str]:
-    """Stops and removes the units that batchscribe wrote. A tick that is under way ends in its own time."""
-    ours = [path for path in (unit_dir / name for name in UNITS) if _is_ours(path)]
-    if not ours:
+def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
+    """Stops and removes the units of the project in that folder. A tick under way ends in its own time."""
+    names = names_of(folder, unit_dir)
+    if folder not in _folders(names, unit_dir):
         return []
-    timers = [path.name for path in ours if path.name in TIMERS]
+    ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
+    timers = [path.name for path in ours if path.name in names.timers]
     if timers:
         _call("systemctl", "disable", "--now", *timers)
     for path in ours:
@@ -46,42 +75,47 @@ def uninstall_units(unit_dir: Path) -> list[str]:
     return [f"removed {path}" for path in ours]
 
 
-def install_cron(block: str, user: str | None) -> list[str]:
+def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
     """Puts the block into the crontab of `user` (None: one's own). Raises MisconfiguredError."""
     before = _crontab(user)
-    after = with_block(before, block)
+    after = with_block(before, block, folder)
     if after == before:
         return ["the crontab is as it was"]
     _call("crontab", *_for(user), "-", given=after)
     return [f"wrote a block into the crontab{f' of {user}' if user else ''}"]
 
 
-def uninstall_cron(user: str | None) -> list[str]:
-    """Takes the block out of the crontab, and leaves all else in it as it is."""
+def uninstall_cron(user: str | None, folder: Path) -> list[str]:
+    """Takes the project's block out of the crontab, and leaves all else in it as it is."""
     if shutil.which("crontab") is None:
         return []
     before = _crontab(user)
-    after = with_block(before, "")
+    after = with_block(before, "", folder)
     if after == before:
         return []
     _call("crontab", *_for(user), "-", given=after)
     return [f"removed the block from the crontab{f' of {user}' if user else ''}"]
 
 
-def on_schedule(unit_dir: Path = UNIT_DIR) -> str:
-    """What brings the next tick, in a few words; never an error, since it is only looked at."""
+def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
+    """What brings the next tick of the project in that folder, in a few words; never an error."""
+    others: set[Path] = set()
     try:
-        if _is_ours(unit_dir / TIMER):
-            state, following = _timer(TIMER)
+        names = names_of(folder, unit_dir)
+        others |= _folders(PLAIN, unit_dir) - {folder}
+        if folder in _folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
+            state, following = _timer(names.of(TIMER))
             coming = f", next {following}" if following else ""
-            return f"systemd timer, {state}{coming}; {_watchdog(unit_dir)}"
-        if shutil.which("crontab") and BEGIN in (table := _crontab(None)):
-            block = table.partition(BEGIN)[2].partition(END)[0]
-            watched = "" if " watchdog >>" in block else f"; {_NO_WATCHDOG} cron`"
+            return f"systemd timer, {state}{coming}; {_watchdog(unit_dir, names)}"
+        found = blocks(_crontab(None)) if shutil.which("crontab") else {}
+        others |= {other for other in found if other} - {folder}
+        if folder in found:
+            watched = "" if " watchdog >>" in found[folder] else f"; {_NO_WATCHDOG} cron`"
             return f"a line in your crontab{watched}"
     except (MisconfiguredError, OSError) as error:
         return f"unknown: {error}"
-    return "none: `batchscribe install systemd` or `install cron`"
+    elsewhere = f" (another project is scheduled here: {min(others)})" if others else ""
+    return f"none: `batchscribe install systemd` or `install cron`{elsewhere}"
 
 
 def _timer(name: str) -> tuple[str, str]:
@@ -91,20 +125,33 @@ def _timer(name: str) -> tuple[str, str]:
     return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")
 
 
-def _watchdog(unit_dir: Path) -> str:
-    if not _is_ours(unit_dir / WATCHDOG_TIMER):
+def _watchdog(unit_dir: Path, names: Names) -> str:
+    timer = names.of(WATCHDOG_TIMER)
+    if not _is_ours(unit_dir / timer):
         return f"{_NO_WATCHDOG} systemd`"
-    return f"watchdog {_timer(WATCHDOG_TIMER)[0]}"
+    return f"watchdog {_timer(timer)[0]}"
 
 
-def make_log_folder(folder: Path, user: str) -> None:
-    """The folder that cron appends to: it must be there before the first tick, and the user's."""
-    if folder.is_dir():
-        return
-    _told(folder, lambda: folder.mkdir(parents=True))
+def make_cron_log(log: Path, user: str) -> None:
+    """Creates the file that cron appends to, and its folder, for the user alone: the shell that cron starts
+    would create a file that all can read.
+    """
+    made: list[Path] = []
+    _told(log.parent, lambda: made.extend(make_folder(log.parent)))
+    _told(log, lambda: made.extend(_created(log)))
     if os.geteuid() == 0:
         account = known_user(user)
-        os.chown(folder, account.pw_uid, account.pw_gid)
+        for path in made:
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def _created(path: Path) -> list[Path]:
+    """Creates an empty file if nothing has that name; no link is followed."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
+    except FileExistsError:
+        return []
+    return [path]
 
 
 def owner(path: Path) -> str:

@@ -13,9 +13,9 @@ import structlog
 from batchscribe import __version__
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.core import box
-from batchscribe.core.box import BoxReply, WorkerName
+from batchscribe.core.box import BoxReply
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerRef
+from batchscribe.core.manifest import Manifest, WorkerName, WorkerRef
 from batchscribe.detached import alive, ask_to_end, start_once
 from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock

@@ -21,6 +21,7 @@ import structlog
 
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.core.redaction import Redactor, printable
+from batchscribe.private_files import FILE, make_folder
 from batchscribe.protocols import Clock
 
 KEPT = timedelta(days=30)
@@ -194,9 +195,9 @@ def _is_journal(stream: TextIO | None, journal_stream: str) -> bool:
 @contextmanager
 def _file(path: Path) -> Iterator[Sink]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = open(os.open(path, flags, 0o600), "a", encoding="utf-8")  # noqa: PTH123, SIM115
+        file = open(os.open(path, flags, FILE), "a", encoding="utf-8")  # noqa: PTH123, SIM115
     except OSError as error:
         _lost(path, error)
         yield lambda _event: None

@@ -11,6 +11,7 @@ from pathlib import Path
 from batchscribe.core import report as reports
 from batchscribe.core.report import RunReport
 from batchscribe.errors import MisconfiguredError
+from batchscribe.private_files import make_folder
 
 
 def write_report(folder: Path, report: RunReport) -> Path:
@@ -21,7 +22,7 @@ def write_report(folder: Path, report: RunReport) -> Path:
     """
     at = report.timestamps.settled or report.timestamps.created
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return _placed(folder, at, reports.encode(report))
     except OSError as error:
         raise MisconfiguredError(
@@ -31,14 +32,15 @@ def write_report(folder: Path, report: RunReport) -> Path:
 
 
 def _placed(folder: Path, at: datetime, data: bytes) -> Path:
-    """Written aside first, then linked under the first free name: a link never replaces a file."""
+    """Written aside first, for this user alone, then linked under the first free name: a link never
+    replaces a file.
+    """
     stem = f"batch-{at.astimezone(UTC):%Y-%m-%d-%H%M%S}"
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".batch-", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         return _linked(Path(name), folder, stem)
     finally:

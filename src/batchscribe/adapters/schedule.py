@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from string import Template
 from typing import Self
 
-from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.errors import MisconfiguredError
 
 UNIT = "batch-transcribe-scheduler"
@@ -24,13 +24,11 @@ MARK = "# Written by `batchscribe install systemd`"
 BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
 CHECK_HOURS = "BATCH_SCHEDULER_CHECK_HOURS"
-STOP_TIMEOUT = timedelta(seconds=STOP_PATIENCE_SECONDS) + timedelta(minutes=5)
-"""After SIGTERM: the wait for the GPU to stop, and time to raise the alarm where it does not."""
-VERIFYING = timedelta(minutes=15)
-START_MARGIN = STOP_TIMEOUT + VERIFYING
-"""Beyond the longest run: its GPU is stopped, and its results are verified."""
-WATCH_TIMEOUT = STOP_TIMEOUT + START_MARGIN
-"""A tick that hangs may take its time to end; then comes what it should have done."""
+START_TIMEOUT = timedelta(hours=2)
+"""Of a pass: none waits, and one that hangs is killed long before; a listing of 100 million keys fits."""
+TAG_DIGITS = 8
+TAGGED_SERVICE = re.compile(rf"{UNIT}-[0-9a-f]{{{TAG_DIGITS}}}\.service")
+_BLOCK = re.compile(rf"^{re.escape(BEGIN)}\n.*?^{re.escape(END)}(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
 _MOST_RANDOM_SECONDS = 300
@@ -96,7 +94,7 @@ class Interval:
         return f"{self.minutes // 60}h" if self.minutes % 60 == 0 else f"{self.minutes}m"
 
 
-WATCH_EVERY = Interval(5)
+WATCH_EVERY = Interval(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +109,39 @@ class Plan:
     interval: Interval
     told: bool = False
     """The interval is not the one of `.env`, so the schedule tells it to the policy."""
-    max_runtime: timedelta
     local_gpu: bool
     log_dir: Path
 
 
-def render_units(plan: Plan) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one project's units: plain ones, or with a tag if another project has those."""
+
+    tag: str = ""
+
+    @classmethod
+    def tagged(cls, folder: Path) -> Self:
+        """The names that no other project's folder gives."""
+        return cls(f"-{hashlib.sha256(str(folder).encode()).hexdigest()[:TAG_DIGITS]}")
+
+    def of(self, unit: str) -> str:
+        """From a plain name to this project's."""
+        stem, _, kind = unit.rpartition(".")
+        return f"{stem}{self.tag}.{kind}"
+
+    @property
+    def timers(self) -> tuple[str, ...]:
+        return tuple(map(self.of, TIMERS))
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        return tuple(map(self.of, UNITS))
+
+
+PLAIN = Names()
+
+
+def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     """The texts of the timers and the services by their file names."""
     told = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
     values = {
@@ -126,19 +151,23 @@ def render_units(plan: Plan) -> dict[str, str]:
         "folder": _unit_path(plan.folder),
         "executable": _quoted(plan.executable),
         "environment": told,
-        "start_timeout": _span(plan.max_runtime + START_MARGIN),
-        "stop_timeout": _span(STOP_TIMEOUT),
+        "start_timeout": _span(START_TIMEOUT),
         "watch_calendar": WATCH_EVERY.calendar,
-        "watch_timeout": _span(WATCH_TIMEOUT),
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
     }
-    return {name: Template(_template(name)).substitute(values) for name in UNITS}
+    return {names.of(name): Template(_template(name)).substitute(values) for name in UNITS}
+
+
+def folder_of_unit(text: str) -> Path | None:
+    """The project's folder in the text of a service that batchscribe wrote; None in any other text."""
+    found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
+    return Path(found[1].replace("%%", "%")) if found and text.startswith(MARK) else None
 
 
 def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a newline at its end."""
     told = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
-    commands = ((plan.interval, "tick"), (WATCH_EVERY, "watchdog"))
+    commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
     lines = [
         f"{interval.cron} cd {_cron_word(plan.folder)} && {told}{_cron_word(plan.executable)} {command} "
         f">> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
@@ -147,15 +176,34 @@ def render_cron(plan: Plan) -> str:
     return "\n".join([BEGIN, *lines, END])
 
 
-def with_block(crontab: str, block: str) -> str:
-    """The crontab with our block in it, once: where it was, else at the end. Empty takes it out."""
-    ours = re.compile(rf"^{re.escape(BEGIN)}\n.*?^{re.escape(END)}(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-    found = ours.search(crontab)
-    ending = f"{block}\n" if block else ""
-    if found:
-        return crontab[: found.start()] + ending + ours.sub("", crontab[found.end() :])
-    gap = "" if not crontab or crontab.endswith("\n") or not ending else "\n"
-    return crontab + gap + ending
+def with_block(crontab: str, block: str, folder: Path) -> str:
+    """The crontab with this project's block in it, once: where it was, else at the end. Empty takes it
+    out. The blocks of other folders stay.
+    """
+    remaining = [f"{block}\n"] if block else []
+
+    def replaced(found: re.Match[str]) -> str:
+        if folder_of_block(found[0]) != folder:
+            return found[0]
+        return remaining.pop() if remaining else ""
+
+    after = _BLOCK.sub(replaced, crontab)
+    gap = "\n" if remaining and after and not after.endswith("\n") else ""
+    return after + gap + "".join(remaining)
+
+
+def blocks(crontab: str) -> dict[Path | None, str]:
+    """Our blocks in a crontab by the folders of their projects."""
+    return {folder_of_block(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
+
+
+def folder_of_block(block: str) -> Path | None:
+    """The folder that the lines of a block change to."""
+    found = re.search(r" cd (.+?) && ", block)
+    try:
+        return Path(*shlex.split(found[1].replace(r"\%", "%"))[:1]) if found else None
+    except ValueError:
+        return None
 
 
 def _template(name: str) -> str:

@@ -209,11 +209,8 @@ def _may_hold(folder: str, prefix: str, after: str) -> bool:
 
 def _info(entry: _Entry) -> ObjectInfo:
     status = entry.status
-    return ObjectInfo(entry.key, status.st_size, _modified(status), _etag(status))
-
-
-def _modified(status: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(status.st_mtime, UTC)
+    modified, changed = (datetime.fromtimestamp(at, UTC) for at in (status.st_mtime, status.st_ctime))
+    return ObjectInfo(entry.key, status.st_size, modified, _etag(status), changed)
 
 
 def _etag(status: os.stat_result) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from typing import Literal, get_args
-
-from pysubs2 import SSAEvent, SSAFile
 
 from batchscribe.core.cues import Cue, cues, paragraphs
 from batchscribe.core.transcripts import SessionTranscript, encode
@@ -18,8 +17,10 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 def render(transcript: SessionTranscript, format_: str) -> bytes:
     """The transcript as a file, UTF-8. Raises MisconfiguredError for a format that is not there."""
     match format_:
-        case "srt" | "vtt":
-            return _subtitles(transcript, format_)
+        case "srt":
+            return _srt(cues(transcript)).encode()
+        case "vtt":
+            return _vtt(cues(transcript)).encode()
         case "txt":
             return "".join(f"{text}\n\n" for text in paragraphs(transcript)).encode()
         case "json":
@@ -27,22 +28,29 @@ def render(transcript: SessionTranscript, format_: str) -> bytes:
     raise MisconfiguredError(f"no transcript format {format_!r}: {', '.join(FORMATS)}")
 
 
-def _subtitles(transcript: SessionTranscript, format_: str) -> bytes:
-    file = SSAFile()
-    for cue in cues(transcript):
-        text = _vtt(cue) if format_ == "vtt" else _srt(cue)
-        event = SSAEvent(start=round(cue.start * 1000), end=round(cue.end * 1000))
-        event.plaintext = text
-        file.append(event)
-    # Braces are override tags to pysubs2; here they are only braces.
-    return file.to_string(format_, keep_ssa_tags=True).encode()
+def _srt(shown: Iterable[Cue]) -> str:
+    """SubRip has no markup of its own: the text is what was said, behind the channel."""
+    return "".join(
+        _block(number, cue, ",", cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}")
+        for number, cue in enumerate(shown, 1)
+    )
 
 
-def _vtt(cue: Cue) -> str:
-    """WebVTT is markup: what was said must not become tags, and a voice has one of its own."""
-    text = html.escape(cue.text, quote=False)
-    return text if cue.channel is None else f"<v Channel {cue.channel}>{text}"
+def _vtt(shown: Iterable[Cue]) -> str:
+    """WebVTT is markup: what was said must not become tags, and a channel has a tag of its own."""
+    blocks = []
+    for number, cue in enumerate(shown, 1):
+        text = html.escape(cue.text, quote=False)
+        voice = "" if cue.channel is None else f"<v Channel {cue.channel}>"
+        blocks.append(_block(number, cue, ".", voice + text))
+    return "WEBVTT\n\n" + "".join(blocks)
 
 
-def _srt(cue: Cue) -> str:
-    return cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}"
+def _block(number: int, cue: Cue, point: str, text: str) -> str:
+    return f"{number}\n{_time(cue.start, point)} --> {_time(cue.end, point)}\n{text}\n\n"
+
+
+def _time(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and milliseconds; as many digits for the hours as they need."""
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"

@@ -23,6 +23,8 @@ class App:
     def __init__(self) -> None:
         self.flags: dict[str, str] = {}
         """Settings given as options: they win over the environment and over `.env`."""
+        self.lenient = False
+        """True for commands that stop a GPU: what is wrong with the settings is raised at their end."""
 
     def take_source(self, source: str) -> None:
         """Another source than the configured one. Its results go beside it, not where `.env` puts those
@@ -35,7 +37,7 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        return configured(configuration.load(flags=self.flags))
+        return configured(configuration.load(flags=self.flags, lenient=self.lenient))
 
     @cached_property
     def console(self) -> Console:

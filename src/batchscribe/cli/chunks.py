@@ -20,6 +20,7 @@ from batchscribe.controller.why import why as life_of
 from batchscribe.core.chunks import TOP, audio_name
 from batchscribe.core.folders import AudioObject
 from batchscribe.core.redaction import printable
+from batchscribe.core.stitching import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -114,7 +115,11 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, as it stands now."""
     from batchscribe.adapters.subtitles import render
 
-    data = render(assemble(_scanner(app), session_id(_relative(app, session))), kind)
+    whole = assemble(_scanner(app), session_id(_relative(app, session)))
+    for part in whole.parts:
+        if UNREADABLE in part.flags:
+            click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
+    data = render(whole, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -154,6 +159,10 @@ def _relative(app: App, key: str) -> str:
     return key.removeprefix(app.settings.required("BATCH_SOURCE").rstrip("/") + "/")
 
 
+def _unreadable(transcript: str, key: str) -> str:
+    return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
+
+
 def _told(life: Life) -> Iterator[str]:
     yield f"{life.key}  (session {shown(life.session)})"
     if life.audio is None:
@@ -163,6 +172,9 @@ def _told(life: Life) -> Iterator[str]:
         yield f"  state       {life.state}" + (" (stale: the audio is newer)" if life.stale else "")
         yield f"  transcript  goes to {life.planned}"
     for told in life.transcripts:
+        if told.unreadable:
+            yield f"  unreadable  {_unreadable(told.key, life.key)} ({told.unreadable})"
+            continue
         by = f" by {told.engine} {told.model or ''}".rstrip() if told.engine else ""
         flags = f" [{', '.join(told.flags)}]" if told.flags else ""
         yield f"  transcribed {told.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {told.key}"

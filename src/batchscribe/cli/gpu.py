@@ -15,6 +15,7 @@ import msgspec
 
 from batchscribe.adapters.box_install import EXTRAS
 from batchscribe.adapters.box_setup import BoxSetup, Wishes
+from batchscribe.cli.app import App
 from batchscribe.cli.gpu_kit import GpuTools, status_of
 from batchscribe.controller.by_hand import Hand
 from batchscribe.controller.context import refuse_unfit
@@ -79,6 +80,8 @@ def start(ctx: click.Context, seconds: float | None) -> None:
 @click.pass_context
 def stop(ctx: click.Context, force: bool) -> None:
     """Stop the instance, and wait until it is seen stopped (exit code 3 if it is not)."""
+    app = ctx.ensure_object(App)
+    app.lenient = True
     at = tools(ctx)
     if force:
         # The tick that holds the lock is driving the very run that is to be cut short.
@@ -92,8 +95,10 @@ def stop(ctx: click.Context, force: bool) -> None:
             raise RefusedError(
                 f"{error}; to stop the GPU all the same: `batchscribe gpu stop --force`"
             ) from error
-    click.echo(f"{seen.id} is {seen.state}: seen, not only asked for.")
+    click.echo(f"{seen.id} is {seen.state}: observed, not only asked for.")
     _clear_orders(at, seen)
+    if app.settings.problems:
+        raise MisconfiguredError("; ".join(app.settings.problems))
 
 
 @gpu.command()

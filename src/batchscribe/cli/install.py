@@ -11,9 +11,9 @@ import click
 from batchscribe.adapters import installed
 from batchscribe.adapters.schedule import (
     CHECK_HOURS,
+    CRON_LOG,
     SERVICE,
     TIMER,
-    TIMERS,
     WATCH_EVERY,
     WATCHDOG_SERVICE,
     Interval,
@@ -52,22 +52,24 @@ def install() -> None:
 def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, print_only: bool) -> None:
     """Timers and services of systemd: the tick's, and its watchdog's."""
     plan = plan_of(app.settings, every=every, user=user)
-    units = render_units(plan)
+    names = installed.names_of(plan.folder, unit_dir)
+    units = render_units(plan, names)
     if print_only:
         for name, text in units.items():
             click.echo(f"# {unit_dir / name}\n{text}")
         return
     app.settings.required("BATCH_SOURCE")
-    _say(installed.install_units(units, unit_dir))
+    _say(installed.install_units(units, unit_dir, names))
     _say_what_is_unseen(app.settings)
     _say(
         [
             *_what_is_told(plan),
             f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
             "  see them:    systemctl list-timers 'batch-transcribe-*'",
-            f"  their logs:  journalctl -u {SERVICE} -u {WATCHDOG_SERVICE} -f",
-            f"  stop ticks:  sudo systemctl stop {TIMER}",
-            f"  disable all: sudo systemctl disable --now {' '.join(TIMERS)}   (or: batchscribe uninstall)",
+            f"  their logs:  journalctl -u {names.of(SERVICE)} -u {names.of(WATCHDOG_SERVICE)} -f",
+            f"  stop ticks:  sudo systemctl stop {names.of(TIMER)}",
+            f"  disable all: sudo systemctl disable --now {' '.join(names.timers)}",
+            "  remove it:   batchscribe uninstall, in this folder",
             "  change it:   run this again with another --every",
         ]
     )
@@ -86,9 +88,9 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
         click.echo(block)
         return
     app.settings.required("BATCH_SOURCE")
-    installed.make_log_folder(plan.log_dir, plan.user)
+    installed.make_cron_log(plan.log_dir / CRON_LOG, plan.user)
     whose = plan.user if _as_root() else user
-    _say(installed.install_cron(block, whose))
+    _say(installed.install_cron(block, whose, plan.folder))
     _say_what_is_unseen(app.settings)
     shown = f"`crontab -u {whose} -l`" if whose else "`crontab -l`"
     _say(
@@ -103,12 +105,13 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
 @click.option("--user", help="Whose crontab; default: your own, as root also that of the owner of .env.")
 @unit_dir_option
 def uninstall(user: str | None, unit_dir: Path) -> None:
-    """Take the scheduler off its schedule; a tick that is under way ends in its own time."""
-    done = installed.uninstall_units(unit_dir)
-    crontabs = [None, _owner(Path.cwd())] if _as_root() and not user else [user]
+    """Take this folder's scheduler off its schedule; a tick that is under way ends in its own time."""
+    folder = Path.cwd()
+    done = installed.uninstall_units(unit_dir, folder)
+    crontabs = [None, _owner(folder)] if _as_root() and not user else [user]
     for whose in crontabs:
-        done += installed.uninstall_cron(whose)
-    _say(done or ["nothing was installed"])
+        done += installed.uninstall_cron(whose, folder)
+    _say(done or [f"nothing was installed for {folder}"])
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
@@ -123,7 +126,6 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         interval=interval,
         # Whatever does not stand in .env would be unknown to the policy of the scheduled tick.
         told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
-        max_runtime=settings.max_runtime,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )

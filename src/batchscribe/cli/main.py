@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("status:resume", "Ticks decide again."),
     "gpu": ("gpu:gpu", "The GPU instance by hand."),
     "reconcile": ("tick:reconcile", "Stop what should not run; start nothing."),
-    "watchdog": ("watch:watchdog", "End a tick that hangs, then reconcile; a timer calls it."),
+    "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
     "rehearse": ("rehearse:rehearse", "Kill the controller, and watch what stops the GPU."),
     "install": ("install:install", "Put the scheduler on a schedule."),
     "uninstall": ("install:uninstall", "Take the scheduler off its schedule."),

@@ -32,6 +32,7 @@ from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.instances import GUARD_FIRST
 from batchscribe.core.money import Usd, cost
 from batchscribe.errors import BatchscribeError
+from batchscribe.private_files import FILE, make_folder
 from batchscribe.wiring.scheduler import Scheduler
 
 ACTS = [act.value for act in Act]
@@ -90,8 +91,8 @@ def _play(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
         app.console.print(f"{act}: {_PLOTS[act]}", markup=False)
     put_speech(made.world, name, _speech())
     log = made.settings.log_dir / "rehearsal.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as said:
+    make_folder(log.parent)
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as said:
         proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, said, log))
     if not quiet:
         app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {told(proof)}", markup=False)

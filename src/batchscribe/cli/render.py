@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchscribe.controller.tick import Ticked
+from batchscribe.core.chunks import passed_over_text
 from batchscribe.core.packing import Batch
 from batchscribe.core.policy import Decision, Launch, Observation
 from batchscribe.core.report import build, cost_block, estimate_block, render_block
@@ -16,8 +17,9 @@ from batchscribe.settings import Settings
 
 
 def decided(ticked: Ticked) -> list[str]:
-    """The decision, in one line."""
-    return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}"]
+    """The decision, in one line; and what the listing passed over."""
+    over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
+    return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
 def planned(seen: Observation, decision: Decision) -> list[str]:
@@ -64,6 +66,7 @@ def tick_document(
             "sentence": decision.reason.sentence,
             "numbers": dict(decision.reason.numbers),
         },
+        "passed_over": ticked.seen.backlog.passed_over if ticked.seen else {},
         "batch": _batch_document(batch) if batch else None,
         "refused": str(refused) if refused else None,
         "runs": [build(run) for run in ticked.runs],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,11 +13,15 @@ from rich.table import Table
 
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.backlog import Backlog, SessionScan, summarise
-from batchscribe.core.chunks import TOP
+from batchscribe.core.chunks import TOP, passed_over_text
 from batchscribe.core.redaction import printable
-from batchscribe.wiring.scheduler import new_scanner, open_stores
+from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 
+NAMED = 20
+"""Unreadable transcripts in the last lines; `--json` has every one."""
 SHOWN = 50
 """Rows on a terminal; `--all` and `--json` show every session."""
 
@@ -33,6 +37,7 @@ class Row:
     stale: int
     quarantined: int
     empty: int
+    unreadable: tuple[str, ...]
     bytes: int
     oldest: datetime | None
     live: bool
@@ -40,7 +45,8 @@ class Row:
 
     @property
     def unfinished(self) -> bool:
-        return bool(self.pending or self.waiting or self.stale or self.quarantined or self.live)
+        work = self.pending or self.waiting or self.stale or self.quarantined or self.unreadable
+        return bool(work or self.live)
 
 
 @click.command()
@@ -53,9 +59,13 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     if source:
         app.take_source(source)
     clock = SystemClock()
-    scanner = new_scanner(app.settings, *open_stores(app.settings), clock, by_hand=False)
+    scanner = new_scanner(
+        app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=_unreadable(app)
+    )
     kept: list[Row] = []
-    backlog = summarise(_keeping(scanner.sessions(), kept), lambda: scanner.odd_keys)
+    backlog = summarise(
+        _keeping(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
+    )
     now = clock.now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now))
@@ -63,8 +73,18 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
         app.console.print(table(rows, now))
-    for line in summary(backlog, now, hidden=len(kept) - len(rows)):
+    unreadable = [key for row in kept for key in row.unreadable]
+    for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=unreadable):
         app.console.print(line, markup=False)
+
+
+def _unreadable(app: App) -> dict[str, str]:
+    """What earlier runs could not read; none if the ledger cannot be opened: `scan` does without it."""
+    try:
+        with open_ledger(app.settings, remember=False) as ledger:
+            return known_unreadable(ledger)
+    except BatchscribeError:
+        return {}
 
 
 def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
@@ -83,6 +103,7 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
         "oldest": backlog.oldest,
         "oldest_age_seconds": _age(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
+        "passed_over": backlog.passed_over,
         "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
     }
 
@@ -90,11 +111,11 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
 def table(rows: list[Row], now: datetime) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("session", overflow="fold")
-    for name in ("pending", "waiting", "done", "stale", "quarantined", "bytes", "oldest"):
+    for name in ("pending", "waiting", "done", "stale", "quarantined", "unreadable", "bytes", "oldest"):
         made.add_column(name, justify="right")
     for row in rows:
         live = " (live)" if row.live else ""
-        counts = (row.pending, row.waiting, row.done, row.stale, row.quarantined)
+        counts = (row.pending, row.waiting, row.done, row.stale, row.quarantined, len(row.unreadable))
         made.add_row(
             escape(printable(row.session)) + live,
             *(str(count) if count else "-" for count in counts),
@@ -104,13 +125,21 @@ def table(rows: list[Row], now: datetime) -> Table:
     return made
 
 
-def summary(backlog: Backlog, now: datetime, *, hidden: int) -> Iterator[str]:
+def summary(backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str] = ()) -> Iterator[str]:
     if hidden:
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
     rest = ("waiting", "done", "stale", "quarantined", "troubled", "empty")
     yield ", ".join(f"{getattr(backlog, name)} {name}" for name in rest) + f", in {backlog.sessions} sessions"
+    if unreadable:
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        yield (
+            f"Transcripts that cannot be read: {', '.join(map(printable, unreadable[:NAMED]))}{more}; "
+            "`batchscribe why KEY` shows the reason, `batchscribe redo KEY` transcribes it again"
+        )
+    if backlog.passed_over:
+        yield passed_over_text(backlog.passed_over)
     if backlog.odd_keys:
         yield "Listed the slow way, for their unusual keys: " + ", ".join(map(printable, backlog.odd_keys))
 
@@ -145,6 +174,7 @@ def _row(scan: SessionScan) -> Row:
         stale=len(scan.stale),
         quarantined=scan.quarantined,
         empty=scan.empty,
+        unreadable=scan.unreadable,
         bytes=sum(chunk.size for chunk in scan.pending),
         oldest=scan.oldest,
         live=scan.live,

@@ -91,7 +91,7 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
     runs = ledger.runs(now - RECENT)
     document: dict[str, Any] = {
         "at": now,
-        "timer": on_schedule(),
+        "timer": on_schedule(made.settings.folder),
         "lock": made.lock.holder(),
         "last_tick": ledger.last_tick(),
         "paused_until": ledger.get(PAUSED),

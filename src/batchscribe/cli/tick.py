@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 from rich.markup import escape
@@ -13,54 +14,81 @@ from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
+from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.policy import Launch, decide
-from batchscribe.core.runs import Outcome
+from batchscribe.core.runs import Outcome, Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
-from batchscribe.wiring.scheduler import Scheduler, scheduler
+from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
-"""Outcomes that are no failure of the tick: done, nothing begun, or one step of many."""
+"""Outcomes that are no failure of the tick: done, or nothing begun."""
+
+
+LOCK_PATIENCE = 120.0
+"""Seconds that a tick waits for the lock: a pass of the timer ends within that."""
+wait_option = click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Wait until no run is open, or return after one pass and leave the rest to the watchdog's timer.",
+)
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what it would do and why, in dollars; do nothing.")
-@click.option("--once", is_flag=True, help="Make one step of one run, and return.")
+@click.option("--dry-run", is_flag=True, help="Print what it would do and why, in dollars; do nothing.")
+@wait_option
 @json_option
 @pass_app
-def tick(app: App, *, dry_run: bool, once: bool, as_json: bool) -> int:
+def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
     """One decision, and what follows from it."""
     if dry_run:
         return _dry_run(app, as_json=as_json)
-    with opened(app) as made, made.lock.held():
-        return _report(app, made, one_tick(made.world, made.terms, once=once), as_json=as_json)
+    return _tick(app, wait=wait, as_json=as_json)
 
 
 @click.command()
 @click.option("--source", help="Where the audio is: s3://bucket/prefix, or a folder.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many chunks.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of chunks.")
+@wait_option
 @json_option
 @pass_app
-def run(app: App, *, source: str | None, limit: int | None, as_json: bool) -> int:
+def run(app: App, *, source: str | None, limit: int | None, wait: bool, as_json: bool) -> int:
     """Transcribe the backlog now, whatever policy and age say."""
     if source:
         app.take_source(source)
     if limit:
         app.flags["BATCH_LIMIT"] = str(limit)
-    with opened(app, by_hand=True) as made, made.lock.held():
-        return _report(app, made, one_tick(made.world, made.terms), as_json=as_json)
+    return _tick(app, by_hand=True, wait=wait, as_json=as_json)
+
+
+def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
+    with opened(app, by_hand=by_hand) as made:
+        locked = partial(made.locked, LOCK_PATIENCE)
+        return _report(app, made, one_tick(made.world, made.terms, locked=locked, wait=wait), as_json=as_json)
 
 
 @click.command()
-@click.option("--forget", metavar="RUN", help="Close a run whose instance is gone for good, unseen.")
+@click.option("--forget", metavar="RUN", help="Close a run whose instance is gone for good, unpolled.")
+@click.option(
+    "--adopt", metavar="RUN", help="Stop and settle a run of another scheduler, before its deadline."
+)
 @json_option
 @pass_app
-def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
+def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool) -> int:
     """Stop what should not run; start nothing, and leave live work alone."""
-    with opened(app) as made, made.lock.held():
-        runs = (forget_run(made.world, forget),) if forget else reconcile_runs(made.world, made.terms)
+    app.lenient = True
+    with opened(app) as made:
+        locked = partial(made.locked, LOCK_PATIENCE)
+        if adopt:
+            with locked():
+                adopt_run(made.world, made.terms, adopt, Outcome.INTERRUPTED, "adopted at a user's request")
+        if forget:
+            with locked():
+                runs: tuple[Run, ...] = (forget_run(made.world, forget),)
+        else:
+            runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
         print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
         return 0
@@ -73,14 +101,15 @@ def reconcile(app: App, *, forget: str | None, as_json: bool) -> int:
 
 @contextmanager
 def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
-    """The scheduler, with signals turned into a release and progress on stderr."""
-    from batchscribe.adapters.clock import Interrupts, SystemClock
+    """The scheduler, with signals turned into errors and progress on stderr."""
+    from batchscribe.adapters.clock import Interrupts, SystemClock, TimeLimit
     from batchscribe.adapters.progress import ProgressView
 
     with (
         Interrupts() as interrupts,
+        TimeLimit(HANG_SECONDS) as limit,
         ProgressView(SystemClock()) as view,
-        scheduler(app.settings, view, interrupts, by_hand=by_hand, remember=remember) as made,
+        scheduler(app.settings, view, interrupts, limit, by_hand=by_hand, remember=remember) as made,
     ):
         yield made
 

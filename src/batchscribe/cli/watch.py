@@ -1,29 +1,33 @@
-"""`watchdog`: what a timer of five minutes does about a tick that hangs, and about a GPU without one."""
+"""`watchdog`: one pass over the open runs, made by a timer each minute."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import click
 from rich.markup import escape
 
-from batchscribe.adapters.processes import LocalProcesses
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.tick import opened
-from batchscribe.controller.watchdog import Watchdog
+from batchscribe.controller.tick import watch
+
+PASS_PATIENCE = 0.5
+"""Seconds that a pass of the timer waits for the lock: the next one comes in a minute."""
 
 
 @click.command()
 @json_option
 @pass_app
 def watchdog(app: App, *, as_json: bool) -> int:
-    """End a tick that hangs, then stop what should not run; leave a tick that moves alone."""
+    """Advance open runs by one pass: start, follow, stop. Begins none."""
+    app.lenient = True
     with opened(app) as made:
-        seen = Watchdog(made.world, made.terms, made.lock, LocalProcesses()).watch()
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
-        released = [{"run": each.id, "outcome": each.outcome} for each in seen.runs]
-        ended = seen.ended.pid if seen.ended else None
-        print_json({"found": seen.found, "ended": ended, "released": released})
+        released = [{"run": each.id, "outcome": each.outcome} for each in watched.runs]
+        print_json({"found": watched.found, "released": released})
         return 0
-    app.console.print(seen.found, markup=False)
-    for each in seen.runs:
-        app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
+    app.console.print(watched.found, markup=False)
+    for each in watched.runs:
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
     return 0

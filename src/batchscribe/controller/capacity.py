@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, keep, log
+from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.core.instances import Instance
 from batchscribe.core.money import cost
 from batchscribe.core.runs import Outcome, Run
@@ -21,10 +21,10 @@ def take_another_type(world: World, terms: Terms, run: Run, error: NoCapacityErr
     for other in terms.instance_types:
         if other not in tried and _payable(world, terms, run, other):
             changed = replace(run, tried_types=tried, wanted_type=other)
-            return keep(world, changed, f"no {refused} to be had: the instance becomes {other}")
+            return save(world, changed, f"no {refused} to be had: the instance becomes {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
     which = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""
-    return keep(world, run.releasing(outcome, f"{error}{which}"))
+    return save(world, run.releasing(outcome, f"{error}{which}"))
 
 
 def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
@@ -35,7 +35,7 @@ def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Ru
     if seen.type == run.wanted_type:
         rate = terms.rate_of(seen.type)
         become = replace(run, instance_type=seen.type, wanted_type="", rate=rate)
-        return keep(world, become, f"the instance is {seen.type}")
+        return save(world, become, f"the instance is {seen.type}")
     try:
         world.compute.change_type(run.instance, run.wanted_type)
     except CredentialsError:

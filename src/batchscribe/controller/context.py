@@ -13,12 +13,13 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits, Progress
+from batchscribe.core.meter import Moment, Poll
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.runs import Run, RunState
 from batchscribe.core.transcripts import SessionTranscript
-from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
 
@@ -29,27 +30,25 @@ START_LANDS = timedelta(seconds=60)
 
 
 class Shield(Protocol):
-    """Holds signals back for the block: they are noted, and raised after it."""
+    """Holds signals back: inside the block they are only recorded."""
 
     def shielded(self) -> AbstractContextManager[None]: ...
 
-    def check(self) -> None:
-        """Raises InterruptedRunError where a signal came while it was held back."""
-
 
 class View(Protocol):
-    """Shows a person how far a run is."""
+    """Shows the progress of a run."""
 
     def show(self, run: Run, progress: Progress) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """How long a look waits for the next, and how long all looks together may take; seconds."""
+    """Intervals and timeouts of a run; seconds."""
 
     poll: float = 5.0
+    """Between two passes of a tick that waits; without one, a timer makes a pass each minute."""
     describe: float = 30.0
-    """While a worker works, its instance is looked at this often."""
+    """Between two polls of the instance while its worker works."""
     up: float = 600.0
     """From the start request to `running`."""
     reach: float = 600.0
@@ -63,9 +62,8 @@ class Waits:
     stop: float = STOP_PATIENCE_SECONDS
     """From the stop request to `stopped`, before it is an alarm."""
     force_after: float = 240.0
-    second_look: float = 60.0
-    """The watchdog's, at a tick that showed no life: a machine that slept wakes both at once. A tick that
-    was asked to end, and showed no life for so long again, is killed."""
+    unreachable: float = 900.0
+    """An open run whose store or cloud does not answer for so long is an alert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,9 @@ class Terms:
     """What was agreed before the tick began; from the settings, resolved."""
 
     scheduler: str
-    """This host and state directory: whose intents are ours when the ledger is lost."""
+    """Id of this scheduler: its runs are recovered if the ledger is lost."""
+    host: str = ""
+    """Name of this machine: a copy of its disk on another machine is another scheduler."""
     release: str
     provider: str
     instances: tuple[str, ...]
@@ -117,6 +117,10 @@ class World:
     notifier: Notifier
     ledger: Ledger
     shield: Shield
+    keep_alive: Callable[[], None]
+    """Restarts the time limit after which a process that hangs is killed; called at each step."""
+    elsewhere: Callable[[World, Run], World]
+    """This world with the stores, region and provider of a run that was opened with other settings."""
     view: View
     scanner: Callable[[bool], Scanner]
     """A scanner; True where a person asked, so that age and live locks do not count."""
@@ -137,10 +141,33 @@ def refuse_unfit(unfit: str) -> None:
         raise MisconfiguredError(f"{unfit} (nothing was started)")
 
 
-def noted(world: World, run: Run, note: str = "") -> Run:
-    """Records the run if that can be done: on the way out, a broken ledger must not keep a GPU running."""
+def moment(world: World) -> Moment:
+    """Now, by both clocks."""
+    return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
+
+
+def poll_instance(world: World, run: Run) -> Poll:
+    """Polls the instance of a run.
+
+    Raises what Compute.describe raises, ComputeUnavailableError if the answer may be older than the last one.
+    """
+    asked = moment(world)
+    seen = world.compute.describe(run.instance)
+    poll = Poll(asked=asked, answered=moment(world), instance=seen)
+    if run.meter.contradicts(poll):
+        raise ComputeUnavailableError(f"{seen.id} is {seen.state}, but was up a moment ago: will poll again")
+    return poll
+
+
+def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
+    """True if `seconds` have passed since then; a clock that was set back grants no grace."""
+    return since is not None and not now.is_within(timedelta(seconds=seconds), of=since)
+
+
+def save_best_effort(world: World, run: Run, note: str = "") -> Run:
+    """Records the run if possible: on the way out, a broken ledger must not keep a GPU running."""
     try:
-        return keep(world, run, note)
+        return save(world, run, note)
     except BatchscribeError as error:
         log.warning("the ledger could not be written", run=run.id, error=str(error))
         return run
@@ -149,9 +176,9 @@ def noted(world: World, run: Run, note: str = "") -> Run:
         return run
 
 
-def keep(world: World, run: Run, note: str = "") -> Run:
+def save(world: World, run: Run, note: str = "") -> Run:
     """Records the run as it stands now, durably, before anything else happens."""
     world.ledger.save_run(run, at=world.clock.now(), note=note)
-    if said := note or (run.detail if run.state is RunState.RELEASING else ""):
-        log.info(said, run=run.id, state=run.state.value)
+    if text := note or (run.detail if run.state is RunState.RELEASING else ""):
+        log.info(text, run=run.id, state=run.state.value)
     return run

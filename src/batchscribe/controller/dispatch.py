@@ -1,57 +1,57 @@
-"""The step that gives a box its work: a fresh listing becomes a manifest, and a worker is started on it."""
+"""Gives a run its work: a manifest before its start, and a worker on it once the host is reachable."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import late, look_due, looked_at, not_up, read_exit, read_manifest
-from batchscribe.core import keys
-from batchscribe.core import manifest as wire
+from batchscribe.controller.context import Terms, World, is_late, log, poll_instance, save
+from batchscribe.controller.observation import poll_due, read_poll, why_not_up
+from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.instances import Instance
 from batchscribe.core.manifest import Manifest, ManifestChunk
 from batchscribe.core.packing import Batch, pack
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.errors import MisconfiguredError, TransientError
 
 MODEL_LOAD_SECONDS = 30.0
-"""Of a worker's time before its first window, once the box is up."""
+"""From the start of a worker to its first window, on a host that is up."""
 
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
-    """Waits for a box that answers, gives it a manifest, and starts its worker."""
-    seen = world.compute.describe(run.instance)
-    now = world.clock.now()
-    if down := not_up(run, seen):
-        run = looked_at(run, seen, now)
-    if down and run.manifests:
-        return keep(world, run.releasing(None, f"{down}: the rest is for the next run"))
-    if down:
-        return keep(world, run.releasing(Outcome.START_FAILED, f"{down}, before any work"))
-    run = keep(world, replace(run, running_until=now)) if look_due(run, terms, now) else run
+    """Waits for a host that answers, and starts a worker on the last manifest."""
+    poll = poll_instance(world, run)
+    if down := why_not_up(run, poll.instance):
+        run = read_poll(run, poll)
+        if run.dispatched:
+            return save(world, run.releasing(None, f"{down}: the rest is for the next run"))
+        return save(world, run.releasing(Outcome.START_FAILED, f"{down}, before any work"))
+    run = save(world, read_poll(run, poll)) if poll_due(run, terms, poll.answered) else run
     try:
-        version = world.launcher.probe(seen)
+        version = world.launcher.probe(poll.instance)
         if version == terms.release:
-            return _launch(world, terms, run, seen)
-        trouble = "its box never answered"
+            return _launch(world, terms, run, poll.instance)
+        trouble = "its host never answered"
     except TransientError as error:
         version, trouble = None, str(error)
     if version is None:
-        if late(run.reaching_since, now, terms.waits.reach):
-            detail = f"no worker could be started on {seen.id} in {terms.waits.reach / 60:.0f} min: {trouble}"
-            return keep(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
+        if is_late(run.reaching_since, poll.answered, terms.waits.reach):
+            minutes = terms.waits.reach / 60
+            detail = f"no worker could be started on {run.instance} in {minutes:.0f} min: {trouble}"
+            return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
         log.info("no worker yet", run=run.id, why=trouble)
         return run
     raise MisconfiguredError(
-        f"the box has batchscribe {version}, this is {terms.release}: run `batchscribe gpu setup`"
+        f"the GPU host has batchscribe {version}, this is {terms.release}: run `batchscribe gpu setup`"
     )
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:
-    """What the time that is left can hold of what is pending now and was not tried in this run."""
+    """The pending chunks that fit into the time left and were not tried in this run."""
     backlog = world.scanner(run.by_hand).backlog()
-    tried = {chunk.key for key in run.manifests for chunk in read_manifest(world, key).chunks}
+    given = (read_manifest(world, run, worker) for worker in range(len(run.manifests)))
+    tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.manifests and all(chunk.troubled for chunk in fresh):
         fresh = []
@@ -71,48 +71,48 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     )
 
 
-def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """Starts the worker of the newest manifest; both are recorded before the worker can live."""
-    manifest = _undispatched(world, run) or _write_manifest(world, terms, run)
-    if manifest is None:
-        return keep(world, run.releasing(None, "nothing was left to do"))
-    key = keys.manifest(run.id, manifest.worker)
-    if key not in run.manifests:
-        run = keep(world, replace(run, manifests=(*run.manifests, key), work_ended=None))
-    world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{key}")
-    changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
-    return keep(world, changed, f"worker {manifest.worker} started on {len(manifest.chunks)} chunks")
-
-
-def _undispatched(world: World, run: Run) -> Manifest | None:
-    """A manifest that an earlier controller wrote or recorded before it died; None where there is none."""
-    if run.manifests:
-        last = read_manifest(world, run.manifests[-1])
-        if read_exit(world, last) is None:
-            return last
-    try:
-        return read_manifest(world, keys.manifest(run.id, len(run.manifests)))
-    except ObjectNotFoundError:
-        return None
-
-
-def _write_manifest(world: World, terms: Terms, run: Run) -> Manifest | None:
+def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
+    """The run with a manifest that is stored and not worked off; on its way out if nothing is pending."""
+    if run.manifests and read_exit(world, run.worker) is None:
+        store_manifest(world, run)
+        return run
     batch = next_batch(world, terms, run)
     if not batch.chunks:
-        return None
-    worker = len(run.manifests)
-    manifest = _manifest(world, terms, run, worker, batch.chunks)
-    world.output.create(keys.manifest(run.id, worker), wire.encode(manifest))
-    return manifest
+        return save(world, run.releasing(None, "nothing was left to do"))
+    return give_work(world, terms, run, batch.chunks)
 
 
-def _manifest(world: World, terms: Terms, run: Run, worker: int, chunks: tuple[Chunk, ...]) -> Manifest:
+def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
+    """Records the next manifest, then stores it. Raises RefusedError if another one is there already."""
+    run = save(world, with_manifest(world, terms, run, chunks))
+    store_manifest(world, run)
+    return run
+
+
+def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
+    """The run with its next manifest, which is in the ledger and not yet in the store."""
+    key = record_manifest(world, _manifest(terms, run, chunks))
+    return replace(run, manifests=(*run.manifests, key), work_ended=None)
+
+
+def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+    """Starts the worker of the last manifest. Repeating it is harmless."""
+    run = ensure_manifest(world, terms, run)
+    if run.ending:
+        return run
+    manifest = read_manifest(world, run)
+    world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
+    changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
+    return save(world, changed, f"worker {manifest.worker} started on {len(manifest.chunks)} chunks")
+
+
+def _manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
-        worker=worker,
+        worker=len(run.manifests),
         release=terms.release,
-        source=world.source.url,
-        output=world.output.url,
+        source=run.source,
+        output=run.output,
         deadline=run.deadline,
         engine=terms.engine,
         settings_hash=terms.settings_hash,

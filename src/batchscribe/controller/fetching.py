@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Store
 
 THREADS = 16
+AT_ONCE = 2_000
+"""Objects that are queued for the threads together: bounds the memory of a long list."""
+T = TypeVar("T")
 
 
 def fetched(store: Store, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -16,18 +20,29 @@ def fetched(store: Store, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
 
     A store may say in `threads` how many readers it wants at once.
     """
+    for key, data in _for_each(store, wanted, lambda key: _read(store, key)):
+        if data is not None:
+            yield key, data
+
+
+def delete_all(store: Store, unwanted: Iterable[str]) -> Iterator[str]:
+    """Deletes each object, and yields its key, in the order asked."""
+    for key, _ in _for_each(store, unwanted, store.delete):
+        yield key
+
+
+def _for_each(store: Store, wanted: Iterable[str], act: Callable[[str], T]) -> Iterator[tuple[str, T]]:
     keys = tuple(wanted)
     threads = min(getattr(store, "threads", THREADS), len(keys))
     if threads <= 1:
         for key in keys:
-            if (data := _read(store, key)) is not None:
-                yield key, data
+            yield key, act(key)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
     try:
-        for key, data in zip(keys, pool.map(lambda key: _read(store, key), keys), strict=True):
-            if data is not None:
-                yield key, data
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            yield from zip(some, pool.map(act, some), strict=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the rest
 

@@ -1,107 +1,149 @@
-"""The step that follows a worker through the store: its progress, its last word, and its instance."""
+"""Follows a worker: its instance by polls, its progress and its exit record through the store."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World, keep
-from batchscribe.controller.control import (
+from batchscribe.controller.context import Terms, World, is_late, log, moment, poll_instance, save
+from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, give_work, next_batch
+from batchscribe.controller.observation import poll_due, read_poll, why_not_up
+from batchscribe.controller.records import (
     by_our_clock,
-    late,
-    look_due,
-    looked_at,
-    not_up,
     read_box_end,
     read_exit,
     read_manifest,
     read_progress,
 )
-from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, next_batch
-from batchscribe.controller.silence import stands_still
+from batchscribe.controller.stall import stall_reason
 from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.manifest import ExitRecord, Manifest, Progress, WorkerEnd
+from batchscribe.core.instances import Instance
+from batchscribe.core.manifest import ExitRecord, Progress, WorkerEnd
 from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import BatchscribeError, TransientError
 
 
 def follow(world: World, terms: Terms, run: Run) -> Run:
-    """Looks at the worker's progress, at its last word, and now and then at the instance."""
-    manifest = read_manifest(world, run.manifests[-1])
-    if record := read_exit(world, manifest):
-        return _ended(world, terms, run, manifest, record)
-    progress = read_progress(world, manifest)
+    """Polls the instance if that is due, whatever the store answers; then reads what the worker reports."""
+    run, seen = _poll_if_due(world, terms, run)
+    down = why_not_up(run, seen) if seen else ""
+    try:
+        if record := read_exit(world, run.worker):
+            return _after_exit(world, terms, run, record)
+        progress = read_progress(world, run.worker)
+        if down:
+            return save(world, _gone_down(world, run, down))
+    except BatchscribeError as error:
+        if not down:
+            raise
+        return save(world, run.releasing(None, f"{down}; its progress cannot be read: {error}"))
+    return _follow_progress(world, terms, run, seen, progress)
+
+
+def _poll_if_due(world: World, terms: Terms, run: Run) -> tuple[Run, Instance | None]:
+    """A cloud that does not answer now does not hide what the store shows."""
+    if not poll_due(run, terms, moment(world)):
+        return run, None
+    try:
+        poll = poll_instance(world, run)
+    except TransientError as error:
+        log.warning("poll will be repeated", run=run.id, error=str(error))
+        return run, None
+    return save(world, read_poll(run, poll)), poll.instance
+
+
+def _follow_progress(
+    world: World, terms: Terms, run: Run, seen: Instance | None, progress: Progress | None
+) -> Run:
+    now = moment(world)
     if progress is not None:
         world.view.show(run, progress)
-        run = _timed(run, progress, world.clock.now())
-    now = world.clock.now()
-    if look_due(run, terms, now):
-        seen = world.compute.describe(run.instance)
-        down = not_up(run, seen)
-        # The call may have taken its time: an end is no earlier than its answer.
-        run = keep(world, looked_at(run, seen, world.clock.now()))
-        if world.launcher.alive(seen, manifest) is False and read_exit(world, manifest) is None:
-            detail = f"worker {manifest.worker} is gone without a last word"
-            return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
-        if down and read_exit(world, manifest) is None:
-            return keep(world, gone_down(world, run, down))
-    unseen = run.launch == ClaimLaunch.BOOT and progress is None
-    if unseen and late(run.reaching_since, now, terms.waits.reach):
-        detail = f"no worker came to life on the box in {terms.waits.reach / 60:.0f} min"
-        return keep(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
-    return _silent(world, terms, run, manifest, progress)
+        run = _with_times(run, progress, now.at)
+    if seen and run.launch == ClaimLaunch.SSH:
+        _ensure_agent(world, run, seen)
+    if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
+        detail = f"worker {run.worker.worker} is gone without an exit record"
+        return save(world, run.releasing(Outcome.WORKER_LOST, detail))
+    unstarted = run.launch == ClaimLaunch.BOOT and progress is None
+    if unstarted and is_late(run.reaching_since, now, terms.waits.reach):
+        detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
+        return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
+    if stall := stall_reason(world, terms, run, progress):
+        return save(world, run.releasing(Outcome.WORKER_LOST, stall))
+    return run
 
 
-def gone_down(world: World, run: Run, down: str) -> Run:
-    """The run on its way out after its instance went down without a last word of its worker."""
+def _ensure_agent(world: World, run: Run, seen: Instance) -> None:
+    """Starts the agent again if it died; its host cannot do that for one that was started over ssh."""
+    url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
+    try:
+        world.launcher.launch(seen, read_manifest(world, run), url)
+    except BatchscribeError as error:
+        log.warning("the agent could not be checked", run=run.id, error=str(error))
+
+
+def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
+    """How the work of a run ended whose host is stopped already; None if it never began."""
+    if not run.manifests:
+        return None
+    if (record := read_exit(world, run.worker)) is not None:
+        return _outcome_of(run, record, over=world.clock.now() >= run.deadline)
+    end = read_box_end(world, run)
+    return (None, f"the GPU host powered itself off: {end.why}") if end else None
+
+
+def _gone_down(world: World, run: Run, down: str) -> Run:
+    """The run on its way out after its instance went down without an exit record of its worker."""
     end = read_box_end(world, run)
     if end is None:
-        return run.releasing(Outcome.INSTANCE_LOST, f"{down} under a working worker: somebody stopped it")
-    outcome = Outcome.WORKER_LOST if end.worker == len(run.manifests) - 1 else None
+        detail = f"{down} while its worker was running: stopped from outside"
+        return run.releasing(Outcome.INSTANCE_LOST, detail)
+    outcome = Outcome.WORKER_LOST if end.worker == run.worker.worker else None
     outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
-    return run.releasing(outcome, f"the box powered itself off: {end.why}; the rest is for the next run")
+    return run.releasing(outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run")
 
 
-def _ended(world: World, terms: Terms, run: Run, manifest: Manifest, record: ExitRecord) -> Run:
-    """The worker's last word decides what is next, not what is done: that the store decides."""
+def _after_exit(world: World, terms: Terms, run: Run, record: ExitRecord) -> Run:
+    """The exit record decides what is next, not what is done: that the store decides."""
     now = world.clock.now()
-    run = replace(_timed(run, record, now), work_ended=by_our_clock(run, record.at, now))
+    run = replace(_with_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
+    if record.end is WorkerEnd.FINISHED:
+        return _go_on(world, terms, run)
+    return save(world, run.releasing(*_outcome_of(run, record, over=now >= run.deadline)))
+
+
+def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
     match record.end:
         case WorkerEnd.FINISHED:
-            return _go_on(world, terms, run, manifest)
+            return None, f"worker {run.worker.worker} finished"
         case WorkerEnd.STOPPED:
-            over = now >= run.deadline
             outcome = Outcome.TIMED_OUT if over else Outcome.INTERRUPTED
-            return keep(world, run.releasing(outcome, record.message or "the worker was asked to end"))
+            return outcome, record.message or "the worker was asked to end"
         case WorkerEnd.FAILED:
-            outcome = Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED
-            return keep(world, run.releasing(outcome, record.message))
+            return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _go_on(world: World, terms: Terms, run: Run, manifest: Manifest) -> Run:
-    """Another manifest for the same box, where work and time are left; else the way out."""
-    note = f"worker {manifest.worker} finished"
+def _go_on(world: World, terms: Terms, run: Run) -> Run:
+    """Another manifest for the same host, if work and time are left; else the way out."""
+    note = f"worker {run.worker.worker} finished"
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
     if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
-            again = run.moved(RunState.DISPATCHING, reaching_since=world.clock.now())
-            return keep(world, again, f"{note}; {len(batch.chunks)} more chunks fit")
-    return keep(world, run.releasing(None), note)
+            again = run.moved(RunState.DISPATCHING, reaching_since=moment(world))
+            again = save(world, again, f"{note}; {len(batch.chunks)} more chunks fit")
+            return give_work(world, terms, again, batch.chunks)
+    return save(world, run.releasing(None), note)
 
 
-def _timed(run: Run, told: Progress | ExitRecord, now: datetime) -> Run:
-    """When its first worker came to life, and when paid time first turned into speech."""
+def _with_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
+    """The run with the start of its first worker and of its first window."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run
-    told_at = by_our_clock(run, told.at, now)
-    since = run.worker_since or by_our_clock(run, told_at - timedelta(seconds=told.timings.elapsed), now)
-    first = told.timings.first_window
+    at = by_our_clock(run, reported.at, now)
+    elapsed = timedelta(seconds=reported.timings.elapsed)
+    since = run.worker_since or by_our_clock(run, at - elapsed, now)
+    first = reported.timings.first_window
     return replace(
         run, worker_since=since, first_window=since + timedelta(seconds=first) if first is not None else None
     )
-
-
-def _silent(world: World, terms: Terms, run: Run, manifest: Manifest, progress: Progress | None) -> Run:
-    if detail := stands_still(world, terms, run, manifest, progress):
-        return keep(world, run.releasing(Outcome.WORKER_LOST, detail))
-    return run

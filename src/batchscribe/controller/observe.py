@@ -9,7 +9,7 @@ from batchscribe.controller.context import Terms, World
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.core.instances import Instance
 from batchscribe.core.policy import Observation
-from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.runs import Run
 
 PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
@@ -19,7 +19,7 @@ def observe(world: World, terms: Terms) -> Observation:
     """The world now. A listing that fails raises: it is never an empty backlog."""
     now = world.clock.now()
     settled = _settled_lately(world, now)
-    fruitless, hung = _fruitless(settled), _hung(settled)
+    fruitless = _fruitless(settled)
     instance = world.compute.describe(terms.instances[0])
     instance_type = instance.type or terms.instance_type
     return Observation(
@@ -38,8 +38,6 @@ def observe(world: World, terms: Terms) -> Observation:
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         fruitless=len(fruitless),
         last_fruitless=fruitless[-1].settled if fruitless else None,
-        hung=len(hung),
-        last_hung=hung[-1].settled if hung else None,
         stranger=stranger(world, instance, now),
     )
 
@@ -53,13 +51,6 @@ def _fruitless(settled: list[Run]) -> list[Run]:
     """The newest runs that cost something and got no chunk done, oldest first."""
     paid = [run for run in settled if run.billed_seconds]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
-
-
-def _hung(settled: list[Run]) -> list[Run]:
-    """The newest runs whose controllers hung, oldest first. What never came up proves nothing against it."""
-    tried = [run for run in settled if run.outcome and not run.outcome.no_start]
-    tried = [run for run in tried if run.outcome is not Outcome.ABANDONED]
-    return list(takewhile(lambda run: run.outcome is Outcome.HUNG, reversed(tried)))[::-1]
 
 
 def oldest_open_run(world: World) -> Run | None:

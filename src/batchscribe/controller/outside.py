@@ -12,10 +12,11 @@ from functools import partial
 
 import msgspec
 
-from batchscribe.controller.context import START_LANDS, Terms, World, log
+from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord, read
+from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import decode
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -34,16 +35,17 @@ def note_down(world: World, run: Run) -> None:
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Tells a box that boots what it is there for; how the run's workers will come to life.
+    """Writes the claim into the instance's record; returns how the run's workers will be started.
 
-    A box whose units are not installed gets none: it would not look.
+    A borrowed instance gets none: it must not be powered off for this run.
     """
     if terms.shared_machine:
         return LOCAL
     record = None if run.borrowed else instance_record(world, run.instance)
-    if record is None or not record.boots:
+    if record is None:
         return ClaimLaunch.SSH
-    launch = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
+    launch = wanted if record.boots else ClaimLaunch.SSH
     claim = BoxClaim(
         run=run.id,
         created=run.created,
@@ -67,7 +69,7 @@ def launch_left(world: World, run: Run) -> str:
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
     """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
     try:
-        return read(world.home.get(keys.instance(instance)).data, InstanceRecord)
+        return decode(world.home.get(keys.instance(instance)).data, InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
@@ -122,7 +124,7 @@ def _take_claim(world: World, run: Run) -> None:
 
 def _give_back(world: World, run: Run) -> None:
     """The tags emptied, and its own type: as far as nobody else has taken or changed it since."""
-    if run.start_requested is None and not run.tried_types:
+    if not run.started and not run.tried_types:
         return
     seen = world.compute.describe(run.instance)
     # Whichever of them it was changed to: the last that was wanted may never have come about.
@@ -132,7 +134,7 @@ def _give_back(world: World, run: Run) -> None:
         world.compute.change_type(run.instance, run.own_type)
     if seen.run == run.id:
         world.compute.release(run.instance)
-    elif seen.run is None and run.seen_up is None and _just_over(world, run):
+    elif seen.run is None and run.meter.up_since is None and _just_over(world, run):
         raise ComputeUnavailableError(f"whether {seen.id} bears its tag is too early to tell")
     if to_change and seen.state is not InstanceState.STOPPED:
         raise ComputeUnavailableError(
@@ -143,10 +145,9 @@ def _give_back(world: World, run: Run) -> None:
 
 
 def _just_over(world: World, run: Run) -> bool:
-    """Whether the run's last call on its instance is so young that looks may be older than that."""
-    last = run.stop_requested or run.start_accepted or run.start_requested
-    # A clock that was set back does not make it young.
-    return last is not None and abs(world.clock.now() - last) < START_LANDS
+    """True if the run's last call on its instance is so recent that polls may be older than it."""
+    last = run.stop_requested or run.meter.start_accepted or run.meter.start_requested
+    return last is not None and moment(world).is_within(START_LANDS, of=last)
 
 
 def _write(world: World, record: InstanceRecord) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from batchscribe.controller.attempts import Attempts, forget_attempts, read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.trouble import Tried, attempts, quarantine_of, read_failures, read_quarantine
+from batchscribe.controller.trouble import by_chunk, quarantine_of, read_quarantine
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.chunks import TOP, split
@@ -67,13 +69,16 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
 def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
     """Moves the transcripts of each aside, and forgets its failures: it is pending again.
 
-    A transcript is copied before it is deleted, so a crash in between loses none. `stamp` names the
-    folder that the old ones are kept in, below `_batchscribe/superseded/`.
+    The failures of all are forgotten first, in few requests. A transcript is copied before it is deleted, so
+    a crash in between loses none. `stamp` names the folder that the old ones are kept in, below
+    `_batchscribe/superseded/`.
     """
+    chosen = tuple(chosen)
+    _forget(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
     for audio in chosen:
-        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in audio.transcripts]
-        forget(scanner.output, audio.info.key)
-        for side, transcript in audio.transcripts:
+        old = (*audio.transcripts, *audio.blank)
+        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
+        for side, transcript in old:
             _store(scanner, side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 
@@ -96,20 +101,17 @@ def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]
             raise ObjectNotFoundError(
                 f"{key!r} is not quarantined; `batchscribe quarantine list` shows what is"
             )
-    for digest in digests:
-        _forget(output, digest)
+    _forget(output, digests)
     return wanted
 
 
-def forget(output: Store, key: str) -> None:
-    """Deletes the failed attempts at a chunk, then its quarantine: halfway, it is still quarantined."""
-    _forget(output, keys.digest(key))
-
-
-def _forget(output: Store, digest: str) -> None:
-    for attempt in list(attempts(output, digest)):
-        output.delete(attempt.key)
-    output.delete(f"{keys.QUARANTINE}{digest}.json")
+def _forget(output: Store, digests: Sequence[str]) -> None:
+    """Revokes the failed attempts at these chunks, then their quarantine: until then they are held back."""
+    if not digests:
+        return
+    forget_attempts(output, frozenset(digests))
+    for digest in digests:
+        output.delete(f"{keys.QUARANTINE}{digest}.json")
 
 
 def quarantine(output: Store, record: QuarantineRecord) -> None:
@@ -123,17 +125,31 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
 
 
 def quarantine_failed(
-    output: Store, manifests: Iterable[Manifest], *, max_attempts: int, now: datetime
+    output: Store,
+    manifests: Iterable[Manifest],
+    *,
+    max_attempts: int,
+    now: datetime,
+    reported: Iterable[Failure] = (),
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times."""
+    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or once if the
+    failure that its worker `reported` is final.
+    """
     asked = {
         (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
     }
-    tried = [attempt for attempt in attempts(output) if (attempt.digest, attempt.etag) in asked]
+    failures = read_failures(output, lambda listed: _often(listed, asked, max_attempts))
     records = [
         _record(asked[place], own, now)
-        for place, failures in read_failures(output, _often(tried, max_attempts)).items()
-        if len(own := _counted(failures)) >= max_attempts
+        for place, some in by_chunk(failures).items()
+        if len(own := _counted(some)) >= max_attempts
+    ]
+    places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
+    held = {record.key for record in records}
+    records += [
+        _record(asked[place], [failure], now)
+        for place, failure in places.items()
+        if place in asked and failure.key not in held
     ]
     for record in records:
         quarantine(output, record)
@@ -154,6 +170,7 @@ def record_crash(
             kind=FailureKind.CRASH,
             message=f"it was in flight when worker {manifest.worker} died",
             at=now,
+            alone=len(blamed) == 1,
         )
         output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
     return [chunk.key for chunk in blamed]
@@ -187,17 +204,16 @@ def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> 
     return aside
 
 
-def _often(tried: Sequence[Tried], times: int) -> Sequence[Tried]:
-    """Attempts at chunks that were tried so often at all: only these are worth reading."""
-    count: dict[tuple[str, str], int] = {}
-    for attempt in tried:
-        count[attempt.digest, attempt.etag] = count.get((attempt.digest, attempt.etag), 0) + 1
-    return [attempt for attempt in tried if count[attempt.digest, attempt.etag] >= times]
+def _often(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> Sequence[str]:
+    """Attempts at those chunks that were tried so often at all: only these are worth reading."""
+    names = [name for name in listed.stored if keys.chunk_of(name) in asked]
+    count = Counter(keys.chunk_of(name) for name in names)
+    return [name for name in names if count[keys.chunk_of(name)] >= times]
 
 
 def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
     """The chunk's own failures with the decoder that was used last, oldest first."""
-    own = sorted((failure for failure in failures if failure.kind.counts), key=lambda failure: failure.at)
+    own = sorted(wire.counted(failures), key=lambda failure: failure.at)
     last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
     return [failure for failure in own if failure.decoder in {"", last}]
 

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import msgspec
 
-from batchscribe.controller.context import Terms, World, keep, log, refuse_unfit
-from batchscribe.controller.control import by_our_clock, read_box_end, read_exit, read_manifest
-from batchscribe.controller.drive import drive
+from batchscribe.controller.advance import finish
+from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
 from batchscribe.controller.outside import instance_record
+from batchscribe.controller.records import by_our_clock, read_box_end, read_exit
 from batchscribe.controller.retreat import FOLDER, place_of
 from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, Instance, InstanceState
@@ -157,6 +157,7 @@ def _at_work(world: World, terms: Terms, victim: Victim) -> Run:
         run = _run_of(world)
         if run is not None and run.dispatched is not None:
             return run
+        world.keep_alive()
         world.clock.sleep(terms.waits.poll)
 
 
@@ -170,6 +171,7 @@ def _watched(world: World, terms: Terms, act: Act, run: Run) -> Proof:
                 return _judged(world, act, run, world.clock.now())
         except BatchscribeError as error:
             log.warning("will look again", run=run.id, error=str(error))
+        world.keep_alive()
         world.clock.sleep(terms.waits.poll)
     minutes = LONGEST[act].total_seconds() / 60
     detail = (
@@ -204,7 +206,7 @@ def _proof(world: World, act: Act, run: Run, seconds: float | None = None, detai
 
 
 def _work_ended(world: World, run: Run) -> datetime | None:
-    record = read_exit(world, read_manifest(world, run.manifests[-1]))
+    record = read_exit(world, run.worker)
     return by_our_clock(run, record.at, world.clock.now()) if record else None
 
 
@@ -217,8 +219,8 @@ def _finish(world: World, terms: Terms) -> None:
     run = _run_of(world)
     if run is not None:
         over = replace(run, work_ended=run.work_ended or world.clock.now())
-        ending = keep(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
-        drive(world, terms, ending, [])
+        ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
+        finish(world, terms, ending)
 
 
 def _tidy(world: World, name: str) -> None:

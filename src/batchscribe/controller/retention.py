@@ -1,53 +1,116 @@
-"""How long control objects are kept. Transcripts, audio and quarantine are none of its business."""
+"""How long control objects and rows of the ledger are kept.
+
+Kept for ever: transcripts, audio, superseded transcripts, quarantine, reports, and of each run its intent
+and its settlement. Kept for 30 days: the other control objects of settled runs, and failed attempts. Kept for
+90 days: samples in the ledger, and the events and small facts of settled runs. Age is measured by the store's
+own time: a local clock that runs ahead deletes nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import groupby
 
-from batchscribe.controller.trouble import attempts
+from batchscribe.controller.attempts import LOOSE, Attempts, compact, has_loose, list_attempts
+from batchscribe.controller.context import World, log
+from batchscribe.controller.fetching import delete_all
+from batchscribe.controller.trouble import read_marks
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.protocols import Store
+from batchscribe.errors import PermanentError, TransientError
 
 KEPT = timedelta(days=30)
+"""Manifests, progress, exit records and the like of a run after its settlement; failed attempts."""
+KEPT_IN_LEDGER = timedelta(days=90)
+KEEP_ALIVE_EVERY = 1000
+"""Deleted objects."""
 
 
-def retire(output: Store, *, now: datetime, keep: timedelta = KEPT) -> int:
-    """Deletes the objects of runs that were settled, and failed attempts, more than `keep` ago.
+def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
+    """Deletes what is older than `keep`, compacts failed attempts, and prunes the ledger.
 
-    An open run keeps everything, and so does a quarantined chunk. Returns how many objects were
-    deleted. Repeatable after a crash between any two of them. Raises what Store.list and delete raise.
+    An open run keeps everything, and so does a quarantined chunk. Returns the number of deleted objects.
+    Repeatable after a crash between any two steps. Raises what Store.list, create and delete raise.
     """
-    before = now - keep
+    output = world.output
+    runs, quarantine = list(output.list(keys.RUNS)), list(output.list(keys.QUARANTINE))
+    listed = list_attempts(output)
+    today = _store_time(now, [*runs, *quarantine, *listed.single.values()])
+    if today is None:
+        return 0
     # All listings end before the first object goes: no listing is cut from under itself.
-    outdated = [*_runs(output, before), *_attempts(output, before)]
-    for key in outdated:
-        output.delete(key)
-    return len(outdated)
+    outdated = list(_outdated(runs, today - keep))
+    replaced = _compacted(world, listed, quarantine, today - keep)
+    number = 0
+    for number, _ in enumerate(delete_all(output, [*outdated, *replaced]), start=1):
+        if number % KEEP_ALIVE_EVERY == 0:
+            world.keep_alive()
+    world.ledger.prune(today - KEPT_IN_LEDGER)
+    return number
 
 
-def _runs(output: Store, before: datetime) -> Iterator[str]:
-    for run, listed in groupby(output.list(keys.RUNS), key=_run):
-        found = {info.key: info for info in listed}
+def compact_loose(world: World) -> None:
+    """Compacts failed attempts outside a run, if there are many. A failure is logged and costs no tick."""
+    try:
+        if has_loose(world.output):
+            retire(world, now=world.clock.now())
+    except (TransientError, PermanentError) as error:
+        log.warning("attempts.not_compacted", error=str(error))
+
+
+def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
+    """Newest time in the listing; never later than `now`, because a file's time may be set by hand."""
+    newest = max((info.modified for info in listed), default=None)
+    return min(now, newest) if newest else None
+
+
+def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
+    """Objects of runs that were settled earlier than `before`, except intents and settlements."""
+    for run, group in groupby(runs, key=lambda info: info.key.removeprefix(keys.RUNS).partition("/")[0]):
+        found = {info.key: info for info in group}
         settled = found.get(keys.settlement(run))
         if settled is not None and settled.modified < before:
-            yield from _in_order(run, found)
+            yield from (key for key in found if key not in {keys.intent(run), keys.settlement(run)})
 
 
-def _run(info: ObjectInfo) -> str:
-    return info.key.removeprefix(keys.RUNS).partition("/")[0]
+def _compacted(
+    world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
+) -> list[str]:
+    """Compacts the attempts if they are worth it; returns the keys of the objects that are not needed now."""
+    held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
+    free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
+    old = {name for name, at in free.items() if at < before}
+    marks = read_marks(world.output, quarantine, listed.compacted.quarantine)
+    unmarked = len(marks.keys() - listed.compacted.quarantine.keys())
+    if not old and listed.loose <= LOOSE and unmarked <= LOOSE:
+        return []
+    dropped = old | _ended(world, free.keys() - old)
+    return list(compact(world.output, listed, dropped=dropped, before=before, quarantine=marks))
 
 
-def _in_order(run: str, found: dict[str, ObjectInfo]) -> list[str]:
-    """The intent first and the settlement last: an intent without a settlement would be an open run."""
-    intent, settlement = keys.intent(run), keys.settlement(run)
-    return sorted(found, key=lambda key: (key == settlement, key != intent, key))
+def _ended(world: World, names: Collection[str]) -> set[str]:
+    """Attempts at chunks that are done, or gone.
+
+    A chunk that is not listed is gone only if the attempt is of a run of ours on this source: another
+    scheduler may write into the same output from another source.
+    """
+    done = _listed_chunks(world, {keys.chunk_of(name)[0] for name in names}) if names else {}
+
+    @cache
+    def ours(run_id: str) -> bool:
+        run = world.ledger.run(run_id)
+        return run is not None and run.source == world.source.url
+
+    def ended(name: str) -> bool:
+        digest = keys.chunk_of(name)[0]
+        return done[digest] if digest in done else ours(keys.run_of(name))
+
+    return {name for name in names if ended(name)}
 
 
-def _attempts(output: Store, before: datetime) -> Iterator[str]:
-    held = {info.key for info in output.list(keys.QUARANTINE)}
-    for attempt in attempts(output):
-        if attempt.at < before and f"{keys.QUARANTINE}{attempt.digest}.json" not in held:
-            yield attempt.key
+def _listed_chunks(world: World, digests: Collection[str]) -> Mapping[str, bool]:
+    """Those of these chunks whose audio is listed, by digest: True if it has a transcript."""
+    listed = ((keys.digest(audio.info.key), audio) for audio in world.scanner(False).audio())
+    return {digest: bool(audio.transcripts) for digest, audio in listed if digest in digests}

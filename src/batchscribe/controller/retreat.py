@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.controller.context import World
+from batchscribe.controller.context import Terms, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.messages import Message
@@ -60,10 +60,18 @@ def place_of(world: World, name: str) -> World:
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
 
 
-def world_of(world: World, run: Run) -> World:
-    """The world that a run belongs in: a rehearsal's is finished by any tick that finds it."""
+def world_of(world: World, terms: Terms, run: Run) -> World:
+    """The world that a run belongs to: a rehearsal's, the one of the settings, or that of earlier settings.
+
+    A run is stopped and finished where it was opened, whatever the settings say by now.
+    """
     root = f"{world.home.url.rstrip('/')}/{FOLDER}"
-    return place_of(world, run.output.removeprefix(root)) if run.output.startswith(root) else world
+    if run.output.startswith(root):
+        return place_of(world, run.output.removeprefix(root))
+    place = (terms.provider, terms.region, terms.instances, world.source.url, world.output.url)
+    if not run.source or place == (run.provider, run.region, run.instances, run.source, run.output):
+        return world
+    return world.elsewhere(world, run)
 
 
 def rehearsed(run: Run) -> bool:

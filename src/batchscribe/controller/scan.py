@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from batchscribe.controller.trouble import read_trouble
 from batchscribe.core import transcripts
 from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.chunks import passed_over
 from batchscribe.core.folders import AudioObject, Tagged, audio_folders, merged
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.transcripts import Transcript
@@ -19,8 +22,9 @@ from batchscribe.protocols import Clock, Store
 MIN_AGE = timedelta(minutes=5)
 LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
-LOOK_EVERY = 1000
-"""Objects of a listing between two looks at the clock."""
+KEEP_ALIVE_EVERY = 1000
+"""Objects of a listing."""
+NONE_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def no_lock() -> LiveLock | None:
@@ -33,7 +37,8 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count.
+    would decode now: failures of another one no longer count. `keep_alive` is called during a listing. `unreadable`
+    has the ETags of transcripts that could not be read before, by their keys.
     """
 
     def __init__(
@@ -46,6 +51,9 @@ class Scanner:
         live_lock: Callable[[], LiveLock | None] = no_lock,
         longest_lock: timedelta | None = None,
         decoder: str | None = None,
+        max_attempts: int = 3,
+        keep_alive: Callable[[], None] = lambda: None,
+        unreadable: Mapping[str, str] = NONE_KNOWN,
     ) -> None:
         self.source = source
         self.output = output
@@ -54,6 +62,10 @@ class Scanner:
         self._live_lock = live_lock
         self._longest_lock = longest_lock
         self._decoder = decoder
+        self._max_attempts = max_attempts
+        self._keep_alive = keep_alive
+        self._unreadable = unreadable
+        self._passed_over: Counter[str] = Counter()
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -61,18 +73,31 @@ class Scanner:
         stores = (self.source,) if self._one_store else (self.source, self.output)
         return tuple(row for store in stores for row in getattr(store, "odd_keys", ()))
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Files of sound that are not decoded, by extension, listed since `rules` was called last."""
+        return dict(self._passed_over)
+
+    def _leave_out(self, key: str) -> None:
+        if (kind := passed_over(key)) is not None:
+            self._passed_over[kind] += 1
+
     def rules(self) -> ScanRules:
         """Time, lock and earlier trouble, as of now: read before the listing, so that what fails or is
         locked meanwhile is at worst taken a tick later.
         """
         now = self._clock.now()
+        self._passed_over.clear()
         return ScanRules(
             now=now,
             min_age=self._min_age,
             live=self._live_lock(),
             overdue=now - self._longest_lock if self._longest_lock is not None else None,
+            max_attempts=self._max_attempts,
             trouble=read_trouble(self.output, self._decoder),
+            unreadable=self._unreadable,
             owner=self._owner,
+            leave_out=self._leave_out,
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
@@ -81,11 +106,11 @@ class Scanner:
         yield from sessions(self._listing(prefix), rules)
 
     def backlog(self) -> Backlog:
-        return summarise(self.sessions(), lambda: self.odd_keys)
+        return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
     def audio(self, prefix: str = "") -> Iterator[AudioObject]:
         """Every audio object with its transcripts, streaming; a prefix must be a whole folder."""
-        for folder in audio_folders(self._listing(prefix), self._owner):
+        for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
             yield from folder
 
     @property
@@ -95,8 +120,8 @@ class Scanner:
     def _listing(self, prefix: str) -> Iterator[Tagged]:
         listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
         for number, each in enumerate(listed):
-            if number % LOOK_EVERY == 0:
-                self._clock.monotonic()  # a sign of life: a listing may take longer than a watchdog waits
+            if number % KEEP_ALIVE_EVERY == 0:
+                self._keep_alive()  # a listing may take longer than a step may
             yield each
 
     def _owner(self, transcript: str) -> str | None:

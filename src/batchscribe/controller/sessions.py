@@ -6,33 +6,43 @@ vouches for the others. A file that is not ours is never overwritten; ours then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import transcripts
-from batchscribe.core.chunks import TOP, session_files, split
-from batchscribe.core.folders import AudioObject, Side
+from batchscribe.core.chunks import TOP, session_stems, split
+from batchscribe.core.folders import AudioObject, Side, Tagged
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.stitching import PartInput, digest, stitch
 from batchscribe.core.transcripts import SessionTranscript
 from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
 FORMATS = ("srt", "vtt", "txt", "json")
 """The JSON last: where it is there, so are the others."""
 Render = Callable[[SessionTranscript, str], bytes]
+Content = transcripts.Transcript | transcripts.ForeignTranscript
+UNREADABLE_FACTS = "unreadable/"
+EMPTY = "not a transcript: it is empty"
 
 
-def publish_session(scanner: Scanner, session: str, render: Render) -> str | None:
+def publish_session(
+    scanner: Scanner,
+    session: str,
+    render: Render,
+    *,
+    record: Callable[[Sequence[PartInput]], object] = lambda _parts: None,
+) -> str | None:
     """Writes a session's files where they are missing or outdated; the stem they got, None if nothing
-    was to be written.
+    was to be written. `record` is called with the parts as they were read.
     """
     parts = session_parts(scanner, session)
+    record(parts)
     if not any(part.content for part in parts):
         return None
     stem, there = _place(scanner.output, session)
@@ -44,16 +54,37 @@ def publish_session(scanner: Scanner, session: str, render: Render) -> str | Non
     return stem
 
 
+def record_unreadable(ledger: Ledger, parts: Iterable[PartInput]) -> None:
+    """Keeps in the ledger which transcripts could not be read, for `scan`, which only lists them."""
+    known = ledger.facts(UNREADABLE_FACTS)
+    for part in parts:
+        fact = f"{UNREADABLE_FACTS}{part.transcript}"
+        etag = part.etag or None if part.unreadable else None
+        if known.get(fact) != etag:
+            ledger.put(fact, etag)
+
+
+def known_unreadable(ledger: Ledger) -> dict[str, str]:
+    """ETags of the transcripts that could not be read, by their keys."""
+    facts = ledger.facts(UNREADABLE_FACTS)
+    return {fact.removeprefix(UNREADABLE_FACTS): etag for fact, etag in facts.items()}
+
+
 def assemble(scanner: Scanner, session: str) -> SessionTranscript:
     """The session as it stands now, up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
-    there = [place for place, part in enumerate(parts) if part.content]
-    if not there:
-        raise ObjectNotFoundError(
-            f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
-        )
+    if not any(part.content for part in parts):
+        raise ObjectNotFoundError(_no_transcript(session, parts))
+    there = [place for place, part in enumerate(parts) if part.content or part.unreadable]
     # A chunk in between that has none yet keeps its place: what comes next overlaps it, and not another.
     return stitch(session, parts[: there[-1] + 1])
+
+
+def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
+    for part in parts:
+        if part.unreadable:
+            return f"{part.transcript!r} cannot be read ({part.unreadable}): `batchscribe redo {part.key}`"
+    return f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
@@ -61,37 +92,36 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    newest = {audio.info.key: max(audio.transcripts, key=_modified) for audio in own if audio.transcripts}
-    contents = dict(_contents(scanner, list(newest.values())))
-    return [_part(audio, newest.get(audio.info.key), contents) for audio in own]
+    contents = dict(_contents(scanner, [audio.newest for audio in own if audio.newest]))
+    return [_part(audio, contents) for audio in own]
 
 
-def _contents(
-    scanner: Scanner, wanted: Sequence[tuple[Side, ObjectInfo]]
-) -> Iterator[tuple[str, transcripts.Transcript | transcripts.ForeignTranscript]]:
+def _contents(scanner: Scanner, wanted: Sequence[Tagged]) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         for key, data in fetched(store, [info.key for side, info in wanted if side in sides]):
             try:
                 yield key, transcripts.decode(data)
-            except PermanentError:
-                continue  # it speaks for its chunk, but in no language that we read: a missing part
+            except PermanentError as error:
+                yield key, error
 
 
-def _part(
-    audio: AudioObject,
-    found: tuple[Side, ObjectInfo] | None,
-    contents: dict[str, transcripts.Transcript | transcripts.ForeignTranscript],
-) -> PartInput:
-    if found is None:
-        return PartInput(key=audio.info.key, transcript=audio.planned)
-    info = found[1]
-    return PartInput(key=audio.info.key, transcript=info.key, etag=info.etag, content=contents.get(info.key))
+def _part(audio: AudioObject, contents: dict[str, Content | PermanentError]) -> PartInput:
+    """Unreadable: the chunk has a transcript, and is a missing part of its session all the same."""
+    if audio.newest is None:
+        place = audio.blank[0][1].key if audio.blank else audio.planned
+        return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
+    info = audio.newest[1]
+    part = PartInput(key=audio.info.key, transcript=info.key, etag=info.etag)
+    found = contents.get(info.key)
+    if isinstance(found, PermanentError):
+        return replace(part, unreadable=str(found))
+    return replace(part, content=found)
 
 
 def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
     """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
-    stems = (session_files(session), session_files(session, full_name=True))
-    for stem in dict.fromkeys((*stems, f"{stems[1]}.batchscribe")):
+    stems = session_stems(session)
+    for stem in stems:
         taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}
         ours = _ours(output, f"{stem}.json", session) if taken else None
         if ours is not None or not taken:
@@ -107,7 +137,3 @@ def _ours(output: Store, key: str, session: str) -> SessionTranscript | None:
     except (ObjectNotFoundError, *UNREADABLE):
         return None
     return there if there.session == session and there.format == "batchscribe.session" else None
-
-
-def _modified(found: tuple[Side, ObjectInfo]) -> datetime:
-    return found[1].modified

@@ -11,18 +11,26 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
-from batchscribe.controller.context import Terms, World, keep, log
-from batchscribe.controller.control import manifests_of, read_exit, read_manifest, read_progress
+from batchscribe.controller.alerts import alert
+from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
+from batchscribe.controller.records import (
+    forget_manifests,
+    manifests_of,
+    read_exit,
+    read_manifest,
+    read_progress,
+    read_settlement,
+)
 from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
 from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import publish_session
-from batchscribe.controller.settlement import as_settled, settled_before, settlement_of
+from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
+from batchscribe.core.chunks import passed_over_text
 from batchscribe.core.manifest import (
     ExitRecord,
     Failure,
@@ -35,8 +43,9 @@ from batchscribe.core.manifest import (
     WorkerEnd,
 )
 from batchscribe.core.messages import Level, Message
+from batchscribe.core.run_records import encode_run, is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.core.worked import total, worked
+from batchscribe.core.worked import flag_text, total, worked
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
@@ -77,6 +86,8 @@ class Verdict:
     """Deleted or uploaded anew since: no longer this run's business."""
     complete: set[str] = field(default_factory=set)
     """Sessions of which nothing is pending or waiting any more."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files of sound in the source that are not decoded, by extension."""
 
     @property
     def missing(self) -> int:
@@ -84,26 +95,40 @@ class Verdict:
 
 
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
-    """Verifies, writes what follows from it, and closes the run. Repeatable until the last line: what
-    was settled once stays, whatever a ledger that could not be written has forgotten.
+    """Verifies, writes what follows from it, and closes the run; repeatable until its last line.
+
+    A settlement that is stored already stands if this scheduler may have written it: its process died, or
+    its ledger could not be written.
     """
-    if (told := settled_before(world, run)) is not None:
+    if not run.manifests and run.started:
         run = replace(run, manifests=manifests_of(world, run.id))
     work = list(_work(world, run))
-    if told is not None:
+    before = read_settlement(world, run)
+    if before is not None and is_plausible(before, run):
         verdict = _verdict(world.scanner(run.by_hand), [each.manifest for each in work])
-        run = as_settled(run, told)
+        run = before
     else:
         verdict = _verified(world, terms, run, work, errors)
         run = _closed(world, run, verdict, work)
-        world.output.create(keys.settlement(run.id), wire.encode(settlement_of(run)))
+        if not world.output.create(keys.settlement(run.id), encode_run(run)):
+            _alert_conflict(world, run)
     if not rehearsed(run):
         _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
-    if run.start_requested is not None or (run.outcome and run.outcome.no_start):
+    if run.started or (run.outcome and run.outcome.no_start):
         _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
     _each(errors, "no report was written", lambda: world.report(run))
-    _each(errors, "nothing was retired", lambda: retire(world.output, now=world.clock.now()))
-    return keep(world, run, run.detail)
+    _each(errors, "nothing was retired", lambda: retire(world, now=world.clock.now()))
+    run = save(world, run, run.detail)
+    _each(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
+    return run
+
+
+def _alert_conflict(world: World, run: Run) -> None:
+    text = (
+        f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it is "
+        f"ignored, the ledger has the bill. Check who may write to {world.output.url}"
+    )
+    alert(world, f"conflict/{run.id}", "batchscribe: a settlement is not ours", text)
 
 
 def _verified(
@@ -113,15 +138,23 @@ def _verified(
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
     quarantine = partial(
-        quarantine_failed, world.output, manifests, max_attempts=terms.max_attempts, now=world.clock.now()
+        quarantine_failed,
+        world.output,
+        manifests,
+        max_attempts=terms.max_attempts,
+        now=world.clock.now(),
+        reported=[failure for each in work if each.record for failure in each.record.failures],
     )
     quarantine()
     scanner = world.scanner(run.by_hand)
     verdict = _verdict(scanner, manifests)
     if _blame_by(verdict, world, run, work) and quarantine():
         verdict = _verdict(scanner, manifests)
+    record = partial(record_unreadable, world.ledger)
     for session in sorted(verdict.complete):
-        _each(errors, "a session was not written", partial(publish_session, scanner, session, world.render))
+        world.keep_alive()
+        publish = partial(publish_session, scanner, session, world.render, record=record)
+        _each(errors, "a session was not written", publish)
     return verdict
 
 
@@ -144,6 +177,8 @@ def message(run: Run, verdict: Verdict) -> Message:
         f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on "
         f"{run.instance_type or run.provider}.\n{run.detail}".rstrip()
     )
+    counted = flag_text(run.worked.flags)
+    body = "\n".join(filter(None, (body, counted, passed_over_text(verdict.passed_over))))
     return Message(f"batchscribe: run {run.id} {outcome.value}", body, level)
 
 
@@ -160,11 +195,11 @@ def _each(errors: list[BatchscribeError], what: str, act: Callable[[], object]) 
 
 
 def _work(world: World, run: Run) -> Iterable[Work]:
-    for key in run.manifests:
+    for worker in range(len(run.manifests)):
         try:
-            manifest = read_manifest(world, key)
+            manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
-            log.warning("a manifest is passed over", run=run.id, error=str(error))
+            log.warning("a manifest is skipped", run=run.id, error=str(error))
             continue
         yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
@@ -198,7 +233,7 @@ def _blame_by(verdict: Verdict, world: World, run: Run, work: list[Work]) -> boo
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     blamed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
     redone = _redone(world, run) if blamed else frozenset()
-    blamed = [(chunk, why) for chunk, why in blamed if chunk.transcript not in redone]
+    blamed = [(chunk, why) for chunk, why in blamed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in blamed:
         log.warning("a chunk is to blame", run=run.id, key=chunk.key, why=why)
         _blame(world, run, chunk, why)
@@ -264,6 +299,7 @@ def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
         verdict.done += state is ChunkState.DONE
         verdict.quarantined += state is ChunkState.QUARANTINED
         verdict.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
+    verdict.passed_over = scanner.passed_over
     if rules.live is not None:
         verdict.complete = {session for session in verdict.complete if not rules.live.covers(session)}
     return verdict

@@ -1,8 +1,7 @@
-"""The steps of a run up to a running instance: each is one look at the world and at most one act.
+"""The steps of a run up to a running instance: each makes one poll and at most one act.
 
-A step returns the run as it is afterwards, already recorded. Where nothing has changed it returns
-it in the same state, and whoever drives it waits and calls again; so every step can be repeated,
-and a crash between two looks is only a pause.
+A step returns the run as it is afterwards, already recorded. A step that has to wait returns it in the same
+state, and a later pass repeats it; so a crash between two steps is only a pause.
 """
 
 from __future__ import annotations
@@ -11,23 +10,35 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchscribe.controller.capacity import become_that_type, take_another_type
-from batchscribe.controller.context import START_LANDS, Terms, World, keep, log
-from batchscribe.controller.control import late, looked_at
+from batchscribe.controller.context import (
+    START_LANDS,
+    Terms,
+    World,
+    is_late,
+    log,
+    moment,
+    poll_instance,
+    save,
+)
+from batchscribe.controller.dispatch import ensure_manifest, with_manifest
+from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.outside import leave_claim, note_down, own_type
-from batchscribe.core import keys
-from batchscribe.core import manifest as wire
+from batchscribe.controller.records import write_record
 from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.meter import Meter, Moment, Poll
 from batchscribe.core.policy import INTENT_LASTS, Launch
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 
 
 def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Run:
-    """Records the intent in the ledger. The deadline counts from here."""
+    """Records the run and its manifest in the ledger. The deadline counts from here."""
     now = world.clock.now()
     batch = decision.batch
     run = Run(
         id=world.new_run_id(now),
+        scheduler=terms.scheduler,
+        host=terms.host,
         provider=terms.provider,
         instances=terms.instances,
         region=terms.region,
@@ -41,118 +52,112 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         rate=batch.estimate.rate,
         instance_type=seen.type or terms.instance_type,
         own_type=own_type(world, seen),
-        launched_before=seen.launched_at,
+        meter=Meter(launched_before=seen.launched_at),
         by_hand=terms.policy.by_hand,
         limit=terms.policy.limit,
         planned_chunks=len(batch.chunks),
         planned_audio_seconds=batch.estimate.audio_seconds,
         planned_seconds=batch.estimate.seconds,
     )
-    return keep(world, run, decision.reason.sentence)
+    return save(world, with_manifest(world, terms, run, batch.chunks), decision.reason.sentence)
 
 
 def arm(world: World, terms: Terms, run: Run) -> Run:
-    """Puts the intent into the store too, then arms the stop order outside this machine.
+    """Stores the run's record and its work, then arms the stop order outside this machine.
 
-    Where either fails, nothing is started.
+    If any of them fails, nothing is started.
     """
-    world.output.create(keys.intent(run.id), wire.encode(_intent(run, terms)))
+    run = ensure_manifest(world, terms, run)
+    if run.ending:
+        return run
+    write_record(world, run)
     if run.borrowed:
-        return keep(world, run.moved(RunState.ARMED), "no guard: the instance is somebody else's")
+        return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
     note_down(world, run)
     world.guard.arm(claim_of(run))
-    return keep(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
+    return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 
 def provision(world: World, terms: Terms, run: Run) -> Run:
-    """Records that the instance may be started from now on, once it is free to be."""
-    seen = world.compute.describe(run.instance)
-    now = world.clock.now()
-    if run.borrowed and seen.state is InstanceState.PENDING and now - run.created < INTENT_LASTS:
+    """Records that the instance may be started from now on, once it is free."""
+    poll = poll_instance(world, run)
+    state, now = poll.instance.state, poll.answered
+    if run.borrowed and state is InstanceState.PENDING and now.at - run.created < INTENT_LASTS:
         return run
     if run.borrowed:
         run = replace(run, launch=leave_claim(world, terms, run))
-        return keep(world, _borrow(run, seen, now), f"instance is {seen.state}")
-    if why := _not_for_us(world, run, seen, now):
-        return keep(world, run.releasing(Outcome.ABANDONED, why))
-    match seen.state:
+        return save(world, _borrow(run, poll), f"instance is {state}")
+    if why := _not_for_us(world, run, poll.instance, now.at):
+        return save(world, run.releasing(Outcome.ABANDONED, why))
+    match state:
         case InstanceState.STOPPING:
             return run
         case InstanceState.STOPPED:
             run = replace(run, launch=leave_claim(world, terms, run))
-            requested = run.moved(
-                RunState.PROVISIONING, start_requested=now, launched_before=seen.launched_at
-            )
-            return keep(world, requested, "about to start")
-        case state:
-            return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {state}"))
+            requested = run.moved(RunState.PROVISIONING, meter=run.meter.request_start(poll))
+            return save(world, requested, "about to start")
+        case _:
+            return save(world, run.releasing(Outcome.START_FAILED, f"{run.instance} is {state}"))
 
 
 def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
-    """Why this run must not start the instance any more; empty where it may."""
+    """Why this run must not start the instance any more; empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
     if _claimed_by_another(world, run, seen, now):
         return f"{seen.id} was claimed by run {seen.run}"
     if seen.state.billable or seen.state is InstanceState.PENDING:
-        return f"{seen.id} was started by somebody else"
+        return f"{seen.id} was started from outside"
     return ""
 
 
 def await_running(world: World, terms: Terms, run: Run) -> Run:
-    """Asks for the start until it is accepted, then looks until the instance runs."""
-    before = world.clock.now()
-    seen = world.compute.describe(run.instance)
-    now = world.clock.now()
-    if run.started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
-        detail = f"{seen.id} came up, was stopped, and was started again by somebody"
-        return keep(world, run.releasing(Outcome.INSTANCE_LOST, detail))
-    if seen.state.billable or seen.state.moving:
-        launched = run.launched or (seen.launched_at if _is_our_start(run, seen, now) else None)
-        run = replace(run, seen_up=run.seen_up or now, launched=launched)
-    if seen.state is InstanceState.RUNNING and seen.run == run.id:
-        rate = terms.rate_of(seen.type) if seen.type else run.rate
-        up = run.moved(
-            RunState.DISPATCHING,
-            running_since=now,
-            running_until=now,
-            stopped=None,
-            reaching_since=now,
-            # The reply to the start may have been lost; under our tag it runs for us.
-            start_accepted=run.start_accepted or now,
-            launched=seen.launched_at,
-            rate=rate,
-            instance_type=seen.type or run.instance_type,
-        )
-        return keep(world, up, "seen running")
-    if late(run.start_requested, now, terms.waits.up):
-        return keep(world, run.releasing(*_never_up(run, seen, terms)))
-    down = seen.state is InstanceState.STOPPED
-    run = looked_at(run, seen, now) if _may_have_run(run, seen) else run.idle(before, never_started=down)
-    if down:
-        return _ask_for_start(world, terms, run, seen)
-    tag_lags = seen.run is None and not late(run.idle_until, now, START_LANDS.total_seconds())
-    if seen.state.moving or (seen.state.billable and tag_lags):
-        return keep(world, run)
-    return keep(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
-
-
-def _is_our_start(run: Run, seen: Instance, now: datetime) -> bool:
-    """Whether this look, however old, is about our own start: a later launch is then somebody else's."""
-    accepted = run.start_accepted is not None and now - run.start_accepted >= START_LANDS
-    return accepted and seen.run == run.id and run.started_since(seen.launched_at)
-
-
-def _may_have_run(run: Run, seen: Instance) -> bool:
-    """Whether it may have been billed by the time of this look, which did not see it running."""
+    """Asks for the start until it is accepted, then polls until the instance runs."""
+    poll = poll_instance(world, run)
+    seen, now = poll.instance, poll.answered
+    if run.meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
+        detail = f"{seen.id} came up, was stopped, and was started again from outside"
+        return save(world, run.releasing(Outcome.INSTANCE_LOST, detail))
+    up = seen.state is InstanceState.RUNNING and seen.run == run.id
+    # Until it is observed up, `stopped` may be older than the start.
+    run = replace(run, meter=run.meter.read(poll, ours=up or _is_our_start(run, poll), lands=True))
+    if up:
+        return save(world, _is_up(run, terms, poll), "observed running")
+    if is_late(run.meter.start_requested, now, terms.waits.up):
+        return save(world, run.releasing(*_never_up(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
-        return run.seen_up is not None or run.started_since(seen.launched_at)
-    return seen.state is not InstanceState.PENDING
+        return _ask_for_start(world, terms, run, seen)
+    tag_lags = seen.run is None and not is_late(run.meter.idle_until, now, START_LANDS.total_seconds())
+    if seen.state.moving or (seen.state.billable and tag_lags):
+        return save(world, run)
+    return save(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
+
+
+def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
+    """The run as its instance was observed running under its tag, whatever became of the start's reply."""
+    seen, now = poll.instance, poll.answered
+    accepted = run.meter.start_accepted or now
+    return run.moved(
+        RunState.DISPATCHING,
+        reaching_since=now,
+        meter=replace(run.meter, start_accepted=accepted, launched=seen.launched_at),
+        rate=terms.rate_of(seen.type) if seen.type else run.rate,
+        instance_type=seen.type or run.instance_type,
+    )
+
+
+def _is_our_start(run: Run, poll: Poll) -> bool:
+    """True if this poll, however old, is about our own start: a later launch is then another user's."""
+    accepted = run.meter.start_accepted
+    old_enough = accepted is not None and not poll.answered.is_within(START_LANDS, of=accepted)
+    return (
+        old_enough and poll.instance.run == run.id and run.meter.is_started_since(poll.instance.launched_at)
+    )
 
 
 def _never_up(run: Run, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
     detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
-    if run.start_accepted is None and run.trouble:
+    if run.meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
     stayed = seen.state is InstanceState.STOPPED
     return Outcome.STAYED_STOPPED if stayed else Outcome.START_FAILED, detail
@@ -162,42 +167,16 @@ def claim_of(run: Run) -> Claim:
     return Claim(instance=run.instance, run=run.id, deadline=run.deadline)
 
 
-def _intent(run: Run, terms: Terms) -> wire.Intent:
-    return wire.Intent(
-        run=run.id,
-        scheduler=terms.scheduler,
-        created=run.created,
-        deadline=run.deadline,
-        provider=run.provider,
-        region=run.region,
-        source=run.source,
-        output=run.output,
-        instances=run.instances,
-        borrowed=run.borrowed,
-        policy=run.policy,
-        reason=run.reason,
-        chunks=run.planned_chunks,
-        audio_seconds=run.planned_audio_seconds,
-        rate_micros=run.rate.per_hour.micros,
-        rate_source=run.rate.source,
-        rate_as_of=run.rate.as_of,
-        instance_type=run.instance_type,
-        own_type=run.own_type,
-        launched_before=run.launched_before,
-    )
-
-
-def _borrow(run: Run, seen: Instance, now: datetime) -> Run:
-    if seen.state is not InstanceState.RUNNING:
-        return run.releasing(Outcome.START_FAILED, f"{seen.id} was to be used, but is {seen.state} now")
-    provisioning = run.moved(RunState.PROVISIONING, start_requested=now, start_accepted=now)
-    return provisioning.moved(
-        RunState.DISPATCHING, running_since=now, running_until=now, seen_up=now, reaching_since=now
-    )
+def _borrow(run: Run, poll: Poll) -> Run:
+    if poll.instance.state is not InstanceState.RUNNING:
+        detail = f"{run.instance} was to be used, but is {poll.instance.state} now"
+        return run.releasing(Outcome.START_FAILED, detail)
+    provisioning = run.moved(RunState.PROVISIONING, meter=run.meter.borrow(poll.answered))
+    return provisioning.moved(RunState.DISPATCHING, reaching_since=poll.answered)
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """A claim of another run that still counts; one of our own settled runs was only left behind."""
+    """True for a claim of another run that still counts; one of our own settled runs was only left behind."""
     if seen.run in {None, run.id} or (seen.deadline is not None and seen.deadline <= now):
         return False
     known = world.ledger.run(seen.run or "")
@@ -205,22 +184,27 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
 
 
 def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """One start call, where nobody else wants the instance by now."""
-    now = world.clock.now()
-    if run.start_accepted is not None and run.seen_up is None and now - run.start_accepted < START_LANDS:
+    """One start call, if no other run claims the instance by now."""
+    now, accepted = moment(world), run.meter.start_accepted
+    if accepted is not None and run.meter.up_since is None and now.is_within(START_LANDS, of=accepted):
         return run  # what the cloud shows may be older than our start
-    if run.start_accepted is not None:
-        reason = seen.state_reason or "the cloud gave no reason"
-        detail = f"{seen.id} was started but is stopped again: {reason}"
-        return keep(world, run.releasing(Outcome.STAYED_STOPPED, detail))
-    if _claimed_by_another(world, run, seen, now):
-        return keep(world, run.releasing(Outcome.ABANDONED, f"{seen.id} was claimed by run {seen.run}"))
-    return _start(world, terms, run, seen)
+    if accepted is not None:
+        return save(world, _stopped_again(world, run, seen))
+    if _claimed_by_another(world, run, seen, now.at):
+        return save(world, run.releasing(Outcome.ABANDONED, f"{seen.id} was claimed by run {seen.run}"))
+    return _start(world, terms, run, seen, now)
 
 
-def _start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """A lost reply changes nothing here: the next look shows what it did."""
-    now = world.clock.now()
+def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
+    """The run on its way out: its host did all its work between two passes, or it never came up."""
+    if worked := end_of_work(world, run):
+        return run.releasing(*worked)
+    reason = seen.state_reason or "the cloud gave no reason"
+    return run.releasing(Outcome.STAYED_STOPPED, f"{seen.id} was started but is stopped again: {reason}")
+
+
+def _start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
+    """A lost reply changes nothing here: the next poll shows what became of the start."""
     try:
         if run.wanted_type:
             return become_that_type(world, terms, run, seen)
@@ -230,6 +214,5 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
         return replace(run, trouble=str(error))
-    # What an earlier start came to, whose reply was lost, is no end of this one.
-    accepted = replace(run, start_accepted=world.clock.now(), idle_until=now, stopped=None)
-    return keep(world, accepted, "start accepted")
+    meter = run.meter.accept_start(asked, moment(world))
+    return save(world, replace(run, meter=meter), "start accepted")

@@ -1,22 +1,25 @@
-"""One pass of the scheduler: reconcile, observe, decide, then step after step until the run is settled.
+"""One pass of the scheduler: recover, advance open runs, observe, decide, and begin what was decided.
 
-A crash anywhere in here is only a pause: the next tick observes, finds the open run, and goes on.
+No pass waits. A tick that waits repeats passes until no run is open; whatever ends it, the next pass, of this
+process or of a timer, continues from what is true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import msgspec
 
+from batchscribe.controller.advance import Passed, advance, advance_all, interrupted
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, keep, log, noted, refuse_unfit
-from batchscribe.controller.drive import drive
+from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
 from batchscribe.controller.observe import observe
-from batchscribe.controller.outside import disarm_settled, sweep
-from batchscribe.controller.reconcile import dead_runs, recover
+from batchscribe.controller.outside import NOTED, disarm_settled, sweep
+from batchscribe.controller.reconcile import recover
+from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
 from batchscribe.core.policy import (
     Decision,
@@ -27,6 +30,7 @@ from batchscribe.core.policy import (
     ReasonCode,
     Reclaim,
     Resume,
+    continue_run,
     decide,
     fit,
     wait_in_reach,
@@ -35,17 +39,21 @@ from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,
+    LockHeldError,
+    MisconfiguredError,
     NotStoppedError,
     ObjectNotFoundError,
+    TransientError,
 )
 
-MAX_RUNS = 8
-"""Runs that one tick may close or go on with: a bound, not a target."""
+MAX_CHECKS = 8
+"""Decisions of one tick that waits: a bound, not a target."""
+Locked = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """What a tick decided and did. `seen` is None where an open run came before any look around."""
+    """What a tick decided and did. `seen` is None if a run was open, so that nothing was to be decided."""
 
     seen: Observation | None
     decision: Decision
@@ -53,98 +61,130 @@ class Ticked:
     errors: tuple[BatchscribeError, ...] = ()
 
 
-def tick(world: World, terms: Terms, *, once: bool = False) -> Ticked:
-    """One tick, under the lock that the caller holds. `once` makes one step of one run and returns.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What a pass over the open runs found, in a sentence, and the runs that it closed."""
 
-    Raises what keeps it from a decision; people are told of that, now and then.
+    found: str
+    runs: tuple[Run, ...] = ()
+
+
+def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
+    """Advances open runs, decides, and begins a run if starting pays; with `wait`, until no run is open.
+
+    `locked` is held for each pass, not between them. A signal ends the runs that this tick opened. Raises
+    what prevents a decision, NotStoppedError if an instance could not be proved stopped; both are alerts.
     """
+    passed = Passed()
+    before = {run.id for run in world.ledger.open_runs()}
+    ticked = Ticked(None, Hold(Reason(ReasonCode.OPEN_RUN, "interrupted before a decision")))
     try:
-        return _tick(world, terms, once=once)
-    except (InterruptedRunError, NotStoppedError):
-        raise
+        for _ in range(MAX_CHECKS):
+            with locked():
+                ticked = _check(world, terms, passed)
+            closed = wait and _follow(world, terms, passed, locked)
+            if not (closed and isinstance(ticked.decision, Resume)):
+                break
+    except InterruptedRunError as error:
+        opened = [run for run in world.ledger.open_runs() if run.id not in before]
+        if not wait or not opened:
+            raise
+        _end_runs(world, terms, opened, error, passed, locked)
     except BatchscribeError as error:
         alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
+        if wait:
+            _follow(world, terms, passed, locked, only_ending=True)
         raise
+    _raise_not_stopped(passed)
+    _refuse_unreadable(world)
+    if ticked.seen is not None and isinstance(ticked.decision, Launch):
+        _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
+    return replace(ticked, runs=tuple(passed.runs.values()), errors=passed.all_errors)
 
 
-def _tick(world: World, terms: Terms, *, once: bool) -> Ticked:
-    runs: list[Run] = []
-    errors: list[BatchscribeError] = []
-    # First of all, from the ledger alone: a listing that fails must not keep an orphan running.
-    for run, reason in _overdue(world):
-        runs.append(drive(world, terms, run, errors, once=once))
-        if once:
-            return Ticked(None, Reclaim(reason, run), tuple(runs), tuple(errors))
-    recover(world, terms)
-    sweep(world)
-    while True:
-        world.shield.check()
-        seen = observe(world, terms)
-        decision = decide(seen, terms.policy)
-        log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
-        begun = _begin(world, terms, seen, decision)
-        if begun is None:
-            return Ticked(seen, decision, tuple(runs), tuple(errors))
-        runs.append(drive(world, terms, begun, errors, once=once))
-        _tell_of_waits(world, terms, seen, runs[-1])
-        if once or isinstance(decision, Launch) or len(runs) >= MAX_RUNS:
-            return Ticked(seen, decision, tuple(runs), tuple(errors))
+def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
+    """Stops what should not run, starts nothing, and leaves live work alone; the runs that it closed.
+
+    Waits for the runs on their way out. Raises the worst of what went wrong once every run had its turn.
+    """
+    passed = Passed()
+    with locked():
+        _attempted(passed, lambda: recover(world, terms))
+        advance_all(world, terms, passed, start=False)
+        sweep(world)
+        _attempted(passed, lambda: disarm_settled(world, terms.instances[0]))
+    _follow(world, terms, passed, locked, only_ending=True)
+    if errors := passed.all_errors:
+        raise max(errors, key=lambda error: error.exit_code)
+    _refuse_unreadable(world)
+    return _closed(passed)
 
 
-def reconcile(world: World, terms: Terms) -> tuple[Run, ...]:
-    """Stops what should not run, starts nothing, and leaves live work alone."""
-    errors: list[BatchscribeError] = []
-    runs = [drive(world, terms, run, errors) for run, _reason in _overdue(world)]
+def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
+    """One pass over the open runs, as a timer makes each minute. Lists nothing while none is open.
+
+    Raises what keeps a run open that should be closed; that is an alert.
+    """
+    passed = Passed()
     try:
-        recover(world, terms)
+        with locked():
+            quiet = _quiet(world, terms)
+            if not quiet:
+                advance_all(world, terms, passed)
+                sweep(world)
     except BatchscribeError as error:
-        errors.append(error)
-    runs += [drive(world, terms, run, errors) for run in dead_runs(world, terms)]
-    sweep(world)
-    try:
-        disarm_settled(world, terms.instances[0])
-    except BatchscribeError as error:
-        errors.append(error)
-    if errors:
-        raise errors[0]
-    return tuple(runs)
+        if not isinstance(error, (InterruptedRunError, LockHeldError)):
+            alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
+        raise
+    if passed.stuck:
+        raise max(passed.stuck.values(), key=lambda error: error.exit_code)
+    _refuse_unreadable(world)
+    return Watched(found=quiet or _summary(passed), runs=_closed(passed))
 
 
 def forget_run(world: World, run_id: str) -> Run:
-    """Closes an open run by a person's word: its instance is gone for good, and cannot be looked at.
+    """Closes an open run at a user's request: its instance is gone for good, and cannot be polled.
 
-    Its cost is what was seen of it. Raises ObjectNotFoundError where no such run is open.
+    Its cost is what polls showed of it. Raises ObjectNotFoundError if no such run is open.
     """
     run = world.ledger.run(run_id)
     if run is None or not run.open:
         raise ObjectNotFoundError(f"no run {run_id!r} is open; `batchscribe status` shows the one that is")
-    out = run.releasing(Outcome.INSTANCE_LOST, "closed by hand: its instance was not looked at")
+    out = run.releasing(Outcome.INSTANCE_LOST, "closed by hand: its instance was not polled")
     closed = replace(
         out, state=RunState.SETTLED, settled=world.clock.now(), abandoned_gpu=True, cost=out.bill()
     )
-    return keep(world, closed, "closed by hand")
+    return save(world, closed, "closed by hand")
 
 
-def _overdue(world: World) -> Iterator[tuple[Run, Reason]]:
-    """Open runs that are to be released whatever the world looks like: late, or on their way out."""
-    now = world.clock.now()
+def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
+    """One pass of a tick: what must be stopped comes first, from the ledger alone."""
     for run in world.ledger.open_runs():
-        if run.state in {RunState.RELEASING, RunState.VERIFYING}:
-            yield run, Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state}: it goes on")
-        elif now >= run.deadline:
-            reason = Reason(ReasonCode.DEADLINE, f"run {run.id} is past its deadline: it is released")
-            outcome = Outcome.ABANDONED if run.start_requested is None else Outcome.TIMED_OUT
-            yield noted(world, run.releasing(outcome, reason.sentence), "reclaimed"), reason
+        if run.ending or world.clock.now() >= run.deadline:
+            advance(world, terms, run, passed)
+    recover(world, terms)
+    for run in world.ledger.open_runs():
+        if run.id not in passed.stuck:
+            advance(world, terms, run, passed)
+    sweep(world)
+    if still_open := world.ledger.open_runs():
+        return Ticked(None, continue_run(world.clock.now(), still_open[0]))
+    world.keep_alive()
+    seen = observe(world, terms)
+    decision = decide(seen, terms.policy)
+    log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
+    _begin(world, terms, seen, decision, passed)
+    return Ticked(seen, decision)
 
 
-def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) -> Run | None:
-    """The run that the decision is about, ready to be driven; None where there is nothing to do."""
+def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, passed: Passed) -> None:
+    """Does what the decision says, as far as that needs no waiting."""
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
-            # Told while it costs nothing, not with the first start, which may be days away.
+            compact_loose(world)
+            # Reported while it costs nothing, not with the first start, which may be days away.
             refuse_unfit(terms.unfit)
-            return None
         case Launch():
             refuse_unfit(terms.unfit)
             world.preflight()
@@ -152,15 +192,94 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision) ->
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
-            return run
-        case Resume():
-            return decision.run
-        case Reclaim():
-            never = decision.reason.code is ReasonCode.NEVER_STARTED
-            outcome = Outcome.ABANDONED if never else Outcome.TIMED_OUT
-            return keep(world, decision.run.releasing(outcome, decision.reason.sentence), "reclaimed")
+            advance(world, terms, run, passed)
+        case Resume() | Reclaim():
+            advance(world, terms, decision.run, passed)
         case _:
             assert_never(decision)
+
+
+def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_ending: bool = False) -> bool:
+    """Repeats passes until no run is open that another pass would close; True if none is left open."""
+    begin = world.clock.monotonic()
+    while still_open := [run for run in world.ledger.open_runs() if run.ending or not only_ending]:
+        patient = world.clock.monotonic() - begin < terms.waits.stop
+        if all(_is_stuck(passed.stuck.get(run.id), patient=patient) for run in still_open):
+            return False
+        world.clock.sleep(terms.waits.poll)
+        try:
+            with locked():
+                advance_all(world, terms, passed, start=not only_ending)
+        except LockHeldError:
+            continue  # another pass is at it
+    return True
+
+
+def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
+    """True if another pass is of no use; a stop is insisted on for a while by each process."""
+    return error is not None and not (patient and isinstance(error, NotStoppedError))
+
+
+def _end_runs(
+    world: World, terms: Terms, runs: list[Run], error: InterruptedRunError, passed: Passed, locked: Locked
+) -> None:
+    """Ends runs because their process was asked to end; nothing cuts their way out short."""
+    with world.shield.shielded():
+        with locked():
+            for run in runs:
+                interrupted(world, terms, run, error, passed)
+        _follow(world, terms, passed, locked, only_ending=True)
+
+
+def _quiet(world: World, terms: Terms) -> str:
+    """Why there is nothing to advance; empty if there is. One poll of the cloud, no listing."""
+    if world.ledger.open_runs() or world.ledger.facts(NOTED):
+        return ""
+    if terms.shared_machine:
+        return "no run is open"
+    try:
+        seen = world.compute.describe(terms.instances[0])
+    except TransientError as error:
+        return f"no run is open, and the instance could not be polled: {error}"
+    if seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None):
+        return f"no run is open, and {seen.id} is {seen.state}"
+    # The ledger was lost: the tag names a run that only the store remembers.
+    recover(world, terms)
+    return ""
+
+
+def _summary(passed: Passed) -> str:
+    still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
+    return ", ".join(still_open) or "no run is open"
+
+
+def _closed(passed: Passed) -> tuple[Run, ...]:
+    return tuple(run for run in passed.runs.values() if not run.open)
+
+
+def _attempted(passed: Passed, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except InterruptedRunError:
+        raise
+    except BatchscribeError as error:
+        passed.errors.append(error)
+
+
+def _raise_not_stopped(passed: Passed) -> None:
+    for error in passed.stuck.values():
+        if isinstance(error, NotStoppedError):
+            raise error
+
+
+def _refuse_unreadable(world: World) -> None:
+    """Raises MisconfiguredError for open runs that cannot be read, once all others had their turn."""
+    world.ledger.open_runs()
+    if world.ledger.unreadable:
+        raise MisconfiguredError(
+            f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read ({world.ledger.unreadable[0]}): "
+            "install the version that wrote them; all other runs were advanced"
+        )
 
 
 def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
@@ -175,12 +294,17 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         numbers=msgspec.json.encode(dict(decision.reason.numbers)).decode(),
     )
     if decision.overdue:
-        text = f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+        given_up = seen.backlog.exhausted
+        text = (
+            f"{given_up} chunks failed too often to start a GPU again, and are not quarantined: see `batchscribe why KEY`"
+            if given_up
+            else f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+        )
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
-def _tell_of_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
-    """An alert before a chunk's longest wait is missed: this start failed, and the next may come too late."""
+def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
+    """Alerts before a chunk's longest wait is missed: this start failed, and the next may come too late."""
     if run.outcome is None or not run.outcome.no_start:
         return
     if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import structlog
 
+from batchscribe.controller.attempts import Attempts, read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
+from batchscribe.core.attempts import QuarantineMark, mark_name
 from batchscribe.core.backlog import Trouble
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
+from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Store
 
 log = structlog.get_logger("batchscribe")
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One attempt as its key tells it."""
-
-    digest: str
-    etag: str
-    run: str
-    key: str
-    at: datetime
-
-
 def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Trouble, ...]]:
     """By the digest of the chunk's key, one entry for each ETag. Another decoder's verdicts do not count.
 
-    Quarantined chunks need no second look: only the attempts at others are read one by one.
+    Attempts at quarantined chunks are not read. Compacted attempts and quarantine marks cost a few
+    requests together, however many they are.
     """
-    held = {
-        (digest, record.etag)
-        for digest, record in read_quarantine(output).items()
-        if _current(record.decoder, decoder)
-    }
-    tried = [attempt for attempt in attempts(output) if (attempt.digest, attempt.etag) not in held]
+    quarantine = list(output.list(keys.QUARANTINE))
+    held: set[tuple[str, str]] = set()
+
+    def at_others(listed: Attempts) -> list[str]:
+        held.update(_held(output, quarantine, listed.compacted.quarantine, decoder))
+        return [name for name in listed.stored if keys.chunk_of(name) not in held]
+
     found: dict[str, list[Trouble]] = {}
-    for digest, etag in held:
-        found.setdefault(digest, []).append(Trouble(etag=etag, quarantined=True))
-    for (digest, etag), failures in read_failures(output, tried).items():
+    for (digest, etag), failures in by_chunk(read_failures(output, at_others)).items():
         counted = [failure for failure in failures if _current(failure.decoder, decoder)]
         found.setdefault(digest, []).extend(_trouble(etag, counted))
+    for digest, etag in held:
+        found.setdefault(digest, []).insert(0, Trouble(etag=etag, quarantined=True))
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
+
+
+def by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:
+    """Failures of each chunk, by digest and ETag."""
+    found: dict[tuple[str, str], list[Failure]] = {}
+    for name, failure in failures.items():
+        found.setdefault(keys.chunk_of(name), []).append(failure)
+    return found
 
 
 def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
     """Every quarantined chunk, by the digest of its key."""
-    listed = {info.key: info.modified for info in output.list(keys.QUARANTINE)}
-    return {_name(key): _quarantine(key, data, listed[key]) for key, data in fetched(output, listed)}
+    return _records(output, list(output.list(keys.QUARANTINE)))
+
+
+def read_marks(
+    output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark]
+) -> dict[str, QuarantineMark]:
+    """Marks of the listed quarantine records, by `mark_name`; only those not `known` are read.
+
+    An unreadable record gets no mark, so that each scan logs it.
+    """
+    names = {_name(info.key): mark_name(_name(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[_name(info.key)] not in known]
+    marks = {name: known[name] for name in names.values() if name in known}
+    for digest, record in _records(output, new).items():
+        if record.etag:
+            marks[names[digest]] = QuarantineMark(record.etag, record.decoder)
+    return marks
 
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
@@ -64,48 +80,41 @@ def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
         return None
 
 
-def attempts(output: Store, digest: str = "") -> Iterator[Tried]:
-    """Every failed attempt, or those at one chunk, by key alone."""
-    prefix = f"{keys.ATTEMPTS}{digest}/" if digest else keys.ATTEMPTS
-    for info in output.list(prefix):
-        name, _, rest = info.key.removeprefix(keys.ATTEMPTS).partition("/")
-        etag, _, run = rest.rpartition("/")
-        if etag and run.endswith(".json"):
-            yield Tried(name, etag, run.removesuffix(".json"), info.key, info.modified)
+def _held(
+    output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark], decoder: str | None
+) -> Iterator[tuple[str, str]]:
+    """Digest and ETag of each chunk that is quarantined for this decoder; only unknown records are read."""
+    new = []
+    for info in listed:
+        mark = known.get(mark_name(_name(info.key), info.etag))
+        if mark is None:
+            new.append(info)
+        elif _current(mark.decoder, decoder):
+            yield _name(info.key), mark.etag
+    for digest, record in _records(output, new).items():
+        if _current(record.decoder, decoder):
+            yield digest, record.etag
 
 
-def read_failures(output: Store, tried: Collection[Tried]) -> Mapping[tuple[str, str], list[Failure]]:
-    """The records of these attempts, by digest and ETag."""
-    named = {attempt.key: attempt for attempt in tried}
-    found: dict[tuple[str, str], list[Failure]] = {}
-    for key, data in fetched(output, named):
-        attempt = named[key]
-        found.setdefault((attempt.digest, attempt.etag), []).append(_failure(attempt, data))
-    return found
-
-
-def _failure(attempt: Tried, data: bytes) -> Failure:
-    """An attempt that cannot be read counts: on the safe side, it starts no GPU."""
-    try:
-        return wire.decode(data, Failure)
-    except MisconfiguredError:
-        return Failure(
-            key="",
-            etag=attempt.etag,
-            run=attempt.run,
-            kind=FailureKind.CHUNK,
-            message="the record of this attempt cannot be read",
-            at=attempt.at,
-        )
+def _records(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
+    modified = {info.key: info.modified for info in listed}
+    return {_name(key): _quarantine(key, data, modified[key]) for key, data in fetched(output, modified)}
 
 
 def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
-    kinds = [failure.kind for failure in failures]
-    counting = sum(kind.counts for kind in kinds)
+    known = list(failures)
+    kinds = {failure.kind for failure in known}
+    counting = len(wire.counted(known))
     # Changed, and yet listed with this very ETag: what the listing shows cannot be read.
     troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
     if counting or troubled:
-        yield Trouble(etag=etag, failures=counting, troubled=troubled)
+        yield Trouble(
+            etag=etag,
+            failures=counting,
+            troubled=troubled,
+            attempts=len(known),
+            last=max(failure.at for failure in known),
+        )
 
 
 def _current(recorded: str, decoder: str | None) -> bool:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from unicodedata import normalize
 
+from batchscribe.controller.attempts import read_failures
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.trouble import attempts, quarantine_of, read_failures
+from batchscribe.controller.sessions import EMPTY
+from batchscribe.controller.trouble import quarantine_of
 from batchscribe.core import keys, transcripts
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.chunks import AudioName, audio_name, split
+from batchscribe.core.chunks import AudioName, audio_name, passed_over, split
 from batchscribe.core.folders import AudioObject, Side
-from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord, Settlement
+from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.run_records import decode_outcome
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
@@ -34,6 +38,8 @@ class Told:
     run: str | None = None
     duration: float | None = None
     flags: tuple[str, ...] = ()
+    unreadable: str | None = None
+    """Why it is no transcript; None if it is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +77,37 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    """A key whose accents are composed in another way is found if it is the only one.
+
+    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
     nothing at all is known of it.
     """
     name = audio_name(key)
+    if (kind := passed_over(key)) is not None:
+        raise MisconfiguredError(
+            f"{key!r} is passed over: .{kind} is not decoded here; convert it, such as to .wav or .flac"
+        )
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     life = _life(scanner, key, name)
+    if not life.known and (other := _spelled_otherwise(scanner, key)):
+        return _life(scanner, other.info.key, other.name)
     if not life.known:
         raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
     return life
+
+
+def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
+    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    folder, wanted = split(key)[0], normalize("NFC", key)
+    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
+    found = {
+        audio.info.key: audio
+        for each in folders
+        for audio in scanner.audio(each)
+        if normalize("NFC", audio.info.key) == wanted
+    }
+    return found.popitem()[1] if len(found) == 1 else None
 
 
 def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
@@ -101,22 +128,20 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
 
 
 def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
-    for side, info in sorted(audio.transcripts, key=lambda tagged: tagged[1].modified):
+    everything = (*audio.transcripts, *audio.blank)
+    for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        found = _transcript(store, info.key)
         told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield told if found is None else _with(told, found)
+        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
 
 
-def _transcript(store: Store, key: str) -> Transcript | None:
+def _read(store: Store, told: Told) -> Told:
     try:
-        found = transcripts.decode(store.get(key).data)
-    except PermanentError:
-        return None
-    return found if isinstance(found, Transcript) else None
-
-
-def _with(told: Told, found: Transcript) -> Told:
+        found = transcripts.decode(store.get(told.key).data)
+    except PermanentError as error:
+        return replace(told, unreadable=str(error))
+    if not isinstance(found, Transcript):
+        return told
     return replace(
         told,
         engine=found.engine,
@@ -128,8 +153,11 @@ def _with(told: Told, found: Transcript) -> Told:
 
 
 def _failures(output: Store, key: str) -> tuple[Failure, ...]:
-    read = read_failures(output, list(attempts(output, keys.digest(key))))
-    return tuple(sorted((each for some in read.values() for each in some), key=lambda each: each.at))
+    digest = keys.digest(key)
+    read = read_failures(
+        output, lambda listed: [name for name in listed.stored if keys.chunk_of(name)[0] == digest], digest
+    )
+    return tuple(sorted(read.values(), key=lambda failure: failure.at))
 
 
 def _mentions(output: Store, key: str) -> Iterator[Mention]:
@@ -157,6 +185,6 @@ def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str |
     if place not in listed:
         return None
     try:
-        return wire.decode(output.get(place).data, Settlement).outcome
+        return decode_outcome(output.get(place).data)
     except MisconfiguredError:
         return "unknown"  # written by another version

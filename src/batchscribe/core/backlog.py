@@ -16,6 +16,8 @@ from itertools import chain
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.folders import AudioObject, Owner, Tagged, audio_folders
 from batchscribe.core.keys import digest
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
 LONGEST_CHUNK = timedelta(hours=2, minutes=30)
@@ -45,9 +47,13 @@ class Trouble:
     troubled: bool = False
     """It could not be had: archived, or not there although it was listed."""
     quarantined: bool = False
+    attempts: int = 0
+    """All failed attempts, whatever their kind."""
+    last: datetime | None = None
+    """The latest of them."""
 
 
-def _nobody(_transcript: str) -> str | None:
+def _nobody(_key: str) -> None:
     return None
 
 
@@ -61,10 +67,16 @@ class ScanRules:
     live: LiveLock | None = None
     overdue: datetime | None = None
     """Chunks from before it are due: no live lock holds them back any longer, nor a neighbour to come."""
+    max_attempts: int = 3
+    """A chunk that failed so often starts no GPU any more."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """ETags of transcripts that could not be read when their session was assembled, by their keys."""
     owner: Owner = _nobody
     """The audio file's name inside a transcript; asked only where two files share a stem."""
+    leave_out: Callable[[str], None] = _nobody
+    """Gets every key of the source that is neither audio nor a transcript."""
 
 
 class ChunkState(StrEnum):
@@ -89,6 +101,8 @@ class SessionScan:
     quarantined: int = 0
     empty: int = 0
     """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
+    unreadable: tuple[str, ...] = ()
+    """Audio keys whose transcript is none: of 0 bytes (then not done), or known to be unreadable."""
     live: bool = False
 
     @property
@@ -115,12 +129,18 @@ class Backlog:
     quarantined: int = 0
     empty: int = 0
     oldest: datetime | None = None
-    """Of the chunks that can start a GPU."""
+    """Of the chunks that never failed."""
+    oldest_retry: datetime | None = None
+    """Since when a chunk waits that failed and may be tried again: its last attempt."""
+    exhausted: int = 0
+    """Pending chunks that failed too often to start a GPU, and are not quarantined."""
     candidates: tuple[Chunk, ...] = ()
     odd_keys: tuple[str, ...] = ()
     """Keys that the fast lister refuses, listed another way, and names that no key can hold, left
     out; the first few, each with its reason.
     """
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files of sound that are not decoded, by extension."""
 
     @property
     def triggering(self) -> int:
@@ -138,6 +158,7 @@ class _Sums:
     done: int = 0
     quarantined: int = 0
     empty: int = 0
+    unreadable: list[str] = field(default_factory=list)
 
 
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
@@ -146,7 +167,7 @@ def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionSca
     Holds the folders that are open, nothing else. What the listing raises goes through: there is no
     partial backlog.
     """
-    for folder in audio_folders(listing, rules.owner):
+    for folder in audio_folders(listing, rules.owner, rules.leave_out):
         groups: dict[str, list[AudioObject]] = {}
         for audio in folder:
             groups.setdefault(audio.name.session, []).append(audio)
@@ -166,6 +187,7 @@ def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> Sessi
         stale=tuple(sums.stale),
         quarantined=sums.quarantined,
         empty=sums.empty,
+        unreadable=tuple(sums.unreadable),
         live=rules.live is not None and rules.live.covers(session),
     )
 
@@ -182,10 +204,20 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
     held = (live or _goes_on(audio, rules)) and not due
-    return ChunkState.WAITING if held or _young(audio.info.modified, rules) else ChunkState.PENDING
+    return ChunkState.WAITING if held or _young(audio.info, rules) else ChunkState.PENDING
+
+
+def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
+    """True if what stands for its transcript is none, as far as listing and earlier reading show."""
+    if audio.newest is None:
+        return bool(audio.blank)
+    info = audio.newest[1]
+    return info.size < SMALLEST or rules.unreadable.get(info.key) == info.etag
 
 
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
+    if audio.info.size and is_unreadable(audio, rules):
+        sums.unreadable.append(audio.info.key)
     match state_of(audio, rules):
         case ChunkState.EMPTY:
             sums.empty += 1
@@ -207,9 +239,9 @@ def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
     return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
-def _young(modified: datetime, rules: ScanRules) -> bool:
+def _young(info: ObjectInfo, rules: ScanRules) -> bool:
     # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
-    return abs(rules.now - modified) < rules.min_age
+    return any(abs(rules.now - at) < rules.min_age for at in (info.modified, info.changed) if at)
 
 
 def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
@@ -225,6 +257,7 @@ def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
 
 def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     trouble = _trouble(audio, rules)
+    troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
     return Chunk(
         key=audio.info.key,
         size=audio.info.size,
@@ -234,8 +267,16 @@ def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
         number=audio.name.number,
         transcript=audio.planned,
         failures=trouble.failures if trouble else 0,
-        troubled=trouble is not None and (trouble.failures > 0 or trouble.troubled),
+        troubled=troubled,
+        retry_since=_retry_since(audio, trouble, rules) if troubled else None,
     )
+
+
+def _retry_since(audio: AudioObject, trouble: Trouble | None, rules: ScanRules) -> datetime | None:
+    """Since when a chunk that failed waits for its next attempt; None if it failed too often."""
+    if trouble is None or trouble.attempts >= rules.max_attempts:
+        return None
+    return max(filter(None, (audio.info.modified, trouble.last)))
 
 
 def _within(chunk: Chunk) -> tuple[int, str]:
@@ -280,6 +321,8 @@ class _Totals:
     quarantined: int = 0
     empty: int = 0
     oldest: datetime = _NEVER
+    oldest_retry: datetime = _NEVER
+    exhausted: int = 0
 
     def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
         self.sessions += 1
@@ -292,13 +335,21 @@ class _Totals:
         self.quarantined += scan.quarantined
         self.empty += scan.empty
         self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
+        retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
+        self.oldest_retry = min(self.oldest_retry, min(retries, default=_NEVER))
+        self.exhausted += len(scan.pending) - len(fresh) - len(retries)
 
 
-def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ...]] = tuple) -> Backlog:
+def summarise(
+    scans: Iterable[SessionScan],
+    odd_keys: Callable[[], tuple[str, ...]] = tuple,
+    passed_over: Callable[[], dict[str, int]] = dict,
+) -> Backlog:
     """The sums, and the candidates: the sessions that wait longest first, by number within each.
 
     Troubled chunks come after all others: however many archived ones a bucket holds, they neither
-    crowd the startable ones out of a batch nor fill its time. `odd_keys` is asked at the end.
+    crowd the startable ones out of a batch nor fill its time. `odd_keys` and `passed_over` are asked at the
+    end.
     """
     totals, fresh, troubled = _Totals(), _Oldest(), _Oldest()
     for scan in scans:
@@ -319,6 +370,9 @@ def summarise(scans: Iterable[SessionScan], odd_keys: Callable[[], tuple[str, ..
         quarantined=totals.quarantined,
         empty=totals.empty,
         oldest=None if totals.oldest == _NEVER else totals.oldest,
+        oldest_retry=None if totals.oldest_retry == _NEVER else totals.oldest_retry,
+        exhausted=totals.exhausted,
         candidates=candidates,
         odd_keys=odd_keys(),
+        passed_over=passed_over(),
     )

@@ -7,55 +7,68 @@ known: an exit code of ssh may be the connection's, the shell's or a signal's.
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TypeVar
 
 import msgspec
 
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.core.manifest import VERSION as WIRE_VERSION
+from batchscribe.core.manifest import EngineSpec, WorkerName
 
-VERSION = 1
+VERSION = WIRE_VERSION
 MODULE = "batchscribe.wiring.box"
 BOOT_MODULE = "batchscribe.wiring.box_boot"
+LIVE = "live"
+"""First argument of an agent that has the workers' environment already; an agent started over ssh gets its
+run as the second."""
 BOX_UNIT = "batchscribe-box.service"
 """Takes up the claim at boot; the other three power off where it cannot."""
 DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
 CLAIM_SLACK = timedelta(minutes=5)
 """How far the box's clock may be behind the controller's."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """Which worker of which run; becomes the name of a folder on the box."""
-
-    run: str
-    worker: int
-
-    def checked(self) -> WorkerName:
-        """Itself. Raises MisconfiguredError where it could name a folder that is not its own."""
-        if not _NAME.fullmatch(self.run) or self.worker < 0:
-            raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
-        return self
 
 
 class EndRequest(WorkerName, frozen=True, kw_only=True):
-    """Ask a worker to end; `force` does not ask."""
+    """Ask a worker to end; `force` kills it. Stored by the controller, obeyed by the agent."""
 
     force: bool = False
 
 
-class StartRequest(WorkerName, frozen=True, kw_only=True):
-    """Start a worker on the manifest stored at `url`; `release` must be the box's own."""
+class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Start the agent for a run, and permit it to begin the run's workers."""
 
-    url: str
+    run: str
     release: str
+    """The version of the controller; the host must have the same."""
+    output: str
+    """URL of the store that holds the run's manifests."""
+    deadline: datetime
     region: str = ""
     endpoint: str = ""
-    """Of AWS, for a worker whose environment file does not name them."""
+    """AWS's, for a host whose environment file does not name them."""
+    borrowed: bool = False
+    """The instance's record holds no claim of this run: the host must never be powered off for it."""
+
+
+class StartPermit(StartRequest, frozen=True, kw_only=True):
+    """A start request as the host keeps it, for the agents of one boot."""
+
+    boot: str
+    """The kernel's boot id."""
+    at: datetime
+
+    def claim(self) -> BoxClaim:
+        return BoxClaim(
+            run=self.run,
+            created=self.at,
+            deadline=self.deadline,
+            output=self.output,
+            launch=ClaimLaunch.SSH,
+            region=self.region,
+            endpoint=self.endpoint,
+            borrowed=self.borrowed,
+        )
 
 
 class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,18 +120,18 @@ class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimLaunch(StrEnum):
-    """Who starts the workers on a box that finds this claim."""
+    """When the agent of a host that finds this claim begins the run's workers."""
 
     BOOT = "boot"
-    """The box itself, as soon as it is up."""
+    """As soon as the host is up."""
     SSH = "ssh"
-    """Its controller, over ssh: the box only sees to it that it does not run on without work."""
+    """After the controller's start request over ssh."""
     HELD = "held"
-    """Nobody: the box does nothing at all, so that a rehearsal shows what else stops it."""
+    """Never: the agent does nothing at all, so that a rehearsal shows what else stops the instance."""
 
 
 class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a box that starts is there for; gone again when its run has been released."""
+    """The run that an instance is started for; removed when the run has been released."""
 
     run: str
     created: datetime
@@ -129,25 +142,27 @@ class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
     launch: ClaimLaunch
     region: str = ""
     endpoint: str = ""
+    borrowed: bool = False
+    """The instance runs on after the run: it is never powered off for it."""
 
     def meant_for(self, boot: datetime) -> bool:
-        """Whether a box that booted then may have been started for this claim."""
+        """True if a host that booted then may have been started for this claim."""
         return self.created <= boot + CLAIM_SLACK and boot < self.deadline
 
 
 class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a box that works by itself waits for others; seconds."""
+    """Timeouts of the agent, in seconds."""
 
     store: float = 600.0
     """For its record, after boot: credentials of a role may take a while."""
     first: float = 600.0
-    """For the first manifest, and for whoever is to begin over ssh what a manifest asks for."""
+    """For the first manifest, and for the start request over ssh once a manifest is there."""
     linger: float = 100.0
     """For another manifest or for the stop, after a worker's last word."""
     silence: float = 840.0
     """Without progress of its worker. The dead-man comes a minute later, the controller's patience too."""
     grace: float = 60.0
-    """For a worker that was asked to end at the deadline."""
+    """For a worker that was asked to end, by its controller or at the deadline; then it is killed."""
     overtime: float = 180.0
     """From the deadline to the dead-man's, so that the last windows are not lost to it."""
     told: float = 45.0
@@ -178,7 +193,7 @@ class BootRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoxEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """The box's last word before it powers itself off."""
+    """Why the agent ended its run; written before the power-off, if there is one."""
 
     version: int = VERSION
     run: str
@@ -201,17 +216,6 @@ class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
     boots: bool = False
     """Its units are installed: it takes up its claim at boot, and powers itself off."""
     claim: BoxClaim | None = None
-
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def read(data: bytes, kind: type[T]) -> T:
-    """The request or record in `data`. Raises MisconfiguredError where it is none."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except UNREADABLE as error:
-        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
 
 
 def last_word(output: bytes) -> BoxReply | None:

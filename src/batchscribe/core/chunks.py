@@ -8,14 +8,30 @@ the original system's `layers/layer-0-raw-transcription/<stem>.json` below it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-AUDIO_TYPES = frozenset(
-    {"webm", "aac", "m4a", "mp3", "wav", "ogg", "opus", "flac", "mp4", "mov", "m4v", "avi"}
-)
+from batchscribe.core.keys import digest
+
+AUDIO_TYPES = frozenset({
+    "3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "asf", "au", "avi", "caf", "flac", "m4a", "m4b", "m4v",
+    "mka", "mkv", "mov", "mp2", "mp3", "mp4", "mpga", "oga", "ogg", "ogv", "opus", "qt", "spx", "w64", "wav",
+    "weba", "webm", "wma", "wmv", "wv",
+})  # fmt: skip
+PASSED_OVER = frozenset({
+    "alaw", "aob", "ape", "awb", "ds2", "dsf", "dss", "dts", "dvf", "f4a", "f4v", "flv", "g722", "g723",
+    "g729", "gsm", "m2ts", "mpc", "mpeg", "mpg", "msv", "mts", "mxf", "ra", "rm", "rmvb", "sln", "snd",
+    "tak", "tta", "ulaw", "vob", "voc", "vox",
+})  # fmt: skip
+"""Extensions of sound and video that are not decoded: their files are counted, so that none is missed."""
 TOP = "./"
 """The session of numbered chunks that lie in no folder."""
+NAME_BYTES = 255
+"""Of a file's name: what the common file systems hold."""
+KEY_BYTES = 900
+"""Of a key below the store's URL. S3 holds 1,024 bytes, its prefix and our own folders included."""
+HASH_DIGITS = 16
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
 _TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
@@ -38,7 +54,9 @@ class Chunk:
     failures: int = 0
     """Failed attempts of its own at exactly these bytes."""
     troubled: bool = False
-    """It failed, or could not be had, before: it rides along with others but starts no GPU."""
+    """It failed, or could not be read, before: it does not count towards the threshold."""
+    retry_since: datetime | None = None
+    """Since when it waits for another attempt, if it may start a GPU again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,22 @@ def audio_name(key: str) -> AudioName | None:
     return AudioName(folder, name, stem, kind)
 
 
+def passed_over(key: str) -> str | None:
+    """The extension of a sound file that is not decoded here; None for other keys."""
+    stem, dot, extension = split(key)[1].rpartition(".")
+    kind = extension.lower()
+    return kind if dot and stem and kind in PASSED_OVER else None
+
+
+def passed_over_text(counted: Mapping[str, int]) -> str:
+    """Such as `3 sound files passed over: 2 .dss, 1 .ra`; empty if there is none."""
+    total = sum(counted.values())
+    each = ", ".join(
+        f"{count} .{kind}" for kind, count in sorted(counted.items(), key=lambda one: (-one[1], one))
+    )
+    return f"{total} sound {'file' if total == 1 else 'files'} passed over: {each}" if total else ""
+
+
 def transcribed(key: str) -> tuple[str, str] | None:
     """(folder of the audio, stem or file name) that a transcript key speaks for; None for other keys."""
     folder, name = split(key)
@@ -91,9 +125,28 @@ def transcribed(key: str) -> tuple[str, str] | None:
     return None
 
 
+def fitted(folder: str, text: str, affixes: str) -> str:
+    """The text for a file's name, shortened if name or key are too long with `folder` and `affixes`.
+
+    What is left out is told apart by a hash of the whole text: equal texts only get equal names.
+    """
+    mark = f"~{digest(text)[:HASH_DIGITS]}"
+    room = min(NAME_BYTES, KEY_BYTES - len(folder.encode())) - len(affixes.encode())
+    whole = text.encode()
+    if len(whole) <= max(room, len(mark)):
+        return text
+    return whole[: max(0, room - len(mark))].decode(errors="ignore") + mark
+
+
+def transcript_name(folder: str, text: str) -> str:
+    """What stands for a stem or a file name in the name of its transcript."""
+    return fitted(folder, text, "transcription-.json")
+
+
 def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
     """Where the transcript goes; `full_name` where another file of the folder has the same stem."""
-    return f"{audio.folder}transcription-{audio.name if full_name else audio.stem}.json"
+    name = transcript_name(audio.folder, audio.name if full_name else audio.stem)
+    return f"{audio.folder}transcription-{name}.json"
 
 
 def transcript_keys(audio: AudioName) -> tuple[str, ...]:
@@ -102,12 +155,16 @@ def transcript_keys(audio: AudioName) -> tuple[str, ...]:
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
 
 
-def session_files(session: str, *, full_name: bool = False) -> str:
-    """The stem of a session's own files: `<folder>/transcript` or, for a single file, `<stem>`."""
+def session_stems(session: str) -> tuple[str, ...]:
+    """The stems that a session's own files may have, the first one first: `<folder>/transcript` or, for a
+    single file, `<stem>`; the others are for when files that are not ours have that name.
+    """
     if session.endswith("/"):
-        return ("" if session == TOP else session) + "transcript"
-    folder, name = split(session)
-    stem = name.rpartition(".")[0]
-    if _TAKEN.fullmatch(stem):
-        return f"{folder}session-{name}"
-    return folder + (name if full_name else stem)
+        folder, plain, full = "" if session == TOP else session, "transcript", "transcript"
+    else:
+        folder, name = split(session)
+        stem = name.rpartition(".")[0]
+        plain, full = (f"session-{name}",) * 2 if _TAKEN.fullmatch(stem) else (stem, name)
+    aside = fitted(folder, full, ".batchscribe.json") + ".batchscribe"
+    stems = (fitted(folder, plain, ".json"), fitted(folder, full, ".json"), aside)
+    return tuple(folder + stem for stem in dict.fromkeys(stems))

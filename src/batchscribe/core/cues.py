@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import textwrap
+import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import regex
 
 from batchscribe.core.chunks import split
-from batchscribe.core.spelling import written
+from batchscribe.core.spelling import joined, written
 from batchscribe.core.stitching import MISSING
+from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import Segment, SessionPart, SessionTranscript
 
 LINE = 42
-"""Characters in a line, two lines in a cue, seven seconds at most: what broadcasters agree on."""
+"""Columns in a line, two lines in a cue, seven seconds at most: what broadcasters agree on."""
 LINES = 2
 SECONDS = 7.0
+READABLE = 1.0
+"""Seconds that a cue stays on the screen, unless the next one of its channel begins sooner."""
+SHORTEST = 0.001
+"""Seconds; a cue that ends when it begins is invalid WebVTT and never shown."""
 PAUSE = 0.8
 """Seconds of quiet that end a cue."""
 LONG = 20
 """Characters without a blank; beyond that it may be several words of a language that puts none between."""
 PARAGRAPH_PAUSE = 2.0
 SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
+_WORD = regex.compile(r"[^\t-\r ]+")
+"""Between blanks at which a line may end: at a no-break space it may not."""
+_CLUSTER = regex.compile(r"\X")
+_EMOJI_STYLE = "\ufe0f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +55,27 @@ class _Spoken:
     end: float
 
 
-def cues(transcript: SessionTranscript) -> Iterator[Cue]:
-    """The session's subtitles, in order."""
+def cues(transcript: SessionTranscript) -> list[Cue]:
+    """The session's subtitles, by their starts; each stays long enough to be read if there is room."""
+    shown: list[Cue] = []
+    following: dict[int | None, float] = {}
+    by_start = sorted(_cues(transcript), key=lambda cue: cue.start)
+    for cue in reversed(by_start):
+        room = following.get(cue.channel, math.inf)
+        end = max(cue.end, min(cue.start + READABLE, room), cue.start + SHORTEST)
+        following[cue.channel] = cue.start
+        shown.append(replace(cue, end=round(end, PLACES)))
+    return shown[::-1]
+
+
+def _cues(transcript: SessionTranscript) -> Iterator[Cue]:
+    """The cues with the times of their words, starts in whole milliseconds from 0 on."""
     for segment in transcript.segments:
         for group in _groups([piece for item in _spoken(segment) for piece in _pieces(item)]):
             text = "".join(word.text for word in group).strip()
             if text:
-                yield Cue(group[0].start, group[-1].end, _lines(text), segment.channel or None)
+                start = round(max(0.0, group[0].start), PLACES)
+                yield Cue(start, group[-1].end, _lines(text), segment.channel or None)
 
 
 def _spoken(segment: Segment) -> list[_Spoken]:
@@ -63,7 +88,8 @@ def _spoken(segment: Segment) -> list[_Spoken]:
 
 def _evenly(segment: Segment) -> list[_Spoken]:
     parts = [part + " " for part in segment.text.split()] or [""]
-    step = (segment.end - segment.start) / sum(map(len, parts)) if segment.text.strip() else 0.0
+    seconds = max(0.0, segment.end - segment.start)
+    step = seconds / sum(map(len, parts)) if segment.text.strip() else 0.0
     out: list[_Spoken] = []
     at = segment.start
     for part in parts:
@@ -73,19 +99,14 @@ def _evenly(segment: Segment) -> list[_Spoken]:
 
 
 def _pieces(item: _Spoken) -> Iterator[_Spoken]:
-    """The item, or its characters one by one where no cue could hold it; marks stay with their letter."""
+    """The item, or its grapheme clusters one by one if no cue can hold it."""
     late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
     if not late and _fits(item.text.strip()):
         yield item
         return
     step = (item.end - item.start) / len(item.text)
-    begins = [at for at, letter in enumerate(item.text) if at == 0 or not _is_mark(letter)]
-    for begin, end in zip(begins, [*begins[1:], len(item.text)], strict=True):
-        yield _Spoken(item.text[begin:end], item.start + step * begin, item.start + step * end)
-
-
-def _is_mark(letter: str) -> bool:
-    return unicodedata.category(letter).startswith("M")
+    for found in _CLUSTER.finditer(item.text):
+        yield _Spoken(found[0], item.start + step * found.start(), item.start + step * found.end())
 
 
 def _groups(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
@@ -111,18 +132,48 @@ def _breaks(group: Sequence[_Spoken], word: _Spoken) -> bool:
 
 
 def _fits(text: str) -> bool:
-    return len(textwrap.wrap(text, LINE)) <= LINES
+    return len(_wrap(text, LINE)) <= LINES
 
 
 def _lines(text: str) -> str:
     """The text on as few lines as it fits on, of about the same length."""
-    wanted = len(textwrap.wrap(text, LINE))
-    narrowest = -(-len(text) // max(1, wanted))
-    for width in range(narrowest, LINE):
-        lines = textwrap.wrap(text, width)
-        if len(lines) <= wanted:
-            return "\n".join(lines)
-    return "\n".join(textwrap.wrap(text, LINE))
+    wanted = len(_wrap(text, LINE))
+    narrowest = -(-_columns(text) // wanted)
+    wrapped = (_wrap(text, width) for width in range(narrowest, LINE))
+    return "\n".join(next((lines for lines in wrapped if len(lines) <= wanted), _wrap(text, LINE)))
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns; words wider than that are cut between clusters."""
+    lines: list[str] = []
+    room = 0
+    for gap, unit in _units(text, width):
+        taken = _columns(gap + unit)
+        if lines and taken <= room:
+            lines[-1] += gap + unit
+            room -= taken
+        else:
+            lines.append(unit)
+            room = width - _columns(unit)
+    return lines
+
+
+def _units(text: str, width: int) -> Iterator[tuple[str, str]]:
+    """What stays together on a line, each with the blank before it."""
+    for word in _WORD.findall(text):
+        clusters = [word] if _columns(word) <= width else _CLUSTER.findall(word)
+        yield " ", clusters[0]
+        yield from (("", cluster) for cluster in clusters[1:])
+
+
+def _columns(text: str) -> int:
+    """Width of the text on a screen: two columns for East Asian wide letters and emoji, else one."""
+    return len(text) if text.isascii() else sum(map(_cluster_columns, _CLUSTER.findall(text)))
+
+
+def _cluster_columns(cluster: Iterable[str]) -> int:
+    wide = any(letter == _EMOJI_STYLE or unicodedata.east_asian_width(letter) in "WF" for letter in cluster)
+    return 2 if wide else 1
 
 
 def paragraphs(transcript: SessionTranscript) -> list[str]:
@@ -134,19 +185,22 @@ def paragraphs(transcript: SessionTranscript) -> list[str]:
         *((segment.start, segment) for segment in transcript.segments),
     ]
     out: list[str] = []
-    current: list[str] = []
-    last, speaking = 0.0, 0
+    current: list[Segment] = []
     for start, item in sorted(items, key=lambda pair: pair[0]):
-        channel = speaking if isinstance(item, SessionPart) else item.channel or 0
-        missing = isinstance(item, SessionPart)
-        if current and (missing or channel != speaking or start - last >= PARAGRAPH_PAUSE):
-            out.append(" ".join(current))
+        if current and (isinstance(item, SessionPart) or _parts(current[-1], item, start)):
+            out.append(_paragraph(current))
             current = []
-        speaking = channel
         if isinstance(item, SessionPart):
             out.append(f"[missing: {split(item.key)[1]}]")
         else:
-            current += [f"Channel {channel}:"] if channel and not current else []
-            current.append(item.text.strip())
-            last = item.end
-    return [*out, " ".join(current)] if current else out
+            current.append(item)
+    return [*out, _paragraph(current)] if current else out
+
+
+def _parts(before: Segment, segment: Segment, start: float) -> bool:
+    return segment.channel != before.channel or start - before.end >= PARAGRAPH_PAUSE
+
+
+def _paragraph(segments: Sequence[Segment]) -> str:
+    channel = segments[0].channel
+    return f"Channel {channel}: {joined(segments)}" if channel else joined(segments)

@@ -6,6 +6,10 @@ REPAIRED = "repaired"
 """It lacked the header of its recording, and was given it."""
 PARTIAL = "partial"
 """Damage took some of its sound: what is sound was transcribed."""
+TRACK_MISSING = "track-missing"
+"""It has an audio track that is not decoded here: the other tracks were transcribed."""
+RESCALED = "rescaled"
+"""Its samples were far beyond full scale: their unit was guessed."""
 RERUN = "rerun"
 """Some of it looked wrong and was heard a second time, more carefully."""
 LOW_CONFIDENCE = "low-confidence"
@@ -13,4 +17,4 @@ LOW_CONFIDENCE = "low-confidence"
 NO_SPEECH = "no-speech"
 """Nobody speaks in it."""
 
-ALL = (REPAIRED, PARTIAL, RERUN, LOW_CONFIDENCE, NO_SPEECH)
+ALL = (REPAIRED, PARTIAL, TRACK_MISSING, RESCALED, RERUN, LOW_CONFIDENCE, NO_SPEECH)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key
+from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key, transcript_name
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.objects import ObjectInfo
 
@@ -40,9 +40,16 @@ class AudioObject:
     """Those that speak for it, wherever they lie."""
     planned: str
     """Where its transcript would go, relative to the output."""
+    blank: tuple[Tagged, ...] = ()
+    """Those of 0 bytes, which are none: the chunk counts as not transcribed."""
     gap: timedelta | None = None
     """Of a session's last chunk: by how much it was uploaded after the one before it; None for all others,
     and where nothing of the folder is left to do."""
+
+    @property
+    def newest(self) -> Tagged | None:
+        """The transcript that its session is assembled from."""
+        return max(self.transcripts, key=lambda tagged: tagged[1].modified, default=None)
 
     @property
     def stale(self) -> bool:
@@ -58,6 +65,8 @@ class _Folder:
     audio: list[tuple[AudioName, ObjectInfo]] = field(default_factory=list)
     transcripts: dict[str, list[Tagged]] = field(default_factory=dict)
     """By what they speak for: a stem or a file name."""
+    blank: dict[str, list[Tagged]] = field(default_factory=dict)
+    """Those of 0 bytes, likewise."""
 
 
 def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None) -> Iterator[Tagged]:
@@ -71,10 +80,13 @@ def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = N
     )
 
 
-def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[AudioObject]]:
+def audio_folders(
+    listing: Iterable[Tagged], owner: Owner, leave_out: Callable[[str], None] = lambda _key: None
+) -> Iterator[list[AudioObject]]:
     """The audio objects of each folder that has any, in key order, a nested folder before its parent.
 
-    Control objects are passed over; audio counts on the source's side only.
+    Control objects are passed over; audio counts on the source's side only. `leave_out` gets every other
+    key of the source that is neither audio nor a transcript.
     """
     opened: list[_Folder] = []
     for side, info in listing:
@@ -84,12 +96,16 @@ def audio_folders(listing: Iterable[Tagged], owner: Owner) -> Iterator[list[Audi
         audio = audio_name(key)
         spoken = transcribed(key) if audio is None else None
         if (audio is None or side is Side.OUTPUT) and spoken is None:
+            if side is not Side.OUTPUT:
+                leave_out(key)
             continue
         yield from _closed(opened, key, owner)
         if audio is not None:
             _open(opened, audio.folder).audio.append((audio, info))
         elif spoken is not None:
-            _open(opened, spoken[0]).transcripts.setdefault(spoken[1], []).append((side, info))
+            folder = _open(opened, spoken[0])
+            kind = folder.transcripts if info.size else folder.blank
+            kind.setdefault(spoken[1], []).append((side, info))
     yield from _closed(opened, None, owner)
 
 
@@ -142,7 +158,7 @@ def _of_stem(
     """The files that share a stem. `transcription-<stem>.json` speaks for one of them only."""
     # A stem that is itself an audio file's name: `transcription-a.mp3.json` speaks for a.mp3, never
     # for a.mp3.wav, whether a.mp3 is there today or not.
-    plain = [] if audio_name(stem) else folder.transcripts.get(stem, [])
+    plain = [] if audio_name(stem) else _named(folder, folder.transcripts, stem)
     owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
     designated = owners[0] if owners else None if audio_name(stem) else _first(group)
     for name, info in group:
@@ -150,9 +166,24 @@ def _of_stem(
         yield AudioObject(
             info=info,
             name=name,
-            transcripts=(*folder.transcripts.get(name.name, ()), *own),
+            transcripts=(*_named(folder, folder.transcripts, name.name), *own),
+            blank=tuple(_blank(folder, name, plain=name.name == designated)),
             planned=transcript_key(name, full_name=name.name != designated),
         )
+
+
+def _blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
+    yield from _named(folder, folder.blank, name.name)
+    if plain:
+        yield from _named(folder, folder.blank, name.stem)
+
+
+def _named(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
+    """What speaks for a stem or a file name, be it whole or shortened to fit the store."""
+    if not index:
+        return []
+    names = dict.fromkeys((text, transcript_name(folder.path, text)))
+    return [tagged for name in names for tagged in index.get(name, ())]
 
 
 def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:

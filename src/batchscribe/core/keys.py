@@ -7,9 +7,14 @@ import hashlib
 CONTROL = "_batchscribe/"
 RUNS = f"{CONTROL}runs/"
 ATTEMPTS = f"{CONTROL}attempts/"
+COMPACTED = f"{CONTROL}attempts-compacted/"
+"""Outside ATTEMPTS, because a GPU host may write there, and only the scheduler may write here."""
+FORGOTTEN = f"{COMPACTED}forgotten-"
 QUARANTINE = f"{CONTROL}quarantine/"
 SUPERSEDED = f"{CONTROL}superseded/"
 INSTANCES = f"{CONTROL}instances/"
+ASIDE_BYTES = 800
+"""Of a transcript's key; with a longer one the folder in front of it may not fit into S3's 1,024 bytes."""
 REHEARSALS = f"{CONTROL}rehearsal/"
 """Each has a folder of its own there, in which all of these lie once more."""
 
@@ -60,7 +65,44 @@ def box_end(run: str) -> str:
 
 
 def attempt(key: str, etag: str, run: str) -> str:
-    return f"{ATTEMPTS}{digest(key)}/{etag}/{run}.json"
+    return single(attempt_name(key, etag, run))
+
+
+def attempt_name(key: str, etag: str, run: str) -> str:
+    """Identifies an attempt, in an object of its own as in a compacted one."""
+    return f"{digest(key)}/{etag}/{run}"
+
+
+def single(name: str) -> str:
+    """Key of the object of one attempt."""
+    return f"{ATTEMPTS}{name}.json"
+
+
+def name_of_single(key: str) -> str | None:
+    """Name of the attempt in the object `key`; None if that is the key of no attempt."""
+    name = key.removeprefix(ATTEMPTS).removesuffix(".json")
+    return name if chunk_of(name)[1] and key == single(name) else None
+
+
+def chunk_of(name: str) -> tuple[str, str]:
+    """Digest and ETag of the chunk of an attempt. An ETag may contain slashes."""
+    digest, _, rest = name.partition("/")
+    return digest, rest.rpartition("/")[0]
+
+
+def run_of(name: str) -> str:
+    """Run of an attempt."""
+    return name.rpartition("/")[2]
+
+
+def compacted(content: str) -> str:
+    """Key of a compacted object, by the digest of its content."""
+    return f"{COMPACTED}attempts-{content}.json.gz"
+
+
+def forgotten(content: str) -> str:
+    """Key of an object that revokes attempts, by the digest of its content."""
+    return f"{FORGOTTEN}{content}.json.gz"
 
 
 def quarantine(key: str) -> str:
@@ -68,7 +110,15 @@ def quarantine(key: str) -> str:
 
 
 def superseded(transcript: str, stamp: str) -> str:
-    return f"{SUPERSEDED}{stamp}/{transcript}"
+    """Where an old transcript is kept; a folder too long for that is replaced by a digest."""
+    return f"{SUPERSEDED}{stamp}/{aside(transcript)}"
+
+
+def aside(transcript: str) -> str:
+    """The name of an old transcript below its stamp."""
+    if len(transcript.encode()) <= ASIDE_BYTES:
+        return transcript
+    return f"{digest(transcript)}/{transcript.rpartition('/')[2]}"
 
 
 def instance(instance_id: str) -> str:

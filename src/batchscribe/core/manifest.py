@@ -5,6 +5,8 @@ All of it travels through the store, versioned. A worker refuses a manifest of a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -15,10 +17,11 @@ from batchscribe.core.foreign import UNREADABLE
 from batchscribe.errors import MisconfiguredError
 
 VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WorkerRef(Protocol):
-    """Which worker of which run: a manifest says it, and so does its name alone."""
+    """Identifies one worker of one run: a manifest, or a WorkerName."""
 
     @property
     def run(self) -> str: ...
@@ -28,10 +31,16 @@ class WorkerRef(Protocol):
 
 
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker by its name, where its manifest cannot be read."""
+    """One worker of one run; also the name of a folder on its machine."""
 
     run: str
     worker: int
+
+    def checked(self) -> WorkerName:
+        """Returns itself. Raises MisconfiguredError if it could name a folder that is not its own."""
+        if not _NAME.fullmatch(self.run) or self.worker < 0:
+            raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
+        return self
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,9 +172,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is. Only `chunk` and `crash` count towards quarantine."""
+    """Whose fault a failure is. Only `chunk`, `refused` and `crash` count towards quarantine."""
 
     CHUNK = "chunk"
+    REFUSED = "refused"
+    """It is of a kind that this decoder never decodes."""
     CRASH = "crash"
     """It was in flight when its worker died."""
     ARCHIVED = "archived"
@@ -175,8 +186,9 @@ class FailureKind(StrEnum):
     """The store or the box was in trouble."""
 
     @property
-    def counts(self) -> bool:
-        return self in {FailureKind.CHUNK, FailureKind.CRASH}
+    def final(self) -> bool:
+        """True if one failure is enough: a second attempt changes nothing."""
+        return self is FailureKind.REFUSED
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +202,24 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     decoder: str = ""
     """Version of the decoder: a better one is tried again."""
+    alone: bool = False
+    """Of a crash: no other chunk was in flight, so that it is the chunk's own."""
+
+
+def counted(failures: Iterable[Failure]) -> list[Failure]:
+    """The failures that are the chunk's own, which count towards quarantine.
+
+    One death of a worker is not: that takes a second one, or a chunk that was alone in flight.
+    """
+    known = list(failures)
+    crashes = [failure for failure in known if failure.kind is FailureKind.CRASH]
+    proved = len(crashes) > 1 or any(crash.alone for crash in crashes)
+    return [
+        failure
+        for failure in known
+        if failure.kind in {FailureKind.CHUNK, FailureKind.REFUSED}
+        or (failure.kind is FailureKind.CRASH and proved)
+    ]
 
 
 class WorkerEnd(StrEnum):
@@ -233,61 +263,15 @@ class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is going to do, written before it does anything. The deadline counts from here."""
-
-    version: int = VERSION
-    run: str
-    scheduler: str
-    """Which scheduler wrote it: this host and state directory."""
-    created: datetime
-    deadline: datetime
-    provider: str
-    region: str = ""
-    source: str = ""
-    output: str = ""
-    instances: tuple[str, ...]
-    borrowed: bool = False
-    policy: str
-    reason: str
-    chunks: int
-    audio_seconds: float
-    rate_micros: int
-    rate_source: str
-    rate_as_of: str = ""
-    instance_type: str = ""
-    own_type: str = ""
-    """The instance's type before the run, which it gets back after it."""
-    launched_before: datetime | None = None
-    """The instance's launch time before the run."""
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended and what it cost at most."""
-
-    version: int = VERSION
-    run: str
-    outcome: str
-    detail: str
-    settled: datetime
-    billed_seconds: float
-    cost_micros: int
-    chunks_done: int
-    chunks_failed: int
-    audio_seconds: float
-    worked: Worked = Worked()
-
-
-_Wire = Manifest | Progress | ExitRecord | Intent | Settlement | Failure | QuarantineRecord
-T = TypeVar("T", bound=_Wire)
-
-
-def encode(value: _Wire) -> bytes:
+def encode(value: msgspec.Struct) -> bytes:
     return msgspec.json.encode(value)
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The value in `data`. Raises MisconfiguredError where it is not one of this version."""
+    """Returns the value in `data`. Raises MisconfiguredError if it is not one of this version."""
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:

@@ -14,6 +14,8 @@ class ObjectInfo:
     size: int
     modified: datetime
     etag: str
+    changed: datetime | None = None
+    """When a file was last put there, if its store tells that from `modified`: copies keep old times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -68,11 +68,8 @@ class Observation:
     fruitless: int = 0
     """Paid runs in a row, up to now, that got no chunk done."""
     last_fruitless: datetime | None = None
-    hung: int = 0
-    """Runs in a row, up to now, whose controller hung and was ended by the watchdog."""
-    last_hung: datetime | None = None
     stranger: str | None = None
-    """Why the instance is in somebody else's hands, where it is."""
+    """Why the instance is in use by another scheduler, if it is."""
 
 
 class ReasonCode(StrEnum):
@@ -106,7 +103,7 @@ class Reason:
 class Hold:
     reason: Reason
     overdue: bool = False
-    """A chunk's longest wait is in reach, and yet no start is possible: worth an alert."""
+    """A chunk's longest wait is in reach and no start is possible, or a chunk has used up its attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +135,13 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     the instance is ours to start.
     """
     if seen.open_run is not None:
-        return _continue(seen, seen.open_run)
+        return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
         return Hold(Reason(ReasonCode.PAUSED, f"paused until {seen.paused_until:%Y-%m-%d %H:%M} UTC"))
     batch = fit(seen, policy)
     pays, reason = _pays(seen, policy, batch)
     if not pays:
-        return Hold(reason)
+        return Hold(reason, overdue=seen.backlog.exhausted > 0)
     if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
@@ -163,12 +160,13 @@ def fit(seen: Observation, policy: Policy) -> Batch:
     )
 
 
-def _continue(seen: Observation, run: Run) -> Decision:
+def continue_run(now: datetime, run: Run) -> Decision:
+    """The decision while a run is open: it goes on, or it is closed."""
     numbers = {"run": run.id, "state": run.state.value}
-    if run.start_requested is None and seen.now - run.created >= INTENT_LASTS:
-        sentence = f"run {run.id} was planned, but its controller died before any start: it is closed"
+    if not run.started and now - run.created >= INTENT_LASTS:
+        sentence = f"run {run.id} was planned, and asked for no start in time: it is closed"
         return Reclaim(Reason(ReasonCode.NEVER_STARTED, sentence, numbers), run)
-    if seen.now >= run.deadline:
+    if now >= run.deadline:
         sentence = f"run {run.id} is past its deadline {run.deadline:%H:%M} UTC: it is released"
         return Reclaim(Reason(ReasonCode.DEADLINE, sentence, numbers), run)
     return Resume(Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state.value}: it goes on", numbers), run)
@@ -186,9 +184,7 @@ def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCod
     backlog = seen.backlog
     if policy.by_hand and backlog.pending:
         return ReasonCode.NOW, f"asked for now: {_chunks(backlog.pending)} pending"
-    if not backlog.triggering:
-        return None
-    if policy.name is PolicyName.NOW:
+    if policy.name is PolicyName.NOW and backlog.triggering:
         return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
     if backlog.triggering >= policy.threshold:
         sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
@@ -208,7 +204,10 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
         sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
         return ReasonCode.BELOW_THRESHOLD, sentence
     if backlog.pending:
-        sentence = f"{_chunks(backlog.pending)} pending, all of which failed before: they start no GPU"
+        sentence = (
+            f"{_chunks(backlog.pending)} pending, all failed before; each starts a GPU again only at its "
+            f"longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
+        )
         return ReasonCode.ONLY_TROUBLED, sentence
     if backlog.waiting:
         sentence = f"nothing may start yet: {_chunks(backlog.waiting)} too young or being recorded"
@@ -217,48 +216,34 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
 
 
 def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
-    """Whether waiting for the next check would break the longest wait. Never for an empty backlog."""
-    if seen.backlog.oldest is None:
+    """True if waiting for the next check would break the longest wait; False for an empty backlog.
+
+    A chunk that failed waits from its last attempt on, so that each further attempt costs at most one start.
+    """
+    if _waiting_since(seen.backlog) is None:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _age(seen) + policy.check_interval + lead >= policy.max_wait
 
 
 def _backing_off(seen: Observation, policy: Policy) -> Reason | None:
-    """Why no start is made after starts that were paid for nothing, or whose controllers hung; None where
-    there were none.
+    """Why no start is made after starts that produced no transcript; None if there were none.
 
-    A start for nothing may be bad luck once; a controller that hangs may do so again at once. Each pause
-    doubles, up to a day, and the longer one counts. A person may always start.
+    One such start may be bad luck. From the second on each pause doubles, up to a day. A user may always start.
     """
-    if policy.by_hand:
+    if policy.by_hand or seen.last_fruitless is None or seen.fruitless < PATIENT_STARTS:
         return None
-    futile = f"the last {seen.fruitless} starts were paid for and got no chunk done"
-    pauses = [
-        (_resumes(policy, seen.fruitless, PATIENT_STARTS, seen.last_fruitless), futile),
-        (_resumes(policy, seen.hung, 1, seen.last_hung), _hung_sentence(seen.hung)),
-    ]
-    until, sentence = max(pauses)
+    # Bounded before it is doubled: a row of failures may get long.
+    pause = min(policy.check_interval * (1 << min(seen.fruitless - 1, 20)), LONGEST_PAUSE)
+    until = seen.last_fruitless + pause
     if seen.now >= until:
         return None
     return Reason(
         ReasonCode.BACKING_OFF,
-        f"{sentence}: the next is tried from {until:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and "
-        "`gpu check --start`; `batchscribe run` tries at once",
+        f"the last {seen.fruitless} starts were paid for and got no chunk done: the next is tried from "
+        f"{until:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and `gpu check --start`; `batchscribe run` "
+        "tries at once",
     )
-
-
-def _resumes(policy: Policy, count: int, patience: int, last: datetime | None) -> datetime:
-    """When a start is made again after so many failures in a row, the first ones borne with patience."""
-    if last is None or count < patience:
-        return _LONG_AGO
-    # Bounded before it is doubled, too: a row of failures may get long.
-    return last + min(policy.check_interval * (1 << min(count - 1, 20)), LONGEST_PAUSE)
-
-
-def _hung_sentence(count: int) -> str:
-    runs = "run hung and was" if count == 1 else f"{count} runs hung and were"
-    return f"the last {runs} ended by the watchdog"
 
 
 def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
@@ -291,8 +276,14 @@ def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
             return None
 
 
+def _waiting_since(backlog: Backlog) -> datetime | None:
+    """Since when the chunk waits that waits longest and may start a GPU."""
+    return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
+
+
 def _age(seen: Observation) -> timedelta:
-    return seen.now - seen.backlog.oldest if seen.backlog.oldest else _NO_TIME
+    since = _waiting_since(seen.backlog)
+    return seen.now - since if since else _NO_TIME
 
 
 def _numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:
@@ -323,4 +314,3 @@ def _hours(span: timedelta) -> str:
 
 _SOMEBODY_STARTED: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _NO_TIME: Final = timedelta(0)
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)

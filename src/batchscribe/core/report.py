@@ -13,6 +13,7 @@ from itertools import pairwise
 import msgspec
 
 from batchscribe.core.backlog import Backlog
+from batchscribe.core.meter import Moment
 from batchscribe.core.money import Usd, units_per_dollar
 from batchscribe.core.packing import Estimate
 from batchscribe.core.runs import Run
@@ -68,6 +69,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     done: int | None = None
     stale: int | None = None
     quarantined: int | None = None
+    passed_over: dict[str, int] = {}
+    """Files of sound that are not decoded, by extension."""
     oldest: datetime | None = None
 
 
@@ -249,7 +252,7 @@ def totals(runs: Iterable[Run]) -> Totals:
     each = cost.per(hours)
     return Totals(
         runs=len(settled),
-        starts=sum(run.start_requested is not None and not run.borrowed for run in settled),
+        starts=sum(run.started and not run.borrowed for run in settled),
         chunks_done=sum(run.chunks_done for run in settled),
         chunks_failed=sum(run.chunks_failed for run in settled),
         audio_hours=hours,
@@ -285,22 +288,24 @@ def _scan(run: Run, backlog: Backlog | None) -> Scan:
         done=backlog.done,
         stale=backlog.stale,
         quarantined=backlog.quarantined,
+        passed_over=backlog.passed_over,
         oldest=backlog.oldest,
     )
 
 
 def _gpu(run: Run) -> Gpu:
+    meter = run.meter
     return Gpu(
         provider=run.provider,
         instance=run.instance,
         type=run.instance_type,
         tried=run.tried_types,
         was_running=run.borrowed,
-        started_by_us=run.start_requested is not None and not run.borrowed,
-        start=run.start_requested,
-        running=run.running_since,
-        stop=run.stop_requested,
-        stopped=run.stopped,
+        started_by_us=run.started and not run.borrowed,
+        start=_at(meter.start_requested),
+        running=_at(meter.running_since),
+        stop=_at(run.stop_requested),
+        stopped=_at(meter.stopped),
         seconds=run.billed_seconds,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
@@ -314,20 +319,21 @@ def _gpu(run: Run) -> Gpu:
 def _verification(run: Run) -> Verification:
     return Verification(
         complete=bool(run.outcome and run.outcome.success),
-        gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
+        gpu_seen_stopped=run.meter.stopped is not None and not run.borrowed and not run.abandoned_gpu,
     )
 
 
 def _performance(run: Run, events: Sequence[RunEvent]) -> Performance:
     work = _seconds(run.first_window, run.work_ended)
+    meter, start = run.meter, _at(run.meter.start_requested)
     return Performance(
         phases=phases(events),
         launch=run.launch,
-        to_running=_seconds(run.start_requested, run.running_since),
-        to_worker=_seconds(run.start_requested, run.worker_since),
-        setup=_seconds(run.start_requested, run.first_window),
+        to_running=_seconds(start, _at(meter.running_since)),
+        to_worker=_seconds(start, run.worker_since),
+        setup=_seconds(start, run.first_window),
         work=work,
-        release=_seconds(run.stop_requested, run.stopped),
+        release=_seconds(_at(run.stop_requested), _at(meter.stopped)),
         total=_seconds(run.created, run.settled),
         audio_per_second=run.audio_seconds / work if work else None,
     )
@@ -339,6 +345,10 @@ def phases(events: Sequence[RunEvent]) -> dict[str, float]:
     for event, after in pairwise(events):
         spent[event.state] = spent.get(event.state, 0.0) + (after.at - event.at).total_seconds()
     return spent
+
+
+def _at(moment: Moment | None) -> datetime | None:
+    return moment.at if moment else None
 
 
 def _seconds(begin: datetime | None, end: datetime | None) -> float | None:

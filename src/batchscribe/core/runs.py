@@ -7,10 +7,11 @@ a controller that died is no special case.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
-from batchscribe.core.manifest import Worked
+from batchscribe.core.manifest import Worked, WorkerName
+from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
 from batchscribe.errors import RefusedError
 
@@ -63,9 +64,9 @@ class Outcome(StrEnum):
     INSTANCE_LOST = "instance-lost"
     """Its instance was stopped by somebody else, or is in other hands now."""
     HUNG = "hung"
-    """Its controller stopped moving and was ended by the watchdog."""
+    """Only in runs of version 0.1: its controller stopped moving and was ended by the watchdog."""
     ABANDONED = "abandoned"
-    """Its controller died before the start was asked for, or its intent was refused."""
+    """Its start was not asked for in time, or its instance was not free."""
 
     @property
     def success(self) -> bool:
@@ -77,8 +78,8 @@ class Outcome(StrEnum):
         return self in _NO_START
 
 
-LONGEST_PENDING = timedelta(minutes=5)
-"""From an accepted start to `running`, or back to `stopped`."""
+VERSION = 2
+"""Of a run as it is stored; version 1 had an intent and a settlement with fields of their own."""
 _NO_START = frozenset(
     {
         Outcome.NO_CAPACITY,
@@ -126,9 +127,14 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All that is known of a run. Times are aware UTC; None is what was not seen (yet)."""
+    """All that is known of a run, as it is stored. Times are aware UTC; None is what was not observed (yet)."""
 
+    version: int = VERSION
     id: str
+    scheduler: str = ""
+    """Id of the scheduler that opened it, from its state directory."""
+    host: str = ""
+    """Name of the machine that opened it."""
     state: RunState = RunState.PLANNED
     outcome: Outcome | None = None
     detail: str = ""
@@ -137,65 +143,48 @@ class Run:
     region: str = ""
     source: str = ""
     output: str = ""
-    """Where it belongs: a run is driven with the settings that it was begun with, or not at all."""
+    """URLs of its stores: a run is finished where it was opened, whatever the settings say by then."""
     borrowed: bool = False
-    """It was running before us and stays running after us (GPU_IF_RUNNING=use)."""
+    """The instance ran before the run and stays running after it (GPU_IF_RUNNING=use)."""
     policy: str
     reason: str
     created: datetime
     deadline: datetime
     rate: Rate
     instance_type: str = ""
-    """What it is, by the last look that was about its type; `rate` is the price of that."""
+    """The type that the last poll showed; `rate` is the price of that."""
     wanted_type: str = ""
-    """What it is to become before it is started: asked for until it shows; empty where it stays as it is."""
+    """The type that the instance gets before it is started; empty if it stays as it is."""
     own_type: str = ""
-    """The instance's type before the run; it gets it back where the run had to take another."""
+    """The instance's type before the run; restored after a run that had to take another."""
     tried_types: tuple[str, ...] = ()
     """Types that the cloud had no machine for, in this run."""
     trouble: str = ""
-    """What the cloud said last, while a start was being asked for."""
+    """The cloud's last answer to a start request that failed."""
     launch: str = ""
-    """How its workers come to life: boot, ssh or local; empty where that was not told yet."""
+    """How its workers are started: boot, ssh or local; empty until that is known."""
     by_hand: bool = False
-    """Asked for by a person (`batchscribe run`): age and live locks do not hold chunks back."""
+    """Requested by a user (`batchscribe run`): age and live locks do not hold chunks back."""
     limit: int | None = None
-    """At most so many chunks."""
+    """Maximum number of chunks."""
     planned_chunks: int = 0
     planned_audio_seconds: float = 0.0
     planned_seconds: float = 0.0
     """Of paid time."""
     manifests: tuple[str, ...] = ()
-    """Keys of the manifests, one for each worker, in the order they were dispatched."""
-    launched_before: datetime | None = None
-    """The instance's launch time as it was before our start: a later one tells that it was started since,
-    however little of that was seen."""
-    launched: datetime | None = None
-    """Its launch time while it was up for us: with a later one it is up for somebody else."""
-    start_requested: datetime | None = None
-    start_accepted: datetime | None = None
-    """The cloud said yes to the start; what it then did is another matter."""
-    seen_up: datetime | None = None
-    """The first look, after the start request, that did not show `stopped`. Until then `stopped`
-    proves nothing: what the cloud shows may be older than our start."""
-    idle_until: datetime | None = None
-    """The last look, after the start request, at which it was not running yet."""
-    running_since: datetime | None = None
-    """The first look that saw it running."""
-    running_until: datetime | None = None
-    """The last look that saw it running."""
-    reaching_since: datetime | None = None
-    """Since when the box is being asked for a worker; anew for each worker."""
+    """Keys of the manifests, one for each worker, in the order in which they were written."""
+    meter: Meter = field(default_factory=Meter)
+    """What polls showed of the instance: what is billed, and whether it is still ours."""
+    reaching_since: Moment | None = None
+    """Since when the host is asked for a worker; set again for each worker."""
     dispatched: datetime | None = None
     worker_since: datetime | None = None
-    """When its first worker came to life, by the worker's own word."""
+    """Start of its first worker, by the worker's own clock."""
     first_window: datetime | None = None
     work_ended: datetime | None = None
-    stop_requested: datetime | None = None
-    stopped: datetime | None = None
-    """The first look, after the stop request, at which it was no longer billable."""
+    stop_requested: Moment | None = None
     abandoned_gpu: bool = False
-    """It was in other hands when we let go of it: nobody says that it was stopped."""
+    """The instance was in use by another owner when the run let go of it: not proved stopped."""
     settled: datetime | None = None
     chunks_done: int = 0
     chunks_failed: int = 0
@@ -208,59 +197,51 @@ class Run:
         return self.instances[0]
 
     @property
+    def worker(self) -> WorkerName:
+        """Its last worker."""
+        return WorkerName(run=self.id, worker=len(self.manifests) - 1)
+
+    @property
     def open(self) -> bool:
         return self.state is not RunState.SETTLED
 
-    def started_since(self, launched_at: datetime | None) -> bool:
-        """Whether an instance with this launch time was started after the run was begun."""
-        if self.launched_before is None:
-            return launched_at is not None  # it had never run before
-        return launched_at is not None and launched_at > self.launched_before
+    @property
+    def ending(self) -> bool:
+        """True on the way out: stop, verify, settle."""
+        return self.state in {RunState.RELEASING, RunState.VERIFYING}
 
-    def started_again(self, launched_at: datetime | None) -> bool:
-        """Whether somebody stopped and started it after our own start: it is up, but not for us."""
-        return self.launched is not None and launched_at is not None and launched_at > self.launched
-
-    def idle(self, until: datetime, *, never_started: bool = False) -> Run:
-        """The run after a look that did not see its instance up yet: what comes before it is not billed.
-
-        Unless it was seen running before, or nobody looked for so long that an earlier start may have run,
-        unseen, to its end. A launch time of before the run tells that none has.
-        """
-        looked = self.idle_until or self.start_requested
-        unseen = not never_started and looked is not None and until - looked > LONGEST_PENDING
-        return self if unseen or self.running_since is not None else replace(self, idle_until=until)
+    @property
+    def started(self) -> bool:
+        """True if the start was asked for, or may have been."""
+        return self.meter.start_requested is not None
 
     @property
     def billed_seconds(self) -> float:
-        """An upper bound: from the last look before it ran to the first after it stopped.
+        """Upper bound, in seconds. A run whose instance was up is never billed 0.
 
-        0 where it was never seen to leave `stopped`. What may have run unseen, between two looks, is
-        billed too. A borrowed instance is billed from our start to our end, since it runs anyway.
+        If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """
-        begin = self.idle_until or self.start_requested
-        end = self.stopped or self.running_until
-        ran = self.borrowed or self.seen_up is not None or self.running_since is not None
-        if begin is None or end is None or not ran:
-            return 0.0
-        return max(0.0, (end - begin).total_seconds())
+        seconds = self.meter.billed_seconds
+        if seconds is None:
+            return (self.deadline - self.created).total_seconds()
+        return max(1.0, seconds) if self.meter.ran and self.meter.is_ended else seconds
 
     def bill(self) -> Usd:
         return cost(self.rate, self.billed_seconds, minimum=0 if self.borrowed else MINIMUM_BILLED_SECONDS)
 
     def moved(self, state: RunState, **changes: object) -> Run:
-        """The run in another state. Raises RefusedError for a move that the table does not have."""
+        """The run in another state. Raises RefusedError for a move that is not in the table."""
         if state is not self.state and state not in LEGAL[self.state]:
             raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
 
     def releasing(self, outcome: Outcome | None, detail: str = "") -> Run:
         """The run on its way out; the first outcome stands."""
-        if self.state in {RunState.RELEASING, RunState.VERIFYING, RunState.SETTLED}:
+        if self.ending or not self.open:
             return self
         return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
 
 
 def next_step(run: Run) -> Step | None:
-    """What to do next with a run; None when it is settled."""
+    """The next step of a run; None if it is settled."""
     return _STEPS.get(run.state)

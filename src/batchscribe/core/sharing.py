@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from math import inf
 from operator import itemgetter
 
@@ -129,13 +129,20 @@ def _parts(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
             yield at, segment
         return
     whose = [owners.of(word.start, word.end) for word in segment.words]
-    spelled = zip(whose, written(segment), segment.words, strict=True)
+    texts = written(segment)
+    spelled = zip(whose, texts, _attached(texts), segment.words, strict=True)
     whole = len(set(whose)) == 1 and segment.text.strip()
     for at, group in groupby(spelled, key=itemgetter(0)):
         if at is not None:
-            _, texts, words = zip(*group, strict=True)
-            text = segment.text if whole else "".join(texts).strip()
-            yield at, msgspec.structs.replace(segment, text=text, words=words)
+            _, own, (attached, *_), words = zip(*group, strict=True)
+            text = segment.text if whole else "".join(own).strip()
+            part = msgspec.structs.replace(segment, text=text, words=words)
+            yield at, msgspec.structs.replace(part, attached=True) if attached else part
+
+
+def _attached(texts: Sequence[str]) -> list[bool]:
+    """True for each text with no blank between it and the one before it."""
+    return [False, *(not (one[-1:].isspace() or two[:1].isspace()) for one, two in pairwise(texts))]
 
 
 def _on_chunk(segment: Segment, place: Place) -> Segment:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from batchscribe.core.spelling import joined
 from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import (
     ForeignTranscript,
@@ -22,6 +23,8 @@ from batchscribe.core.transcripts import (
 
 MISSING = "missing"
 """Flag of a part without a transcript: its chunk failed for good."""
+UNREADABLE = "unreadable"
+"""Flag of a missing part with an object in the place of its transcript that cannot be read as one."""
 NO_TIMES = "no-times"
 """Flag of a part whose text came without times: it spans its whole chunk."""
 
@@ -41,6 +44,8 @@ class PartInput:
     """Of the transcript object."""
     content: Transcript | ForeignTranscript | None = None
     """None where the chunk is quarantined: it has no transcript and will get none."""
+    unreadable: str = ""
+    """Why the transcript that is there cannot be read; then there is no content."""
     seconds: float | None = None
     """How long the audio is, where there is no transcript to say it; None where nobody knows."""
 
@@ -49,7 +54,7 @@ def duration(part: PartInput) -> float:
     """Seconds that a chunk takes on the session's clock; 0 where nothing is known of it."""
     content = part.content
     if isinstance(content, Transcript):
-        return max(0.0, content.duration)
+        return max(0.0, content.duration, content.span or 0.0)
     last = max((segment.end for segment in content.segments), default=0.0) if content else 0.0
     stated = content.duration if content else None
     return max(0.0, last, stated or part.seconds or 0.0)
@@ -67,7 +72,7 @@ def _segments(part: PartInput) -> tuple[Segment, ...]:
 def _flags(part: PartInput) -> tuple[str, ...]:
     content = part.content
     if content is None:
-        return (MISSING,)
+        return (MISSING, UNREADABLE) if part.unreadable else (MISSING,)
     if isinstance(content, Transcript):
         return content.flags
     return (NO_TIMES,) if content.text.strip() and not content.segments else ()
@@ -113,7 +118,7 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
         )
     return SessionTranscript(
         session=session,
-        text=" ".join(segment.text.strip() for segment in segments),
+        text=joined(segments),
         segments=tuple(segments),
         duration=round(clock.end, 3),
         language=_language(part.content for part in parts),

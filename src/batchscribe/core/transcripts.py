@@ -18,6 +18,8 @@ from batchscribe.errors import PermanentError
 
 FORMAT = "batchscribe.transcript"
 VERSION = 1
+SMALLEST = len(b'{"text":""}')
+"""Bytes; nothing shorter is a transcript."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[Word, ...] = ()
     channel: int | msgspec.UnsetType = msgspec.UNSET
     """Which channel it was said on, from 1 on, where channels are heard one by one."""
+    attached: bool | msgspec.UnsetType = msgspec.UNSET
+    """True if its text continues the segment before it without a blank: a cut split "ill-disposed"."""
 
     def shifted(self, seconds: float) -> Segment:
         return msgspec.structs.replace(
@@ -79,6 +83,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     text: str
     segments: tuple[Segment, ...]
     duration: float
+    span: float | None = None
+    """Seconds that the whole file takes by its own clock, if its picture lasts longer than its sound."""
     overlap: float = 0.0
     """Seconds of its beginning that the chunk before it ends with, too."""
     position: float | None = None
@@ -127,6 +133,9 @@ class ForeignTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
 
 
+_SAID = frozenset({"text", "segments"})
+
+
 def encode(value: msgspec.Struct) -> bytes:
     """JSON for people and programs: indented, UTF-8, newline at the end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
@@ -145,6 +154,8 @@ def decode(data: bytes) -> Transcript | ForeignTranscript:
     # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it.
     if not all(map(math.isfinite, _times(found))):
         raise PermanentError("not a transcript: a time in it is no number")
+    if not (found.text or found.segments) and not _SAID.intersection(msgspec.json.decode(data)):
+        raise PermanentError("not a transcript: it has neither a text nor segments")
     return found
 
 

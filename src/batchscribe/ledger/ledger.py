@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -23,15 +23,26 @@ import msgspec
 from batchscribe.core.money import Usd
 from batchscribe.core.packing import Priors
 from batchscribe.core.report import QueueSample, RunEvent
+from batchscribe.core.run_records import decode_run, encode_run
 from batchscribe.core.runs import Run
-from batchscribe.errors import BatchscribeError, MisconfiguredError, RefusedError, TransientError
-from batchscribe.ledger.schema import migrate, queries
+from batchscribe.errors import (
+    BatchscribeError,
+    DamagedLedgerError,
+    MisconfiguredError,
+    RefusedError,
+    TransientError,
+)
+from batchscribe.ledger.schema import migrate, queries, refuse_damage
+from batchscribe.private_files import make_folder, restrict
 
 FILE_NAME = "ledger.sqlite"
 """Its name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
+CHECKED_BYTES = 256 * 1024 * 1024
+"""A larger ledger is not checked at each start: it would take seconds."""
 LESSONS = 10
 """So many of the latest lessons count: old hardware and old models are forgotten."""
+PRUNED = ("prune_samples", "prune_events", "prune_alerts", "prune_facts")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_FULL})
@@ -60,8 +71,10 @@ class Ledger:
 
     def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
         self.path = path
+        self.unreadable: tuple[str, ...] = ()
+        """Why open runs were left out by the last `open_runs`."""
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 self._db = _opened(path, pragmas)
             except sqlite3.Error as error:
@@ -94,7 +107,7 @@ class Ledger:
             "created": _text(run.created),
             "settled": _text(run.settled) if run.settled else None,
             "cost_micros": run.cost.micros,
-            "document": msgspec.json.encode(run).decode(),
+            "document": encode_run(run).decode(),
         }
         event = {"run": run.id, "at": _text(at), "state": run.state.value, "note": _storable(note)}
         with self._transaction():
@@ -108,8 +121,18 @@ class Ledger:
         return next(self._runs("run", {"id": run_id}), None)
 
     def open_runs(self) -> tuple[Run, ...]:
-        """Runs that are not settled, oldest first."""
-        return tuple(self._runs("open_runs", {}))
+        """Runs that are not settled, oldest first.
+
+        One that cannot be read is left out, and named by `unreadable`: the others still have to be stopped.
+        """
+        runs, unreadable = [], []
+        for (document,) in self._rows("open_runs", {}):
+            try:
+                runs.append(decode_run(document))
+            except MisconfiguredError as error:
+                unreadable.append(str(error))
+        self.unreadable = tuple(unreadable)
+        return tuple(runs)
 
     def runs(self, since: datetime) -> tuple[Run, ...]:
         """Runs that are open or were settled at `since` or later, newest last."""
@@ -246,6 +269,15 @@ class Ledger:
                 self._query("save_alert", {"key": key, "at": _text(at)})
         return due
 
+    def prune(self, before: datetime) -> None:
+        """Deletes samples and alerts older than `before`, and events and facts of runs settled earlier.
+
+        Runs, what was learned, and everything about an open run stay.
+        """
+        with self._transaction():
+            for name in PRUNED:
+                self._query(name, {"before": _text(before)})
+
     def _query(self, name: str, values: Mapping[str, object]) -> sqlite3.Cursor:
         return self._db.execute(queries()[name], values)
 
@@ -256,8 +288,8 @@ class Ledger:
     def _runs(self, name: str, values: Mapping[str, object]) -> Iterator[Run]:
         for (document,) in self._rows(name, values):
             try:
-                yield msgspec.json.decode(document, type=Run)
-            except msgspec.MsgspecError as error:
+                yield decode_run(document)
+            except MisconfiguredError as error:
                 raise MisconfiguredError(
                     f"the ledger {self.path} holds a run that this batchscribe cannot read ({error}): "
                     "install the version that wrote it; nothing was changed"
@@ -287,8 +319,14 @@ class Ledger:
 def _opened(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     try:
+        # Before anything is written: new files beside it get the mode that it has then.
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):  # a file system that is read-only can still be read
+                restrict(path.with_name(path.name + suffix))
         for name, value in pragmas.items():
             db.execute(f"PRAGMA {name} = {value}")
+        if path.exists() and path.stat().st_size <= CHECKED_BYTES:
+            refuse_damage(db)
         migrate(db)
     except BaseException:
         db.close()
@@ -302,9 +340,8 @@ def _explained(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
     if code in _BUSY:
         return TransientError(f"the ledger {path} is held by another process: nothing was changed, try again")
     if code in _DAMAGED:
-        return MisconfiguredError(
-            f"the ledger {path} is damaged ({error}); nothing was changed, and the store still knows every "
-            f"transcript and open run: move it aside (mv '{path}' '{path}.damaged') and run again"
+        return DamagedLedgerError(
+            f"the ledger {path} is damaged ({error}); the store still knows every transcript and open run"
         )
     if code == sqlite3.SQLITE_FULL:
         return MisconfiguredError(f"the disk of the ledger {path} is full: nothing was changed, make room")

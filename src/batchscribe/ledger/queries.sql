@@ -96,3 +96,20 @@ SELECT at FROM alerts WHERE key = :key;
 -- name: save_alert
 INSERT INTO alerts (key, at) VALUES (:key, :at)
 ON CONFLICT (key) DO UPDATE SET at = excluded.at;
+
+-- name: prune_samples
+DELETE FROM samples WHERE at < :before;
+
+-- name: prune_events
+DELETE FROM run_events WHERE at < :before AND run IN (SELECT id FROM runs WHERE settled < :before);
+
+-- name: prune_alerts
+DELETE FROM alerts WHERE at < :before;
+
+-- name: prune_facts
+DELETE FROM facts WHERE
+    CASE substr(key, 1, instr(key, '/'))
+        WHEN 'once/' THEN substr(key, 6)
+        WHEN 'scan/' THEN substr(key, 6)
+        WHEN 'watch/' THEN substr(key, 7, instr(substr(key, 7), '/') - 1)
+    END IN (SELECT id FROM runs WHERE settled < :before);

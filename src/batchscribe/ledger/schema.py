@@ -10,6 +10,7 @@ from importlib import resources
 from batchscribe.errors import MisconfiguredError
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -51,6 +52,24 @@ def migrate(db: sqlite3.Connection) -> None:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def refuse_damage(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError if pages are damaged or a table is gone."""
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise _damaged(found)
+    done = _version(db)
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    texts = [text for number, text in migrations().items() if number <= done]
+    if missing := {name for text in texts for name in _TABLE.findall(text)} - there:
+        raise _damaged(f"no table {', '.join(sorted(missing))}")
+
+
+def _damaged(found: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def _refuse_newer(done: int, known: int) -> None:

@@ -27,6 +27,9 @@ class FakeClock(Shielded):
     def monotonic(self) -> float:
         return self._uptime.total_seconds()
 
+    def boot(self) -> str:
+        return "fake"
+
     def sleep(self, seconds: float) -> None:
         self.check()
         until = self._uptime + timedelta(seconds=seconds)

@@ -18,34 +18,31 @@ from batchscribe.adapters import engines
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engines import engine_factory, resolve
 from batchscribe.adapters.stores import open_store
-from batchscribe.core import box
 from batchscribe.core.box import (
     BoxPlace,
     BoxReply,
     CheckRequest,
-    EndRequest,
     EnvironmentRequest,
     Finding,
     StartRequest,
-    WorkerName,
 )
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, decode
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
-from batchscribe.worker.box import BOX_COMMAND, WORKER_COMMAND, Box
+from batchscribe.worker.box import AGENT_COMMAND, BOX_COMMAND, Box
 
 
 def main(
     words: Sequence[str] | None = None,
     *,
-    command: Sequence[str] = WORKER_COMMAND,
     aside: Sequence[str] = BOX_COMMAND,
+    agent: Sequence[str] = AGENT_COMMAND,
 ) -> int:
     """Answers one question on standard output; 0 where the answer is no error."""
     os.umask(0o077)
     home = Path.home()
     os.chdir(home)
     asked = list(sys.argv[1:] if words is None else words)
-    reply = answer(asked, Box(home, SystemClock(), command=command, aside=aside), sys.stdin.buffer.read)
+    reply = answer(asked, Box(home, SystemClock(), aside=aside, agent=agent), sys.stdin.buffer.read)
     # A library may have printed half a line before.
     sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
     sys.stdout.flush()
@@ -67,7 +64,7 @@ def _answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxR
     kind, respond = _ANSWERS.get(" ".join(words), (None, None))
     if kind is None or respond is None:
         raise MisconfiguredError(f"the box does not know {' '.join(words)!r}: run `batchscribe gpu setup`")
-    return respond(asked, box.read(data(), kind))
+    return respond(asked, decode(data(), kind))
 
 
 def inspect(request: CheckRequest) -> BoxReply:
@@ -118,8 +115,6 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
 
 _ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
     "start": (StartRequest, Box.start),
-    "alive": (WorkerName, Box.alive),
-    "cancel": (EndRequest, Box.cancel),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),
     "place": (BoxPlace, Box.keep_place),

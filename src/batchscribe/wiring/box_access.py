@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.compute_ec2 import Ec2Compute
-from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
+from batchscribe.adapters.host_client import SshBox
+from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.launch_ssh import SshBox, SshLauncher
 from batchscribe.adapters.ssh import Ssh, SshOptions
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 
-LOCAL, SSH = "local", "ssh"
+LOCAL = "local"
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -31,18 +31,11 @@ def open_ssh(settings: Settings) -> Ssh | None:
     )
 
 
-def ssh_launcher(settings: Settings) -> SshLauncher:
+def box_launcher(settings: Settings, output: Store) -> Launcher:
+    """Starts workers through the agent of the host."""
     ssh = open_ssh(settings)
     assert ssh is not None
-    return SshLauncher(SshBox(ssh), region=settings.region, endpoint=settings.endpoint_url)
-
-
-def box_launcher(settings: Settings, output: Store) -> Launcher:
-    """Over ssh where the settings say so; else as the claim on each instance says."""
-    over_ssh = ssh_launcher(settings)
-    if settings.launch == SSH:
-        return over_ssh
-    return LaunchEither(output, boot=BootLauncher(output, output), other=over_ssh)
+    return AgentLauncher(output, output, SshBox(ssh))
 
 
 def box_setup(

@@ -1,6 +1,8 @@
-"""`python -m batchscribe.wiring.box_boot`: what the unit on the box runs at every boot.
+"""`python -m batchscribe.wiring.box_boot`: the agent of a GPU host, started by its unit or over ssh.
 
-It begins anew in the workers' own environment, where the credentials for the stores are.
+The unit starts it at every boot, without arguments: it then begins anew in the workers' own environment,
+where the credentials for the stores are. `live RUN` is the agent that a controller starts over ssh, for that
+run alone. At most one agent lives on a host: the next one ends at once.
 """
 
 from __future__ import annotations
@@ -17,40 +19,62 @@ from batchscribe import aws_environment
 from batchscribe.adapters import logs
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.stores import open_store
-from batchscribe.core.box import BOOT_MODULE, BoxClaim, BoxPlace
-from batchscribe.detached import boot_id
-from batchscribe.errors import BatchscribeError
+from batchscribe.core.box import BOOT_MODULE, LIVE, BoxClaim, BoxPlace, ClaimLaunch
+from batchscribe.detached import boot_id, try_lock
+from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Store
 from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams, live
-from batchscribe.worker.box import Box
-from batchscribe.worker.markers import MarkerFiles
+from batchscribe.worker.box import WORKER_COMMAND, Box
+from batchscribe.worker.markers import MarkerFiles, NoDeadman
+from batchscribe.worker.watching import Marks
 
 MARKERS = Path("/run/batchscribe")
 """The unit's RuntimeDirectory: in memory, so that nothing in it survives a stop."""
 ASSET_TAG = Path("/sys/devices/virtual/dmi/id/board_asset_tag")
 """Where EC2's newer instances have their id."""
-LIVE = "live"
+LOG = structlog.get_logger()
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Lives through this boot. 0 when nothing is left to do; what a person must mend is 2."""
+def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Lives through this boot. 0 when nothing is left to do, 2 for what an operator must fix."""
     os.umask(0o077)
     os.chdir(Path.home())
     logs.configure(secrets=aws_environment.secrets())
     clock = SystemClock()
-    box = Box(Path.home(), clock)
+    box = Box(Path.home(), clock, command=command)
+    given = list(sys.argv[1:] if words is None else words)
     try:
+        if len(given) == 2:
+            _live(_place_over_ssh(box), box, clock, run=given[1])
+            return 0
         place = box.place()
         if another := copied_from(place):
-            structlog.get_logger().warning("box.is_a_copy", here=another, recorded=place.instance)
+            LOG.warning("box.is_a_copy", here=another, recorded=place.instance)
             return 0
-        if list(sys.argv[1:] if words is None else words) != [LIVE]:
+        if given != [LIVE]:
             begin_anew(box.environment(region=place.region, endpoint=place.endpoint))
-        live(BoxAgent(place, Boot(id=boot_id(), at=clock.booted()), seams(place, box, clock)), clock)
+        _live(place, box, clock)
     except BatchscribeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _live(place: BoxPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
+    with try_lock(box.agent_lock) as alone:
+        if not alone:
+            LOG.info("agent.already_alive", run=run)
+            return
+        boot = Boot(id=boot_id(), at=clock.booted())
+        live(BoxAgent(place, boot, seams(place, box, clock), run=run), clock)
+
+
+def _place_over_ssh(box: Box) -> BoxPlace:
+    """The host's place; a host that never got units has none, and its start permit says the rest."""
+    try:
+        return box.place()
+    except MisconfiguredError:
+        return BoxPlace(instance="", home="")
 
 
 def begin_anew(environment: dict[str, str]) -> None:
@@ -61,7 +85,7 @@ def begin_anew(environment: dict[str, str]) -> None:
 
 
 def copied_from(place: BoxPlace, tag: Path = ASSET_TAG) -> str:
-    """The id of this instance, where its disk is a copy of another's; empty where it is not, or unknown."""
+    """The id of this instance if its disk is a copy of another's; else, or if it is unknown, empty."""
     try:
         here = tag.read_text().strip()
     except OSError:
@@ -83,10 +107,19 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
     return BoxSeams(
         clock=clock,
         workers=box,
-        marks=MarkerFiles(markers),
+        marks=lambda claim: marks_of(claim, markers),
+        permit=box.permit,
         home=lambda: opened(place.home, place.region, place.endpoint),
         runs=runs,
     )
+
+
+def marks_of(claim: BoxClaim, folder: Path) -> Marks:
+    """The dead-man's files; without units there is no dead-man, and a borrowed instance has none of ours."""
+    over_ssh = claim.launch is not ClaimLaunch.BOOT
+    if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):
+        return NoDeadman()
+    return MarkerFiles(folder)
 
 
 if __name__ == "__main__":

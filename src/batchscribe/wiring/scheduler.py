@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.clock import Interrupts, SystemClock
+from batchscribe.adapters.clock import Interrupts, SystemClock, TimeLimit
 from batchscribe.adapters.engines import engine_factory, model_name, resolve, unable
 from batchscribe.adapters.guard_off import NOT_NEEDED, NoGuard
 from batchscribe.adapters.lock_file import FileTickLock
@@ -24,31 +25,38 @@ from batchscribe.adapters.logs import run_log
 from batchscribe.adapters.notify_apprise import AppriseNotifier
 from batchscribe.adapters.prices import PriceTable
 from batchscribe.adapters.reports import write_report
+from batchscribe.adapters.store_unusable import UnusableStore
 from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
+from batchscribe.controller.alerts import alert
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.scan import Scanner, read_live_lock
+from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import InstanceRecord, read
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits
+from batchscribe.core.box import InstanceRecord
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits, decode
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
 from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.core.worked import work_lines
+from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.trouble import Trouble, usable_ledger
 
 LOCAL, BOOT = "local", "boot"
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
-LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0, second_look=5.0)
+LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
+HANG_SECONDS = 900.0
+"""A process whose step takes longer is killed: no call that is answered at all takes a quarter of an hour."""
 LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
 
 
@@ -60,6 +68,11 @@ class Scheduler:
     world: World
     terms: Terms
     lock: Lock
+    trouble: Trouble
+
+    def locked(self, patience: float) -> AbstractContextManager[None]:
+        """Holds the lock of this state directory."""
+        return self.trouble.locked(self.lock, patience)
 
 
 @contextmanager
@@ -67,17 +80,40 @@ def scheduler(
     settings: Settings,
     view: View,
     interrupts: Interrupts,
+    limit: TimeLimit,
     *,
     by_hand: bool = False,
     remember: bool = True,
 ) -> Iterator[Scheduler]:
-    """The scheduler of these settings. With `remember=False` it leaves no trace on disk."""
-    settings.required("BATCH_SOURCE")
-    lock = tick_lock(settings, SystemClock())
-    clock = SystemClock(interrupts, beat=lock.beat)
-    with open_ledger(settings, remember=remember) as ledger:
-        world = _world(settings, clock, ledger, view=view, shield=interrupts, lock=lock)
-        yield Scheduler(settings=settings, world=world, terms=_terms(settings, by_hand=by_hand), lock=lock)
+    """The scheduler of these settings. With `remember=False` it leaves no trace on disk.
+
+    What is wrong with ledger, lock or settings does not stop what the command has to stop: it is raised at
+    the end, and nothing is started.
+    """
+    if not settings.problems:
+        settings.required("BATCH_SOURCE")
+    clock = SystemClock(interrupts)
+    lock = tick_lock(settings, clock)
+    trouble = Trouble([MisconfiguredError(problem) for problem in settings.problems])
+    with _ledger(settings, clock, trouble, remember=remember) as ledger:
+        world = _world(settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock)
+        world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
+        if found := (*trouble.notices, *map(str, trouble.errors)):
+            alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
+        terms = _terms(settings, by_hand=by_hand, remember=remember)
+        yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
+        trouble.refuse_start()
+
+
+def _ledger(settings: Settings, clock: Clock, trouble: Trouble, *, remember: bool) -> Ledger:
+    if not remember:
+        return open_ledger(settings, remember=False)
+    return usable_ledger(settings.state_dir / FILE_NAME, clock.now(), trouble)
+
+
+def _checked_start(trouble: Trouble, settings: Settings, world: World) -> None:
+    trouble.refuse_start()
+    preflight(settings, world.output)
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
@@ -91,14 +127,26 @@ def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
 
 
 def open_stores(settings: Settings) -> tuple[Store, Store]:
-    """(source, output); the same store where results lie beside the audio."""
+    """(source, output); the same store if results are written beside the audio."""
+    if settings.problems and not settings.source:
+        unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
+        return unusable, unusable
     source = _store(settings, settings.required("BATCH_SOURCE"))
     same = settings.output in {"", settings.source}
     return source, source if same else _store(settings, settings.output, expected=False)
 
 
-def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, *, by_hand: bool) -> Scanner:
-    """A scanner. Where a person asked, neither age nor a live lock holds a chunk back."""
+def new_scanner(
+    settings: Settings,
+    source: Store,
+    output: Store,
+    clock: Clock,
+    *,
+    by_hand: bool,
+    keep_alive: Callable[[], None] = lambda: None,
+    unreadable: Mapping[str, str] = NONE_KNOWN,
+) -> Scanner:
+    """A scanner. On a user's request neither age nor a live lock holds a chunk back."""
     return Scanner(
         source,
         output,
@@ -107,6 +155,9 @@ def new_scanner(settings: Settings, source: Store, output: Store, clock: Clock, 
         live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
         longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
         decoder=_decoder(settings),
+        max_attempts=settings.max_attempts,
+        keep_alive=keep_alive,
+        unreadable=unreadable,
     )
 
 
@@ -194,18 +245,34 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
 
 
 def instances(settings: Settings) -> tuple[str, ...]:
-    return (LOCAL,) if settings.provider == LOCAL else (settings.required("GPU_INSTANCE_ID"),)
+    if settings.provider == LOCAL:
+        return (LOCAL,)
+    return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
 
 
-def scheduler_id(settings: Settings) -> str:
-    """The same for the same machine and state directory, also when the ledger is lost."""
-    machine = Path("/etc/machine-id")
-    host = machine.read_text().strip() if machine.exists() else ""
-    return hashlib.sha256(f"{host}:{settings.state_dir}".encode()).hexdigest()[:16]
+def scheduler_id(settings: Settings, *, remember: bool = True) -> str:
+    """A random id, written once into the state directory: it survives a lost ledger."""
+    path = settings.state_dir / "scheduler-id"
+    try:
+        if not path.exists() and remember:
+            write_atomically(path, f"{secrets.token_hex(8)}\n".encode())
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        log.warning("the scheduler's id cannot be kept", file=str(path), error=error.strerror)
+        return ""
 
 
 def _world(
-    settings: Settings, clock: SystemClock, ledger: Ledger, *, view: View, shield: Shield, lock: Lock
+    settings: Settings,
+    clock: SystemClock,
+    ledger: Ledger,
+    *,
+    view: View,
+    shield: Shield,
+    limit: TimeLimit,
+    lock: Lock,
 ) -> World:
     source, output = open_stores(settings)
     return World(
@@ -219,8 +286,12 @@ def _world(
         notifier=notifier(settings),
         ledger=ledger,
         shield=shield,
+        keep_alive=limit.restart,
+        elsewhere=lambda world, run: _elsewhere(settings, world, run),
         view=view,
-        scanner=lambda by_hand: new_scanner(settings, source, output, clock, by_hand=by_hand),
+        scanner=lambda by_hand: new_scanner(
+            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart
+        ),
         preflight=lambda: preflight(settings, output),
         new_run_id=new_run_id,
         render=render,
@@ -229,12 +300,46 @@ def _world(
     )
 
 
-def _terms(settings: Settings, *, by_hand: bool) -> Terms:
+def _elsewhere(settings: Settings, world: World, run: Run) -> World:
+    """The world with what a run was opened with. A store that cannot be opened fails only if it is used."""
+    then = replace(
+        settings,
+        provider=run.provider,
+        region=run.region,
+        instance_id="" if run.provider == LOCAL else run.instance,
+        source=run.source,
+        output=run.output,
+    )
+    source, output = _store_if_possible(then, run.source), _store_if_possible(then, run.output)
+    output = source if run.output == run.source else output
+    return replace(
+        world,
+        source=source,
+        output=output,
+        home=output,
+        compute=open_compute(then, world.clock),
+        launcher=open_launcher(then, output),
+        guard=open_guard(then),
+        scanner=lambda by_hand: new_scanner(
+            then, source, output, world.clock, by_hand=by_hand, keep_alive=world.keep_alive
+        ),
+    )
+
+
+def _store_if_possible(settings: Settings, url: str) -> Store:
+    try:
+        return _store(settings, url)
+    except MisconfiguredError as error:
+        return UnusableStore(url, error)
+
+
+def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
     spec, heard = engine_spec(settings), hearing(settings)
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
-        scheduler=scheduler_id(settings),
+        scheduler=scheduler_id(settings, remember=remember),
+        host=socket.gethostname(),
         release=__version__,
         provider=settings.provider,
         instances=instances(settings),
@@ -305,7 +410,7 @@ def _instance_record(output: Store, instance: str) -> InstanceRecord:
             f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
         ) from error
     try:
-        return read(data, InstanceRecord)
+        return decode(data, InstanceRecord)
     except MisconfiguredError as error:
         raise MisconfiguredError(
             f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "

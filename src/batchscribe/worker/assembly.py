@@ -14,6 +14,7 @@ from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED
 from batchscribe.core.manifest import Manifest, ManifestChunk
 from batchscribe.core.sharing import share
 from batchscribe.core.speech import SAMPLE_RATE, Recognition
+from batchscribe.core.spelling import joined
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
 from batchscribe.worker.stretches import Ended, Ready
 
@@ -144,7 +145,7 @@ def _labelled(ready: Ready, recognition: Recognition) -> Iterable[Segment]:
 
 
 def _flags(heard: Heard) -> tuple[str, ...]:
-    flags = set(heard.flags)
+    flags = set(heard.flags) | heard.end.whole.flags
     flags |= {PARTIAL} if heard.end.whole.partial else set()
     flags |= {REPAIRED} if heard.end.whole.repaired else set()
     flags |= set() if heard.segments else {NO_SPEECH}
@@ -155,12 +156,13 @@ def transcript(
     heard: Heard, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
 ) -> Transcript:
     """The transcript of a chunk, from all its windows."""
-    position = heard.end.position
+    position, whole = heard.end.position, heard.end.whole
     return Transcript(
-        text=" ".join(segment.text for segment in heard.segments),
+        text=joined(heard.segments),
         segments=heard.segments,
         # A session of thousands of chunks adds them up: milliseconds would be heard in the end.
-        duration=round(heard.end.whole.seconds, 6),
+        duration=round(whole.seconds, 6),
+        span=None if whole.span is None else round(whole.span, 6),
         overlap=round(heard.end.overlap, 6),
         position=None if position is None else round(position, 3),
         language=heard.language or manifest.engine.language,

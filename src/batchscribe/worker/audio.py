@@ -25,10 +25,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscribe.core.flags import RESCALED, TRACK_MISSING
 from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError
+from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError, UnsupportedAudioError
 from batchscribe.worker.channel import LOOK_SECONDS, never
 from batchscribe.worker.decoding import frames
+from batchscribe.worker.levels import Level
 
 Samples = npt.NDArray[np.float32]
 
@@ -43,12 +45,12 @@ UNWANTED = "decoding was given up in the middle: the worker is to end"
 
 @cache
 def decoder_version() -> str:
-    """Such as `pyav 18.1.0 / ffmpeg 8.1.2`; empty where no decoder is installed on this machine."""
+    """Such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed on this machine."""
     try:
         av = importlib.import_module("av")
     except ImportError:
         return ""
-    return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}"
+    return f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info} / rules {frames.RULES}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +65,25 @@ class Beginning:
     rate: int
     """Of the file, in Hz: what is decoded is always 16 kHz."""
     channels: int
-    """Of the file, however many of them are decoded."""
+    """Of the file, in all its tracks, however many of them are sent."""
     codec: str
     """FFmpeg's name for it, such as `opus`."""
+    sent: int = 1
+    """Channels of the pieces that follow."""
+    lead: float = 0.0
+    """Seconds from the beginning of the file to its first sound: its picture begins earlier."""
+    apart: bool = False
+    """The channels that are sent are tracks of different languages."""
+    unit: float = 1.0
+    """What full scale is in its samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Conclusion:
     seconds: float
     partial: bool
+    span: float | None = None
+    tracks_missing: bool = False
 
 
 _Answer = Samples | Beginning | _Conclusion
@@ -94,26 +106,29 @@ class _DeadError(Exception):
 
 
 class Decoding:
-    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz float32, of shape (n,), or
-    (n, 2) where `channels` is 2.
+    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz float32 in [-1, 1], of shape
+    (n,), or (n, channels) if `channels` is more than 1.
 
     Before the first piece comes, `beginning` says how the sound begins. After the last one `seconds` is its
-    true length, and `partial` says that damage ended it early or left holes. Raises AudioError, also in
-    the middle, and InterruptedRunError when nobody wants the rest.
+    true length, `partial` says that damage ended it early or left holes, `flags` is what else there is to
+    report, and `span` is the length of the file by its own clock, if its picture lasts longer. Raises
+    AudioError, also in the middle, and InterruptedRunError when the rest is not wanted.
     """
 
-    def __init__(self, answers: Iterator[_Answer], *, split: bool = False, skip: float = 0.0) -> None:
+    def __init__(self, answers: Iterator[_Answer], *, skip: float = 0.0) -> None:
         self._answers = answers
         self._skip = skip
-        self._split = split
+        self._level = Level()
         self.beginning: Beginning | None = None
         self.seconds = 0.0
         self.partial = False
+        self.span: float | None = None
+        self.flags: frozenset[str] = frozenset()
 
     @property
     def channels(self) -> int:
-        """How many channels the pieces have, 1 or 2; known when `beginning` is."""
-        return frames.channels_sent(self.beginning.channels, split=self._split) if self.beginning else 1
+        """How many channels the pieces have; known when `beginning` is."""
+        return self.beginning.sent if self.beginning else 1
 
     def __iter__(self) -> Iterator[Samples]:
         left = round(self._skip * SAMPLE_RATE)
@@ -121,12 +136,20 @@ class Decoding:
             match answer:
                 case Beginning(position=at):
                     self.beginning = replace(answer, position=None if at is None else at + self._skip)
+                    self._level = Level(answer.unit)
                 case _Conclusion():
-                    self.seconds, self.partial = max(0.0, answer.seconds - self._skip), answer.partial
+                    self._conclude(answer)
                 case _:
                     left, piece = max(0, left - len(answer)), answer[left:]
                     if len(piece):
-                        yield piece
+                        yield self._level.apply(piece)
+
+    def _conclude(self, end: _Conclusion) -> None:
+        self.seconds, self.partial = max(0.0, end.seconds - self._skip), end.partial
+        self.span = None if end.span is None else max(0.0, end.span - self._skip)
+        rescaled = self.beginning is not None and self.beginning.unit != 1.0
+        found = {RESCALED: rescaled, TRACK_MISSING: end.tracks_missing}
+        self.flags = frozenset(flag for flag, holds in found.items() if holds)
 
 
 class AudioDecoder:
@@ -164,9 +187,9 @@ class AudioDecoder:
     ) -> Decoding:
         """Starts decoding `data`, at most `max_seconds` of audio, and lets go of it once it is copied.
 
-        All channels are mixed into one. With `split`, two are kept apart where there are as many; of
-        more, the first two are taken. How many there are is told by how the sound begins. The first `skip`
-        seconds are decoded and left out, as if the file began behind them.
+        All channels of all tracks are mixed into one, but not tracks of different languages. With `split`,
+        each track is a channel, or, in a file of one track, left and right are. `beginning` has their number.
+        The first `skip` seconds are decoded and left out, as if the file began behind them.
 
         Raises MisconfiguredError where no decoder can be started at all; while iterating AudioError,
         and InterruptedRunError as soon as `until` says so and more audio would come.
@@ -179,7 +202,7 @@ class AudioDecoder:
         child = self._child = self._child or _Child()
         child.fill(data)
         self._busy = True
-        return Decoding(self._answers(child, max_seconds, until, split=split), split=split, skip=skip)
+        return Decoding(self._answers(child, max_seconds, until, split=split), skip=skip)
 
     def _answers(
         self, child: _Child, max_seconds: float, until: Callable[[], bool], *, split: bool
@@ -213,6 +236,13 @@ def _told(payload: bytes, kind: type[_Told]) -> _Told:
         raise _DeadError(STRANGE) from None
 
 
+def _sane(beginning: Beginning) -> Beginning:
+    """Raises _DeadError for numbers that no decoder sends."""
+    if not (1 <= beginning.sent <= frames.MAX_SENT and beginning.unit >= 1.0 and beginning.lead >= 0.0):
+        raise _DeadError(STRANGE)
+    return beginning
+
+
 def _shaped(payload: bytes, channels: int) -> Samples:
     """A piece of shape (n,), or (n, channels). Raises _DeadError where it is not one."""
     if len(payload) % (frames.BYTES_PER_SAMPLE * channels):
@@ -238,7 +268,8 @@ class _Child:
             stderr=self._stderr,
             bufsize=0,
             cwd=self._folder.name,
-            env={},
+            # One thread: a pool for each core would not fit into the child's memory.
+            env={"OPENBLAS_NUM_THREADS": "1"},
             pass_fds=(self._file,),
             # Ctrl-C in a terminal is for the worker, which ends its children in order.
             start_new_session=True,
@@ -281,14 +312,15 @@ class _Child:
                 yield _shaped(payload, channels)
             elif kind == frames.START:
                 beginning = _told(payload, Beginning)
-                channels = frames.channels_sent(beginning.channels, split=split)
+                channels = _sane(beginning).sent
                 yield beginning
             else:
                 os.ftruncate(self._file, 0)
                 if kind == frames.END:
                     yield _told(payload, _Conclusion)
                     return
-                raise AudioError(payload.decode(errors="replace"))
+                refusal = UnsupportedAudioError if kind == frames.FINAL else AudioError
+                raise refusal(payload.decode(errors="replace"))
 
     def _order(self, order: dict[str, float]) -> None:
         assert self._process.stdin is not None

@@ -1,8 +1,10 @@
-"""The box by itself: it finds the claim that it was started for, and takes it up, once.
+"""The agent of a GPU host: finds the claim that its instance was started for, and takes it up, once.
 
-A box that a person started finds none, and does nothing. One that cannot look does nothing either, after
-a while: to power off is for those alone who know that they were started for a run. These tell the dead-man
-before they take the run up: what could not be ended from here is not begun.
+After a manual start there is no claim, and the agent does nothing. If it cannot read its record it does
+nothing either, after a timeout: it powers off only for a claim. It writes the dead-man's files before it
+takes the run up: a run that could not be ended from here is not begun.
+
+An agent that a controller starts over ssh gets its claim with the start request instead.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from batchscribe.core.box import (
     BootRecord,
     BoxClaim,
     BoxPlace,
+    BoxWaits,
     ClaimLaunch,
     InstanceRecord,
-    WorkerName,
-    read,
+    StartPermit,
 )
+from batchscribe.core.manifest import WorkerName, decode
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
 from batchscribe.worker.watching import Marks, Watch, Workers
@@ -44,11 +47,14 @@ class Boot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSeams:
-    """All that the agent touches. Opening a store makes no request, and may raise MisconfiguredError."""
+    """External dependencies of the agent. Opening a store makes no request, and may raise MisconfiguredError."""
 
     clock: Clock
     workers: Workers
-    marks: Marks
+    marks: Callable[[BoxClaim], Marks]
+    """The dead-man's files for a claim."""
+    permit: Callable[[str], StartPermit | None]
+    """What a controller asked for a run over ssh, during this boot."""
     home: Callable[[], Store]
     """Opens the store with the instance's record."""
     runs: Callable[[BoxClaim], Store]
@@ -56,12 +62,14 @@ class BoxSeams:
 
 
 class BoxAgent:
-    """Lives through one boot, step by step; an agent that died is followed by one that goes on."""
+    """Lives through one boot, step by step; a restarted agent continues where the last one died."""
 
-    def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams) -> None:
+    def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
+        """`run`: started over ssh, for that run; else the instance's record has the claim."""
         self._place = place
         self._boot = boot
         self._seams = seams
+        self._run = run
         self._began = seams.clock.monotonic()
         self._began_at = seams.clock.now()
         self._untimely: str | None = None
@@ -69,7 +77,7 @@ class BoxAgent:
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
-        """Makes one look and at most one act. Seconds until the next; None when nothing is left to do."""
+        """Makes one poll and at most one act. Seconds until the next; None when nothing is left to do."""
         return self._watch.step() if self._watch else self._seek()
 
     def _seek(self) -> float | None:
@@ -93,34 +101,45 @@ class BoxAgent:
         if refused := self._refusal(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why=refused)
             return None
-        self._in_time(claim)
+        if not self._run:
+            self._in_time(claim)
         again = self._taken_by_another(claim, runs)
         if again and self._is_over(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
             return None
-        self._limit = self._marked(claim)
-        self._note(claim, runs, again=again)
+        marks = self._seams.marks(claim)
+        self._limit = self._marked(claim, marks)
+        self._note(claim, runs, marks, again=again)
         LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
             claim,
             runs,
             workers=self._seams.workers,
-            marks=self._seams.marks,
+            marks=marks,
             clock=self._seams.clock,
-            waits=self._place.waits,
+            waits=self._waits(marks),
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
+            permitted=lambda: claim.launch is ClaimLaunch.BOOT or self._seams.permit(claim.run) is not None,
             again=again,
         )
 
+    def _waits(self, marks: Marks) -> BoxWaits:
+        """An agent that powers nothing off saves nothing by an early end: another manifest may come."""
+        waits = self._place.waits
+        return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
+
     def _claim(self) -> BoxClaim | None:
-        """The claim in this instance's record; None where there is none."""
+        """The claim of the start request, or of this instance's record; None if there is none."""
+        if self._run:
+            permit = self._seams.permit(self._run)
+            return permit.claim() if permit else None
         try:
             blob = self._seams.home().get(keys.instance(self._place.instance))
         except ObjectNotFoundError:
             LOG.info("box.not_recorded", instance=self._place.instance)
             return None
-        claim = read(blob.data, InstanceRecord).claim
+        claim = decode(blob.data, InstanceRecord).claim
         if claim is None:
             LOG.info("box.no_claim", instance=self._place.instance)
         return claim
@@ -130,7 +149,7 @@ class BoxAgent:
         return now is not None and now.run == claim.run
 
     def _refusal(self, claim: BoxClaim, runs: Store) -> str:
-        """Why the claim is none of this boot's; empty where it may be taken up."""
+        """Why the claim is not for this boot; empty if it may be taken up."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
             return "it says that the box does nothing"
@@ -143,8 +162,8 @@ class BoxAgent:
         return ""
 
     def _in_time(self, claim: BoxClaim) -> None:
-        """Raises MisconfiguredError where the claim is not of this boot: the box's clock may yet be set, so
-        that is looked at again. A claim that comes in the place of this one is no matter of clocks.
+        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so that
+        is checked again; a claim that replaces this one is not for this boot, whatever the clock.
         """
         clock = self._seams.clock
         passed = timedelta(seconds=clock.monotonic() - self._began)
@@ -156,35 +175,35 @@ class BoxAgent:
             )
 
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
-        """By a boot that is not this one; an earlier agent of this boot may have taken it up."""
+        """True if another boot took it up; an earlier agent of this boot does not count."""
         try:
             data = runs.get(keys.boot(claim.run)).data
         except ObjectNotFoundError:
             return False
-        return read(data, BootRecord).boot != self._boot.id
+        return decode(data, BootRecord).boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
-        """Whether the boot that took it up did not go down under it: else this one ends what is left.
+        """True if the boot that took it up ended it; else it went down under the run, and this boot ends it.
 
-        A box that powered itself off left its word: whoever starts it after that has it to themselves.
+        A host that powered itself off left its reason: a later start is not for that run.
         """
         if _there(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
         return _there(runs, keys.box_end(claim.run))
 
-    def _marked(self, claim: BoxClaim) -> float:
-        """Tells the dead-man, whose limit is returned. Raises MisconfiguredError."""
+    def _marked(self, claim: BoxClaim, marks: Marks) -> float:
+        """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
-        return self._seams.marks.take(claim.run, limit=late, now=now)
+        return marks.take(claim.run, limit=late, now=now)
 
-    def _note(self, claim: BoxClaim, runs: Store, *, again: bool) -> None:
-        """Leaves this boot's record: the run's one boot, or one that came after it."""
+    def _note(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
+        """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
         if runs.create(key, self._record(claim)) or again or not self._taken_by_another(claim, runs):
             return
-        self._seams.marks.release()
+        marks.release()
         self._limit = None
         raise TransientError("another boot took the claim up at this very moment")
 
@@ -194,7 +213,7 @@ class BoxAgent:
 
 
 def live(agent: BoxAgent, clock: Clock) -> None:
-    """Lets the agent do all that this boot asks of it."""
+    """Steps the agent until nothing is left to do."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)
 

@@ -1,7 +1,7 @@
-"""What the box beside the GPU does for a controller: starts workers, ends them, looks at itself.
+"""The GPU host: starts its agent for a controller and workers for its agent, ends workers, checks itself.
 
-Everything lies under `~/.batchscribe`: `env` for the workers' environment, and a folder for each
-worker of each run with its process and its log.
+Everything lies under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
+for each run with its start permit, the agent's log, and each worker's process and log.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from batchscribe.core.box import (
     BoxPlace,
     BoxReply,
     CheckRequest,
-    EndRequest,
     EnvironmentRequest,
     Finding,
+    StartPermit,
     StartRequest,
-    WorkerName,
 )
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.detached import alive, ask_to_end, start_once, write_atomically
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.core.manifest import EngineSpec, WorkerName, decode
+from batchscribe.detached import alive, ask_to_end, boot_id, spawn, start_once, try_lock, write_atomically
+from batchscribe.errors import EngineError, LaunchError, MisconfiguredError
 from batchscribe.protocols import Clock
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
 BOX_COMMAND = (sys.executable, "-I", "-m", box.MODULE)
+AGENT_COMMAND = (sys.executable, "-I", "-m", box.BOOT_MODULE)
 FREE_BYTES = 2 * 1024**3
 """For models, and for audio on its way to the GPU."""
 CLOCK_SECONDS = 30.0
@@ -55,8 +55,8 @@ READ_ENGINES = "see `batchscribe gpu ssh -- .batchscribe/venv/bin/python -m batc
 
 
 class Box:
-    """This machine as a box. `home` is the user's; `command` starts a worker on a manifest's URL,
-    `aside` is this box's own command line.
+    """This machine as a GPU host. `home` is the user's; `command` starts a worker on a manifest's URL,
+    `aside` is this host's own command line, `agent` that of its agent.
     """
 
     def __init__(
@@ -66,45 +66,77 @@ class Box:
         *,
         command: Sequence[str] = WORKER_COMMAND,
         aside: Sequence[str] = BOX_COMMAND,
+        agent: Sequence[str] = AGENT_COMMAND,
     ) -> None:
         self._home = home
         self._root = home / ".batchscribe"
         self._clock = clock
         self._command = command
         self._aside_command = aside
+        self._agent_command = agent
+
+    @property
+    def agent_lock(self) -> Path:
+        """Held by the one agent of this host for its life."""
+        return self._root / "agent.lock"
 
     def version(self) -> BoxReply:
         return BoxReply(release=__version__)
 
     def start(self, request: StartRequest) -> BoxReply:
-        """Starts the worker, once. Raises MisconfiguredError, LaunchError."""
+        """Permits the agent to begin the run's workers, and starts an agent if none lives.
+
+        Raises MisconfiguredError, LaunchError.
+        """
         if request.release != __version__:
             raise MisconfiguredError(
-                f"the worker here has version {__version__}, the manifest wants {request.release}: "
+                f"this host has batchscribe {__version__}, its controller {request.release}: "
                 "run `batchscribe gpu setup`"
             )
-        if "://" not in request.url or request.url.startswith("-"):
-            raise MisconfiguredError(f"not the URL of a manifest: {request.url!r}")
+        if "://" not in request.output or request.output.startswith("-"):
+            raise MisconfiguredError(f"not the URL of a store: {request.output!r}")
         self._forget_old_runs()
-        started = start_once(
-            self._process(request),
-            [*self._command, request.url],
-            environment=self.environment(region=request.region, endpoint=request.endpoint),
-            log=self._process(request).with_name("worker.log"),
-        )
-        return BoxReply(release=__version__, done=started)
+        path = self._permit(request.run)
+        environment = self.environment(region=request.region, endpoint=request.endpoint)
+        permit = StartPermit(**msgspec.structs.asdict(request), boot=boot_id(), at=self._clock.now())
+        argv = [*self._agent_command, box.LIVE, request.run]
+        try:
+            write_atomically(path, msgspec.json.encode(permit))
+            with try_lock(self.agent_lock) as free:
+                pass
+            if free:
+                spawn(argv, environment=environment, log=path.with_name("agent.log"))
+        except OSError as error:
+            raise LaunchError(f"the agent could not be started on this host: {error}") from error
+        return BoxReply(release=__version__, done=free)
 
-    def started(self, name: WorkerName) -> bool:
-        """Whether the worker was ever started here, by whomever."""
+    def permit(self, run: str) -> StartPermit | None:
+        """The permit to begin the run's workers; None if there is none of this boot."""
+        try:
+            permit = decode(self._permit(run).read_bytes(), StartPermit)
+        except FileNotFoundError:
+            return None
+        return permit if permit.boot == boot_id() else None
+
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
+        """Starts the worker on the manifest at `url`, once. Raises MisconfiguredError, LaunchError."""
+        start_once(
+            self._process(name),
+            [*self._command, url],
+            environment=self.environment(region=region, endpoint=endpoint),
+            log=self._process(name).with_name("worker.log"),
+        )
+
+    def was_started(self, name: WorkerName) -> bool:
+        """True if the worker was ever started here."""
         return self._process(name).exists()
 
-    def alive(self, name: WorkerName) -> BoxReply:
-        """Done where the worker still runs."""
-        return BoxReply(release=__version__, done=alive(self._process(name)))
+    def is_running(self, name: WorkerName) -> bool:
+        return alive(self._process(name))
 
-    def cancel(self, name: EndRequest) -> BoxReply:
-        """Asks the worker to end; harmless where none runs."""
-        return BoxReply(release=__version__, done=ask_to_end(self._process(name), force=name.force))
+    def end_worker(self, name: WorkerName, *, force: bool) -> bool:
+        """Asks the worker to end, or kills it; True if it ran."""
+        return ask_to_end(self._process(name), force=force)
 
     def keep_environment(self, request: EnvironmentRequest) -> BoxReply:
         """Writes the environment file, for this user's eyes only."""
@@ -119,7 +151,7 @@ class Box:
     def place(self) -> BoxPlace:
         """Which instance this is. Raises MisconfiguredError where no set-up said so."""
         try:
-            return box.read((self._root / "box.json").read_bytes(), BoxPlace)
+            return decode((self._root / "box.json").read_bytes(), BoxPlace)
         except OSError as error:
             raise MisconfiguredError(
                 f"this box does not know which instance it is ({error.strerror}): run `batchscribe gpu setup`"
@@ -196,6 +228,9 @@ class Box:
         """Where the worker's process is recorded."""
         known = name.checked()
         return self._root / "runs" / known.run / str(known.worker) / "process.json"
+
+    def _permit(self, run: str) -> Path:
+        return self._root / "runs" / WorkerName(run=run, worker=0).checked().run / "start.json"
 
     def _clocks(self, asked: datetime) -> Finding:
         off = abs((self._clock.now() - asked).total_seconds())

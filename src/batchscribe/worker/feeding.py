@@ -19,13 +19,14 @@ from batchscribe.errors import (
     ObjectNotFoundError,
     PermanentError,
     TransientError,
+    UnsupportedAudioError,
 )
 from batchscribe.protocols import Store
 from batchscribe.worker.audio import AudioDecoder, Decoding
 from batchscribe.worker.board import Board, Ending
 from batchscribe.worker.channel import ByteBudget
 from batchscribe.worker.decoding.containers import Repaired
-from batchscribe.worker.decoding.recordings import Recordings
+from batchscribe.worker.decoding.recordings import Recordings, may_lack_header
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 
@@ -184,6 +185,8 @@ def _blame(error: BatchscribeError) -> FailureKind:
             return FailureKind.CHANGED
         case TransientError():
             return FailureKind.MACHINE
+        case UnsupportedAudioError():
+            return FailureKind.REFUSED
         case PermanentError():
             return FailureKind.CHUNK
     return FailureKind.MACHINE
@@ -227,7 +230,10 @@ class Preparer:
         try:
             self._decode(decoder, chunk.key, pipe)
         except (AudioError, TransientError, ObjectArchivedError) as error:
-            pipe.close(Broken(str(error), _blame(error)))
+            kind = _blame(error)
+            if kind.final and may_lack_header(chunk.key):
+                kind = FailureKind.CHUNK
+            pipe.close(Broken(str(error), kind))
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
@@ -252,7 +258,8 @@ class Preparer:
         if not begun:
             # Its decoder heard what leads to it, and nothing of its own.
             raise AudioError("no sound could be decoded from it")
-        pipe.close(Whole(decoding.seconds, decoding.partial or mended.torn, mended.repaired))
+        partial = decoding.partial or mended.torn
+        pipe.close(Whole(decoding.seconds, partial, mended.repaired, decoding.span, decoding.flags))
 
     def _decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:
         manifest = self._way.manifest

@@ -210,6 +210,9 @@ class Hearing:
         self._in_engine[number] = keys
         self._board.engine_takes(keys)
         session = self._manifest.chunks[ready.touched[0]].session
+        if ready.apart:
+            # One vote for each language of a film, not one for the film.
+            session = f"{session}#{ready.channel}"
         language = self._manifest.engine.language
         return Window(number, ready.cut.seconds_in, ready.cut.audio, language, session)
 

@@ -14,10 +14,30 @@ from batchscribe.errors import MisconfiguredError
 READABLE = 0o644
 
 
+class NoDeadman:
+    """A host that must not, or cannot, be powered off: its state files would have no reader."""
+
+    powers_off = False
+
+    def take(self, run: str, *, limit: float, now: float) -> float:  # noqa: ARG002
+        return limit
+
+    def alive(self, now: float) -> None:
+        """Does nothing."""
+
+    def off(self) -> None:
+        """Does nothing: the controller stops the instance, or the instance is not ours."""
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
 class MarkerFiles:
     """Markers in `folder`, which lies in memory and belongs to this user. Each word raises
     MisconfiguredError where its marker cannot be written.
     """
+
+    powers_off = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -115,7 +115,8 @@ class Neighbours:
         for store in {store.url: store for store in (self._output, self._source)}.values():
             for known in transcript_keys(name):
                 with suppress(ObjectNotFoundError):
-                    return transcripts.decode(store.get(known).data).segments
+                    if data := store.get(known).data:
+                        return transcripts.decode(data).segments
         return ()
 
     def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:

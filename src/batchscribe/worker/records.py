@@ -32,8 +32,9 @@ class Records:
 
     def publish(self, chunk: ManifestChunk, transcript: Transcript) -> None:
         """Puts a finished transcript into the store. One that is there already is a neighbour's."""
+        data = transcripts.encode(transcript)
         try:
-            created = self._output.create(chunk.transcript, transcripts.encode(transcript))
+            created = self._output.create(chunk.transcript, data) or self._replace_empty(chunk, data)
         except BatchscribeError as error:
             self._fatal_if_misconfigured(error)
             # What the store refuses for good, such as a name too long, it refuses again next time.
@@ -45,13 +46,21 @@ class Records:
         else:
             self._board.skipped()
 
+    def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
+        """Replaces an object of 0 bytes, which is no transcript, and keeps it aside; False if it is one."""
+        if self.exists(chunk):
+            return False
+        # Copied and overwritten: the worker has no right to delete.
+        self._output.create(keys.superseded(chunk.transcript, self._manifest.run), b"")
+        self._output.replace(chunk.transcript, data)
+        return True
+
     def exists(self, chunk: ManifestChunk) -> bool:
-        """Whether its transcript is in the store already. Raises what Store.get raises."""
+        """True if its transcript is in the store already: 0 bytes are none. Raises what Store.get raises."""
         try:
-            self._output.get(chunk.transcript)
+            return bool(self._output.get(chunk.transcript).data)
         except ObjectNotFoundError:
             return False
-        return True
 
     def skip(self) -> None:
         self._board.skipped()

@@ -18,7 +18,7 @@ from batchscribe.worker.audio import Beginning, Samples
 from batchscribe.worker.channel import LOOK_SECONDS
 
 HELD_SAMPLES = 60 * SAMPLE_RATE
-"""Of one chunk, decoded and not heard yet."""
+"""Of one chunk and all its channels, decoded and not heard yet."""
 MISSING = 0.3
 """Seconds that may lie between two pieces of one recording, by its clock, without anything being lost."""
 EXACT = 0.05
@@ -37,13 +37,24 @@ class Sound:
     """Seconds from the beginning of its recording, where its time stamps tell."""
     shape: tuple[int, int, str]
     """Rate, channels and codec: where they change, a stretch ends."""
+    sent: int = 1
+    """Channels of what was decoded: the same holds for them."""
+    lead: float = 0.0
+    """Seconds from the beginning of the file to its sound."""
+    apart: bool = False
+    """Its channels are of different languages."""
 
     @classmethod
     def of(cls, beginning: Beginning | None, delay: float) -> Sound:
         if beginning is None:
             return cls(None, (0, 0, ""))
         at = None if beginning.position is None else max(0.0, beginning.position - delay)
-        return cls(at, (beginning.rate, beginning.channels, beginning.codec))
+        shape = (beginning.rate, beginning.channels, beginning.codec)
+        return cls(at, shape, sent=beginning.sent, lead=beginning.lead, apart=beginning.apart)
+
+    def alike(self, other: Sound) -> bool:
+        """True if both are of one format."""
+        return (self.shape, self.sent, self.apart) == (other.shape, other.sent, other.apart)
 
     def gap(self, before: Sound, seconds: float) -> float | None:
         """Seconds missing since `before`, which is `seconds` long, negative where both have them; None where
@@ -59,7 +70,7 @@ class Sound:
     def follows(self, before: Sound, seconds: float) -> bool:
         """Whether it may go on where `before` ended: the same format, and nothing missing in between."""
         gap = self.gap(before, seconds)
-        return self.shape == before.shape and (gap is None or gap < MISSING)
+        return self.alike(before) and (gap is None or gap < MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,10 @@ class Whole:
     seconds: float
     partial: bool
     repaired: bool
+    span: float | None = None
+    """Seconds of the whole file, if its picture lasts longer than its sound."""
+    flags: frozenset[str] = frozenset()
+    """What else its transcript has to report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +141,7 @@ class Pipe:
         with self._changed:
             self._wait(lambda: self._held < HELD_SAMPLES)
             self._pieces.append(piece)
-            self._held += len(piece)
+            self._held += piece.size
             self._changed.notify_all()
 
     def close(self, end: End) -> None:
@@ -148,7 +163,7 @@ class Pipe:
                 if not self._pieces:
                     return
                 piece = self._pieces.popleft()
-                self._held -= len(piece)
+                self._held -= piece.size
                 self._changed.notify_all()
             yield piece
 

@@ -39,6 +39,8 @@ class Ready:
     places: tuple[Place, ...]
     channel: int | None
     alone: bool
+    apart: bool = False
+    """Its channel speaks a language of its own."""
 
     @property
     def touched(self) -> tuple[int, ...]:
@@ -74,6 +76,16 @@ class _Laid:
     def seconds(self) -> float:
         return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
 
+    def ended(self, chunk: int, whole: Whole) -> Ended:
+        """On the clock of its file, which may begin before its sound does."""
+        at, lead = self.sound.position, self.sound.lead
+        return Ended(
+            chunk=chunk,
+            whole=replace(whole, seconds=whole.seconds + lead),
+            overlap=self.overlap,
+            position=None if at is None else max(0.0, at - lead),
+        )
+
     def place(self, channel: int | None) -> Place:
         from_, until = self.heard.edges(channel) if self.heard else (None, None)
         begin = self.begin / SAMPLE_RATE
@@ -99,8 +111,11 @@ class Stretch:
         overlaps: Overlaps,
         emit: Callable[[Ready | Ended], None],
         alone: bool = False,
+        apart: bool = False,
     ) -> None:
-        self._channels = channels(head)
+        """`apart`: the channels of `head` are of different languages, however alike they begin."""
+        self._channels = head.shape[1] if apart else channels(head)
+        self._apart = apart
         self._cutters = [Cutter(find_speech) for _ in range(self._channels)]
         self._overlaps = overlaps
         self._emit = emit
@@ -128,7 +143,8 @@ class Stretch:
     def lead(self, neighbour: Neighbour) -> None:
         """Begins with the end of a published neighbour."""
         audio = self._shaped(neighbour.audio)
-        laid = _Laid(None, neighbour.sound, float(len(audio) - neighbour.samples), -math.inf, heard=neighbour)
+        begin = len(audio) - neighbour.samples - neighbour.sound.lead * SAMPLE_RATE
+        laid = _Laid(None, neighbour.sound, begin, -math.inf, heard=neighbour)
         laid.end = float(len(audio))
         self._laid.append(laid)
         self.feed(audio)
@@ -154,7 +170,8 @@ class Stretch:
         """The stretch is at its end; `neighbour` is a published chunk that follows."""
         if neighbour is not None and self.fits(neighbour.sound):
             self._join(_Laid(None, neighbour.sound, 0.0, 0.0, heard=neighbour), self._shaped(neighbour.audio))
-            self._laid[-1].end = self._laid[-1].begin + neighbour.samples
+            lead = neighbour.sound.lead * SAMPLE_RATE
+            self._laid[-1].end = self._laid[-1].begin + lead + neighbour.samples
         self._laid[-1].last = math.inf
         self._push(self._tail)
         self._tail = self._tail[:0]
@@ -168,7 +185,8 @@ class Stretch:
         both = self._overlap(laid.sound, head) if self._laid else 0
         kept = both - both // 2
         self._push(self._tail[: len(self._tail) - both // 2])
-        laid.begin, laid.first, laid.overlap = self._pushed - kept, float(self._pushed), both / SAMPLE_RATE
+        laid.begin = self._pushed - kept - laid.sound.lead * SAMPLE_RATE
+        laid.first, laid.overlap = float(self._pushed), both / SAMPLE_RATE
         if self._laid:
             self._laid[-1].last = laid.first
         self._laid.append(laid)
@@ -198,7 +216,7 @@ class Stretch:
             if any(laid.chunk is not None for laid in touched):
                 chunks = tuple(laid.chunk for laid in touched)
                 places = tuple(laid.place(channel) for laid in touched)
-                self._emit(Ready(cut, chunks, places, channel, self._alone))
+                self._emit(Ready(cut, chunks, places, channel, self._alone, self._apart))
 
     def _settle(self) -> None:
         """Tells which chunks get no window any more."""
@@ -208,8 +226,7 @@ class Stretch:
             if len(self._laid) == 1 and laid.last == math.inf:
                 return
             if laid.chunk is not None and laid.whole is not None:
-                at = laid.sound.position
-                self._emit(Ended(chunk=laid.chunk, whole=laid.whole, overlap=laid.overlap, position=at))
+                self._emit(laid.ended(laid.chunk, laid.whole))
             if len(self._laid) == 1:
                 return
             self._laid.pop(0)
@@ -224,12 +241,12 @@ def mono(audio: Samples) -> Samples:
 
 
 def channels(head: Samples) -> int:
-    """How many channels of what was decoded have something of their own to say: 1 or 2."""
+    """How many channels of what was decoded differ from each other: 1, or all of them."""
     alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not differ(head))
-    return 1 if alike else 2
+    return 1 if alike else head.shape[1]
 
 
-def differ(both: Samples) -> bool:
-    """Whether it is seen of two channels that they are not one that was written twice."""
-    loudest = float(np.abs(both).max(initial=0.0))
-    return loudest > SILENT and float(np.abs(both[:, 0] - both[:, 1]).max(initial=0.0)) >= ALIKE * loudest
+def differ(head: Samples) -> bool:
+    """True if the channels are not one that was written several times. `head`: shape (samples, channels)."""
+    loudest = float(np.abs(head).max(initial=0.0))
+    return loudest > SILENT and float(np.abs(head[:, 1:] - head[:, :1]).max(initial=0.0)) >= ALIKE * loudest

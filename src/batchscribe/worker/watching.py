@@ -1,8 +1,11 @@
-"""What a box does for a claim that it took up: starts its workers, sees to them, and powers itself off.
+"""What the agent does for a claim: starts the run's workers, supervises them, powers the host off.
 
-It ends when the work has ended, stands still, or is late; never because a controller is away. All that it
-knows lies in the store, in the workers' own records and in the markers, so an agent that died is no
+It ends when the work has ended, is stalled, or is late; never because a controller is away. Its whole state
+lies in the store, in the workers' own records and in the dead-man's files, so a restarted agent is no
 special case.
+
+A claim with launch `ssh` is taken up like any other; its workers begin after the controller's start request.
+On a host that is not to be powered off (it is borrowed, or has no units) only the workers are ended.
 """
 
 from __future__ import annotations
@@ -14,26 +17,20 @@ from typing import Protocol, TypeVar
 import msgspec
 import structlog
 
-from batchscribe import __version__
 from batchscribe.core import keys
 from batchscribe.core.box import (
     BoxClaim,
     BoxEnd,
-    BoxReply,
     BoxWaits,
-    ClaimLaunch,
     EndRequest,
-    StartRequest,
-    WorkerName,
-    read,
 )
-from batchscribe.core.manifest import Progress
+from batchscribe.core.manifest import Progress, WorkerName, decode
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
-"""While a GPU that is paid for waits for work."""
+"""While a paid GPU has no work."""
 POLL_SECONDS = 5.0
 
 Mark = tuple[int, str, int, int]
@@ -42,19 +39,22 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Workers(Protocol):
-    """The workers of this box: worker.box.Box."""
+    """The workers of this host: worker.box.Box."""
 
-    def start(self, request: StartRequest) -> BoxReply: ...
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None: ...
 
-    def started(self, name: WorkerName) -> bool: ...
+    def was_started(self, name: WorkerName) -> bool: ...
 
-    def alive(self, name: WorkerName) -> BoxReply: ...
+    def is_running(self, name: WorkerName) -> bool: ...
 
-    def cancel(self, name: EndRequest) -> BoxReply: ...
+    def end_worker(self, name: WorkerName, *, force: bool) -> object: ...
 
 
 class Marks(Protocol):
-    """What the dead-man goes by: worker.markers.MarkerFiles. Times are the clock's monotonic ones."""
+    """The dead-man's files: worker.markers. Times are the clock's monotonic ones."""
+
+    powers_off: bool
+    """False if nothing powers this host off."""
 
     def take(self, run: str, *, limit: float, now: float) -> float: ...
 
@@ -67,8 +67,8 @@ class Marks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why the box ends. `worker` is the one that died or hung; `wait` comes before the end, in seconds;
-    `leave` is an end without a power-off.
+    """Why the agent ends the run. `worker` is the one that died or hung; `wait` comes before the end, in
+    seconds; `leave` is an end without a power-off.
     """
 
     why: str
@@ -78,7 +78,7 @@ class Verdict:
 
 
 class Watch:
-    """One claim, from its first manifest to the end of power."""
+    """One claim, from its first manifest to the power-off."""
 
     def __init__(
         self,
@@ -91,11 +91,12 @@ class Watch:
         waits: BoxWaits,
         limit: float,
         claimed: Callable[[], bool],
+        permitted: Callable[[], bool],
         again: bool = False,
     ) -> None:
-        """`limit`: when the dead-man comes, by the monotonic clock. `claimed`: whether the claim still
-        stands in the record; raises what the store raises. `again`: an earlier boot took the claim up and
-        went down under it; this one only ends it.
+        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim stands
+        in the record; raises what the store raises. `permitted`: True if workers may begin. `again`: an
+        earlier boot took the claim up and went down under it; this one only ends it.
         """
         self._claim = claim
         self._runs = runs
@@ -104,6 +105,7 @@ class Watch:
         self._clock = clock
         self._waits = waits
         self._claimed = claimed
+        self._permitted = permitted
         self._again = again
         now = clock.monotonic()
         self._deadline = limit - waits.overtime
@@ -111,6 +113,7 @@ class Watch:
         self._mark: Mark | None = None
         self._moved_at = now
         self._idle_since = now
+        self._cancelled_at: float | None = None
         self._obeyed: bool | None = None
         self._asked_at: float | None = None
         self._ending = False
@@ -120,23 +123,23 @@ class Watch:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
-        """One look and at most one act. Seconds until the next; None when the power is on its way out, or
-        the box was let go of.
+        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is about
+        to go, or the host runs on.
         """
         if self._ending:
             return self._off()
         try:
             verdict = self._look() or self._late() or self._stalled()
         except (TransientError, MisconfiguredError) as error:
-            # What cannot be seen is no progress: that has a bound.
+            # Work that cannot be observed counts as stalled: that has a bound.
             LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
             verdict = self._late() or self._over() or self._stalled()
         if verdict:
             return self._leave(verdict) if verdict.leave else self._end(verdict)
-        return POLL_SECONDS if self._workers.started(self._name) else IDLE_POLL_SECONDS
+        return POLL_SECONDS if self._workers.was_started(self._name) else IDLE_POLL_SECONDS
 
     def _off(self) -> float | None:
-        """Asks again where the marker cannot be written: to leave would leave the box on."""
+        """Retries while the file cannot be written: an agent that ended here would leave the host on."""
         try:
             self._marks.off()
         except MisconfiguredError as error:
@@ -145,6 +148,7 @@ class Watch:
         return None
 
     def _leave(self, verdict: Verdict) -> float | None:
+        self._kill_workers()
         try:
             self._marks.release()
         except MisconfiguredError as error:
@@ -154,28 +158,30 @@ class Watch:
         return None
 
     def _look(self) -> Verdict | None:
-        """At the present worker, or for the next one. Raises what the store raises."""
+        """Polls the present worker, or for the next one. Raises what the store raises."""
         if self._again:
             return self._went_down()
-        # Before the last word is looked for: a worker may end between two looks.
+        if not self._marks.powers_off and self._has(keys.settlement(self._claim.run)):
+            return Verdict("its run is settled", leave=True)
+        # Before the exit record is read: a worker may end between the two.
         running = self._running()
         if running:
             self._idle_since = self._clock.monotonic()
         while self._has(keys.exit_record(self._claim.run, self._worker)):
             self._go_on()
             running = self._running()
-        if not self._workers.started(self._name):
+        if not self._workers.was_started(self._name):
             return self._unstarted()
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without a last word"
             return Verdict(f"worker {self._worker} {how}", self._worker, self._waits.told)
-        # Work that is seen to go on goes on, whatever lies there for it that cannot be read.
+        # Progress counts first: an unreadable cancel object ends no work.
         self._follow()
         self._obey()
         return None
 
     def _went_down(self) -> Verdict:
-        """Its workers died with the earlier boot: nothing is begun twice."""
+        """The end of a run whose workers died with the earlier boot: nothing is begun twice."""
         while self._has(keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
         given = self._has(keys.manifest(self._claim.run, self._worker))
@@ -185,16 +191,17 @@ class Watch:
     def _go_on(self) -> None:
         self._worker += 1
         self._idle_since = self._clock.monotonic()
-        self._obeyed = None
+        self._cancelled_at = self._obeyed = None
 
     def _unstarted(self) -> Verdict | None:
         if not self._has(keys.manifest(self._claim.run, self._worker)):
             self._note((self._worker, "none", 0, 0))
             return self._idle()
         self._note((self._worker, "given", 0, 0))
-        if self._claim.launch is not ClaimLaunch.BOOT:
+        if not self._permitted():
             waited = self._clock.monotonic() - self._moved_at
-            return Verdict("nobody began its work") if waited >= self._waits.first else None
+            why = "its controller did not start the work over ssh"
+            return Verdict(why) if waited >= self._waits.first else None
         if self._has(keys.cancel(self._claim.run, self._worker)):
             return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
         return self._start()
@@ -206,16 +213,18 @@ class Watch:
         return Verdict("work ended") if waited >= self._waits.linger else None
 
     def _over(self) -> Verdict | None:
-        """Where the store cannot be reached: that nothing of ours runs any more is known without it."""
+        """The end of work under an unreachable store: a dead worker is observed without it."""
         given = self._mark == (self._worker, "given", 0, 0)
-        begun = self._workers.started(self._name) or (self._worker > 0 and not given)
+        begun = self._workers.was_started(self._name) or (self._worker > 0 and not given)
         waited = self._clock.monotonic() - self._idle_since
         if not begun or waited < self._waits.linger or self._running() is not False:
             return None
         return Verdict("its worker ended, and the store could not be reached since")
 
     def _workless(self) -> Verdict:
-        """A controller whose start failed lets go of an instance that a person started meanwhile."""
+        """The end without any manifest. A controller whose start failed takes its claim back, and leaves the
+        instance to the user who started it meanwhile.
+        """
         if self._claimed():
             return Verdict("no work came")
         return Verdict("its claim was taken back before any work came", leave=True)
@@ -223,18 +232,9 @@ class Watch:
     def _start(self) -> Verdict | None:
         claim = self._claim
         url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
-        request = StartRequest(
-            run=claim.run,
-            worker=self._worker,
-            url=url,
-            # The manifest's is the worker's own affair: it leaves a last word where that is not this one.
-            release=__version__,
-            region=claim.region,
-            endpoint=claim.endpoint,
-        )
         self._clear_away()
         try:
-            self._workers.start(request)
+            self._workers.start_worker(self._name, url, region=claim.region, endpoint=claim.endpoint)
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
             return Verdict(why, self._worker, self._waits.told)
@@ -242,26 +242,30 @@ class Watch:
         return None
 
     def _clear_away(self) -> None:
-        """Kills what hangs on after its last word: it would hold the GPU's memory from the next."""
+        """Kills earlier workers that outlive their exit record: they would hold the next one's GPU memory."""
         for worker in range(self._worker):
             self._ask_to_end(worker, force=True)
 
     def _obey(self) -> None:
-        """Does what the controller left for this worker: asks it to end, or kills it."""
+        """Ends the worker if its controller asks for that: politely first, by force after the grace."""
         asked = self._read(keys.cancel(self._claim.run, self._worker), EndRequest)
-        if asked is None or self._obeyed in {True, asked.force}:
+        if asked is None:
             return
-        self._ask_to_end(self._worker, force=asked.force)
-        self._obeyed = asked.force
+        now = self._clock.monotonic()
+        self._cancelled_at = now if self._cancelled_at is None else self._cancelled_at
+        force = asked.force or now - self._cancelled_at >= self._waits.grace
+        if self._obeyed not in {True, force}:
+            self._ask_to_end(self._worker, force=force)
+            self._obeyed = force
 
     def _follow(self) -> None:
-        """A reporter that goes on counting beside a hung engine is no sign of life."""
+        """Notes how far the work is; the sequence of reports beside a hung engine is no progress."""
         progress = self._read(keys.progress(self._claim.run, self._worker), Progress)
         if progress:
             self._note((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 
     def _note(self, mark: Mark) -> None:
-        """The first look only shows where we are: an agent that died and came again is no progress."""
+        """Records progress against the last poll; the first poll of a restarted agent is none."""
         if self._mark not in {None, mark}:
             self._moved_at = self._clock.monotonic()
             self._marks.alive(self._moved_at)
@@ -283,13 +287,12 @@ class Watch:
         silent = self._clock.monotonic() - self._moved_at
         if silent < self._waits.silence:
             return None
-        worker = self._worker if self._workers.started(self._name) else None
+        worker = self._worker if self._workers.was_started(self._name) else None
         return Verdict(f"no progress was seen for {silent / 60:.0f} min", worker)
 
     def _end(self, verdict: Verdict) -> float | None:
         LOG.info("box.ends", run=self._claim.run, worker=verdict.worker, why=verdict.why)
-        self._clear_away()
-        self._ask_to_end(self._worker, force=True)
+        self._kill_workers()
         end = BoxEnd(run=self._claim.run, worker=verdict.worker, why=verdict.why, at=self._clock.now())
         try:
             self._runs.create(keys.box_end(self._claim.run), msgspec.json.encode(end))
@@ -298,17 +301,20 @@ class Watch:
         self._ending = True
         return verdict.wait
 
+    def _kill_workers(self) -> None:
+        self._clear_away()
+        self._ask_to_end(self._worker, force=True)
+
     def _ask_to_end(self, worker: int, *, force: bool) -> None:
-        request = EndRequest(run=self._claim.run, worker=worker, force=force)
         try:
-            self._workers.cancel(request)
+            self._workers.end_worker(WorkerName(run=self._claim.run, worker=worker), force=force)
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
 
     def _running(self) -> bool | None:
-        """None where its own record cannot be read: the work then shows whether it does."""
+        """None if its process record cannot be read: its progress decides then."""
         try:
-            return self._workers.alive(self._name).done
+            return self._workers.is_running(self._name)
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
             return None
@@ -322,6 +328,6 @@ class Watch:
 
     def _read(self, key: str, kind: type[T]) -> T | None:
         try:
-            return read(self._runs.get(key).data, kind)
+            return decode(self._runs.get(key).data, kind)
         except ObjectNotFoundError:
             return None

@@ -179,6 +179,7 @@ class _Session:
             overlaps=self._overlaps,
             emit=self._emit,
             alone=self._line.alone,
+            apart=sound.apart,
         )
         if not (after_gap or self._line.alone):
             before = self._neighbours.find(self._way.chunk(place), -1, split=self._split)

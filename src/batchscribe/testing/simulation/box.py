@@ -1,7 +1,8 @@
-"""A box beside a GPU, from boot to power-off, with the production agent and a dead-man below it.
+"""A simulated GPU host, from boot to power-off, with the production agent and a dead-man.
 
-Its disk remembers which workers were started; the workers are played. The dead-man needs neither store
-nor agent, only the markers of this boot. Both go by the box's own clock, which is right.
+Its disk remembers which workers were started and what a controller asked for over ssh; the workers are
+simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the host's
+own clock, which is right.
 """
 
 from __future__ import annotations
@@ -9,18 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import (
-    BoxPlace,
-    BoxReply,
-    EndRequest,
-    InstanceRecord,
-    StartRequest,
-    WorkerName,
-    read,
-)
-from batchscribe.core.manifest import Manifest
+from batchscribe.core.box import BoxClaim, BoxPlace, InstanceRecord, StartPermit, StartRequest
+from batchscribe.core.manifest import Manifest, WorkerName, decode
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.simulation.cloud import Cloud, Machine
@@ -29,9 +23,10 @@ from batchscribe.testing.simulation.timeline import START, Timeline
 from batchscribe.testing.simulation.worker import Hands, Worker
 from batchscribe.worker import boot as production
 from batchscribe.worker.boot import BoxAgent, BoxSeams
+from batchscribe.worker.markers import NoDeadman
 
 AGENT_SECONDS = 15.0
-"""At least so long between two looks of the agent: it looks more often, and sees no more."""
+"""At least so long between two polls of the agent: it polls more often, and observes no more."""
 DEADMAN_SECONDS = 30.0
 SILENCE_SECONDS = 900.0
 RESTART_SECONDS = 20.0
@@ -39,17 +34,19 @@ RESTART_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """How a boot goes: seconds until the box is up, whether it answers, and when its agent dies."""
+    """How a boot goes: seconds until the host is up, whether it answers, and when its unit's agent dies."""
 
     seconds: float = 30.0
     deaf: bool = False
     agent_lasts: float = float("inf")
     restarts: bool = True
-    """The agent comes again after it died."""
+    """The unit starts the agent again after it died."""
 
 
 class Marks:
-    """The markers of one boot, and what the dead-man makes of them."""
+    """The state files of one boot, and what the dead-man makes of them."""
+
+    powers_off = True
 
     def __init__(self) -> None:
         self.limit: float | None = None
@@ -107,7 +104,7 @@ class FromTheBox:
 
 
 class Box:
-    """The box of one machine, through all its boots; the production agent's Workers, too."""
+    """The host of one machine, through all its boots; the production agent's Workers, too."""
 
     def __init__(self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: Machine, hands: Hands) -> None:
         self.next_boot: Callable[[], Boot] = Boot
@@ -117,7 +114,7 @@ class Box:
         self.powered_off = 0
         """How often it switched itself off."""
         self.agent_at: float | None = None
-        """Since when an agent of this boot looks after a claim that it took up; None while none does."""
+        """Since when an agent of this boot supervises a claim; None while none does."""
         self._line = line
         self._cloud = cloud
         self._bucket = bucket
@@ -125,6 +122,11 @@ class Box:
         self._hands = hands
         self._store = FromTheBox(bucket, lambda: self.online)
         self._boots = 0
+        self._permits: dict[str, StartPermit] = {}
+        self._marks: Marks | None = None
+        """None without units."""
+        self._agent: BoxAgent | None = None
+        """The one that lives."""
 
     @property
     def online(self) -> bool:
@@ -134,16 +136,21 @@ class Box:
     def reachable(self) -> bool:
         return self.up and self.online
 
+    @property
+    def powers_off(self) -> bool:
+        """True if the dead-man acts for a claim."""
+        return self._marks is not None and self._marks.limit is not None
+
     def played(self, run: str) -> list[Worker]:
         """Every worker that was started here for the run."""
         return [worker for (name, _number), worker in self.workers.items() if name == run]
 
     def given(self, run: str, worker: int) -> bool:
-        """Whether there is work for that worker of the run."""
+        """True if there is a manifest for that worker of the run."""
         return self._bucket.has(keys.manifest(run, worker))
 
     def record(self) -> InstanceRecord:
-        return read(self._bucket.get(keys.instance(self._machine.id)).data, InstanceRecord)
+        return decode(self._bucket.get(keys.instance(self._machine.id)).data, InstanceRecord)
 
     def begin(self) -> None:
         """The machine runs: its system boots."""
@@ -155,79 +162,99 @@ class Box:
     def end(self) -> None:
         """The machine is going down, and everything on it."""
         self._boots += 1
-        self.up, self.agent_at = False, None
+        self.up, self.agent_at, self._agent, self._marks = False, None, None, None
         for worker in self.workers.values():
             worker.die()
 
-    def play(self, manifest: Manifest) -> bool:
+    # what a controller asks over ssh
+
+    def start(self, request: StartRequest) -> None:
+        """Permits the run's workers, and starts an agent if none lives: worker.box.Box.start."""
+        given = msgspec.structs.asdict(request)
+        self._permits[request.run] = StartPermit(**given, boot=self._boot_id, at=self._line.now())
+        if self._agent is None:
+            self._start_agent(Boot(), request.run)
+
+    # what its agent asks
+
+    def permit(self, run: str) -> StartPermit | None:
+        permit = self._permits.get(run)
+        return permit if permit and permit.boot == self._boot_id else None
+
+    def marks(self, claim: BoxClaim) -> Marks | NoDeadman:
+        """The agent takes the claim up."""
+        if self.agent_at is None:
+            self.agent_at = self._line.seconds
+        return NoDeadman() if claim.borrowed or self._marks is None else self._marks
+
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:  # noqa: ARG002
         """Starts a worker, once in the life of this disk."""
-        name = (manifest.run, manifest.worker)
-        if name in self.workers:
-            return False
-        self.workers[name] = Worker(self._line, self._bucket, manifest, self._hands)
-        return True
+        manifest = decode(self._store.get(keys.manifest(name.run, name.worker)).data, Manifest)
+        if not self.was_started(name):
+            self.workers[name.run, name.worker] = Worker(self._line, self._bucket, manifest, self._hands)
 
-    def start(self, request: StartRequest) -> BoxReply:
-        data = self._store.get(keys.manifest(request.run, request.worker)).data
-        return BoxReply(done=self.play(wire.decode(data, Manifest)))
-
-    def started(self, name: WorkerName) -> bool:
+    def was_started(self, name: WorkerName) -> bool:
         return (name.run, name.worker) in self.workers
 
-    def alive(self, name: WorkerName) -> BoxReply:
+    def is_running(self, name: WorkerName) -> bool:
         worker = self.workers.get((name.run, name.worker))
-        return BoxReply(done=worker is not None and worker.alive)
+        return worker is not None and worker.alive
 
-    def cancel(self, name: EndRequest) -> BoxReply:
+    def end_worker(self, name: WorkerName, *, force: bool) -> None:
         worker = self.workers.get((name.run, name.worker))
-        if worker is None or not worker.alive:
-            return BoxReply(done=False)
-        if name.force:
+        if worker and force:
             worker.die()
-        else:
+        elif worker:
             worker.ask_to_end()
-        return BoxReply(done=True)
+
+    # its boots
+
+    @property
+    def _boot_id(self) -> str:
+        return f"{self._machine.id}-{self._boots}"
 
     def _booted(self, boot: Boot, number: int) -> None:
         if self._boots != number:
             return
         self.up = True
         if self.record().boots:
-            marks = Marks()
-            self._agent(self._new_agent(marks, boot), marks, boot, number)
-            self._deadman(marks, number)
+            self._marks = Marks()
+            self._start_agent(boot)
+            self._deadman(self._marks, number)
 
-    def _new_agent(self, marks: Marks, boot: Boot) -> BoxAgent:
+    def _start_agent(self, boot: Boot, run: str = "") -> None:
         seams = BoxSeams(
             clock=self._line,
             workers=self,
-            marks=marks,
+            marks=self.marks,
+            permit=self.permit,
             home=lambda: self._store,
             runs=lambda _claim: self._store,
         )
-        launched = self._machine.launched_at or START
-        this = production.Boot(id=f"{self._machine.id}-{self._boots}", at=launched)
-        assert boot.seconds >= 0
-        return BoxAgent(BoxPlace(instance=self._machine.id, home=self._store.url), this, seams)
+        this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
+        place = BoxPlace(instance=self._machine.id, home=self._store.url)
+        self._agent = BoxAgent(place, this, seams, run=run)
+        self._step_agent(self._agent, boot)
 
-    def _agent(self, agent: BoxAgent, marks: Marks, boot: Boot, number: int) -> None:
-        """One look of the agent, unless it died; then another one may go on."""
-        if self._boots != number:
+    def _step_agent(self, agent: BoxAgent, boot: Boot) -> None:
+        """One step of the agent, unless it died or its machine went down."""
+        if self._agent is not agent:
             return
         if self._line.seconds - self._since() >= boot.agent_lasts:
-            self.agent_at = None
+            self._agent = self.agent_at = None
+            number = self._boots
             if boot.restarts:
-                self._line.at(RESTART_SECONDS, lambda: self._again(marks, Boot(seconds=boot.seconds), number))
+                self._line.at(RESTART_SECONDS, lambda: self._restart_agent(number))
             return
         wait = agent.step()
-        if self.agent_at is None and marks.limit is not None:
-            self.agent_at = self._line.seconds
-        if wait is not None:
-            self._line.at(max(wait, AGENT_SECONDS), lambda: self._agent(agent, marks, boot, number))
+        if wait is None:
+            self._agent = None
+        else:
+            self._line.at(max(wait, AGENT_SECONDS), lambda: self._step_agent(agent, boot))
 
-    def _again(self, marks: Marks, boot: Boot, number: int) -> None:
-        if self._boots == number:
-            self._agent(self._new_agent(marks, boot), marks, boot, number)
+    def _restart_agent(self, number: int) -> None:
+        if self._boots == number and self._agent is None:
+            self._start_agent(Boot())
 
     def _since(self) -> float:
         return self._machine.spans[-1].begin

@@ -9,13 +9,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from batchscribe.adapters.logs import Event
-from batchscribe.controller.tick import reconcile, tick
-from batchscribe.controller.watchdog import Watched
-from batchscribe.core.holding import Holder
+from batchscribe.controller.tick import Watched, reconcile, tick, watch
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.testing.simulation.gate import Crashed, Violation
@@ -29,7 +27,8 @@ STOP_TIMEOUT_SECONDS = 900.0
 LONGEST_END = 60
 """Ticks until one more chunk is done or quarantined, each after the longest wait: for that, three runs may be
 paid for nothing, each a day after the one before."""
-BY_HAND = Holder(pid=-1, boot="simulated", ticks=-1, since=0.0, alive=0.0)
+BY_HAND = -1
+"""Id of a process that a user starts."""
 
 
 @dataclass(slots=True)
@@ -73,11 +72,11 @@ class Episode:
         self.result = Result(seed)
         self.hours = between(self.rng, 5.0, 11.0)
         self._every = self.stage.policy.check_interval.total_seconds()
-        self._watch_every = pick(self.rng, (5 * MINUTE, 10 * MINUTE))
-        self._once = self.rng.random() < 0.1
-        self._after = self.rng.random() < 0.5
+        self._waits = self.rng.random() < 0.3
+        """Its ticks wait, as at a terminal or from units of version 0.1."""
+        self._after = self.rng.random() < 0.3
         self._next_tick = between(self.rng, 0.0, self._every)
-        self._next_watch = between(self.rng, 0.0, self._watch_every)
+        self._next_watch = between(self.rng, 0.0, MINUTE)
         self._down_until = 0.0
 
     def run(self) -> None:
@@ -88,8 +87,8 @@ class Episode:
             self._wait()
         self._calm()
         for _ in range(2):
-            self._tick(once=False)
-            line.advance(self._every)
+            self._tick(wait=True)
+            self._rest(self._every)
         self.stage.checker.quiet()
         self._to_the_end()
 
@@ -99,7 +98,7 @@ class Episode:
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
             line.advance(self.stage.policy.max_wait.total_seconds())
-            self._tick(once=False)
+            self._tick(wait=True)
             before, closed = closed, checker.closed()
             waited = 0 if closed > before else waited + 1
         checker.never_done()
@@ -155,16 +154,16 @@ class Episode:
         self.stage.jump(between(self.rng, -HOUR, HOUR))
 
     def _knock(self, number: int) -> None:
-        """The watchdog's timer, for as long as this process is at work."""
+        """The watchdog's timer, while this process is at work."""
 
         def knock() -> None:
             if not self._still(number):
                 return
             if not self.stage.beside.running:  # its own unit is not started twice
                 self._watch(self.stage.beside)
-            self.stage.line.at(self._watch_every, knock)
+            self.stage.line.at(MINUTE, knock)
 
-        self.stage.line.at(self._watch_every, knock)
+        self.stage.line.at(MINUTE, knock)
 
     def _bystander(self) -> None:
         """A process that somebody starts by hand: the lock turns it away, or it has nothing to do."""
@@ -173,7 +172,7 @@ class Episode:
         except BatchscribeError:
             self.result.met["turned away by the lock"] += 1
         else:
-            self.stage.lock.bury(BY_HAND.pid)
+            self.stage.lock.bury(BY_HAND)
 
     def _still(self, number: int) -> bool:
         """Whether the process of that number is still at work."""
@@ -192,53 +191,51 @@ class Episode:
             self._next_tick = line.seconds + between(self.rng, 0.5, 2.0) * MINUTE
             self._next_watch = line.seconds + between(self.rng, 1.0, 3.0) * MINUTE
         elif self._next_tick <= line.seconds:
-            self._tick(once=self._once)
-            again = MINUTE if self._once and self.stage.ledger.open_runs() else self._every
-            self._next_tick = max(self._next_tick + again, line.seconds + 1.0)
+            self._tick(wait=self._waits)
+            self._next_tick = max(self._next_tick + self._every, line.seconds + 1.0)
+            self._next_watch = min(self._next_watch, line.seconds + MINUTE)
         else:
             self._watch(self.stage.main)
-            self._next_watch = max(self._next_watch + self._watch_every, line.seconds + 1.0)
+            # While nothing is open a pass is one poll: fewer of them show the same.
+            again = MINUTE if self.stage.ledger.open_runs() else 5 * MINUTE
+            self._next_watch = max(self._next_watch + again, line.seconds + 1.0)
 
-    def _tick(self, *, once: bool) -> None:
+    def _tick(self, *, wait: bool) -> None:
         self.result.ticks += 1
         stage = self.stage
-        self._as_process(
-            "tick", stage.main, lambda: self._kept(tick(stage.main.world, stage.terms, once=once).runs)
-        )
+        act = partial(tick, stage.main.world, stage.terms, locked=stage.lock.held, wait=wait)
+        self._as_process("tick", stage.main, lambda: self._kept(act().runs))
         self.stage.checker.tick_ended(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:
-            self._reconcile()  # as ExecStopPost= does, however the tick ended
+            self._reconcile()  # as ExecStopPost= of version 0.1 does
 
     def _reconcile(self) -> None:
         self.result.reconciles += 1
         stage = self.stage
-        self._as_process(
-            "reconcile", stage.main, lambda: self._kept(reconcile(stage.main.world, stage.terms))
-        )
+        act = partial(reconcile, stage.main.world, stage.terms, locked=stage.lock.held)
+        self._as_process("reconcile", stage.main, lambda: self._kept(act()))
 
     def _watch(self, slot: Slot) -> None:
         self.result.watches += 1
-        self._as_process("watchdog", slot, lambda: self._watched(self.stage.watchdog(slot).watch()))
+        act = partial(watch, slot.world, self.stage.terms, locked=self.stage.lock.held)
+        self._as_process("watchdog", slot, lambda: self._watched(act()))
 
     def _watched(self, watched: Watched) -> None:
-        if watched.ended:
-            self.result.met["a tick that hung was ended by the watchdog"] += 1
         self.stage.trace.add(f"it ended: {watched.found}")
 
     def _kept(self, runs: tuple[Run, ...]) -> None:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
     def _as_process(self, name: str, slot: Slot, act: Callable[[], None]) -> None:
-        """A process from its start to its end, whatever ends it. The watchdog locks where it must."""
+        """A process from its start to its end, whatever ends it."""
         stage = self.stage
         stage.begin(slot, name)
-        if name == "tick":
+        if slot is stage.main and name != "watchdog":
             self._signal(slot.pid)
             self._knock(slot.pid)
         try:
-            with nullcontext() if name == "watchdog" else stage.lock.held():
-                slot.gate.point(name)
-                act()
+            slot.gate.point(name)
+            act()
         except Crashed:
             stage.trace.add("it is gone")
         except BatchscribeError as error:
@@ -274,7 +271,14 @@ class Episode:
         self.weather = replace(self.weather, signal=0.0)
         line = self.stage.line
         line.advance(max(0.0, self._down_until - line.seconds))
-        self._once = False
         self.stage.calm()
         self._down_until = 0.0
-        line.advance(10 * MINUTE)
+        self.stage.boot()
+        self._rest(10 * MINUTE)
+
+    def _rest(self, seconds: float) -> None:
+        """The watchdog's timer alone, for so long."""
+        until = self.stage.line.seconds + seconds
+        while self.stage.line.seconds < until:
+            self._watch(self.stage.main)
+            self.stage.line.advance(MINUTE)

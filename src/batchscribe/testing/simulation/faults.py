@@ -21,6 +21,8 @@ from batchscribe.testing.simulation.weather import CALM, HOUR, Weather, between,
 
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYCANARYKEY"  # noqa: S105  a canary, and nobody's key
 LONGEST_LAG = 20.0
+HANG_SECONDS = 900.0
+"""A process that hangs is killed then: see wiring.scheduler.HANG_SECONDS."""
 _UNAVAILABLE: dict[str, type[BatchscribeError]] = {
     "compute": ComputeUnavailableError,
     "guard": ComputeUnavailableError,
@@ -75,7 +77,7 @@ class Trouble:
         return drawn * 0.3
 
     def _lasts(self, seconds: float) -> float:
-        self.wrong(seconds)
+        self.wrong(min(seconds, HANG_SECONDS))
         return seconds
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
@@ -98,7 +100,7 @@ class Trouble:
         if drought is CredentialsError and self._line.seconds < until and kind in {"compute", "guard"}:
             return _told(CredentialsError("the cloud does not accept these credentials: renew them")), False
         if self._weather.fault and self._rng.random() < self._weather.fault:
-            return _told(unavailable("it did not answer: look again")), self._lost(name)
+            return _told(unavailable("it did not answer: look again")), self._lost()
         return None
 
     def refused(self) -> BatchscribeError | None:
@@ -128,8 +130,8 @@ class Trouble:
             self.wrong(0.0)
         return happens
 
-    def _lost(self, name: str) -> bool:
-        return not name.startswith("launcher.way") and self._rng.random() < self._weather.lost_reply
+    def _lost(self) -> bool:
+        return self._rng.random() < self._weather.lost_reply
 
     def _unwritten(self) -> tuple[BatchscribeError, bool] | None:
         found = self._of_the_ledger()

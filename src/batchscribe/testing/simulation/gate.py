@@ -57,6 +57,10 @@ class Gate:
         self.trouble: Trouble = lambda _name: None
         self.takes: Callable[[str], float] = lambda _name: 0.0
         self.violation: Violation | None = None
+        self.died: Callable[[], None] = lambda: None
+        self.limit = math.inf
+        """Seconds that the process may live without `keep_alive`."""
+        self._alive_at = 0.0
         self._rng = rng
         self._line = line
         self._trace = trace
@@ -71,9 +75,15 @@ class Gate:
         """A new process, after the old one is gone."""
         self.dead = False
         self._line.cut = False
+        self.keep_alive()
+
+    def keep_alive(self) -> None:
+        """Restarts the limit after which a process that hangs is killed."""
+        self._alive_at = self._line.seconds
 
     def kill(self) -> None:
         """The process is gone from now on, wherever it is."""
+        self.died()
         self.dead = True
         self._line.cut = True
 
@@ -82,8 +92,7 @@ class Gate:
         self.point(name, subject)
         seconds = self.takes(name)
         if seconds:
-            self._line.advance(seconds)
-            self._alive()
+            self._pass(seconds)
         found = self.trouble(name)
         if found is None:
             result = act()
@@ -96,6 +105,17 @@ class Gate:
             raise error
         self.point(f"{name}.", subject)
         return result
+
+    def _pass(self, seconds: float) -> None:
+        """Lets time pass inside a call, up to the limit of a process that hangs."""
+        left = self._alive_at + self.limit - self._line.seconds
+        self._line.advance(min(seconds, max(0.0, left)))
+        self._alive()
+        if seconds > left:
+            self.met["a process that hung was killed by its time limit"] += 1
+            self._trace.add("its time limit kills it")
+            self.kill()
+            raise Crashed
 
     def point(self, name: str, subject: str = "") -> None:
         """A place where the process may be gone."""

@@ -11,8 +11,8 @@ I7   a settled run is billed for no less than it ran, and for no more than the g
      in seconds and in dollars of the type that ran
 I8   after two ticks without faults nothing of ours is left, and the instance is of its own type
 I9   no secret in any line, message, report or stored object
-I10  a chunk that failed by itself starts no GPU
-I11  in the end everything is done that can be: nothing that never failed by itself waits for ever
+I10  a chunk that failed by itself starts no GPU before its longest wait, and then once for each attempt
+I11  in the end everything is done or quarantined: no chunk waits for ever
 E    no error of our own making: what a tick raises is one of ours, and no mistake is logged
 
 What our words promise of times, `promises` holds: P1 to P4.
@@ -25,15 +25,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import outside
+from batchscribe.controller.attempts import list_attempts, read_failures
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.box import InstanceRecord, read
+from batchscribe.core.box import InstanceRecord
 from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
-from batchscribe.core.manifest import Failure, Manifest
+from batchscribe.core.manifest import Manifest, counted
+from batchscribe.core.meter import LONGEST_PENDING
 from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
-from batchscribe.core.runs import LONGEST_PENDING, Run, RunState
+from batchscribe.core.policy import Policy
+from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
@@ -73,6 +76,7 @@ class Checker:
         self.runs: dict[str, Run] = {}
         """Every run of ours as it was saved last, whatever became of the ledger."""
         self.uploaded: list[str] = []
+        self.policy = Policy()
         self.jumps: list[tuple[float, float]] = []
         """(moment, seconds) of the jumps of the host's clock."""
         self.lag = 0.0
@@ -83,8 +87,6 @@ class Checker:
         self.own_type = ""
         self.host_now: Callable[[], datetime] = line.now
         """By the host's clock a claim that was seen is over or not."""
-        self.good: Callable[[str], bool] = lambda _key: True
-        """Whether a worker gets through with a chunk; what one only says is done counts as failed."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -241,21 +243,34 @@ class Checker:
             self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
 
     def _may_start(self, run: Run) -> None:
-        """I10, against the store: something pending that never failed by itself, at its listing."""
+        """I10, against the store: a pending chunk that never failed, or one whose next attempt was due."""
         then = self._line.now() - timedelta(minutes=10)
-        if not any(self._startable(key, then) for key in self.uploaded):
+        if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
 
     def _startable(self, key: str, then: datetime) -> bool:
-        """Whether the chunk was pending and untroubled at some time since `then`."""
+        """True if the chunk was pending and had not failed at some time since `then`."""
         done = self._bucket.modified(transcript_of(key))
-        failed = [self._bucket.modified(each) for each in self._attempts(key)]
+        failed = self._failed(key)
         held = self._bucket.modified(keys.quarantine(key))
         return all(at is None or at > then for at in (done, held, *failed))
 
-    def _attempts(self, key: str) -> list[str]:
-        listed = self._bucket.keys(f"{keys.ATTEMPTS}{keys.digest(key)}/")
-        return [each for each in listed if wire.decode(self._bucket.get(each).data, Failure).kind.counts]
+    def _retry_due(self, key: str) -> bool:
+        """True if the chunk failed, and has waited for its next attempt as long as any chunk may."""
+        if self._closed(key) or not (failed := self._failed(key)):
+            return False
+        lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
+        jumped = timedelta(seconds=sum(abs(seconds) for _at, seconds in self.jumps))
+        return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
+
+    def _failed(self, key: str) -> list[datetime]:
+        """When the bucket received each failure of the chunk's own, compacted or not."""
+        digest = keys.digest(key)
+        stored = list_attempts(self._bucket, digest).stored
+        names = [name for name in stored if keys.chunk_of(name)[0] == digest]
+        failures = read_failures(self._bucket, lambda _listed: names, digest)
+        own = {id(failure) for failure in counted(failures.values())}
+        return [stored[name] for name, failure in failures.items() if id(failure) in own]
 
     def _billed(self, run: Run) -> None:
         """I7. A borrowed machine runs anyway, and one in other hands is not ours to measure."""
@@ -269,6 +284,8 @@ class Checker:
         if run.billed_seconds + jumped + self.lag + 1.0 < truth:
             self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
         most = self._most(run, spans) + jumped
+        if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
+            most = max(most, (run.deadline - run.created).total_seconds())
         if run.billed_seconds > most and run.id not in self._in_doubt:
             text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)
@@ -360,12 +377,8 @@ class Checker:
         return run in self._deadlines
 
     def undone(self) -> list[str]:
-        """I11: chunks that no worker dies of, hangs at or refuses, that never failed, and are not done."""
-        return [
-            key
-            for key in self.uploaded
-            if self.good(key) and not self._closed(key) and not self._attempts(key)
-        ]
+        """I11: chunks that are neither done nor quarantined."""
+        return [key for key in self.uploaded if not self._closed(key)]
 
     def closed(self) -> int:
         """How many chunks are done or quarantined."""
@@ -391,7 +404,7 @@ class Checker:
         if machine.type != self.own_type:
             left.append(f"its type is {machine.type}")
         left += [f"a note {note}" for note in self.ledger().facts(outside.NOTED)]
-        record = read(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
+        record = wire.decode(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
         if record.claim is not None:
             left.append(f"the claim of {record.claim.run}")
         if left:

@@ -1,13 +1,14 @@
 """What our words promise of times, held against the truth wherever nothing stands in the way.
 
-P1   a GPU whose work has ended is asked to stop within two minutes by a live controller
+P1   a GPU whose work has ended is asked to stop within two minutes while the controller's host is up
 P2   without any controller its box switches it off within three
 P3   work that hangs is ended a quarter of an hour after its last sign of life, on a borrowed machine, too
 P4   a live controller looks at the instance that it pays for; and what people are told they are not told
      again within six hours
 
 Each counts from the last moment at which something was wrong that the world did: a failed or slow call, an
-old look, a box without a network. A controller that dies is none of those: then P2 takes over from P1.
+old look, a box without a network, a process that dies. While the controller's host has no power, P2 takes
+over from P1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DEAD_WORKER = 1 * MINUTE
 """On top of both: a worker without a last word is missed at a look at its instance."""
 HUNG = 15 * MINUTE + 4 * MINUTE
 LOOK = 1 * MINUTE
-"""On top of the agreed time between two looks: for the calls between them."""
+"""On top of the time between two polls: for the calls between them."""
 TOLD_AGAIN = 6 * HOUR
 NOT_STOPPED = "batchscribe: a GPU may still be running"
 WORK = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
@@ -43,8 +44,8 @@ class Promises:
 
     def __init__(self, gate: Gate, line: Timeline, machine: Machine, box: Box, waits: Waits) -> None:
         self.ours: Callable[[str], bool] = lambda _run: True
-        self.lives: Callable[[], tuple[bool, bool]] = lambda: (False, False)
-        """Whether the process at work lives, and whether the one beside it does."""
+        self.host_up: Callable[[], bool] = lambda: False
+        """True while the controller's host has power: its timers make passes."""
         self.unwritten: Callable[[], float] = lambda: float("-inf")
         """When the ledger did not take something last."""
         self._gate = gate
@@ -52,15 +53,14 @@ class Promises:
         self._machine = machine
         self._box = box
         self._waits = waits
-        self._pid = 0
         self._wrong_until = 0.0
         self._alone_since = 0.0
+        self._down_until = 0.0
+        """When the controller's host was last without power."""
         self._idle_since: float | None = None
         self._hung_since: float | None = None
-        self._driven: dict[str, tuple[int, float]] = {}
-        """Of each run, the process that wrote it down last, and since when it is at it."""
         self._states: dict[str, RunState] = {}
-        self._looked: dict[int, float] = {}
+        self._looked = 0.0
         self._told: dict[str, float] = {}
         self._jumped = float("-inf")
         self._telling = 0.0
@@ -74,17 +74,15 @@ class Promises:
         self._jumped = self._line.seconds
         self.wrong()
 
-    def enter(self, pid: int) -> None:
-        """Whose writes and looks come from here on."""
-        self._pid = pid
+    def booted(self) -> None:
+        """The controller's host has its power back."""
+        self._down_until = self._line.seconds
 
     def looked(self) -> None:
-        self._looked[self._pid] = self._line.seconds
+        self._looked = self._line.seconds
 
     def saved(self, run: Run) -> None:
         self._states[run.id] = run.state
-        if self._driven.get(run.id, (0, 0.0))[0] != self._pid:
-            self._driven[run.id] = (self._pid, self._line.seconds)
         if run.state is RunState.SETTLED:
             self._told.pop(NOT_STOPPED, None)  # it was seen stopped: the next alarm is another one
             self._handed_back(run)
@@ -96,7 +94,9 @@ class Promises:
             self._gate.violated("I2", f"{run.id} is settled, and its worker works on a borrowed machine")
 
     def ledger_lost(self) -> None:
+        """The next tick lists the store; a pass in between goes by the tags, which may be lost, too."""
         self._told.clear()
+        self.wrong(HOUR)
 
     def telling(self) -> None:
         """A message is on its way: by the host's clock it was due now."""
@@ -118,25 +118,22 @@ class Promises:
 
     def step(self) -> None:
         now = self._line.seconds
-        main, beside = self.lives()
-        if main or beside:
+        up = self.host_up()
+        if up:
             self._alone_since = now
+        else:
+            self._down_until = now
         run = self._machine.holder
         if self._machine.state is not InstanceState.RUNNING or not self.ours(run):
             self._idle_since = self._hung_since = None
             return
         if not self._box.online:
             self.wrong()
-        driven = self._driver(run) if main else None
+        driven = self._down_until if up else None
         self._ended(run, driven, now)
         self._hangs(run, driven, now)
         if driven is not None:
             self._unseen(run, driven, now)
-
-    def _driver(self, run: str) -> float | None:
-        """Since when the process at work is at this run; None where it is not."""
-        pid, since = self._driven.get(run, (0, 0.0))
-        return since if pid == self._pid else None
 
     def _ended(self, run: str, driven: float | None, now: float) -> None:
         """P1 and P2."""
@@ -154,7 +151,8 @@ class Promises:
             late = self._waits.reach  # a box that does not take up what it was given has so long
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
             self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller lives")
-        alone = None if agent is None else max(begun, agent, self._alone_since, self._wrong_until)
+        powers_off = agent is not None and self._box.powers_off
+        alone = max(begun, agent or 0.0, self._alone_since, self._wrong_until) if powers_off else None
         if alone is not None and now - alone > BY_BOX + late:
             self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its box is on")
 
@@ -172,8 +170,6 @@ class Promises:
         """P4, of looks."""
         if self._states.get(run) not in WORK:
             return
-        since = max(
-            driven, self._looked.get(self._pid, 0.0), self._machine.spans[-1].begin, self._wrong_until
-        )
-        if now - since > self._waits.describe + self._waits.poll + LOOK:
+        since = max(driven, self._looked, self._machine.spans[-1].begin, self._wrong_until)
+        if now - since > self._waits.describe + MINUTE + LOOK:
             self._gate.violated("P4", f"nobody looked at {self._machine.id} for {now - since:.0f} s")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim
 from batchscribe.core.manifest import Progress
 from batchscribe.core.messages import Message
@@ -22,12 +20,13 @@ from batchscribe.protocols import Clock, Guard
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.store import MemoryStore
 
-NOBODY = Holder(pid=0, boot="", ticks=0, since=0.0, alive=0.0)
 PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 
 
 class Bucket(MemoryStore):
     """The objects themselves, whoever writes them, and how often each was written."""
+
+    threads = 1
 
     def __init__(self, clock: Clock, *, url: str) -> None:
         super().__init__(clock, url=url)
@@ -170,43 +169,34 @@ class KernelLock:
 
     def __init__(self, doubled: Callable[[str], object]) -> None:
         self.at = 1
-        self.since = 0.0
-        self.now: Callable[[], float] = lambda: 0.0
-        self.process: Callable[[], Holder] = lambda: NOBODY
-        """Who asks for the lock now."""
-        self.lives: Callable[[Holder], float] = lambda holder: holder.alive
-        """When a process showed its last sign of life."""
+        self.process: Callable[[], int] = lambda: 0
+        """The process that asks for the lock now."""
         self._files = 1
-        self._holders: dict[int, Holder] = {}
+        self._holders: dict[int, int] = {}
         self._doubled = doubled
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, patience: float = 0.0) -> Iterator[None]:  # noqa: ARG002  its holder does not move meanwhile
         process = self.process()
         self.take(process)
         try:
             yield
         finally:
-            self.bury(process.pid)
+            self.bury(process)
 
     def holder(self) -> str | None:
-        holder = self._holders.get(self.at)
-        return f"{holder.pid} simulated" if holder else None
+        pid = self._holders.get(self.at)
+        return f"{pid} simulated" if pid else None
 
-    def held_by(self) -> Holder | None:
-        holder = self._holders.get(self.at)
-        return replace(holder, alive=self.lives(holder)) if holder else None
-
-    def take(self, process: Holder) -> None:
+    def take(self, process: int) -> None:
         """The file at the path is now locked for the process. Raises LockHeldError."""
         file = self.open()
         if file in self._holders:
             raise LockHeldError(f"another tick is running ({self.holder()}); nothing was done")
-        others = [str(holder.pid) for holder in self._holders.values()]
+        others = [str(pid) for pid in self._holders.values()]
         self._holders[file] = process
-        self.since = self.now()
         if others:
-            self._doubled(f"processes {process.pid} and {', '.join(others)} hold the lock at once")
+            self._doubled(f"processes {process} and {', '.join(others)} hold the lock at once")
 
     def open(self) -> int:
         """The file at the path: made where there is none."""
@@ -221,4 +211,4 @@ class KernelLock:
 
     def bury(self, pid: int) -> None:
         """The process let go of it, or is gone and the kernel freed what it held."""
-        self._holders = {file: holder for file, holder in self._holders.items() if holder.pid != pid}
+        self._holders = {file: holder for file, holder in self._holders.items() if holder != pid}

@@ -10,10 +10,9 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.launch_boot import BootLauncher, LaunchEither
+from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.watchdog import Watchdog
 from batchscribe.core import keys, report
 from batchscribe.core.box import InstanceRecord
 from batchscribe.core.instances import Instance
@@ -26,13 +25,13 @@ from batchscribe.core.transcripts import SessionTranscript
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.simulation.box import Boot, Box
 from batchscribe.testing.simulation.cloud import Cloud, CloudApi, Machine, Start
-from batchscribe.testing.simulation.faults import LONGEST_LAG, SECRET, Trouble
+from batchscribe.testing.simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.invariants import Checker
 from batchscribe.testing.simulation.launcher import OverSsh
 from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
-from batchscribe.testing.simulation.process import HostProcesses, Slot
+from batchscribe.testing.simulation.process import Slot
 from batchscribe.testing.simulation.promises import Promises
 from batchscribe.testing.simulation.seams import (
     SENDING,
@@ -66,9 +65,10 @@ class Stage:
         self.line = Timeline()
         self.trace = Trace(self.line)
         self.host = HostTime()
+        self.host_up = True
         self.main = self._slot()
         self.beside = self._slot()
-        """Where the watchdog runs while a tick is at work."""
+        """Where the watchdog's passes run while a tick waits."""
         self.at_work = self.main
         self.gate = self.main.gate
         self.pays_twice = False
@@ -130,7 +130,6 @@ class Stage:
 
     def _enter(self, slot: Slot) -> None:
         self.checker.enter(slot.pid)
-        self.promises.enter(slot.pid)
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL: the kernel frees what it held, and its next step is none."""
@@ -140,6 +139,7 @@ class Stage:
         self.lock.bury(slot.pid)
 
     def power_off(self) -> None:
+        self.host_up = False
         for slot in (self.main, self.beside):
             if slot.running:
                 slot.gate.kill()
@@ -147,13 +147,8 @@ class Stage:
     def boot(self) -> None:
         """The host has its power back."""
         self.host.booted = self.line.seconds
-
-    def watchdog(self, slot: Slot) -> Watchdog:
-        """The production's watchdog as a process in that slot; what it ends runs in the other one."""
-        return Watchdog(slot.world, self.terms, self.lock, HostProcesses(self.main, self._killed))
-
-    def _killed(self, _pid: int) -> None:
-        self.kill(self.main)
+        self.host_up = True
+        self.promises.booted()
 
     def _give_way(self, slot: Slot) -> None:
         self.at_work = slot
@@ -193,6 +188,8 @@ class Stage:
         for slot in (self.main, self.beside):
             slot.gate.check = self._check
             slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
+            slot.gate.limit = HANG_SECONDS
+            slot.gate.died = self.promises.wrong
             slot.clock.pause = partial(self._sleep, slot.gate)
         self.cloud.on_change = self.trace.add
         self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
@@ -205,16 +202,14 @@ class Stage:
         self.checker.secrets = (SECRET,)
         self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
         self.checker.own_type = TYPE
+        self.checker.policy = self.policy
         self.checker.host_now = lambda: self.line.now() + self.host.offset
-        self.checker.good = lambda key: self.uploads.kinds[key] in {Kind.GOOD, Kind.FORGOTTEN}
         self.bucket.on_write = self.checker.written
         self.trouble.wrong = self.promises.wrong
         self.promises.ours = self.checker.ours
         self.promises.unwritten = lambda: self.trouble.unwritten
-        self.promises.lives = lambda: (self.main.lives, self.beside.lives)
-        self.lock.now = self.line.monotonic
-        self.lock.process = lambda: self.at_work.holder
-        self.lock.lives = lambda _holder: self.main.clock.looked
+        self.promises.host_up = lambda: self.host_up
+        self.lock.process = lambda: self.at_work.pid
 
     def _check(self) -> None:
         self.checker.step()
@@ -250,6 +245,7 @@ class Stage:
     def _sleep(self, gate: Gate, seconds: float) -> None:
         gate.point("sleep", f"{seconds:g}")
         self.line.advance(seconds)
+        gate.keep_alive()
         gate.point("awake")
 
     def _start(self) -> Start:
@@ -331,13 +327,13 @@ class Stage:
             output=store,
             home=store,
             compute=compute,
-            launcher=LaunchEither(
-                store, boot=BootLauncher(store, store), other=OverSsh(self.box, gate, __version__)
-            ),
+            launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,
             ledger=self.ledger,
             shield=clock,
+            keep_alive=gate.keep_alive,
+            elsewhere=lambda world, _run: world,
             view=ears,
             scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
             preflight=lambda: gate.point("preflight"),

@@ -34,6 +34,9 @@ class Timeline:
     def monotonic(self) -> float:
         return self.seconds
 
+    def boot(self) -> str:
+        return "simulated"
+
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)
 
@@ -74,24 +77,19 @@ class HostClock(Shielded):
     def __init__(self, line: Timeline, host: HostTime) -> None:
         super().__init__()
         self.host = host
-        self.looked = 0.0
-        """When the process looked at it last, by its uptime: a sign of life."""
         self.pause: Callable[[float], None] = line.advance
         """How a sleep passes; a simulated process puts its crash points around it."""
         self._line = line
 
     def now(self) -> datetime:
-        self.looked = self.uptime
         return self._line.now() + self.host.offset
 
     def monotonic(self) -> float:
-        self.looked = self.uptime
-        return self.looked
-
-    @property
-    def uptime(self) -> float:
-        """Seconds since the host's boot; to read it is no sign of life."""
+        """Seconds since the host's boot."""
         return self._line.seconds - self.host.booted
+
+    def boot(self) -> str:
+        return f"boot at {self.host.booted}"
 
     def sleep(self, seconds: float) -> None:
         self.check()
@@ -104,4 +102,3 @@ class HostClock(Shielded):
     def begin(self) -> None:
         """A new process: no signal was sent to it yet, and it shields nothing."""
         self.signal, self._shields = None, 0
-        self.looked = self.uptime

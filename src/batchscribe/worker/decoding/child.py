@@ -11,63 +11,57 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from typing import IO
 
 import av
-from av.audio.codeccontext import AudioCodecContext
-from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Stream
 
+from batchscribe.worker.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
 from batchscribe.worker.decoding.ends import cut_off, mp3_cut_off
 from batchscribe.worker.decoding.frames import (
     AUDIO,
     END,
     ERROR,
+    FINAL,
     HEADER,
     HELLO,
+    SAMPLE_RATE,
     SPLIT_CHANNELS,
     START,
-    channels_sent,
 )
 from batchscribe.worker.decoding.holes import Holes
-from batchscribe.worker.decoding.parts import find_parts, open_part
-from batchscribe.worker.decoding.progress import (
-    SAMPLE_RATE,
-    SLACK_SECONDS,
-    Progress,
+from batchscribe.worker.decoding.parts import Part, find_parts, open_part
+from batchscribe.worker.decoding.progress import Progress, TooLongError, check_part, conclude, too_long
+from batchscribe.worker.decoding.resampling import Resampler
+from batchscribe.worker.decoding.scale import guess_unit
+from batchscribe.worker.decoding.tracks import (
     RefusedError,
-    TooLongError,
-    check_part,
-    conclude,
-    too_long,
+    check_shape,
+    check_stream,
+    decodable,
+    group_tracks,
+    of_several_languages,
 )
 
 MEMORY_BYTES = 2 * 1024**3
 OPEN_FILES = 64
-CONTAINERS = "matroska,webm,ogg,wav,flac,mp3,mov,mp4,m4a,aac,avi"
-CODECS = frozenset({"aac", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"})
-CODEC_FAMILIES = ("pcm_", "adpcm_")
-SAMPLE_RATES = range(8_000, 192_001)
-MAX_CHANNELS = 8
+CONTAINERS = "matroska,webm,ogg,wav,w64,flac,mp3,mov,mp4,m4a,aac,avi,aiff,caf,amr,asf,au,voc,wv,ac3,eac3"
 MAX_BAD_PACKETS = 10_000
-EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi"})
-"""Containers that state their length, rather than having it guessed from the bit rate."""
 TIMED = frozenset({"matroska", "mov", "ogg"})
 """Containers whose time stamps say where in its recording a piece belongs."""
 NUMBERED = TIMED | {"flac"}
 """Containers whose time stamps are written down, and not counted by whoever reads them."""
-
-
-GATHERED_SAMPLES = 9600
-"""So many of the file's own rate are resampled at once: a call costs more than 20 ms of sound."""
+SLACK_SECONDS = 0.25
+"""What priming, padding and rounding may take from the stated length without anything being lost."""
 
 
 @dataclass(frozen=True)
@@ -78,106 +72,40 @@ class Order:
     split: bool
 
 
-class Resampler:
-    """To 16 kHz float32 of one channel or two, whatever arrives; a stream may change its shape on the way.
+@dataclass
+class Track:
+    """One track of the file while it is decoded: frames, and in between the seconds of holes to be filled."""
 
-    More channels than are wanted are mixed, not left out: the voice may be in the middle one.
-    """
+    container: InputContainer
+    stream: AudioStream
+    sound: Iterator[AudioFrame | float]
+    first: AudioFrame
 
-    def __init__(self, channels: int) -> None:
-        self._layout = {1: "mono", SPLIT_CHANNELS: "stereo"}[channels]
-        self._shape: tuple[object, ...] = ()
-        self._inner: AudioResampler | None = None
-        self._gathered = AudioFifo()
+    @property
+    def language(self) -> str:
+        return self.stream.language or ""
 
-    def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
-        """Raises RefusedError for a shape that is not decoded."""
-        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if shape != self._shape:
-            check_shape(frame.sample_rate, frame.layout.nb_channels)
-            yield from self.flush()
-            self._shape = shape
-            self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
-        # Samples are counted here: `Holes` has looked at the time stamps.
-        frame.pts = None
-        self._gathered.write(frame)
-        if self._gathered.samples >= GATHERED_SAMPLES:
-            yield from self._resampled()
-
-    def flush(self) -> Iterator[AudioFrame]:
-        if self._inner is not None:
-            yield from self._resampled()
-            yield from self._inner.resample(None)
-        self._inner, self._shape, self._gathered = None, (), AudioFifo()
-
-    def _resampled(self) -> list[AudioFrame]:
-        gathered = self._gathered.read()
-        return self._inner.resample(gathered) if self._inner and gathered else []
+    @property
+    def starts(self) -> float:
+        """When its sound begins, by the file's clock. What the container states of that is about packets, of
+        which a codec leaves out the first part, or damage all of them.
+        """
+        return self.first.time or 0.0 if TIMED & names(self.container) else 0.0
 
 
-def check_shape(rate: int, channels: int) -> None:
-    """Raises RefusedError for a sampling rate or a number of channels that no recorder writes."""
-    if rate not in SAMPLE_RATES:
-        raise RefusedError(f"a sampling rate of {rate} Hz: 8 to 192 kHz can be decoded")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise RefusedError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded")
-
-
-def audio_stream(container: InputContainer) -> AudioStream:
-    """The first audio stream, checked. Raises RefusedError."""
-    if not container.streams.audio:
-        raise RefusedError("no audio in it")
-    stream = container.streams.audio[0]
-    codec: AudioCodecContext | None = stream.codec_context
-    if codec is None:
-        raise RefusedError("audio coded in a way that is not known here")
-    name = codec.codec.canonical_name
-    if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
-        raise RefusedError(f"audio coded as {name}, which is not decoded here")
-    if codec.sample_rate:
-        check_shape(codec.sample_rate, codec.channels)
-    codec.thread_count = 1
-    return stream
-
-
-def names(container: InputContainer) -> frozenset[str]:
-    """Of its format: it may have several."""
-    return frozenset(container.format.name.split(","))
-
-
-def stated_seconds(container: InputContainer, stream: AudioStream) -> float | None:
-    """The length that the container states for the audio; None where it states none."""
-    if not EXACT & names(container):
-        return None
-    if stream.duration and stream.time_base:
-        # Of a fragment FFmpeg states where its recording stands when it ends.
-        return float((stream.duration - max(0, stream.start_time or 0)) * stream.time_base)
-    if container.duration and len(container.streams) == 1:
-        return float(container.duration / av.time_base)
-    return None
-
-
-def beginning(container: InputContainer, stream: AudioStream, first: AudioFrame) -> dict[str, object]:
-    """How the sound begins, by its first frame: what the container says of its start is about packets, of
-    which a codec leaves out the first part, or damage all of them.
-    """
-    timed = TIMED & names(container)
-    return {
-        "position": first.time if timed else None,
-        "rate": first.sample_rate,
-        "channels": first.layout.nb_channels,
-        "codec": stream.codec_context.codec.canonical_name,
-    }
-
-
-def frames(container: InputContainer, stream: AudioStream, progress: Progress) -> Iterator[AudioFrame]:
+def frames(
+    container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
+) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
-    last: Packet[AudioStream] | None = None
+    last: Packet[Stream] | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in container.demux(stream, *(clock.pictures if clock else ())):
+            if clock is not None and packet.stream.index != stream.index:
+                clock.note(packet)
+                continue
             last = packet if packet.size else last
             try:
-                decoded = packet.decode()
+                decoded = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
             except FFmpegError:
                 progress.count_bad()
                 if progress.bad > MAX_BAD_PACKETS:
@@ -192,19 +120,27 @@ def frames(container: InputContainer, stream: AudioStream, progress: Progress) -
     )
 
 
+def open_file(file: IO[bytes]) -> InputContainer:
+    """Opens it with the allow-lists."""
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+    return av.open(file, "r", container_options=options, metadata_errors="replace")
+
+
 def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
     """Sends how it begins, the pieces of all its recordings, and how it ended.
 
     Raises RefusedError, FFmpegError.
     """
     progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
-    refused: list[RefusedError | FFmpegError] = []
-    parts = find_parts(file)
+    parts, refused = find_parts(file), list[RefusedError | FFmpegError]()
+    ended: dict[str, object] = {"span": None, "tracks_missing": False}
     for part in parts:
         progress.begin_part()
         try:
-            with open_part(file.fileno(), part) as opened:
-                decode_part(opened, order, progress, out)
+            found = decode_part(file.fileno(), part, order, progress, out)
+            ended["tracks_missing"] = ended["tracks_missing"] or found["tracks_missing"]
+            # By the clock of one recording: of several, the sound of each follows that of the one before.
+            ended["span"] = found["span"] if len(parts) == 1 else None
         except TooLongError:
             raise
         except (RefusedError, FFmpegError) as error:
@@ -213,64 +149,138 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
     if len(refused) == len(parts):
         raise refused[0]
     progress.damaged |= bool(refused)
-    out(END, json.dumps(conclude(progress)).encode())
+    out(END, json.dumps(conclude(progress) | ended).encode())
 
 
 def decode_part(
-    file: IO[bytes], order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
-) -> None:
+    descriptor: int, part: Part, order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
+) -> dict[str, object]:
     """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
-    progress.damaged |= cut_off(file)
-    file.seek(0)
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
-    with av.open(file, "r", container_options=options, metadata_errors="replace") as container:
-        stream = audio_stream(container)
-        stated = stated_seconds(container, stream)
-        if stated is not None and stated > (order.max_samples - progress.samples) / SAMPLE_RATE:
-            raise TooLongError(too_long(order.max_samples))
-        sound = whole(container, frames(container, stream, progress), progress, stated)
+    with ExitStack() as opened:
+
+        def reopen() -> InputContainer:
+            file = opened.enter_context(open_part(descriptor, part))
+            return opened.enter_context(open_file(file))
+
+        progress.damaged |= cut_off(opened.enter_context(open_part(descriptor, part)))
+        container = reopen()
+        clock = FileClock(container)
+        places, left_out = decodable(container)
+        tracks = list(begin_tracks(container, places, clock, progress, reopen))
+        begins = min((track.starts for track in tracks), default=0.0)
+        if tracks and not progress.begun:
+            progress.begun = True
+            opening = beginning(tracks, begins - min(begins, clock.begins), order, progress)
+            opening["unit"] = max(guess_unit(track.stream, reopen) for track in tracks)
+            out(START, json.dumps(opening).encode())
+        if tracks:
+            send(tracks, begins, order, progress)
+        check_part(progress)
+        return {"span": clock.span(begins, progress.part_seconds), "tracks_missing": left_out}
+
+
+def begin_tracks(
+    container: InputContainer,
+    places: Sequence[int],
+    clock: FileClock,
+    progress: Progress,
+    reopen: Callable[[], InputContainer],
+) -> Iterator[Track]:
+    """Each track that has a sound, up to its first frame; the pictures pass by with the first track."""
+    for place in places:
+        opened = container if place == places[0] else reopen()
+        stream = opened.streams.audio[place]
+        check_stream(stream)
+        stated = stated_length(opened, stream)
+        if stated is not None and stated.least > progress.seconds_left:
+            raise TooLongError(too_long(progress.max_samples))
+        decoded = frames(opened, stream, clock if opened is container else None, progress)
+        sound = whole(opened, decoded, progress, stated)
         first = next(sound, None)
         if isinstance(first, AudioFrame):
             check_shape(first.sample_rate, first.layout.nb_channels)
-            if not progress.begun:
-                progress.begun = True
-                out(START, json.dumps(beginning(container, stream, first)).encode())
-                progress.channels = channels_sent(first.layout.nb_channels, split=order.split)
-            resample(chain([first], sound), progress)
-    check_part(progress, stated)
+            yield Track(opened, stream, chain([first], sound), first)
+
+
+def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Progress) -> dict[str, object]:
+    """What START says, see `audio.Beginning`; `lead` is how long the pictures run before the first sound."""
+    first = tracks[0]
+    languages = [track.language for track in tracks]
+    if len(tracks) > 1:
+        progress.channels = len(group_tracks(languages, split=order.split))
+    elif order.split:
+        progress.channels = min(SPLIT_CHANNELS, first.first.layout.nb_channels)
+    if not NEAR < lead <= progress.max_samples / SAMPLE_RATE:
+        progress.damaged |= lead > NEAR
+        lead = 0.0
+    return {
+        "position": min(track.starts for track in tracks) if TIMED & names(first.container) else None,
+        "lead": lead,
+        "rate": first.first.sample_rate,
+        "channels": sum(track.first.layout.nb_channels for track in tracks),
+        "sent": progress.channels,
+        "apart": not order.split and of_several_languages(languages),
+        "codec": first.stream.codec_context.codec.canonical_name,
+    }
+
+
+def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progress) -> None:
+    """Sends the sound of one track, or the mix of several."""
+    if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
+        resample(tracks[0].sound, progress)
+        return
+    from batchscribe.worker.decoding.mixing import mix_tracks, samples_of  # noqa: PLC0415 - see resampling
+
+    groups = group_tracks([track.language for track in tracks], split=order.split)
+    if len(groups) != progress.channels:
+        # The recording before it had other tracks.
+        groups = [[*range(len(tracks))]] * progress.channels
+    sounds = [samples_of(resampled(track.sound, 1, progress), track.starts - begins) for track in tracks]
+    for block in mix_tracks(sounds, groups):
+        progress.add(len(block), block.tobytes())
 
 
 def whole(
-    container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: float | None
+    container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: Stated | None
 ) -> Iterator[AudioFrame | float]:
     """Frames, and in between the seconds of holes to be filled."""
-    if not NUMBERED & names(container):
-        yield from decoded
-        return
-    limit = progress.max_samples / SAMPLE_RATE
-    holes = Holes(min(limit, limit if stated is None else stated + SLACK_SECONDS))
-    for frame in decoded:
-        yield from holes.push(frame)
-    yield from holes.flush()
-    progress.damaged |= holes.found
+    holes: Holes | None = None
+    if NUMBERED & names(container):
+        limit = progress.max_samples / SAMPLE_RATE
+        holes = Holes(min(limit, limit if stated is None else stated.most + SLACK_SECONDS))
+    seconds = 0.0
+    for part in holes.fill(decoded) if holes else decoded:
+        yield part
+        seconds += part.samples / part.sample_rate if isinstance(part, AudioFrame) else part
+    short = stated is not None and seconds < stated.least - SLACK_SECONDS
+    progress.damaged |= short or bool(holes and holes.found)
 
 
-def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
-    """Adds frames and holes to what is sent."""
-    resampler = Resampler(progress.channels)
+def resampled(
+    sound: Iterable[AudioFrame | float], channels: int, progress: Progress
+) -> Iterator[AudioFrame | int]:
+    """Frames of 16 kHz, and in between the samples of holes."""
+    resampler = Resampler(channels)
     for part in sound:
         if isinstance(part, AudioFrame):
             try:
-                progress.add_all(resampler.push(part))
-            except TooLongError:
-                raise
+                yield from resampler.push(part)
             except RefusedError:
                 # No recorder changes to such a shape: a damaged packet does.
                 progress.count_bad()
         else:
-            progress.add_all(resampler.flush())
-            progress.add_silence(round(part * SAMPLE_RATE))
-    progress.add_all(resampler.flush())
+            yield from resampler.flush()
+            yield round(part * SAMPLE_RATE)
+    yield from resampler.flush()
+
+
+def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
+    """Adds frames and holes to what is sent."""
+    for part in resampled(sound, progress.channels, progress):
+        if isinstance(part, AudioFrame):
+            progress.add_frame(part)
+        else:
+            progress.add_silence(part)
 
 
 def limit(cpu_seconds: float) -> None:
@@ -297,7 +307,7 @@ def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
         with os.fdopen(os.dup(fd), "rb") as file:
             decode(file, order, out)
     except RefusedError as error:
-        out(ERROR, str(error).encode())
+        out(FINAL if error.final else ERROR, str(error).encode())
     except MemoryError:
         out(ERROR, b"needs more memory than decoding is given")
     except BrokenPipeError:
@@ -306,7 +316,7 @@ def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
         out(ERROR, b"it ends before any sound: empty, or only a header")
     except av.error.ArgumentError:
         # What FFmpeg answers for a format that is not on the list.
-        out(ERROR, b"not in a format that is decoded here")
+        out(FINAL, b"not in a format that is decoded here")
     except FFmpegError as error:
         out(ERROR, f"not readable as audio: {error.strerror}".encode())
     except Exception as error:  # noqa: BLE001 - whatever hostile bytes provoke is an answer, not a crash

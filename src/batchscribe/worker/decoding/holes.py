@@ -36,6 +36,12 @@ class Holes:
     _jump: float = 0.0
     _held: list[AudioFrame] = field(default_factory=list)
 
+    def fill(self, frames: Iterable[AudioFrame]) -> Iterator[AudioFrame | float]:
+        """All frames, and in between the lengths of holes."""
+        for frame in frames:
+            yield from self.push(frame)
+        yield from self.flush()
+
     def push(self, frame: AudioFrame) -> Iterable[AudioFrame | float]:
         begins = self._ends if frame.time is None else frame.time
         if self._begins is None:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from av.audio.frame import AudioFrame
 
-from batchscribe.worker.decoding.frames import BYTES_PER_SAMPLE, PIECE_SAMPLES
+from batchscribe.worker.decoding.frames import BYTES_PER_SAMPLE, PIECE_SAMPLES, SAMPLE_RATE
+from batchscribe.worker.decoding.tracks import RefusedError
 
-SAMPLE_RATE = 16_000
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
-SLACK_SECONDS = 0.25
-"""What priming, padding and rounding may take from the stated length without anything being lost."""
 INTACT_SECONDS = 1.0
 """So long a beginning without damage is sound, however much behind it is broken."""
-
 LOUDEST = 2.0**31
 """No sound, whatever unit its writer had in mind; the squares of larger numbers are soon not finite."""
 SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
 """Highest bytes of float32: sign and most of the exponent of what is less than LOUDEST."""
 
 
-class RefusedError(Exception):
-    """This input is not decoded; the text is one line for a person."""
-
-
 class TooLongError(RefusedError):
     """There is more sound than the order allows, in all parts together."""
+
+
+def too_long(max_samples: int) -> str:
+    return f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio"
 
 
 @dataclass
@@ -56,6 +53,11 @@ class Progress:
     def part_seconds(self) -> float:
         return (self.samples - self.part) / SAMPLE_RATE
 
+    @property
+    def seconds_left(self) -> float:
+        """So much sound may still come."""
+        return (self.max_samples - self.samples) / SAMPLE_RATE
+
     def begin_part(self) -> None:
         self.part, self.good, self.bad, self.unbroken = self.samples, 0, 0, None
 
@@ -64,19 +66,19 @@ class Progress:
         self.bad += 1
         self.unbroken = self.samples if self.unbroken is None else self.unbroken
 
-    def add_all(self, resampled: Iterable[AudioFrame]) -> None:
-        """Counts and sends resampled frames. Raises RefusedError beyond the limit."""
-        for frame in resampled:
-            size = frame.samples * BYTES_PER_SAMPLE * self.channels
-            self._add(frame.samples, memoryview(frame.planes[0])[:size])
+    def add_frame(self, frame: AudioFrame) -> None:
+        """Counts and sends a resampled frame. Raises TooLongError beyond the limit."""
+        size = frame.samples * BYTES_PER_SAMPLE * self.channels
+        self.add(frame.samples, memoryview(frame.planes[0])[:size])
 
     def add_silence(self, samples: int) -> None:
         """The same for a hole."""
         for begin in range(0, samples, PIECE_SAMPLES):
             some = min(PIECE_SAMPLES, samples - begin)
-            self._add(some, bytes(some * BYTES_PER_SAMPLE * self.channels))
+            self.add(some, bytes(some * BYTES_PER_SAMPLE * self.channels))
 
-    def _add(self, samples: int, data: bytes | memoryview) -> None:
+    def add(self, samples: int, data: bytes | memoryview) -> None:
+        """Counts and sends samples. Raises TooLongError beyond the limit."""
         self.samples += samples
         if self.samples > self.max_samples:
             raise TooLongError(too_long(self.max_samples))
@@ -105,23 +107,18 @@ class Progress:
         return samples.tobytes()
 
 
-def too_long(max_samples: int) -> str:
-    return f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio"
-
-
-def check_part(progress: Progress, stated: float | None) -> None:
+def check_part(progress: Progress) -> None:
     """Notes damage of a part. Raises RefusedError if nothing in it is sound."""
     if progress.samples == progress.part:
         raise RefusedError("no sound could be decoded from it")
     unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
     if progress.bad > progress.good and unbroken < INTACT_SECONDS * SAMPLE_RATE:
         raise RefusedError("too damaged: more of it is broken than sound")
-    short = stated is not None and progress.part_seconds < stated - SLACK_SECONDS
-    progress.damaged |= bool(progress.bad) or short
+    progress.damaged |= bool(progress.bad)
 
 
 def conclude(progress: Progress) -> dict[str, object]:
-    """Length in seconds, and whether some of it is lost. Raises RefusedError where nothing is sound."""
+    """Length in seconds, and whether some of it is lost. Raises RefusedError if most of it is no sound."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedError("too damaged: most of its samples are not numbers")

@@ -88,6 +88,12 @@ class Recordings:
         return None
 
 
+def may_lack_header(key: str) -> bool:
+    """True if the chunk that it goes on from may still come: what cannot be decoded now may be then."""
+    name = audio_name(key)
+    return name is not None and name.number is not None and name.type == "webm"
+
+
 def _ended(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
     """With the truth about its end: what is cut through is lost, unless the next chunk goes on with it."""
     if found.seen is None or not found.seen.cut_through:

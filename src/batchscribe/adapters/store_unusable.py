@@ -1,0 +1,35 @@
+"""A store that cannot be opened: every use of it raises why, so that what needs no store still works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.errors import MisconfiguredError
+
+
+class UnusableStore:
+    """A protocols.Store of which only the URL is known."""
+
+    def __init__(self, url: str, error: MisconfiguredError) -> None:
+        self.url = url
+        self._error = error
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:  # noqa: ARG002  the protocol's
+        self._refuse()
+
+    def get(self, key: str) -> Blob:  # noqa: ARG002  the protocol's signature
+        self._refuse()
+
+    def create(self, key: str, data: bytes) -> bool:  # noqa: ARG002  the protocol's signature
+        self._refuse()
+
+    def replace(self, key: str, data: bytes) -> None:  # noqa: ARG002  the protocol's signature
+        self._refuse()
+
+    def delete(self, key: str) -> None:  # noqa: ARG002  the protocol's signature
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise MisconfiguredError(str(self._error))

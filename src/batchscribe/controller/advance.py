@@ -1,0 +1,267 @@
+"""Advances open runs: each by the steps that need no waiting, and each by itself.
+
+A run is a persisted state machine. A process that dies in here only pauses it: the next pass continues from
+what is true. An error of one run never keeps another from being stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from batchscribe.controller.alerts import alert
+from batchscribe.controller.context import Terms, World, is_late, log, moment, save_best_effort
+from batchscribe.controller.dispatch import dispatch
+from batchscribe.controller.follow import follow
+from batchscribe.controller.retreat import world_of
+from batchscribe.controller.settle import settle
+from batchscribe.controller.steps import arm, await_running, provision
+from batchscribe.controller.teardown import begin_teardown, teardown
+from batchscribe.core.messages import Level
+from batchscribe.core.policy import INTENT_LASTS
+from batchscribe.core.runs import Outcome, Run, RunState, Step, next_step
+from batchscribe.errors import (
+    BatchscribeError,
+    CredentialsError,
+    InterruptedRunError,
+    NotStoppedError,
+    TransientError,
+)
+
+ACTS = {
+    Step.ARM: arm,
+    Step.PROVISION: provision,
+    Step.AWAIT_RUNNING: await_running,
+    Step.DISPATCH: dispatch,
+    Step.FOLLOW: follow,
+}
+FAILED = {
+    Step.ARM: Outcome.START_FAILED,
+    Step.PROVISION: Outcome.START_FAILED,
+    Step.AWAIT_RUNNING: Outcome.START_FAILED,
+    Step.DISPATCH: Outcome.LAUNCH_FAILED,
+    Step.FOLLOW: Outcome.WORKER_FAILED,
+}
+HOPELESS = {
+    Step.ARM: Outcome.ABANDONED,
+    Step.PROVISION: Outcome.ABANDONED,
+    Step.AWAIT_RUNNING: Outcome.THROTTLED,
+}
+"""Outcome of a run whose transient errors on the way to an instance do not pass."""
+UNREACHABLE = "unreachable/"
+"""Facts of the ledger: since when the steps of a run fail."""
+
+
+@dataclass(slots=True)
+class Passed:
+    """What one or more passes came to."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    """Runs that were open at one of the passes, as they stand now, by id."""
+    errors: list[BatchscribeError] = field(default_factory=list)
+    """What went wrong with the work of a run, and led to its release."""
+    stuck: dict[str, BatchscribeError] = field(default_factory=dict)
+    """Why a run is still open that another pass of this process would not close, by id."""
+
+    @property
+    def all_errors(self) -> tuple[BatchscribeError, ...]:
+        return (*self.errors, *self.stuck.values())
+
+
+def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = True) -> None:
+    """Advances every open run. Without `start`, one that has not asked for its start is only closed in time."""
+    for recorded in world.ledger.open_runs():
+        known = passed.runs.get(recorded.id, recorded)
+        # A ledger that cannot be written may be behind what this process has done.
+        run = known if known.ending and not recorded.ending else recorded
+        if start or run.started or run.ending or _expiry(world, run):
+            advance(world, terms, run, passed)
+
+
+def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
+    """Steps a run on until a step has to wait. Raises InterruptedRunError alone."""
+    passed.stuck.pop(run.id, None)
+    passed.runs[run.id] = run
+    try:
+        here = world_of(world, terms, run)
+        with here.run_log(run):
+            _advance(here, terms, run, passed)
+    except InterruptedRunError:
+        raise
+    except BatchscribeError as error:
+        log.warning("run stays open", run=run.id, error=str(error))
+        passed.stuck[run.id] = error
+    except Exception as error:  # noqa: BLE001  a mistake of ours in one run must not keep another running
+        log.exception("internal error", run=run.id)
+        passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
+
+
+def _advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
+    while (step := next_step(run)) is not None:
+        world.keep_alive()
+        before = run.state
+        run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
+        if run.state is before:
+            return
+
+
+def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) -> Run:
+    if expired := _expiry(world, run):
+        # A ledger that cannot be written is no reason to go on.
+        return save_best_effort(world, run.releasing(*expired), "reclaimed")
+    if step is Step.RELEASE:
+        return _tear_down(world, terms, run)
+    if step is Step.SETTLE:
+        return settle(world, terms, run, passed.errors)
+    return _attempt(world, terms, run, step, passed.errors)
+
+
+def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
+    """Why a run must not go on, whatever its next step; None if it may."""
+    now = world.clock.now()
+    if run.ending or not run.open:
+        return None
+    if not run.started and now - run.created >= INTENT_LASTS:
+        return Outcome.ABANDONED, "no start was asked for in time: what it was decided on is out of date"
+    if now < run.deadline:
+        return None
+    hours = (run.deadline - run.created).total_seconds() / 3600
+    outcome = Outcome.TIMED_OUT if run.started else Outcome.ABANDONED
+    return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
+
+
+def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+    """A step that may fail: transient errors are waited out, any other leads to the release."""
+    try:
+        run = ACTS[step](world, terms, run)
+        _reached(world, run)
+        return run
+    except InterruptedRunError:
+        raise
+    except TransientError as error:
+        log.warning("will be retried", run=run.id, step=step.value, error=str(error))
+        if not _is_hopeless(world, terms, run, step):
+            return _alert_if_unreachable(world, terms, _latest(world, run), error)
+        return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
+    except BatchscribeError as error:
+        if step is Step.FOLLOW and _is_bearable(world, terms, run):
+            log.warning("will be retried", run=run.id, step=step.value, error=str(error))
+            return _latest(world, run)
+        refused = isinstance(error, CredentialsError)
+        return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
+    except Exception as error:  # noqa: BLE001  whatever broke, a GPU that may run is released
+        log.exception("internal error", run=run.id, step=step.value)
+        wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
+        return _give_up(world, run, FAILED[step], wrapped, errors)
+
+
+def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
+    """True if transient errors have lasted too long. Live work is left to its deadline."""
+    now = moment(world)
+    match step:
+        case Step.AWAIT_RUNNING:
+            return is_late(run.meter.start_requested, now, terms.waits.up)
+        case Step.DISPATCH:
+            return is_late(run.reaching_since, now, terms.waits.reach)
+        case _:
+            return False
+
+
+def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
+    """True if live work may go on although it cannot be followed: credentials come and go for minutes."""
+    last = run.meter.running_until
+    return last is not None and moment(world).is_within(timedelta(seconds=terms.waits.blind), of=last)
+
+
+def _reached(world: World, run: Run) -> None:
+    key = f"{UNREACHABLE}{run.id}"
+    if world.ledger.get(key) is not None:
+        world.ledger.put(key, None)
+
+
+def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
+    """Alerts if a paid run cannot be followed for long: it goes on until its deadline."""
+    if not run.started:
+        return run
+    key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
+    since = world.ledger.get(key)
+    if since is None or float(since) > now:  # uptime begins again with each boot
+        world.ledger.put(key, str(now))
+    elif now - float(since) >= terms.waits.unreachable:
+        text = f"run {run.id} cannot be followed for {(now - float(since)) / 60:.0f} min: {error}"
+        alert(world, f"unreachable/{run.id}", "batchscribe: a run cannot be followed", text)
+    return run
+
+
+def _give_up(
+    world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
+) -> Run:
+    """The run on its way out, from its last record: a step may have recorded more than it returned."""
+    errors.append(error)
+    log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
+    return save_best_effort(world, _latest(world, run).releasing(outcome, str(error)), "giving up")
+
+
+def _latest(world: World, run: Run) -> Run:
+    """The run as it was recorded last: a step that failed may have got further than it returned."""
+    try:
+        return world.ledger.run(run.id) or run
+    except BatchscribeError:
+        return run
+
+
+def _tear_down(world: World, terms: Terms, run: Run) -> Run:
+    """One poll on the way out. Raises NotStoppedError if the instance is not observed stopped in time."""
+    if run.stop_requested is None:
+        run = begin_teardown(world, run)
+    trouble = ""
+    try:
+        run = teardown(world, terms, run)
+    except InterruptedRunError:
+        raise
+    except BatchscribeError as error:
+        log.warning("teardown will be retried", run=run.id, error=str(error))
+        run, trouble = _further(world, run), str(error)
+    except Exception as error:  # noqa: BLE001  whatever broke, the stop is asked for again
+        log.exception("internal error during teardown", run=run.id)
+        run, trouble = _further(world, run), f"internal error {type(error).__name__}"
+    if run.state is RunState.RELEASING and is_late(run.stop_requested, moment(world), terms.waits.stop):
+        raise _not_stopped(world, terms, run, trouble)
+    return run
+
+
+def _further(world: World, run: Run) -> Run:
+    """The run with what a poll recorded before the step failed, if the ledger has kept up at all."""
+    latest = _latest(world, run)
+    return latest if latest.stop_requested is not None else run
+
+
+def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
+    error = NotStoppedError(
+        f"instance {run.instance} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
+        f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Check it in the cloud's console, "
+        "stop it there, then run `batchscribe reconcile`"
+    )
+    # Each later pass raises it again: the alert is repeated only after hours.
+    alert(
+        world, f"not-stopped/{run.id}", "batchscribe: a GPU may still be running", str(error), Level.FAILURE
+    )
+    return error
+
+
+def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: Passed) -> None:
+    """Puts a run on its way out because its process was asked to end."""
+    passed.errors.append(error)
+    here = world_of(world, terms, run)
+    out = save_best_effort(here, _latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
+    advance(world, terms, out, passed)
+
+
+def finish(world: World, terms: Terms, run: Run) -> None:
+    """Follows a run that is on its way out until it is closed. Raises what keeps it open."""
+    passed = Passed()
+    while passed.runs.get(run.id, run).open:
+        advance(world, terms, passed.runs.get(run.id, run), passed)
+        if error := passed.stuck.get(run.id):
+            raise error
+        world.clock.sleep(terms.waits.poll)

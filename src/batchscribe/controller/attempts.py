@@ -1,0 +1,185 @@
+"""Failed attempts in the store: the only reader and writer of their objects, single and compacted.
+
+Each failure is first an object of its own (`keys.attempt`), written by a worker or by `settle`. A listing of
+100,000 of them takes 100 pages, so they are compacted: their records are written into a few objects, and the
+single objects are deleted after that. Every reader lists single objects first and compacted ones after it: an
+attempt that was compacted in between is then found in one of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+import structlog
+
+from batchscribe.controller.fetching import fetched
+from batchscribe.core import attempts as wire
+from batchscribe.core import keys
+from batchscribe.core import manifest as record
+from batchscribe.core.attempts import CompactedAttempts, QuarantineMark, StoredFailure
+from batchscribe.core.manifest import Failure, FailureKind
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.protocols import Store
+
+LOOSE = 4
+"""Objects that may stay single, or revoke attempts, until they are compacted: a listing reads each."""
+AT_ONCE = 100_000
+"""Single objects that one compaction takes; the next one takes the rest."""
+TRIES = 5
+"""A reader starts again when what it listed has been compacted meanwhile."""
+
+log = structlog.get_logger("batchscribe")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Every failed attempt in the store, by its name."""
+
+    single: Mapping[str, ObjectInfo]
+    packs: Collection[str]
+    """Keys of the compacted objects."""
+    compacted: CompactedAttempts
+    """Their union."""
+
+    @property
+    def stored(self) -> dict[str, datetime]:
+        """Names of the attempts that count, and when the store received each."""
+        single = {
+            name: info.modified
+            for name, info in self.single.items()
+            if name not in self.compacted.forgotten and name not in self.compacted.attempts
+        }
+        return single | {name: attempt.stored for name, attempt in self.compacted.attempts.items()}
+
+    @property
+    def loose(self) -> int:
+        """Objects that a compaction would remove."""
+        return len(self.single) + sum(key.startswith(keys.FORGOTTEN) for key in self.packs)
+
+
+def list_attempts(output: Store, digest: str = "") -> Attempts:
+    """All attempts; of the single objects only those of one chunk, if its digest is given."""
+    prefix = f"{keys.ATTEMPTS}{digest}/" if digest else keys.ATTEMPTS
+    single = {name: info for info in output.list(prefix) if (name := keys.name_of_single(info.key))}
+    packs = _read_packs(output)
+    return Attempts(single, packs.keys(), wire.merge(packs.values()))
+
+
+def read_failures(
+    output: Store,
+    choose: Callable[[Attempts], Iterable[str]],
+    digest: str = "",
+) -> dict[str, Failure]:
+    """Records of the chosen attempts, by name. `digest` limits the listing to the chunk it is of."""
+    found: dict[str, StoredFailure] = {}
+    for _ in range(TRIES):
+        listed = list_attempts(output, digest)
+        chosen = tuple(choose(listed))
+        read = dict(_read_single(output, listed, chosen))
+        known = {name: listed.compacted.attempts.get(name) or read.get(name) for name in chosen}
+        found = {name: each for name, each in known.items() if each}
+        if len(found) == len(chosen):
+            break
+    return {name: each.failure for name, each in found.items()}
+
+
+def forget_attempts(output: Store, digests: Collection[str]) -> None:
+    """Revokes all attempts at these chunks, first in a record of its own: a concurrent compaction may
+    hold their records already.
+    """
+    listed = list_attempts(output)
+    names = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] in digests}
+    if names:
+        _write(output, *wire.pack_forgotten(names))
+    for name, info in listed.single.items():
+        if keys.chunk_of(name)[0] in digests:
+            output.delete(info.key)
+
+
+def has_loose(output: Store) -> bool:
+    """True if so many attempts are single objects that they are worth compacting; one request."""
+    return len(list(islice(output.list(keys.ATTEMPTS), LOOSE + 1))) > LOOSE
+
+
+def compact(
+    output: Store,
+    listed: Attempts,
+    *,
+    dropped: Collection[str],
+    before: datetime,
+    quarantine: Mapping[str, QuarantineMark],
+) -> Iterator[str]:
+    """Writes all attempts but those `dropped` into compacted objects, then yields the keys that these
+    replace: the caller deletes them. Attempts stored earlier than `before` need not be revoked any longer.
+    """
+    merged = listed.compacted
+    taken = dict(islice(listed.single.items(), AT_ONCE))
+    wanted = [name for name in taken if name in listed.stored and name not in dropped]
+    attempts = {**merged.attempts, **dict(_read_single(output, listed, wanted))}
+    whole = CompactedAttempts(
+        attempts={name: attempt for name, attempt in attempts.items() if name not in dropped},
+        forgotten={name: at for name, at in merged.forgotten.items() if at >= before},
+        quarantine=dict(quarantine),
+    )
+    placed = dict(wire.pack(whole))
+    for key in sorted(placed.keys() - listed.packs):
+        _write(output, key, placed[key])
+    yield from sorted(listed.packs - placed.keys())
+    yield from (info.key for info in taken.values())
+
+
+def _read_single(
+    output: Store, listed: Attempts, names: Iterable[str]
+) -> Iterator[tuple[str, StoredFailure]]:
+    """Records of those attempts that are not compacted. One that went meanwhile is left out."""
+    wanted = {
+        listed.single[name].key: name
+        for name in names
+        if name in listed.single and name not in listed.compacted.attempts
+    }
+    for key, data in fetched(output, wanted):
+        name = wanted[key]
+        stored = listed.single[name].modified
+        yield name, StoredFailure(_failure(name, data, stored), stored)
+
+
+def _failure(name: str, data: bytes, stored: datetime) -> Failure:
+    """The record; an unreadable one counts as a failure of the chunk, which is safe: it starts no GPU."""
+    try:
+        return record.decode(data, Failure)
+    except MisconfiguredError:
+        return Failure(
+            key="",
+            etag=keys.chunk_of(name)[1],
+            run=keys.run_of(name),
+            kind=FailureKind.CHUNK,
+            message="the record of this attempt cannot be read",
+            at=stored,
+        )
+
+
+def _read_packs(output: Store) -> dict[str, CompactedAttempts]:
+    """Compacted objects by key. One that cannot be read is logged and left as it is."""
+    for _ in range(TRIES):
+        listed = [info.key for info in output.list(keys.COMPACTED) if info.size <= wire.MAX_BYTES]
+        found = dict(fetched(output, listed))
+        if len(found) == len(listed):
+            return {key: pack for key, data in found.items() if (pack := _readable(key, data))}
+    raise StoreUnavailableError("failed attempts were compacted again while they were read: try again")
+
+
+def _readable(key: str, data: bytes) -> CompactedAttempts | None:
+    try:
+        return wire.decode(data)
+    except MisconfiguredError as error:
+        log.warning("attempts.unreadable", key=key, error=str(error))
+        return None
+
+
+def _write(output: Store, key: str, data: bytes) -> None:
+    if not output.create(key, data):
+        raise StoreUnavailableError(f"{key} holds something else: no failed attempt was changed; remove it")

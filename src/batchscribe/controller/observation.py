@@ -1,0 +1,30 @@
+"""What a poll of a working instance means for its run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from batchscribe.controller.context import Terms
+from batchscribe.core.instances import Instance
+from batchscribe.core.meter import Moment, Poll
+from batchscribe.core.runs import Run
+
+
+def why_not_up(run: Run, seen: Instance) -> str:
+    """Why the instance is not up for this run; empty if it is."""
+    if not seen.state.billable:
+        return f"{seen.id} is {seen.state}"
+    again = run.meter.is_started_again(seen.launched_at)
+    return f"{seen.id} was started again from outside" if again else ""
+
+
+def read_poll(run: Run, poll: Poll) -> Run:
+    """The run with its meter after a poll of its working instance."""
+    return replace(run, meter=run.meter.read(poll, ours=True))
+
+
+def poll_due(run: Run, terms: Terms, now: Moment) -> bool:
+    """True if the last poll that showed it running is too old."""
+    last = run.meter.running_until
+    return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)

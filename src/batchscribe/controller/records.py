@@ -1,0 +1,141 @@
+"""The control objects of runs in the store: one reader and one writer for each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from batchscribe.controller.context import World
+from batchscribe.core import keys
+from batchscribe.core import manifest as wire
+from batchscribe.core.box import BoxEnd
+from batchscribe.core.manifest import (
+    ExitRecord,
+    Manifest,
+    Progress,
+    Tally,
+    Timings,
+    WorkerEnd,
+    WorkerRef,
+    decode,
+)
+from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
+from batchscribe.core.runs import Run
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
+
+COPIES = "manifest/"
+"""Facts of the ledger: manifests as they were written, for as long as their run is open."""
+
+
+def write_record(world: World, run: Run) -> None:
+    """Stores the record of a run, create-only: which run this is, and until when it may run."""
+    world.output.create(keys.intent(run.id), encode_run(run))
+
+
+def read_record(world: World, run_id: str) -> Run:
+    """The run as its record has it. Raises ObjectNotFoundError, MisconfiguredError if it cannot be read."""
+    return decode_run(world.output.get(keys.intent(run_id)).data)
+
+
+def read_settlement(world: World, run: Run) -> Run | None:
+    """The run as its settlement in the store has it; None if there is none that can be read."""
+    try:
+        return decode_settlement(world.output.get(keys.settlement(run.id)).data, run)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+
+
+def record_manifest(world: World, manifest: Manifest) -> str:
+    """Keeps a copy in the ledger before the manifest is stored, and returns the manifest's key."""
+    world.ledger.put(_copy(manifest.run, manifest.worker), wire.encode(manifest).decode())
+    return keys.manifest(manifest.run, manifest.worker)
+
+
+def store_manifest(world: World, run: Run) -> None:
+    """Stores the last manifest of a run, create-only; repeatable.
+
+    Raises RefusedError if another one is stored under its key: whoever may write control objects could
+    otherwise choose what the GPU host works on.
+    """
+    copy = world.ledger.get(_copy(run.id, run.worker.worker))
+    if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
+        raise RefusedError(
+            f"{run.manifests[-1]} was not written by this scheduler: check who may write to {world.output.url}"
+        )
+
+
+def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
+    """The manifest of a worker, by default the last: from the ledger, or from the store if the ledger was lost.
+
+    Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
+    """
+    key = run.manifests[worker]
+    copy = world.ledger.get(_copy(run.id, worker % len(run.manifests)))
+    try:
+        return wire.decode(copy.encode() if copy else world.output.get(key).data, Manifest)
+    except MisconfiguredError as error:
+        raise MisconfiguredError(f"{key} is {error}") from error
+
+
+def forget_manifests(world: World, run: Run) -> None:
+    """Drops the ledger's copies of a settled run's manifests."""
+    for key in world.ledger.facts(f"{COPIES}{run.id}/"):
+        world.ledger.put(key, None)
+
+
+def _copy(run_id: str, worker: int) -> str:
+    return f"{COPIES}{run_id}/{worker}"
+
+
+def manifests_of(world: World, run_id: str) -> tuple[str, ...]:
+    """Keys of all manifests of a run in the store, in the order of their workers."""
+    prefix = f"{keys.RUNS}{run_id}/workers/"
+    return tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+
+
+def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
+    """The exit record of a worker. One that cannot be read is a failure: its worker has ended."""
+    key = keys.exit_record(worker.run, worker.worker)
+    try:
+        data = world.output.get(key).data
+    except ObjectNotFoundError:
+        return None
+    try:
+        return wire.decode(data, ExitRecord)
+    except MisconfiguredError as error:
+        return _unreadable(world, worker, f"the worker's exit record cannot be read: {key} is {error}")
+
+
+def _unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
+    """An exit record from the last progress report."""
+    progress = read_progress(world, worker)
+    return ExitRecord(
+        run=worker.run,
+        worker=worker.worker,
+        end=WorkerEnd.FAILED,
+        message=message,
+        at=world.clock.now(),
+        tally=progress.tally if progress else Tally(),
+        timings=progress.timings if progress else Timings(),
+    )
+
+
+def read_progress(world: World, worker: WorkerRef) -> Progress | None:
+    """The progress of a worker; None if there is none yet, or it cannot be read."""
+    try:
+        return wire.decode(world.output.get(keys.progress(worker.run, worker.worker)).data, Progress)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+
+
+def read_box_end(world: World, run: Run) -> BoxEnd | None:
+    """Why the GPU host powered itself off; None if it did not, or could not report it."""
+    try:
+        return decode(world.output.get(keys.box_end(run.id)).data, BoxEnd)
+    except (ObjectNotFoundError, MisconfiguredError):
+        return None
+
+
+def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
+    """A time by the GPU host's clock, which may be off: kept between the first poll that showed it up, and now."""
+    since = run.meter.running_since
+    return min(now, max(reported, since.at) if since else reported)

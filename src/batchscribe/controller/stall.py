@@ -1,0 +1,30 @@
+"""Detects a stalled worker: its progress does not change for `Waits.silence` seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchscribe.controller.context import Terms, World
+from batchscribe.core.manifest import Progress
+from batchscribe.core.runs import Run
+
+
+def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None) -> str | None:
+    """Why the worker counts as lost; None if it made progress within the limit.
+
+    Progress is phase, chunks and windows, measured by a clock that cannot jump: a reporter that goes on
+    counting beside a hung engine is no heartbeat. The mark stays in the ledger for the next pass.
+    """
+    key = f"watch/{run.id}/{run.worker.worker}"
+    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
+    now = world.clock.monotonic()
+    before = world.ledger.get(key)
+    seen, since = (
+        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
+    )
+    if seen != mark or since > now:  # uptime begins again with each boot
+        world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+        return None
+    if now - since < terms.waits.silence:
+        return None
+    return f"worker {run.worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"

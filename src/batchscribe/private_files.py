@@ -1,0 +1,40 @@
+"""Files and folders for one user alone, whatever the umask: keys, failures and costs are not for others.
+
+A folder that existed before is left as it is: its owner chose its mode.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+FILE = 0o600
+FOLDER = 0o700
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Creates the folder and its missing parents; returns those, outermost first. Raises OSError."""
+    if folder.is_dir():
+        return []
+    made = make_folder(folder.parent)
+    try:
+        folder.mkdir(mode=FOLDER)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return made  # another process was faster
+    return [*made, folder]
+
+
+def restrict(path: Path) -> None:
+    """Removes other users' rights from a plain file of this user; does nothing for anything else.
+
+    Works by name: closing a descriptor of a file drops SQLite's locks on it. Raises OSError.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_mode & ~FILE & 0o077:
+        path.chmod(FILE)

@@ -1,0 +1,90 @@
+"""What a command works with if its settings, its ledger or its lock cannot be used.
+
+Stopping a GPU must depend on none of them: open runs are recovered from the store and the instance's tags.
+Nothing is started meanwhile, and the command fails in the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
+from batchscribe.ledger import Ledger
+from batchscribe.private_files import make_folder
+from batchscribe.protocols import Lock
+
+log = structlog.get_logger("batchscribe")
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What is wrong, in the order in which it was found; starts are refused while anything is."""
+
+    errors: list[BatchscribeError] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    """What was wrong and is repaired."""
+
+    def refuse_start(self) -> None:
+        """Raises the first of what is wrong."""
+        if self.errors:
+            raise self.errors[0]
+
+    @contextmanager
+    def locked(self, lock: Lock, patience: float) -> Iterator[None]:
+        """Holds the lock. If its file cannot be used, the block runs without it: every step is repeatable."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock.held(patience=patience))
+            except MisconfiguredError as error:
+                log.warning("lock.unusable", error=str(error))
+                self.errors.append(error)
+            yield
+
+
+def usable_ledger(path: Path, now: datetime, trouble: Trouble) -> Ledger:
+    """The ledger at `path`; a new one if that is damaged, one in the temporary folder if it cannot be used."""
+    try:
+        return Ledger(path)
+    except DamagedLedgerError as error:
+        if (fresh := _replaced(path, now, error, trouble)) is not None:
+            return fresh
+    except BatchscribeError as error:
+        trouble.errors.append(error)
+    return _temporary(path)
+
+
+def _replaced(path: Path, now: datetime, error: DamagedLedgerError, trouble: Trouble) -> Ledger | None:
+    """A new ledger after the damaged one was set aside; None if that is not possible."""
+    aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%d-%H%M%S}")
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            if (file := path.with_name(path.name + suffix)).exists():
+                file.rename(aside.with_name(aside.name + suffix))
+        fresh = Ledger(path)
+    except (OSError, BatchscribeError):
+        trouble.errors.append(error)
+        return None
+    trouble.notices.append(f"{error}; it was set aside as {aside.name}, and open runs are recovered")
+    return fresh
+
+
+def _temporary(path: Path) -> Ledger:
+    """A ledger that outlives this process, so that alerts are not repeated each minute."""
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"batchscribe-{os.geteuid()}-{name}"
+    try:
+        make_folder(folder)
+        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+            return Ledger(Path(":memory:"))
+        return Ledger(folder / path.name)
+    except (OSError, BatchscribeError):
+        return Ledger(Path(":memory:"))
