@@ -7,15 +7,23 @@ import random
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 
+from batchscribe.errors import AudioError
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.store import MemoryStore
+from batchscribe.worker.audio import AudioDecoder
+from batchscribe.worker.decoding.recordings import Recordings
 from support.recorder import Samples
 
 SECONDS = 8
+MISSING = 0.5
+"""Seconds of sound that may be missing without a flag."""
 COUNT = 300
 SEED = 20_26
 SLICE = 0.3
@@ -45,11 +53,20 @@ class Made:
     shape: str
     data: bytes
     seconds: float
-    """Of sound that was put in, less what no reader can miss."""
+    """Of sound that was put in."""
 
     @property
     def extension(self) -> str:
         return FORMS[self.form].extension
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the worker makes of a file."""
+
+    seconds: float
+    is_flagged: bool
+    refusal: str = ""
 
 
 FRAGMENTED = {"movflags": "empty_moov+default_base_moof+delay_moov", "frag_duration": "1000000"}
@@ -88,6 +105,14 @@ FORMS: dict[str, Form] = {
     ),
     "adts": Form(container="adts", codec="aac", extension="aac"),
     "flac": Form(container="flac", codec="flac", extension="flac"),
+    "aiff": Form(container="aiff", codec="pcm_s16be", extension="aiff"),
+    "caf": Form(container="caf", codec="pcm_s16le", extension="caf"),
+    "caf alac": Form(container="caf", codec="alac", extension="caf"),
+    "au": Form(container="au", codec="pcm_s16be", extension="au"),
+    "w64": Form(container="w64", codec="pcm_s16le", extension="w64"),
+    "wavpack": Form(container="wv", codec="wavpack", extension="wv"),
+    "wma": Form(container="asf", codec="wmav2", extension="wma", rates=(44_100, 48_000)),
+    "ac3": Form(container="ac3", codec="ac3", extension="ac3", rates=(44_100, 48_000)),
     "avi mp3": Form(container="avi", codec="libmp3lame", extension="avi"),
     "avi pcm": Form(container="avi", codec="pcm_s16le", extension="avi"),
 }
@@ -100,6 +125,8 @@ def encode(form: Form, rate: int, channels: int, seconds: float, seed: int) -> b
     file = io.BytesIO()
     with av.open(file, "w", format=form.container, container_options=dict(form.options)) as out:
         stream: Any = out.add_stream(form.codec, rate=rate, layout=layout)
+        if form.codec == "wmav2":
+            stream.bit_rate = 64_000
         for frame in _frames(noise.astype(np.float32), rate, layout):
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -222,6 +249,19 @@ def made(form: str, treatment: str, seed: int) -> Made:
     data, seconds = TREATMENTS[treatment](make, rng)
     shape = f"{rate} Hz x {channels}"
     return Made(form=form, treatment=treatment, shape=shape, data=data, seconds=seconds)
+
+
+def decoded(decoder: AudioDecoder, file: Made) -> Outcome:
+    """As a worker does it; a refusal costs all of the file and is reported."""
+    store = MemoryStore(FakeClock(datetime(2026, 5, 1, tzinfo=UTC)))
+    try:
+        found = Recordings(store).repaired(f"s/talk.{file.extension}", file.data)
+        decoding = decoder.decode(found.data, max_seconds=3600)
+        for _ in decoding:
+            pass
+    except AudioError as error:
+        return Outcome(seconds=0.0, is_flagged=True, refusal=str(error))
+    return Outcome(seconds=decoding.seconds, is_flagged=decoding.partial or found.torn)
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
-from batchscribe.worker.decoding import riff
+from batchscribe.worker.decoding import chunked
+from batchscribe.worker.decoding.chunked import read_at
 from batchscribe.worker.decoding.ebml import EBML
 from batchscribe.worker.decoding.ends import id3_ends, mp3_frame_bytes
-from batchscribe.worker.decoding.riff import read_at
 
 HEAD = 64
 """Bytes of a beginning that are enough to tell it."""
@@ -23,6 +23,7 @@ WINDOW = 1 << 20
 MAX_CANDIDATES = 1000
 """Of a window that are checked: sound has hardly one."""
 LONGEST_FTYP = 1024
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 MP3_LAYER, LAYER_3 = 0x06, 0x02
 XING_PLACES = (4 + 9, 4 + 17, 4 + 32)
 """Of the note in an MP3's first frame: behind its head and what it has for its channels."""
@@ -58,6 +59,11 @@ def _is_ogg(head: bytes) -> bool:
     return head[:6] == b"OggS\0\x02" and not any(head[6:14])
 
 
+def _is_wavpack(head: bytes) -> bool:
+    """The first block of the first samples."""
+    return head[:4] == b"wvpk" and head[9] == 0x04 and not any(head[16:20]) and bool(head[25] & 0x08)
+
+
 def _is_mp3_frame(head: bytes) -> bool:
     return bool(mp3_frame_bytes(head)) and head[1] & MP3_LAYER == LAYER_3
 
@@ -70,8 +76,14 @@ def _begins_mp3(file: IO[bytes], at: int) -> bool:
     return _is_mp3_frame(head) and any(head[place : place + 4] in {b"Xing", b"Info"} for place in XING_PLACES)
 
 
-WAVE = Kind({b"WAVE": (8,)}, _by_head(riff.is_wave))
-AVI = Kind({b"AVI LIST": (8,)}, _by_head(riff.is_avi))
+WAVE = Kind({b"WAVE": (8,)}, _by_head(chunked.is_wave))
+AVI = Kind({b"AVI LIST": (8,)}, _by_head(chunked.is_avi))
+AIFF = Kind({b"AIFF": (8,), b"AIFC": (8,)}, _by_head(chunked.is_aiff))
+CAF = Kind({b"caff": (0,)}, _by_head(chunked.is_caf))
+W64 = Kind({chunked.W64_BEGIN: (0,)}, _by_head(chunked.is_w64))
+ASF = Kind({ASF_HEADER: (0,)}, _by_head(lambda head: head[:16] == ASF_HEADER))
+AU = Kind({b".snd": (0,)}, _by_head(chunked.is_au))
+WAVPACK = Kind({b"wvpk": (0,)}, _by_head(_is_wavpack))
 FLAC = Kind({b"fLaC": (0,)}, _by_head(_is_flac))
 MATROSKA = Kind({EBML.to_bytes(4): (0,)}, _by_head(_is_matroska))
 MP4 = Kind({b"ftyp": (4,)}, _by_head(_is_mp4))
@@ -81,9 +93,12 @@ MOOV = Kind({b"moov": (4,)}, _by_head(lambda head: head[4:8] == b"moov" and head
 OGG = Kind({b"OggS\0\x02": (0,)}, _by_head(_is_ogg))
 
 
+KINDS = (WAVE, AVI, AIFF, CAF, W64, AU, ASF, WAVPACK, FLAC, MATROSKA, MP4, MP3, OGG)
+
+
 def kind_of(file: IO[bytes]) -> Kind | None:
     """The kind of a file by its first bytes; None for one that is not searched for further recordings."""
-    for kind in (WAVE, AVI, FLAC, MATROSKA, MP4, MP3, OGG):
+    for kind in KINDS:
         if kind.begins(file, 0):
             return kind
     head = read_at(file, 0, HEAD)

@@ -26,7 +26,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from batchscribe.worker.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
-from batchscribe.worker.decoding.ends import cut_off, mp3_cut_off
+from batchscribe.worker.decoding.ends import cut_off, is_cut_through
 from batchscribe.worker.decoding.frames import (
     AUDIO,
     END,
@@ -115,7 +115,7 @@ def frames(
             yield from decoded
     except FFmpegError:
         progress.count_bad()
-    progress.damaged |= last is not None and mp3_cut_off(
+    progress.damaged |= last is not None and is_cut_through(
         bytes(last), stream.codec_context.codec.canonical_name
     )
 

@@ -10,9 +10,9 @@ import os
 from collections import deque
 from typing import IO
 
-from batchscribe.worker.decoding import riff
+from batchscribe.worker.decoding import chunked
+from batchscribe.worker.decoding.chunked import read_at
 from batchscribe.worker.decoding.mp4 import file_boxes
-from batchscribe.worker.decoding.riff import read_at
 
 BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free"})
 """Of whatever else follows the last box, nothing is known."""
@@ -25,6 +25,9 @@ MP3_KILOBITS = (
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 )
 """Of layer III, by whether it is MPEG-1."""
+AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+AC3_LAST = 10
+"""Versions from here on are E-AC-3."""
 XING = (b"Xing", b"Info")
 XING_BYTES = 0x02
 
@@ -32,9 +35,9 @@ XING_BYTES = 0x02
 def cut_off(file: IO[bytes]) -> bool:
     """Whether it is shorter than it says itself; of WebM that is known elsewhere, see `containers`."""
     length = file.seek(0, os.SEEK_END)
-    head = read_at(file, 0, 12)
-    if head[:4] in riff.FORMS:
-        return riff.states_more(file, length)
+    head = read_at(file, 0, chunked.HEAD)
+    if chunked.dialect_of(head) or chunked.is_au(head):
+        return chunked.states_more(file, length)
     if head[4:8] in BOXES:
         return _boxes(file, length)
     if head[:4] == b"OggS":
@@ -87,9 +90,23 @@ def id3_ends(head: bytes) -> int:
     return 10 + size
 
 
-def mp3_cut_off(packet: bytes, codec: str) -> bool:
-    """Whether a frame of an MP3 is shorter than its head says: the last one, where the file ends in it."""
-    return codec == "mp3" and len(packet) < mp3_frame_bytes(packet)
+def is_cut_through(packet: bytes, codec: str) -> bool:
+    """True if a frame is shorter than its head says: the last one of a file that ends in it."""
+    stated = {"mp3": mp3_frame_bytes, "ac3": _ac3_frame_bytes, "eac3": _ac3_frame_bytes}.get(codec)
+    return stated is not None and len(packet) < stated(packet)
+
+
+def _ac3_frame_bytes(head: bytes) -> int:
+    """ETSI TS 102 366, 4.4.1 and E.1.3. 0 if no frame begins so."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return 0
+    if head[5] >> 3 > AC3_LAST:
+        return 2 * ((head[2] & 0x07) << 8 | head[3]) + 2
+    rate, code = head[4] >> 6, head[4] & 0x3F
+    if code >> 1 >= len(AC3_KILOBITS) or rate == 3:
+        return 0
+    kilobits = AC3_KILOBITS[code >> 1]
+    return (4 * kilobits, 2 * (320 * kilobits // 147 + (code & 1)), 6 * kilobits)[rate]
 
 
 def mp3_frame_bytes(head: bytes) -> int:

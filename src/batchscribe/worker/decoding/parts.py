@@ -13,22 +13,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
-from batchscribe.worker.decoding import ebml, mp4, riff
+from batchscribe.worker.decoding import chunked, ebml, mp4
 from batchscribe.worker.decoding.beginnings import (
+    AIFF,
+    ASF,
+    AU,
     AVI,
+    CAF,
     FLAC,
     MATROSKA,
     MOOV,
     MP3,
     MP4,
     OGG,
+    W64,
     WAVE,
+    WAVPACK,
     Kind,
     kind_of,
     next_beginning,
 )
+from batchscribe.worker.decoding.chunked import read_at
 from batchscribe.worker.decoding.ends import OGG_PAGE, id3_ends
-from batchscribe.worker.decoding.riff import read_at
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -37,6 +43,8 @@ MAX_PARTS = 1000
 EXCESS_BYTES = 4096
 EXCESS_SECONDS = 0.5
 """More than either is a loss: a tag or padding is shorter."""
+MIN_BYTES = 12
+"""No recording is shorter."""
 BUFFER_BYTES = 1 << 16
 
 
@@ -138,7 +146,7 @@ def _one_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Par
     end = length if following is None else following
     if extent.is_stated and end > extent.ends:
         # A recording that was cut off is as long as stated only together with the one that follows.
-        inner = next_beginning(file, kind, begin + riff.HEAD, extent.ends)
+        inner = next_beginning(file, kind, begin + MIN_BYTES, extent.ends)
         if inner is not None:
             extent, following, end = Extent(inner), inner, inner
     behind = end - extent.ends if extent.is_stated and not extent.is_read_on else 0
@@ -146,12 +154,12 @@ def _one_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Par
     return Part(begin, end, extent.unlisted + behind, patch), following
 
 
-def _wave(file: IO[bytes], begin: int, length: int) -> Extent:
-    return Extent(*riff.sound_ends(file, begin, length))
+def _chunked(file: IO[bytes], begin: int, length: int) -> Extent:
+    return Extent(*chunked.sound_ends(file, begin, length))
 
 
 def _avi(file: IO[bytes], begin: int, length: int) -> Extent:
-    form = next(riff.read_chunks(file, begin, length))
+    form = next(chunked.read_chunks(file, begin, length))
     if form.end is None or form.end > length:
         return Extent(form.body)
     return Extent(form.end, is_stated=True, is_read_on=True)
@@ -202,8 +210,15 @@ def _mp3(file: IO[bytes], begin: int, _length: int) -> Extent:
     return Extent(begin + tag + 4)
 
 
-def _flac(_file: IO[bytes], begin: int, _length: int) -> Extent:
-    return Extent(begin + 4)
+def _au(file: IO[bytes], begin: int, length: int) -> Extent:
+    ends = chunked.au_ends(read_at(file, begin, chunked.HEAD))
+    if ends is None or begin + ends > length:
+        return Extent(begin + MIN_BYTES)
+    return Extent(begin + ends, is_stated=True)
+
+
+def _unstated(_file: IO[bytes], begin: int, _length: int) -> Extent:
+    return Extent(begin + MIN_BYTES)
 
 
 def _ogg(file: IO[bytes], begin: int, length: int) -> Extent:
@@ -217,5 +232,6 @@ def _ogg(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 EXTENTS: dict[Kind, Callable[[IO[bytes], int, int], Extent]] = {
-    WAVE: _wave, AVI: _avi, FLAC: _flac, MATROSKA: _matroska, MP4: _mp4, MP3: _mp3, OGG: _ogg,
+    WAVE: _chunked, AIFF: _chunked, CAF: _chunked, W64: _chunked, AU: _au, AVI: _avi, FLAC: _unstated,
+    WAVPACK: _unstated, ASF: _unstated, MATROSKA: _matroska, MP4: _mp4, MP3: _mp3, OGG: _ogg,
 }  # fmt: skip
