@@ -1,7 +1,7 @@
 """300 files of every container, codec, shape, join and damage: is all sound decoded, or its loss flagged?
 
-The reference is the sound that the generator put in. A file with more than 0.5 s more than that of what was decoded
-must be flagged or refused. ffmpeg's command line is a second opinion: it joins and maps too little itself.
+The reference is the sound that the generator put in. If more than 0.5 s of it is not decoded, the file must
+be flagged or refused. ffmpeg's command line is a second opinion: it joins and maps too little itself.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from batchscribe.worker.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
-from batchscribe.worker.decoding.ends import cut_off, is_cut_through
+from batchscribe.worker.decoding.ends import LONGEST_FRAMES, cut_off, is_cut_through
 from batchscribe.worker.decoding.frames import (
     AUDIO,
     END,
@@ -97,13 +97,17 @@ def frames(
     container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
 ) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    codec = stream.codec_context.codec.canonical_name
+    longest = LONGEST_FRAMES.get(codec, sys.maxsize) if names(container) == {codec} else sys.maxsize
     last: Packet[Stream] | None = None
     try:
         for packet in container.demux(stream, *(clock.pictures if clock else ())):
             if clock is not None and packet.stream.index != stream.index:
                 clock.note(packet)
                 continue
-            last = packet if packet.size else last
+            if size := packet.size:
+                last = packet
+                progress.damaged |= size > longest
             try:
                 decoded = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
             except FFmpegError:
@@ -115,9 +119,7 @@ def frames(
             yield from decoded
     except FFmpegError:
         progress.count_bad()
-    progress.damaged |= last is not None and is_cut_through(
-        bytes(last), stream.codec_context.codec.canonical_name
-    )
+    progress.damaged |= last is not None and is_cut_through(bytes(last), codec)
 
 
 def open_file(file: IO[bytes]) -> InputContainer:

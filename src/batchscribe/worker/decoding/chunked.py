@@ -1,4 +1,4 @@
-"""Files of chunks that state their sizes: WAV and its wide forms, AVI, AIFF, CAF, Wave64; and AU, of one chunk.
+"""Files of chunks that state their sizes: WAV, its wide forms, AVI, AIFF, CAF, Wave64; and AU, of one chunk.
 
 Part of the decoder's own process. RIFF, RIFX, RF64 and BW64: ITU-R BS.2088. AIFF: EA IFF 85. CAF: Apple Core
 Audio Format 1.0.

@@ -28,6 +28,8 @@ MP3_KILOBITS = (
 AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 AC3_LAST = 10
 """Versions from here on are E-AC-3."""
+LONGEST_FRAMES = {"mp3": 1441, "ac3": 3840, "eac3": 4096}
+"""Bytes. In a file of frames alone, a longer packet is a frame and damage, which decoders pass over."""
 XING = (b"Xing", b"Info")
 XING_BYTES = 0x02
 
