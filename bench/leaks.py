@@ -20,12 +20,12 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from batchscribe import __version__
-from batchscribe.controller.tick import reconcile, tick
+from batchscribe.controller.tick import tick, watch
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError
@@ -38,6 +38,7 @@ from bench.weeks import POLICY, WEEK, Host, Played, Week
 
 POLL_SECONDS = 15.0
 WATCH_EVERY = 5 * MINUTE
+"""While no run is open, a pass is one poll: fewer of them show the same."""
 LONG, VERY_LONG = 3.5, 12.0  # hours; no run that goes well lasts so long
 Call = Generator[float, None, None]
 
@@ -51,10 +52,10 @@ class Row:
 
 
 class Ours(Host):
-    """The production's timers: a tick an hour, a reconciliation behind it, a watchdog every five minutes."""
+    """The production's timers: a tick an hour, and a pass over the open runs each minute."""
 
     def play(self) -> None:
-        line = self.week.line
+        line, terms, held = self.week.line, self.week.terms, self.week.lock.held
         next_tick = next_watch = 0.0
         while line.seconds < WEEK:
             line.advance(max(0.0, min(next_tick, next_watch) - line.seconds))
@@ -63,27 +64,22 @@ class Ours(Host):
                 self.week.boot()
                 next_tick, next_watch = line.seconds + MINUTE, line.seconds + 2 * MINUTE
             elif next_tick <= line.seconds:
-                self._process("tick", lambda: tick(self.week.main.world, self.week.terms))
-                if self.down_until <= line.seconds:
-                    self._reconcile()
+                self._process("tick", lambda: tick(self.week.main.world, terms, locked=held, wait=False))
                 next_tick = max(next_tick + HOUR, line.seconds + 1.0)
             else:
-                self._process("watchdog", lambda: self.week.watchdog(self.week.main).watch())
-                next_watch = max(next_watch + WATCH_EVERY, line.seconds + 1.0)
+                self._process("watchdog", lambda: watch(self.week.main.world, terms, locked=held))
+                again = MINUTE if self.week.ledger.open_runs() else WATCH_EVERY
+                next_watch = max(next_watch + again, line.seconds + 1.0)
 
     def lost(self) -> None:
         self.week.power_off()
-
-    def _reconcile(self) -> None:
-        self._process("reconcile", lambda: reconcile(self.week.main.world, self.week.terms))
 
     def _process(self, name: str, act: Callable[[], object]) -> None:
         week = self.week
         week.begin(week.main, name)
         try:
-            with nullcontext() if name == "watchdog" else week.lock.held():
-                week.gate.point(name)
-                act()
+            week.gate.point(name)
+            act()
         except (Crashed, BatchscribeError):
             pass
         finally:

@@ -135,6 +135,9 @@ class _Tomorrow:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def boot(self) -> str:
+        return "now"
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 

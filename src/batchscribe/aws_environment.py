@@ -13,8 +13,6 @@ _IDENTITY = (
     "AWS_DEFAULT_PROFILE",
 )
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-SHORTEST_SECRET = 4
-"""Characters; what is shorter would be masked everywhere."""
 
 
 def export(written: Mapping[str, str], region: str, environ: MutableMapping[str, str]) -> None:
@@ -44,5 +42,4 @@ def place(
 def secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """AWS's secrets in the environment, for a log that must not hold them."""
     named = os.environ if environ is None else environ
-    found = (named.get(name, "") for name in SECRETS)
-    return tuple(text for text in found if len(text) >= SHORTEST_SECRET)
+    return tuple(filter(None, (named.get(name, "") for name in SECRETS)))

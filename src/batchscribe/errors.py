@@ -8,6 +8,7 @@
     |-- PermanentError               the same input will fail again
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
+    |   |-- ObjectTooLargeError      the object exceeds the size that its reader accepts
     |   |-- AudioError               the audio cannot be decoded within the limits
     |   |   `-- UnsupportedAudioError  it is of a kind that is never decoded here
     |   `-- EngineError              the speech model cannot run, or broke while it ran
@@ -18,6 +19,7 @@
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be mended first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- UnreadableError          a control object is torn, out of bounds or too large
     |   |-- DamagedLedgerError       the ledger's file is damaged: it is set aside, the store knows the rest
     |   `-- GpuError                 there is no usable GPU where one was asked for
     |-- NotStoppedError              an instance of ours could not be proved stopped
@@ -63,6 +65,10 @@ class ObjectNotFoundError(PermanentError):
 
 class ObjectArchivedError(PermanentError):
     """The object exists, but must be restored from its archive first."""
+
+
+class ObjectTooLargeError(PermanentError):
+    """The object exceeds the size that its reader accepts; its content was not read."""
 
 
 class AudioError(PermanentError):
@@ -111,6 +117,10 @@ class CredentialsError(MisconfiguredError):
 
 class DamagedLedgerError(MisconfiguredError):
     """The ledger's file is damaged; the store still knows every transcript and open run."""
+
+
+class UnreadableError(MisconfiguredError):
+    """A control object in the store is torn, out of bounds or too large."""
 
 
 class GpuError(MisconfiguredError):

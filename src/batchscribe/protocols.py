@@ -51,7 +51,8 @@ class Store(Protocol):
         partial listing is never mistaken for a whole one.
         """
 
-    def get(self, key: str) -> Blob: ...
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        """The whole object. Raises ObjectTooLargeError, without reading it, above `limit` bytes."""
 
     def create(self, key: str, data: bytes) -> bool:
         """Writes if nothing is there, atomically. True if the object now holds `data` through us.

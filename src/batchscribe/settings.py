@@ -227,16 +227,10 @@ class Settings:
         return str(value)
 
     def secrets(self) -> tuple[str, ...]:
-        """Every text that no log, message or report may hold, longest first."""
+        """Every text that no log, message or report may hold, longest first; Redactor skips short ones."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
         found = {*self.hidden, *(part for url in urls for part in texts.secret_parts(url))}
-        return tuple(
-            sorted(
-                (text for text in found if len(text) >= aws_environment.SHORTEST_SECRET),
-                key=len,
-                reverse=True,
-            )
-        )
+        return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:
         """Every setting with its value, masked where secret, and where it came from."""

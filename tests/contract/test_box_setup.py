@@ -21,11 +21,11 @@ from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.box_units import install_units
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_client import SshBox
 from batchscribe.adapters.host_keys import pin, pinned
 from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.launch_ssh import SshBox
 from batchscribe.adapters.ssh import Ssh
-from batchscribe.core import box, keys
+from batchscribe.core import keys
 from batchscribe.core.box import (
     BOX_UNIT,
     DEADMAN_UNITS,
@@ -35,7 +35,7 @@ from batchscribe.core.box import (
     InstanceRecord,
 )
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.manifest import EngineSpec, decode
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from support.sshd import Sshd, program, sshd
@@ -121,7 +121,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert {"clock", "disk", "environment file", "engine pocketsphinx", "store"} <= set(seen)
     kept = server.home / ".batchscribe" / "env"
     assert (kept.read_text(), kept.stat().st_mode & 0o777) == (secrets.read_text(), 0o600)
-    record = box.read(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    record = decode(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.release, record.fingerprint) == (__version__, server.fingerprint)
     assert not record.boots
     assert "no systemd runs there" in seen["launch at boot"]
@@ -363,9 +363,9 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     assert "powers itself off" in findings["launch at boot"].detail
     assert findings["when it powers off"].detail == "the instance will stop"
     assert "dead-man active" in findings["units"].detail
-    record = box.read(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    record = decode(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.boots, record.claim) == (True, claim)
-    place = box.read((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
+    place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
     assert place == BoxPlace(instance=INSTANCE.id, home=setup.terms.output, region="us-east-2")
     # A later check misses what its record promises.
     program(server.programs / "systemctl", "exit 1")

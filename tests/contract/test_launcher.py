@@ -1,5 +1,5 @@
-"""What every Launcher does: one suite on the double, on this machine, and on an agent started by a real sshd or
-at boot.
+"""What every Launcher does: one suite on the double, on this machine, and on an agent that a real sshd or the
+boot started.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Case:
 
 @dataclass
 class AwakeBox:
-    """A host that booted with a claim: the real agent in this process, with real processes for its workers."""
+    """A host that booted with a claim: the real agent in this process, its workers real processes."""
 
     store: MemoryStore
     clock: FakeClock
@@ -387,13 +387,12 @@ def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeBox) -> No
     host = FakeHost()
     launcher = AgentLauncher(awake.store, awake.store, host)
     assert launcher.alive(INSTANCE, manifest()) is None
-    for call in (
-        lambda: launcher.probe(INSTANCE),
-        lambda: launcher.launch(INSTANCE, manifest(), URL),
-        lambda: launcher.cancel(INSTANCE, manifest()),
-    ):
-        with pytest.raises(StoreUnavailableError):
-            call()
+    with pytest.raises(StoreUnavailableError):
+        launcher.probe(INSTANCE)
+    with pytest.raises(StoreUnavailableError):
+        launcher.launch(INSTANCE, manifest(), URL)
+    with pytest.raises(StoreUnavailableError):
+        launcher.cancel(INSTANCE, manifest())
     assert host.words == []
 
 
@@ -630,7 +629,7 @@ def test_a_host_without_a_worker_reports_how_to_install_one(over_ssh: OverSsh) -
 
 
 def test_a_manifest_of_another_version_is_refused(over_ssh: OverSsh) -> None:
-    with pytest.raises(MisconfiguredError, match="its controller 0.0.1"):
+    with pytest.raises(MisconfiguredError, match=r"its controller 0\.0\.1"):
         over_ssh.launch(release="0.0.1")
     assert not list(over_ssh.stand_ins.folder.glob("*"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from batchscribe.adapters.store_boto3 import open_fallback
 from batchscribe.adapters.stores import open_store
-from batchscribe.errors import ObjectNotFoundError
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Store
 from batchscribe.testing.store import MemoryStore
 from support.s3 import aws_environment, create_bucket, moto_server, s3_client
@@ -97,6 +97,21 @@ def test_all_bytes_come_back(store: Store) -> None:
     data = bytes(range(256)) * 5000
     store.replace("b", data)
     assert store.get("b").data == data
+
+
+def test_what_exceeds_the_limit_is_refused(store: Store) -> None:
+    store.replace("a/b", b"12345")
+    assert store.get("a/b", limit=5).data == b"12345"
+    for limit in (4, 0):
+        with pytest.raises(ObjectTooLargeError, match="a/b"):
+            store.get("a/b", limit=limit)
+    with pytest.raises(ObjectNotFoundError):
+        store.get("a/c", limit=0)
+
+
+def test_a_large_object_in_the_way_of_a_create_is_not_ours(store: Store) -> None:
+    store.replace("k", b"larger than what is written")
+    assert not store.create("k", b"small")
 
 
 @pytest.mark.parametrize("key", HARMLESS)

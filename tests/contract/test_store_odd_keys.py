@@ -142,7 +142,7 @@ def test_the_main_thread_never_calls_into_the_library(monkeypatch: pytest.Monkey
     store = open_store(f"memory://threads-{next(_numbers)}")
     assert isinstance(store, ObstoreStore)
 
-    def get(path: str) -> Blob:
+    def get(path: str, _key: str, _limit: int | None) -> Blob:
         callers.append(threading.current_thread() is threading.main_thread())
         return Blob(path.encode(), "e")
 

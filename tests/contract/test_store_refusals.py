@@ -18,6 +18,7 @@ from batchscribe.errors import (
     MisconfiguredError,
     ObjectArchivedError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     PermanentError,
     StoreUnavailableError,
 )
@@ -77,6 +78,12 @@ def test_an_archived_object_is_named(store: Store, canned: Canned) -> None:
     canned.always = (403, "InvalidObjectState")
     with pytest.raises(ObjectArchivedError, match="restore"):
         store.get("k")
+
+
+def test_the_content_of_what_exceeds_the_limit_is_not_waited_for(store: Store, canned: Canned) -> None:
+    canned.bodiless["/bucket/k"] = 2**30
+    with pytest.raises(ObjectTooLargeError, match="1,073,741,824 bytes"):
+        store.get("k", limit=2**20)
 
 
 def test_a_key_that_is_too_long_is_that_keys_own_trouble(store: Store, canned: Canned) -> None:

@@ -105,7 +105,7 @@ def test_a_burst_of_throttling_is_waited_out(case: Case) -> None:
     for name in ("CreateSchedule", "StartInstances", "StopInstances"):
         case.aws.proxy.plan(name, *burst)
     case.aws.proxy.plan("DeleteSchedule", burst[0])  # once for each tick: nobody waits for it
-    case.aws.proxy.plan("DescribeInstances", None, *burst)
+    case.aws.proxy.plan("DescribeInstances", None, None, *burst)
     told = [case.tick()]
     if case.problems():
         told.append(case.tick())

@@ -22,7 +22,7 @@ from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_schedule_group, make_stopped_instance
-from support.cli import Desk, spoken, wait_for
+from support.cli import Desk, finish_by_timer, spoken, wait_for
 from support.receivers import http_receiver, smtp_receiver
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server, s3_client
 from support.sshd import Sshd, sshd
@@ -225,16 +225,25 @@ def test_kill_9_in_the_middle_then_the_next_tick_finishes(cloud: Cloud) -> None:
     assert len(cloud.objects("manifest.json")) == 1, "the worker lived on: nothing was dispatched twice"
 
 
-def test_a_second_concurrent_tick(cloud: Cloud) -> None:
-    cloud.speech(120)
+def test_a_second_concurrent_tick_follows_the_same_run(cloud: Cloud) -> None:
+    cloud.speech(60)
     process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
     wait_for(cloud.transcribed())
-    second = cloud.desk.run("tick")
-    assert second.returncode == 0
-    assert str(process.pid) in second.stderr
-    process.communicate()
-    assert process.returncode == 0
-    assert len(cloud.objects("intent.json")) == 1
+    second = cloud.desk.json("tick")
+    assert [run["status"] for run in second["runs"]] == ["completed"]
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert len(cloud.objects("intent.json")) == len(cloud.objects("manifest.json")) == 1
+    assert cloud.state == "stopped"
+
+
+def test_the_timer_completes_a_run_that_one_pass_began(cloud: Cloud) -> None:
+    cloud.speech(6)
+    (begun,) = cloud.desk.json("tick", "--no-wait", BATCH_THRESHOLD="6")["runs"]
+    assert len(cloud.objects("manifest.json")) == 1, "the work is stored before the start"
+    assert finish_by_timer(cloud.desk) == {"run": begun["run"], "outcome": "completed"}
+    assert len(cloud.objects("transcription-chunk-")) == 6
+    assert (cloud.state, cloud.tags.get("batchscribe:run"), cloud.orders()) == ("stopped", "", [])
 
 
 def test_a_gpu_that_somebody_started_is_left_alone_or_used(cloud: Cloud) -> None:

@@ -130,8 +130,9 @@ def test_a_box_that_boots_needs_no_ssh(cloud: Cloud) -> None:
 
 def test_a_box_whose_scheduler_is_gone_ends_by_itself_and_the_next_tick_settles(cloud: Cloud) -> None:
     cloud.speech(3)
-    # One step at a time, until the worker has its manifest; then nobody comes any more.
-    wait_for(cloud.desk.json("tick", "--once")["runs"][0]["status"] == "transcribing" for _ in repeat(None))
+    cloud.desk.json("tick", "--no-wait")
+    # One pass at a time, until the instance is up; then no further pass is made.
+    wait_for("transcribing" in cloud.desk.json("watchdog")["found"] for _ in repeat(None))
     wait_for(cloud.state == "stopped" for _ in repeat(None))
     assert cloud.box.power.pulled == 1
     assert cloud.orders != []

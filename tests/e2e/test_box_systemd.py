@@ -15,8 +15,8 @@ from batchscribe import __version__
 from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
 from batchscribe.adapters.box_units import unit_files
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.host_client import SshBox
 from batchscribe.adapters.host_keys import pin
-from batchscribe.adapters.launch_ssh import SshBox
 from batchscribe.adapters.ssh import Ssh
 from batchscribe.adapters.store_directory import DirectoryStore
 from batchscribe.controller.scan import Scanner

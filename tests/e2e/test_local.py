@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from batchscribe.core import keys
 from batchscribe.core.transcripts import Transcript, decode
 from batchscribe.ledger import Ledger
-from support.cli import Desk, local_desk, put_speech, wait_for
+from support.cli import Desk, finish_by_timer, local_desk, put_speech, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -138,35 +139,53 @@ def test_one_bad_chunk_costs_one_chunk_and_is_quarantined_in_the_end(desk: Desk)
 
 
 def test_kill_9_in_the_middle_then_the_next_tick_finishes(desk: Desk) -> None:
-    for copy in range(4):
+    for copy in range(2):
         put_speech(desk.bucket / f"copy{copy}", "team-meeting", "morning-walk")
     process = desk.start("tick")
     wait_for(some_transcript(desk, "copy0/morning-walk"))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert 0 < len(finished) < 36
+    assert 0 < len(finished) < 18
     document = desk.json("tick")
     assert document["runs"][0]["status"] == "completed"
     done = {path: path.stat().st_mtime_ns for path in desk.bucket.rglob("transcription-*.json")}
-    assert len(done) == 36
+    assert len(done) == 18
     assert finished.items() <= done.items(), "no transcript is written twice"
     assert desk.json("status")["gpu"]["state"] == "stopped"
     assert desk.json("status")["run"] is None
 
 
-def test_a_second_tick_meanwhile_does_nothing_and_says_who_is_at_it(desk: Desk) -> None:
-    for copy in range(6):
+def test_a_second_tick_meanwhile_follows_the_same_run(desk: Desk) -> None:
+    for copy in range(2):
         put_speech(desk.bucket / f"copy{copy}", "morning-walk")
-    process = desk.start("tick")
+    process = desk.start("tick", "--json")
     wait_for(some_transcript(desk, "copy0/morning-walk"))
-    second = desk.run("tick")
-    assert second.returncode == 0
-    assert str(process.pid) in second.stderr
-    process.communicate()
-    assert process.returncode == 0
-    assert len(transcripts(desk, "copy5/morning-walk")) == 5
+    second = desk.json("tick")
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    for document in (json.loads(stdout), second):
+        assert [run["status"] for run in document["runs"]] == ["completed"]
+    assert len(transcripts(desk, "copy1/morning-walk")) == 5
     assert len(list((desk.home / "batch-reports").iterdir())) == 1
+
+
+def test_a_tick_that_waits_reports_a_run_that_the_timer_settled(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="15")
+    closed = finish_by_timer(desk)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert [run["status"] for run in json.loads(stdout)["runs"]] == [closed["outcome"]] == ["completed"]
+
+
+def test_a_tick_that_waits_fails_with_a_run_that_the_timer_settled(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    (desk.bucket / "team-meeting" / "chunk-002.aac").write_bytes(os.urandom(5000))
+    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="15")
+    assert finish_by_timer(desk)["outcome"] == "incomplete"
+    _, stderr = process.communicate()
+    assert process.returncode == 1, stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -205,16 +224,28 @@ def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
     assert desk.json("status")["gpu"]["state"] == "stopped"
 
 
-def test_one_step_at_a_time_comes_to_the_same_end(desk: Desk) -> None:
+def test_one_pass_at_a_time_comes_to_the_same_end(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
-    for _ in range(200):
-        document = desk.json("tick", "--once")
-        if document["decision"] == "hold":
-            break
+    begun = desk.json("tick", "--no-wait")
+    assert begun["decision"] == "launch"
+    (run,) = begun["runs"]
+    assert desk.json("tick", "--no-wait")["decision"] == "resume"
+    assert finish_by_timer(desk) == {"run": run["run"], "outcome": "completed"}
     assert len(transcripts(desk, "team-meeting")) == 4
     (report,) = (desk.home / "batch-reports").iterdir()
     assert json.loads(report.read_text())["status"] == "completed"
     assert desk.json("status")["gpu"]["state"] == "stopped"
+    assert desk.json("watchdog") == {"found": "no run is open", "released": []}
+
+
+def test_a_worker_lives_on_after_the_pass_that_started_it(desk: Desk) -> None:
+    put_speech(desk.bucket, "morning-walk")
+    desk.json("tick", "--no-wait")
+    wait_for("transcribing" in desk.json("watchdog")["found"] for _ in repeat(None))
+    # No pass is made meanwhile.
+    wait_for(len(list(desk.bucket.rglob("transcription-*.json"))) == 5 for _ in repeat(None))
+    assert finish_by_timer(desk)["outcome"] == "completed"
+    assert len(list(desk.bucket.glob("_batchscribe/runs/*/workers/*/manifest.json"))) == 1
 
 
 def test_a_session_that_is_being_recorded_waits(desk: Desk) -> None:

@@ -1,14 +1,13 @@
-"""The schedule under real systemd: what stands up for a tick that is killed, that is late, or that hangs."""
+"""The schedule under real systemd: one pass begins a run, passes of a timer bring it to its end."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,14 @@ class Host:
     before: dict[str, str]
     """What the units said in other tests."""
 
-    def install(self, **drop_ins: str) -> None:
-        """`drop_ins` add to units: to the `service` or the `watchdog_timer`."""
+    def install(self) -> None:
+        """The schedule; the watchdog's timer makes a pass each two seconds, once it is started."""
         self.batchscribe("install", "systemd")
         self.machine.run("systemctl", "stop", TIMER, WATCHDOG_TIMER)
-        for name, text in drop_ins.items():
-            self._add({"service": SERVICE, "watchdog_timer": WATCHDOG_TIMER}[name], "quick", text)
+        self._add(WATCHDOG_TIMER, "quick", "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/2\nAccuracySec=1ms\n")
 
-    def time_is_up(self) -> None:
-        """The time limit of the service is over: systemd counts it from the start, and hears of it now."""
-        self._add(SERVICE, "limit", "[Service]\nTimeoutStartSec=1s\n")
+    def start_timer(self) -> None:
+        self.machine.run("systemctl", "start", WATCHDOG_TIMER)
 
     def _add(self, unit: str, name: str, text: str) -> None:
         path = f"{UNIT_DIR}/{unit}.d/{name}.conf"
@@ -64,24 +61,21 @@ class Host:
     def batchscribe(self, *words: str) -> str:
         return self.machine.run(PROGRAM, *words, cwd=self.desk.home).stdout
 
-    def tick(self) -> int:
-        """Starts the service; the number of its process, as the machine knows it."""
-        self.machine.run("systemctl", "start", "--no-block", SERVICE)
-        until(lambda: self.service("MainPID") != "0")
-        return int(self.service("MainPID"))
+    def tick(self) -> None:
+        """One pass of the scheduler's unit, to its end."""
+        self.machine.run("systemctl", "start", SERVICE)
 
     def service(self, name: str) -> str:
         return self.machine.shows(SERVICE, name)[name]
 
-    def ended(self) -> bool:
-        """Whether the service has ended, with all that systemd runs after it."""
-        return self.service("ActiveState") in {"inactive", "failed"}
+    @property
+    def ledger(self) -> Path:
+        return self.desk.home / ".batchscribe" / "ledger.sqlite"
 
     def runs(self) -> tuple[Run, ...]:
-        path = self.desk.home / ".batchscribe" / "ledger.sqlite"
         with suppress(TransientError):
-            if path.exists():
-                with Ledger(path) as ledger:
+            if self.ledger.exists():
+                with Ledger(self.ledger) as ledger:
                     return ledger.runs(datetime(2020, 1, 1, tzinfo=UTC))
         return ()
 
@@ -89,13 +83,6 @@ class Host:
         """The run, as soon as it has come so far."""
         until(lambda: any(run.state is state for run in self.runs()))
         return self.runs()[-1]
-
-    def hang(self, pid: int) -> None:
-        """From now on it stands still; and it did so for 20 minutes already, by its own word."""
-        self.machine.run("kill", "-STOP", str(pid))
-        record = self.desk.home / ".batchscribe" / "tick.holder"
-        said = json.loads(record.read_bytes())
-        record.write_text(json.dumps(said | {"alive": said["alive"] - 1200, "since": said["since"] - 1200}))
 
     def workers(self) -> list[str]:
         """The numbers of the workers that live."""
@@ -148,86 +135,68 @@ def much_work(desk: Desk) -> None:
 def settled(host: Host) -> Run:
     (run,) = host.runs()
     assert run.state is RunState.SETTLED
-    assert run.stopped is not None
+    assert run.meter.stopped is not None
     assert not (host.desk.home / ".batchscribe" / "local-instance.json").exists(), "the instance runs"
     assert host.workers() == []
     return run
 
 
-def test_after_sigkill_the_unit_itself_makes_it_good(host: Host) -> None:
-    much_work(host.desk)
+def closed(host: Host) -> Run:
+    """The run, as soon as passes of the timer have closed it."""
+    host.start_timer()
+    until(lambda: any(not run.open for run in host.runs()))
+    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
+    return settled(host)
+
+
+def test_one_pass_begins_a_run_and_the_timer_finishes_it(host: Host) -> None:
+    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
     host.install()
-    pid = host.tick()
-    host.at_work()
-    host.machine.run("kill", "-KILL", str(pid))
-    until(host.ended)
-    assert host.service("Result") == "signal"
-    run = settled(host)
-    assert run.outcome is Outcome.WORKER_LOST
-    assert f"released run {run.id}" in host.log(SERVICE)
-
-
-def test_a_tick_that_is_late_and_does_not_listen_is_made_good_after_its_time_limit(host: Host) -> None:
-    much_work(host.desk)
-    # What it is asked to end by says nothing to it: so it is killed, and then its unit reconciles.
-    host.install(service="[Service]\nTimeoutStopSec=15s\nKillSignal=SIGWINCH\n")
     host.tick()
-    host.at_work()
-    host.time_is_up()
-    until(host.ended)
-    assert host.service("Result") == "timeout"
-    assert "Killing" in host.log(SERVICE)
-    run = settled(host)
-    assert run.outcome is Outcome.WORKER_LOST
-    assert f"released run {run.id}" in host.log(SERVICE)
+    assert (host.service("Result"), host.service("ActiveState")) == ("success", "inactive")
+    assert [run.open for run in host.runs()] == [True]
+    run = closed(host)
+    assert (run.outcome, run.chunks_failed) == (Outcome.COMPLETED, 0)
+    assert f"closed run {run.id}: completed" in host.log(WATCHDOG_SERVICE)
 
 
-def test_a_tick_that_is_late_and_moves_makes_its_own_way_out(host: Host) -> None:
+@pytest.mark.parametrize("unit", [SERVICE, WATCHDOG_SERVICE])
+def test_a_worker_outlives_the_unit_whose_pass_started_it(host: Host, unit: str) -> None:
     much_work(host.desk)
     host.install()
     host.tick()
-    host.at_work()
-    host.time_is_up()
-    until(host.ended)
-    assert host.service("Result") == "timeout"
-    assert settled(host).outcome is Outcome.INTERRUPTED
-    assert "nothing to release" in host.log(SERVICE)
+    while not host.workers():
+        host.machine.run("systemctl", "start", unit)
+    assert host.machine.shows(unit, "ActiveState") == {"ActiveState": "inactive"}
+    (worker,) = host.workers()
+    until(lambda: len(list(host.desk.bucket.rglob("transcription-*.json"))) > 1)
+    assert host.workers() == [worker]
+    host.machine.run("systemctl", "start", WATCHDOG_SERVICE)
+    assert host.machine.shows(WATCHDOG_SERVICE, "Result") == {"Result": "success"}
+    assert host.workers() == [worker]
+    assert host.at_work().worker.worker == 0
 
 
-def test_a_tick_that_hangs_is_found_by_the_timer_and_ended_with_its_worker(host: Host) -> None:
+def test_a_pass_that_is_killed_is_followed_by_the_next_one(host: Host) -> None:
+    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
+    host.install()
+    host.machine.run("systemctl", "start", "--no-block", SERVICE)
+    until(lambda: bool(host.runs()))
+    host.machine.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", SERVICE, check=False)
+    assert closed(host).outcome is Outcome.COMPLETED
+
+
+def test_a_worker_that_is_killed_ends_its_run(host: Host) -> None:
     much_work(host.desk)
-    host.install(watchdog_timer="[Timer]\nOnCalendar=\nOnCalendar=*:*:0/2\nAccuracySec=1ms\n")
-    pid = host.tick()
+    host.install()
+    host.tick()
+    host.start_timer()
     host.at_work()
     until(lambda: bool(host.workers()))
-    host.hang(pid)
-    host.machine.run("systemctl", "start", WATCHDOG_TIMER)
-    until(lambda: all(not run.open for run in host.runs()))
-    until(host.ended)
-    assert host.service("Result") == "signal"
-    run = settled(host)
-    assert run.outcome is Outcome.HUNG
-    assert "no sign of life for 20 min" in run.detail
-    told = host.log(WATCHDOG_SERVICE)
-    assert "it did not end by itself, and is killed" in told
-    assert "process by process" not in told, "its control group could be killed"
-    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
-    said = json.loads(host.batchscribe("tick", "--dry-run", "--json"))
-    assert said["reason"]["code"] == "backing-off"
-
-
-def test_a_tick_that_works_is_not_touched_by_a_watchdog_that_never_rests(host: Host) -> None:
-    put_speech(host.desk.bucket, "team-meeting", "morning-walk")
-    host.install(watchdog_timer="[Timer]\nOnCalendar=\nOnCalendar=*:*:*\nAccuracySec=1ms\n")
-    host.machine.run("systemctl", "start", WATCHDOG_TIMER)
-    host.tick()
-    until(host.ended)
-    assert host.service("Result") == "success"
-    run = settled(host)
-    assert (run.outcome, run.chunks_failed) == (Outcome.COMPLETED, 0)
-    told = host.log(WATCHDOG_SERVICE)
-    assert "is at work: left alone" in told
-    assert "ended" not in told.replace("Finished", "")
+    host.machine.run("kill", "-KILL", *host.workers())
+    run = closed(host)
+    assert run.outcome is Outcome.WORKER_LOST
+    assert f"closed run {run.id}: worker-lost" in host.log(WATCHDOG_SERVICE)
 
 
 def test_the_units_come_and_go_under_real_systemd(host: Host) -> None:
@@ -302,13 +271,23 @@ def cloud(host: Host) -> Iterator[Cloud]:
         yield made
 
 
-def test_after_sigkill_an_instance_in_the_cloud_is_seen_stopped(host: Host, cloud: Cloud) -> None:
+def test_a_deadline_is_kept_in_the_cloud_whatever_the_settings_are_by_then(host: Host, cloud: Cloud) -> None:
     host.install()
-    pid = host.tick()
+    host.tick()
+    host.start_timer()
     host.at_work(RunState.DISPATCHING)
     assert (cloud.state, cloud.orders()) == ("running", 1)
-    host.machine.run("kill", "-KILL", str(pid))
-    until(host.ended)
+    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
+    until(lambda: host.machine.shows(WATCHDOG_SERVICE, "ActiveState")["ActiveState"] != "activating")
+    with Ledger(host.ledger) as ledger:
+        (run,) = ledger.open_runs()
+        ledger.save_run(replace(run, deadline=run.created), at=run.created)
+    env = host.desk.home / ".env"
+    env.write_text(env.read_text().replace(cloud.instance, "i-0fedcba9876543210") + "BATCH_TRESHOLD=5\n")
+    host.start_timer()
+    until(lambda: not any(run.open for run in host.runs()))
+    host.machine.run("systemctl", "stop", WATCHDOG_TIMER)
     (run,) = host.runs()
-    assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.INTERRUPTED)
+    assert run.outcome is Outcome.TIMED_OUT
     assert (cloud.state, cloud.orders()) == ("stopped", 0)
+    assert "BATCH_TRESHOLD" in host.log(WATCHDOG_SERVICE)

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core.manifest import Worked
+from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import Rate, Usd
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.runs import VERSION, Outcome, Run, RunState
 from batchscribe.ledger import Ledger
 
 FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
@@ -23,7 +25,8 @@ times = st.integers(-(2**50), 2**52).map(lambda micros: NOW + timedelta(microsec
 counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e9, allow_nan=False)
 micros = st.builds(Usd, st.integers(-(2**60), 2**60))
-BY_TYPE = {
+moments = st.builds(Moment, times, st.none() | seconds, text)
+BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "str": text,
     "int": counts,
     "int | None": st.none() | counts,
@@ -31,6 +34,7 @@ BY_TYPE = {
     "bool": st.booleans(),
     "datetime": times,
     "datetime | None": st.none() | times,
+    "Moment | None": st.none() | moments,
     "tuple[str, ...]": st.lists(text, max_size=3).map(tuple),
     "RunState": st.sampled_from(RunState),
     "Outcome | None": st.none() | st.sampled_from(Outcome),
@@ -44,8 +48,16 @@ BY_TYPE = {
     ),
     "Rate": st.builds(Rate, per_hour=micros, source=text, as_of=text),
 }
-# Every field by its type, so that a field added to Run later is drawn here without a further word.
-runs = st.builds(Run, **{field.name: BY_TYPE[str(field.type)] for field in dataclasses.fields(Run)})
+
+
+def drawn_fields(kind: type[Meter | Run]) -> dict[str, st.SearchStrategy[Any]]:
+    """Every field by its type, so that a field that is added later is drawn without a change here."""
+    return {field.name: BY_TYPE[str(field.type)] for field in dataclasses.fields(kind)}
+
+
+BY_TYPE["Meter"] = st.builds(Meter, **drawn_fields(Meter))
+# Of another version, a run is read otherwise.
+runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION)}))
 
 
 @contextmanager

@@ -159,6 +159,20 @@ def wav(samples: Samples, *, rate: int = RATE, channels: int = 1, claimed: int |
     )  # fmt: skip
 
 
+def aiff(samples: Samples, *, channels: int) -> bytes:
+    """An AIFF by FFmpeg, with the layout that it writes for so many channels."""
+    file = io.BytesIO()
+    layout = av.AudioLayout({8: "7.1"}[channels])
+    with av.open(file, "w", format="aiff") as out:
+        stream: Any = out.add_stream("pcm_s16be", rate=RATE, layout=layout)
+        pcm = (samples * 32767).astype("<i2")
+        frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout=layout)
+        frame.sample_rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def float_wav(samples: Samples, *, channels: int = 1) -> bytes:
     """A WAV whose samples are what they are given as: also what is no number."""
     data = samples.astype("<f4").tobytes()

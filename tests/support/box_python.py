@@ -12,7 +12,7 @@ POLL_SECONDS = 0.1
 
 
 def box_python(folder: Path, command: Sequence[str]) -> Path:
-    """A program that takes a Python's arguments and runs this host or its agent; `command` is the worker's."""
+    """A program that takes a Python's arguments and runs this host or its agent; `command` is a worker."""
     program = folder / "box-python"
     settings = json.dumps({"command": list(command), "program": str(program)})
     words = [sys.executable, "-m", "support.box_python", settings]

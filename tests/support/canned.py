@@ -20,6 +20,8 @@ class Canned:
     answers: list[tuple[int, str]] = field(default_factory=list)
     always: tuple[int, str] | None = None
     objects: dict[str, bytes] = field(default_factory=dict)
+    bodiless: dict[str, int] = field(default_factory=dict)
+    """Objects of which only the size is sent, and never the content."""
     endpoint: str = ""
 
     def next(self) -> tuple[int, str] | None:
@@ -38,6 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        if size := self.server.canned.bodiless.get(self.path):
+            self._head(200, size)
+            self.close_connection = True
+            return
         data = self.server.canned.objects.get(self.path)
         if self._canned():
             return
@@ -69,12 +75,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._give(status, f"<Error><Code>{code}</Code></Error>".encode())
 
     def _give(self, status: int, body: bytes) -> None:
+        self._head(status, len(body))
+        self.wfile.write(body)
+
+    def _head(self, status: int, size: int) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(size))
         self.send_header("ETag", '"e"')
         self.send_header("Last-Modified", "Mon, 23 Nov 2026 12:00:00 GMT")
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, *_args: object) -> None:
         pass

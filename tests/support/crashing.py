@@ -24,6 +24,8 @@ TESTS = Path(__file__).parents[1]
 PLAYED_WORKER = Path(__file__).with_name("played_worker.py")
 MESSAGES = "messages"
 TRIES = 1
+LAG = 0.2
+"""Seconds: moto shows an instance `stopped` at once, without `stopping`, and its answers are never old."""
 READ_TIMEOUT = 0.5
 """Seconds, of a call to the cloud in here: a fault is met by our code, not by the library's own patience."""
 
@@ -59,10 +61,12 @@ class Nursery:
         environment: Mapping[str, str],
         crash: str = "",
         lands: float | None = None,
+        host: str = "",
     ) -> Ended:
         """`batchscribe WORDS` in `home`, with nothing but `environment`; killed at the place `crash`.
 
-        `lands` is how long a start may take to show, in seconds, where that is not to be waited for.
+        `lands` is how long a start may take to show, in seconds, if that is not to be waited for. `host` is
+        the name of the machine, if it is to be another one.
         """
         asked = {
             "home": str(home),
@@ -70,6 +74,7 @@ class Nursery:
             "environment": dict(environment),
             "crash": crash,
             "lands": lands,
+            "host": host,
         }
         assert self._process.stdin
         assert self._process.stdout
@@ -168,12 +173,13 @@ def _fused(world: Any, fuse: Fuse) -> Any:
     from batchscribe.adapters.launch_local import LocalLauncher
 
     state = Path.cwd() / ".batchscribe"
-    launcher = LocalLauncher(
+    played = LocalLauncher(
         state,
         Path.cwd() / "logs",
         environment=dict(os.environ),
         command=(sys.executable, str(PLAYED_WORKER)),
     )
+    launcher = Fused(played, "launcher", fuse)
     output = Fused(world.output, "store", fuse, _object)
     home = output if world.home is world.output else Fused(world.home, "store", fuse, _object)
     return replace(
@@ -181,7 +187,8 @@ def _fused(world: Any, fuse: Fuse) -> Any:
         output=output,
         home=home,
         compute=Fused(world.compute, "compute", fuse),
-        launcher=Fused(launcher, "launcher", fuse),
+        launcher=launcher,
+        elsewhere=lambda here, run: replace(world.elsewhere(here, run), launcher=launcher),
         guard=Fused(world.guard, "guard", fuse),
         notifier=Fused(Told(Path.cwd() / MESSAGES), "notifier", fuse),
         ledger=Fused(world.ledger, "ledger", fuse, _state),
@@ -226,12 +233,16 @@ def _child(asked: dict[str, Any]) -> None:
         os.dup2(os.open(name, flags, 0o600), number)
     sys.argv = ["batchscribe", *asked["words"]]
     from batchscribe.cli.main import main
-    from batchscribe.controller import release, steps
+    from batchscribe.controller import steps, teardown
+    from batchscribe.core import meter
     from batchscribe.wiring import scheduler
 
     if asked["lands"] is not None:
-        for module in (steps, release):
+        for module in (steps, teardown):
             module.START_LANDS = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
+    meter.LONGEST_LAG = timedelta(seconds=LAG)
+    if asked["host"]:
+        scheduler.socket.gethostname = lambda: asked["host"]  # type: ignore[attr-defined]
     build, fuse = scheduler._world, Fuse(asked["crash"])
     scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
     code = 70

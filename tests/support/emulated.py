@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from support.faults import FaultProxy, fault_proxy
 from support.s3 import CREDENTIALS, REGION, aws_environment, moto_server
 
 PATIENT_TICKS = 3
+PATIENT_PASSES = 400
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,20 @@ class Case:
     instance: str
 
     def tick(self, crash: str = "", lands: float | None = None, **names: str) -> Ended:
+        return self.command("tick", crash=crash, lands=lands, **names)
+
+    def watch(self, **names: str) -> list[Ended]:
+        """Passes of the watchdog until no run is open, made as by its timer, without the minutes between."""
+        ended: list[Ended] = []
+        while not ended or self.open_runs:
+            assert len(ended) < PATIENT_PASSES, ended[-1]
+            ended.append(self.command("watchdog", crash="", lands=None, host="", **names))
+            time.sleep(0.05)
+        return ended
+
+    def command(
+        self, *words: str, crash: str = "", lands: float | None = None, host: str = "", **names: str
+    ) -> Ended:
         environment = CREDENTIALS | {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -66,7 +82,13 @@ class Case:
             "GPU_INSTANCE_ID": self.instance,
         }
         return self.aws.nursery.run(
-            self.home, "tick", "--json", environment=environment | names, crash=crash, lands=lands
+            self.home,
+            *words,
+            "--json",
+            environment=environment | names,
+            crash=crash,
+            lands=lands,
+            host=host,
         )
 
     def killed_at(self, point: str, **names: str) -> None:
@@ -96,8 +118,17 @@ class Case:
     @property
     def paid(self) -> list[str]:
         """The runs that ever had the GPU."""
-        with Ledger(self.home / ".batchscribe" / "ledger.sqlite") as ledger:
-            return [run.id for run in ledger.runs(datetime.min.replace(tzinfo=UTC)) if run.seen_up]
+        with Ledger(self.ledger) as ledger:
+            return [run.id for run in ledger.runs(datetime.min.replace(tzinfo=UTC)) if run.meter.ran]
+
+    @property
+    def open_runs(self) -> list[str]:
+        with Ledger(self.ledger) as ledger:
+            return [run.id for run in ledger.open_runs()]
+
+    @property
+    def ledger(self) -> Path:
+        return self.home / ".batchscribe" / "ledger.sqlite"
 
     def described(self) -> dict[str, Any]:
         answer = self.aws.ec2.describe_instances(InstanceIds=[self.instance])
@@ -140,7 +171,7 @@ class Case:
             yield f"the box is still claimed by {claim.run}"
 
     def _of_the_ledger(self) -> Iterator[str]:
-        with Ledger(self.home / ".batchscribe" / "ledger.sqlite") as ledger:
+        with Ledger(self.ledger) as ledger:
             for run in ledger.open_runs():
                 yield f"run {run.id} is {run.state}"
 

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 
 from batchscribe.controller import (
+    advance,
     alerts,
-    control,
     dispatch,
-    drive,
     follow,
     observe,
     outside,
     reconcile,
-    release,
+    records,
     settle,
     steps,
+    teardown,
     tick,
 )
-from batchscribe.controller.context import Terms, World, log, noted
+from batchscribe.controller.context import Terms, World, log, moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys, policy
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import Backlog
-from batchscribe.core.holding import Holder
 from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import ZERO
-from batchscribe.core.runs import Run, RunState
+from batchscribe.core.runs import Run, RunState, Step
 from batchscribe.errors import BatchscribeError
+from batchscribe.testing.simulation import episode, stage
 from batchscribe.testing.simulation.cloud import CloudApi
 from batchscribe.testing.simulation.seams import KernelLock, LedgerSeam
+from batchscribe.worker import watching
 
 Patch = pytest.MonkeyPatch
 
@@ -55,22 +57,22 @@ def intent_after_start(patch: Patch) -> None:
 
 
 def disarm_before_the_stop_was_seen(patch: Patch) -> None:
-    began = release.begin_release
+    began = teardown.begin_teardown
 
     def hasty(world: World, run: Run) -> Run:
         world.guard.disarm(run.instance, run.id)
         return began(world, run)
 
-    patch.setattr(drive, "begin_release", hasty)
+    patch.setattr(advance, "begin_teardown", hasty)
 
 
 def no_release_on_an_exception(patch: Patch) -> None:
     def give_up(world: World, run: Run, outcome: Any, error: BatchscribeError, errors: list[Any]) -> Run:
         errors.append(error)
         out = run.releasing(outcome, str(error))
-        return noted(world, out if out.state is not RunState.RELEASING else out.moved(RunState.VERIFYING))
+        return save(world, out if out.state is not RunState.RELEASING else out.moved(RunState.VERIFYING))
 
-    patch.setattr(drive, "_give_up", give_up)
+    patch.setattr(advance, "_give_up", give_up)
 
 
 def the_workers_word_for_the_count(patch: Patch) -> None:
@@ -94,11 +96,11 @@ def the_workers_word_for_the_transcripts(patch: Patch) -> None:
     patch.setattr(settle, "_count_failures", trusting)
 
 
-def a_stale_lock_is_unlinked(patch: Patch) -> None:
+def a_held_lock_is_unlinked(patch: Patch) -> None:
     taken = KernelLock.take
 
-    def original(self: KernelLock, process: Holder) -> None:
-        if self.holder() and self.now() - self.since > 1200:
+    def original(self: KernelLock, process: int) -> None:
+        if self.holder():
             self.unlink()
         taken(self, process)
 
@@ -130,31 +132,32 @@ def a_stranger_is_adopted(patch: Patch) -> None:
 
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
     def hopeful(world: World, _terms: Terms, run: Run) -> Run:
-        if run.start_requested is not None:
+        if run.started:
             world.compute.stop(run.instance)
-        now = world.clock.now()
         outside.take_away(world, run)
-        return noted(world, replace(run, stopped=now).moved(RunState.VERIFYING), "stopped, surely")
+        ended = replace(run, meter=run.meter.end(moment(world)))
+        return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
-    patch.setattr(drive, "release", hopeful)
+    patch.setattr(advance, "teardown", hopeful)
 
 
 def billed_while_seen_only(patch: Patch) -> None:
-    def seen_only(self: Run) -> float:
+    def seen_only(self: Meter) -> float:
         begin, end = self.running_since, self.running_until
-        return (end - begin).total_seconds() if begin and end else 0.0
+        return end.seconds_since(begin) if begin and end else 0.0
 
-    patch.setattr(Run, "billed_seconds", property(seen_only))
+    patch.setattr(Meter, "billed_seconds", property(seen_only))
 
 
 def billed_to_the_settlement(patch: Patch) -> None:
     closed = settle._closed
 
-    def late(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
-        ended = world.clock.now() + timedelta(minutes=3)
-        return closed(world, replace(run, stopped=ended), verdict, work)
+    def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
+        now = moment(world)
+        late = Moment(now.at + timedelta(minutes=3), (now.uptime or 0.0) + 180.0, now.boot)
+        return closed(world, replace(run, meter=replace(run.meter, stopped=late)), verdict, work)
 
-    patch.setattr(settle, "_closed", late)
+    patch.setattr(settle, "_closed", much_later)
 
 
 def troubled_chunks_count(patch: Patch) -> None:
@@ -164,9 +167,9 @@ def troubled_chunks_count(patch: Patch) -> None:
 def a_vendors_words_are_told(patch: Patch) -> None:
     alert = alerts.alert
 
-    def chatty(world: World, key: str, title: str, text: str) -> None:
+    def chatty(world: World, key: str, title: str, text: str, *level: Any) -> None:
         error = sys.exc_info()[1]
-        alert(world, key, title, f"{text} ({error.__cause__ if error else ''})")
+        alert(world, key, title, f"{text} ({error.__cause__ if error else ''})", *level)
 
     patch.setattr(tick, "alert", chatty)
 
@@ -184,11 +187,11 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
             inner.setattr(steps, "claim_of", generous)
             return armed(world, terms, run)
 
-    patch.setitem(drive.ACTS, next(step for step, act in drive.ACTS.items() if act is armed), arm)
+    patch.setitem(advance.ACTS, Step.ARM, arm)
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:
-    patch.setattr(release, "_ours", lambda _run, _seen, _now: True)
+    patch.setattr(teardown, "_is_ours", lambda _run, _poll: True)
 
 
 def a_claim_is_left(patch: Patch) -> None:
@@ -230,7 +233,7 @@ def nothing_is_billed(patch: Patch) -> None:
 
 
 def a_worker_is_left_on_a_borrowed_machine(patch: Patch) -> None:
-    patch.setattr(release, "_work_over", lambda *_look: True)
+    patch.setattr(teardown, "_is_work_over", lambda *_poll: True)
 
 
 def others_claims_are_ignored(patch: Patch) -> None:
@@ -239,19 +242,21 @@ def others_claims_are_ignored(patch: Patch) -> None:
 
 
 def hung_work_is_waited_for(patch: Patch) -> None:
-    for module in (follow, reconcile):
-        patch.setattr(module, "stands_still", lambda *_look: "")
+    """On both sides: the controller's rule and the supervisor's each stop it alone."""
+    patch.setattr(follow, "stall_reason", lambda *_progress: None)
+    patch.setattr(watching.Watch, "_stalled", lambda _watch: None)
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
-    read_exit = control.read_exit
+    read_exit = records.read_exit
 
-    def late(world: World, manifest: wire.Manifest) -> wire.ExitRecord | None:
-        record = read_exit(world, manifest)
-        return record if world.clock.now() >= manifest.deadline else None
+    def late(world: World, worker: wire.WorkerRef) -> wire.ExitRecord | None:
+        run = world.ledger.run(worker.run)
+        over = run is None or world.clock.now() >= run.deadline
+        return read_exit(world, worker) if over else None
 
-    for module in (follow, reconcile):
-        patch.setattr(module, "read_exit", late)
+    patch.setattr(follow, "read_exit", late)
+    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_seen: run)
 
 
 def no_start_ever_pays(patch: Patch) -> None:
@@ -263,16 +268,16 @@ def no_start_ever_pays(patch: Patch) -> None:
 
 
 def what_is_done_is_given_out_again(patch: Patch) -> None:
-    manifest = dispatch._manifest
+    with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: Terms, run: Run, *given: Any) -> wire.Manifest:
-        made = manifest(world, terms, run, *given)
+    def again(world: World, terms: Terms, run: Run, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
-        before = [read_manifest(world, key) for each in lately for key in each.manifests]
-        chunks = {chunk.key: chunk for each in (made, *before) for chunk in each.chunks}
-        return msgspec.structs.replace(made, chunks=tuple(chunks.values()))
+        before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
+        given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
+        return with_manifest(world, terms, run, {chunk.key: chunk for chunk in given}.values())
 
-    patch.setattr(dispatch, "_manifest", again)
+    for module in (dispatch, steps):
+        patch.setattr(module, "with_manifest", again)
 
 
 def every_alarm_is_due(patch: Patch) -> None:
@@ -287,29 +292,29 @@ def a_mistake_in_the_code(patch: Patch) -> None:
 
 
 def a_secret_is_logged(patch: Patch) -> None:
-    give_up = drive._give_up
+    give_up = advance._give_up
 
     def chatty(world: World, run: Run, outcome: Any, error: BatchscribeError, errors: list[Any]) -> Run:
         log.warning("it failed", cause=str(error.__cause__))
         return give_up(world, run, outcome, error, errors)
 
-    patch.setattr(drive, "_give_up", chatty)
+    patch.setattr(advance, "_give_up", chatty)
 
 
 def a_secret_is_stored(patch: Patch) -> None:
-    give_up = drive._give_up
+    give_up = advance._give_up
 
     def open_hearted(world: World, run: Run, outcome: Any, error: BatchscribeError, errors: list[Any]) -> Run:
         with suppress(BatchscribeError):
             world.output.replace(f"{keys.RUNS}{run.id}/trouble.json", str(error.__cause__).encode())
         return give_up(world, run, outcome, error, errors)
 
-    patch.setattr(drive, "_give_up", open_hearted)
+    patch.setattr(advance, "_give_up", open_hearted)
 
 
 def nobody_looks_at_a_working_instance(patch: Patch) -> None:
     for module in (follow, dispatch):
-        patch.setattr(module, "look_due", lambda *_look: False)
+        patch.setattr(module, "poll_due", lambda *_moment: False)
 
 
 def every_stop_is_forced(patch: Patch) -> None:
@@ -318,17 +323,18 @@ def every_stop_is_forced(patch: Patch) -> None:
 
 
 def its_own_start_is_not_known_again(patch: Patch) -> None:
-    patch.setattr(Run, "started_again", lambda _run, _launched_at: False)
+    patch.setattr(Meter, "is_started_again", lambda _meter, _launched_at: False)
 
 
-def a_clock_set_back_puts_the_look_off(patch: Patch) -> None:
-    def due(run: Run, terms: Terms, now: datetime) -> bool:
-        return run.running_until is not None and now - run.running_until >= timedelta(
-            seconds=terms.waits.describe
-        )
+def a_clock_set_back_grants_grace(patch: Patch) -> None:
+    def by_the_wall(self: Moment, earlier: Moment) -> float:
+        return (self.at - earlier.at).total_seconds()
 
-    for module in (follow, dispatch):
-        patch.setattr(module, "look_due", due)
+    def is_within(self: Moment, span: timedelta, of: Moment) -> bool:
+        return self.seconds_since(of) < span.total_seconds()
+
+    patch.setattr(Moment, "seconds_since", by_the_wall)
+    patch.setattr(Moment, "is_within", is_within)
 
 
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
@@ -344,5 +350,26 @@ def what_is_passed_over_goes_free(patch: Patch) -> None:
     patch.setattr(settle, "_passed_over", lambda _work: ())
 
 
-def a_late_start_is_not_waited_for(patch: Patch) -> None:
-    patch.setattr(release, "_may_still_start", lambda _run, _now: False)
+def a_process_that_hangs_is_not_killed(patch: Patch) -> None:
+    patch.setattr(stage, "HANG_SECONDS", math.inf)
+
+
+def the_minute_timer_advances_nothing(patch: Patch) -> None:
+    patch.setattr(episode, "watch", lambda *_world, **_locked: tick.Watched(found="nothing"))
+
+
+def started_before_it_is_recorded(patch: Patch) -> None:
+    def hasty(world: World, terms: Terms, run: Run) -> Run:
+        if world.compute.describe(run.instance).state is InstanceState.STOPPED:
+            world.compute.start(steps.claim_of(run))
+        return provision(world, terms, run)
+
+    provision = advance.ACTS[Step.PROVISION]
+    patch.setitem(advance.ACTS, Step.PROVISION, hasty)
+
+
+def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
+    def recovered(_created: datetime, *, started: bool, launched_before: datetime | None) -> Meter:
+        return Meter(launched_before=launched_before)
+
+    patch.setattr(Meter, "recovered", recovered)

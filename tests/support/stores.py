@@ -24,6 +24,9 @@ class StoppedClock:
     def monotonic(self) -> float:
         return (self.time - NOW).total_seconds()
 
+    def boot(self) -> str:
+        return "stopped"
+
     def sleep(self, seconds: float) -> None:
         if seconds < 0:
             raise InterruptedRunError("a test slept backwards")

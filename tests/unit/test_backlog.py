@@ -358,6 +358,7 @@ def test_the_sums() -> None:
         waiting=1,
         done=1,
         quarantined=1,
+        oldest_retry=found["e.mp3"].pending[0].modified,
         empty=1,
         oldest=NOW - timedelta(hours=5),
         candidates=(*found["a/"].pending, *found["e.mp3"].pending),

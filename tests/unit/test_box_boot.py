@@ -1,4 +1,4 @@
-"""The agent's process: which machine it is on, its environment, its one lock, and how it is started and ends."""
+"""The agent's process: its machine, its environment, its lock, and how it is started and ends."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class FakeLock:
         self.was_held = 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, patience: float = 0.0) -> Iterator[None]:
         if self.by:
             raise LockHeldError(f"another tick is running ({self.by}); nothing was done")
         self.was_held += 1
@@ -58,9 +58,6 @@ class FakeLock:
             yield
         finally:
             self.by = None
-
-    def held_by(self) -> None:
-        return None
 
     def holder(self) -> str | None:
         return self.by

@@ -100,8 +100,7 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert calls(machine) == ["daemon-reload", f"enable --now {timers}", f"restart {timers}"]
     service = (machine / "units" / SERVICE).read_text()
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
-    assert f'ExecStart="{executable}" tick' in lines(service)
-    assert f'ExecStopPost="{executable}" reconcile' in lines(service)
+    assert f'ExecStart="{executable}" tick --no-wait' in lines(service)
     assert f"WorkingDirectory={project}" in lines(service)
     assert f"User={installed.owner(project / '.env')}" in lines(service)
     assert "CPUQuota=50%" in lines(service)
@@ -110,7 +109,7 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert f'ExecStart="{executable}" watchdog' in watchdog
     assert f"WorkingDirectory={project}" in watchdog
     assert f"User={installed.owner(project / '.env')}" in watchdog
-    assert "OnCalendar=*:0/5" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
+    assert "OnCalendar=*:0/1" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
 
     assert "as they were" in run(project, "systemd", *where)
     assert calls(machine)[3:] == ["daemon-reload", f"enable --now {timers}"]

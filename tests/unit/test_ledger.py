@@ -13,7 +13,7 @@ import pytest
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.packing import Priors
 from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.errors import MisconfiguredError, RefusedError, TransientError
+from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries
 
@@ -214,14 +214,32 @@ def test_a_held_ledger_is_transient(path: Path, ledger: Ledger) -> None:
         assert other.get("key") is None
 
 
-def test_a_damaged_file_is_named_kept_and_explained(path: Path) -> None:
+def test_a_damaged_file_is_named_and_left_as_it_is(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is not a database, and yet it is long enough to look like one" * 40)
     before = path.read_bytes()
-    with pytest.raises(MisconfiguredError, match=r"damaged.*the store still knows.*mv") as caught:
+    with pytest.raises(DamagedLedgerError, match=r"damaged.*the store still knows") as caught:
         Ledger(path)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
+
+
+def test_pages_that_were_overwritten_are_damage_before_anything_is_read_from_them(path: Path) -> None:
+    with Ledger(path) as ledger:
+        for number in range(100):
+            ledger.save_run(replace(RUN, id=f"r{number}"), at=NOW)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :] = b"\xff" * (len(data) - len(data) // 2)
+    path.write_bytes(data)
+    with pytest.raises(DamagedLedgerError):
+        Ledger(path)
+
+
+def test_a_table_that_is_gone_is_damage(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger._db.execute("DROP TABLE runs")
+    with pytest.raises(DamagedLedgerError, match="no table runs"):
+        Ledger(path)
 
 
 def test_a_full_disk_is_told_as_one(ledger: Ledger) -> None:
@@ -244,11 +262,20 @@ def test_a_ledger_of_a_newer_batchscribe_is_left_alone(path: Path) -> None:
         Ledger(path)
 
 
-def test_a_run_of_a_newer_batchscribe_is_not_guessed(ledger: Ledger) -> None:
-    ledger.save_run(RUN, at=NOW)
-    ledger._db.execute("UPDATE runs SET document = replace(document, 'planned', 'hibernating')")
+@pytest.mark.parametrize("change", [("planned", "hibernating"), ('"version":2', '"version":3')], ids=str)
+def test_a_run_that_cannot_be_read_keeps_no_other_from_being_stopped(
+    ledger: Ledger, change: tuple[str, str]
+) -> None:
+    for name in ("newer", "r1"):
+        ledger.save_run(replace(RUN, id=name), at=NOW)
+    ledger._db.execute("UPDATE runs SET document = replace(document, ?, ?) WHERE id = 'newer'", change)
+    assert ledger.open_runs() == (RUN,)
+    assert [problem for problem in ledger.unreadable if problem]
     with pytest.raises(MisconfiguredError, match="cannot read"):
-        ledger.open_runs()
+        ledger.run("newer")
+    ledger._db.execute("UPDATE runs SET state = 'settled' WHERE id = 'newer'")
+    assert ledger.open_runs() == (RUN,)
+    assert not ledger.unreadable
 
 
 def test_a_migration_is_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -13,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from batchscribe.adapters.lock_file import FileTickLock
-from batchscribe.adapters.processes import LocalProcesses
-from batchscribe.controller.tick import tick
-from batchscribe.controller.watchdog import Watchdog
+from batchscribe.controller.tick import tick, watch
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome
+from batchscribe.core.runs import Outcome, RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import PRAGMAS
@@ -115,10 +112,10 @@ def trouble(at: Stage) -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of a quarter of a megabyte; root may make one."""
+    """A disk of a megabyte, which root may make: enough for a whole run."""
     folder.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if made.returncode:
         pytest.skip("a small disk can be mounted by root only")
@@ -158,10 +155,10 @@ def test_a_real_disk_that_is_full_before_the_start_starts_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("died", [False, True], ids=["ended", "died"])
-def test_a_disk_that_was_full_before_the_watchdog_came_keeps_no_gpu_running(
-    tmp_path: Path, died: bool
+def test_a_disk_that_is_full_at_every_pass_of_the_timer_keeps_no_gpu_running(
+    tmp_path: Path, *, died: bool
 ) -> None:
-    """It needs the lock and the ledger, anew, where there is not a byte left for either."""
+    """Each pass needs the lock and the ledger, anew, and there is not a byte left for either."""
     with small_disk(tmp_path / "disk") as disk:
         with staged(disk) as at:
             while not started(at) or at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
@@ -174,28 +171,67 @@ def test_a_disk_that_was_full_before_the_watchdog_came_keeps_no_gpu_running(
             path.write_bytes(data)
         fill(disk)
         at.clock.sleep(3600)
-        with Ledger(disk / "ledger.sqlite") as ledger:
-            world = replace(at.world, ledger=ledger)
-            watchdog = Watchdog(world, at.terms, lock(at, disk), LocalProcesses())
-            with suppress(BatchscribeError):
-                watchdog.watch()
+        for _ in range(6):
+            with Ledger(disk / "ledger.sqlite") as ledger, suppress(BatchscribeError):
+                watch(replace(at.world, ledger=ledger), at.terms, locked=lock(at, disk).held)
+            at.clock.sleep(60)
         assert not unsafe(at)
         (disk / "filler").unlink()
         assert not with_room(at, disk)
 
 
-def test_a_holder_is_known_on_a_full_disk_too(tmp_path: Path) -> None:
-    """Whoever hangs there is ended like anybody else."""
+def unwritable(*_arguments: object, **_named: object) -> None:
+    raise MisconfiguredError("the disk of the ledger is full")
+
+
+def refuse_writes(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("save_run", "put"):
+        monkeypatch.setattr(at.ledger, name, unwritable)
+
+
+def run_slowly(at: Stage) -> None:
+    """Steps a run on until its worker works, which does not end when it is asked to."""
+    at.worker.seconds_each, at.worker.deaf = 1e6, True
+    while not (runs := at.ledger.open_runs()) or runs[0].state is not RunState.TRANSCRIBING:
+        once(at)
+        at.clock.sleep(5)
+
+
+def test_passes_that_cannot_be_recorded_stop_a_gpu_whose_worker_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass knows what the one before it has asked for."""
+    with staged(tmp_path) as at:
+        run_slowly(at)
+        refuse_writes(at, monkeypatch)
+        at.clock.sleep(2 * 3600)
+        for _ in range(10):
+            with suppress(BatchscribeError):
+                watch(at.world, at.terms)
+            at.clock.sleep(60)
+        assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+
+
+def test_a_signal_stops_the_gpu_although_the_ledger_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged(tmp_path) as at:
+        at.worker.seconds_each, at.worker.deaf = 1e6, True
+        at.clock.at(MID_RUN, lambda: refuse_writes(at, monkeypatch))
+        at.clock.at(MID_RUN, at.clock.interrupt)
+        with suppress(BatchscribeError):
+            tick(at.world, at.terms)
+        assert started(at)
+        assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+
+
+def test_a_lock_can_be_taken_on_a_full_disk_too(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, staged(tmp_path) as at:
-        with lock(at, disk).held():
-            pass
         fill(disk)
         for _ in range(2):
             with lock(at, disk).held():
-                said = lock(at, disk).held_by()
-                assert said is not None
-                assert said.pid == os.getpid()
-            assert lock(at, disk).held_by() is None
+                assert lock(at, disk).holder() is not None
+            assert lock(at, disk).holder() is None
 
 
 def lock(at: Stage, folder: Path) -> FileTickLock:
@@ -232,8 +268,7 @@ def test_a_ledger_that_another_process_never_lets_go_keeps_no_gpu_running(tmp_pa
     with staged(tmp_path, busy_timeout="0") as at:
         holder = Holder(tmp_path)
         at.clock.at(22.0, holder.take)
-        with pytest.raises(TransientError, match="held by another process"):
-            tick(at.world, at.terms)
+        assert trouble(at), "a run that could not be recorded is no success"
         assert holder.held
         assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
         holder.let_go()

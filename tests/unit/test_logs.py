@@ -256,7 +256,21 @@ def test_secrets_show_by_their_shape(text: str, shown: str) -> None:
 
 
 def test_the_longest_secret_goes_first() -> None:
-    assert Redactor(["abcd", "abcdefgh", ""])("abcdefgh abcd") == f"{HIDDEN} {HIDDEN}"
+    assert Redactor(["abcdefgh", "abcdefgh/ijkl", ""])("abcdefgh/ijkl abcdefgh") == f"{HIDDEN} {HIDDEN}"
+
+
+@pytest.mark.parametrize("secret", ["0", "8", "88", "0088", "done", "pw"])
+def test_a_short_word_is_no_secret(secret: str) -> None:
+    figures = "at most $0.0088, 118 of 120 chunks done, pw"
+    assert Redactor([secret])(figures) == figures
+
+
+def test_a_short_secret_is_a_whole_word_and_a_long_one_is_found_anywhere() -> None:
+    redact = Redactor(["12345678", "/hook/1a", "0123456789abcdef"])
+    assert redact("$1234567890.12") == "$1234567890.12"
+    assert redact("pin=12345678.") == f"pin={HIDDEN}."
+    assert redact("host/hook/1a?x") == f"host{HIDDEN}?x"
+    assert redact("%2F0123456789abcdefX") == f"%2F{HIDDEN}X"
 
 
 def test_printable_keeps_letters_of_all_scripts() -> None:

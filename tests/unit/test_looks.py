@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from batchscribe.controller.follow import follow
 from batchscribe.controller import advance
 from batchscribe.controller.context import moment
+from batchscribe.controller.follow import follow
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.teardown import teardown
 from batchscribe.controller.tick import reconcile, tick

@@ -186,11 +186,24 @@ def test_a_message_holds_no_secret_and_no_control_character() -> None:
     with http_receiver() as endpoint:
         url = endpoint.url.replace("http://", "json://") + f"/{CANARY}"
         AppriseNotifier(urls=[url], deadline=DEADLINE).send(
-            Message(f"at {url}", f"key \x1b[2J {CANARY}\nend")
+            Message("at \x1b[2J", f"{url} key \x1b[2J {CANARY}\nend")
         )
     posted = endpoint.posts[0][1].decode()
     assert CANARY not in posted
     assert "key \\\\x1b[2J" in posted
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["json://{}/0", "json://me:8@{}", "json://{}/done", "json://{}/quarantined/88", "json://{}/?a=0"],
+)
+def test_a_short_word_of_a_receivers_url_stays_in_titles_and_figures(address: str) -> None:
+    told = Message("run 20260501-080808 done", "118 of 120 chunks done, 0 quarantined.\nAt most $0.0088.")
+    with http_receiver() as endpoint:
+        url = address.format(endpoint.url.removeprefix("http://"))
+        AppriseNotifier(urls=[url], deadline=DEADLINE).send(told)
+    posted = json.loads(endpoint.posts[0][1])
+    assert (posted["title"], posted["message"]) == (told.title, told.body)
 
 
 def test_nobody_to_tell_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

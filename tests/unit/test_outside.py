@@ -140,13 +140,23 @@ def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at:
     ("boots", "launch", "way"),
     [(True, "auto", "boot"), (True, "ssh", "ssh"), (True, "held", "held"), (False, "auto", "ssh")],
 )
-def test_the_way_to_the_worker_is_chosen_once(tmp_path: Path, boots: bool, launch: str, way: str) -> None:
+def test_how_the_workers_are_started_is_decided_once_and_left_in_the_claim(
+    tmp_path: Path, boots: bool, launch: str, way: str
+) -> None:
     at = stage(tmp_path, launch=launch)
     ready(at)
     set_up(at, boots=boots)
+    left: list[str] = []
+    at.clock.at(30, lambda: left.append(claimed(at)))
     (run,) = tick(at.world, at.terms).runs
-    assert run.launch == way
+    assert (run.launch, left, record(at).claim) == (way, [way], None)
     at.ledger.close()
+
+
+def claimed(at: Stage) -> str:
+    """How the workers of the run that claims the instance are started."""
+    claim = record(at).claim
+    return claim.launch.value if claim else ""
 
 
 def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(

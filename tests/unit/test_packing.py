@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.core.chunks import Chunk
-from batchscribe.core.packing import Priors, pack
+from batchscribe.core.chunks import AUDIO_TYPES, Chunk
+from batchscribe.core.packing import BYTES_PER_SECOND, Priors, pack
 from support.values import RATE, chunk
 
 PRIORS = Priors(speed=10.0, setup_seconds=0, release_seconds=0)
@@ -48,3 +48,8 @@ def test_learned_bytes_beat_the_table() -> None:
     taught = replace(PRIORS, bytes_per_second={"webm": 8_000.0})
     assert taught.audio_seconds(chunk()) == 5.0
     assert PRIORS.audio_seconds(chunk()) == 10.0
+
+
+def test_every_type_of_audio_has_an_estimate() -> None:
+    assert BYTES_PER_SECOND.keys() == AUDIO_TYPES
+    assert min(BYTES_PER_SECOND.values()) > 0

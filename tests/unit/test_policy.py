@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import (
+    PATIENT_STARTS,
     Hold,
     IfRunning,
     Launch,
@@ -146,28 +147,16 @@ def test_a_start_that_would_pass_the_budget_is_refused_with_the_sums() -> None:
     assert isinstance(decide(replace(seen, spent_today=Usd(0)), policy), Launch)
 
 
-@given(hung=st.integers(0, 200), fruitless=st.integers(0, 200), minutes=st.integers(0, 3 * 24 * 60))
-def test_each_hung_run_doubles_the_pause_up_to_a_day(hung: int, fruitless: int, minutes: int) -> None:
+@given(fruitless=st.integers(0, 200), minutes=st.integers(0, 3 * 24 * 60))
+def test_each_start_without_a_chunk_done_doubles_the_pause_up_to_a_day(fruitless: int, minutes: int) -> None:
     ago = NOW - timedelta(minutes=minutes)
-    seen = observation(
-        backlog(200),
-        hung=hung,
-        last_hung=ago if hung else None,
-        fruitless=fruitless,
-        last_fruitless=ago if fruitless else None,
-    )
-    pauses = [60 * 2 ** (count - 1) for count, patience in ((hung, 1), (fruitless, 2)) if count >= patience]
+    seen = observation(backlog(200), fruitless=fruitless, last_fruitless=ago if fruitless else None)
+    pause = 60 * 2 ** (fruitless - 1) if fruitless >= PATIENT_STARTS else 0
     decision = decide(seen, POLICY)
-    if minutes < min(max(pauses, default=0), 24 * 60):
+    if minutes < min(pause, 24 * 60):
         assert isinstance(decision, Hold)
         assert decision.reason.code is ReasonCode.BACKING_OFF
+        assert f"the last {fruitless} starts were paid for" in decision.reason.sentence
     else:
         assert isinstance(decision, Launch)
     assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
-
-
-def test_the_longer_pause_is_the_one_that_is_told() -> None:
-    seen = observation(backlog(200), hung=1, last_hung=NOW, fruitless=3, last_fruitless=NOW)
-    assert "the last 3 starts were paid for" in decide(seen, POLICY).reason.sentence
-    assert "the last run hung and was ended" in decide(replace(seen, fruitless=1), POLICY).reason.sentence
-    assert "the last 4 runs hung and were ended" in decide(replace(seen, hung=4), POLICY).reason.sentence

@@ -48,9 +48,7 @@ def leave_everything(folder: Path) -> None:
         host_keys._replace(state / "known_hosts", "i-1", "i-1 ssh-ed25519 AAAA")
         start_once(state / "worker", ["/bin/true"], environment={}, log=log_dir / "worker.log")
         seen = modes(folder)
-    assert {"state/inner/ledger.sqlite-wal", "state/inner/ledger.sqlite-shm", "state/inner/tick.holder"} < {
-        *seen
-    }
+    assert {"state/inner/ledger.sqlite-wal", "state/inner/ledger.sqlite-shm"} < {*seen}
     assert {path: mode for path, mode in seen.items() if (folder / path).is_file() and mode != 0o600} == {}
 
 
@@ -85,11 +83,11 @@ def test_a_ledger_that_others_could_read_is_restricted(tmp_path: Path) -> None:
 
 def test_a_lock_that_others_could_read_is_restricted_and_the_copy_is_not(tmp_path: Path, umask: int) -> None:
     copy = tmp_path / "batch-transcribe.lock"
-    for name in ("tick.lock", "tick.holder"):
+    for name in ("tick.lock",):
         (tmp_path / name).touch()
         (tmp_path / name).chmod(0o644)
     with FileTickLock(tmp_path / "tick.lock", FakeClock(), copy=copy).held():
-        assert modes(tmp_path) == {"tick.lock": 0o600, "tick.holder": 0o600, copy.name: 0o644 & ~umask}
+        assert modes(tmp_path) == {"tick.lock": 0o600, copy.name: 0o644 & ~umask}
 
 
 def test_restricting_touches_only_plain_files_of_this_user(tmp_path: Path) -> None:

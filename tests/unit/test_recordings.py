@@ -38,9 +38,9 @@ class Counted(MemoryStore):
         super().__init__(FakeClock(NOON))
         self.fetched: list[str] = []
 
-    def get(self, key: str) -> Blob:
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
         self.fetched.append(key)
-        return super().get(key)
+        return super().get(key, limit=limit)
 
 
 def filled(chunks: list[bytes], *, first: int = 1, width: int = 3) -> tuple[Counted, list[str]]:

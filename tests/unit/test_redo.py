@@ -42,8 +42,8 @@ from batchscribe.core.runs import Outcome, RunState
 from batchscribe.core.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
+from support import values
 from support.stores import NOW, StoppedClock
-from support.values import run
 
 OLD = NOW - timedelta(hours=1)
 
@@ -354,7 +354,7 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
     for number, name in enumerate(("r1", "r2")):
         asked = manifest(store, "s/chunk-001.webm", run=name)
         store.place(keys.manifest(name, 0), wire.encode(asked), modified=OLD + timedelta(minutes=number))
-    settled = run(id="r1", state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW)
+    settled = values.run(id="r1", state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=NOW)
     store.place(keys.settlement("r1"), encode_run(settled))
     store.place(keys.manifest("r3", 0), b'{"version": 99}')
     fail(store, "s/chunk-001.webm", "r2", at=NOW)

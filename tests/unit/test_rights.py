@@ -108,6 +108,7 @@ BOX_WRITES = {
     "exit_record": keys.exit_record("run-1", 0),
     "later_boot": keys.later_boot("run-1", "0b9c6f2e-5a1d-4c3e-9f70-6f1f2b1d7a11"),
     "progress": keys.progress("run-1", 0),
+    "superseded": keys.superseded("a/transcription-chunk-001.json", "run-1"),
 }
 """By the name of their function: whatever else the box names, it only reads."""
 BOX_READS = {"cancel", "instance", "intent", "manifest", "settlement"}

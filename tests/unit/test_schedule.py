@@ -4,35 +4,31 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from batchscribe.adapters.schedule import (
     SERVICE,
-    START_MARGIN,
-    STOP_TIMEOUT,
+    START_TIMEOUT,
     TIMER,
     UNITS,
-    WATCH_TIMEOUT,
+    WATCHDOG_SERVICE,
+    WATCHDOG_TIMER,
     Interval,
     Plan,
     render_cron,
     render_units,
     with_block,
 )
-from batchscribe.controller.by_hand import Patience
-from batchscribe.controller.context import Waits
-from batchscribe.controller.watchdog import DYING, WAY_OUT
 from batchscribe.errors import MisconfiguredError
+from batchscribe.wiring.scheduler import HANG_SECONDS
 
 PLAN = Plan(
     executable=Path("/home/ubuntu/batchscribe/.venv/bin/batchscribe"),
     folder=Path("/home/ubuntu/batchscribe"),
     user="ubuntu",
     interval=Interval(60),
-    max_runtime=timedelta(hours=2),
     local_gpu=False,
     log_dir=Path("/home/ubuntu/batchscribe/logs"),
 )
@@ -110,18 +106,23 @@ def test_the_timer_does_not_pull_the_service_and_the_service_not_the_boot() -> N
     ]
 
 
-def test_time_limits_follow_the_longest_run() -> None:
-    service = render_units(replace(PLAN, max_runtime=timedelta(hours=3, minutes=45)))[SERVICE]
-    assert "TimeoutStartSec=4h 15min" in lines(service)
-    assert "TimeoutStopSec=15min" in lines(service)
+@pytest.mark.parametrize("service", [SERVICE, WATCHDOG_SERVICE])
+def test_the_end_of_a_pass_ends_neither_its_worker_nor_its_run(service: str) -> None:
+    """The next pass of either timer goes on, so nothing is stopped after a pass that died."""
+    unit = lines(render_units(PLAN)[service])
+    assert "KillMode=process" in unit
+    assert not [line for line in unit if line.startswith(("ExecStop", "TimeoutStop", "Restart"))]
 
 
-def test_systemd_waits_longer_than_the_tick_waits_for_its_gpu() -> None:
-    waits = timedelta(seconds=max(Waits().stop, Patience().stop) + Waits().grace)
-    assert waits + timedelta(minutes=2) <= STOP_TIMEOUT, "the alarm must be out before SIGKILL"
-    assert waits + timedelta(minutes=10) <= START_MARGIN, "and results are verified after that"
-    asking = timedelta(seconds=2 * Waits().second_look + DYING) + waits + WAY_OUT
-    assert asking + waits + timedelta(minutes=10) <= WATCH_TIMEOUT, "the watchdog does both"
+def test_a_pass_that_hangs_ends_itself_before_systemd_does() -> None:
+    for service in (SERVICE, WATCHDOG_SERVICE):
+        assert "TimeoutStartSec=2h" in lines(render_units(PLAN)[service])
+    assert START_TIMEOUT.total_seconds() > HANG_SECONDS
+
+
+def test_open_runs_get_a_pass_each_minute_and_first_of_all_after_a_boot() -> None:
+    timer = lines(render_units(PLAN)[WATCHDOG_TIMER])
+    assert {"OnCalendar=*:0/1", "OnBootSec=1min", "AccuracySec=1s"} <= set(timer)
 
 
 def test_a_local_gpu_is_not_capped() -> None:
@@ -175,7 +176,7 @@ def test_systemd_finds_no_fault_with_any_path(tmp_path: Path, name: str, *, loca
 def test_systemd_would_have_found_a_fault(tmp_path: Path) -> None:
     analyze = tool("systemd-analyze")
     for unit, text in render_units(PLAN).items():
-        (tmp_path / unit).write_text(text.replace("TimeoutStopSec", "TimeoutStoppSec"))
+        (tmp_path / unit).write_text(text.replace("TimeoutStartSec", "TimeoutStarttSec"))
     ended = subprocess.run(
         [analyze, "verify", "--recursive-errors=yes", "--man=no", str(tmp_path / SERVICE)],
         capture_output=True,
@@ -197,7 +198,7 @@ def test_percent_signs_are_no_specifiers_of_systemd() -> None:
     plan = replace(PLAN, executable=Path("/srv/100%n/batchscribe"), folder=Path("/srv/100%n x"))
     service = lines(render_units(plan)[SERVICE])
     assert "WorkingDirectory=/srv/100%%n x" in service
-    assert 'ExecStart="/srv/100%%n/batchscribe" tick' in service
+    assert 'ExecStart="/srv/100%%n/batchscribe" tick --no-wait' in service
 
 
 def test_systemd_takes_no_quotes_in_the_path_of_a_program() -> None:
@@ -216,7 +217,7 @@ def test_cron_runs_the_program_in_its_folder_and_appends_to_its_log(tmp_path: Pa
         PLAN, executable=program, folder=folder, log_dir=folder / "logs", interval=Interval(30), told=True
     )
     _, *rendered, _ = render_cron(plan).splitlines()
-    for line, times in zip(rendered, ("*/30 * * * * ", "*/5 * * * * "), strict=True):
+    for line, times in zip(rendered, ("*/30 * * * * ", "*/1 * * * * "), strict=True):
         assert line.startswith(f"{times}cd ")
         # What cron does with the rest of a line: `\%` becomes `%`, a bare one would end the command.
         command = line.removeprefix(times)
@@ -224,7 +225,7 @@ def test_cron_runs_the_program_in_its_folder_and_appends_to_its_log(tmp_path: Pa
         for _ in range(2):
             subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True, env={}, cwd="/")
     written = (folder / "logs" / "scheduler-cron.log").read_text()
-    assert written == f"{folder}\n0.5 tick\n" * 2 + f"{folder}\n0.5 watchdog\n" * 2
+    assert written == f"{folder}\n0.5 tick --no-wait\n" * 2 + f"{folder}\n0.5 watchdog\n" * 2
 
 
 OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"

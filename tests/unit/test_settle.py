@@ -326,7 +326,7 @@ def test_what_was_left_out_is_in_the_message(at: Stage) -> None:
     flagged = msgspec.structs.replace(record, flags={"partial": 2, "track-missing": 1})
     at.store.replace(place, wire.encode(flagged))
     over(at, run, None)
-    text = at.notes.messages[-1].text
+    text = at.notes.messages[-1].body
     assert text.endswith("2 partial, 1 track-missing\n1 sound file passed over: 1 .dss")
 
 

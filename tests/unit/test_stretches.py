@@ -269,11 +269,11 @@ def test_a_starved_engine_says_which_stage_it_waited_for() -> None:
     record = session(60, every=60.0)
     get = record.store.get
 
-    def slow(key: str) -> object:
+    def slow(key: str, *, limit: int | None = None) -> object:
         if key.endswith(".webm"):
             threading.Event().wait(0.3)
             record.clock.sleep(20)
-        return get(key)
+        return get(key, limit=limit)
 
     chunks = [record.chunk(key) for key in record.keys]
     record.chunk = lambda key: chunks[record.keys.index(key)]  # type: ignore[method-assign]

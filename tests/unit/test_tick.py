@@ -701,7 +701,7 @@ def test_a_chunk_that_never_ends_starves_nobody_and_starts_a_gpu_once(tmp_path: 
     for _ in range(40):
         at.clock.sleep(24 * 3600)
         starts += isinstance(tick(at.world, at.terms).decision, Launch)
-    assert starts == 1, "once alone; then it rides along with others, and starts nothing"
+    assert starts == 3, "at its longest wait, once for each attempt; then it is quarantined"
     at.ledger.close()
 
 

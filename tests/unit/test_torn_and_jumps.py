@@ -20,7 +20,7 @@ from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, InstanceRecord
+from batchscribe.core.box import BoxWaits, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import InstanceState
 from batchscribe.core.manifest import EngineSpec, WorkerName, decode
 from batchscribe.core.policy import Policy, PolicyName
@@ -87,6 +87,19 @@ class Tearing:
 def test_a_torn_progress_is_no_end_of_the_work(at: Stage, data: bytes) -> None:
     at.clock.at(WORKING, partial(tear, at, data))
     run = the_run(at)
+    assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS), run.detail
+    assert stopped(at)
+
+
+@pytest.mark.parametrize("launch", ["", ClaimLaunch.SSH, ClaimLaunch.BOOT])
+def test_progress_that_is_torn_late_is_no_end_of_the_work(at: Stage, launch: str) -> None:
+    """Its worker reported before: it is not one that never started."""
+    at.worker.seconds_each = 150.0
+    run = at_work(at)
+    at.ledger.save_run(replace(run, launch=launch or run.launch), at=at.clock.now())
+    at.clock.at(at.terms.waits.reach + 60, partial(tear, at, HALF))
+    tick(at.world, at.terms)
+    run = at.ledger.run(run.id) or run
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS), run.detail
     assert stopped(at)
 

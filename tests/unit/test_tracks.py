@@ -13,7 +13,7 @@ from batchscribe.worker.audio import AudioDecoder, Beginning, Decoding, Samples
 from batchscribe.worker.decoding.mixing import Mix, mix_tracks, sides
 from batchscribe.worker.decoding.tracks import group_tracks
 from batchscribe.worker.levels import Level
-from support.audio import RATE, encode, float_wav, sine, wav
+from support.audio import RATE, aiff, encode, float_wav, sine, wav
 from support.films import Track, film, together
 
 HOUR = 3600.0
@@ -140,6 +140,13 @@ def test_no_layout_leaves_full_scale(decoder: AudioDecoder, channels: int, split
     noise = np.random.default_rng(channels).uniform(-1, 1, 2 * RATE).astype(np.float32)
     samples, _ = decoded(decoder, wav(np.repeat(noise, channels), channels=channels), split=split)
     assert np.allclose(samples.reshape(len(samples), -1)[:, 0], noise, atol=1e-3)
+
+
+def test_a_layout_that_is_written_channel_by_channel_is_decoded(decoder: AudioDecoder) -> None:
+    """Eight channels in AIFF: an order that has no name."""
+    noise = np.random.default_rng(8).uniform(-1, 1, 2 * RATE).astype(np.float32)
+    samples, _ = decoded(decoder, aiff(np.repeat(noise, 8), channels=8))
+    assert np.allclose(samples, noise, atol=1e-3)
 
 
 def test_a_full_scale_square_wave_stays_in_scale_at_another_rate(decoder: AudioDecoder) -> None:

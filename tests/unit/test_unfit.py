@@ -9,7 +9,7 @@ import click
 import pytest
 
 from batchscribe.adapters import engines
-from batchscribe.adapters.clock import Interrupts
+from batchscribe.adapters.clock import Interrupts, TimeLimit
 from batchscribe.cli.app import App
 from batchscribe.cli.gpu import gpu
 from batchscribe.cli.gpu_tools import gpu_tools
@@ -136,7 +136,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
 
     def agreed(**environ: str) -> str:
         settings = load({"BATCH_SOURCE": str(tmp_path / "audio")} | environ, folder=tmp_path)
-        with scheduler(settings, Notes(), Interrupts(), remember=False) as made:
+        with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
             return made.terms.unfit
 
     assert agreed() == ""

@@ -1,4 +1,4 @@
-"""The minute timer's pass in a world of doubles: what it advances, what it stops, and what it leaves alone."""
+"""The minute timer's pass in a world of doubles: what it advances, stops, and leaves alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from batchscribe.adapters.lock_file import FileTickLock
 from batchscribe.controller import tick as ticks
@@ -216,9 +217,10 @@ def test_a_start_that_was_decided_on_is_asked_for_unless_it_is_out_of_date(
     def dies(*_run: object) -> None:
         raise DeadError
 
-    with monkeypatch.context() as patch, pytest.raises(DeadError):
+    with monkeypatch.context() as patch:
         patch.setattr(ticks, "advance", dies)
-        tick(at.world, at.terms, wait=False)
+        with pytest.raises(DeadError):
+            tick(at.world, at.terms, wait=False)
     assert open_run(at).state is RunState.PLANNED
     at.clock.sleep(dead.total_seconds())
     (closed,) = watch_for(at, 20)
@@ -361,7 +363,8 @@ def test_a_run_that_fails_does_not_keep_another_from_being_stopped(
     at.world = replace(at.world, elsewhere=elsewhere)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     for _ in range(4):
-        with pytest.raises(BatchscribeError, match=r"no such bucket|internal error ValueError"):
+        why = r"no such bucket|internal error ValueError"
+        with capture_logs(), pytest.raises(BatchscribeError, match=why):
             pass_once(at)
         at.clock.sleep(MINUTE)
     assert [each.id for each in at.ledger.open_runs()] == [other.id]

@@ -23,6 +23,7 @@ from batchscribe.adapters.stores import open_store
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
+from batchscribe.core.chunks import audio_name, transcript_key
 from batchscribe.core.manifest import (
     EngineSpec,
     ExitRecord,
@@ -47,6 +48,13 @@ def until(true: Callable[[], bool]) -> None:
     pytest.fail("it never came true")
 
 
+def named(key: str) -> str:
+    """Key of the transcript of an audio file."""
+    name = audio_name(key)
+    assert name is not None
+    return transcript_key(name)
+
+
 class Place:
     """A folder with the bundled speech, so many times over, and a manifest for all of it."""
 
@@ -66,7 +74,11 @@ class Place:
             "settings_hash": "h",
             "chunks": tuple(
                 ManifestChunk(
-                    key=info.key, etag=info.etag, size=info.size, session="", transcript=info.key + ".json"
+                    key=info.key,
+                    etag=info.etag,
+                    size=info.size,
+                    session="",
+                    transcript=named(info.key),
                 )
                 for info in self.store.list()
             ),
@@ -114,7 +126,7 @@ def test_the_command_transcribes_and_says_so(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "14 transcribed" in result.output
     assert len(place.transcripts()) == 14
-    heard = json.loads(place.store.get("0/notes/call back.mov.json").data)
+    heard = json.loads(place.store.get(named("0/notes/call back.mov")).data)
     assert "monday" in heard["text"]
     assert heard["model"] == "en-us"
     assert not any(text in result.output for text in corpus().values())

@@ -27,15 +27,17 @@ from batchscribe.core.box import (
     InstanceRecord,
 )
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import EngineSpec, decode
+from batchscribe.core.manifest import EngineSpec
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
     LaunchError,
     MisconfiguredError,
     ObjectNotFoundError,
+    UnreadableError,
 )
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import read_record
 
 CHECK_SECONDS = 400.0
 FETCH_SECONDS = 2000.0
@@ -216,13 +218,19 @@ class BoxSetup:
 
     def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Whether the box works off its claim at boot, and powers itself off, from now on."""
-        if self.ssh is None or not self._shutdown(instance).ok:
+        if self.ssh is None:
             return False
         terms = self.terms
         place = BoxPlace(
-            instance=instance.id, home=terms.output, region=terms.region, endpoint=terms.endpoint
+            instance=instance.id,
+            home=terms.output,
+            source=terms.source,
+            region=terms.region,
+            endpoint=terms.endpoint,
         )
         self._ask(instance, "place", place, ASK_SECONDS)
+        if not self._shutdown(instance).ok:
+            return False
         why_not = install_units(self.ssh, instance)
         yield Finding(
             what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS
@@ -263,12 +271,10 @@ class BoxSetup:
     def _recorded(self, instance: Instance) -> _Recorded:
         """What the record says that a set-up does not know by itself."""
         try:
-            data = self.output().get(keys.instance(instance.id)).data
+            record = read_record(self.output(), keys.instance(instance.id), InstanceRecord)
         except ObjectNotFoundError:
             return _Recorded()
-        try:
-            record = decode(data, InstanceRecord)
-        except MisconfiguredError:
+        except UnreadableError:
             return _Recorded()  # torn: it is what a set-up writes anew
         return _Recorded(boots=record.boots, claim=record.claim)
 

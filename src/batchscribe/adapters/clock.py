@@ -22,7 +22,7 @@ class Shielded:
         self._shields = 0
 
     def check(self) -> None:
-        """Raises InterruptedRunError for a signal that came while shielded, or was lost in code that swallows it."""
+        """Raises InterruptedRunError for a signal that was held back, or lost in other code."""
         if self.signal and not self._shields:
             raise InterruptedRunError(f"interrupted ({self.signal})")
 
@@ -81,6 +81,7 @@ class TimeLimit:
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        self.restart()
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Starts workers through the agent of a remote host: ssh at most starts the agent, the store does the rest."""
+"""Starts workers through the agent of a remote host: over ssh nothing but the agent is started."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from batchscribe.adapters.host_client import Asks
 from batchscribe.core import keys
 from batchscribe.core.box import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerRef, decode
+from batchscribe.core.manifest import Manifest, WorkerRef
 from batchscribe.errors import LaunchError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Store
+from batchscribe.reading import is_stored, read_record
 
 
 class AgentLauncher:
-    """A protocols.Launcher for a remote host. The claim in the instance's record decides how its agent starts.
+    """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
 
     `home` holds the instances' records, `runs` what belongs to the runs. `timeout` bounds each request to the
     host, in seconds.
@@ -57,7 +58,7 @@ class AgentLauncher:
         self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
-        """False if the worker wrote its exit record, or the agent reported that it died or hung; else unknown."""
+        """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
             return False if self._has_ended(worker) or self._was_lost(worker) else None
         except (TransientError, MisconfiguredError):
@@ -69,15 +70,11 @@ class AgentLauncher:
         self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _has_ended(self, worker: WorkerRef) -> bool:
-        try:
-            self._runs.get(keys.exit_record(worker.run, worker.worker))
-        except ObjectNotFoundError:
-            return False
-        return True
+        return is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
 
     def _was_lost(self, worker: WorkerRef) -> bool:
         try:
-            end = decode(self._runs.get(keys.box_end(worker.run)).data, BoxEnd)
+            end = read_record(self._runs, keys.box_end(worker.run), BoxEnd)
         except ObjectNotFoundError:
             return False
         return end.worker == worker.worker
@@ -85,6 +82,6 @@ class AgentLauncher:
     def _record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
-            return decode(self._home.get(keys.instance(instance.id)).data, InstanceRecord)
+            return read_record(self._home, keys.instance(instance.id), InstanceRecord)
         except (ObjectNotFoundError, MisconfiguredError):
             return None

@@ -47,7 +47,10 @@ class FileTickLock:
 
     @contextmanager
     def _acquired(self, patience: float) -> Iterator[None]:
-        lock = self._lock()
+        try:
+            lock = self._lock()
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             lock.acquire(timeout=patience, poll_interval=0.05)
             _write_own_file(self._path, "")
@@ -57,13 +60,16 @@ class FileTickLock:
             ) from error
         except OSError as error:
             lock.release()
-            raise MisconfiguredError(
-                f"the lock file {self._path} cannot be used ({error}): remove what is there"
-            ) from error
+            raise self._unusable(error) from error
         try:
             yield
         finally:
             lock.release()
+
+    def _unusable(self, error: OSError) -> MisconfiguredError:
+        return MisconfiguredError(
+            f"the lock file {self._path} cannot be used ({error}): remove what is there"
+        )
 
     def holder(self) -> str | None:
         """Who holds it now. A lock that can be had is held by nobody, whatever its text says."""

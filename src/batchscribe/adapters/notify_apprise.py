@@ -47,7 +47,8 @@ class AppriseNotifier:
         """Tells everybody at once; whoever could not be told is a line in the log."""
         if not self._receivers:
             return
-        title, body = (printable(self._redact(text), keep="\n") for text in (message.title, message.body))
+        # A title is ours. A body quotes errors and what workers report.
+        title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
         orders = [
             Order(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers

@@ -16,6 +16,7 @@ from batchscribe.adapters.store_rules import (
     RETRIES,
     Action,
     ConflictError,
+    check_size,
     refusal,
     settled_create,
 )
@@ -49,14 +50,15 @@ class Boto3Store:
                     key = row["Key"].removeprefix(self._base)
                     yield ObjectInfo(key, row["Size"], row["LastModified"], row["ETag"].strip('"'))
 
-    def get(self, key: str) -> Blob:
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
         with self._refusals(Action.GET, key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
             with answer["Body"] as body:
+                check_size(key, answer["ContentLength"], limit)
                 return Blob(body.read(), answer["ETag"].strip('"'))
 
     def create(self, key: str, data: bytes) -> bool:
-        return settled_create(lambda: self._create(key, data), lambda: self.get(key), data)
+        return settled_create(lambda: self._create(key, data), lambda: self.get(key, limit=len(data)), data)
 
     def replace(self, key: str, data: bytes) -> None:
         with self._refusals(Action.PUT, key):

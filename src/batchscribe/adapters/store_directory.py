@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from batchscribe.adapters.store_rules import check_size
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import (
     BatchscribeError,
     MisconfiguredError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     PermanentError,
     RefusedError,
     StoreUnavailableError,
@@ -83,9 +85,9 @@ class DirectoryStore:
                 elif _may_hold(entry.key, prefix, after):
                     stack.append(iter(self._entries(entry.key)))
 
-    def get(self, key: str) -> Blob:
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
         with self._refusals(key), self._folder(key) as (folder, name):
-            return _read(folder, name, key)
+            return _read(folder, name, key, limit)
 
     def create(self, key: str, data: bytes) -> bool:
         with self._refusals(key, make=True), self._folder(key, make=True) as (folder, name):
@@ -93,7 +95,7 @@ class DirectoryStore:
                 try:
                     os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
                 except FileExistsError:
-                    return _read(folder, name, key).data == data
+                    return _holds(folder, name, key, data)
                 except OSError as error:
                     if error.errno in _NO_LINKS:
                         raise MisconfiguredError(
@@ -217,7 +219,15 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
-def _read(folder: int, name: str, key: str) -> Blob:
+def _holds(folder: int, name: str, key: str, data: bytes) -> bool:
+    """True if the file holds exactly `data`."""
+    try:
+        return _read(folder, name, key, len(data)).data == data
+    except ObjectTooLargeError:
+        return False
+
+
+def _read(folder: int, name: str, key: str, limit: int | None) -> Blob:
     try:
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
@@ -230,7 +240,8 @@ def _read(folder: int, name: str, key: str) -> Blob:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise ObjectNotFoundError(f"no object {key!r}: what is there is not a plain file")
-        data = file.read()
+        check_size(key, before.st_size, limit)
+        data = file.read(before.st_size + 1)  # a file that grows meanwhile is refused below
         after = os.fstat(descriptor)
     if _etag(before) != _etag(after) or len(data) != after.st_size:
         raise StoreUnavailableError(f"{key!r} was written to while it was read; try again")

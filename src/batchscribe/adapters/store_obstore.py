@@ -33,6 +33,7 @@ from batchscribe.adapters.store_rules import (
     RETRIES,
     Action,
     ConflictError,
+    check_size,
     odd,
     refusal,
     settled_create,
@@ -105,17 +106,17 @@ class ObstoreStore:
             if seen < quota:
                 return
 
-    def get(self, key: str) -> Blob:
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
         if odd(self._base + key):
-            return self._slow().get(key)
-        return self._call(Action.GET, key, self._get)
+            return self._slow().get(key, limit=limit)
+        return self._call(Action.GET, key, lambda path: self._get(path, key, limit))
 
     def create(self, key: str, data: bytes) -> bool:
         if odd(self._base + key):
             return self._slow().create(key, data)
         return settled_create(
             lambda: self._call(Action.PUT, key, lambda path: _create(self._vendor, path, data)),
-            lambda: self.get(key),
+            lambda: self.get(key, limit=len(data)),
             data,
         )
 
@@ -132,8 +133,9 @@ class ObstoreStore:
         with suppress(ObjectNotFoundError):
             self._call(Action.DELETE, key, lambda path: obstore.delete(self._vendor, path))
 
-    def _get(self, path: str) -> Blob:
-        result = obstore.get(self._vendor, path)
+    def _get(self, path: str, key: str, limit: int | None) -> Blob:
+        result = obstore.get(self._vendor, path)  # the body follows only when it is asked for
+        check_size(key, result.meta["size"], limit)
         return Blob(bytes(result.bytes()), _etag(result.meta))
 
     def _tolerant(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:

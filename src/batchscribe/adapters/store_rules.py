@@ -12,6 +12,7 @@ from batchscribe.errors import (
     MisconfiguredError,
     ObjectArchivedError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     PermanentError,
     StoreUnavailableError,
 )
@@ -79,9 +80,16 @@ def _mend(action: Action, url: str, status: int, code: str) -> str:
     return f"the store refused it ({status} {code}".rstrip() + ")"
 
 
+def check_size(key: str, size: int, limit: int | None) -> None:
+    """Raises ObjectTooLargeError if an object has more bytes than its reader accepts."""
+    if limit is not None and size > limit:
+        raise ObjectTooLargeError(f"{key!r} has {size:,} bytes, more than the limit of {limit:,}: not read")
+
+
 def settled_create(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
     """Writes create-only. Whatever is not a clear yes is read back: ours already, or a neighbour's.
 
+    `read` may raise ObjectTooLargeError for an object that is larger than `data`: it is not ours.
     `write` raises ConflictError where something is there or another write is under way (S3 says 409
     without deciding), StoreUnavailableError where the answer was lost.
     """
@@ -97,6 +105,8 @@ def settled_create(write: Callable[[], None], read: Callable[[], Blob], data: by
             return True
         try:
             return read().data == data
+        except ObjectTooLargeError:
+            return False
         except ObjectNotFoundError:
             if lost is not None:
                 raise lost from None

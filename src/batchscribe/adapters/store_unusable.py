@@ -19,7 +19,7 @@ class UnusableStore:
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:  # noqa: ARG002  the protocol's
         self._refuse()
 
-    def get(self, key: str) -> Blob:  # noqa: ARG002  the protocol's signature
+    def get(self, key: str, *, limit: int | None = None) -> Blob:  # noqa: ARG002  the protocol's signature
         self._refuse()
 
     def create(self, key: str, data: bytes) -> bool:  # noqa: ARG002  the protocol's signature

@@ -7,25 +7,35 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from batchscribe.core.cues import Cue, cues, paragraphs
+from batchscribe.core.redaction import printable, printable_json
 from batchscribe.core.transcripts import SessionTranscript, encode
 from batchscribe.errors import MisconfiguredError
 
 Format = Literal["srt", "vtt", "txt", "json"]
+KEPT = "\n\t\u061c\u200e\u200f"
+"""Control characters that texts keep: line ends, tabs, and the direction marks of right-to-left scripts."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def render(transcript: SessionTranscript, format_: str) -> bytes:
-    """The transcript as a file, UTF-8. Raises MisconfiguredError for a format that is not there."""
+    """The transcript as a file, UTF-8. Raises MisconfiguredError for a format that is not there.
+
+    No character in it controls a terminal: texts spell them out, JSON escapes them.
+    """
     match format_:
         case "srt":
-            return _srt(cues(transcript)).encode()
+            return _clean(_srt(cues(transcript)))
         case "vtt":
-            return _vtt(cues(transcript)).encode()
+            return _clean(_vtt(cues(transcript)))
         case "txt":
-            return "".join(f"{text}\n\n" for text in paragraphs(transcript)).encode()
+            return _clean("".join(f"{text}\n\n" for text in paragraphs(transcript)))
         case "json":
-            return encode(transcript)
+            return printable_json(encode(transcript).decode()).encode()
     raise MisconfiguredError(f"no transcript format {format_!r}: {', '.join(FORMATS)}")
+
+
+def _clean(text: str) -> bytes:
+    return printable(text.replace("\r\n", "\n"), keep=KEPT).encode()
 
 
 def _srt(shown: Iterable[Cue]) -> str:

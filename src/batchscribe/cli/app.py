@@ -12,9 +12,21 @@ from rich.console import Console
 
 from batchscribe import settings as configuration
 from batchscribe.adapters import logs
+from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
 
 WIDTH = 130
+
+
+class PlainConsole(Console):
+    """Prints texts with control characters spelled out: object keys and stored records are untrusted.
+
+    The cells of a table are spelled out where it is filled.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        plain = (printable(each, keep="\n\t") if isinstance(each, str) else each for each in objects)
+        super().print(*plain, **options)
 
 
 class App:
@@ -42,7 +54,7 @@ class App:
     @cached_property
     def console(self) -> Console:
         """Wide where no terminal sets a width: what goes into a file or a pipe is not folded."""
-        return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+        return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def configured(settings: Settings) -> Settings:
@@ -54,7 +66,8 @@ def configured(settings: Settings) -> Settings:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout: values of ours become objects, times ISO 8601."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2))
+    text = msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2).decode()
+    click.echo(printable_json(text))
 
 
 def _plain(value: object) -> object:

@@ -13,10 +13,10 @@ from batchscribe.controller.context import Shield
 from batchscribe.core import keys
 from batchscribe.core.box import InstanceRecord
 from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import decode
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Guard, Lock, Store
+from batchscribe.reading import read_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def _recorded(at: GpuTools, state: InstanceState) -> str | None:
     """The version of the worker that was set up there, as far as the store knows."""
     key = keys.instance(at.instance)
     try:
-        return decode(at.output().get(key).data, InstanceRecord).release
+        return read_record(at.output(), key, InstanceRecord).release
     except ObjectNotFoundError:
         return None
     except MisconfiguredError as error:

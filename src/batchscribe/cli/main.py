@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from batchscribe import __version__
+from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -108,7 +109,7 @@ def main() -> NoReturn:
 
 def _failed(error: BatchscribeError) -> int:
     """Says what happened in one line, as JSON too where that was asked for; the exit code."""
-    click.echo(f"batchscribe: {error}", err=True)
+    click.echo(printable(f"batchscribe: {error}"), err=True)
     if "--json" in sys.argv[1:]:
         document = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}
         click.echo(json.dumps(document))

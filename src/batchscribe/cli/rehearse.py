@@ -31,6 +31,7 @@ from batchscribe.controller.retreat import place_of
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.instances import GUARD_FIRST
 from batchscribe.core.money import Usd, cost
+from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.wiring.scheduler import Scheduler
@@ -127,7 +128,7 @@ def _be_controller(app: App, name: str, act: Act) -> int:
     with opened(app) as made:
         ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
     for error in ticked.errors:
-        click.echo(f"batchscribe: {error}", err=True)
+        click.echo(printable(f"batchscribe: {error}"), err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence
     raise BatchscribeError(ended)
 

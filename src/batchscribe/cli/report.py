@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 
 import click
 import msgspec
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from batchscribe.adapters.clock import SystemClock
-from batchscribe.cli.app import App, pass_app, print_json
+from batchscribe.cli.app import App, PlainConsole, pass_app, print_json
 from batchscribe.core.money import Usd
+from batchscribe.core.redaction import printable
 from batchscribe.core.report import Totals, totals
 from batchscribe.core.runs import Run
 from batchscribe.core.worked import Work, flag_text, work_lines, work_of
@@ -109,7 +110,16 @@ def render_csv(period: Period) -> str:
 def _flat(row: Row) -> dict[str, object]:
     """A cell holds text: stages and flags as people write them."""
     cells: dict[str, object] = msgspec.to_builtins(row)
-    return cells | {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
+    cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
+    return {name: _cell(value) for name, value in cells.items()}
+
+
+def _cell(value: object) -> object:
+    """Text that a terminal shows as it is, and that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def show_table(app: App, period: Period) -> None:
@@ -122,8 +132,8 @@ def show_table(app: App, period: Period) -> None:
     for name in ("Done", "Failed", "Audio h", "GPU h", "$/h", "Cost"):
         table.add_column(name, justify="right", overflow="fold")
     for row in period.runs:
-        table.add_row(*_cells(row))
-    console = app.console if app.console.is_terminal else Console(highlight=False, width=WIDTH)
+        table.add_row(*(escape(printable(cell)) for cell in _cells(row)))
+    console = app.console if app.console.is_terminal else PlainConsole(highlight=False, width=WIDTH)
     console.print(table)
     console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
 

@@ -19,6 +19,7 @@ from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.policy import Launch, decide
+from batchscribe.core.redaction import printable
 from batchscribe.core.runs import Outcome, Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
 from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
@@ -148,7 +149,7 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
     for each in ticked.runs:
         app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
     for error in ticked.errors:
-        click.echo(f"batchscribe: {error}", err=True)
+        click.echo(printable(f"batchscribe: {error}"), err=True)
     sys.stdout.flush()
     return code
 

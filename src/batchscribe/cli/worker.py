@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.core.manifest import EngineSpec, WorkerEnd
+from batchscribe.core.redaction import printable
 
 if TYPE_CHECKING:
     from batchscribe.adapters.engines import EngineReport
@@ -34,7 +35,7 @@ def worker(manifest: str) -> None:
 
     logs.configure(secrets=aws_environment.secrets())
     record = work(manifest)
-    click.echo(f"worker {record.end}: {record.message}")
+    click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
         raise click.exceptions.Exit(1)
 

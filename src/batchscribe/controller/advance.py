@@ -6,6 +6,7 @@ what is true. An error of one run never keeps another from being stopped.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -69,7 +70,7 @@ class Passed:
 
 
 def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = True) -> None:
-    """Advances every open run. Without `start`, one that has not asked for its start is only closed in time."""
+    """Advances every open run. Without `start`, one that asked for no start is only closed in time."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
         # A ledger that cannot be written may be behind what this process has done.
@@ -134,8 +135,6 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
     """A step that may fail: transient errors are waited out, any other leads to the release."""
     try:
         run = ACTS[step](world, terms, run)
-        _reached(world, run)
-        return run
     except InterruptedRunError:
         raise
     except TransientError as error:
@@ -153,6 +152,8 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
         log.exception("internal error", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
         return _give_up(world, run, FAILED[step], wrapped, errors)
+    _reached(world, run)
+    return run
 
 
 def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
@@ -175,21 +176,23 @@ def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
 
 def _reached(world: World, run: Run) -> None:
     key = f"{UNREACHABLE}{run.id}"
-    if world.ledger.get(key) is not None:
-        world.ledger.put(key, None)
+    with suppress(BatchscribeError):  # a note for an alert: no reason to fail
+        if world.ledger.get(key) is not None:
+            world.ledger.put(key, None)
 
 
 def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
     """Alerts if a paid run cannot be followed for long: it goes on until its deadline."""
-    if not run.started:
-        return run
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
-    since = world.ledger.get(key)
-    if since is None or float(since) > now:  # uptime begins again with each boot
-        world.ledger.put(key, str(now))
-    elif now - float(since) >= terms.waits.unreachable:
-        text = f"run {run.id} cannot be followed for {(now - float(since)) / 60:.0f} min: {error}"
-        alert(world, f"unreachable/{run.id}", "batchscribe: a run cannot be followed", text)
+    with suppress(BatchscribeError):
+        since = world.ledger.get(key)
+        if not run.started:
+            return run
+        if since is None or float(since) > now:  # uptime begins again with each boot
+            world.ledger.put(key, str(now))
+        elif now - float(since) >= terms.waits.unreachable:
+            text = f"run {run.id} cannot be followed for {(now - float(since)) / 60:.0f} min: {error}"
+            alert(world, f"unreachable/{run.id}", "batchscribe: a run cannot be followed", text)
     return run
 
 

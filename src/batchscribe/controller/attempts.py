@@ -21,7 +21,7 @@ from batchscribe.core import keys
 from batchscribe.core import manifest as record
 from batchscribe.core.attempts import CompactedAttempts, QuarantineMark, StoredFailure
 from batchscribe.core.manifest import Failure, FailureKind
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.protocols import Store
 
@@ -141,7 +141,7 @@ def _read_single(
         for name in names
         if name in listed.single and name not in listed.compacted.attempts
     }
-    for key, data in fetched(output, wanted):
+    for key, data in fetched(output, wanted, limit=RECORD_BYTES):
         name = wanted[key]
         stored = listed.single[name].modified
         yield name, StoredFailure(_failure(name, data, stored), stored)
@@ -166,7 +166,7 @@ def _read_packs(output: Store) -> dict[str, CompactedAttempts]:
     """Compacted objects by key. One that cannot be read is logged and left as it is."""
     for _ in range(TRIES):
         listed = [info.key for info in output.list(keys.COMPACTED) if info.size <= wire.MAX_BYTES]
-        found = dict(fetched(output, listed))
+        found = dict(fetched(output, listed, limit=wire.MAX_BYTES))
         if len(found) == len(listed):
             return {key: pack for key, data in found.items() if (pack := _readable(key, data))}
     raise StoreUnavailableError("failed attempts were compacted again while they were read: try again")

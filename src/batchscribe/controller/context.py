@@ -13,7 +13,7 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.instances import STOP_PATIENCE_SECONDS
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits, Progress
-from batchscribe.core.meter import Moment, Poll
+from batchscribe.core.meter import LONGEST_LAG, Moment, Poll
 from batchscribe.core.money import Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -133,6 +133,8 @@ class World:
     """While it is held, what is logged goes to the run's own file too."""
     report: Callable[[Run], None]
     """Writes the report of a settled run, for people and for later."""
+    lag: timedelta = LONGEST_LAG
+    """How old the answer to a poll may be."""
 
 
 def refuse_unfit(unfit: str) -> None:
@@ -154,7 +156,7 @@ def poll_instance(world: World, run: Run) -> Poll:
     asked = moment(world)
     seen = world.compute.describe(run.instance)
     poll = Poll(asked=asked, answered=moment(world), instance=seen)
-    if run.meter.contradicts(poll):
+    if run.meter.contradicts(poll, world.lag):
         raise ComputeUnavailableError(f"{seen.id} is {seen.state}, but was up a moment ago: will poll again")
     return poll
 

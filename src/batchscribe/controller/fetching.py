@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from batchscribe.errors import ObjectNotFoundError
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Store
 
 THREADS = 16
@@ -15,12 +15,13 @@ AT_ONCE = 2_000
 T = TypeVar("T")
 
 
-def fetched(store: Store, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def fetched(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
     """(key, bytes) of each object that is there, in the order asked; one that went meanwhile is left out.
 
+    An object of more than `limit` bytes is not read: it comes as no bytes, which no decoder accepts.
     A store may say in `threads` how many readers it wants at once.
     """
-    for key, data in _for_each(store, wanted, lambda key: _read(store, key)):
+    for key, data in _for_each(store, wanted, lambda key: _read(store, key, limit)):
         if data is not None:
             yield key, data
 
@@ -47,8 +48,10 @@ def _for_each(store: Store, wanted: Iterable[str], act: Callable[[str], T]) -> I
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
-def _read(store: Store, key: str) -> bytes | None:
+def _read(store: Store, key: str, limit: int) -> bytes | None:
     try:
-        return store.get(key).data
+        return store.get(key, limit=limit).data
     except ObjectNotFoundError:
         return None
+    except ObjectTooLargeError:
+        return b""

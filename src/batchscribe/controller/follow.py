@@ -58,13 +58,14 @@ def _follow_progress(
     now = moment(world)
     if progress is not None:
         world.view.show(run, progress)
-        run = _with_times(run, progress, now.at)
-    if seen and run.launch == ClaimLaunch.SSH:
-        _ensure_agent(world, run, seen)
+        timed = _with_times(run, progress, now.at)
+        run = run if timed == run else save(world, timed)
+    if seen:
+        ensure_agent(world, run, seen)
     if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
         detail = f"worker {run.worker.worker} is gone without an exit record"
         return save(world, run.releasing(Outcome.WORKER_LOST, detail))
-    unstarted = run.launch == ClaimLaunch.BOOT and progress is None
+    unstarted = run.launch == ClaimLaunch.BOOT and progress is None and run.worker_since is None
     if unstarted and is_late(run.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
         return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
@@ -73,8 +74,10 @@ def _follow_progress(
     return run
 
 
-def _ensure_agent(world: World, run: Run, seen: Instance) -> None:
+def ensure_agent(world: World, run: Run, seen: Instance) -> None:
     """Starts the agent again if it died; its host cannot do that for one that was started over ssh."""
+    if run.launch != ClaimLaunch.SSH:
+        return
     url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
     try:
         world.launcher.launch(seen, read_manifest(world, run), url)

@@ -16,7 +16,6 @@ from batchscribe.controller.context import START_LANDS, Terms, World, log, momen
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import decode
 from batchscribe.core.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -24,6 +23,7 @@ from batchscribe.errors import (
     MisconfiguredError,
     ObjectNotFoundError,
 )
+from batchscribe.reading import read_record
 
 NOTED = "outside/"
 LOCAL = "local"
@@ -69,7 +69,7 @@ def launch_left(world: World, run: Run) -> str:
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
     """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
     try:
-        return decode(world.home.get(keys.instance(instance)).data, InstanceRecord)
+        return read_record(world.home, keys.instance(instance), InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from batchscribe import reading
 from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -16,11 +17,12 @@ from batchscribe.core.manifest import (
     Timings,
     WorkerEnd,
     WorkerRef,
-    decode,
 )
+from batchscribe.core.objects import RECORD_BYTES
 from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
 from batchscribe.core.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
+from batchscribe.reading import read_bytes
 
 COPIES = "manifest/"
 """Facts of the ledger: manifests as they were written, for as long as their run is open."""
@@ -33,13 +35,14 @@ def write_record(world: World, run: Run) -> None:
 
 def read_record(world: World, run_id: str) -> Run:
     """The run as its record has it. Raises ObjectNotFoundError, MisconfiguredError if it cannot be read."""
-    return decode_run(world.output.get(keys.intent(run_id)).data)
+    return decode_run(read_bytes(world.output, keys.intent(run_id), RECORD_BYTES))
 
 
 def read_settlement(world: World, run: Run) -> Run | None:
     """The run as its settlement in the store has it; None if there is none that can be read."""
     try:
-        return decode_settlement(world.output.get(keys.settlement(run.id)).data, run)
+        data = read_bytes(world.output, keys.settlement(run.id), RECORD_BYTES)
+        return decode_settlement(data, run)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
@@ -59,19 +62,22 @@ def store_manifest(world: World, run: Run) -> None:
     copy = world.ledger.get(_copy(run.id, run.worker.worker))
     if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
         raise RefusedError(
-            f"{run.manifests[-1]} was not written by this scheduler: check who may write to {world.output.url}"
+            f"{run.manifests[-1]} was not written by this scheduler: check who may write to "
+            f"{world.output.url}"
         )
 
 
 def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
-    """The manifest of a worker, by default the last: from the ledger, or from the store if the ledger was lost.
+    """The manifest of a worker, by default the last; from the store if the ledger was lost.
 
     Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
     """
     key = run.manifests[worker]
     copy = world.ledger.get(_copy(run.id, worker % len(run.manifests)))
     try:
-        return wire.decode(copy.encode() if copy else world.output.get(key).data, Manifest)
+        if copy is not None:
+            return wire.decode(copy.encode(), Manifest)
+        return reading.read_record(world.output, key, Manifest)
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{key} is {error}") from error
 
@@ -96,11 +102,9 @@ def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
     """The exit record of a worker. One that cannot be read is a failure: its worker has ended."""
     key = keys.exit_record(worker.run, worker.worker)
     try:
-        data = world.output.get(key).data
+        return reading.read_record(world.output, key, ExitRecord)
     except ObjectNotFoundError:
         return None
-    try:
-        return wire.decode(data, ExitRecord)
     except MisconfiguredError as error:
         return _unreadable(world, worker, f"the worker's exit record cannot be read: {key} is {error}")
 
@@ -122,7 +126,7 @@ def _unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
 def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     """The progress of a worker; None if there is none yet, or it cannot be read."""
     try:
-        return wire.decode(world.output.get(keys.progress(worker.run, worker.worker)).data, Progress)
+        return reading.read_record(world.output, keys.progress(worker.run, worker.worker), Progress)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
@@ -130,12 +134,12 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
 def read_box_end(world: World, run: Run) -> BoxEnd | None:
     """Why the GPU host powered itself off; None if it did not, or could not report it."""
     try:
-        return decode(world.output.get(keys.box_end(run.id)).data, BoxEnd)
+        return reading.read_record(world.output, keys.box_end(run.id), BoxEnd)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
-    """A time by the GPU host's clock, which may be off: kept between the first poll that showed it up, and now."""
+    """A time by the GPU host's clock, kept between the first poll that showed it up, and now."""
     since = run.meter.running_since
     return min(now, max(reported, since.at) if since else reported)

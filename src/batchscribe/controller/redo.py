@@ -16,6 +16,7 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.chunks import TOP, split
 from batchscribe.core.folders import AudioObject, Side
 from batchscribe.core.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
+from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import ObjectNotFoundError, PermanentError, StoreUnavailableError
 from batchscribe.protocols import Store
@@ -60,7 +61,8 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     by_model: set[tuple[Side, str]] = set()
     for side, store in stores.items():
         lying = [info.key for audio in done for where, info in audio.transcripts if where is side]
-        by_model |= {(side, key) for key, data in fetched(store, lying) if _model(data) == model}
+        read = fetched(store, lying, limit=TRANSCRIPT_BYTES)
+        by_model |= {(side, key) for key, data in read if _model(data) == model}
     return [
         audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
     ]
@@ -197,7 +199,7 @@ def _store(scanner: Scanner, side: Side) -> Store:
 def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
     # Source and output may both hold a transcript of one name.
     aside = keys.superseded(transcript, f"{stamp}-source" if side is Side.SOURCE else stamp)
-    if not scanner.output.create(aside, _store(scanner, side).get(transcript).data):
+    if not scanner.output.create(aside, _store(scanner, side).get(transcript, limit=COPIED_BYTES).data):
         raise StoreUnavailableError(
             f"{aside} is taken by another redo of this moment; nothing was moved, try again"
         )

@@ -30,8 +30,8 @@ class Below:
         for info in self._store.list(f"{self._prefix}{prefix}", after=start):
             yield replace(info, key=info.key.removeprefix(self._prefix))
 
-    def get(self, key: str) -> Blob:
-        return self._store.get(f"{self._prefix}{key}")
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._store.get(f"{self._prefix}{key}", limit=limit)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._store.create(f"{self._prefix}{key}", data)

@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import Any
 
 from batchscribe.controller.trouble import read_trouble
-from batchscribe.core import transcripts
 from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
 from batchscribe.core.chunks import passed_over
 from batchscribe.core.folders import AudioObject, Tagged, audio_folders, merged
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.transcripts import Transcript
-from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import read_transcript
 
 MIN_AGE = timedelta(minutes=5)
 LOCK_STALE_AFTER = timedelta(minutes=30)
@@ -37,8 +37,8 @@ class Scanner:
     backlog does not exist.
 
     A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count. `keep_alive` is called during a listing. `unreadable`
-    has the ETags of transcripts that could not be read before, by their keys.
+    would decode now: failures of another one no longer count. `keep_alive` is called during a listing.
+    `unreadable` has the ETags of transcripts that could not be read before, by their keys.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Scanner:
     def _owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):
             try:
-                found = transcripts.decode(store.get(transcript).data)
+                found = read_transcript(store, transcript)
             except ObjectNotFoundError:
                 continue
             except PermanentError:
@@ -159,11 +159,9 @@ def read_live_lock(
 
 
 def _content(store: Store, info: ObjectInfo) -> dict[str, Any]:
-    if info.size > MAX_LOCK_BYTES:
-        return {}
     try:
-        content = json.loads(store.get(info.key).data)
-    except (ValueError, RecursionError):
+        content = json.loads(store.get(info.key, limit=MAX_LOCK_BYTES).data)
+    except (ValueError, RecursionError, ObjectTooLargeError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -6,7 +6,7 @@ vouches for the others. A file that is not ours is never overwritten; ours then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -17,9 +17,10 @@ from batchscribe.core import transcripts
 from batchscribe.core.chunks import TOP, session_stems, split
 from batchscribe.core.folders import AudioObject, Side, Tagged
 from batchscribe.core.foreign import UNREADABLE
+from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.stitching import PartInput, digest, stitch
 from batchscribe.core.transcripts import SessionTranscript
-from batchscribe.errors import ObjectNotFoundError, PermanentError
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
@@ -29,6 +30,8 @@ Render = Callable[[SessionTranscript, str], bytes]
 Content = transcripts.Transcript | transcripts.ForeignTranscript
 UNREADABLE_FACTS = "unreadable/"
 EMPTY = "not a transcript: it is empty"
+TOO_LARGE = f"larger than {TRANSCRIPT_BYTES // MIB} MiB"
+TOO_MUCH = f"the transcripts of its session exceed {SESSION_BYTES // MIB} MiB together"
 
 
 def publish_session(
@@ -92,33 +95,59 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    contents = dict(_contents(scanner, [audio.newest for audio in own if audio.newest]))
-    return [_part(audio, contents) for audio in own]
+    within = list(_within_limits(own))
+    asked = {info.key for _side, info in within}
+    contents = dict(_contents(scanner, within))
+    return [_part(audio, asked, contents) for audio in own]
+
+
+def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
+    """The transcripts that are read: each within its limit, all of them within the session's."""
+    left = SESSION_BYTES
+    for audio in own:
+        if audio.newest is not None and audio.newest[1].size <= min(TRANSCRIPT_BYTES, left):
+            left -= audio.newest[1].size
+            yield audio.newest
 
 
 def _contents(scanner: Scanner, wanted: Sequence[Tagged]) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
-        for key, data in fetched(store, [info.key for side, info in wanted if side in sides]):
+        keys = [info.key for side, info in wanted if side in sides]
+        for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
             except PermanentError as error:
                 yield key, error
 
 
-def _part(audio: AudioObject, contents: dict[str, Content | PermanentError]) -> PartInput:
+def _part(
+    audio: AudioObject, asked: Collection[str], contents: Mapping[str, Content | PermanentError]
+) -> PartInput:
     """Unreadable: the chunk has a transcript, and is a missing part of its session all the same."""
     if audio.newest is None:
         place = audio.blank[0][1].key if audio.blank else audio.planned
         return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
     info = audio.newest[1]
     part = PartInput(key=audio.info.key, transcript=info.key, etag=info.etag)
+    if audio.oversized:
+        return replace(part, unreadable=TOO_LARGE)
+    if info.key not in asked:
+        return replace(part, unreadable=TOO_MUCH)
     found = contents.get(info.key)
     if isinstance(found, PermanentError):
         return replace(part, unreadable=str(found))
     return replace(part, content=found)
 
 
-def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
+class _Head(msgspec.Struct, frozen=True):
+    """The fields of a session file that identify it; its text is not decoded."""
+
+    format: str
+    session: str
+    digest: str
+
+
+def _place(output: Store, session: str) -> tuple[str, _Head | None]:
     """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
     stems = session_stems(session)
     for stem in stems:
@@ -131,9 +160,9 @@ def _place(output: Store, session: str) -> tuple[str, SessionTranscript | None]:
     )
 
 
-def _ours(output: Store, key: str, session: str) -> SessionTranscript | None:
+def _ours(output: Store, key: str, session: str) -> _Head | None:
     try:
-        there = msgspec.json.decode(output.get(key).data, type=SessionTranscript)
-    except (ObjectNotFoundError, *UNREADABLE):
+        there = msgspec.json.decode(output.get(key, limit=SESSION_FILE_BYTES).data, type=_Head)
+    except (ObjectNotFoundError, ObjectTooLargeError, *UNREADABLE):
         return None
     return there if there.session == session and there.format == "batchscribe.session" else None

@@ -125,8 +125,8 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 
 def _alert_conflict(world: World, run: Run) -> None:
     text = (
-        f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it is "
-        f"ignored, the ledger has the bill. Check who may write to {world.output.url}"
+        f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it "
+        f"is ignored, the ledger has the bill. Check who may write to {world.output.url}"
     )
     alert(world, f"conflict/{run.id}", "batchscribe: a settlement is not ours", text)
 

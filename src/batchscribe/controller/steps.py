@@ -23,7 +23,7 @@ from batchscribe.controller.context import (
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
 from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.outside import leave_claim, note_down, own_type
-from batchscribe.controller.records import write_record
+from batchscribe.controller.records import read_settlement, write_record
 from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.meter import Meter, Moment, Poll
 from batchscribe.core.policy import INTENT_LASTS, Launch
@@ -126,7 +126,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     if is_late(run.meter.start_requested, now, terms.waits.up):
         return save(world, run.releasing(*_never_up(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
-        return _ask_for_start(world, terms, run, seen)
+        return _ask_for_start(world, terms, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(run.meter.idle_until, now, START_LANDS.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
         return save(world, run)
@@ -192,6 +192,9 @@ def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
         return save(world, _stopped_again(world, run, seen))
     if _claimed_by_another(world, run, seen, now.at):
         return save(world, run.releasing(Outcome.ABANDONED, f"{seen.id} was claimed by run {seen.run}"))
+    if read_settlement(world, run) is not None:
+        # The ledger could not be written meanwhile: what is settled is not started again.
+        return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
     return _start(world, terms, run, seen, now)
 
 
@@ -213,6 +216,6 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) 
         return take_another_type(world, terms, run, error)
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
-        return replace(run, trouble=str(error))
+        return save(world, replace(run, trouble=str(error)))
     meter = run.meter.accept_start(asked, moment(world))
     return save(world, replace(run, meter=meter), "start accepted")

@@ -19,6 +19,7 @@ from batchscribe.controller.context import (
     poll_instance,
     save_best_effort,
 )
+from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.outside import take_away
 from batchscribe.controller.records import read_exit
 from batchscribe.core.instances import Instance, InstanceState
@@ -35,10 +36,22 @@ OLD_POLL = 60.0
 
 def begin_teardown(world: World, run: Run) -> Run:
     """Asks a worker that may still be at work to end. Never raises: the stop comes in any case."""
-    run = save_best_effort(world, replace(run, stop_requested=moment(world)), "stop due")
+    now = moment(world)
+    run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
         _ask_to_end(world, run, force=False)
+        if not _is_recorded(world, run):
+            # The next pass would begin the worker's grace again, and never stop: it gets none.
+            run = replace(run, work_ended=now.at)
     return run
+
+
+def _is_recorded(world: World, run: Run) -> bool:
+    try:
+        recorded = world.ledger.run(run.id)
+    except BatchscribeError:
+        return False
+    return recorded is not None and recorded.stop_requested is not None
 
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:
@@ -139,6 +152,8 @@ def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
         return True
     alive = world.launcher.alive(poll.instance, run.worker)
     if alive is None:
+        ensure_agent(world, run, poll.instance)
+        _ask_to_end(world, run, force=False)
         return is_late(run.stop_requested, poll.answered, SILENT_HOST)
     if alive and is_late(run.stop_requested, poll.answered, terms.waits.grace):
         _ask_to_end(world, run, force=True)

@@ -6,7 +6,7 @@ process or of a timer, continues from what is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -89,7 +89,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
         opened = [run for run in world.ledger.open_runs() if run.id not in before]
         if not wait or not opened:
             raise
-        _end_runs(world, terms, opened, error, passed, locked)
+        _end_runs(world, terms, opened, error=error, passed=passed, locked=locked)
     except BatchscribeError as error:
         alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         if wait:
@@ -99,7 +99,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
-    return replace(ticked, runs=tuple(passed.runs.values()), errors=passed.all_errors)
+    return replace(ticked, runs=tuple(_latest_runs(world, passed)), errors=passed.all_errors)
 
 
 def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
@@ -202,7 +202,12 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, pa
 def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_ending: bool = False) -> bool:
     """Repeats passes until no run is open that another pass would close; True if none is left open."""
     begin = world.clock.monotonic()
-    while still_open := [run for run in world.ledger.open_runs() if run.ending or not only_ending]:
+    while still_open := [
+        run
+        for run in world.ledger.open_runs()
+        # A ledger that cannot be written is behind what this process has done.
+        if passed.runs.get(run.id, run).ending or not only_ending
+    ]:
         patient = world.clock.monotonic() - begin < terms.waits.stop
         if all(_is_stuck(passed.stuck.get(run.id), patient=patient) for run in still_open):
             return False
@@ -216,12 +221,18 @@ def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_
 
 
 def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
-    """True if another pass is of no use; a stop is insisted on for a while by each process."""
-    return error is not None and not (patient and isinstance(error, NotStoppedError))
+    """True if another pass is of no use; each process insists for a while on what may pass."""
+    return error is not None and not (patient and isinstance(error, (NotStoppedError, TransientError)))
 
 
 def _end_runs(
-    world: World, terms: Terms, runs: list[Run], error: InterruptedRunError, passed: Passed, locked: Locked
+    world: World,
+    terms: Terms,
+    runs: list[Run],
+    *,
+    error: InterruptedRunError,
+    passed: Passed,
+    locked: Locked,
 ) -> None:
     """Ends runs because their process was asked to end; nothing cuts their way out short."""
     with world.shield.shielded():
@@ -253,6 +264,13 @@ def _summary(passed: Passed) -> str:
     return ", ".join(still_open) or "no run is open"
 
 
+def _latest_runs(world: World, passed: Passed) -> Iterator[Run]:
+    """The runs as they stand now: another process may have closed one meanwhile."""
+    for run in passed.runs.values():
+        recorded = world.ledger.run(run.id) if run.open else None
+        yield recorded if recorded and not recorded.open else run
+
+
 def _closed(passed: Passed) -> tuple[Run, ...]:
     return tuple(run for run in passed.runs.values() if not run.open)
 
@@ -277,8 +295,8 @@ def _refuse_unreadable(world: World) -> None:
     world.ledger.open_runs()
     if world.ledger.unreadable:
         raise MisconfiguredError(
-            f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read ({world.ledger.unreadable[0]}): "
-            "install the version that wrote them; all other runs were advanced"
+            f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read "
+            f"({world.ledger.unreadable[0]}): install the version that wrote them; the others were advanced"
         )
 
 
@@ -296,7 +314,8 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     if decision.overdue:
         given_up = seen.backlog.exhausted
         text = (
-            f"{given_up} chunks failed too often to start a GPU again, and are not quarantined: see `batchscribe why KEY`"
+            f"{given_up} chunks failed too often to start a GPU again, and are not quarantined: see "
+            "`batchscribe why KEY`"
             if given_up
             else f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
         )

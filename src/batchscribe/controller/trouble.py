@@ -14,9 +14,10 @@ from batchscribe.core import manifest as wire
 from batchscribe.core.attempts import QuarantineMark, mark_name
 from batchscribe.core.backlog import Trouble
 from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Store
+from batchscribe.reading import read_record
 
 log = structlog.get_logger("batchscribe")
 
@@ -75,7 +76,7 @@ def read_marks(
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
     """The quarantine of one chunk, whether it still counts or not; None where there is none to read."""
     try:
-        return wire.decode(output.get(keys.quarantine(key)).data, QuarantineRecord)
+        return read_record(output, keys.quarantine(key), QuarantineRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
@@ -98,7 +99,8 @@ def _held(
 
 def _records(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
-    return {_name(key): _quarantine(key, data, modified[key]) for key, data in fetched(output, modified)}
+    read = fetched(output, modified, limit=RECORD_BYTES)
+    return {_name(key): _quarantine(key, data, modified[key]) for key, data in read}
 
 
 def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:

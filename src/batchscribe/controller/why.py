@@ -12,17 +12,18 @@ from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import EMPTY
 from batchscribe.controller.trouble import quarantine_of
-from batchscribe.core import keys, transcripts
+from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.chunks import AudioName, audio_name, passed_over, split
 from batchscribe.core.folders import AudioObject, Side
 from batchscribe.core.manifest import Failure, Manifest, QuarantineRecord
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, ObjectInfo
 from batchscribe.core.run_records import decode_outcome
 from batchscribe.core.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
+from batchscribe.reading import read_bytes, read_transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Told:
     duration: float | None = None
     flags: tuple[str, ...] = ()
     unreadable: str | None = None
-    """Why it is no transcript; None if it is one."""
+    """Why it cannot be read; None if it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
 
 def _read(store: Store, told: Told) -> Told:
     try:
-        found = transcripts.decode(store.get(told.key).data)
+        found = read_transcript(store, told.key)
     except PermanentError as error:
         return replace(told, unreadable=str(error))
     if not isinstance(found, Transcript):
@@ -164,7 +165,7 @@ def _mentions(output: Store, key: str) -> Iterator[Mention]:
     """From every manifest that is still kept. One of another version says nothing here."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
-    for place, data in fetched(output, manifests):
+    for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
         try:
             manifest = wire.decode(data, Manifest)
         except MisconfiguredError:
@@ -185,6 +186,6 @@ def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str |
     if place not in listed:
         return None
     try:
-        return decode_outcome(output.get(place).data)
+        return decode_outcome(read_bytes(output, place, RECORD_BYTES))
     except MisconfiguredError:
         return "unknown"  # written by another version

@@ -102,7 +102,8 @@ class SessionScan:
     empty: int = 0
     """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
     unreadable: tuple[str, ...] = ()
-    """Audio keys whose transcript is none: of 0 bytes (then not done), or known to be unreadable."""
+    """Audio keys whose transcript is none: of 0 bytes (then not done), too large, or known to be
+    unreadable."""
     live: bool = False
 
     @property
@@ -212,7 +213,7 @@ def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
     if audio.newest is None:
         return bool(audio.blank)
     info = audio.newest[1]
-    return info.size < SMALLEST or rules.unreadable.get(info.key) == info.etag
+    return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
 
 
 def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from batchscribe.core.bounds import Count, Dated, Key, Name, Seconds, Time
 from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.manifest import VERSION as WIRE_VERSION
 from batchscribe.core.manifest import EngineSpec, WorkerName
@@ -35,15 +36,15 @@ class EndRequest(WorkerName, frozen=True, kw_only=True):
     force: bool = False
 
 
-class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
+class StartRequest(Dated, frozen=True, kw_only=True):
     """Start the agent for a run, and permit it to begin the run's workers."""
 
-    run: str
+    run: Name
     release: str
     """The version of the controller; the host must have the same."""
-    output: str
+    output: Key
     """URL of the store that holds the run's manifests."""
-    deadline: datetime
+    deadline: Time
     region: str = ""
     endpoint: str = ""
     """AWS's, for a host whose environment file does not name them."""
@@ -54,9 +55,9 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
 class StartPermit(StartRequest, frozen=True, kw_only=True):
     """A start request as the host keeps it, for the agents of one boot."""
 
-    boot: str
+    boot: Name
     """The kernel's boot id."""
-    at: datetime
+    at: Time
 
     def claim(self) -> BoxClaim:
         return BoxClaim(
@@ -71,15 +72,15 @@ class StartPermit(StartRequest, frozen=True, kw_only=True):
         )
 
 
-class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CheckRequest(Dated, frozen=True, kw_only=True):
     """What the box should be able to do."""
 
-    now: datetime
+    now: Time
     """The asker's time, to compare clocks."""
     engine: EngineSpec
     gpu: bool
-    source: str = ""
-    output: str = ""
+    source: Key = ""
+    output: Key = ""
     """URLs of the stores that it must reach; empty ones are not tried."""
     region: str = ""
     endpoint: str = ""
@@ -87,7 +88,7 @@ class CheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A run is at work there: a second model beside its own could take the GPU's memory from it."""
     boots: bool = False
     """Its record says that it takes up claims at boot: its units must be there."""
-    home: str = ""
+    home: Key = ""
     """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
 
 
@@ -109,7 +110,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
     """The last line that the box prints."""
 
-    box: int = VERSION
+    box: Count = VERSION
     release: str = ""
     done: bool = False
     """It did now what was asked; False where that was done before, or had not to be done."""
@@ -130,14 +131,14 @@ class ClaimLaunch(StrEnum):
     """Never: the agent does nothing at all, so that a rehearsal shows what else stops the instance."""
 
 
-class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
+class BoxClaim(Dated, frozen=True, kw_only=True):
     """The run that an instance is started for; removed when the run has been released."""
 
-    run: str
-    created: datetime
+    run: Name
+    created: Time
     """Of the run's intent: a boot before it, or after `deadline`, is none of this claim's business."""
-    deadline: datetime
-    output: str
+    deadline: Time
+    output: Key
     """URL of the store that holds the run's manifests."""
     launch: ClaimLaunch
     region: str = ""
@@ -153,64 +154,66 @@ class BoxClaim(msgspec.Struct, frozen=True, kw_only=True):
 class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """Timeouts of the agent, in seconds."""
 
-    store: float = 600.0
+    store: Seconds = 600.0
     """For its record, after boot: credentials of a role may take a while."""
-    first: float = 600.0
+    first: Seconds = 600.0
     """For the first manifest, and for the start request over ssh once a manifest is there."""
-    linger: float = 100.0
+    linger: Seconds = 100.0
     """For another manifest or for the stop, after a worker's last word."""
-    silence: float = 840.0
+    silence: Seconds = 840.0
     """Without progress of its worker. The dead-man comes a minute later, the controller's patience too."""
-    grace: float = 60.0
+    grace: Seconds = 60.0
     """For a worker that was asked to end, by its controller or at the deadline; then it is killed."""
-    overtime: float = 180.0
+    overtime: Seconds = 180.0
     """From the deadline to the dead-man's, so that the last windows are not lost to it."""
-    told: float = 45.0
+    told: Seconds = 45.0
     """From its word that a worker died to the end of power: its controller may want to stop it."""
 
 
 class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Which instance a box is, and where its record lies; left there by the set-up."""
 
-    instance: str
-    home: str
+    instance: Name
+    home: Key
     """URL of the store that holds the instance's record."""
+    source: Key = ""
+    """URL of the audio; with `home` the only places that a manifest may name."""
     region: str = ""
     endpoint: str = ""
     waits: BoxWaits = BoxWaits()
 
 
-class BootRecord(msgspec.Struct, frozen=True, kw_only=True):
+class BootRecord(Dated, frozen=True, kw_only=True):
     """Which boot took up a run's claim; create-only, so that no later boot does it again."""
 
-    version: int = VERSION
-    run: str
-    boot: str
+    version: Count = VERSION
+    run: Name
+    boot: Name
     """The kernel's boot id."""
-    at: datetime
+    at: Time
     """When that boot began, by the box's clock."""
     release: str
 
 
-class BoxEnd(msgspec.Struct, frozen=True, kw_only=True):
+class BoxEnd(Dated, frozen=True, kw_only=True):
     """Why the agent ended its run; written before the power-off, if there is one."""
 
-    version: int = VERSION
-    run: str
-    worker: int | None = None
+    version: Count = VERSION
+    run: Name
+    worker: Count | None = None
     """The worker that died or hung, where that is the reason."""
     why: str
-    at: datetime
+    at: Time
 
 
-class InstanceRecord(msgspec.Struct, frozen=True, kw_only=True):
+class InstanceRecord(Dated, frozen=True, kw_only=True):
     """What is known of an instance that was set up; kept in the store."""
 
-    version: int = VERSION
-    instance: str
+    version: Count = VERSION
+    instance: Name
     release: str
     """The version of the worker installed there."""
-    at: datetime
+    at: Time
     fingerprint: str = ""
     """Of the host key that is pinned for it."""
     boots: bool = False

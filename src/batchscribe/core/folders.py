@@ -14,7 +14,7 @@ from enum import Enum
 
 from batchscribe.core.chunks import AudioName, audio_name, transcribed, transcript_key, transcript_name
 from batchscribe.core.keys import CONTROL
-from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.objects import TRANSCRIPT_BYTES, ObjectInfo
 
 
 class Side(Enum):
@@ -57,6 +57,11 @@ class AudioObject:
         return bool(self.transcripts) and all(
             self.info.modified > transcript.modified for _side, transcript in self.transcripts
         )
+
+    @property
+    def oversized(self) -> bool:
+        """True if its transcript exceeds the size that is read."""
+        return self.newest is not None and self.newest[1].size > TRANSCRIPT_BYTES
 
 
 @dataclass(slots=True)

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from batchscribe.core.bounds import (
+    MAX_CHUNKS,
+    Bytes,
+    Count,
+    Dated,
+    Key,
+    Name,
+    Seconds,
+    Time,
+    Word,
+)
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, UnreadableError
 
 VERSION = 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class WorkerRef(Protocol):
@@ -33,12 +44,12 @@ class WorkerRef(Protocol):
 class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
     """One worker of one run; also the name of a folder on its machine."""
 
-    run: str
-    worker: int
+    run: Name
+    worker: Count
 
     def checked(self) -> WorkerName:
         """Returns itself. Raises MisconfiguredError if it could name a folder that is not its own."""
-        if not _NAME.fullmatch(self.run) or self.worker < 0:
+        if not NAME.fullmatch(self.run) or self.worker < 0:
             raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
         return self
 
@@ -59,37 +70,37 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Hearing(msgspec.Struct, frozen=True, kw_only=True):
     """How chunks become what the engine hears."""
 
-    overlap_ms: int | None = None
+    overlap_ms: Count | None = None
     """By how much neighbouring chunks of a session overlap; None is measured."""
     split_channels: bool = False
     """Each channel by itself, its words labelled; else mixed down."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    max_audio_seconds: float = 12 * 3600.0
-    max_object_bytes: int = 4096 * 1024 * 1024
+    max_audio_seconds: Seconds = 12 * 3600.0
+    max_object_bytes: Bytes = 4096 * 1024 * 1024
 
 
 class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
-    key: str
-    etag: str
-    size: int
-    session: str
-    transcript: str
+    key: Key
+    etag: Key
+    size: Bytes
+    session: Key
+    transcript: Key
     """Where its transcript goes, relative to `Manifest.output`."""
     troubled: bool = False
     """It failed, or could not be had, before: it is heard alone, so that nobody else is blamed with it."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    version: int = VERSION
-    run: str
-    worker: int
+class Manifest(Dated, frozen=True, kw_only=True):
+    version: Count = VERSION
+    run: Name
+    worker: Count
     release: str
     """The version of batchscribe that wrote it; the worker beside the GPU must be the same."""
-    source: str
-    output: str
-    deadline: datetime
+    source: Key
+    output: Key
+    deadline: Time
     engine: EngineSpec
     settings_hash: str
     hearing: Hearing = Hearing()
@@ -97,7 +108,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     region: str = ""
     endpoint: str = ""
     """Where the stores are, in AWS's words, for a worker whose own environment does not say it."""
-    chunks: tuple[ManifestChunk, ...]
+    chunks: Annotated[tuple[ManifestChunk, ...], Meta(max_length=MAX_CHUNKS)]
 
 
 class Phase(StrEnum):
@@ -110,11 +121,11 @@ class Phase(StrEnum):
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker has got through; chunks that were done by somebody else are `skipped`."""
 
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    audio_seconds: float = 0.0
-    audio_bytes: int = 0
+    done: Count = 0
+    failed: Count = 0
+    skipped: Count = 0
+    audio_seconds: Seconds = 0.0
+    audio_bytes: Bytes = 0
 
     @property
     def seen(self) -> int:
@@ -124,16 +135,16 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, each measured by the worker's monotonic clock from its own start."""
 
-    loaded: float | None = None
-    first_window: float | None = None
-    elapsed: float = 0.0
-    busy: float = 0.0
+    loaded: Seconds | None = None
+    first_window: Seconds | None = None
+    elapsed: Seconds = 0.0
+    busy: Seconds = 0.0
     """Time inside the engine."""
-    starved: float = 0.0
+    starved: Seconds = 0.0
     """Time in which a loaded engine had nothing to do."""
-    blocked: float = 0.0
+    blocked: Seconds = 0.0
     """Time in which a loaded engine waited for what comes after it."""
-    starved_by: dict[str, float] = {}
+    starved_by: dict[Word, Seconds] = {}
     """The starved seconds by the stage that they waited for: `fetch`, `decode`, `cut` (looking for speech),
     or `progress` (telling the store what is in flight)."""
 
@@ -141,33 +152,33 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """What workers say of their time and of their transcripts, summed over all of a run; seconds."""
 
-    workers: int = 0
-    load: float = 0.0
+    workers: Count = 0
+    load: Seconds = 0.0
     """Until the engine was loaded."""
-    after_load: float = 0.0
-    busy: float = 0.0
-    starved: float = 0.0
-    blocked: float = 0.0
-    starved_by: dict[str, float] = {}
-    flags: dict[str, int] = {}
+    after_load: Seconds = 0.0
+    busy: Seconds = 0.0
+    starved: Seconds = 0.0
+    blocked: Seconds = 0.0
+    starved_by: dict[Word, Seconds] = {}
+    flags: dict[str, Count] = {}
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class Progress(Dated, frozen=True, kw_only=True):
     """Replaced every few seconds; unchanged by the watcher's own clock means silent."""
 
-    run: str
-    worker: int
-    sequence: int
+    run: Name
+    worker: Count
+    sequence: Count
     phase: Phase
-    at: datetime
-    total: int
+    at: Time
+    total: Count
     tally: Tally
     timings: Timings
-    results: int = 0
+    results: Count = 0
     """Windows that came back from the engine so far; it grows only while the engine works."""
-    in_engine: int = 0
+    in_engine: Count = 0
     """Windows in the engine now."""
-    in_flight: tuple[str, ...] = ()
+    in_flight: Annotated[tuple[Key, ...], Meta(max_length=MAX_CHUNKS)] = ()
     """Keys being decoded, or begun by the engine and not whole yet: blamed, once, if the worker dies now."""
 
 
@@ -191,15 +202,15 @@ class FailureKind(StrEnum):
         return self is FailureKind.REFUSED
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(Dated, frozen=True, kw_only=True):
     """One failed attempt at one chunk; stored under `_batchscribe/attempts/`."""
 
-    key: str
-    etag: str
-    run: str
+    key: Key
+    etag: Key
+    run: Name
     kind: FailureKind
     message: str
-    at: datetime
+    at: Time
     decoder: str = ""
     """Version of the decoder: a better one is tried again."""
     alone: bool = False
@@ -231,36 +242,36 @@ class WorkerEnd(StrEnum):
     """The machine or the engine cannot do it."""
 
 
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+class ExitRecord(Dated, frozen=True, kw_only=True):
     """The worker's last word; the store, not this, says what is done."""
 
-    run: str
-    worker: int
+    run: Name
+    worker: Count
     end: WorkerEnd
     message: str = ""
-    at: datetime
+    at: Time
     tally: Tally
     timings: Timings
-    failures: tuple[Failure, ...] = ()
+    failures: Annotated[tuple[Failure, ...], Meta(max_length=MAX_CHUNKS)] = ()
     device: str = ""
     gpu_broken: bool = False
     """It could not work because the box has no usable GPU."""
-    seconds_by_type: dict[str, float] = {}
+    seconds_by_type: dict[Word, Seconds] = msgspec.field(default_factory=dict)
     """Audio seconds for each file extension, to learn how long a byte lasts."""
-    bytes_by_type: dict[str, int] = {}
-    flags: dict[str, int] = {}
+    bytes_by_type: dict[Word, Bytes] = msgspec.field(default_factory=dict)
+    flags: dict[str, Count] = msgspec.field(default_factory=dict)
     """How many of the published transcripts carry each flag."""
 
 
-class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True):
+class QuarantineRecord(Dated, frozen=True, kw_only=True):
     """A chunk that failed for good, as long as ETag and decoder stay the same."""
 
-    key: str
-    etag: str
+    key: Key
+    etag: Key
     decoder: str
-    attempts: int
+    attempts: Count
     message: str
-    at: datetime
+    at: Time
 
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -275,7 +286,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value = msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:
-        raise MisconfiguredError(f"not a readable {kind.__name__}: {error}") from error
+        raise UnreadableError(f"not a readable {kind.__name__}: {error}") from error
     if getattr(value, "version", VERSION) != VERSION:
         raise MisconfiguredError(
             f"this {kind.__name__} has version {getattr(value, 'version', '?')}, this batchscribe "

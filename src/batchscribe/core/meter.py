@@ -16,12 +16,12 @@ LONGEST_PENDING = timedelta(minutes=5)
 """From an accepted start to `running`, or back to `stopped`."""
 
 LONGEST_LAG = timedelta(seconds=30)
-"""Polls of a cloud are eventually consistent: one may show a state that is older than the poll before it did."""
+"""Clouds are eventually consistent: a poll may show an older state than the poll before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A wall-clock time with the uptime beside it: within one boot, differences survive a clock that is set."""
+    """A wall-clock time with its uptime: within one boot, differences survive a clock that is set."""
 
     at: datetime
     """Aware, UTC."""
@@ -31,7 +31,7 @@ class Moment:
     """Id of the boot that `uptime` belongs to."""
 
     def seconds_since(self, earlier: Moment) -> float:
-        """Seconds from `earlier` to here: by uptime within one boot, else by the wall clock (may be negative)."""
+        """Seconds since `earlier`: by uptime within one boot, else by the wall clock (may be negative)."""
         if self.boot and self.boot == earlier.boot and None not in (self.uptime, earlier.uptime):
             assert self.uptime is not None
             assert earlier.uptime is not None
@@ -76,7 +76,7 @@ class Meter:
 
     @classmethod
     def recovered(cls, created: datetime, *, started: bool, launched_before: datetime | None) -> Meter:
-        """The meter of a run that only the store remembers: billed from its creation on, if it was started."""
+        """The meter of a run that only the store remembers: billed from its creation, if it was started."""
         begin = Moment(created) if started else None
         return cls(launched_before=launched_before, start_requested=begin)
 
@@ -84,13 +84,12 @@ class Meter:
         """The meter of a run that is about to ask for its start."""
         return replace(self, start_requested=poll.answered, launched_before=poll.instance.launched_at)
 
-    def contradicts(self, poll: Poll) -> bool:
-        """True if the poll shows `stopped` so soon after one that showed it up that it may be older than that."""
+    def contradicts(self, poll: Poll, lag: timedelta) -> bool:
+        """True if the poll shows `stopped` although the instance was up, and may be older than its start."""
         state = poll.instance.state
         if self.up_since is None or self.stopped is not None or state.billable or state.moving:
             return False
-        up = (self.up_since, self.idle_until, self.running_until)
-        return any(poll.answered.is_within(LONGEST_LAG, of=moment) for moment in up if moment)
+        return poll.answered.is_within(lag, of=self.up_since)
 
     def accept_start(self, asked: Moment, answered: Moment) -> Meter:
         """An accepted start. What an earlier one came to, whose reply was lost, is no end of this one."""
@@ -115,10 +114,8 @@ class Meter:
         state, now = poll.instance.state, poll.answered
         if state.billable or state.moving:
             launched = self.launched or (poll.instance.launched_at if ours else None)
-            meter = replace(self, up_since=self.up_since or now, launched=launched)
-            if self.is_started_again(poll.instance.launched_at):
-                return meter.end(now)
-            return meter._read_up(state, poll)
+            up = replace(self, up_since=self.up_since or now, launched=launched)
+            return up.end(now) if self.is_started_again(poll.instance.launched_at) else up.read_up(poll)
         if self.up_since is not None:
             return self.end(now)
         if self.is_started_since(poll.instance.launched_at):
@@ -127,8 +124,9 @@ class Meter:
             return replace(self.end(now), up_since=None if lands else now)
         return self._read_idle(poll.asked, never_started=state is InstanceState.STOPPED)
 
-    def _read_up(self, state: InstanceState, poll: Poll) -> Meter:
-        now = poll.answered
+    def read_up(self, poll: Poll) -> Meter:
+        """The meter after a poll that showed the instance up for this run."""
+        state, now = poll.instance.state, poll.answered
         if state.billable:
             # Whatever an older poll showed: it is billed.
             return replace(self, running_since=self.running_since or now, running_until=now, stopped=None)
@@ -155,7 +153,7 @@ class Meter:
         return launched_at is not None and launched_at > self.launched_before
 
     def is_started_again(self, launched_at: datetime | None) -> bool:
-        """True if the instance was stopped and started again after our own start: it is up, but not for us."""
+        """True if the instance was started again after our own start: it is up, but not for us."""
         return self.launched is not None and launched_at is not None and launched_at > self.launched
 
     @property

@@ -10,7 +10,14 @@ from batchscribe.core.chunks import Chunk, audio_name
 from batchscribe.core.money import Rate, Usd, cost
 
 BYTES_PER_SECOND = {
-    "wav": 32_000.0,
+    **dict.fromkeys(("aif", "aifc", "aiff", "caf", "w64", "wav"), 32_000.0),
+    **dict.fromkeys(("asf", "mkv", "ogv", "qt", "wmv"), 16_000.0),
+    **dict.fromkeys(("3gp", "ac3", "au", "m4b", "mp2", "mpga", "wma"), 8_000.0),
+    **dict.fromkeys(("mka", "oga"), 5_000.0),
+    "weba": 4_000.0,
+    "spx": 3_000.0,
+    "amr": 1_600.0,
+    "wv": 18_000.0,
     "flac": 18_000.0,
     "avi": 40_000.0,
     "mov": 40_000.0,

@@ -229,7 +229,7 @@ def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
 def _backing_off(seen: Observation, policy: Policy) -> Reason | None:
     """Why no start is made after starts that produced no transcript; None if there were none.
 
-    One such start may be bad luck. From the second on each pause doubles, up to a day. A user may always start.
+    One such start may be bad luck. From the second on each pause doubles, up to a day; a user may start.
     """
     if policy.by_hand or seen.last_fruitless is None or seen.fruitless < PATIENT_STARTS:
         return None

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable
 
 HIDDEN = "[hidden]"
+SHORTEST_SECRET = 8
+"""Characters. A shorter one would be taken out of words and figures that are not secret."""
+SURE_SECRET = 16
+"""Characters from which on a secret is taken out of the middle of a word, too."""
 _TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+(?=@)"), HIDDEN),
@@ -24,16 +28,30 @@ def printable(text: str, *, keep: str = "") -> str:
     return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
 
 
+def printable_json(text: str) -> str:
+    """The JSON document with the same characters as JSON escapes: it holds the same strings."""
+    return _TRICKS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+
+
 def _spelled(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def _pattern(secret: str) -> str:
+    """Matches the secret; a short one as a whole word only."""
+    sure = len(secret) >= SURE_SECRET
+    before = "" if sure or not secret[0].isalnum() else r"(?<![^\W_])"
+    behind = "" if sure or not secret[-1].isalnum() else r"(?![^\W_])"
+    return f"{before}{re.escape(secret)}{behind}"
 
 
 class Redactor:
     """Takes known secrets, and what looks like one, out of texts."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        longest_first = sorted(filter(None, secrets), key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        known = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
+        longest_first = sorted(known, key=len, reverse=True)
+        self._known = re.compile("|".join(map(_pattern, longest_first))) if longest_first else None
 
     def __call__(self, text: str) -> str:
         if self._known:

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from batchscribe.core.bounds import EARLIEST, LATEST, MOST, Count, Dated, Micros, Seconds, Time
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.manifest import Worked
+from batchscribe.core.manifest import NAME, Worked
 from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import ZERO
 from batchscribe.core.runs import VERSION, Run, RunState
@@ -37,15 +38,15 @@ class _Outcome(msgspec.Struct, frozen=True):
     outcome: str
 
 
-class _Settlement1(msgspec.Struct, frozen=True, kw_only=True):
+class _Settlement1(Dated, frozen=True, kw_only=True):
     outcome: str
     detail: str
-    settled: datetime
-    billed_seconds: float
-    cost_micros: int
-    chunks_done: int
-    chunks_failed: int
-    audio_seconds: float
+    settled: Time
+    billed_seconds: Seconds
+    cost_micros: Micros
+    chunks_done: Count
+    chunks_failed: Count
+    audio_seconds: Seconds
     worked: Worked = Worked()
 
 
@@ -60,16 +61,35 @@ def decode_run(data: bytes | str) -> Run:
         version = fields.get("version", 1)
         if version != VERSION:
             fields = _from_version_1(fields, version)
-        return msgspec.convert(fields, Run, strict=False)
-    except (*UNREADABLE, KeyError, TypeError, OverflowError) as error:
+        run = msgspec.convert(fields, Run, strict=False)
+        _check_bounds(msgspec.to_builtins(run, builtin_types=(datetime,)))
+    except (*UNREADABLE, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MisconfiguredError(f"not a readable run: {error}") from error
+    if not NAME.fullmatch(run.id):
+        raise MisconfiguredError(f"not a readable run: {run.id!r} is no name of one")
+    return run
+
+
+def _check_bounds(value: object) -> None:
+    """Raises ValueError for a number or a time that must not be reckoned with: a store may hold anything."""
+    match value:
+        case dict():
+            for item in value.values():
+                _check_bounds(item)
+        case list() | tuple():
+            for item in value:
+                _check_bounds(item)
+        case int() | float() if not 0 <= value <= MOST:
+            raise ValueError(f"the number {value} is out of bounds")
+        case datetime() if not EARLIEST <= value <= LATEST:
+            raise ValueError(f"the time {value} is out of bounds")
 
 
 def decode_settlement(data: bytes, run: Run) -> Run:
     """The settled run in `data`; `run` is its record, which settlements of version 1 do not repeat."""
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
-        if fields.get("version") == 1 and "outcome" in fields and "id" not in fields:
+        if fields.get("version") == 1 and "outcome" in fields and fields.get("run") == run.id:
             return _settled(run, msgspec.convert(fields, _Settlement1))
     except UNREADABLE as error:
         raise MisconfiguredError(f"not a readable settlement: {error}") from error
@@ -94,8 +114,15 @@ def is_plausible(settled: Run, run: Run) -> bool:
     """
     if (settled.id, settled.scheduler, settled.host) != (run.id, run.scheduler, run.host):
         return False
-    life = (settled.settled - run.created).total_seconds() if settled.settled else 0.0
-    bounded = run.billed_seconds <= settled.billed_seconds <= max(0.0, life) + SLACK_SECONDS
+    if settled.settled is None:
+        return False
+    life = (settled.settled - run.created).total_seconds()
+    # Clocks that contradict each other across a reboot are answered with the deadline.
+    contradicted = settled.billed_seconds == (run.deadline - run.created).total_seconds()
+    at_most = life + SLACK_SECONDS if life >= -SLACK_SECONDS else 0.0
+    bounded = run.billed_seconds <= settled.billed_seconds and (
+        settled.billed_seconds <= at_most or contradicted
+    )
     retyped = settled.instance_type != run.instance_type and settled.rate.per_hour > ZERO
     return bounded and settled.cost == settled.bill() and (settled.rate == run.rate or retyped)
 

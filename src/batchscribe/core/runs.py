@@ -127,7 +127,7 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All that is known of a run, as it is stored. Times are aware UTC; None is what was not observed (yet)."""
+    """All that is known of a run, as it is stored. Times are aware UTC; None is not observed (yet)."""
 
     version: int = VERSION
     id: str

@@ -88,7 +88,7 @@ def digest(parts: Sequence[PartInput]) -> str:
     """SHA-256 over what goes in: names, ETags, and what is missing. Equal digests make equal files."""
     whole = hashlib.sha256()
     for part in parts:
-        for field in (part.key, part.transcript, MISSING if part.content is None else part.etag):
+        for field in (part.key, part.transcript, *(_flags(part) if part.content is None else (part.etag,))):
             # Lengths go in too, so that no two lists of names look alike.
             encoded = field.encode()
             whole.update(len(encoded).to_bytes(8, "big") + encoded)

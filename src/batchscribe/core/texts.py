@@ -121,18 +121,18 @@ def store_url(text: str) -> str:
 
 _STORES = frozenset({"s3", "gs", "az", "file"})
 _HOSTED = frozenset({"http", "https", "smtp", "smtps", "mailto", "mailtos", "json", "jsons", "xml", "xmls"})
-_LONG = 8
 
 
 def secret_parts(url: str) -> Iterator[str]:
     """A URL, and the parts of it that vendors print alone: password, path and its words, query.
 
-    Where a scheme names a vendor, the place of the host is a token as well.
+    A path of plain lower-case words is no secret: messages use such words. Where a scheme names a vendor, the
+    place of the host is a token as well.
     """
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     password = login.partition(":")[2]
     path = parts.path.strip("/")
-    segments = (segment for segment in path.split("/") if len(segment) >= _LONG)
+    words = [word for word in (path, *path.split("/")) if not re.fullmatch(r"[a-z/_-]*", word)]
     token = "" if parts.scheme.lower() in _HOSTED else host
-    yield from filter(None, (url, password, unquote(password), path, *segments, parts.query, token))
+    yield from filter(None, (url, password, unquote(password), *words, parts.query, token))

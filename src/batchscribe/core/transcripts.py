@@ -7,7 +7,6 @@ session's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -18,6 +17,8 @@ from batchscribe.errors import PermanentError
 
 FORMAT = "batchscribe.transcript"
 VERSION = 1
+LONGEST = 1e10
+"""Seconds; a later time in a transcript cannot be one."""
 SMALLEST = len(b'{"text":""}')
 """Bytes; nothing shorter is a transcript."""
 
@@ -143,25 +144,32 @@ def encode(value: msgspec.Struct) -> bytes:
 
 def decode(data: bytes) -> Transcript | ForeignTranscript:
     """A transcript of ours, or what can be read of a foreign one. Raises PermanentError."""
+    found = _decoded(data)
+    # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it, nor by 1e308.
+    if not all(abs(seconds) <= LONGEST for seconds in _times(found)):
+        raise PermanentError("not a transcript: a time in it is no number, or centuries away")
+    said = isinstance(found, Transcript) or found.text or found.segments
+    if not said and not _SAID.intersection(msgspec.json.decode(data)):
+        raise PermanentError("not a transcript: it has neither a text nor segments")
+    return found
+
+
+def _decoded(data: bytes) -> Transcript | ForeignTranscript:
     try:
         return msgspec.json.decode(data, type=Transcript)
     except UNREADABLE:
         pass
     try:
-        found = msgspec.json.decode(data, type=ForeignTranscript, strict=False)
+        return msgspec.json.decode(data, type=ForeignTranscript, strict=False)
     except UNREADABLE as error:
         raise PermanentError(f"not a transcript: {error}") from error
-    # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it.
-    if not all(map(math.isfinite, _times(found))):
-        raise PermanentError("not a transcript: a time in it is no number")
-    if not (found.text or found.segments) and not _SAID.intersection(msgspec.json.decode(data)):
-        raise PermanentError("not a transcript: it has neither a text nor segments")
-    return found
 
 
-def _times(found: ForeignTranscript) -> Iterator[float]:
+def _times(found: Transcript | ForeignTranscript) -> Iterator[float]:
     yield found.duration or 0.0
+    if isinstance(found, Transcript):
+        yield from (found.overlap, found.position or 0.0)
     for segment in found.segments:
         yield from (segment.start, segment.end)
         for word in segment.words:
-            yield from (word.start, word.end)
+            yield from (word.true_start, word.true_end)

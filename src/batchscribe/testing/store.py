@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from batchscribe.core.objects import Blob, ObjectInfo
-from batchscribe.errors import ObjectArchivedError, ObjectNotFoundError
+from batchscribe.errors import ObjectArchivedError, ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Clock
 
 Keys = list[str]
@@ -52,7 +52,7 @@ class MemoryStore:
             ]
         yield from found
 
-    def get(self, key: str) -> Blob:
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
         self._called("get", key)
         with self._lock:
             stored = self._objects.get(key)
@@ -60,6 +60,8 @@ class MemoryStore:
                 raise ObjectNotFoundError(f"no object {key!r} in {self.url}")
             if key in self.archived:
                 raise ObjectArchivedError(f"{key!r} in {self.url} is archived: restore it first")
+            if limit is not None and stored.info.size > limit:
+                raise ObjectTooLargeError(f"{key!r} exceeds the limit of {limit:,} bytes")
             return Blob(stored.data, stored.info.etag)
 
     def create(self, key: str, data: bytes) -> bool:

@@ -35,7 +35,8 @@ from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
 from batchscribe.core.box import InstanceRecord
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits, decode
+from batchscribe.core.manifest import EngineSpec, Hearing, Limits
+from batchscribe.core.meter import LONGEST_LAG
 from batchscribe.core.money import FREE, Rate
 from batchscribe.core.packing import Priors
 from batchscribe.core.policy import Policy
@@ -43,14 +44,16 @@ from batchscribe.core.report import build, cost_block
 from batchscribe.core.runs import Run
 from batchscribe.core.worked import work_lines
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
+from batchscribe.reading import read_record
 from batchscribe.settings import Settings
 from batchscribe.wiring.trouble import Trouble, usable_ledger
 
 LOCAL, BOOT = "local", "boot"
+LAG_POLLS = 6
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
@@ -297,7 +300,15 @@ def _world(
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
         report=lambda run: _report(settings, ledger, run, lock.holder() or ""),
+        lag=_lag(settings),
     )
+
+
+def _lag(settings: Settings) -> timedelta:
+    """How old an answer may be: some polls at the usual pace, none where the GPU is in this machine."""
+    if settings.provider == LOCAL:
+        return timedelta(0)
+    return min(LONGEST_LAG, LAG_POLLS * timedelta(seconds=settings.poll_seconds or Waits().poll))
 
 
 def _elsewhere(settings: Settings, world: World, run: Run) -> World:
@@ -320,6 +331,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         compute=open_compute(then, world.clock),
         launcher=open_launcher(then, output),
         guard=open_guard(then),
+        lag=_lag(then),
         scanner=lambda by_hand: new_scanner(
             then, source, output, world.clock, by_hand=by_hand, keep_alive=world.keep_alive
         ),
@@ -404,14 +416,12 @@ def preflight(settings: Settings, output: Store) -> None:
 
 def _instance_record(output: Store, instance: str) -> InstanceRecord:
     try:
-        data = output.get(keys.instance(instance)).data
+        return read_record(output, keys.instance(instance), InstanceRecord)
     except ObjectNotFoundError as error:
         raise MisconfiguredError(
             f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
         ) from error
-    try:
-        return decode(data, InstanceRecord)
-    except MisconfiguredError as error:
+    except UnreadableError as error:
         raise MisconfiguredError(
             f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "
             "(nothing was started)"

@@ -40,7 +40,7 @@ class Trouble:
 
     @contextmanager
     def locked(self, lock: Lock, patience: float) -> Iterator[None]:
-        """Holds the lock. If its file cannot be used, the block runs without it: every step is repeatable."""
+        """Holds the lock. Goes on without it if its file cannot be used: steps are repeatable."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock.held(patience=patience))
@@ -51,7 +51,7 @@ class Trouble:
 
 
 def usable_ledger(path: Path, now: datetime, trouble: Trouble) -> Ledger:
-    """The ledger at `path`; a new one if that is damaged, one in the temporary folder if it cannot be used."""
+    """The ledger at `path`; a new one if that is damaged, a temporary one if it cannot be used."""
     try:
         return Ledger(path)
     except DamagedLedgerError as error:

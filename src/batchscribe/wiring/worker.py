@@ -17,10 +17,14 @@ from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.core.box import BoxPlace
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
+from batchscribe.reading import read_record
+from batchscribe.worker.box import Box
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
+from batchscribe.worker.trust import refuse_foreign_work
 from batchscribe.worker.windows import SpeechFinder
 
 
@@ -40,7 +44,7 @@ def read_manifest(location: str) -> tuple[Manifest, Store]:
     root, key = split_location(location)
     region, endpoint = aws_environment.place()
     store = open_store(root, region=region, endpoint=endpoint)
-    return decode(store.get(key).data, Manifest), store
+    return read_record(store, key, Manifest), store
 
 
 def work(location: str, clock: Clock | None = None) -> ExitRecord:
@@ -50,6 +54,9 @@ def work(location: str, clock: Clock | None = None) -> ExitRecord:
     """
     manifest, home = read_manifest(location)
     clock = clock or SystemClock()
+    root, key = split_location(location)
+    # Before anything is written: a manifest that is not ours names no place for an exit record either.
+    refuse_foreign_work(manifest, root=root, key=key, place=_place(clock))
     with _stop_on_signals() as stop:
         try:
             factory = check(manifest)
@@ -70,6 +77,12 @@ def work(location: str, clock: Clock | None = None) -> ExitRecord:
             # Nothing ends a thread that hangs inside a library; its last word is in the store.
             abandon=partial(os._exit, 1),
         )
+
+
+def _place(clock: Clock) -> BoxPlace | None:
+    """What `gpu setup` left on this machine; None if it was never set up as a GPU host."""
+    host = Box(Path.home(), clock)
+    return host.place() if host.is_set_up else None
 
 
 def _crew(cores: int) -> Crew:

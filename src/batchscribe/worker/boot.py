@@ -27,9 +27,10 @@ from batchscribe.core.box import (
     InstanceRecord,
     StartPermit,
 )
-from batchscribe.core.manifest import WorkerName, decode
+from batchscribe.core.manifest import WorkerName
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_stored, read_record
 from batchscribe.worker.watching import Marks, Watch, Workers
 
 LOG = structlog.get_logger()
@@ -47,7 +48,7 @@ class Boot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSeams:
-    """External dependencies of the agent. Opening a store makes no request, and may raise MisconfiguredError."""
+    """External dependencies of the agent. Opening a store makes no request; may raise MisconfiguredError."""
 
     clock: Clock
     workers: Workers
@@ -135,14 +136,13 @@ class BoxAgent:
             permit = self._seams.permit(self._run)
             return permit.claim() if permit else None
         try:
-            blob = self._seams.home().get(keys.instance(self._place.instance))
+            record = read_record(self._seams.home(), keys.instance(self._place.instance), InstanceRecord)
         except ObjectNotFoundError:
             LOG.info("box.not_recorded", instance=self._place.instance)
             return None
-        claim = decode(blob.data, InstanceRecord).claim
-        if claim is None:
+        if record.claim is None:
             LOG.info("box.no_claim", instance=self._place.instance)
-        return claim
+        return record.claim
 
     def _still_claimed(self, claim: BoxClaim) -> bool:
         now = self._claim()
@@ -155,15 +155,15 @@ class BoxAgent:
             return "it says that the box does nothing"
         if self._untimely not in {None, claim.run}:
             return "it was left after this boot, for another one"
-        if not _there(runs, keys.intent(claim.run)):
+        if not is_stored(runs, keys.intent(claim.run)):
             return "its run has no intent"
-        if _there(runs, keys.settlement(claim.run)):
+        if is_stored(runs, keys.settlement(claim.run)):
             return "its run is settled"
         return ""
 
     def _in_time(self, claim: BoxClaim) -> None:
-        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so that
-        is checked again; a claim that replaces this one is not for this boot, whatever the clock.
+        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so
+        that is checked again; a claim that replaces this one is not for this boot, whatever the clock.
         """
         clock = self._seams.clock
         passed = timedelta(seconds=clock.monotonic() - self._began)
@@ -177,19 +177,19 @@ class BoxAgent:
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
         """True if another boot took it up; an earlier agent of this boot does not count."""
         try:
-            data = runs.get(keys.boot(claim.run)).data
+            record = read_record(runs, keys.boot(claim.run), BootRecord)
         except ObjectNotFoundError:
             return False
-        return decode(data, BootRecord).boot != self._boot.id
+        return record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
         """True if the boot that took it up ended it; else it went down under the run, and this boot ends it.
 
         A host that powered itself off left its reason: a later start is not for that run.
         """
-        if _there(runs, keys.later_boot(claim.run, self._boot.id)):
+        if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
-        return _there(runs, keys.box_end(claim.run))
+        return is_stored(runs, keys.box_end(claim.run))
 
     def _marked(self, claim: BoxClaim, marks: Marks) -> float:
         """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
@@ -216,11 +216,3 @@ def live(agent: BoxAgent, clock: Clock) -> None:
     """Steps the agent until nothing is left to do."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)
-
-
-def _there(store: Store, key: str) -> bool:
-    try:
-        store.get(key)
-    except ObjectNotFoundError:
-        return False
-    return True

@@ -148,6 +148,11 @@ class Box:
         write_atomically(self._root / "box.json", msgspec.json.encode(place))
         return BoxReply(release=__version__, done=True)
 
+    @property
+    def is_set_up(self) -> bool:
+        """True if `gpu setup` left word of its instance here."""
+        return (self._root / "box.json").exists()
+
     def place(self) -> BoxPlace:
         """Which instance this is. Raises MisconfiguredError where no set-up said so."""
         try:

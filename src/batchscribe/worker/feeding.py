@@ -168,7 +168,7 @@ class Fetcher:
             raise AudioError(
                 f"larger than the limit of {limits.max_object_bytes / 2**20:g} MB (BATCH_MAX_OBJECT_MB)"
             )
-        blob = self._source.get(chunk.key)
+        blob = self._source.get(chunk.key, limit=limits.max_object_bytes)
         if blob.etag != chunk.etag:
             raise ObjectNotFoundError(
                 "the audio was replaced after the manifest was written: it waits its turn"

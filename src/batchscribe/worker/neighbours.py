@@ -17,6 +17,7 @@ import structlog
 from batchscribe.core import transcripts
 from batchscribe.core.chunks import audio_name, transcript_keys
 from batchscribe.core.manifest import ManifestChunk
+from batchscribe.core.objects import TRANSCRIPT_BYTES
 from batchscribe.core.speech import SAMPLE_RATE
 from batchscribe.core.transcripts import Segment
 from batchscribe.errors import BatchscribeError, InterruptedRunError, ObjectNotFoundError
@@ -115,13 +116,13 @@ class Neighbours:
         for store in {store.url: store for store in (self._output, self._source)}.values():
             for known in transcript_keys(name):
                 with suppress(ObjectNotFoundError):
-                    if data := store.get(known).data:
+                    if data := store.get(known, limit=TRANSCRIPT_BYTES).data:
                         return transcripts.decode(data).segments
         return ()
 
     def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:
         said = self._said(key)
-        data = self._source.get(key).data
+        data = self._source.get(key, limit=MAX_BYTES).data
         self._decoder = self._decoder or self._new_decoder()
         mended = self._recordings.repaired(key, data)
         if mended.empty:

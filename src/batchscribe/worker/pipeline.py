@@ -17,9 +17,10 @@ from functools import partial
 import structlog
 
 from batchscribe.core import keys
-from batchscribe.core.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd, decode
+from batchscribe.core.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Engine, Store
+from batchscribe.reading import read_record
 from batchscribe.worker.assembly import Heard, transcript
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.board import Board, Ending
@@ -103,10 +104,9 @@ def fail_worker(
 
 def _earlier(manifest: Manifest, output: Store) -> ExitRecord | None:
     try:
-        blob = output.get(keys.exit_record(manifest.run, manifest.worker))
+        return read_record(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
     except ObjectNotFoundError:
         return None
-    return decode(blob.data, ExitRecord)
 
 
 class _Worker:
@@ -175,7 +175,7 @@ class _Worker:
     def _feeders(
         self, find_speech: SpeechFinder, new_decoder: Callable[[], AudioDecoder]
     ) -> list[threading.Thread]:
-        crew, recordings = self._crew, Recordings(self._source)
+        crew, recordings = self._crew, Recordings(self._source, limit=self._manifest.limits.max_object_bytes)
         fetcher = Fetcher(self._way, source=self._source, records=self._records)
         preparer = Preparer(self._way, recordings=recordings, new_decoder=new_decoder, board=self._board)
         weaver = Weaver(

@@ -10,8 +10,9 @@ import structlog
 from batchscribe.core import keys, transcripts
 from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
 from batchscribe.core.transcripts import Transcript
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, PermanentError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_filled
 from batchscribe.worker.audio import decoder_version
 from batchscribe.worker.board import Board, Ending
 
@@ -57,10 +58,7 @@ class Records:
 
     def exists(self, chunk: ManifestChunk) -> bool:
         """True if its transcript is in the store already: 0 bytes are none. Raises what Store.get raises."""
-        try:
-            return bool(self._output.get(chunk.transcript).data)
-        except ObjectNotFoundError:
-            return False
+        return is_filled(self._output, chunk.transcript)
 
     def skip(self) -> None:
         self._board.skipped()

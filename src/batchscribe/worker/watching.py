@@ -24,9 +24,10 @@ from batchscribe.core.box import (
     BoxWaits,
     EndRequest,
 )
-from batchscribe.core.manifest import Progress, WorkerName, decode
+from batchscribe.core.manifest import Progress, WorkerName
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_stored, read_record
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
@@ -94,9 +95,9 @@ class Watch:
         permitted: Callable[[], bool],
         again: bool = False,
     ) -> None:
-        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim stands
-        in the record; raises what the store raises. `permitted`: True if workers may begin. `again`: an
-        earlier boot took the claim up and went down under it; this one only ends it.
+        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim
+        stands in the record; raises what the store raises. `permitted`: True if workers may begin. `again`:
+        an earlier boot took the claim up and went down under it; this one only ends it.
         """
         self._claim = claim
         self._runs = runs
@@ -123,8 +124,8 @@ class Watch:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
-        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is about
-        to go, or the host runs on.
+        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is
+        about to go, or the host runs on.
         """
         if self._ending:
             return self._off()
@@ -161,13 +162,13 @@ class Watch:
         """Polls the present worker, or for the next one. Raises what the store raises."""
         if self._again:
             return self._went_down()
-        if not self._marks.powers_off and self._has(keys.settlement(self._claim.run)):
+        if not self._marks.powers_off and is_stored(self._runs, keys.settlement(self._claim.run)):
             return Verdict("its run is settled", leave=True)
         # Before the exit record is read: a worker may end between the two.
         running = self._running()
         if running:
             self._idle_since = self._clock.monotonic()
-        while self._has(keys.exit_record(self._claim.run, self._worker)):
+        while is_stored(self._runs, keys.exit_record(self._claim.run, self._worker)):
             self._go_on()
             running = self._running()
         if not self._workers.was_started(self._name):
@@ -182,9 +183,9 @@ class Watch:
 
     def _went_down(self) -> Verdict:
         """The end of a run whose workers died with the earlier boot: nothing is begun twice."""
-        while self._has(keys.manifest(self._claim.run, self._worker + 1)):
+        while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
-        given = self._has(keys.manifest(self._claim.run, self._worker))
+        given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
         why = "the box was booted again in the middle of the run"
         return Verdict(why, self._worker if given else None, self._waits.told)
 
@@ -194,7 +195,7 @@ class Watch:
         self._cancelled_at = self._obeyed = None
 
     def _unstarted(self) -> Verdict | None:
-        if not self._has(keys.manifest(self._claim.run, self._worker)):
+        if not is_stored(self._runs, keys.manifest(self._claim.run, self._worker)):
             self._note((self._worker, "none", 0, 0))
             return self._idle()
         self._note((self._worker, "given", 0, 0))
@@ -202,7 +203,7 @@ class Watch:
             waited = self._clock.monotonic() - self._moved_at
             why = "its controller did not start the work over ssh"
             return Verdict(why) if waited >= self._waits.first else None
-        if self._has(keys.cancel(self._claim.run, self._worker)):
+        if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
             return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
         return self._start()
 
@@ -319,15 +320,8 @@ class Watch:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
             return None
 
-    def _has(self, key: str) -> bool:
-        try:
-            self._runs.get(key)
-        except ObjectNotFoundError:
-            return False
-        return True
-
     def _read(self, key: str, kind: type[T]) -> T | None:
         try:
-            return decode(self._runs.get(key).data, kind)
+            return read_record(self._runs, key, kind)
         except ObjectNotFoundError:
             return None

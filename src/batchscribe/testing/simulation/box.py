@@ -1,8 +1,8 @@
 """A simulated GPU host, from boot to power-off, with the production agent and a dead-man.
 
 Its disk remembers which workers were started and what a controller asked for over ssh; the workers are
-simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the host's
-own clock, which is right.
+simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the
+host's own clock, which is right.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import msgspec
 
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, BoxPlace, InstanceRecord, StartPermit, StartRequest
-from batchscribe.core.manifest import Manifest, WorkerName, decode
+from batchscribe.core.manifest import Manifest, WorkerName
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import StoreUnavailableError
+from batchscribe.reading import read_record
 from batchscribe.testing.simulation.cloud import Cloud, Machine
 from batchscribe.testing.simulation.seams import Bucket
 from batchscribe.testing.simulation.timeline import START, Timeline
@@ -85,8 +86,8 @@ class FromTheBox:
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         return self._reached().list(prefix, after=after)
 
-    def get(self, key: str) -> Blob:
-        return self._reached().get(key)
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._reached().get(key, limit=limit)
 
     def create(self, key: str, data: bytes) -> bool:
         return self._reached().create(key, data)
@@ -149,8 +150,12 @@ class Box:
         """True if there is a manifest for that worker of the run."""
         return self._bucket.has(keys.manifest(run, worker))
 
+    def play(self, manifest: Manifest) -> None:
+        """Starts a worker."""
+        self.workers[manifest.run, manifest.worker] = Worker(self._line, self._bucket, manifest, self._hands)
+
     def record(self) -> InstanceRecord:
-        return decode(self._bucket.get(keys.instance(self._machine.id)).data, InstanceRecord)
+        return read_record(self._bucket, keys.instance(self._machine.id), InstanceRecord)
 
     def begin(self) -> None:
         """The machine runs: its system boots."""
@@ -188,10 +193,8 @@ class Box:
         return NoDeadman() if claim.borrowed or self._marks is None else self._marks
 
     def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:  # noqa: ARG002
-        """Starts a worker, once in the life of this disk."""
-        manifest = decode(self._store.get(keys.manifest(name.run, name.worker)).data, Manifest)
         if not self.was_started(name):
-            self.workers[name.run, name.worker] = Worker(self._line, self._bucket, manifest, self._hands)
+            self.play(read_record(self._store, keys.manifest(name.run, name.worker), Manifest))
 
     def was_started(self, name: WorkerName) -> bool:
         return (name.run, name.worker) in self.workers

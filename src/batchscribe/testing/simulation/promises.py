@@ -35,7 +35,7 @@ LOOK = 1 * MINUTE
 TOLD_AGAIN = 6 * HOUR
 NOT_STOPPED = "batchscribe: a GPU may still be running"
 WORK = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
-_NAME = re.compile(r"run-\d+ ")
+_NAME = re.compile(r"run \S+ ")
 _NO_START = frozenset(outcome.value for outcome in Outcome if outcome.no_start)
 
 

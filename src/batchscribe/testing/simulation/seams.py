@@ -71,8 +71,8 @@ class StoreSeam:
         act = lambda: list(self._bucket.list(prefix, after=after))  # noqa: E731  one line, used once
         yield from self._gate.call("store.list", prefix, act)
 
-    def get(self, key: str) -> Blob:
-        return self._gate.call("store.get", key, lambda: self._bucket.get(key))
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._gate.call("store.get", key, lambda: self._bucket.get(key, limit=limit))
 
     def create(self, key: str, data: bytes) -> bool:
         return self._gate.call("store.create", key, lambda: self._bucket.create(key, data))

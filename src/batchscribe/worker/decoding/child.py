@@ -46,10 +46,10 @@ from batchscribe.worker.decoding.scale import guess_unit
 from batchscribe.worker.decoding.tracks import (
     RefusedError,
     check_shape,
-    check_stream,
     decodable,
     group_tracks,
     of_several_languages,
+    prepare_stream,
 )
 
 MEMORY_BYTES = 2 * 1024**3
@@ -192,7 +192,8 @@ def begin_tracks(
     for place in places:
         opened = container if place == places[0] else reopen()
         stream = opened.streams.audio[place]
-        check_stream(stream)
+        if opened is not container:
+            prepare_stream(stream)
         stated = stated_length(opened, stream)
         if stated is not None and stated.least > progress.seconds_left:
             raise TooLongError(too_long(progress.max_samples))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from batchscribe.core.chunks import audio_name
-from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundError
+from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Store
 from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
 
@@ -33,8 +33,10 @@ class _Session:
 class Recordings:
     """Remembers for each session what its last chunks left behind. For any thread."""
 
-    def __init__(self, source: Store) -> None:
+    def __init__(self, source: Store, *, limit: int | None = None) -> None:
+        """A chunk of more than `limit` bytes counts as missing."""
         self._source = source
+        self._limit = limit
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
 
@@ -82,8 +84,8 @@ class Recordings:
     def _fetched(self, key: str, number: int) -> bytes | None:
         for name in named(key, number):
             try:
-                return self._source.get(name).data
-            except ObjectNotFoundError:
+                return self._source.get(name, limit=self._limit).data
+            except (ObjectNotFoundError, ObjectTooLargeError):
                 continue
         return None
 

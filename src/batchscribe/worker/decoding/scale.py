@@ -16,6 +16,8 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 
+from batchscribe.worker.decoding.tracks import prepare_stream
+
 FLOATS = ("pcm_f16", "pcm_f24", "pcm_f32", "pcm_f64")
 FAR_BYTE = 0x42
 """Highest byte of float32, without its sign, from 32 on: no recording is so hot."""
@@ -36,6 +38,7 @@ def guess_unit(stream: AudioStream, reopen: Callable[[], InputContainer]) -> flo
     plain: AudioResampler | None = None
     try:
         same = next(each for each in container.streams.audio if each.index == stream.index)
+        prepare_stream(same)
         for frame in container.decode(same):
             plain = plain or AudioResampler(
                 AudioFormat("flt"), layout=frame.layout.name, rate=frame.sample_rate

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from av.audio.codeccontext import AudioCodecContext
+from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
@@ -45,17 +46,36 @@ def check_shape(rate: int, channels: int) -> None:
         raise RefusedError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded", final=True)
 
 
-def check_stream(stream: AudioStream) -> None:
-    """Raises RefusedError if it is not decoded."""
+def prepare_stream(stream: AudioStream) -> None:
+    """Makes it ready to be decoded. Raises RefusedError if it is not decoded."""
     codec: AudioCodecContext | None = stream.codec_context
     if codec is None:
         raise RefusedError("audio coded in a way that is not known here", final=True)
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
         raise RefusedError(f"audio coded as {name}, which is not decoded here", final=True)
+    channels = _own_layout(codec)
     if codec.sample_rate:
-        check_shape(codec.sample_rate, codec.channels)
+        check_shape(codec.sample_rate, channels)
     codec.thread_count = 1
+
+
+_LAYOUTS: list[AudioLayout] = []
+
+
+def _own_layout(codec: AudioCodecContext) -> int:
+    """The number of channels; the places of more than two are left to the decoder.
+
+    PyAV frees a layout that the container wrote channel by channel once for every reader of it. So the one
+    that is read here is kept, and replaced before anything else reads it.
+    """
+    layout = codec.layout
+    channels = layout.nb_channels
+    if channels > 2:
+        _LAYOUTS.append(layout)
+        if not codec.is_open:
+            codec.layout = f"{channels} channels"
+    return channels
 
 
 def decodable(container: InputContainer) -> tuple[list[int], bool]:
@@ -72,7 +92,7 @@ def decodable(container: InputContainer) -> tuple[list[int], bool]:
     refused: RefusedError | None = None
     for place, stream in enumerate(streams):
         try:
-            check_stream(stream)
+            prepare_stream(stream)
             places.append(place)
         except RefusedError as error:
             refused = refused or error

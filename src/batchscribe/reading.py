@@ -1,0 +1,67 @@
+"""Bounded reads. An object in a store is untrusted input, and so is its size."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from batchscribe.core import manifest as wire
+from batchscribe.core import transcripts
+from batchscribe.core.manifest import ExitRecord, Manifest
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
+from batchscribe.core.transcripts import ForeignTranscript, Transcript
+from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, UnreadableError
+from batchscribe.protocols import Store
+
+T = TypeVar("T", bound=msgspec.Struct)
+_LISTING_CHUNKS = (Manifest, ExitRecord)
+
+
+def limit_of(kind: type[msgspec.Struct]) -> int:
+    """Largest size in bytes at which a control object of this kind is read."""
+    return CHUNK_LIST_BYTES if issubclass(kind, _LISTING_CHUNKS) else RECORD_BYTES
+
+
+def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> bytes:
+    """A control object as it is. Raises what Store.get raises, and UnreadableError if it is too large."""
+    try:
+        return store.get(key, limit=limit).data
+    except ObjectTooLargeError as error:
+        raise UnreadableError(f"not a readable {what}: {error}") from error
+
+
+def read_record(store: Store, key: str, kind: type[T]) -> T:
+    """The control object under `key`.
+
+    Raises what Store.get raises, UnreadableError if it is too large or not a `kind`, and
+    MisconfiguredError if it has another version.
+    """
+    return wire.decode(read_bytes(store, key, limit_of(kind), what=kind.__name__), kind)
+
+
+def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
+    """The transcript under `key`. Raises what Store.get raises, and PermanentError if it is not readable."""
+    return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
+
+
+def is_filled(store: Store, key: str) -> bool:
+    """True if there is an object of more than 0 bytes under `key`; its content is not read."""
+    try:
+        store.get(key, limit=0)
+    except ObjectNotFoundError:
+        return False
+    except ObjectTooLargeError:
+        return True
+    return False
+
+
+def is_stored(store: Store, key: str) -> bool:
+    """True if there is an object under `key`; its content is not read. Raises what Store.get raises."""
+    try:
+        store.get(key, limit=0)
+    except ObjectNotFoundError:
+        return False
+    except ObjectTooLargeError:
+        return True
+    return True

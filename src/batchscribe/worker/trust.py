@@ -1,0 +1,48 @@
+"""What a manifest may ask for: it is an object in a bucket, and other programs may write there, too."""
+
+from __future__ import annotations
+
+from batchscribe.core import keys
+from batchscribe.core.box import BoxPlace
+from batchscribe.core.chunks import audio_name, transcript_keys
+from batchscribe.core.manifest import Manifest, ManifestChunk
+from batchscribe.errors import MisconfiguredError
+
+
+def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPlace | None) -> None:
+    """Raises MisconfiguredError unless the manifest belongs where it was read from.
+
+    `root` and `key`: the URL of that store, and the manifest's key in it. `place`: what `gpu setup` left on a
+    remote host, which then opens no other stores than those; None on the scheduler's own machine.
+    """
+    if key != keys.manifest(manifest.run, manifest.worker):
+        raise MisconfiguredError(f"the manifest at {key} is of run {manifest.run}, worker {manifest.worker}")
+    if _folder(manifest.output) != _folder(root):
+        raise MisconfiguredError(
+            f"the manifest was read from {root}, and wants its results in {manifest.output}: refused"
+        )
+    if place is not None:
+        _refuse_other_stores(manifest, place)
+    for chunk in manifest.chunks:
+        if not _is_named_by_rule(chunk):
+            raise MisconfiguredError(f"{chunk.transcript!r} is no name for the transcript of {chunk.key!r}")
+
+
+def _refuse_other_stores(manifest: Manifest, place: BoxPlace) -> None:
+    known = tuple(_folder(url) for url in (place.source, place.home) if url)
+    for url in (manifest.source, manifest.output):
+        # A folder counts only if the set-up named it: without a cloud, its host is set up like that.
+        if not _folder(url).startswith(known):
+            raise MisconfiguredError(
+                f"{url} is not in {' or '.join(known)}, which this host was set up for: run `batchscribe gpu "
+                "setup` with the settings of that source"
+            )
+
+
+def _is_named_by_rule(chunk: ManifestChunk) -> bool:
+    name = audio_name(chunk.key)
+    return name is not None and chunk.transcript in transcript_keys(name)
+
+
+def _folder(url: str) -> str:
+    return f"{url.rstrip('/')}/"

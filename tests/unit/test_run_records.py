@@ -1,0 +1,381 @@
+"""A run as it is stored: of this version, of version 1, and what is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchscribe.core.manifest import Worked
+from batchscribe.core.meter import Meter
+from batchscribe.core.money import Rate, Usd
+from batchscribe.core.run_records import (
+    SLACK_SECONDS,
+    decode_outcome,
+    decode_run,
+    decode_settlement,
+    encode_run,
+    is_plausible,
+)
+from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import MisconfiguredError
+from support.values import INSTANCE, NOW, RATE, moment, run
+
+MINUTE = timedelta(minutes=1)
+LEDGER_1: dict[str, Any] = {
+    "id": "20261123-120000-abcdef",
+    "state": "transcribing",
+    "outcome": None,
+    "detail": "",
+    "provider": "ec2",
+    "instances": [INSTANCE],
+    "region": "us-east-2",
+    "source": "s3://bucket/audio",
+    "output": "s3://bucket/audio",
+    "borrowed": False,
+    "policy": "threshold",
+    "reason": "120 chunks pending, threshold 100 reached",
+    "created": "2026-11-23T12:00:00Z",
+    "deadline": "2026-11-23T14:00:00Z",
+    "rate": {"per_hour": {"micros": 526000}, "source": "test", "as_of": "2026-11-01"},
+    "instance_type": "g4dn.xlarge",
+    "wanted_type": "",
+    "own_type": "g4dn.xlarge",
+    "tried_types": [],
+    "trouble": "",
+    "launch": "boot",
+    "by_hand": False,
+    "limit": None,
+    "planned_chunks": 120,
+    "planned_audio_seconds": 3600.0,
+    "planned_seconds": 400.0,
+    "manifests": ["_batchscribe/runs/20261123-120000-abcdef/workers/0/manifest.json"],
+    "launched_before": "2026-11-22T12:00:00Z",
+    "launched": "2026-11-23T12:01:05Z",
+    "start_requested": "2026-11-23T12:01:00Z",
+    "start_accepted": "2026-11-23T12:01:02Z",
+    "seen_up": "2026-11-23T12:01:10Z",
+    "idle_until": "2026-11-23T12:01:15Z",
+    "running_since": "2026-11-23T12:01:30Z",
+    "running_until": "2026-11-23T12:20:00Z",
+    "reaching_since": "2026-11-23T12:01:30Z",
+    "dispatched": "2026-11-23T12:02:00Z",
+    "worker_since": None,
+    "first_window": None,
+    "work_ended": None,
+    "stop_requested": "2026-11-23T12:21:00Z",
+    "stopped": "2026-11-23T12:22:15Z",
+    "abandoned_gpu": False,
+    "settled": None,
+    "chunks_done": 0,
+    "chunks_failed": 0,
+    "audio_seconds": 0.0,
+    "worked": {"workers": 0, "load": 0.0},
+    "cost": {"micros": 0},
+}
+"""A run in the ledger of version 0.1.0."""
+INTENT_1: dict[str, Any] = {
+    "version": 1,
+    "run": "20261123-120000-abcdef",
+    "scheduler": "this",
+    "created": "2026-11-23T12:00:00Z",
+    "deadline": "2026-11-23T14:00:00Z",
+    "provider": "ec2",
+    "region": "us-east-2",
+    "source": "s3://bucket/audio",
+    "output": "s3://bucket/audio",
+    "instances": [INSTANCE],
+    "borrowed": False,
+    "policy": "threshold",
+    "reason": "120 chunks pending, threshold 100 reached",
+    "chunks": 120,
+    "audio_seconds": 3600.0,
+    "rate_micros": 526000,
+    "rate_source": "test",
+    "rate_as_of": "2026-11-01",
+    "instance_type": "g4dn.xlarge",
+    "own_type": "g4dn.xlarge",
+    "launched_before": "2026-11-22T12:00:00Z",
+}
+SETTLEMENT_1: dict[str, Any] = {
+    "version": 1,
+    "run": "20261123-120000-abcdef",
+    "outcome": "completed",
+    "detail": "worker 0 finished",
+    "settled": "2026-11-23T12:25:00Z",
+    "billed_seconds": 900.0,
+    "cost_micros": 131500,
+    "chunks_done": 118,
+    "chunks_failed": 2,
+    "audio_seconds": 3540.0,
+    "worked": {"workers": 1, "load": 4.0, "flags": {"repaired": 3}},
+}
+SETTLED = run(
+    state=RunState.SETTLED,
+    outcome=Outcome.COMPLETED,
+    settled=NOW + 20 * MINUTE,
+    start_requested=NOW,
+    up_since=NOW,
+    stopped=NOW + 15 * MINUTE,
+)
+SETTLED = replace(SETTLED, cost=SETTLED.bill())
+OPEN = replace(SETTLED, state=RunState.VERIFYING, outcome=None, settled=None, cost=Usd(0))
+
+
+def stored(fields: dict[str, Any], **changes: Any) -> bytes:
+    return msgspec.json.encode(fields | changes)
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+# This version.
+
+
+def test_a_run_comes_back_as_it_was_stored() -> None:
+    begin, end = moment(uptime=50.5, boot="a"), moment(60, uptime=110.0, boot="a")
+    whole = replace(
+        SETTLED,
+        meter=Meter(launched=NOW, start_requested=begin, up_since=begin, stopped=end),
+        stop_requested=end,
+        reaching_since=begin,
+        worked=Worked(workers=1, flags={"repaired": 3}),
+    )
+    assert decode_run(encode_run(whole)) == whole
+    assert decode_run(encode_run(whole).decode()) == whole
+    assert decode_settlement(encode_run(whole), OPEN) == whole
+    assert decode_outcome(encode_run(whole)) == "completed"
+
+
+def test_a_run_without_newer_fields_takes_their_defaults() -> None:
+    fields = msgspec.to_builtins(SETTLED)
+    assert decode_run(stored(without(fields, "worked", "host", "tried_types"))) == SETTLED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda settled: replace(settled, id="another"), lambda _settled: OPEN],
+    ids=["another run", "an open run"],
+)
+def test_what_is_no_settlement_of_this_run_is_refused(change: Callable[[Run], Run]) -> None:
+    with pytest.raises(MisconfiguredError, match=f"not the settlement of run {OPEN.id}"):
+        decode_settlement(encode_run(change(SETTLED)), OPEN)
+
+
+# Version 1.
+
+
+def test_a_run_in_the_ledger_of_version_1_keeps_all_of_its_polls() -> None:
+    found = decode_run(stored(LEDGER_1))
+    assert found.meter == Meter(
+        launched_before=NOW - timedelta(days=1),
+        launched=NOW + timedelta(seconds=65),
+        start_requested=moment(60),
+        start_accepted=moment(62),
+        up_since=moment(70),
+        idle_until=moment(75),
+        running_since=moment(90),
+        running_until=moment(1200),
+        stopped=moment(1335),
+    )
+    assert (found.reaching_since, found.stop_requested) == (moment(90), moment(1260))
+    assert (found.billed_seconds, found.bill()) == (1260.0, Usd(184_100))
+    assert (found.version, found.state, found.rate) == (2, RunState.TRANSCRIBING, RATE)
+    assert (found.planned_chunks, found.dispatched) == (120, NOW + 2 * MINUTE)
+    assert decode_run(encode_run(found)) == found
+
+
+def test_a_run_of_version_1_that_was_never_started_has_an_empty_meter() -> None:
+    times = ("start_requested", "start_accepted", "seen_up", "idle_until", "running_since", "running_until")
+    planned = decode_run(stored(without(LEDGER_1, *times, "stopped", "launched", "stop_requested")))
+    assert planned.meter == Meter(launched_before=NOW - timedelta(days=1))
+    assert (planned.started, planned.stop_requested) == (False, None)
+
+
+def test_an_intent_of_version_1_is_a_planned_run() -> None:
+    found = decode_run(stored(INTENT_1))
+    assert found == run(
+        scheduler="this",
+        region="us-east-2",
+        source="s3://bucket/audio",
+        output="s3://bucket/audio",
+        own_type="g4dn.xlarge",
+        planned_chunks=120,
+        planned_audio_seconds=3600.0,
+        launched_before=NOW - timedelta(days=1),
+    )
+    bare = without(INTENT_1, "rate_as_of", "launched_before", "own_type", "region", "borrowed")
+    assert decode_run(stored(bare)).rate == Rate(per_hour=RATE.per_hour, source="test")
+
+
+def test_a_settlement_of_version_1_completes_its_record() -> None:
+    record = decode_run(stored(INTENT_1))
+    found = decode_settlement(stored(SETTLEMENT_1), record)
+    assert (found.state, found.outcome, found.detail) == (
+        RunState.SETTLED,
+        Outcome.COMPLETED,
+        "worker 0 finished",
+    )
+    assert (found.billed_seconds, found.cost, found.bill()) == (900.0, Usd(131_500), Usd(131_500))
+    assert (found.chunks_done, found.chunks_failed, found.audio_seconds) == (118, 2, 3540.0)
+    assert found.worked == Worked(workers=1, load=4.0, flags={"repaired": 3})
+    assert (found.settled, found.id, found.planned_chunks) == (NOW + 25 * MINUTE, record.id, 120)
+    assert is_plausible(found, record)
+    assert decode_outcome(stored(SETTLEMENT_1)) == "completed"
+
+
+def test_a_settlement_of_version_1_without_a_start_bills_nothing() -> None:
+    record = decode_run(stored(INTENT_1))
+    found = decode_settlement(stored(SETTLEMENT_1, billed_seconds=0.0, cost_micros=0), record)
+    assert (found.billed_seconds, found.cost) == (0.0, Usd(0))
+    assert is_plausible(found, record)
+
+
+def test_a_settlement_of_version_1_of_before_reports_had_the_engines_time() -> None:
+    found = decode_settlement(stored(without(SETTLEMENT_1, "worked")), decode_run(stored(INTENT_1)))
+    assert found.worked == Worked()
+
+
+# Plausibility.
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settled: replace(settled, id="another"),
+        lambda settled: replace(settled, scheduler="another"),
+        lambda settled: replace(settled, host="another"),
+        lambda settled: replace(settled, cost=Usd(settled.cost.micros - 1)),
+        lambda settled: replace(settled, cost=Usd(settled.cost.micros + 1)),
+        lambda settled: billed(settled, 14 * 60),
+        lambda settled: billed(settled, 20 * 60 + SLACK_SECONDS + 1),
+        lambda settled: priced(settled, "0.1"),
+        lambda settled: priced(settled, "0", instance_type="g5.xlarge"),
+        lambda settled: replace(billed(settled, 20 * 60 + SLACK_SECONDS), settled=None),
+        lambda settled: replace(billed(settled, SLACK_SECONDS + 1), settled=NOW - MINUTE),
+    ],
+    ids=[
+        "another run",
+        "another scheduler",
+        "another host",
+        "cheaper than its bill",
+        "dearer than its bill",
+        "less than its polls prove",
+        "more than its life",
+        "another price of the same type",
+        "another type for nothing",
+        "never settled",
+        "settled before it was created",
+    ],
+)
+def test_a_settlement_that_this_scheduler_cannot_have_written_is_not_plausible(
+    change: Callable[[Run], Run],
+) -> None:
+    assert is_plausible(SETTLED, OPEN)
+    assert not is_plausible(change(SETTLED), OPEN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settled: billed(settled, 16 * 60),
+        lambda settled: billed(settled, 20 * 60 + SLACK_SECONDS),
+        lambda settled: priced(settled, "1.006", instance_type="g5.xlarge"),
+        lambda settled: replace(settled, outcome=Outcome.TIMED_OUT, chunks_done=3),
+    ],
+    ids=["a later end", "a clock that was set", "another type at its price", "another outcome"],
+)
+def test_a_settlement_that_knows_more_than_the_ledger_is_plausible(change: Callable[[Run], Run]) -> None:
+    assert is_plausible(change(SETTLED), OPEN)
+
+
+def billed(settled: Run, seconds: float) -> Run:
+    changed = replace(settled, meter=replace(settled.meter, stopped=moment(seconds)))
+    return replace(changed, cost=changed.bill())
+
+
+def priced(settled: Run, dollars: str, **changes: Any) -> Run:
+    rate = Rate(per_hour=Usd.parse(dollars), source="test")
+    changed = replace(settled, rate=rate, **changes)
+    return replace(changed, cost=changed.bill())
+
+
+def test_our_own_settlement_is_plausible_although_the_clocks_contradicted_each_other() -> None:
+    """The clock was set back across a reboot: the whole time to the deadline is billed."""
+    long = replace(OPEN, deadline=NOW + timedelta(hours=24))
+    jumped = replace(long, meter=replace(long.meter, stopped=moment(-3600)))
+    settled = replace(jumped, state=RunState.SETTLED, settled=NOW - timedelta(minutes=50), cost=jumped.bill())
+    assert settled.billed_seconds == timedelta(hours=24).total_seconds()
+    assert is_plausible(settled, jumped)
+
+
+# What is no run.
+
+GARBAGE = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"7",
+    b'"run"',
+    b"{}",
+    b"\xff\xfe",
+    b'{"id":' * 5000,
+    b'{"id":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"id":"caf\xe9"}',
+    b'{"id":1e999}',
+    b'{"version":[]}',
+    b'{"version":{"a":1}}',
+    b'{"version":null}',
+    b'{"version":1,"id":[]}',
+    b'{"version":1,"run":{},"outcome":[]}',
+    b'{"version":99}',
+    b'{"version":1,"outcome":"completed"}',
+    b'{"version":1,"outcome":"completed","settled":"0001-01-01T00:00:00Z","billed_seconds":1e30}',
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE, ids=lambda data: repr(data[:40]))
+def test_what_is_no_run_is_a_misconfiguration_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(MisconfiguredError):
+        decode_run(data)
+    with pytest.raises(MisconfiguredError):
+        decode_settlement(data, OPEN)
+
+
+def test_a_newer_version_is_named_with_what_to_do() -> None:
+    for version in (0, 3, "2", None):
+        with pytest.raises(MisconfiguredError, match="install the same batchscribe on both sides"):
+            decode_run(stored(msgspec.to_builtins(SETTLED), version=version))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [msgspec.to_builtins(SETTLED), LEDGER_1, INTENT_1, SETTLEMENT_1],
+    ids=["version 2", "ledger", "intent", "settlement"],
+)
+@given(st.data())
+def test_any_value_in_any_field_is_read_or_refused(document: dict[str, Any], data: st.DataObject) -> None:
+    changed = document | {data.draw(st.sampled_from(sorted(document))): data.draw(VALUES)}
+    for decode in (decode_run, decode_outcome, lambda encoded: decode_settlement(encoded, OPEN)):
+        encoded = msgspec.json.encode(changed)
+        try:
+            found = decode(encoded)
+        except MisconfiguredError:
+            continue
+        if isinstance(found, Run):
+            is_plausible(found, OPEN)
