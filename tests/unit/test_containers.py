@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchscribe.errors import AudioError
 from batchscribe.worker.audio import AudioDecoder
 from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
-from batchscribe.worker.decoding.ebml import CLUSTER, CUES
+from batchscribe.worker.decoding.ebml import BLOCKS, CLUSTER, CUES, walk
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
 
@@ -188,3 +188,53 @@ def test_of_opus_in_fragments_nothing_is_left_out() -> None:
             decoded = decoder.decode_all(repair(part, header).data, max_seconds=10)
             assert decoded.seconds == pytest.approx(2, abs=0.03)
             assert not decoded.partial
+
+
+@pytest.mark.parametrize("size", [300, 5_000])
+@pytest.mark.parametrize("cluster_seconds", [2.0, 30.0])
+def test_behind_a_zeroed_stretch_the_sound_goes_on(cluster_seconds: float, size: int) -> None:
+    """A decoder takes zeros between blocks for the end of the file."""
+    whole = recorder.webm(sound(), cluster_seconds=cluster_seconds)
+    begins = [found.begin for found in walk(whole) if found.id in BLOCKS]
+    for begin in begins[100:500:100]:
+        part = repair(whole[:begin] + bytes(size) + whole[begin + size :])
+        assert part.torn
+        with AudioDecoder() as decoder:
+            decoded = decoder.decode_all(part.data, max_seconds=60)
+        assert decoded.seconds == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_several_stretches_are_bridged_at_once() -> None:
+    whole = recorder.webm(sound(), cluster_seconds=30.0)
+    begins = [found.begin for found in walk(whole) if found.id in BLOCKS]
+    data = bytearray(whole)
+    for begin in begins[100:500:100]:
+        data[begin : begin + 400] = bytes(400)
+    part = repair(bytes(data))
+    assert part.torn
+    assert _packets(part.data) == pytest.approx(_packets(whole), abs=4 * 5)
+
+
+def test_a_stretch_in_a_piece_is_bridged_too() -> None:
+    first, second = at_blocks(recorder.webm(sound(), cluster_seconds=30.0), 300)[:2]
+    begin = [found.begin for found in walk(second) if found.id in BLOCKS][100]
+    part = repair(second[:begin] + bytes(5000) + second[begin + 5000 :], repair(first).seen)
+    assert part.torn
+    assert part.seen is not None
+    assert part.seen.rest == b""
+    begins, samples = heard(part)
+    assert begins + len(samples) / RATE - begins == pytest.approx(6, abs=0.8)
+
+
+def test_zeros_up_to_the_end_are_flagged() -> None:
+    data = recorder.webm(sound(), cluster_seconds=30.0)
+    assert repair(data[: len(data) // 2] + bytes(len(data) // 2)).torn
+
+
+@pytest.mark.parametrize("cluster_seconds", [2.0, 30.0])
+def test_a_webm_that_was_cut_off_before_another_is_flagged(cluster_seconds: float) -> None:
+    data = recorder.webm(sound(), cluster_seconds=cluster_seconds)
+    part = repair(data[: len(data) // 2 | 1] + data)
+    assert part.torn
+    with AudioDecoder() as decoder:
+        assert decoder.decode_all(part.data, max_seconds=60).seconds == pytest.approx(18, abs=0.2)

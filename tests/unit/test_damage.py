@@ -11,7 +11,9 @@ from batchscribe.errors import AudioError
 from batchscribe.worker.audio import AudioDecoder, Samples
 from batchscribe.worker.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from support import recorder
-from support.audio import RATE, encode, faststart, float_wav, lengthless, sine
+from support.audio import RATE, encode, faststart, float_wav, lengthless, sine, wav
+from support.differential import FORMS
+from support.differential import encode as encode_noise
 from support.recorder import at_clusters, at_fragments
 
 HOUR = 3600.0
@@ -83,6 +85,81 @@ HOLES: dict[str, Callable[[], bytes]] = {
 
 def without(pieces: list[bytes], place: int = 4) -> bytes:
     return b"".join(pieces[:place] + pieces[place + 1 :])
+
+
+SIZED: dict[str, tuple[Callable[[], bytes], int, int, int, str]] = {
+    "wav": (lambda: encode(NOISE, "wav"), 4, 4, 8, "little"),
+    "rf64": (lambda: encode(NOISE, "wav", options={"rf64": "always"}), 20, 8, 8, "little"),
+    "aiff": (lambda: encode_noise(FORMS["aiff"], RATE, 1, 20, 7), 4, 4, 8, "big"),
+    "w64": (lambda: encode_noise(FORMS["w64"], RATE, 1, 20, 7), 16, 8, 0, "little"),
+}
+"""A file whose sound states its size; where the size of the whole is, its bytes, and what it leaves out."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated"),
+    [(kind, stated) for kind in SIZED for stated in ("ones", "nearly ones", "that of the cut file")]
+    # FFmpeg refuses the other kinds with that.
+    + [("wav", "zero"), ("rf64", "zero")],
+)
+def test_a_cut_file_is_known_by_the_size_of_its_sound(decoder: AudioDecoder, kind: str, stated: str) -> None:
+    make, at, width, left_out, order = SIZED[kind]
+    data = bytearray(make())
+    del data[len(data) // 2 & ~3 :]
+    whole = {"zero": 0, "ones": 256**width - 1, "nearly ones": 256**width - 220}.get(stated)
+    size = len(data) - left_out if whole is None else whole
+    data[at : at + width] = size.to_bytes(width, "big" if order == "big" else "little")
+    decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
+    assert decoded.partial
+    assert decoded.seconds == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("form", ["caf", "au", "w64", "aiff", "wav s24", "wma", "ac3"])
+def test_kinds_that_state_their_length_are_known_when_cut(decoder: AudioDecoder, form: str) -> None:
+    data = encode_noise(FORMS[form], 48_000, 2, 4, 7)
+    assert not decoder.decode_all(data, max_seconds=HOUR).partial
+    torn = decoder.decode_all(data[: len(data) // 2 | 1], max_seconds=HOUR)
+    assert torn.partial
+    assert torn.seconds == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1, 2**32 - 220])
+def test_a_recorder_that_could_not_write_the_sizes_is_no_damage(decoder: AudioDecoder, size: int) -> None:
+    data = bytearray(wav(sine(3)))
+    data[4:8] = data[40:44] = size.to_bytes(4, "little")
+    decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
+    assert not decoded.partial
+    assert decoded.seconds == 3
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        lambda: encode(NOISE, "m4a"),
+        lambda: faststart(NOISE),
+        lambda: encode(NOISE, "mov"),
+        # Its damaged packets have frames of 41 channels.
+        lambda: encode_noise(FORMS["mov aac"], 8000, 1, 8, 1),
+    ],
+    ids=["m4a", "index first", "mov", "mov with strange frames"],
+)
+def test_of_an_m4a_without_its_middle_the_whole_beginning_counts(
+    decoder: AudioDecoder, whole: Callable[[], bytes]
+) -> None:
+    sane = decoder.decode_all(whole(), max_seconds=HOUR)
+    decoded = decoder.decode_all(lost(whole()), max_seconds=HOUR)
+    assert decoded.partial
+    beginning = round(0.37 * len(sane.samples))
+    assert np.array_equal(decoded.samples[:beginning], sane.samples[:beginning])
+
+
+@pytest.mark.parametrize("extension", ["mp3", "ac3"])
+def test_zeros_among_bare_frames_are_flagged(decoder: AudioDecoder, extension: str) -> None:
+    form = {"mp3": "mp3, no index", "ac3": "ac3"}[extension]
+    data = encode_noise(FORMS[form], 44_100, 2, 10, 7)
+    assert not decoder.decode_all(data, max_seconds=HOUR).partial
+    begin, end = len(data) * 4 // 10, len(data) // 2
+    assert decoder.decode_all(data[:begin] + bytes(end - begin) + data[end:], max_seconds=HOUR).partial
 
 
 def place_of(part: Samples, whole: Samples) -> float:

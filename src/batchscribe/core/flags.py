@@ -5,7 +5,7 @@ from __future__ import annotations
 REPAIRED = "repaired"
 """It lacked the header of its recording, and was given it."""
 PARTIAL = "partial"
-"""Damage took some of its sound: what is sound was transcribed."""
+"""Some of its sound was lost to damage, or is left out by its header: the rest was transcribed."""
 TRACK_MISSING = "track-missing"
 """It has an audio track that is not decoded here: the other tracks were transcribed."""
 RESCALED = "rescaled"

@@ -110,8 +110,8 @@ class Decoding:
     (n,), or (n, channels) if `channels` is more than 1.
 
     Before the first piece comes, `beginning` says how the sound begins. After the last one `seconds` is its
-    true length, `partial` says that damage ended it early or left holes, `flags` is what else there is to
-    report, and `span` is the length of the file by its own clock, if its picture lasts longer. Raises
+    true length, `partial` says that damage or its header left some of it out, `flags` is what else there is
+    to report, and `span` is the length of the file by its own clock, if its picture lasts longer. Raises
     AudioError, also in the middle, and InterruptedRunError when the rest is not wanted.
     """
 

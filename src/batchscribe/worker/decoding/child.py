@@ -11,10 +11,9 @@ import json
 import os
 import resource
 import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import IO
 
@@ -27,25 +26,24 @@ from av.packet import Packet
 from av.stream import Stream
 
 from batchscribe.worker.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
-from batchscribe.worker.decoding.ends import cut_off, mp3_cut_off
+from batchscribe.worker.decoding.ends import LONGEST_FRAMES, cut_off, is_cut_through
 from batchscribe.worker.decoding.frames import (
     AUDIO,
-    BYTES_PER_SAMPLE,
     END,
     ERROR,
     FINAL,
     HEADER,
     HELLO,
-    PIECE_SAMPLES,
     SAMPLE_RATE,
     SPLIT_CHANNELS,
     START,
 )
 from batchscribe.worker.decoding.holes import Holes
+from batchscribe.worker.decoding.parts import Part, find_parts, open_part
+from batchscribe.worker.decoding.progress import Progress, TooLongError, check_part, conclude, too_long
 from batchscribe.worker.decoding.resampling import Resampler
 from batchscribe.worker.decoding.scale import guess_unit
 from batchscribe.worker.decoding.tracks import (
-    Reader,
     RefusedError,
     check_shape,
     decodable,
@@ -54,7 +52,6 @@ from batchscribe.worker.decoding.tracks import (
     prepare_stream,
 )
 
-PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
 MEMORY_BYTES = 2 * 1024**3
 OPEN_FILES = 64
 CONTAINERS = "matroska,webm,ogg,wav,w64,flac,mp3,mov,mp4,m4a,aac,avi,aiff,caf,amr,asf,au,voc,wv,ac3,eac3"
@@ -67,78 +64,12 @@ SLACK_SECONDS = 0.25
 """What priming, padding and rounding may take from the stated length without anything being lost."""
 
 
-LOUDEST = 2.0**31
-"""No sound, whatever unit its writer had in mind; the squares of larger numbers are soon not finite."""
-SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
-"""Highest bytes of float32: sign and most of the exponent of what is less than LOUDEST."""
-
-
 @dataclass(frozen=True)
 class Order:
     """What is wanted of one input: at most so many samples of each channel, and two channels apart."""
 
     max_samples: int
     split: bool
-
-
-@dataclass
-class Progress:
-    """What has been decoded of one input so far."""
-
-    max_samples: int
-    send: Callable[[bytes], None]
-    channels: int = 1
-    """Of what is sent. Samples are counted once for all of them, but those that are no numbers."""
-    samples: int = 0
-    good: int = 0
-    bad: int = 0
-    not_numbers: int = 0
-    damaged: bool = False
-    pending: bytearray = field(default_factory=bytearray)
-
-    def add_frame(self, frame: AudioFrame) -> None:
-        """Counts and sends a resampled frame. Raises RefusedError beyond the limit."""
-        size = frame.samples * BYTES_PER_SAMPLE * self.channels
-        self.add(frame.samples, memoryview(frame.planes[0])[:size])
-
-    def add_silence(self, samples: int) -> None:
-        """The same for a hole."""
-        for begin in range(0, samples, PIECE_SAMPLES):
-            some = min(PIECE_SAMPLES, samples - begin)
-            self.add(some, bytes(some * BYTES_PER_SAMPLE * self.channels))
-
-    def add(self, samples: int, data: bytes | memoryview) -> None:
-        """Counts and sends samples. Raises RefusedError beyond the limit."""
-        self.samples += samples
-        if self.samples > self.max_samples:
-            raise RefusedError(too_long(self.max_samples))
-        self.pending += data
-        while len(self.pending) >= PIECE_BYTES * self.channels:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends one piece, or the rest."""
-        size = PIECE_BYTES * self.channels
-        if self.pending:
-            self.send(self.finite(bytes(self.pending[:size])))
-        del self.pending[:size]
-
-    def finite(self, piece: bytes) -> bytes:
-        """Silence for every sample that is no sound: one alone would spoil all 30 s around it."""
-        # The highest byte tells: a sum over all samples would take as long as the resampling.
-        if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
-            return piece
-        samples = array("f", piece)
-        for place, sample in enumerate(samples):
-            # Turned around it would be true of what is not a number.
-            if not abs(sample) < LOUDEST:
-                samples[place] = 0.0
-                self.not_numbers += 1
-        return samples.tobytes()
-
-
-def too_long(max_samples: int) -> str:
-    return f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio"
 
 
 @dataclass
@@ -166,56 +97,88 @@ def frames(
     container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
 ) -> Iterator[AudioFrame]:
     """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    codec = stream.codec_context.codec.canonical_name
+    longest = LONGEST_FRAMES.get(codec, sys.maxsize) if names(container) == {codec} else sys.maxsize
     last: Packet[Stream] | None = None
     try:
         for packet in container.demux(stream, *(clock.pictures if clock else ())):
             if clock is not None and packet.stream.index != stream.index:
                 clock.note(packet)
                 continue
-            last = packet if packet.size else last
+            if size := packet.size:
+                last = packet
+                progress.damaged |= size > longest
             try:
                 decoded = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
             except FFmpegError:
-                progress.bad += 1
+                progress.count_bad()
                 if progress.bad > MAX_BAD_PACKETS:
                     return
                 continue
             progress.good += len(decoded)
             yield from decoded
     except FFmpegError:
-        progress.bad += 1
-    progress.damaged |= last is not None and mp3_cut_off(
-        bytes(last), stream.codec_context.codec.canonical_name
-    )
+        progress.count_bad()
+    progress.damaged |= last is not None and is_cut_through(bytes(last), codec)
 
 
-def open_file(file: Reader) -> InputContainer:
+def open_file(file: IO[bytes]) -> InputContainer:
     """Opens it with the allow-lists."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     return av.open(file, "r", container_options=options, metadata_errors="replace")
 
 
 def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
-    """Sends how it begins, the pieces, and how it ended. Raises RefusedError, FFmpegError."""
-    progress = Progress(order.max_samples, lambda data: out(AUDIO, data), damaged=cut_off(file))
+    """Sends how it begins, the pieces of all its recordings, and how it ended.
+
+    Raises RefusedError, FFmpegError.
+    """
+    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
+    parts, refused = find_parts(file), list[RefusedError | FFmpegError]()
+    ended: dict[str, object] = {"span": None, "tracks_missing": False}
+    for part in parts:
+        progress.begin_part()
+        try:
+            found = decode_part(file.fileno(), part, order, progress, out)
+            ended["tracks_missing"] = ended["tracks_missing"] or found["tracks_missing"]
+            # By the clock of one recording: of several, the sound of each follows that of the one before.
+            ended["span"] = found["span"] if len(parts) == 1 else None
+        except TooLongError:
+            raise
+        except (RefusedError, FFmpegError) as error:
+            refused.append(error)
+        progress.damaged |= part.leaves_out_sound(progress.part_seconds)
+    if len(refused) == len(parts):
+        raise refused[0]
+    progress.damaged |= bool(refused)
+    out(END, json.dumps(conclude(progress) | ended).encode())
+
+
+def decode_part(
+    descriptor: int, part: Part, order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
+) -> dict[str, object]:
+    """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
     with ExitStack() as opened:
 
         def reopen() -> InputContainer:
-            return opened.enter_context(open_file(Reader(file.fileno())))
+            file = opened.enter_context(open_part(descriptor, part))
+            return opened.enter_context(open_file(file))
 
+        progress.damaged |= cut_off(opened.enter_context(open_part(descriptor, part)))
         container = reopen()
         clock = FileClock(container)
         places, left_out = decodable(container)
         tracks = list(begin_tracks(container, places, clock, progress, reopen))
         begins = min((track.starts for track in tracks), default=0.0)
-        if tracks:
+        if tracks and not progress.begun:
+            progress.begun = True
             opening = beginning(tracks, begins - min(begins, clock.begins), order, progress)
             opening["unit"] = max(guess_unit(track.stream, reopen) for track in tracks)
             out(START, json.dumps(opening).encode())
+        if tracks:
             send(tracks, begins, order, progress)
-        ended = conclude(progress)
-        span = clock.span(begins, progress.samples / SAMPLE_RATE)
-    out(END, json.dumps(ended | {"span": span, "tracks_missing": left_out}).encode())
+        check_part(progress)
+        return {"span": clock.span(begins, progress.part_seconds), "tracks_missing": left_out}
 
 
 def begin_tracks(
@@ -232,8 +195,8 @@ def begin_tracks(
         if opened is not container:
             prepare_stream(stream)
         stated = stated_length(opened, stream)
-        if stated is not None and stated.least > progress.max_samples / SAMPLE_RATE:
-            raise RefusedError(too_long(progress.max_samples))
+        if stated is not None and stated.least > progress.seconds_left:
+            raise TooLongError(too_long(progress.max_samples))
         decoded = frames(opened, stream, clock if opened is container else None, progress)
         sound = whole(opened, decoded, progress, stated)
         first = next(sound, None)
@@ -266,13 +229,16 @@ def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Prog
 
 def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progress) -> None:
     """Sends the sound of one track, or the mix of several."""
-    if len(tracks) == 1:
+    if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
         resample(tracks[0].sound, progress)
         return
     from batchscribe.worker.decoding.mixing import mix_tracks, samples_of  # noqa: PLC0415 - see resampling
 
     groups = group_tracks([track.language for track in tracks], split=order.split)
-    sounds = [samples_of(resampled(track.sound, 1), track.starts - begins) for track in tracks]
+    if len(groups) != progress.channels:
+        # The recording before it had other tracks.
+        groups = [[*range(len(tracks))]] * progress.channels
+    sounds = [samples_of(resampled(track.sound, 1, progress), track.starts - begins) for track in tracks]
     for block in mix_tracks(sounds, groups):
         progress.add(len(block), block.tobytes())
 
@@ -293,12 +259,18 @@ def whole(
     progress.damaged |= short or bool(holes and holes.found)
 
 
-def resampled(sound: Iterable[AudioFrame | float], channels: int) -> Iterator[AudioFrame | int]:
+def resampled(
+    sound: Iterable[AudioFrame | float], channels: int, progress: Progress
+) -> Iterator[AudioFrame | int]:
     """Frames of 16 kHz, and in between the samples of holes."""
     resampler = Resampler(channels)
     for part in sound:
         if isinstance(part, AudioFrame):
-            yield from resampler.push(part)
+            try:
+                yield from resampler.push(part)
+            except RefusedError:
+                # No recorder changes to such a shape: a damaged packet does.
+                progress.count_bad()
         else:
             yield from resampler.flush()
             yield round(part * SAMPLE_RATE)
@@ -307,24 +279,11 @@ def resampled(sound: Iterable[AudioFrame | float], channels: int) -> Iterator[Au
 
 def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
     """Adds frames and holes to what is sent."""
-    for part in resampled(sound, progress.channels):
+    for part in resampled(sound, progress.channels, progress):
         if isinstance(part, AudioFrame):
             progress.add_frame(part)
         else:
             progress.add_silence(part)
-
-
-def conclude(progress: Progress) -> dict[str, object]:
-    """Length in seconds, and whether some of it is lost. Raises RefusedError if nothing is sound."""
-    if not progress.samples:
-        raise RefusedError("no sound could be decoded from it")
-    if progress.bad > progress.good:
-        raise RefusedError("too damaged: more of it is broken than sound")
-    progress.flush()
-    if 2 * progress.not_numbers > progress.samples * progress.channels:
-        raise RefusedError("too damaged: most of its samples are not numbers")
-    damaged = bool(progress.damaged or progress.bad or progress.not_numbers)
-    return {"seconds": progress.samples / SAMPLE_RATE, "partial": damaged}
 
 
 def limit(cpu_seconds: float) -> None:

@@ -16,7 +16,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi", "aiff", "caf"})
+EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi", "aiff", "caf", "asf"})
 """Containers that state their length, rather than having it guessed from the bit rate."""
 NEAR = 0.05
 """Seconds. Sound and picture that begin within this begin together: an encoder's delay."""

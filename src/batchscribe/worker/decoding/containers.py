@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from batchscribe.errors import AudioError
-from batchscribe.worker.decoding import fragments, mp4, preroll
+from batchscribe.worker.decoding import fragments, gaps, mp4, preroll
 from batchscribe.worker.decoding.ebml import (
     BLOCKS,
     CHILDREN,
@@ -226,11 +226,19 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
         case Shape.TORN:
             return _torn(data, before)
         case Shape.WHOLE:
-            seen = recording(data)
-            empty = seen is not None and _only_a_header(data)
-            return Repaired(data, repaired=False, torn=False, seen=seen, empty=empty)
+            return _whole(data)
         case _:
             return _headed(data, _needed(before))
+
+
+def _whole(data: bytes) -> Repaired:
+    seen = recording(data)
+    if seen is None:
+        return Repaired(data, repaired=False, torn=False, seen=None)
+    bridged = gaps.bridge(data, len(data) - len(seen.rest))
+    if bridged is not None:
+        return Repaired(bridged, repaired=False, torn=True, seen=recording(bridged))
+    return Repaired(data, repaired=False, torn=False, seen=seen, empty=_only_a_header(data))
 
 
 def _silent(data: bytes, before: Recording | None) -> Repaired:
@@ -264,6 +272,9 @@ def _headed(data: bytes, before: Recording) -> Repaired:
     whole = front + data
     seen = left_behind(whole, len(front), before)
     lost = inside and before.timestamp is None
+    bridged = gaps.bridge(whole, len(whole) - len(seen.rest))
+    if bridged is not None:
+        whole, seen, lost = bridged, left_behind(bridged, len(front), before), True
     return Repaired(
         whole,
         repaired=True,

@@ -7,11 +7,15 @@ gives it away; of the others some say what must come last, or how long the part 
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import IO
 
-RIFF_UNKNOWN = 0xFFFF_FF00
+from batchscribe.worker.decoding import chunked
+from batchscribe.worker.decoding.chunked import read_at
+from batchscribe.worker.decoding.mp4 import file_boxes
+
 BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free"})
-MAX_BOXES = 100_000
+"""Of whatever else follows the last box, nothing is known."""
 OGG_PAGE = 27
 OGG_LONGEST = 65_307
 OGG_LAST = 0x04
@@ -21,6 +25,11 @@ MP3_KILOBITS = (
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 )
 """Of layer III, by whether it is MPEG-1."""
+AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+AC3_LAST = 10
+"""Versions from here on are E-AC-3."""
+LONGEST_FRAMES = {"mp3": 1441, "ac3": 3840, "eac3": 4096}
+"""Bytes. In a file of frames alone, a longer packet is a frame and damage, which decoders pass over."""
 XING = (b"Xing", b"Info")
 XING_BYTES = 0x02
 
@@ -28,45 +37,24 @@ XING_BYTES = 0x02
 def cut_off(file: IO[bytes]) -> bool:
     """Whether it is shorter than it says itself; of WebM that is known elsewhere, see `containers`."""
     length = file.seek(0, os.SEEK_END)
-    head = _read(file, 0, 12)
-    if head[:4] == b"RIFF":
-        return _riff(head, length)
+    head = read_at(file, 0, chunked.HEAD)
+    if chunked.dialect_of(head) or chunked.is_au(head):
+        return chunked.states_more(file, length)
     if head[4:8] in BOXES:
         return _boxes(file, length)
     if head[:4] == b"OggS":
-        return _ogg(_read(file, max(0, length - OGG_LONGEST), OGG_LONGEST))
+        return _ogg(read_at(file, max(0, length - OGG_LONGEST), OGG_LONGEST))
     return _mp3(file, length)
-
-
-def _read(file: IO[bytes], at: int, length: int) -> bytes:
-    file.seek(at)
-    return file.read(length)
-
-
-def _riff(head: bytes, length: int) -> bool:
-    """WAV and AVI: FFmpeg believes the shorter of the two."""
-    stated = int.from_bytes(head[4:8], "little")
-    # A recorder that cannot go back to write the size leaves nothing or all ones there.
-    return 0 < stated < RIFF_UNKNOWN and stated + 8 > length
 
 
 def _boxes(file: IO[bytes], length: int) -> bool:
     """MP4: its last box, or the head of that, is cut through."""
-    at = 0
-    for _ in range(MAX_BOXES):
-        head = _read(file, at, 16)
-        if len(head) < 8:
-            return any(head)
-        size, kind = int.from_bytes(head[:4]), head[4:8]
-        if size == 1:
-            size = int.from_bytes(head[8:16])
-        if size < 8:
-            # 0 is a box that goes on to the end, whatever that is.
-            return False
-        at += size
-        if at > length:
-            return kind in BOXES
-    return False
+    last = deque(file_boxes(file, 0, length), maxlen=1)
+    kind, end = (last[0][0], last[0][3]) if last else (b"", 0)
+    if end > length:
+        return kind in BOXES
+    head = read_at(file, end, 8)
+    return len(head) < 8 and any(head)
 
 
 def _ogg(tail: bytes) -> bool:
@@ -82,8 +70,8 @@ def _ogg(tail: bytes) -> bool:
 
 def _mp3(file: IO[bytes], length: int) -> bool:
     """The note that most encoders leave in the first frame says how many bytes there are from there on."""
-    begins = _id3_ends(_read(file, 0, 10))
-    first = _read(file, begins, 256)
+    begins = id3_ends(read_at(file, 0, 10))
+    first = read_at(file, begins, 256)
     found = next((at for name in XING if (at := first.find(name)) >= 0), None)
     if first[:1] != b"\xff" or found is None:
         return False
@@ -94,7 +82,7 @@ def _mp3(file: IO[bytes], length: int) -> bool:
     return bool(flags & XING_BYTES) and begins + int.from_bytes(note[at : at + 4]) > length
 
 
-def _id3_ends(head: bytes) -> int:
+def id3_ends(head: bytes) -> int:
     """Where the tag in front of an MP3 ends; its size is written in groups of seven bits."""
     if head[:3] != b"ID3":
         return 0
@@ -104,15 +92,34 @@ def _id3_ends(head: bytes) -> int:
     return 10 + size
 
 
-def mp3_cut_off(packet: bytes, codec: str) -> bool:
-    """Whether a frame of an MP3 is shorter than its head says: the last one, where the file ends in it."""
-    head = int.from_bytes(packet[:4])
-    bits, rate = head >> 12 & 0xF, head >> 10 & 3
-    if codec != "mp3" or len(packet) < 4 or head >> 21 != 0x7FF or not 0 < bits < 15 or rate == 3:
-        return False
-    whole, half, quarter = (head >> 19 & 3 == version for version in (3, 2, 0))
+def is_cut_through(packet: bytes, codec: str) -> bool:
+    """True if a frame is shorter than its head says: the last one of a file that ends in it."""
+    stated = {"mp3": mp3_frame_bytes, "ac3": _ac3_frame_bytes, "eac3": _ac3_frame_bytes}.get(codec)
+    return stated is not None and len(packet) < stated(packet)
+
+
+def _ac3_frame_bytes(head: bytes) -> int:
+    """ETSI TS 102 366, 4.4.1 and E.1.3. 0 if no frame begins so."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return 0
+    if head[5] >> 3 > AC3_LAST:
+        return 2 * ((head[2] & 0x07) << 8 | head[3]) + 2
+    rate, code = head[4] >> 6, head[4] & 0x3F
+    if code >> 1 >= len(AC3_KILOBITS) or rate == 3:
+        return 0
+    kilobits = AC3_KILOBITS[code >> 1]
+    return (4 * kilobits, 2 * (320 * kilobits // 147 + (code & 1)), 6 * kilobits)[rate]
+
+
+def mp3_frame_bytes(head: bytes) -> int:
+    """The length of the MP3 frame that begins so; 0 if none does."""
+    first = int.from_bytes(head[:4])
+    bits, rate = first >> 12 & 0xF, first >> 10 & 3
+    if len(head) < 4 or first >> 21 != 0x7FF or not 0 < bits < 15 or rate == 3:
+        return 0
+    whole, half, quarter = (first >> 19 & 3 == version for version in (3, 2, 0))
     if not (whole or half or quarter):
-        return False
+        return 0
     hertz = MP3_RATES[rate] >> (0 if whole else 1 if half else 2)
     kilobits = MP3_KILOBITS[whole][bits - 1]
-    return len(packet) < (144 if whole else 72) * 1000 * kilobits // hertz
+    return (144 if whole else 72) * 1000 * kilobits // hertz

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from typing import IO
 
+KINDS = frozenset({
+    b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free", b"skip", b"wide", b"uuid",
+    b"udta", b"meta", b"emsg", b"prft", b"ssix", b"pnot", b"PICT", b"pdin", b"bloc",
+})  # fmt: skip
+"""Of boxes that files have, one behind the other."""
+MAX_BOXES = 100_000
+ONE_BYTE = 1
+"""The size of a sample that old QuickTime writes for sound that is not compressed, whatever it is."""
 FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
 
 
@@ -79,3 +89,32 @@ def time_scale(mdhd: bytes) -> int:
 def has_sound(data: bytes) -> bool:
     """Whether there is more than a description of it."""
     return any(kind in {b"moof", b"mdat"} for kind, _, _ in boxes(data))
+
+
+def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Kind, begin, begin of the content, and end of each box of a file; the last may end behind `length`."""
+    for _ in range(MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, body = int.from_bytes(head[:4]), at + 8
+        if size == 1:
+            size, body = int.from_bytes(head[8:16]), at + 16
+        # 0 is a box that goes on to the end, whatever that is.
+        end = max(length, body) if size == 0 else at + size
+        if end < body:
+            return
+        yield head[4:8], at, body, end
+        at = end
+
+
+def listed_bytes(moov: bytes) -> int | None:
+    """Bytes of all samples of all tracks that it describes; None if that is not clear."""
+    total = 0
+    for stsz in within(moov, b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
+        each, count = int.from_bytes(stsz[4:8]), int.from_bytes(stsz[8:12])
+        if each == ONE_BYTE or (not each and len(stsz) < 12 + 4 * count):
+            return None
+        total += each * count if each else sum(struct.unpack_from(f">{count}I", stsz, 12))
+    return total or None

@@ -6,8 +6,6 @@ need no more memory than those that take turns.
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Sequence
 
 from av.audio.codeccontext import AudioCodecContext
@@ -38,34 +36,6 @@ class RefusedError(Exception):
     def __init__(self, message: str, *, final: bool = False) -> None:
         super().__init__(message)
         self.final = final
-
-
-class Reader(io.RawIOBase):
-    """Reads a file from a position of its own."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = os.pread(self._descriptor, size, self._at) if size >= 0 else b""
-        self._at += len(data)
-        return data
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._descriptor).st_size}
-        self._at = max(0, origin[whence] + offset)
-        return self._at
 
 
 def check_shape(rate: int, channels: int) -> None:
