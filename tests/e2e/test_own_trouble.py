@@ -44,9 +44,10 @@ def case(aws: Aws, tmp_path: Path) -> Case:
     [
         {"BATCH_SOURCE": "s3://another-bucket"},
         {"GPU_INSTANCE_ID": "i-0fedcba9876543210"},
-        {"GPU_PROVIDER": "local", "GPU_INSTANCE_ID": "", "BATCH_GUARD_ROLE_ARN": "", "BATCH_LAUNCH": "auto"},
+        {"GPU_PROVIDER": "local", "GPU_INSTANCE_ID": "", "BATCH_LAUNCH": "auto"},
+        {"BATCH_CLOUD_GUARD": "off"},
     ],
-    ids=["source", "instance", "provider"],
+    ids=["source", "instance", "provider", "guard"],
 )
 def test_a_run_that_was_begun_with_other_settings_is_finished(
     case: Case, point: str, names: dict[str, str]

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.manifest import Worked
+from batchscribe.core.bounds import EARLIEST, LATEST, MOST
+from batchscribe.core.manifest import NAME, Worked
 from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.runs import VERSION, Outcome, Run, RunState
@@ -21,10 +22,13 @@ FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-times = st.integers(-(2**50), 2**52).map(lambda micros: NOW + timedelta(microseconds=micros))
+ids = st.from_regex(NAME, fullmatch=True)
+times = st.datetimes(
+    EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC)
+)
 counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e9, allow_nan=False)
-micros = st.builds(Usd, st.integers(-(2**60), 2**60))
+micros = st.builds(Usd, st.integers(0, int(MOST)))
 moments = st.builds(Moment, times, st.none() | seconds, text)
 BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "str": text,
@@ -41,10 +45,10 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Usd": micros,
     "Worked": st.builds(
         Worked,
-        workers=counts,
+        workers=st.integers(0, 10**9),
         busy=seconds,
-        starved_by=st.dictionaries(text, seconds, max_size=3),
-        flags=st.dictionaries(text, counts, max_size=3),
+        starved_by=st.dictionaries(ids, seconds, max_size=3),
+        flags=st.dictionaries(ids, st.integers(0, 10**9), max_size=3),
     ),
     "Rate": st.builds(Rate, per_hour=micros, source=text, as_of=text),
 }
@@ -57,7 +61,7 @@ def drawn_fields(kind: type[Meter | Run]) -> dict[str, st.SearchStrategy[Any]]:
 
 BY_TYPE["Meter"] = st.builds(Meter, **drawn_fields(Meter))
 # Of another version, a run is read otherwise.
-runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION)}))
+runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION), "id": ids}))
 
 
 @contextmanager

@@ -110,7 +110,15 @@ def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterato
         Interrupts() as interrupts,
         TimeLimit(HANG_SECONDS) as limit,
         ProgressView(SystemClock()) as view,
-        scheduler(app.settings, view, interrupts, limit, by_hand=by_hand, remember=remember) as made,
+        scheduler(
+            app.settings,
+            view,
+            interrupts,
+            limit,
+            by_hand=by_hand,
+            remember=remember,
+            lenient=app.lenient,
+        ) as made,
     ):
         yield made
 

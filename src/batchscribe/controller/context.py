@@ -84,6 +84,8 @@ class Terms:
     """auto (boot where the box is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
     endpoint: str = ""
+    guard: str = ""
+    """Kind of guard (BATCH_CLOUD_GUARD)."""
     shared_machine: bool = False
     """The GPU is in a machine that runs on: a run has ended when its worker is gone."""
     rate_of: Callable[[str], Rate]

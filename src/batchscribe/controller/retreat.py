@@ -68,8 +68,9 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
     root = f"{world.home.url.rstrip('/')}/{FOLDER}"
     if run.output.startswith(root):
         return place_of(world, run.output.removeprefix(root))
-    place = (terms.provider, terms.region, terms.instances, world.source.url, world.output.url)
-    if not run.source or place == (run.provider, run.region, run.instances, run.source, run.output):
+    place = (terms.provider, terms.region, terms.instances, world.source.url, world.output.url, terms.guard)
+    opened = (run.provider, run.region, run.instances, run.source, run.output, run.guard or terms.guard)
+    if not run.source or place == opened:
         return world
     return world.elsewhere(world, run)
 

@@ -44,6 +44,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         region=terms.region,
         source=world.source.url,
         output=world.output.url,
+        guard=terms.guard,
         borrowed=decision.borrowed,
         policy="by hand" if terms.policy.by_hand else terms.policy.name.value,
         reason=decision.reason.sentence,

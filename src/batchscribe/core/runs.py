@@ -144,6 +144,8 @@ class Run:
     source: str = ""
     output: str = ""
     """URLs of its stores: a run is finished where it was opened, whatever the settings say by then."""
+    guard: str = ""
+    """Kind of guard that was configured for it (BATCH_CLOUD_GUARD); empty in records without it."""
     borrowed: bool = False
     """The instance ran before the run and stays running after it (GPU_IF_RUNNING=use)."""
     policy: str

@@ -87,13 +87,16 @@ def scheduler(
     *,
     by_hand: bool = False,
     remember: bool = True,
+    lenient: bool = False,
 ) -> Iterator[Scheduler]:
     """The scheduler of these settings. With `remember=False` it leaves no trace on disk.
 
     What is wrong with ledger, lock or settings does not stop what the command has to stop: it is raised at
     the end, and nothing is started.
     """
-    if not settings.problems:
+    if lenient:
+        settings = _collect_missing(settings)
+    else:
         settings.required("BATCH_SOURCE")
     clock = SystemClock(interrupts)
     lock = tick_lock(settings, clock)
@@ -106,6 +109,18 @@ def scheduler(
         terms = _terms(settings, by_hand=by_hand, remember=remember)
         yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
         trouble.refuse_start()
+
+
+def _collect_missing(settings: Settings) -> Settings:
+    """The settings, with required ones that are missing among their problems."""
+    names = ("BATCH_SOURCE",) if settings.provider == LOCAL else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
+    problems = list(settings.problems)
+    for name in names:
+        try:
+            settings.required(name)
+        except MisconfiguredError as error:
+            problems.append(str(error))
+    return replace(settings, problems=tuple(problems))
 
 
 def _ledger(settings: Settings, clock: Clock, trouble: Trouble, *, remember: bool) -> Ledger:
@@ -320,6 +335,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         instance_id="" if run.provider == LOCAL else run.instance,
         source=run.source,
         output=run.output,
+        cloud_guard=run.guard or settings.cloud_guard,
     )
     source, output = _store_if_possible(then, run.source), _store_if_possible(then, run.output)
     output = source if run.output == run.source else output
@@ -360,6 +376,7 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,
+        guard=settings.cloud_guard,
         shared_machine=local,
         rate_of=rate_of(settings),
         policy=Policy(
