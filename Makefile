@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 EPISODES ?= 100000
 SEED ?= 1
 
-.PHONY: install demo test soak lint format bench lock clean
+.PHONY: install demo test test-deep soak lint format bench lock clean
 
 install: $(STAMP)
 
@@ -23,8 +23,12 @@ $(STAMP): requirements/dev.txt pyproject.toml
 demo: install
 	$(BIN)/batchscribe demo
 
+# Two processes: most tests wait for servers and processes beside them, but few cores do all the work.
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
+
+test-deep: install
+	$(BIN)/python -m pytest -n auto --dist worksteal -m deep
 
 soak: install
 	$(BIN)/python -m batchscribe.testing.simulation --episodes $(EPISODES) --seed $(SEED)

@@ -3,12 +3,11 @@
 Real processes with real files, in front of moto's server, with a proxy between them that does to single
 calls what clouds do. The worker is played, and outlives its controller as a real one does.
 
-By default each crash point and each fault is met once; BATCHSCRIBE_DEEP=1 crosses them all.
+Each crash point and each fault is met once in every run of the suite; the deep tests cross them all.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from itertools import cycle, product
@@ -59,12 +58,16 @@ MODES: Mapping[str, Mapping[str, tuple[Fault, ...]]] = {
 }
 """What the first calls of each name meet: those of the tick that dies, or of a pass after it."""
 NEXT = ("tick", "watchdog")
-CASES = (
-    list(product(POINTS, MODES, NEXT))
-    if os.environ.get("BATCHSCRIBE_DEEP") == "1"
-    else list(zip(POINTS, cycle(MODES), cycle(NEXT[:1] * 6 + NEXT[1:] * 6), strict=False))
-)
+EACH_ONCE = tuple(zip(POINTS, cycle(MODES), cycle(NEXT[:1] * 6 + NEXT[1:] * 6), strict=False))
 """The crash point, the faults, and the command whose passes come next."""
+CASES = (
+    *EACH_ONCE,
+    *(
+        pytest.param(*case, marks=pytest.mark.deep)
+        for case in product(POINTS, MODES, NEXT)
+        if case not in EACH_ONCE
+    ),
+)
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ids = st.from_regex(NAME, fullmatch=True)
-times = st.datetimes(
-    EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC)
-)
+times = st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC))
 counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e9, allow_nan=False)
 micros = st.builds(Usd, st.integers(0, int(MOST)))
