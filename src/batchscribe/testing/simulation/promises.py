@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from batchscribe.controller.context import Waits
 from batchscribe.core.instances import InstanceState
+from batchscribe.core.promises import AFTER_WORK, BY_HOST, STALLED
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.testing.simulation.box import Box
 from batchscribe.testing.simulation.cloud import Machine
@@ -25,11 +26,11 @@ from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.timeline import Timeline
 from batchscribe.testing.simulation.weather import HOUR, MINUTE
 
-BY_CONTROLLER = 2 * MINUTE
-BY_BOX = 3 * MINUTE
+BY_CONTROLLER = AFTER_WORK.total_seconds()
+BY_BOX = BY_HOST.total_seconds()
 DEAD_WORKER = 1 * MINUTE
 """On top of both: a worker without a last word is missed at a look at its instance."""
-HUNG = 15 * MINUTE + 4 * MINUTE
+HUNG = STALLED.total_seconds() + 4 * MINUTE
 LOOK = 1 * MINUTE
 """On top of the time between two polls: for the calls between them."""
 TOLD_AGAIN = 6 * HOUR
