@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -54,8 +55,12 @@ def encode_run(run: Run) -> bytes:
     return msgspec.json.encode(run)
 
 
+@lru_cache(maxsize=128)
 def decode_run(data: bytes | str) -> Run:
-    """The run in `data`. Raises MisconfiguredError if it is none, or of a newer version."""
+    """The run in `data`. Raises MisconfiguredError if it is none, or of a newer version.
+
+    Every step reads the open runs again; the same text is decoded once.
+    """
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
         version = fields.get("version", 1)
