@@ -59,9 +59,9 @@ TAKES = (
 
 CUT = AUDIO.parent / "cut"
 STORY = (
-    "when the train stopped between two stations nobody knew the reason, an old woman opened her basket and shared "
-    "her bread with everyone around her, after an hour the lights came back and we began to move again, "
-    "later we learned that a tree had fallen across the track in the storm"
+    "when the train stopped between two stations nobody knew the reason, an old woman opened her basket and "
+    "shared her bread with everyone around her, after an hour the lights came back and we began to move "
+    "again, later we learned that a tree had fallen across the track in the storm"
 )
 EVERY, OVERLAP = 5.0, 0.5
 """Seconds of a chunk, and what each has of the one before it: as the original recorder writes them."""

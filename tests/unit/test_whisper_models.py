@@ -143,9 +143,7 @@ def test_a_fetched_model_comes_before_a_packaged_one(hub: Hub, package: Path) ->
     assert hub.calls
 
 
-def test_a_packaged_model_that_is_not_installed_is_missing(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whisper_models, "PACKAGED", {"tiny.en": "no_such_package"})
     assert "not on this machine" in FACTORY.problems(spec_of("tiny.en"))[0]
     assert hub.calls
