@@ -21,7 +21,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/batchscribe demo
+	HF_HUB_OFFLINE=1 $(BIN)/batchscribe demo
 
 test: install lint
 	$(BIN)/python -m pytest

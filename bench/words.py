@@ -1,6 +1,6 @@
 """Word error rates of a long session, whole and cut into chunks: each file for itself, and stitched.
 
-`python -m bench.words [--engine pocketsphinx] [--words 2000] [--type webm]`. The session is spoken by flite;
+`python -m bench.words [--engine faster-whisper] [--words 2000] [--type webm]`. The session is spoken by flite;
 `--speech FOLDER` takes real recordings (X.wav or X.flac, and what is said in X.txt beside it), one behind the
 other. The worker is the real one, on a folder; a window that was heard before is not heard again. The goal:
 stitched chunks are within half a word in a hundred of the whole recording, and never worse than file by file.
@@ -84,8 +84,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--engine", default="pocketsphinx")
-    parser.add_argument("--model", default="", help="the folder of a model, for faster-whisper")
+    parser.add_argument("--engine", default="faster-whisper")
+    parser.add_argument("--model", default="tiny.en", help="the name or the folder of a model")
     parser.add_argument("--text", nargs="*", default=["english"], choices=sorted(TEXTS))
     parser.add_argument("--words", type=int, default=2000)
     parser.add_argument("--voice", default="", help="one of flite's at 16 kHz: rms, slt")
