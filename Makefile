@@ -21,7 +21,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/batchscribe demo
+	HF_HUB_OFFLINE=1 $(BIN)/batchscribe demo
 
 # Two processes: most tests wait for servers and processes beside them, but few cores do all the work.
 test: install lint

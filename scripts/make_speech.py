@@ -57,11 +57,11 @@ TAKES = (
     Take("notes/one more.webm", "rms", "this is the last recording for today"),
 )
 
-NUMBERS = AUDIO.parent / "numbers"
-COUNT = (
-    "four one five nine two six five three five, eight nine seven nine three two three eight four, "
-    "six two six four three three eight three two seven, nine five zero two eight eight four one nine seven, "
-    "one six nine three nine nine three seven five one"
+CUT = AUDIO.parent / "cut"
+STORY = (
+    "when the train stopped between two stations nobody knew the reason, an old woman opened her basket and "
+    "shared her bread with everyone around her, after an hour the lights came back and we began to move "
+    "again, later we learned that a tree had fallen across the track in the storm"
 )
 EVERY, OVERLAP = 5.0, 0.5
 """Seconds of a chunk, and what each has of the one before it: as the original recorder writes them."""
@@ -109,10 +109,10 @@ def make(take: Take, scratch: Path) -> dict[str, object]:
     return {"key": take.key, "text": take.text, "seconds": round(seconds, 2), "voice": take.voice}
 
 
-def make_numbers(scratch: Path) -> dict[str, object]:
+def make_session(scratch: Path) -> dict[str, object]:
     """One recording, cut into chunks wherever a cut falls, each with a header of its own."""
-    whole = scratch / "numbers.wav"
-    speak(Take("", "rms", COUNT), whole)
+    whole = scratch / "story.wav"
+    speak(Take("", "rms", STORY), whole)
     with wave.open(str(whole)) as sound:
         rate, pcm = sound.getframerate(), sound.readframes(sound.getnframes())
     keys: list[str] = []
@@ -121,19 +121,19 @@ def make_numbers(scratch: Path) -> dict[str, object]:
         with wave.open(str(piece), "wb") as out:
             out.setparams((1, 2, rate, 0, "NONE", ""))
             out.writeframes(pcm[max(0, begin - int(OVERLAP * rate) * 2) : begin + int(EVERY * rate) * 2])
-        keys.append(f"counting/chunk-{number:03}.webm")
-        (NUMBERS / keys[-1]).parent.mkdir(parents=True, exist_ok=True)
-        encode(piece, NUMBERS / keys[-1])
-    return {"text": COUNT.replace(",", ""), "keys": keys, "voice": "rms"}
+        keys.append(f"one-recording/chunk-{number:03}.webm")
+        (CUT / keys[-1]).parent.mkdir(parents=True, exist_ok=True)
+        encode(piece, CUT / keys[-1])
+    return {"folder": "one-recording", "text": STORY.replace(",", ""), "keys": keys, "voice": "rms"}
 
 
 def main() -> None:
-    for folder in (AUDIO, NUMBERS):
+    for folder in (AUDIO, CUT):
         shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
         chunks = [make(take, Path(scratch)) for take in TAKES]
-        numbers = make_numbers(Path(scratch))
-    corpus = {"speech": "flite", "chunks": chunks, "numbers": numbers}
+        session = make_session(Path(scratch))
+    corpus = {"speech": "flite", "chunks": chunks, "session": session}
     CORPUS.write_text(json.dumps(corpus, indent=2) + "\n")
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+
+# No test fetches a model: whatever reads the hub's cache stays offline, workers of their own included.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_configure() -> None:

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 
 from batchscribe.core.flags import LOW_CONFIDENCE
-from batchscribe.core.quality import Doubt, Heard, better, compression, doubts, flags, looping
+from batchscribe.core.quality import (
+    Doubt,
+    Heard,
+    Span,
+    better,
+    compression,
+    doubts,
+    find_wordless_speech,
+    flags,
+    looping,
+)
 from batchscribe.core.transcripts import Segment, Word
 
 
@@ -123,3 +133,33 @@ def test_words_are_given_up_for_none_only_where_silence_is_likely() -> None:
     assert better(unlikely, nothing) is nothing
     good = heard(PLAIN, avg_logprob=-0.5)
     assert better(Heard((), 10.0, heard_until=0.0), good) is good
+
+
+@pytest.mark.parametrize(
+    ("speech", "words", "found"),
+    [
+        ([(1.0, 4.0)], [], [((1.0, 4.0),)]),
+        ([(1.0, 3.9)], [], []),
+        ([(0.0, 9.0)], [(0.5, 2.0), (6.0, 8.0)], [((2.0, 6.0),)]),
+        ([(0.0, 9.0)], [(6.0, 6.5), (0.0, 7.0)], []),
+        ([(0.0, 2.0), (3.0, 5.0), (8.0, 9.0)], [(8.0, 8.5)], [((0.0, 2.0), (3.0, 5.0))]),
+        ([(0.0, 2.0), (7.0, 9.0)], [(2.0, 7.0)], []),
+        ([(0.0, 12.0)], [(5.0, 6.0)], [((0.0, 5.0),), ((6.0, 12.0),)]),
+    ],
+)
+def test_speech_without_words_is_counted_between_words(
+    speech: list[Span], words: list[Span], found: list[tuple[Span, ...]]
+) -> None:
+    segments = timed(*words).segments if words else ()
+    assert find_wordless_speech(speech, segments) == found
+
+
+def test_a_segment_without_word_times_counts_as_one_word() -> None:
+    assert find_wordless_speech([(0.0, 9.0)], [Segment(text="all of it", start=0.0, end=9.0)]) == []
+    assert find_wordless_speech([(0.0, 9.0)], [Segment(text=" ", start=0.0, end=9.0)]) == [((0.0, 9.0),)]
+
+
+def test_marks_alone_are_no_words() -> None:
+    words = (Word(word=".", start=0.0, end=4.0), Word(word="♪", start=4.0, end=9.0))
+    segments = [Segment(text=". ♪", start=0.0, end=9.0, words=words)]
+    assert find_wordless_speech([(0.0, 9.0)], segments) == [((0.0, 9.0),)]

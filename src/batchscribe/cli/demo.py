@@ -1,12 +1,13 @@
 """`demo`: the whole of the main job on this machine, on bundled speech, with no account and no network.
 
-One real tick: a bucket on disk, this machine as the GPU, a real engine. What is bundled is only the
-audio and the text that was spoken.
+One real tick: a bucket on disk, this machine as the GPU, a real Whisper, tiny.en, that a Python package
+holds. What is bundled is only the audio and the text that was spoken.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,11 +34,12 @@ from batchscribe.errors import BatchscribeError, MisconfiguredError
 PRICED_AS = "g4dn.xlarge"
 REGION = "us-east-2"
 THRESHOLD = 10
+MODEL = "tiny.en"
 
 
 @click.command()
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to put it all.")
-@click.option("--engine", default="pocketsphinx", show_default=True, help="The speech engine to use.")
+@click.option("--engine", default="faster-whisper", show_default=True, help="The speech engine to use.")
 @pass_app
 def demo(app: App, *, folder: Path | None, engine: str) -> int:
     """The whole main job on this machine: bundled speech, no account, no network."""
@@ -48,7 +50,8 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
     corpus = put_speech(home / "bucket")
     say = app.console.print
-    say(f"[bold]1. A bucket on disk[/] with {len(corpus)} chunks of speech: {escape(str(home / 'bucket'))}")
+    count = len(corpus["chunks"]) + len(corpus["session"]["keys"])
+    say(f"[bold]1. A bucket on disk[/] with {count} chunks of speech: {escape(str(home / 'bucket'))}")
     app.settings = configured(demo_settings(home, engine))
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
@@ -63,77 +66,63 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     say("[bold]4. Money[/]")
     say("\n".join(settled(run, made.settings, left=None)), markup=False)
     say(priced(run), markup=False)
-    say("[bold]5. Whisper[/], a tiny one of ten words, on a recording that was cut by the clock, overlapping")
-    say(numbers(app, home), markup=False)
-    say("[bold]6. Where everything lies[/]")
+    say("[bold]5. Where everything lies[/]")
     for what, path in places(home):
         say(f"  {what:<12} {path}", markup=False)
     return 0
 
 
-def put_speech(bucket: Path) -> list[dict[str, Any]]:
-    """Copies the bundled speech into a folder; what is spoken in it, by key."""
+def put_speech(bucket: Path) -> dict[str, Any]:
+    """Copies the bundled speech into a folder, and returns the text that is spoken in it."""
     with as_file(files("batchscribe") / "demo") as bundled:
-        shutil.copytree(bundled / "audio", bucket, dirs_exist_ok=True)
-        corpus = json.loads((bundled / "corpus.json").read_text())
-    chunks: list[dict[str, Any]] = corpus["chunks"]
-    return chunks
+        for folder in ("audio", "cut"):
+            shutil.copytree(bundled / folder, bucket, dirs_exist_ok=True)
+        corpus: dict[str, Any] = json.loads((bundled / "corpus.json").read_text())
+    return corpus
 
 
-def demo_settings(
-    home: Path, engine: str, *, bucket: str = "bucket", threshold: int = THRESHOLD, **more: str
-) -> configuration.Settings:
+def demo_settings(home: Path, engine: str) -> configuration.Settings:
     """Settings of its own: neither `.env` nor the environment of the caller has a say."""
     flags = {
-        "BATCH_SOURCE": (home / bucket).as_uri(),
+        "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": engine,
-        "BATCH_THRESHOLD": str(threshold),
+        "BATCH_THRESHOLD": str(THRESHOLD),
         "BATCH_MIN_AGE_MINUTES": "0",
         "GPU_PROVIDER": "local",
+        "WHISPER_MODEL": MODEL,
     }
-    return configuration.load({}, folder=home, flags=flags | more)
+    return configuration.load({}, folder=home, flags=flags)
 
 
-def numbers(app: App, home: Path) -> str:
-    """A session of chunks that cuts went through, by the real Whisper code on a model that is bundled."""
-    with as_file(files("batchscribe") / "demo") as bundled:
-        shutil.copytree(bundled / "numbers", home / "numbers", dirs_exist_ok=True)
-        shutil.copytree(bundled / "digits", home / "digits", dirs_exist_ok=True)
-        corpus = json.loads((bundled / "corpus.json").read_text())["numbers"]
-    model = {"WHISPER_MODEL": str(home / "digits")}
-    app.settings = demo_settings(home, "faster-whisper", bucket="numbers", threshold=1, **model)
-    with opened(app) as made, made.lock.held():
-        run = one_tick(made.world, made.terms).runs[-1]
-    if run.outcome is not Outcome.COMPLETED:
-        raise BatchscribeError(f"the demo did not complete: {run.detail}; look into {home / 'logs'}")
-    lines = [f"  {key}  {_heard(home / 'numbers', key)}" for key in corpus["keys"]]
-    whole = (home / "numbers" / "counting" / "transcript.txt").read_text().split()
+def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
+    """Each transcript beside the text that was spoken, and the word error rate of all.
+
+    The recording that a clock cut, words included, is compared as a session.
+    """
     import jiwer
 
-    rate = jiwer.wer(corpus["text"], " ".join(whole))
-    return "\n".join(
-        [*lines, f"  word error rate of the session: {rate:.3f} over {len(corpus['text'].split())} words"]
-    )
-
-
-def comparison(bucket: Path, corpus: list[dict[str, Any]]) -> Table:
-    """Each transcript beside the text that was spoken, and the word error rate of all."""
-    import jiwer
-
-    spoken = [chunk["text"] for chunk in corpus]
-    heard = [_heard(bucket, chunk["key"]) for chunk in corpus]
+    rows = [(chunk["key"], chunk["text"], _transcribed(bucket, chunk["key"])) for chunk in corpus["chunks"]]
+    cut = corpus["session"]
+    name = f"{cut['folder']} ({len(cut['keys'])} chunks)"
+    rows.append((name, cut["text"], (bucket / cut["folder"] / "transcript.txt").read_text().strip()))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("chunk", no_wrap=True)
     table.add_column("spoken")
-    table.add_column("heard")
-    for chunk, said, got in zip(corpus, spoken, heard, strict=True):
-        shown = escape(got) if got == said else f"[yellow]{escape(got)}[/]"
-        table.add_row(escape(chunk["key"]), escape(said), shown)
+    table.add_column("transcribed")
+    for key, spoken, text in rows:
+        shown = escape(text) if plain(text) == spoken else f"[yellow]{escape(text)}[/]"
+        table.add_row(escape(key), escape(spoken), shown)
     table.add_section()
-    rate = jiwer.wer(spoken, heard)
-    words = sum(len(said.split()) for said in spoken)
+    said = [spoken for _, spoken, _ in rows]
+    rate = jiwer.wer(said, [plain(text) for _, _, text in rows])
+    words = len(" ".join(said).split())
     table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {words} words", "")
     return table
+
+
+def plain(text: str) -> str:
+    """The words alone, as they are spoken: lower case, no marks."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def priced(run: Run) -> str:
@@ -156,7 +145,7 @@ def places(home: Path) -> Iterator[tuple[str, Path]]:
     yield "ledger", home / ".batchscribe" / "ledger.sqlite"
 
 
-def _heard(bucket: Path, key: str) -> str:
+def _transcribed(bucket: Path, key: str) -> str:
     name = audio_name(key)
     assert name is not None
     return transcripts.decode((bucket / transcript_key(name)).read_bytes()).text

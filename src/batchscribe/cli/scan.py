@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -17,9 +17,11 @@ from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.chunks import TOP, passed_over_text
 from batchscribe.core.redaction import printable
+from batchscribe.core.worked import flag_text, total
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 
+EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
 """Unreadable transcripts in the last lines; `--json` has every one."""
 SHOWN = 50
@@ -59,8 +61,9 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     if source:
         app.take_source(source)
     clock = SystemClock()
+    unreadable, flags = _from_ledger(app)
     scanner = new_scanner(
-        app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=_unreadable(app)
+        app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=unreadable
     )
     kept: list[Row] = []
     backlog = summarise(
@@ -68,23 +71,26 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     )
     now = clock.now()
     if as_json:
-        print_json(document(app.settings.source, backlog, kept, now))
+        print_json(document(app.settings.source, backlog, kept, now) | {"flags": flags})
         return
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
         app.console.print(table(rows, now))
-    unreadable = [key for row in kept for key in row.unreadable]
-    for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=unreadable):
+    named = [key for row in kept for key in row.unreadable]
+    for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
 
 
-def _unreadable(app: App) -> dict[str, str]:
-    """What earlier runs could not read; none if the ledger cannot be opened: `scan` does without it."""
+def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
+    """Transcripts that earlier runs could not read, and how many of their own carry each flag.
+
+    Both are empty if the ledger cannot be opened: `scan` does without it.
+    """
     try:
         with open_ledger(app.settings, remember=False) as ledger:
-            return known_unreadable(ledger)
+            return known_unreadable(ledger), total(run.worked for run in ledger.runs(EVER)).flags
     except BatchscribeError:
-        return {}
+        return {}, {}
 
 
 def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
@@ -125,7 +131,9 @@ def table(rows: list[Row], now: datetime) -> Table:
     return made
 
 
-def summary(backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str] = ()) -> Iterator[str]:
+def summary(
+    backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str], flags: Mapping[str, int]
+) -> Iterator[str]:
     if hidden:
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
@@ -138,6 +146,8 @@ def summary(backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequenc
             f"Transcripts that cannot be read: {', '.join(map(printable, unreadable[:NAMED]))}{more}; "
             "`batchscribe why KEY` shows the reason, `batchscribe redo KEY` transcribes it again"
         )
+    if counted := flag_text(flags):
+        yield f"Flags of transcripts, of all runs in the ledger: {counted}"
     if backlog.passed_over:
         yield passed_over_text(backlog.passed_over)
     if backlog.odd_keys:

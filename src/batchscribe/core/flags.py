@@ -14,7 +14,9 @@ RERUN = "rerun"
 """Some of it looked wrong and was heard a second time, more carefully."""
 LOW_CONFIDENCE = "low-confidence"
 """Some of it looks wrong still."""
+UNHEARD = "unheard"
+"""It has 3 s or more of detected speech without a word, decoded twice."""
 NO_SPEECH = "no-speech"
-"""Nobody speaks in it."""
+"""No speech was detected in it."""
 
-ALL = (REPAIRED, PARTIAL, TRACK_MISSING, RESCALED, RERUN, LOW_CONFIDENCE, NO_SPEECH)
+ALL = (REPAIRED, PARTIAL, TRACK_MISSING, RESCALED, RERUN, LOW_CONFIDENCE, UNHEARD, NO_SPEECH)

@@ -8,10 +8,11 @@ itself takes for silence has no words. Every engine can be judged here: what it 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from math import inf
 
 from batchscribe.core.flags import LOW_CONFIDENCE
 from batchscribe.core.transcripts import Segment, Word
@@ -39,6 +40,9 @@ SLACK = 0.5
 """Seconds by which a time may lie outside the audio, or before the one before it: engines round and pad."""
 UNHEARD_SECONDS = 1.0
 """What a model may leave unread of a window, where it said that more comes."""
+WORDLESS_SECONDS = 3.0
+"""So much detected speech without a word between it is too much to be breath or laughter."""
+Span = tuple[float, float]
 
 
 class Doubt(StrEnum):
@@ -90,6 +94,23 @@ def doubts(heard: Heard) -> frozenset[Doubt]:
     if heard.text:
         found |= {doubt for doubt, wrong in _CHECKS if wrong(heard)}
     return frozenset(found)
+
+
+def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) -> list[tuple[Span, ...]]:
+    """Speech between two words, or beside the first or last one, if it sums up to 3 s or more.
+
+    `speech` are detected spans, in order; all times are seconds on one clock. Each result holds the spans of
+    one such place, in order. A mark alone, such as "." or "♪", is no word.
+    """
+    found: list[tuple[Span, ...]] = []
+    at = -inf
+    words = sorted((one.start, one.end) for one in _timed(segments) if any(map(str.isalnum, _text(one))))
+    for begin, end in (*words, (inf, inf)):
+        parts = [(max(first, at), min(last, begin)) for first, last in speech if first < begin and last > at]
+        if sum(last - first for first, last in parts) >= WORDLESS_SECONDS:
+            found.append(tuple(parts))
+        at = max(at, end)
+    return found
 
 
 def flags(heard: Heard) -> tuple[str, ...]:
@@ -156,12 +177,21 @@ def _disordered(heard: Heard) -> bool:
     return backwards or any(end < start for start, end in _spans(heard))
 
 
-def _spans(heard: Heard) -> Iterator[tuple[float, float]]:
-    for segment in heard.segments:
+def _spans(heard: Heard) -> Iterator[Span]:
+    return ((one.start, one.end) for one in _timed(heard.segments))
+
+
+def _timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
+    """The smallest parts that have times: words, else the segment if it has a text."""
+    for segment in segments:
         if segment.words:
-            yield from ((word.start, word.end) for word in segment.words)
+            yield from segment.words
         elif segment.text.strip():
-            yield segment.start, segment.end
+            yield segment
+
+
+def _text(part: Segment | Word) -> str:
+    return part.word if isinstance(part, Word) else part.text
 
 
 def _hurried(heard: Heard) -> bool:

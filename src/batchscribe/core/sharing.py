@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from math import inf
 from operator import itemgetter
+from typing import TypeVar
 
 import msgspec
 
 from batchscribe.core.spelling import written
 from batchscribe.core.timing import PLACES
 from batchscribe.core.transcripts import Segment, Word
+
+G = TypeVar("G")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,16 @@ def share(segments: Iterable[Segment], places: Sequence[Place]) -> list[tuple[Se
             if part.text.strip():
                 shares[at].append(_on_chunk(part, places[at]))
     return [tuple(share) for share in shares]
+
+
+def divide(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segment]:
+    """The segments, split between their words at these times, which are in order."""
+    for segment in segments:
+        if not segment.words:
+            yield segment
+            continue
+        after = [bisect_right(times, (word.start + word.end) / 2) for word in segment.words]
+        yield from (part for _, part in _grouped(segment, after))
 
 
 class _Owners:
@@ -129,15 +142,20 @@ def _parts(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
             yield at, segment
         return
     whose = [owners.of(word.start, word.end) for word in segment.words]
+    yield from ((at, part) for at, part in _grouped(segment, whose) if at is not None)
+
+
+def _grouped(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
+    """The segment in parts of words of one group each, in order; `groups` has the group of each word."""
     texts = written(segment)
-    spelled = zip(whose, texts, _attached(texts), segment.words, strict=True)
-    whole = len(set(whose)) == 1 and segment.text.strip()
-    for at, group in groupby(spelled, key=itemgetter(0)):
-        if at is not None:
-            _, own, (attached, *_), words = zip(*group, strict=True)
-            text = segment.text if whole else "".join(own).strip()
-            part = msgspec.structs.replace(segment, text=text, words=words)
-            yield at, msgspec.structs.replace(part, attached=True) if attached else part
+    spelled = zip(groups, texts, _attached(texts), segment.words, strict=True)
+    whole = len(set(groups)) == 1 and segment.text.strip()
+    for group, members in groupby(spelled, key=itemgetter(0)):
+        _, own, (attached, *_), words = zip(*members, strict=True)
+        text = segment.text if whole else "".join(own).strip()
+        begin, end = words[0].start, words[-1].end
+        part = msgspec.structs.replace(segment, text=text, start=begin, end=end, words=words)
+        yield group, msgspec.structs.replace(part, attached=True) if attached else part
 
 
 def _attached(texts: Sequence[str]) -> list[bool]:

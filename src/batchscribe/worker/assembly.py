@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 
 import msgspec
 
 from batchscribe.core.chunks import split
-from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED
+from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED, UNHEARD
 from batchscribe.core.manifest import Manifest, ManifestChunk
-from batchscribe.core.sharing import share
+from batchscribe.core.quality import SLACK, find_wordless_speech
+from batchscribe.core.sharing import Place, divide, share
 from batchscribe.core.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.spelling import joined
 from batchscribe.core.transcripts import AudioRef, Segment, Transcript
 from batchscribe.worker.stretches import Ended, Ready
+from batchscribe.worker.windows import Cut
+
+CONTEXT = 1.0
+"""Seconds: a second decoding begins so long before the speech without words, and ends so long behind it."""
+INWARDS = 0.2
+"""Seconds by which an edge moves inwards where no sound is left outside: the detector pads by a quarter."""
+
+Gap = tuple[tuple[float, float], ...]
+"""Detected speech without a word in between, in seconds of the stretch."""
 
 
 @dataclass(slots=True)
@@ -28,6 +39,14 @@ class _Open:
     languages: Counter[str] = field(default_factory=Counter)
     flags: set[str] = field(default_factory=set)
     end: Ended | None = None
+
+    def take(self, recognition: Recognition, segments: Sequence[Segment], *, flagged: bool) -> None:
+        """Adds its segments of a result; `flagged`: the flags of the result are about them."""
+        self.outstanding.discard(recognition.window)
+        self.segments += segments
+        self.flags |= set(recognition.flags) if flagged else set()
+        if recognition.language and segments:
+            self.languages[recognition.language] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +91,39 @@ class Assembly:
     def _of(self, chunk: int) -> _Open:
         return self._open.setdefault(chunk, _Open())
 
-    def answered(self, recognition: Recognition) -> Iterator[Heard]:
-        """Takes a result; the chunks that it was the last to be missing for."""
+    def answered(self, recognition: Recognition) -> tuple[list[int], list[Heard]]:
+        """Takes a result; windows to decode again for speech without words, and the chunks that are whole."""
         number = recognition.window
-        waiting = self.waiting(number)
-        ready = self._windows.pop(number)
-        shared = share(_labelled(ready, recognition), ready.places)
-        for chunk, segments in zip(ready.chunks, shared, strict=True):
+        ready, waiting = self._windows[number], self.waiting(number)
+        segments = _labelled(ready, recognition)
+        gaps = find_wordless_speech(ready.wordless or ready.cut.speech_seconds, segments)
+        again = self._flag(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
+        del self._windows[number]
+        shared = share(divide(segments, list(map(_middle, gaps))), ready.places)
+        for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
-                part = self._open[chunk]
-                part.outstanding.discard(number)
-                part.segments += segments
-                part.flags |= set(recognition.flags) if segments or not any(shared) else set()
-                if recognition.language and segments:
-                    part.languages[recognition.language] += 1
-                yield from self._whole(chunk)
+                self._open[chunk].take(recognition, own, flagged=bool(own) or not any(shared))
+        return again, [heard for chunk in waiting for heard in self._whole(chunk)]
+
+    def _second_decodings(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
+        """Windows for speech in which the first decoding found no word; the numbers of them."""
+        return [self.expect(_second_decoding(ready, gap)) for gap in gaps if self._holders(ready, gap)]
+
+    def _flag(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
+        """Flags the chunks with speech that has no word after two decodings. There is no third one."""
+        for chunk in {chunk for gap in gaps for chunk in self._holders(ready, gap)}:
+            self._open[chunk].flags.add(UNHEARD)
+        return []
+
+    def _holders(self, ready: Ready, gap: Gap) -> list[int]:
+        """The waiting chunks that hold half a second or more of a gap, or the most of it."""
+        held = [_shared_seconds(place, gap) for place in ready.places]
+        enough = min(SLACK, max(held))
+        return [
+            chunk
+            for chunk, seconds in zip(ready.chunks, held, strict=True)
+            if chunk is not None and chunk not in self._dropped and seconds >= enough
+        ]
 
     def again(self, number: int) -> tuple[list[int], list[Heard]]:
         """Takes a window apart, a part for each chunk that waits for it; the numbers of the parts, and the
@@ -137,18 +174,47 @@ def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
             yield replace(ready, cut=cut, chunks=only, places=tuple(beside), alone=True)
 
 
-def _labelled(ready: Ready, recognition: Recognition) -> Iterable[Segment]:
+def _second_decoding(ready: Ready, gap: Gap) -> Ready:
+    """A window around speech without words, with other edges. Words outside of it count as published."""
+    begin, end = gap[0][0], gap[-1][1]
+    cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
+    assert cut is not None, "a gap lies in its window"
+    before = Place(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, heard_until=begin)
+    after = Place(begin=inf, end=inf, first=inf, last=inf, published=True, heard_from=end)
+    chunks, places = (None, *ready.chunks, None), (before, *ready.places, after)
+    return replace(ready, cut=cut, chunks=chunks, places=places, wordless=gap)
+
+
+def _shifted_edges(cut: Cut, begin: float, end: float) -> tuple[float, float]:
+    """Samples of the stretch: neither edge is where the window's was."""
+    low, high = (begin - CONTEXT) * SAMPLE_RATE, (end + CONTEXT) * SAMPLE_RATE
+    inwards = INWARDS * SAMPLE_RATE
+    return (
+        low if low > cut.start else cut.start + inwards,
+        high if high < cut.end else cut.end - inwards,
+    )
+
+
+def _shared_seconds(place: Place, gap: Gap) -> float:
+    return sum(max(0.0, min(end, place.last) - max(begin, place.first)) for begin, end in gap)
+
+
+def _middle(gap: Gap) -> float:
+    return (gap[0][0] + gap[-1][1]) / 2
+
+
+def _labelled(ready: Ready, recognition: Recognition) -> tuple[Segment, ...]:
     placed = ready.cut.placed(recognition.segments)
     if ready.channel is None:
         return placed
-    return [msgspec.structs.replace(segment, channel=ready.channel) for segment in placed]
+    return tuple(msgspec.structs.replace(segment, channel=ready.channel) for segment in placed)
 
 
 def _flags(heard: Heard) -> tuple[str, ...]:
     flags = set(heard.flags) | heard.end.whole.flags
     flags |= {PARTIAL} if heard.end.whole.partial else set()
     flags |= {REPAIRED} if heard.end.whole.repaired else set()
-    flags |= set() if heard.segments else {NO_SPEECH}
+    flags |= set() if heard.segments or UNHEARD in flags else {NO_SPEECH}
     return tuple(sorted(flags))
 
 

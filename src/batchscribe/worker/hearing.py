@@ -172,8 +172,11 @@ class Hearing:
         if not isinstance(item, Ready):
             self._concluded(item)
         elif not all(map(self._assembly.dropped, item.touched)):
-            number = self._assembly.expect(item)
-            self._pool.add(number, item.cut.speech, alone=item.alone)
+            self._put_into_pool(self._assembly.expect(item))
+
+    def _put_into_pool(self, number: int) -> None:
+        ready = self._assembly.ready(number)
+        self._pool.add(number, ready.cut.speech, alone=ready.alone)
 
     def _choose(self, size: int) -> None:
         """The next windows, of which the progress in the store tells before the first one is heard: an engine
@@ -218,7 +221,14 @@ class Hearing:
 
     def _answered(self, recognition: Recognition) -> None:
         self._board.engine_gives(self._in_engine.pop(recognition.window))
-        for heard in self._assembly.answered(recognition):
+        self._take(recognition)
+
+    def _take(self, recognition: Recognition) -> None:
+        """See Assembly.answered."""
+        again, whole = self._assembly.answered(recognition)
+        for number in again:
+            self._put_into_pool(number)
+        for heard in whole:
             self._whole(heard)
 
     def _whole(self, heard: Heard) -> None:
@@ -244,7 +254,12 @@ class Hearing:
         self._leave(chunk)
 
     def _lose(self, number: int) -> None:
-        """A window that will not be heard: its chunks stay pending."""
+        """A window that will not be transcribed: its chunks stay pending. If it was to be decoded again, its
+        chunks keep the words of the first decoding.
+        """
+        if self._assembly.ready(number).wordless:
+            self._take(Recognition(number, ()))
+            return
         for chunk in self._assembly.waiting(number):
             self._drop(chunk)
         self._assembly.forget(number)
@@ -256,6 +271,9 @@ class Hearing:
         broken, self._in_engine = self._in_engine, {}
         for keys in broken.values():
             self._board.engine_loses(keys)
+        for number in [number for number in broken if self._assembly.ready(number).wordless]:
+            del broken[number]
+            self._lose(number)
         if len(broken) == 1 and self._only_one_in(number := next(iter(broken))):
             suspects = self._assembly.waiting(number)
             self._lose(number)

@@ -41,6 +41,8 @@ class Ready:
     alone: bool
     apart: bool = False
     """Its channel speaks a language of its own."""
+    wordless: tuple[tuple[float, float], ...] = ()
+    """Of a second decoding: the speech in which the first one found no word, in seconds of the stretch."""
 
     @property
     def touched(self) -> tuple[int, ...]:

@@ -55,12 +55,22 @@ class Cut:
     """A window: parts of the stream, one behind the other, long silences between them left out.
 
     `parts` are (first, past the last) sample on the clock of the stream, in order and apart; `audio` has
-    shape (samples,), all parts together. `speech` counts the samples in which somebody speaks.
+    shape (samples,), all parts together. `spans` are the speech in the parts, on the same clock.
     """
 
     parts: tuple[Span, ...]
     audio: Samples
-    speech: int
+    spans: tuple[Span, ...]
+
+    @property
+    def speech(self) -> int:
+        """Samples of speech."""
+        return sum(end - begin for begin, end in self.spans)
+
+    @property
+    def speech_seconds(self) -> tuple[tuple[float, float], ...]:
+        """The spans in seconds."""
+        return tuple((begin / SAMPLE_RATE, end / SAMPLE_RATE) for begin, end in self.spans)
 
     @property
     def start(self) -> int:
@@ -103,16 +113,22 @@ class Cut:
 
     def within(self, begin: float, end: float) -> Cut | None:
         """What of it lies in [begin, end), samples of the stream; None where nothing does."""
-        parts: list[Span] = []
         audio: list[Samples] = []
         at = 0
         for first, last in self.parts:
-            low, high = int(max(first, begin)), int(min(last, end))
-            if low < high:
-                parts.append((low, high))
+            for low, high in _clipped([(first, last)], begin, end):
                 audio.append(self.audio[at + low - first : at + high - first])
             at += last - first
-        return Cut(tuple(parts), np.concatenate(audio), sum(map(len, audio))) if parts else None
+        parts, spans = (tuple(_clipped(each, begin, end)) for each in (self.parts, self.spans))
+        return Cut(parts, np.concatenate(audio), spans) if parts else None
+
+
+def _clipped(spans: Iterable[Span], begin: float, end: float) -> Iterator[Span]:
+    """What of the spans lies in [begin, end)."""
+    for first, last in spans:
+        low, high = int(max(first, begin)), int(min(last, end))
+        if low < high:
+            yield low, high
 
 
 def levels(audio: Samples) -> npt.NDArray[np.float64]:
@@ -247,7 +263,7 @@ class Cutter:
         for group in groups:
             parts = tuple((begin + base, end + base) for begin, end in group.parts())
             sound = np.concatenate([audio[begin:end] for begin, end in group.parts()])
-            yield Cut(parts, sound, sum(end - begin for begin, end in group.spans))
+            yield Cut(parts, sound, tuple((begin + base, end + base) for begin, end in group.spans))
 
     @staticmethod
     def _kept_from(groups: list[_Group], length: int) -> int:

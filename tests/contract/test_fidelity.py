@@ -1,0 +1,78 @@
+"""A real Whisper, tiny.en, on the bundled speech: a cut costs no word, and noise has none."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+from bench.bucket import Bucket, Remembering
+from bench.speech import files
+
+from batchscribe.adapters.engine_faster_whisper import FACTORY
+from batchscribe.cli.demo import plain
+from batchscribe.core.flags import NO_SPEECH, RERUN
+from batchscribe.core.manifest import EngineSpec
+from batchscribe.protocols import Engine
+from batchscribe.worker.audio import AudioDecoder
+from support.audio import RATE, Samples, bundled, corpus, sine, wav
+
+SPEC = EngineSpec(engine="faster-whisper", model="tiny.en", device="cpu", language="en")
+WHOLE = 3600.0
+"""Seconds of a piece: longer than the recording."""
+
+
+@pytest.fixture(scope="module")
+def whisper() -> Engine:
+    """Found by its name in the package that holds it."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_args: object, **_more: object) -> None:
+            raise AssertionError("reached for the network")
+
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        return Remembering(FACTORY.load(SPEC))
+
+
+@pytest.fixture(scope="module")
+def recording() -> Samples:
+    """All bundled recordings, 0.8 s apart."""
+    pause = np.zeros(int(0.8 * RATE), np.float32)
+    with AudioDecoder() as decoder:
+        parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in corpus()]
+    return np.concatenate([piece for part in parts for piece in (part, pause)])
+
+
+@pytest.mark.parametrize(("seconds", "overlap"), [(WHOLE, 0.0), (5.0, 0.0), (5.0, 0.5)])
+def test_the_words_are_right_whole_and_cut(
+    whisper: Engine, recording: Samples, tmp_path: Path, seconds: float, overlap: float
+) -> None:
+    bucket = Bucket(tmp_path)
+    bucket.put_session("s", files(recording, "wav", seconds, overlap), "wav")
+    record = bucket.transcribe(bucket.manifest(SPEC), whisper)
+    (session,) = bucket.sessions()
+    assert jiwer.wer(" ".join(corpus().values()), plain(session.text)) <= 0.03
+    assert set(record.flags) <= {RERUN}
+
+
+def quiet() -> dict[str, Samples]:
+    random = np.random.default_rng(5)
+    hiss = random.standard_normal(20 * RATE)
+    return {
+        "silence": np.zeros(20 * RATE, np.float32),
+        "hiss": (0.003 * hiss).astype(np.float32),
+        "loud noise": (0.1 * hiss).astype(np.float32),
+        "hum": 0.2 * sine(20, hertz=50),
+    }
+
+
+def test_silence_and_noise_have_no_word(whisper: Engine, tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path)
+    for name, sound in quiet().items():
+        bucket.put(f"{name}.wav", wav(sound))
+    record = bucket.transcribe(bucket.manifest(SPEC), whisper)
+    assert [session.text for session in bucket.sessions()] == [""] * len(quiet())
+    assert record.flags == {NO_SPEECH: len(quiet())}
