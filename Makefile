@@ -2,52 +2,61 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 PIN := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EPISODES ?= 100000
 SEED ?= 1
 
-.PHONY: install demo test test-deep soak lint format bench lock clean
+.PHONY: install dev demo test test-deep soak lint format bench lock clean
 
-install: $(STAMP)
+install: $(VENV)/.installed
+dev: $(VENV)/.dev
 
-$(STAMP): requirements/dev.txt pyproject.toml
-	./scripts/system-packages
+# What `make demo` and a user need.
+$(VENV)/.installed: requirements/user.txt pyproject.toml
+	./scripts/system-packages user
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/user.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $(STAMP)
+	touch $@
+
+# What the tests, lint and types need on top.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
+	./scripts/system-packages dev
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	touch $@
 
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/batchscribe demo
 
 # Two processes: most tests wait for servers and processes beside them, but few cores do all the work.
-test: install lint
+test: dev lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
 
-test-deep: install
+test-deep: dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m deep
 
-soak: install
+soak: dev
 	$(BIN)/python -m batchscribe.testing.simulation --episodes $(EPISODES) --seed $(SEED)
 
-lint: install
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
-format: install
+format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
+bench: dev
 	$(BIN)/python -m bench
 
-lock:
+lock: dev
 	$(PIN) --extra aws --extra demo --extra parakeet --group dev pyproject.toml -o requirements/dev.txt
+	$(PIN) --extra aws --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
 	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
 	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
 	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
