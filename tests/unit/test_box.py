@@ -131,7 +131,7 @@ def test_beside_a_run_no_second_model_is_loaded() -> None:
 def test_a_worker_s_log_holds_no_secret_of_its_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def leaking(_location: str) -> None:
+    def leaking(_location: str, **_options: str) -> None:
         structlog.get_logger().error("the vendor says canary-5e12")
         raise SystemExit(1)
 

@@ -56,6 +56,8 @@ class BoxTerms:
     """An NVIDIA GPU is expected there."""
     source: str
     output: str
+    control: str = ""
+    """Empty: below the output."""
     region: str = ""
     endpoint: str = ""
     """Where AWS is, for a box that does not know by itself."""
@@ -190,6 +192,7 @@ class BoxSetup:
             busy=terms.busy,
             boots=boots,
             home=terms.output,
+            control=terms.control,
         )
         # This machine has no environment file and no clock of its own to differ.
         word = "check" if self.ssh else "inspect"
@@ -225,6 +228,7 @@ class BoxSetup:
             instance=instance.id,
             home=terms.output,
             source=terms.source,
+            control=terms.control,
             region=terms.region,
             endpoint=terms.endpoint,
         )

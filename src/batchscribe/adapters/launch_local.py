@@ -62,11 +62,13 @@ class LocalLauncher:
         environment: Mapping[str, str],
         command: Sequence[str] = WORKER_COMMAND,
         clock: Clock | None = None,
+        control: str = "",
     ) -> None:
+        """`control`: URL of the control objects; empty if they are below the output."""
         self._records = state_dir / "workers"
         self._logs = log_dir
         self._environment = environment
-        self._command = command
+        self._command = [*command, "--control", control] if control else command
         self._clock = clock or SystemClock()
 
     def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here

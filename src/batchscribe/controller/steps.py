@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from batchscribe.control_place import control_of
 from batchscribe.controller.capacity import become_that_type, take_another_type
 from batchscribe.controller.context import (
     START_LANDS,
@@ -44,6 +45,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         region=terms.region,
         source=world.source.url,
         output=world.output.url,
+        control=control_of(world.home),
         borrowed=decision.borrowed,
         policy="by hand" if terms.policy.by_hand else terms.policy.name.value,
         reason=decision.reason.sentence,

@@ -90,6 +90,8 @@ class CheckRequest(Dated, frozen=True, kw_only=True):
     """Its record says that it takes up claims at boot: its units must be there."""
     home: Key = ""
     """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
+    control: Key = ""
+    """URL of the control objects, if they are not below `output`."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,10 +179,16 @@ class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     home: Key
     """URL of the store that holds the instance's record."""
     source: Key = ""
-    """URL of the audio; with `home` the only places that a manifest may name."""
+    """URL of the audio; with the two others the only places that a manifest may name."""
+    control: Key = ""
+    """URL of the control objects, the record among them; empty if they are below `home`."""
     region: str = ""
     endpoint: str = ""
     waits: BoxWaits = BoxWaits()
+
+    def control_of(self, output: str) -> str:
+        """URL of the control objects of `output`; empty if they are below it, as those of a rehearsal."""
+        return self.control if output.rstrip("/") == self.home.rstrip("/") else ""
 
 
 class BootRecord(Dated, frozen=True, kw_only=True):

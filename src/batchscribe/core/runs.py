@@ -144,6 +144,8 @@ class Run:
     source: str = ""
     output: str = ""
     """URLs of its stores: a run is finished where it was opened, whatever the settings say by then."""
+    control: str = ""
+    """URL of the scheduler's control objects when it was opened; empty if they are below the output."""
     borrowed: bool = False
     """The instance ran before the run and stays running after it (GPU_IF_RUNNING=use)."""
     policy: str

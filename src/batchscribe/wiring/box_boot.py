@@ -19,6 +19,7 @@ from batchscribe import aws_environment
 from batchscribe.adapters import logs
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.stores import open_store
+from batchscribe.control_place import split
 from batchscribe.core.box import BOOT_MODULE, LIVE, BoxClaim, BoxPlace, ClaimLaunch
 from batchscribe.detached import boot_id, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
@@ -99,7 +100,9 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
     @cache
     def opened(url: str, region: str, endpoint: str) -> Store:
         there, at = aws_environment.place(region=region, endpoint=endpoint)
-        return open_store(url, region=there, endpoint=at)
+        store = open_store(url, region=there, endpoint=at)
+        control = place.control_of(url)
+        return split(store, open_store(control, region=there, endpoint=at)) if control else store
 
     def runs(claim: BoxClaim) -> Store:
         return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
