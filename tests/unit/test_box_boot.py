@@ -252,17 +252,35 @@ def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
     assert made.start(request()).done
 
 
+def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path) -> None:
+    placed(tmp_path, launch=ClaimLaunch.BOOT)
+    box = Box(tmp_path, SystemClock())
+    control = tmp_path / "control"
+    box.keep_place(msgspec.structs.replace(box.place(), control=control.as_uri()))
+    control.mkdir()
+    assert "box.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
+    (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
+    assert "box.claim_left_alone" in boot(tmp_path).stderr
+
+
 @pytest.mark.parametrize(
-    ("home", "fits"), [("s3://home", True), ("s3://home/", True), ("", True), ("s3://other", False)]
+    ("home", "control", "fits"),
+    [
+        ("s3://home", "", True),
+        ("s3://home/", "", True),
+        ("", "", True),
+        ("s3://other", "", False),
+        ("s3://home", "s3://other", False),
+    ],
 )
 def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, fits: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, control: str, fits: bool
 ) -> None:
     monkeypatch.setattr(boxes, "_systemd_says", lambda _question, _unit: True)
     made = Box(tmp_path, SystemClock(), aside=("/bin/false",))
     made.keep_place(PLACE)
     request = CheckRequest(
-        now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home
+        now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home, control=control
     )
     (units,) = [each for each in made.check(request).findings if each.what == "units"]
     assert units.ok is fits
