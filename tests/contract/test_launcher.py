@@ -224,7 +224,7 @@ def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
         launch=ClaimLaunch.BOOT,
     )
     record = InstanceRecord(
-        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, claim=claim
+        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, shows_tags=True, claim=claim
     )
     store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
     store.create(keys.intent("run-1"), b"{}")

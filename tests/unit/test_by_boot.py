@@ -25,7 +25,7 @@ from support.world import INSTANCE, Stage, once, stage
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
     made = stage(tmp_path)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True)
+    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True, shows_tags=True)
     made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
     made.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
     made.upload(120)

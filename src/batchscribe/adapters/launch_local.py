@@ -15,7 +15,7 @@ from batchscribe.adapters.clock import SystemClock
 from batchscribe.core import box
 from batchscribe.core.box import BoxReply
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerName, WorkerRef
+from batchscribe.core.manifest import Manifest, WorkerName, WorkerRef, digest
 from batchscribe.detached import alive, ask_to_end, start_once
 from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock
@@ -79,7 +79,7 @@ class LocalLauncher:
         self._forget_old_workers()
         start_once(
             self._record(name),
-            [*self._command, url],
+            [*self._command, url, "--sha256", digest(manifest)],
             environment=self._environment,
             log=self._logs / f"worker-{name}.log",
         )

@@ -23,7 +23,8 @@ INDENT = 16
 @click.command()
 @click.argument("manifest")
 @click.option("--control", default="", metavar="URL", help="BATCH_CONTROL of the scheduler, if it has one.")
-def worker(manifest: str, control: str) -> None:
+@click.option("--sha256", default="", metavar="HASH", help="The hash that the manifest must have.")
+def worker(manifest: str, control: str, sha256: str) -> None:
     """Process one MANIFEST, given as OUTPUT/_batchscribe/runs/RUN/workers/N/manifest.json.
 
     SIGTERM and Ctrl-C let the window in the engine finish; what is whole is published. Exit codes: 0
@@ -35,7 +36,7 @@ def worker(manifest: str, control: str) -> None:
     from batchscribe.wiring.worker import work
 
     logs.configure(secrets=aws_environment.secrets())
-    record = work(manifest, control=control)
+    record = work(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
         raise click.exceptions.Exit(1)

@@ -50,6 +50,8 @@ class StartRequest(Dated, frozen=True, kw_only=True):
     """AWS's, for a host whose environment file does not name them."""
     borrowed: bool = False
     """The instance's record holds no claim of this run: the host must never be powered off for it."""
+    sha256: Key = ""
+    """Of the run's last manifest; empty if its controller does not send it."""
 
 
 class StartPermit(StartRequest, frozen=True, kw_only=True):
@@ -226,7 +228,14 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """Of the host key that is pinned for it."""
     boots: bool = False
     """Its units are installed: it takes up its claim at boot, and powers itself off."""
+    shows_tags: bool = False
+    """Its metadata service shows its tags, and among them the hash of its manifest."""
     claim: BoxClaim | None = None
+
+    def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
+        """How its workers begin if that is wanted: a manifest without a known hash comes over ssh."""
+        able = self.boots and (self.shows_tags or wanted is not ClaimLaunch.BOOT)
+        return wanted if able else ClaimLaunch.SSH
 
 
 def last_word(output: bytes) -> BoxReply | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from batchscribe.core.instances import DEADLINE_TAG, RUN_TAG
+from batchscribe.core.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.orders import GROUP, prefix
 
@@ -127,13 +127,14 @@ def _instances(place: Place) -> list[Document]:
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
     tags = _allow("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
-    tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG]}}
+    tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
     acts = ["ec2:StartInstances", "ec2:StopInstances"]
     looks = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
     return [
         see,
         _allow("StartAndStopTheInstance", acts, place.instance_arn),
         _allow("LookAtTheInstance", looks, place.instance_arn),
+        _allow("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
         tags,
     ]
 

@@ -59,6 +59,8 @@ def box_setup(
         ),
         output=lambda: output,
         published=cloud.host_key_fingerprints if cloud else lambda _id: frozenset(),
+        shows_tags=cloud.shows_tags if cloud else lambda _id: False,
+        show_tags=cloud.show_tags if cloud else lambda _id: None,
         shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
         ssh=ssh,
     )

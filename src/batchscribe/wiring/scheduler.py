@@ -36,7 +36,7 @@ from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import InstanceRecord
+from batchscribe.core.box import ClaimLaunch, InstanceRecord
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.meter import LONGEST_LAG
 from batchscribe.core.money import FREE, Rate
@@ -424,10 +424,13 @@ def preflight(settings: Settings, output: Store) -> None:
             f"{instance} has batchscribe {record.release}, this is {__version__}: run "
             "`batchscribe gpu setup` (nothing was started)"
         )
-    if settings.launch == BOOT and not record.boots:
+    if settings.launch == BOOT and record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT:
+        missing = (
+            "does not show its tags in its metadata" if record.boots else "has no units that begin at boot"
+        )
         raise MisconfiguredError(
-            f"BATCH_LAUNCH is boot, and {instance} has no units that take up work at boot: run "
-            "`batchscribe gpu setup`, or take BATCH_LAUNCH=auto (nothing was started)"
+            f"BATCH_LAUNCH is boot, and {instance} {missing}: run `batchscribe gpu setup`, or take "
+            "BATCH_LAUNCH=auto (nothing was started)"
         )
 
 

@@ -118,11 +118,14 @@ class Box:
             return None
         return permit if permit.boot == boot_id() else None
 
-    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
-        """Starts the worker on the manifest at `url`, once. Raises MisconfiguredError, LaunchError."""
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
+        """Starts the worker on the manifest at `url`, once, if that has this hash; empty for any.
+
+        Raises MisconfiguredError, LaunchError.
+        """
         start_once(
             self._process(name),
-            [*self._command, url],
+            [*self._command, url, *(("--sha256", sha256) if sha256 else ())],
             environment=self.environment(region=region, endpoint=endpoint),
             log=self._process(name).with_name("worker.log"),
         )
