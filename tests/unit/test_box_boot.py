@@ -23,6 +23,7 @@ from batchscribe.core.box import (
     InstanceRecord,
     StartRequest,
 )
+from batchscribe.core.instances import MANIFEST_TAG
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError
@@ -31,6 +32,7 @@ from batchscribe.wiring import box_boot
 from batchscribe.worker import box as boxes
 from batchscribe.worker.box import Box
 from support.cli import wait_for
+from support.metadata import metadata_service
 from support.stores import NOW, StoppedClock
 
 PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
@@ -154,6 +156,18 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
     assert opened == [("s3://home", "us-east-2", "http://own"), ("s3://other", "eu-west-1", "http://own")]
+
+
+def test_the_hash_of_its_manifest_comes_from_the_instance_s_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    seams = box_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    with metadata_service({MANIFEST_TAG: "abc"}) as service:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+        assert seams.announced() == "abc"
+        service.tags = None
+        assert seams.announced() is None
 
 
 def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path) -> None:
