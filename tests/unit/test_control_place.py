@@ -13,6 +13,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.control_place import SplitStore, control_of, split, url_of
 from batchscribe.controller.context import World
+from batchscribe.controller.reconcile import adopt_run, recover
 from batchscribe.controller.redo import quarantined, release
 from batchscribe.controller.retreat import place_of, rehearsed, world_of
 from batchscribe.controller.scan import Scanner
@@ -20,7 +21,7 @@ from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import BoxClaim, BoxPlace, BoxReply, CheckRequest, ClaimLaunch, InstanceRecord
-from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.instances import Claim, Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec, Failure, FailureKind, QuarantineRecord
 from batchscribe.core.run_records import decode_run, encode_run
 from batchscribe.core.runs import Outcome, RunState
@@ -110,10 +111,27 @@ def test_a_run_that_its_ledger_lost_is_recovered_from_the_control_store(
     assert (closed.id, closed.control) == (run.id, CONTROL)
 
 
+def test_a_run_that_is_taken_over_is_settled_in_our_control_store(at: Stage, control: MemoryStore) -> None:
+    world = with_control(at, control)
+    at.compute.start(Claim(instance=INSTANCE, run="theirs", deadline=at.clock.now()))
+    run = adopt_run(world, at.terms, "theirs", Outcome.TIMED_OUT, "late")
+    assert run.control == CONTROL
+
+
+def test_a_record_of_another_place_is_not_ours(at: Stage, control: MemoryStore) -> None:
+    once(at)
+    (run,) = at.ledger.open_runs()
+    world = with_control(at, control)
+    world.output.create(keys.intent("copied"), encode_run(replace(run, id="copied")))
+    world.output.create(keys.intent("own"), encode_run(replace(run, id="own", control=CONTROL)))
+    recover(world, at.terms)
+    assert {each.id for each in at.ledger.open_runs()} == {run.id, "own"}
+
+
 def test_only_failures_and_quarantine_are_still_read_below_the_output(
     at: Stage, control: MemoryStore
 ) -> None:
-    """Whoever may write audio may write there: at worst that holds a chunk back."""
+    """Uploaders of audio may write there: at worst that holds a chunk back."""
     both = SplitStore(at.store, control)
     for key in (
         keys.attempt("a", "e", "r"),

@@ -46,7 +46,7 @@ def test_no_answer_may_go_away() -> None:
         read_tag(MANIFEST_TAG, url)
 
 
-def test_the_service_is_where_aws_has_it_unless_the_environment_says_otherwise() -> None:
+def test_the_service_is_where_aws_has_it_unless_the_environment_names_another() -> None:
     assert aws_environment.metadata({}) == "http://169.254.169.254"
     named = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1/"}
     assert aws_environment.metadata(named) == "http://127.0.0.1:1"
