@@ -39,6 +39,12 @@ def place(
     return found or None, url or None
 
 
+def metadata(environ: Mapping[str, str] | None = None) -> str:
+    """Address of EC2's metadata service, as AWS's own tools read it."""
+    named = os.environ if environ is None else environ
+    return (named.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
+
+
 def secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """AWS's secrets in the environment, for a log that must not hold them."""
     named = os.environ if environ is None else environ

@@ -80,6 +80,9 @@ class Compute(Protocol):
     def start(self, claim: Claim) -> None:
         """Tags the instance with the claim, then asks for its start. Repeating it is harmless."""
 
+    def announce(self, instance: str, manifest: str) -> None:
+        """Writes the SHA-256 of another manifest into the tag of a running instance."""
+
     def stop(self, instance: str, *, force: bool = False) -> None:
         """Asks for the stop. Repeating it is harmless; success is only what `describe` shows."""
 

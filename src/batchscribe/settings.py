@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
 from batchscribe.core import texts
+from batchscribe.core.keys import CONTROL
 from batchscribe.core.money import Usd
 from batchscribe.core.policy import IfRunning, PolicyName
 from batchscribe.core.texts import Name
@@ -63,6 +64,8 @@ class Settings:
 
     source: Annotated[str, Name("BATCH_SOURCE", texts.store_url, _WHERE_FROM, placed=True)] = ""
     output: Annotated[str, Name("BATCH_OUTPUT", texts.store_url, _WHERE_FROM, placed=True)] = ""
+    control: Annotated[str, Name("BATCH_CONTROL", texts.store_url, _WHERE_FROM, placed=True)] = ""
+    """Empty: below the output."""
     policy: Annotated[PolicyName, Name("BATCH_POLICY", texts.member(PolicyName), " or ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
@@ -289,6 +292,7 @@ def load(
             values[attribute] = parsed
     completed = _completed(values, home)
     checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
+    checked(partial(_refuse_misplaced_control, completed))
     problems = tuple(checked.problems)
     return Settings(**completed, folder=home, origins=origins, problems=problems, **_aws(layers))
 
@@ -331,6 +335,19 @@ def _refuse_misplaced_launch(launch: str, provider: str) -> None:
             f"BATCH_LAUNCH is {launch}, which does not reach a GPU of GPU_PROVIDER={provider}: "
             f"allowed is {' or '.join(fitting)}"
         )
+
+
+def _refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
+    """Control objects are told from audio and results by `_batchscribe/` alone."""
+    control = f"{completed.get('control', '')}/"
+    default = f"{completed['output']}/{CONTROL}"
+    for name, attribute in (("BATCH_SOURCE", "source"), ("BATCH_OUTPUT", "output")):
+        place = f"{completed.get(attribute, '')}/"
+        if len(place) > 1 and control.startswith(place) and control != default:
+            raise MisconfiguredError(
+                f"BATCH_CONTROL is inside of {name}, where its objects would be listed as audio: name a "
+                "prefix or a bucket of its own"
+            )
 
 
 def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:

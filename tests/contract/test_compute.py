@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from batchscribe.adapters.compute_ec2 import Ec2Compute
 from batchscribe.adapters.compute_local import LOCAL_ID, LocalCompute
-from batchscribe.core.instances import RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
 from batchscribe.testing.clock import FakeClock
@@ -139,6 +139,20 @@ def test_the_next_claim_replaces_the_last_one(case: Case) -> None:
     assert case.until(InstanceState.RUNNING).tags[RUN_TAG] == "run-2"
 
 
+def test_another_manifest_is_announced_beside_the_claim(case: Case) -> None:
+    if case.one_type:
+        return  # this machine has no tags that its worker could read
+    case.compute.start(replace(case.claim(), manifest="a" * 64))
+    assert case.until(InstanceState.RUNNING).tags[MANIFEST_TAG] == "a" * 64
+    case.compute.announce(case.instance, "b" * 64)
+    case.clock.sleep(60)
+    seen = case.compute.describe(case.instance)
+    assert (seen.tags[MANIFEST_TAG], seen.run) == ("b" * 64, "run-1")
+    case.compute.release(case.instance)
+    case.clock.sleep(60)
+    assert case.compute.describe(case.instance).tags[MANIFEST_TAG] == ""
+
+
 def test_a_start_by_hand_claims_nothing(case: Case) -> None:
     case.start_unclaimed(case.instance)
     assert case.until(InstanceState.RUNNING).run is None
@@ -171,3 +185,11 @@ def test_stopping_or_releasing_what_does_not_exist_is_harmless(case: Case) -> No
     case.compute.stop(case.missing)
     case.compute.release(case.missing)
     assert case.compute.describe(case.missing).state is InstanceState.MISSING
+
+
+def test_an_instance_shows_its_tags_once_it_is_told_to(endpoint: str) -> None:
+    ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
+    instance = make_stopped_instance(endpoint)
+    assert not ec2.shows_tags(instance)
+    ec2.show_tags(instance)
+    assert ec2.shows_tags(instance)

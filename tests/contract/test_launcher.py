@@ -4,6 +4,7 @@ boot started.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -211,6 +212,12 @@ def local(stand_ins: StandIns, tmp_path: Path) -> LocalLauncher:
     )
 
 
+def announced(store: MemoryStore) -> str | None:
+    """Hash of the last manifest, as its controller wrote it into the tag."""
+    found = [info.key for info in store.list(keys.RUNS) if info.key.endswith("/manifest.json")]
+    return hashlib.sha256(store.get(found[-1]).data).hexdigest() if found else None
+
+
 @pytest.fixture
 def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
     """It booted with a claim of run-1, and waits for work."""
@@ -224,7 +231,7 @@ def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
         launch=ClaimLaunch.BOOT,
     )
     record = InstanceRecord(
-        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, claim=claim
+        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, shows_tags=True, claim=claim
     )
     store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
     store.create(keys.intent("run-1"), b"{}")
@@ -233,6 +240,7 @@ def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
         workers=Box(tmp_path, clock, command=stand_ins.command),
         marks=lambda _claim: MarkerFiles(tmp_path / "markers"),
         permit=lambda _run: None,
+        announced=lambda: announced(store),
         home=lambda: store,
         runs=lambda _claim: store,
     )
@@ -270,6 +278,14 @@ def test_the_probe_tells_the_version_of_the_worker(case: Case) -> None:
 def test_a_worker_is_started_on_its_manifest(case: Case) -> None:
     case.launch()
     assert case.urls(1) == [case.url()]
+
+
+@pytest.mark.parametrize("case", ["local", "ssh", "boot"], indirect=True)
+def test_a_worker_is_started_with_the_hash_of_its_manifest(case: Case, stand_ins: StandIns) -> None:
+    case.launch()
+    case.urls(1)
+    (note,) = stand_ins.notes()
+    assert note["arguments"] == [case.url(), "--sha256", wire.digest(case.manifest())]
 
 
 def test_a_second_launch_of_the_same_worker_changes_nothing(case: Case) -> None:

@@ -17,6 +17,7 @@ from batchscribe import __version__
 from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
 from batchscribe.core.box import BoxPlace, InstanceRecord
+from batchscribe.core.instances import MANIFEST_TAG
 from batchscribe.core.manifest import decode
 from batchscribe.core.orders import GROUP
 from batchscribe.core.transcripts import encode
@@ -70,6 +71,11 @@ def state(endpoint: str, instance: str) -> str:
     return name
 
 
+def tags(endpoint: str, instance: str) -> dict[str, str]:
+    found = ec2(endpoint).describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+    return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     with moto_server() as address, aws_environment():
@@ -103,13 +109,16 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
         return open_store(where, region=REGION, endpoint=endpoint)
 
     home = stores(url)
-    record = InstanceRecord(instance=instance, release=__version__, at=datetime.now(UTC), boots=True)
+    record = InstanceRecord(
+        instance=instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+    )
     home.replace(keys.instance(instance), encode(record))
     box = PlayedBox(
         home=tmp_path / "box",
         place=BoxPlace(instance=instance, home=url, region=REGION, endpoint=endpoint, waits=WAITS),
         stores=stores,
         running=lambda: state(endpoint, instance) == "running",
+        announced=lambda: tags(endpoint, instance).get(MANIFEST_TAG),
         power=Power(lambda: ec2(endpoint).stop_instances(InstanceIds=[instance])),
     )
     names = {name: value for name, value in CREDENTIALS.items() if name != "AWS_DEFAULT_REGION"}

@@ -33,10 +33,11 @@ from batchscribe.core.box import (
     ClaimLaunch,
     InstanceRecord,
 )
-from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.instances import MANIFEST_TAG, Instance, InstanceState
 from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd, decode
 from batchscribe.errors import LaunchError, ObjectNotFoundError
 from support.cli import put_speech, wait_for
+from support.metadata import Metadata, metadata_service
 from support.nspawn import UNITS, Container, container
 from support.sshd import SSHD, Sshd, configure, make_home
 
@@ -63,8 +64,9 @@ WantedBy=multi-user.target
 class SetUp:
     """A box as `gpu setup` leaves it, its bucket, and one run in it."""
 
-    def __init__(self, machine: Container, bucket: Path) -> None:
+    def __init__(self, machine: Container, bucket: Path, metadata: Metadata) -> None:
         self.machine = machine
+        self.metadata = metadata
         self.bucket = bucket
         self.store = DirectoryStore(bucket)
         self.clock = SystemClock()
@@ -95,6 +97,9 @@ class SetUp:
         self.machine.link(f"{HOME}/venv", sys.prefix)
         place = BoxPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
         self.machine.write(f"{HOME}/box.json", msgspec.json.encode(place).decode())
+        self.machine.write(
+            f"{HOME}/env", f"AWS_EC2_METADATA_SERVICE_ENDPOINT={self.metadata.url}\n", mode=0o600
+        )
 
     def claim(self, launch: ClaimLaunch | None, *, minutes: float = 60.0) -> None:
         """What a controller leaves before the start; the clocks of a container are this machine's."""
@@ -106,7 +111,9 @@ class SetUp:
                 run=RUN, created=created, deadline=deadline, output=self.bucket.as_uri(), launch=launch
             )
             self.store.create(keys.intent(RUN), b"{}")
-        record = InstanceRecord(instance=INSTANCE, release=__version__, at=created, boots=True, claim=claim)
+        record = InstanceRecord(
+            instance=INSTANCE, release=__version__, at=created, boots=True, shows_tags=True, claim=claim
+        )
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
 
     def give(self) -> int:
@@ -141,6 +148,7 @@ class SetUp:
             chunks=chunks,
         )
         self.store.create(keys.manifest(RUN, 0), wire.encode(manifest))
+        self.metadata.tags = {MANIFEST_TAG: wire.digest(manifest)}
         return len(chunks)
 
     def much_work(self) -> None:
@@ -172,8 +180,8 @@ class SetUp:
 def box(tmp_path: Path) -> Iterator[SetUp]:
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    with container(tmp_path / "machine", bucket) as machine:
-        yield SetUp(machine, bucket)
+    with metadata_service() as metadata, container(tmp_path / "machine", bucket) as machine:
+        yield SetUp(machine, bucket, metadata)
 
 
 def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_there(box: SetUp) -> None:

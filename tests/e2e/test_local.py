@@ -68,6 +68,36 @@ def test_a_tick_transcribes_and_reports(desk: Desk) -> None:
     assert list((desk.home / "logs").glob(f"batchscribe-*-{report['run']}.log"))
 
 
+def test_control_objects_go_to_their_own_folder(desk: Desk) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    control = desk.home / "control"
+    (report,) = desk.json("tick", BATCH_CONTROL=str(control))["runs"]
+    assert (report["status"], report["transcription"]["done"]) == ("completed", 4)
+    assert not (desk.bucket / "_batchscribe").exists()
+    assert (control / "runs" / report["run"] / "settlement.json").exists()
+    done = desk.run("redo", "team-meeting", BATCH_CONTROL=str(control))
+    assert (control / "superseded").as_uri() in done.stdout
+    assert len(list((control / "superseded").rglob("transcription-*.json"))) == 4
+
+
+@pytest.mark.parametrize("moved_to", ["", "control"])
+def test_a_run_ends_where_its_control_objects_were_when_it_began(desk: Desk, moved_to: str) -> None:
+    put_speech(desk.bucket, "team-meeting")
+    places = {"": desk.bucket / "_batchscribe", "control": desk.home / "control"}
+    before = "" if moved_to else "control"
+    desk.environment["BATCH_CONTROL"] = before
+    desk.json("tick", "--no-wait")
+    desk.environment["BATCH_CONTROL"] = moved_to
+    refused = desk.run("tick", "--no-wait")
+    assert (refused.returncode, "BATCH_CONTROL was changed" in refused.stderr) == (2, True), refused.stderr
+    run = finish_by_timer(desk)
+    assert len(transcripts(desk, "team-meeting")) == 4
+    assert list(places[before].glob("runs/*/settlement.json"))
+    assert not list(places[moved_to].glob("runs/*"))
+    assert run["outcome"] == "completed"
+    assert desk.json("tick", "--no-wait")["decision"] == "hold"
+
+
 def test_the_environment_beats_dotenv(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
     document = desk.json("tick", "--dry-run", BATCH_THRESHOLD="50")

@@ -55,6 +55,7 @@ class Started:
     url: str
     region: str
     endpoint: str
+    sha256: str = ""
 
 
 @dataclass
@@ -69,11 +70,11 @@ class PlayedBox:
     """How a worker ends that was asked to; None is at once, without a last word."""
     _known: dict[WorkerName, bool] = field(default_factory=dict)
 
-    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
         if self.error:
             raise self.error
         if name not in self._known:
-            self.requests.append(Started(name.run, name.worker, url, region, endpoint))
+            self.requests.append(Started(name.run, name.worker, url, region, endpoint, sha256))
             self._known[name] = True
 
     def was_started(self, name: WorkerName) -> bool:
@@ -141,6 +142,8 @@ class Awake:
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
         self.place = BoxPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
         self.permits: dict[str, StartPermit] = {}
+        self.announced: str | None = None
+        """Hash of the manifest in the instance's tag."""
         self.began = self.clock.monotonic()
         self.created = self.boot.at - timedelta(seconds=40)
         self.deadline = self.clock.now() + timedelta(hours=2)
@@ -153,11 +156,11 @@ class Awake:
 
     def record(self, claim: BoxClaim | None) -> None:
         record = InstanceRecord(
-            instance=INSTANCE, release=__version__, at=self.created, boots=True, claim=claim
+            instance=INSTANCE, release=__version__, at=self.created, boots=True, shows_tags=True, claim=claim
         )
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
 
-    def start_over_ssh(self, *, borrowed: bool = False, run: str = RUN) -> None:
+    def start_over_ssh(self, *, borrowed: bool = False, run: str = RUN, sha256: str = "") -> None:
         """The controller's start request, as the host keeps it."""
         self.permits[run] = StartPermit(
             run=run,
@@ -165,6 +168,7 @@ class Awake:
             output=self.store.url,
             deadline=self.deadline,
             borrowed=borrowed,
+            sha256=sha256,
             boot=self.boot.id,
             at=self.clock.now(),
         )
@@ -182,6 +186,11 @@ class Awake:
         self.record(self.claim(launch, **changes))
 
     def give(self, worker: int = 0) -> None:
+        """A manifest that its controller announced."""
+        self.announced = self.give_unannounced(worker)
+
+    def give_unannounced(self, worker: int = 0, **changes: object) -> str:
+        """A manifest, and its hash."""
         manifest = Manifest(
             run=RUN,
             worker=worker,
@@ -193,7 +202,9 @@ class Awake:
             settings_hash="",
             chunks=(),
         )
-        self.store.create(keys.manifest(RUN, worker), wire.encode(manifest))
+        manifest = msgspec.structs.replace(manifest, **changes)
+        self.store.replace(keys.manifest(RUN, worker), wire.encode(manifest))
+        return wire.digest(manifest)
 
     def progress(
         self,
@@ -243,6 +254,7 @@ class Awake:
             workers=self.workers,
             marks=lambda claim: NoDeadman() if claim.borrowed else self.marks,
             permit=self.permits.get,
+            announced=lambda: self.announced,
             home=lambda: self.store,
             runs=lambda _claim: self.store,
         )

@@ -194,6 +194,8 @@ def new_case(aws: Aws, home: Path) -> Case:
     made = Case(aws, home, bucket, make_stopped_instance(aws.endpoint, instance_type="g4dn.xlarge"))
     for number in (1, 2):
         made.put(f"s/chunk-{number:03}.wav", b"played, not heard")
-    record = InstanceRecord(instance=made.instance, release=__version__, at=datetime.now(UTC), boots=True)
+    record = InstanceRecord(
+        instance=made.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+    )
     made.put(keys.instance(made.instance), encode(record))
     return made

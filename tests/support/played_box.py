@@ -50,6 +50,8 @@ class PlayedBox:
     stores: Callable[[str], Store]
     running: Callable[[], bool]
     power: Power
+    announced: Callable[[], str | None]
+    """Hash of its manifest in its tag."""
     boots: int = 0
     trouble: list[BaseException] = field(default_factory=list)
 
@@ -74,6 +76,7 @@ class PlayedBox:
             workers=Box(self.home, clock),
             marks=lambda _claim: self.power,
             permit=lambda _run: None,
+            announced=self.announced,
             home=lambda: self.stores(self.place.home),
             runs=runs,
         )

@@ -56,6 +56,66 @@ def test_the_next_manifest_is_worked_too(box: Awake) -> None:
     assert off >= 300 + WAITS.linger
 
 
+def test_a_worker_gets_the_hash_that_the_tag_announces(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(30, box.finish)
+    box.live()
+    assert [each.sha256 for each in box.workers.requests] == [box.announced]
+
+
+@pytest.mark.parametrize("announced", [None, "", "0" * 64])
+def test_a_manifest_that_no_tag_announces_is_never_begun(box: Awake, announced: str | None) -> None:
+    box.claimed()
+    box.give_unannounced()
+    box.announced = announced
+    off = box.live()
+    assert box.workers.requests == []
+    end = box.end()
+    assert end is not None
+    assert ("announced" if announced else "by its tag") in end.why
+    assert off is not None
+    assert off <= WAITS.first + LOOK
+
+
+def test_a_manifest_that_is_replaced_after_it_was_announced_is_never_begun(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.give_unannounced(source="file:///root")
+    box.live()
+    assert box.workers.requests == []
+
+
+def test_a_tag_that_lags_behind_the_next_manifest_is_waited_for(box: Awake) -> None:
+    box.claimed()
+    box.give()
+    box.at(30, box.finish)
+    box.at(40, lambda: box.give_unannounced(1))
+    box.at(130, lambda: setattr(box, "announced", box.give_unannounced(1)))
+    box.at(300, lambda: box.finish(1))
+    box.live()
+    assert [each.worker for each in box.workers.requests] == [0, 1]
+
+
+def test_over_ssh_the_hash_of_the_request_counts_and_not_the_tag(box: Awake) -> None:
+    box.claimed(ClaimLaunch.SSH)
+    wanted = box.give_unannounced()
+    box.start_over_ssh(sha256="0" * 64)
+    box.at(60, lambda: box.start_over_ssh(sha256=wanted))
+    box.at(90, box.finish)
+    box.live()
+    assert [each.sha256 for each in box.workers.requests] == [wanted]
+
+
+def test_a_request_of_an_earlier_version_has_no_hash(box: Awake) -> None:
+    box.claimed(ClaimLaunch.SSH)
+    box.give_unannounced()
+    box.start_over_ssh()
+    box.at(90, box.finish)
+    box.live()
+    assert [each.sha256 for each in box.workers.requests] == [""]
+
+
 def test_no_work_that_ever_comes_is_waited_for(box: Awake) -> None:
     box.claimed()
     off = box.live()

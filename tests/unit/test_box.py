@@ -128,10 +128,20 @@ def test_beside_a_run_no_second_model_is_loaded() -> None:
     assert "not tried" in engine.detail
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_the_control_store_is_checked_as_well(tmp_path: Path, made: bool) -> None:
+    control = tmp_path / "control"
+    if made:
+        control.write_text("no folder")
+    found = inspect(check(source=tmp_path.as_uri(), control=control.as_uri())).findings
+    (checked,) = [each for each in found if control.as_uri() in each.detail or str(control) in each.detail]
+    assert checked.ok is not made, "one that is missing is made by the first write"
+
+
 def test_a_worker_s_log_holds_no_secret_of_its_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def leaking(_location: str) -> None:
+    def leaking(_location: str, **_options: str) -> None:
         structlog.get_logger().error("the vendor says canary-5e12")
         raise SystemExit(1)
 

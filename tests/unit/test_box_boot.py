@@ -23,6 +23,7 @@ from batchscribe.core.box import (
     InstanceRecord,
     StartRequest,
 )
+from batchscribe.core.instances import MANIFEST_TAG
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError
@@ -31,6 +32,7 @@ from batchscribe.wiring import box_boot
 from batchscribe.worker import box as boxes
 from batchscribe.worker.box import Box
 from support.cli import wait_for
+from support.metadata import metadata_service
 from support.stores import NOW, StoppedClock
 
 PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
@@ -156,6 +158,18 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
     assert opened == [("s3://home", "us-east-2", "http://own"), ("s3://other", "eu-west-1", "http://own")]
 
 
+def test_the_hash_of_its_manifest_comes_from_the_instance_s_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    seams = box_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    with metadata_service({MANIFEST_TAG: "abc"}) as service:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+        assert seams.announced() == "abc"
+        service.tags = None
+        assert seams.announced() is None
+
+
 def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path) -> None:
     path = tmp_path / ".batchscribe" / "env"
     path.parent.mkdir()
@@ -252,17 +266,35 @@ def test_what_cannot_be_tidied_up_fails_no_start(tmp_path: Path) -> None:
     assert made.start(request()).done
 
 
+def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path) -> None:
+    placed(tmp_path, launch=ClaimLaunch.BOOT)
+    box = Box(tmp_path, SystemClock())
+    control = tmp_path / "control"
+    box.keep_place(msgspec.structs.replace(box.place(), control=control.as_uri()))
+    control.mkdir()
+    assert "box.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
+    (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
+    assert "box.claim_left_alone" in boot(tmp_path).stderr
+
+
 @pytest.mark.parametrize(
-    ("home", "fits"), [("s3://home", True), ("s3://home/", True), ("", True), ("s3://other", False)]
+    ("home", "control", "fits"),
+    [
+        ("s3://home", "", True),
+        ("s3://home/", "", True),
+        ("", "", True),
+        ("s3://other", "", False),
+        ("s3://home", "s3://other", False),
+    ],
 )
 def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, fits: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, control: str, fits: bool
 ) -> None:
     monkeypatch.setattr(boxes, "_systemd_says", lambda _question, _unit: True)
     made = Box(tmp_path, SystemClock(), aside=("/bin/false",))
     made.keep_place(PLACE)
     request = CheckRequest(
-        now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home
+        now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home, control=control
     )
     (units,) = [each for each in made.check(request).findings if each.what == "units"]
     assert units.ok is fits

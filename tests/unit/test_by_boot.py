@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,16 +17,18 @@ from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import BoxEnd, InstanceRecord
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.instances import MANIFEST_TAG, InstanceState
+from batchscribe.core.manifest import Phase, Progress, Tally, Timings, WorkerEnd
 from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.errors import ComputeUnavailableError
+from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once, stage
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
     made = stage(tmp_path)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True)
+    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True, shows_tags=True)
     made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
     made.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
     made.upload(120)
@@ -68,6 +71,56 @@ def box_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> Non
     at.store.create(keys.box_end(run.id), msgspec.json.encode(end))
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
+
+
+def announcements(at: Stage) -> list[str]:
+    return [call for call, _instance in at.compute.calls if call == "announce"]
+
+
+def test_the_hash_of_the_manifest_is_in_the_tag_before_the_start(at: Stage) -> None:
+    run = at_work(at)
+    data = at.store.get(run.manifests[0]).data
+    assert at.compute.describe(INSTANCE).tags[MANIFEST_TAG] == hashlib.sha256(data).hexdigest()
+    assert announcements(at) == []
+
+
+def test_the_next_manifest_is_announced_as_well(at: Stage) -> None:
+    run = at_work(at)
+    more = at.upload(10, session="more")
+    at.worker.seconds_each = 1.0
+    at.clock.sleep(600)
+    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    for _ in range(20):
+        once(at)
+        at.clock.sleep(10)
+        if announcements(at):
+            break
+    (run,) = at.ledger.runs(run.created)
+    data = at.store.get(run.manifests[1]).data
+    assert at.compute.describe(INSTANCE).tags[MANIFEST_TAG] == hashlib.sha256(data).hexdigest()
+    assert {chunk.key for chunk in wire.decode(data, wire.Manifest).chunks} >= set(more)
+
+
+def test_an_announcement_that_fails_is_made_again_before_the_worker_is_started(at: Stage) -> None:
+    at.compute.fail("announce", Fault(ComputeUnavailableError("throttled")))
+    run = at_work(at)
+    at.upload(10, session="more")
+    at.clock.sleep(600)
+    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    for _ in range(20):
+        once(at)
+        at.clock.sleep(10)
+        if (run.id, 1) in at.worker.manifests:
+            break
+    assert announcements(at) == ["announce", "announce"]
+
+
+def test_a_host_that_shows_no_tags_gets_its_work_over_ssh(at: Stage) -> None:
+    record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=True)
+    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+    run = at_work(at)
+    assert run.launch == "ssh"
+    assert MANIFEST_TAG not in at.compute.describe(INSTANCE).tags
 
 
 def test_a_slow_clock_on_the_box_does_not_get_live_work_shot(at: Stage) -> None:

@@ -56,7 +56,9 @@ def price(instance_type: str) -> Rate:
 
 
 def set_up(at: Stage, *, boots: bool = True, claim: BoxClaim | None = None) -> None:
-    record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=boots, claim=claim)
+    record = InstanceRecord(
+        instance=INSTANCE, release="1", at=at.clock.now(), boots=boots, shows_tags=True, claim=claim
+    )
     at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
 
 

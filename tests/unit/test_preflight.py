@@ -39,7 +39,9 @@ def test_a_box_without_units_is_reached_over_ssh(tmp_path: Path, launch: str) ->
 def test_launch_at_boot_needs_a_box_that_boots(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="gpu setup"):
         preflight(settings(tmp_path, "boot"), recorded())
-    preflight(settings(tmp_path, "boot"), recorded(boots=True))
+    with pytest.raises(MisconfiguredError, match="does not show its tags"):
+        preflight(settings(tmp_path, "boot"), recorded(boots=True))
+    preflight(settings(tmp_path, "boot"), recorded(boots=True, shows_tags=True))
 
 
 def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ SPEECH = {"rehearsal/chunk-001.ogg": b"a few words"}
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
     made = stage(tmp_path)
-    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True)
+    record = InstanceRecord(instance=INSTANCE, release="1", at=made.clock.now(), boots=True, shows_tags=True)
     made.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
     yield made
     made.ledger.close()

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,37 @@ def test_what_each_writes_is_allowed_to_it(who: Who, action: str, key: str) -> N
     assert not allowed(who, action, audio(key, "elsewhere/")), "and only below the prefix"
 
 
+APART = replace(PLACE, control=Folder(bucket="control", prefix="c/"))
+
+
+@pytest.mark.parametrize(
+    "key", [*BOX_WRITES.values(), *(f"{keys.REHEARSALS}R/{key}" for key in BOX_WRITES.values())]
+)
+def test_what_the_box_writes_of_control_objects_it_writes_into_their_own_store(key: str) -> None:
+    apart = f"arn:aws:s3:::control/c/{key.removeprefix(keys.CONTROL)}"
+    assert allowed(Who.BOX, "s3:PutObject", apart, APART)
+    assert "transcription-" in key or not allowed(Who.BOX, "s3:PutObject", audio(key), APART)
+    assert not allowed(Who.BOX, "s3:PutObject", apart)
+
+
+def test_a_rehearsal_s_transcripts_are_written_into_the_control_store() -> None:
+    key = "arn:aws:s3:::control/c/rehearsal/R/a/transcription-chunk-001.json"
+    assert allowed(Who.BOX, "s3:PutObject", key, APART)
+    assert not allowed(Who.BOX, "s3:PutObject", "arn:aws:s3:::control/c/instances/i.json", APART)
+
+
+def test_the_scheduler_writes_control_objects_into_their_own_store_only() -> None:
+    for key in (keys.intent("r"), keys.manifest("r", 0), keys.instance(INSTANCE), keys.quarantine("a")):
+        apart = f"arn:aws:s3:::control/c/{key.removeprefix(keys.CONTROL)}"
+        assert allowed(Who.SCHEDULER, "s3:PutObject", apart, APART)
+        assert allowed(Who.SCHEDULER, "s3:DeleteObject", apart, APART)
+    assert not allowed(Who.SCHEDULER, "s3:PutObject", audio(keys.compacted("0")), APART)
+    assert allowed(Who.SCHEDULER, "s3:DeleteObject", audio(keys.attempt("a", "e", "r")), APART)
+    for who in (Who.SCHEDULER, Who.BOX):
+        assert allowed(who, "s3:GetObject", "arn:aws:s3:::control/c/runs/r/intent.json", APART)
+        assert allowed(who, "s3:ListBucket", "arn:aws:s3:::control", APART)
+
+
 @pytest.mark.parametrize(
     ("who", "action", "key"),
     [
@@ -275,6 +307,12 @@ def test_the_settings_fill_it_in(tmp_path: Path) -> None:
     assert place.live_lock == ("audio", "batch-lock.json")
     assert place.types == ("g4dn.xlarge", "g5.xlarge")
     assert (place.guard_role, place.missing) == (NAMED["BATCH_GUARD_ROLE_ARN"], ())
+
+
+def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> None:
+    place = place_of(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
+    assert place.control == Folder(bucket="control", prefix="c/")
+    assert place_of(load(NAMED, folder=tmp_path)).control is None
 
 
 def test_without_a_guard_no_right_to_one(tmp_path: Path) -> None:

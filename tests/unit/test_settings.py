@@ -48,6 +48,31 @@ def test_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert set(settings.origins.values()) == {"default"}
 
 
+@pytest.mark.parametrize(
+    ("output", "control", "name"),
+    [
+        ("s3://b/out", "s3://b/audio/control", "BATCH_SOURCE"),
+        ("s3://b/out", "s3://b/audio", "BATCH_SOURCE"),
+        ("s3://b/out", "s3://b/out/control", "BATCH_OUTPUT"),
+        ("", "s3://b/audio/_batchscribe/more", "BATCH_SOURCE"),
+    ],
+)
+def test_control_objects_are_not_put_among_audio_or_results(
+    tmp_path: Path, output: str, control: str, name: str
+) -> None:
+    environ = {"BATCH_SOURCE": "s3://b/audio", "BATCH_OUTPUT": output, "BATCH_CONTROL": control}
+    message = refusal(tmp_path, environ)
+    assert f"BATCH_CONTROL is inside of {name}" in message
+
+
+@pytest.mark.parametrize(
+    "control", ["s3://b/audio-control", "s3://b", "s3://c/audio", "s3://b/audio/_batchscribe"]
+)
+def test_control_objects_have_a_place_of_their_own_or_the_default_one(tmp_path: Path, control: str) -> None:
+    settings = load({"BATCH_SOURCE": "s3://b/audio/", "BATCH_CONTROL": f"{control}/"}, folder=tmp_path)
+    assert settings.control == control
+
+
 def test_flag_beats_environment_beats_dotenv(tmp_path: Path) -> None:
     write(tmp_path, "BATCH_THRESHOLD=10\nBATCH_LIMIT=7\nBATCH_POLICY=now\nWHISPER_MODEL=tiny\n")
     settings = load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from batchscribe.core.box import BoxPlace
@@ -56,6 +57,12 @@ def test_work_of_our_own_is_taken(transcript: str, place: BoxPlace | None) -> No
 def test_a_rehearsal_inside_the_output_is_taken() -> None:
     inside = f"{ROOT}/_batchscribe/rehearsal/x"
     refuse_foreign_work(manifest(source=inside, output=inside), root=inside, key=KEY, place=PLACE)
+
+
+def test_a_rehearsal_inside_the_control_store_is_taken() -> None:
+    place = msgspec.structs.replace(PLACE, control="s3://control")
+    inside = "s3://control/rehearsal/x"
+    refuse_foreign_work(manifest(source=inside, output=inside), root=inside, key=KEY, place=place)
 
 
 @pytest.mark.parametrize(

@@ -447,9 +447,9 @@ def test_a_worker_that_hangs_on_after_its_last_word_is_killed_before_the_next_be
     alive_at_start: list[bool] = []
     start = box.workers.start_worker
 
-    def noted(name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
+    def noted(name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
         alive_at_start.append(box.workers.is_running(WorkerName(run=RUN, worker=0)))
-        start(name, url, region=region, endpoint=endpoint)
+        start(name, url, region=region, endpoint=endpoint, sha256=sha256)
 
     box.workers.start_worker = noted  # type: ignore[method-assign]
     assert box.live() is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ from batchscribe.core.manifest import (
     ManifestChunk,
     WorkerEnd,
     decode,
+    digest,
     encode,
 )
 from batchscribe.errors import MisconfiguredError
@@ -150,6 +152,20 @@ def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
     assert error.value.exit_code == 2
     assert place.exit_record().end is WorkerEnd.FAILED
     assert reason in place.exit_record().message
+
+
+def test_a_manifest_with_another_hash_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    before = [info.key for info in place.store.list()]
+    with pytest.raises(MisconfiguredError, match="is not the manifest that was announced"):
+        work(place.location, sha256="0" * 64)
+    assert [info.key for info in place.store.list()] == before
+
+
+def test_the_hash_of_a_manifest_is_that_of_its_object(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    data = place.store.get(keys.manifest("run-1", 0)).data
+    assert digest(place.manifest) == digest(decode(data, Manifest)) == hashlib.sha256(data).hexdigest()
 
 
 def test_a_worker_that_fails_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

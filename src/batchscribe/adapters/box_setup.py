@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +48,11 @@ UNITS = "units installed: it works off its claim at boot, and powers itself off"
 NO_UNITS = "none, since {why}: its agent is started over ssh, and nothing on the box will power it off"
 
 
+TAGS = "shown by its metadata service: the host compares the hash of its manifest"
+NO_TAGS = "not shown by its metadata service: the host gets its work over ssh"
+SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOptions"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxTerms:
     """What the workers on the box must be able to do."""
@@ -56,6 +62,8 @@ class BoxTerms:
     """An NVIDIA GPU is expected there."""
     source: str
     output: str
+    control: str = ""
+    """Empty: below the output."""
     region: str = ""
     endpoint: str = ""
     """Where AWS is, for a box that does not know by itself."""
@@ -66,6 +74,7 @@ class BoxTerms:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recorded:
     boots: bool = False
+    shows_tags: bool = False
     claim: BoxClaim | None = None
 
 
@@ -94,6 +103,10 @@ class BoxSetup:
     """Fingerprints of the instance's host keys that do not come over ssh, where there are any."""
     shutdown: Callable[[str], str] = lambda _instance: ""
     """What becomes of an instance that powers itself off: `stop`, `terminate`, or empty for unknown."""
+    shows_tags: Callable[[str], bool] = lambda _instance: False
+    """True if the instance's metadata service shows its tags."""
+    show_tags: Callable[[str], object] = lambda _instance: None
+    """Lets it show them."""
     ssh: Ssh | None = None
 
     def reachable(self, instance: Instance) -> bool | None:
@@ -111,8 +124,9 @@ class BoxSetup:
 
         Whether it `boots` by itself its record says, where no set-up just found it out.
         """
-        if boots is None:
-            boots = self._recorded(instance).boots
+        recorded = self._recorded(instance)
+        promised = boots is None and recorded.shows_tags
+        boots = recorded.boots if boots is None else boots
         yield from self._check_connection(instance)
         if self.ssh and not self.reachable(instance):
             return
@@ -127,6 +141,9 @@ class BoxSetup:
         shutdown = self._shutdown(instance)
         if boots or not shutdown.ok:
             yield shutdown
+        if boots:
+            shown, detail = self._tags(instance)
+            yield Finding(what="instance tags", ok=shown or not promised, detail=detail, mend=SHOW_TAGS)
         if same:
             yield from self._ask_box(instance, boots=boots)
 
@@ -151,6 +168,8 @@ class BoxSetup:
         if environment is not None:
             yield self._keep_environment(instance, environment)
         boots = yield from self._units(instance)
+        if boots:
+            self._enable_tags(instance)
         yield self._prefetch(instance)
         findings = []
         terms = replace(self.terms, gpu=self.terms.gpu and extra in GPU_EXTRAS)
@@ -190,6 +209,7 @@ class BoxSetup:
             busy=terms.busy,
             boots=boots,
             home=terms.output,
+            control=terms.control,
         )
         # This machine has no environment file and no clock of its own to differ.
         word = "check" if self.ssh else "inspect"
@@ -225,6 +245,7 @@ class BoxSetup:
             instance=instance.id,
             home=terms.output,
             source=terms.source,
+            control=terms.control,
             region=terms.region,
             endpoint=terms.endpoint,
         )
@@ -250,6 +271,20 @@ class BoxSetup:
         detail = f"the instance will {told}" if told else "the cloud does not say what becomes of it"
         return Finding(what="when it powers off", ok=told != "terminate", detail=detail, mend=mend)
 
+    def _tags(self, instance: Instance) -> tuple[bool, str]:
+        """True if the host can read the hash of its manifest in its tag, and what that means."""
+        try:
+            shown = self.shows_tags(instance.id)
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return False, f"not checked: {error}"
+        return shown, TAGS if shown else NO_TAGS
+
+    def _enable_tags(self, instance: Instance) -> None:
+        """Lets the metadata service show tags; without the right to that, `_tags` reports what follows."""
+        with suppress(ComputeUnavailableError, MisconfiguredError):
+            if not self.shows_tags(instance.id):
+                self.show_tags(instance.id)
+
     def _prefetch(self, instance: Instance) -> Finding:
         self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
         model = self.terms.engine.model or "its own"
@@ -262,6 +297,7 @@ class BoxSetup:
             at=self.clock.now(),
             fingerprint=fingerprint,
             boots=boots,
+            shows_tags=boots and self._tags(instance)[0],
             claim=self._recorded(instance).claim,
         )
         key = keys.instance(instance.id)
@@ -276,7 +312,7 @@ class BoxSetup:
             return _Recorded()
         except UnreadableError:
             return _Recorded()  # torn: it is what a set-up writes anew
-        return _Recorded(boots=record.boots, claim=record.claim)
+        return _Recorded(boots=record.boots, shows_tags=record.shows_tags, claim=record.claim)
 
 
 def read_environment(path: Path) -> str:

@@ -12,7 +12,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from batchscribe.adapters.aws import AGAIN, Api, Meaning, code_of, let_ours_through, patience
-from batchscribe.core.instances import RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.core.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
 if TYPE_CHECKING:
@@ -116,6 +116,9 @@ class Ec2Compute:
         self._tag(claim.instance, claim.tags)
         self._start(claim.instance)
 
+    def announce(self, instance: str, manifest: str) -> None:
+        self._tag(instance, {MANIFEST_TAG: manifest})
+
     def start_unclaimed(self, instance: str) -> None:
         """Starts it for a person: without a claim, so that no scheduler stops it."""
         self._start(instance)
@@ -152,6 +155,18 @@ class Ec2Compute:
                 InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
             )
         return answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value", "")
+
+    def shows_tags(self, instance: str) -> bool:
+        """True if its metadata service shows its tags."""
+        with self._asked("ec2:DescribeInstances", instance):
+            answer = self._client.describe_instances(InstanceIds=[instance])
+        options = answer["Reservations"][0]["Instances"][0].get("MetadataOptions", {})
+        return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
+
+    def show_tags(self, instance: str) -> None:
+        """Lets its metadata service show its tags."""
+        with self._asked("ec2:ModifyInstanceMetadataOptions", instance):
+            self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
 
     def _start(self, instance: str) -> None:
         with self._asked("ec2:StartInstances", instance):

@@ -52,6 +52,9 @@ class LocalCompute:
     def start(self, claim: Claim) -> None:
         self._start(claim.instance, claim.tags)
 
+    def announce(self, instance: str, manifest: str) -> None:
+        """Nothing reads tags here: the worker gets the hash with its command."""
+
     def start_unclaimed(self, instance: str) -> None:
         """Starts it for a person: without a claim, so that no scheduler stops it."""
         self._start(instance, {})

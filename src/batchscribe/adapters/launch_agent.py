@@ -8,7 +8,7 @@ from batchscribe.adapters.host_client import Asks
 from batchscribe.core import keys
 from batchscribe.core.box import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerRef
+from batchscribe.core.manifest import Manifest, WorkerRef, digest
 from batchscribe.errors import LaunchError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Store
 from batchscribe.reading import is_stored, read_record
@@ -54,6 +54,7 @@ class AgentLauncher:
             region=manifest.region,
             endpoint=manifest.endpoint,
             borrowed=claim is None,
+            sha256=digest(manifest),
         )
         self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
 

@@ -15,7 +15,7 @@ from batchscribe.adapters.clock import SystemClock
 from batchscribe.core import box
 from batchscribe.core.box import BoxReply
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, WorkerName, WorkerRef
+from batchscribe.core.manifest import Manifest, WorkerName, WorkerRef, digest
 from batchscribe.detached import alive, ask_to_end, start_once
 from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock
@@ -62,11 +62,13 @@ class LocalLauncher:
         environment: Mapping[str, str],
         command: Sequence[str] = WORKER_COMMAND,
         clock: Clock | None = None,
+        control: str = "",
     ) -> None:
+        """`control`: URL of the control objects; empty if they are below the output."""
         self._records = state_dir / "workers"
         self._logs = log_dir
         self._environment = environment
-        self._command = command
+        self._command = [*command, "--control", control] if control else command
         self._clock = clock or SystemClock()
 
     def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here
@@ -77,7 +79,7 @@ class LocalLauncher:
         self._forget_old_workers()
         start_once(
             self._record(name),
-            [*self._command, url],
+            [*self._command, url, "--sha256", digest(manifest)],
             environment=self._environment,
             log=self._logs / f"worker-{name}.log",
         )

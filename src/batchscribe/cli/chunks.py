@@ -12,11 +12,13 @@ import structlog
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
+from batchscribe.control_place import url_of
 from batchscribe.controller import redo as redoing
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
 from batchscribe.controller.why import Life
 from batchscribe.controller.why import why as life_of
+from batchscribe.core import keys
 from batchscribe.core.chunks import TOP, audio_name
 from batchscribe.core.folders import AudioObject
 from batchscribe.core.redaction import printable
@@ -58,9 +60,8 @@ def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_j
         return
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
-    app.console.print(
-        f"{len(redone)} chunks are pending again; old transcripts in _batchscribe/superseded/{stamp}/"
-    )
+    aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
+    app.console.print(f"{len(redone)} chunks are pending again; old transcripts in {aside}", markup=False)
 
 
 @click.group()

@@ -71,6 +71,7 @@ def place_of(settings: Settings) -> Place:
         instance=settings.instance_id or INSTANCE,
         source=_folder(settings.source),
         output=_folder(settings.output),
+        control=_folder(settings.control) if settings.control else None,
         live_lock=_live_lock(settings),
         types=_types(settings),
     )

@@ -22,8 +22,10 @@ INDENT = 16
 
 @click.command()
 @click.argument("manifest")
-def worker(manifest: str) -> None:
-    """Work off one MANIFEST, given as the URL or the path of its object in the store.
+@click.option("--control", default="", metavar="URL", help="BATCH_CONTROL of the scheduler, if it has one.")
+@click.option("--sha256", default="", metavar="HASH", help="The hash that the manifest must have.")
+def worker(manifest: str, control: str, sha256: str) -> None:
+    """Process one MANIFEST, given as OUTPUT/_batchscribe/runs/RUN/workers/N/manifest.json.
 
     SIGTERM and Ctrl-C let the window in the engine finish; what is whole is published. Exit codes: 0
     finished or stopped, 1 failed, 2 misconfigured.
@@ -34,7 +36,7 @@ def worker(manifest: str) -> None:
     from batchscribe.wiring.worker import work
 
     logs.configure(secrets=aws_environment.secrets())
-    record = work(manifest)
+    record = work(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
         raise click.exceptions.Exit(1)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from batchscribe.controller.context import Terms, World, is_late, log, poll_instance, save
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
+from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.chunks import Chunk
 from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, ManifestChunk
+from batchscribe.core.manifest import Manifest, ManifestChunk, digest
 from batchscribe.core.packing import Batch, pack
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, TransientError
@@ -101,6 +102,8 @@ def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     if run.ending:
         return run
     manifest = read_manifest(world, run)
+    if manifest.worker and run.launch == ClaimLaunch.BOOT:
+        world.compute.announce(run.instance, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
     changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
     return save(world, changed, f"worker {manifest.worker} started on {len(manifest.chunks)} chunks")

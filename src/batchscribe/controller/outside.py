@@ -45,7 +45,7 @@ def leave_claim(world: World, terms: Terms, run: Run) -> str:
     if record is None:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
-    launch = wanted if record.boots else ClaimLaunch.SSH
+    launch = record.launch(wanted)
     claim = BoxClaim(
         run=run.id,
         created=run.created,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
+from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
 from batchscribe.controller.outside import launch_left, note_down
@@ -89,6 +90,7 @@ def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run
         instances=terms.instances,
         source=world.source.url,
         output=world.output.url,
+        control=control_of(world.home),
         policy="adopted",
         reason="adopted from another scheduler",
         created=created,
@@ -126,8 +128,9 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
 def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
     """True for a run that this scheduler opened here, for the instance and the stores that it works on."""
     opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
-    place = (record.instances, record.output.rstrip("/")) == (terms.instances, world.output.url.rstrip("/"))
-    return record.id == run_id and opened_here and place
+    here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
+    same_place = (record.instances, record.output.rstrip("/"), record.control) == here
+    return record.id == run_id and opened_here and same_place
 
 
 def _as_stored(world: World, record: Run) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from batchscribe import reading
+from batchscribe.control_place import url_of
 from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
@@ -63,7 +64,7 @@ def store_manifest(world: World, run: Run) -> None:
     if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
         raise RefusedError(
             f"{run.manifests[-1]} was not written by this scheduler: check who may write to "
-            f"{world.output.url}"
+            f"{url_of(world.output, keys.CONTROL)}"
         )
 
 

@@ -83,7 +83,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started, rehearse when it is settled")
     record = instance_record(world, terms.instances[0])
-    if record is None or not record.boots:
+    if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
             f"{terms.instances[0]} does not start its work at boot: run `batchscribe gpu setup` first"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
+from batchscribe.control_place import control_of, url_of
 from batchscribe.controller.context import Terms, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
@@ -21,7 +22,7 @@ class Below:
     """A protocols.Store: the objects of another one under a prefix that ends in `/`."""
 
     def __init__(self, store: Store, prefix: str) -> None:
-        self.url = f"{store.url.rstrip('/')}/{prefix.rstrip('/')}"
+        self.url = url_of(store, prefix.rstrip("/"))
         self._store = store
         self._prefix = prefix
 
@@ -65,15 +66,19 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
 
     A run is stopped and finished where it was opened, whatever the settings say by now.
     """
-    root = f"{world.home.url.rstrip('/')}/{FOLDER}"
+    root = url_of(world.home, FOLDER)
     if run.output.startswith(root):
         return place_of(world, run.output.removeprefix(root))
-    place = (terms.provider, terms.region, terms.instances, world.source.url, world.output.url, terms.guard)
-    opened = (run.provider, run.region, run.instances, run.source, run.output, run.guard or terms.guard)
+    stores = (world.source.url, world.output.url, control_of(world.home))
+    place = (terms.provider, terms.region, terms.instances, terms.guard, *stores)
+    guard = run.guard or terms.guard
+    opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)
     if not run.source or place == opened:
         return world
     return world.elsewhere(world, run)
 
 
 def rehearsed(run: Run) -> bool:
-    return f"/{FOLDER}" in run.output
+    """True for a run of a rehearsal, whose place is below the control objects."""
+    root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
+    return root in run.output

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
+from batchscribe.control_place import url_of
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
@@ -126,7 +127,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 def _alert_conflict(world: World, run: Run) -> None:
     text = (
         f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it "
-        f"is ignored, the ledger has the bill. Check who may write to {world.output.url}"
+        f"is ignored, the ledger has the bill. Check who may write to {url_of(world.output, keys.CONTROL)}"
     )
     alert(world, f"conflict/{run.id}", "batchscribe: a settlement is not ours", text)
 

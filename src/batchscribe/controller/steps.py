@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from batchscribe.control_place import control_of
 from batchscribe.controller.capacity import become_that_type, take_another_type
 from batchscribe.controller.context import (
     START_LANDS,
@@ -23,8 +24,10 @@ from batchscribe.controller.context import (
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
 from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.outside import leave_claim, note_down, own_type
-from batchscribe.controller.records import read_settlement, write_record
+from batchscribe.controller.records import read_manifest, read_settlement, write_record
+from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.manifest import digest
 from batchscribe.core.meter import Meter, Moment, Poll
 from batchscribe.core.policy import INTENT_LASTS, Launch
 from batchscribe.core.runs import Outcome, Run, RunState
@@ -45,6 +48,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         source=world.source.url,
         output=world.output.url,
         guard=terms.guard,
+        control=control_of(world.home),
         borrowed=decision.borrowed,
         policy="by hand" if terms.policy.by_hand else terms.policy.name.value,
         reason=decision.reason.sentence,
@@ -199,6 +203,11 @@ def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     return _start(world, terms, run, seen, now)
 
 
+def _announced(world: World, run: Run) -> str:
+    """Hash of the manifest, if its host begins as soon as it is up; else it gets that over ssh."""
+    return digest(read_manifest(world, run)) if run.launch == ClaimLaunch.BOOT else ""
+
+
 def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
     """The run on its way out: its host did all its work between two passes, or it never came up."""
     if worked := end_of_work(world, run):
@@ -212,7 +221,7 @@ def _start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) 
     try:
         if run.wanted_type:
             return become_that_type(world, terms, run, seen)
-        world.compute.start(claim_of(run))
+        world.compute.start(replace(claim_of(run), manifest=_announced(world, run)))
     except NoCapacityError as error:
         return take_another_type(world, terms, run, error)
     except ComputeUnavailableError as error:

@@ -6,13 +6,14 @@ process or of a timer, continues from what is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import msgspec
 
+from batchscribe.control_place import control_of
 from batchscribe.controller.advance import Passed, advance, advance_all, interrupted
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
@@ -168,6 +169,7 @@ def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
             advance(world, terms, run, passed)
     sweep(world)
     if still_open := world.ledger.open_runs():
+        _refuse_moved_control(world, still_open)
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))
     world.keep_alive()
     seen = observe(world, terms)
@@ -175,6 +177,17 @@ def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
     log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
     _begin(world, terms, seen, decision, passed)
     return Ticked(seen, decision)
+
+
+def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
+    """Raises MisconfiguredError if BATCH_CONTROL was changed under an open run. That one goes on."""
+    for run in still_open:
+        if run.control != control_of(world.home):
+            before = f"BATCH_CONTROL={run.control}" if run.control else "no BATCH_CONTROL"
+            raise MisconfiguredError(
+                f"BATCH_CONTROL was changed while run {run.id} is open: nothing was started; wait until "
+                f"`batchscribe watchdog` has settled the run, which goes on with {before}, or set that again"
+            )
 
 
 def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, passed: Passed) -> None:

@@ -50,6 +50,8 @@ class StartRequest(Dated, frozen=True, kw_only=True):
     """AWS's, for a host whose environment file does not name them."""
     borrowed: bool = False
     """The instance's record holds no claim of this run: the host must never be powered off for it."""
+    sha256: Key = ""
+    """Of the run's last manifest; empty if its controller does not send it."""
 
 
 class StartPermit(StartRequest, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class CheckRequest(Dated, frozen=True, kw_only=True):
     """Its record says that it takes up claims at boot: its units must be there."""
     home: Key = ""
     """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
+    control: Key = ""
+    """URL of the control objects, if they are not below `output`."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,10 +181,16 @@ class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     home: Key
     """URL of the store that holds the instance's record."""
     source: Key = ""
-    """URL of the audio; with `home` the only places that a manifest may name."""
+    """URL of the audio; with the two others the only places that a manifest may name."""
+    control: Key = ""
+    """URL of the control objects, the record among them; empty if they are below `home`."""
     region: str = ""
     endpoint: str = ""
     waits: BoxWaits = BoxWaits()
+
+    def control_of(self, output: str) -> str:
+        """URL of the control objects of `output`; empty if they are below it, as those of a rehearsal."""
+        return self.control if output.rstrip("/") == self.home.rstrip("/") else ""
 
 
 class BootRecord(Dated, frozen=True, kw_only=True):
@@ -218,7 +228,14 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """Of the host key that is pinned for it."""
     boots: bool = False
     """Its units are installed: it takes up its claim at boot, and powers itself off."""
+    shows_tags: bool = False
+    """Its metadata service shows its tags, and among them the hash of its manifest."""
     claim: BoxClaim | None = None
+
+    def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
+        """How its workers begin if that is wanted: a manifest without a known hash comes over ssh."""
+        able = self.boots and (self.shows_tags or wanted is not ClaimLaunch.BOOT)
+        return wanted if able else ClaimLaunch.SSH
 
 
 def last_word(output: bytes) -> BoxReply | None:

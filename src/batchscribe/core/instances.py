@@ -8,6 +8,8 @@ from enum import StrEnum
 
 RUN_TAG = "batchscribe:run"
 DEADLINE_TAG = "batchscribe:deadline"
+MANIFEST_TAG = "batchscribe:manifest"
+"""SHA-256 of the run's last manifest, for a host that begins without ssh."""
 STOP_PATIENCE_SECONDS = 600.0
 """From the stop request to `stopped`; after that it is an alarm."""
 
@@ -88,10 +90,13 @@ class Claim:
     instance: str
     run: str
     deadline: datetime
+    manifest: str = ""
+    """SHA-256 of the first manifest; empty if the host gets it over ssh."""
 
     @property
     def tags(self) -> dict[str, str]:
-        return {RUN_TAG: self.run, DEADLINE_TAG: self.deadline.isoformat()}
+        announced = {MANIFEST_TAG: self.manifest} if self.manifest else {}
+        return {RUN_TAG: self.run, DEADLINE_TAG: self.deadline.isoformat()} | announced
 
 
-RELEASED_TAGS = {RUN_TAG: "", DEADLINE_TAG: ""}
+RELEASED_TAGS = {RUN_TAG: "", DEADLINE_TAG: "", MANIFEST_TAG: ""}

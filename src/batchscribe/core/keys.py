@@ -1,4 +1,4 @@
-"""Where the control objects lie, under `BATCH_OUTPUT`."""
+"""Keys of the control objects, below `BATCH_OUTPUT`; below `BATCH_CONTROL` without their first folder."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Protocol, TypeVar
 
 import msgspec
@@ -275,6 +276,11 @@ class QuarantineRecord(Dated, frozen=True, kw_only=True):
 
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+def digest(manifest: Manifest) -> str:
+    """SHA-256 of the manifest as it is stored."""
+    return sha256(encode(manifest)).hexdigest()
 
 
 def encode(value: msgspec.Struct) -> bytes:

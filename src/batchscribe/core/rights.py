@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from batchscribe.core.instances import DEADLINE_TAG, RUN_TAG
+from batchscribe.core.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.orders import GROUP, prefix
 
@@ -48,6 +48,8 @@ class Place:
     source: Folder | None = None
     output: Folder | None = None
     """None where it is not on S3."""
+    control: Folder | None = None
+    """None: below the output."""
     live_lock: tuple[str, str] | None = None
     """(bucket, key)."""
     guard_role: str = ""
@@ -66,7 +68,7 @@ class Place:
     @property
     def missing(self) -> tuple[str, ...]:
         """The placeholders that are left in the documents."""
-        folders = tuple(folder for folder in (self.source, self.output) if folder)
+        folders = tuple(folder for folder in (self.source, self.output, self.control) if folder)
         role = self.guard_role.rpartition("/")[2]
         buckets = (folder.bucket for folder in folders)
         found = {self.account, self.region, self.instance, role, *self.types, *buckets}
@@ -110,11 +112,12 @@ def _stop(place: Place) -> list[Document]:
 
 def _box(place: Place) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
-    written = _below(place, place.output, "*transcription-*.json", *records)
-    read = _below(place, place.source, "*") + _below(place, place.output, "*")
+    transcripts = "*transcription-*.json"
+    written = [arn for at in (place.output, place.control) for arn in _below(place, at, transcripts)]
+    written += _control(place, *records)
     return [
         *_listing(place),
-        *_some("ReadAudioAndManifests", "s3:GetObject", read),
+        *_some("ReadAudioAndManifests", "s3:GetObject", _all(place)),
         *_some("WriteTranscriptsAndProgress", "s3:PutObject", written),
     ]
 
@@ -124,13 +127,14 @@ def _instances(place: Place) -> list[Document]:
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
     tags = _allow("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
-    tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG]}}
+    tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
     acts = ["ec2:StartInstances", "ec2:StopInstances"]
     looks = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
     return [
         see,
         _allow("StartAndStopTheInstance", acts, place.instance_arn),
         _allow("LookAtTheInstance", looks, place.instance_arn),
+        _allow("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
         tags,
     ]
 
@@ -159,13 +163,15 @@ def _guarding(place: Place) -> list[Document]:
 
 def _keeping(place: Place) -> list[Document]:
     files = [f"*.{kind}" for kind in SESSION_FILES]
-    read = _below(place, place.source, "*") + _below(place, place.output, "*")
+    read = _all(place)
     if place.live_lock:
         bucket, key = place.live_lock
         read.append(f"arn:{place.partition}:s3:::{bucket}/{_literal(key)}")
-    written = _below(place, place.output, *files, f"{CONTROL}*")
+    written = _below(place, place.output, *files) + _control(place, f"{CONTROL}*")
     old = ["*transcription-*.json", "*layers/layer-0-raw-transcription/*.json"]
+    # What failed before BATCH_CONTROL was set is retired where it is.
     moved = _below(place, place.source, *old) + _below(place, place.output, *old, f"{CONTROL}*")
+    moved += _control(place, f"{CONTROL}*")
     return [
         *_listing(place),
         *_some("ReadAudioAndResults", "s3:GetObject", read),
@@ -179,7 +185,7 @@ def _listing(place: Place) -> list[Document]:
     prefix is asked for, hence IfExists.
     """
     prefixes: dict[str, set[str]] = {}
-    for folder in filter(None, (place.source, place.output)):
+    for folder in filter(None, (place.source, place.output, place.control)):
         prefixes.setdefault(folder.bucket, set()).add(folder.prefix)
     made = []
     for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
@@ -196,6 +202,19 @@ def _below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
         return []
     base = f"arn:{place.partition}:s3:::{folder.bucket}/{_literal(folder.prefix)}"
     return [base + pattern for pattern in patterns]
+
+
+def _all(place: Place) -> list[str]:
+    """Everything in the stores."""
+    folders = (place.source, place.output, place.control)
+    return [arn for folder in folders for arn in _below(place, folder, "*")]
+
+
+def _control(place: Place, *patterns: str) -> list[str]:
+    """Control objects, by their keys."""
+    if place.control is None:
+        return _below(place, place.output, *patterns)
+    return _below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
 
 
 def _literal(key: str) -> str:

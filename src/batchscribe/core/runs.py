@@ -146,6 +146,8 @@ class Run:
     """URLs of its stores: a run is finished where it was opened, whatever the settings say by then."""
     guard: str = ""
     """Kind of guard that was configured for it (BATCH_CLOUD_GUARD); empty in records without it."""
+    control: str = ""
+    """URL of the scheduler's control objects when it was opened; empty if they are below the output."""
     borrowed: bool = False
     """The instance ran before the run and stays running after it (GPU_IF_RUNNING=use)."""
     policy: str

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from batchscribe.core.instances import RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.core.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.protocols import Clock
 
@@ -125,6 +125,13 @@ class FakeCompute:
         if fault is None or fault.applied:
             self._tag(claim.instance, claim.tags)
             self._begin(claim.instance)
+        if fault:
+            raise fault.error
+
+    def announce(self, instance: str, manifest: str) -> None:
+        fault = self._enter("announce", instance)
+        if fault is None or fault.applied:
+            self._tag(instance, {MANIFEST_TAG: manifest})
         if fault:
             raise fault.error
 

@@ -103,10 +103,12 @@ def _not_tried(spec: EngineSpec) -> Finding:
 
 def _stores(request: CheckRequest) -> Iterator[Finding]:
     region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
-    for url in dict.fromkeys(each for each in (request.source, request.output) if each):
+    for url in dict.fromkeys(each for each in (request.source, request.output, request.control) if each):
         mend = "mend what it names; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:
-            next(iter(open_store(url, region=region, endpoint=endpoint).list()), None)
+            expected = url != request.control
+            store = open_store(url, region=region, endpoint=endpoint, expected=expected)
+            next(iter(store.list()), None)
         except BatchscribeError as error:
             yield Finding(what="store", ok=False, detail=str(error), mend=mend)
         else:

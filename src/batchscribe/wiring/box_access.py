@@ -8,6 +8,7 @@ from batchscribe.adapters.host_client import SshBox
 from batchscribe.adapters.launch_agent import AgentLauncher
 from batchscribe.adapters.launch_local import LocalBox
 from batchscribe.adapters.ssh import Ssh, SshOptions
+from batchscribe.control_place import control_of
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.core.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
@@ -52,11 +53,14 @@ def box_setup(
             gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
+            control=control_of(output),
             region=settings.region,
             endpoint=settings.endpoint_url,
         ),
         output=lambda: output,
         published=cloud.host_key_fingerprints if cloud else lambda _id: frozenset(),
+        shows_tags=cloud.shows_tags if cloud else lambda _id: False,
+        show_tags=cloud.show_tags if cloud else lambda _id: None,
         shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
         ssh=ssh,
     )

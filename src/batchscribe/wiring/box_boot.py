@@ -18,8 +18,11 @@ import structlog
 from batchscribe import aws_environment
 from batchscribe.adapters import logs
 from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.metadata import read_tag
 from batchscribe.adapters.stores import open_store
+from batchscribe.control_place import split
 from batchscribe.core.box import BOOT_MODULE, LIVE, BoxClaim, BoxPlace, ClaimLaunch
+from batchscribe.core.instances import MANIFEST_TAG
 from batchscribe.detached import boot_id, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Store
@@ -99,7 +102,9 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
     @cache
     def opened(url: str, region: str, endpoint: str) -> Store:
         there, at = aws_environment.place(region=region, endpoint=endpoint)
-        return open_store(url, region=there, endpoint=at)
+        store = open_store(url, region=there, endpoint=at)
+        control = place.control_of(url)
+        return split(store, open_store(control, region=there, endpoint=at)) if control else store
 
     def runs(claim: BoxClaim) -> Store:
         return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
@@ -109,6 +114,7 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
         workers=box,
         marks=lambda claim: marks_of(claim, markers),
         permit=box.permit,
+        announced=lambda: read_tag(MANIFEST_TAG, aws_environment.metadata()),
         home=lambda: opened(place.home, place.region, place.endpoint),
         runs=runs,
     )

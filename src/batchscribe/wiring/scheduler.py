@@ -28,13 +28,15 @@ from batchscribe.adapters.reports import write_report
 from batchscribe.adapters.store_unusable import UnusableStore
 from batchscribe.adapters.stores import open_store
 from batchscribe.adapters.subtitles import render
+from batchscribe.control_place import control_of, split
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.by_hand import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
+from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import InstanceRecord
+from batchscribe.core.box import ClaimLaunch, InstanceRecord
 from batchscribe.core.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.meter import LONGEST_LAG
 from batchscribe.core.money import FREE, Rate
@@ -151,7 +153,15 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
         return unusable, unusable
     source = _store(settings, settings.required("BATCH_SOURCE"))
     same = settings.output in {"", settings.source}
-    return source, source if same else _store(settings, settings.output, expected=False)
+    output = source if same else _store(settings, settings.output, expected=False)
+    return source, _with_control(settings, output)
+
+
+def _with_control(settings: Settings, output: Store) -> Store:
+    """The output, with its control objects at BATCH_CONTROL if that is set."""
+    if not settings.control:
+        return output
+    return split(output, _store_if_possible(settings, settings.control, expected=False))
 
 
 def new_scanner(
@@ -209,7 +219,12 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
     if settings.provider == LOCAL:
         from batchscribe.adapters.launch_local import LocalLauncher
 
-        return LocalLauncher(settings.state_dir, settings.log_dir, environment=settings.child_environment())
+        return LocalLauncher(
+            settings.state_dir,
+            settings.log_dir,
+            environment=settings.child_environment(),
+            control=control_of(output),
+        )
     from batchscribe.wiring.box_access import box_launcher
 
     return box_launcher(settings, output)
@@ -336,9 +351,11 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         source=run.source,
         output=run.output,
         cloud_guard=run.guard or settings.cloud_guard,
+        # A rehearsal's own control objects are below its output.
+        control="" if rehearsed(run) else run.control,
     )
     source, output = _store_if_possible(then, run.source), _store_if_possible(then, run.output)
-    output = source if run.output == run.source else output
+    output = _with_control(then, source if run.output == run.source else output)
     return replace(
         world,
         source=source,
@@ -354,9 +371,9 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _store_if_possible(settings: Settings, url: str) -> Store:
+def _store_if_possible(settings: Settings, url: str, *, expected: bool = True) -> Store:
     try:
-        return _store(settings, url)
+        return _store(settings, url, expected=expected)
     except MisconfiguredError as error:
         return UnusableStore(url, error)
 
@@ -424,10 +441,13 @@ def preflight(settings: Settings, output: Store) -> None:
             f"{instance} has batchscribe {record.release}, this is {__version__}: run "
             "`batchscribe gpu setup` (nothing was started)"
         )
-    if settings.launch == BOOT and not record.boots:
+    if settings.launch == BOOT and record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT:
+        missing = (
+            "does not show its tags in its metadata" if record.boots else "has no units that begin at boot"
+        )
         raise MisconfiguredError(
-            f"BATCH_LAUNCH is boot, and {instance} has no units that take up work at boot: run "
-            "`batchscribe gpu setup`, or take BATCH_LAUNCH=auto (nothing was started)"
+            f"BATCH_LAUNCH is boot, and {instance} {missing}: run `batchscribe gpu setup`, or take "
+            "BATCH_LAUNCH=auto (nothing was started)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import signal
@@ -16,12 +17,13 @@ from batchscribe import __version__, aws_environment
 from batchscribe.adapters.clock import SystemClock
 from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
 from batchscribe.adapters.stores import open_store
+from batchscribe.control_place import split
 from batchscribe.core import keys
 from batchscribe.core.box import BoxPlace
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest
+from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
-from batchscribe.reading import read_record
+from batchscribe.reading import limit_of, read_bytes
 from batchscribe.worker.box import Box
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -39,24 +41,36 @@ def split_location(location: str) -> tuple[str, str]:
     return (root if "://" in root else Path(root or ".").absolute().as_uri()), mark + rest
 
 
-def read_manifest(location: str) -> tuple[Manifest, Store]:
-    """The manifest, and the store that it lies in. Raises what Store.get raises, MisconfiguredError."""
+def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[Manifest, Store]:
+    """The manifest, and the store that it belongs to. Raises what Store.get raises, MisconfiguredError.
+
+    `control`: URL of the control objects; empty if they are below that store. `sha256`: the hash that the
+    manifest must have; empty for any.
+    """
     root, key = split_location(location)
     region, endpoint = aws_environment.place()
     store = open_store(root, region=region, endpoint=endpoint)
-    return read_record(store, key, Manifest), store
+    if control:
+        store = split(store, open_store(control, region=region, endpoint=endpoint))
+    data = read_bytes(store, key, limit_of(Manifest), what="Manifest")
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise MisconfiguredError(f"{location} is not the manifest that was announced: nothing was done")
+    return decode(data, Manifest), store
 
 
-def work(location: str, clock: Clock | None = None) -> ExitRecord:
+def work(location: str, clock: Clock | None = None, *, control: str = "", sha256: str = "") -> ExitRecord:
     """Works through the manifest at a URL or a path, until it is done, or asked to stop.
 
+    `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
+    `sha256`: the hash that the manifest must have; empty for any.
     Raises MisconfiguredError where this machine cannot do it at all: then its exit record says so too.
     """
-    manifest, home = read_manifest(location)
     clock = clock or SystemClock()
     root, key = split_location(location)
+    place = _place(clock)
+    manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
     # Before anything is written: a manifest that is not ours names no place for an exit record either.
-    refuse_foreign_work(manifest, root=root, key=key, place=_place(clock))
+    refuse_foreign_work(manifest, root=root, key=key, place=place)
     with _stop_on_signals() as stop:
         try:
             factory = check(manifest)

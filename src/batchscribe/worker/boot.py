@@ -56,6 +56,9 @@ class BoxSeams:
     """The dead-man's files for a claim."""
     permit: Callable[[str], StartPermit | None]
     """What a controller asked for a run over ssh, during this boot."""
+    announced: Callable[[], str | None]
+    """SHA-256 of the manifest in the instance's own tag, which a writer of the store cannot change; None if
+    there is none. Raises TransientError."""
     home: Callable[[], Store]
     """Opens the store with the instance's record."""
     runs: Callable[[BoxClaim], Store]
@@ -121,9 +124,16 @@ class BoxAgent:
             waits=self._waits(marks),
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
-            permitted=lambda: claim.launch is ClaimLaunch.BOOT or self._seams.permit(claim.run) is not None,
+            expected=lambda: self._expected(claim),
             again=again,
         )
+
+    def _expected(self, claim: BoxClaim) -> str | None:
+        """SHA-256 of the manifest to work on, empty for any; None if no work was permitted."""
+        if claim.launch is ClaimLaunch.BOOT:
+            return self._seams.announced() or None
+        permit = self._seams.permit(claim.run)
+        return permit.sha256 if permit else None
 
     def _waits(self, marks: Marks) -> BoxWaits:
         """An agent that powers nothing off saves nothing by an early end: another manifest may come."""

@@ -118,11 +118,14 @@ class Box:
             return None
         return permit if permit.boot == boot_id() else None
 
-    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:
-        """Starts the worker on the manifest at `url`, once. Raises MisconfiguredError, LaunchError."""
+    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
+        """Starts the worker on the manifest at `url`, once, if that has this hash; empty for any.
+
+        Raises MisconfiguredError, LaunchError.
+        """
         start_once(
             self._process(name),
-            [*self._command, url],
+            [*self._command, url, *(("--sha256", sha256) if sha256 else ())],
             environment=self.environment(region=region, endpoint=endpoint),
             log=self._process(name).with_name("worker.log"),
         )
@@ -168,19 +171,20 @@ class Box:
         if request.gpu:
             findings.append(_driver())
         if request.boots:
-            findings.append(self._elsewhere(request.home) or _units())
+            findings.append(self._elsewhere(request.home, request.control) or _units())
         findings.extend(self._inspected(request))
         return BoxReply(release=__version__, findings=tuple(findings))
 
-    def _elsewhere(self, home: str) -> Finding | None:
+    def _elsewhere(self, home: str, control: str) -> Finding | None:
         """Where the next boot would look for its claim in another's store, or nowhere."""
         try:
-            known = self.place().home
+            place = self.place()
         except MisconfiguredError as error:
             return Finding(what="units", ok=False, detail=str(error), mend=SET_UP)
-        if not home or known.rstrip("/") == home.rstrip("/"):
+        known, wanted = _stores(place.home, place.control), _stores(home, control)
+        if not home or known == wanted:
             return None
-        detail = f"the box looks for its claims in {known}, not in {home}: another set-up took it over"
+        detail = f"the box looks for its claims in {known}, not in {wanted}: another set-up took it over"
         return Finding(what="units", ok=False, detail=detail, mend=SET_UP)
 
     def prefetch(self, spec: EngineSpec) -> BoxReply:
@@ -288,6 +292,10 @@ class Box:
                 reply.error if reply else f"{word} ended with code {done.returncode} and no word"
             )
         return reply
+
+
+def _stores(home: str, control: str) -> str:
+    return f"{home.rstrip('/')} ({control.rstrip('/')})" if control else home.rstrip("/")
 
 
 def _said(written: Mapping[str, str], name: str) -> bool:

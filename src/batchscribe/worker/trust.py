@@ -29,7 +29,7 @@ def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPl
 
 
 def _refuse_other_stores(manifest: Manifest, place: BoxPlace) -> None:
-    known = tuple(_folder(url) for url in (place.source, place.home) if url)
+    known = tuple(_folder(url) for url in (place.source, place.home, place.control) if url)
     for url in (manifest.source, manifest.output):
         # A folder counts only if the set-up named it: without a cloud, its host is set up like that.
         if not _folder(url).startswith(known):

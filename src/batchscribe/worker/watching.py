@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -22,12 +23,13 @@ from batchscribe.core.box import (
     BoxClaim,
     BoxEnd,
     BoxWaits,
+    ClaimLaunch,
     EndRequest,
 )
-from batchscribe.core.manifest import Progress, WorkerName
+from batchscribe.core.manifest import Manifest, Progress, WorkerName
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_stored, read_record
+from batchscribe.reading import is_stored, limit_of, read_bytes, read_record
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
@@ -42,7 +44,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Workers(Protocol):
     """The workers of this host: worker.box.Box."""
 
-    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None: ...
+    def start_worker(
+        self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str
+    ) -> None: ...
 
     def was_started(self, name: WorkerName) -> bool: ...
 
@@ -92,12 +96,13 @@ class Watch:
         waits: BoxWaits,
         limit: float,
         claimed: Callable[[], bool],
-        permitted: Callable[[], bool],
+        expected: Callable[[], str | None],
         again: bool = False,
     ) -> None:
         """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim
-        stands in the record; raises what the store raises. `permitted`: True if workers may begin. `again`:
-        an earlier boot took the claim up and went down under it; this one only ends it.
+        stands in the record; raises what the store raises. `expected`: SHA-256 of the manifest that a worker
+        may begin on, empty for any; None while none may begin. `again`: an earlier boot took the claim up and
+        went down under it; this one only ends it.
         """
         self._claim = claim
         self._runs = runs
@@ -106,7 +111,7 @@ class Watch:
         self._clock = clock
         self._waits = waits
         self._claimed = claimed
-        self._permitted = permitted
+        self._expected = expected
         self._again = again
         now = clock.monotonic()
         self._deadline = limit - waits.overtime
@@ -199,13 +204,24 @@ class Watch:
             self._note((self._worker, "none", 0, 0))
             return self._idle()
         self._note((self._worker, "given", 0, 0))
-        if not self._permitted():
+        expected = self._expected()
+        if why := self._refusal(expected):
+            LOG.info("box.worker_not_begun", run=self._claim.run, worker=self._worker, why=why)
             waited = self._clock.monotonic() - self._moved_at
-            why = "its controller did not start the work over ssh"
             return Verdict(why) if waited >= self._waits.first else None
         if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
             return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
-        return self._start()
+        return self._start(expected or "")
+
+    def _refusal(self, expected: str | None) -> str:
+        """Why no worker may begin on the manifest; empty if it may. A tag may lag behind its manifest."""
+        if expected is None:
+            over_ssh = self._claim.launch is not ClaimLaunch.BOOT
+            return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
+        key = keys.manifest(self._claim.run, self._worker)
+        if expected and sha256(read_bytes(self._runs, key, limit_of(Manifest))).hexdigest() != expected:
+            return f"{key} is not the manifest that its controller announced"
+        return ""
 
     def _idle(self) -> Verdict | None:
         waited = self._clock.monotonic() - self._idle_since
@@ -230,12 +246,14 @@ class Watch:
             return Verdict("no work came")
         return Verdict("its claim was taken back before any work came", leave=True)
 
-    def _start(self) -> Verdict | None:
+    def _start(self, sha256: str) -> Verdict | None:
         claim = self._claim
         url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
         self._clear_away()
         try:
-            self._workers.start_worker(self._name, url, region=claim.region, endpoint=claim.endpoint)
+            self._workers.start_worker(
+                self._name, url, region=claim.region, endpoint=claim.endpoint, sha256=sha256
+            )
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
             return Verdict(why, self._worker, self._waits.told)

@@ -14,6 +14,7 @@ import msgspec
 
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, BoxPlace, InstanceRecord, StartPermit, StartRequest
+from batchscribe.core.instances import MANIFEST_TAG
 from batchscribe.core.manifest import Manifest, WorkerName
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.errors import StoreUnavailableError
@@ -192,7 +193,15 @@ class Box:
             self.agent_at = self._line.seconds
         return NoDeadman() if claim.borrowed or self._marks is None else self._marks
 
-    def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str) -> None:  # noqa: ARG002
+    def start_worker(
+        self,
+        name: WorkerName,
+        url: str,  # noqa: ARG002  this and the next two: the protocol's
+        *,
+        region: str,  # noqa: ARG002
+        endpoint: str,  # noqa: ARG002
+        sha256: str,  # noqa: ARG002
+    ) -> None:
         if not self.was_started(name):
             self.play(read_record(self._store, keys.manifest(name.run, name.worker), Manifest))
 
@@ -231,6 +240,7 @@ class Box:
             workers=self,
             marks=self.marks,
             permit=self.permit,
+            announced=lambda: self._machine.tags.get(MANIFEST_TAG),
             home=lambda: self._store,
             runs=lambda _claim: self._store,
         )

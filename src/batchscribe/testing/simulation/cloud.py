@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
-from batchscribe.core.instances import DEADLINE_TAG, RELEASED_TAGS, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.timeline import Timeline
@@ -224,6 +224,9 @@ class CloudApi:
         self._call("tag", claim.run, lambda: self._tag(claim))
         self._call("start", claim.run, lambda: self._start(claim))
 
+    def announce(self, instance: str, manifest: str) -> None:
+        self._call("announce", instance, lambda: self._cloud.tag(instance, {MANIFEST_TAG: manifest}))
+
     def stop(self, instance: str, *, force: bool = False) -> None:
         self._call("stop", instance, lambda: self._stop(instance, force=force))
 
@@ -254,7 +257,7 @@ class CloudApi:
     def _tag(self, claim: Claim) -> None:
         self._cloud.machine(claim.instance)
         self._act("tag", claim.instance, claim)
-        self._cloud.tag(claim.instance, {RUN_TAG: claim.run, DEADLINE_TAG: claim.deadline.isoformat()})
+        self._cloud.tag(claim.instance, claim.tags)
 
     def _start(self, claim: Claim) -> None:
         self._act("start", claim.instance, claim)

@@ -266,7 +266,11 @@ class Stage:
         box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
         box.next_boot = self._boot
         record = InstanceRecord(
-            instance=INSTANCE, release=__version__, at=self.line.now(), boots=self.rng.random() < 0.7
+            instance=INSTANCE,
+            release=__version__,
+            at=self.line.now(),
+            boots=self.rng.random() < 0.7,
+            shows_tags=True,
         )
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
         return box

@@ -1,0 +1,105 @@
+"""Control objects in a store of their own (`BATCH_CONTROL`) instead of the output's `_batchscribe/`.
+
+Keys stay as they are: what `_batchscribe/runs/…` names is `runs/…` in the control store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from heapq import merge
+from itertools import groupby
+
+from batchscribe.core import keys
+from batchscribe.core.keys import CONTROL
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.errors import ObjectNotFoundError
+from batchscribe.protocols import Store
+
+FORMER = (keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE)
+"""Prefixes that are also read below the output, for one version, as they were before `BATCH_CONTROL` was set.
+At worst such an object holds a chunk back. Runs and instance records are read from the control store only."""
+
+
+class SplitStore:
+    """A protocols.Store: an output whose control objects are in another store.
+
+    A listing without a control prefix leaves them out.
+    """
+
+    def __init__(self, output: Store, control: Store) -> None:
+        self.url = output.url
+        self.control_url = control.url
+        self._output = output
+        self._control = control
+
+    @property
+    def odd_keys(self) -> tuple[str, ...]:
+        """Those of the output, as its store counts them."""
+        found: tuple[str, ...] = getattr(self._output, "odd_keys", ())
+        return found
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        if not prefix.startswith(CONTROL):
+            yield from self._output.list(prefix, after=after)
+            return
+        listed = [self._list_control(prefix, after)]
+        if prefix.startswith(FORMER):
+            listed.append(self._output.list(prefix, after=after))
+        for _key, same in groupby(merge(*listed, key=_order), key=_order):
+            yield next(same)
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        store, name = self._place(key)
+        try:
+            return store.get(name, limit=limit)
+        except ObjectNotFoundError:
+            if not key.startswith(FORMER):
+                raise
+            return self._output.get(key, limit=limit)
+
+    def create(self, key: str, data: bytes) -> bool:
+        store, name = self._place(key)
+        return store.create(name, data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        store, name = self._place(key)
+        store.replace(name, data)
+
+    def delete(self, key: str) -> None:
+        store, name = self._place(key)
+        store.delete(name)
+        if key.startswith(FORMER):
+            self._output.delete(key)
+
+    def _place(self, key: str) -> tuple[Store, str]:
+        """Store and key in it."""
+        if key.startswith(CONTROL):
+            return self._control, key.removeprefix(CONTROL)
+        return self._output, key
+
+    def _list_control(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        start = after.removeprefix(CONTROL) if after.startswith(CONTROL) else ""
+        for info in self._control.list(prefix.removeprefix(CONTROL), after=start):
+            yield replace(info, key=f"{CONTROL}{info.key}")
+
+
+def split(output: Store, control: Store) -> Store:
+    """The output with its control objects in another store; the output itself if they are there anyway."""
+    return output if control.url == url_of(output, CONTROL).rstrip("/") else SplitStore(output, control)
+
+
+def control_of(store: Store) -> str:
+    """URL of the control objects of an output; empty if they are below it."""
+    return store.control_url if isinstance(store, SplitStore) else ""
+
+
+def url_of(store: Store, key: str) -> str:
+    """URL of an object."""
+    if isinstance(store, SplitStore) and key.startswith(CONTROL):
+        return f"{store.control_url.rstrip('/')}/{key.removeprefix(CONTROL)}"
+    return f"{store.url.rstrip('/')}/{key}"
+
+
+def _order(info: ObjectInfo) -> bytes:
+    return info.key.encode()

@@ -1,0 +1,60 @@
+"""A double of EC2's instance metadata service (IMDSv2), bound to loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+TOKEN = "a-token"
+TAGS = "/latest/meta-data/tags/instance/"
+
+
+class Metadata(ThreadingHTTPServer):
+    """Shows `tags`, which may change; None is an instance whose metadata shows no tags."""
+
+    def __init__(self, tags: Mapping[str, str] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Reply)
+        self.tags = tags
+        self.error = 0
+        """A status that answers every request instead."""
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Reply(BaseHTTPRequestHandler):
+    server: Metadata
+
+    def do_PUT(self) -> None:
+        timed = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "").isdigit()
+        self._answer(200 if timed and self.path == "/latest/api/token" else 400, TOKEN)
+
+    def do_GET(self) -> None:
+        if self.headers.get("X-aws-ec2-metadata-token") != TOKEN:
+            self._answer(401, "")
+            return
+        value = (self.server.tags or {}).get(self.path.removeprefix(TAGS))
+        self._answer(404 if value is None else 200, value or "")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(self.server.error or status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def metadata_service(tags: Mapping[str, str] | None = None) -> Iterator[Metadata]:
+    """The service while the block lasts."""
+    server = Metadata(tags)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

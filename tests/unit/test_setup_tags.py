@@ -1,0 +1,111 @@
+"""`gpu setup` and `gpu check`: whether an instance shows its tags to its host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from batchscribe import __version__
+from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.core import keys
+from batchscribe.core.box import BoxReply, Finding, InstanceRecord
+from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.manifest import EngineSpec, decode
+from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.store import MemoryStore
+
+INSTANCE = Instance(id="i-0123456789abcdef0", state=InstanceState.RUNNING)
+
+
+class Host:
+    def ask(self, _instance: Instance, _word: str, _data: bytes = b"", *, timeout: float) -> BoxReply:
+        assert timeout
+        return BoxReply(release=__version__)
+
+
+@dataclass
+class Cloud:
+    """An instance's metadata options."""
+
+    shown: bool = False
+    denied: bool = False
+    store: MemoryStore = field(default_factory=lambda: MemoryStore(FakeClock()))
+
+    def shows_tags(self, _instance: str) -> bool:
+        return self.shown
+
+    def show_tags(self, _instance: str) -> None:
+        if self.denied:
+            raise MisconfiguredError("the right ec2:ModifyInstanceMetadataOptions is missing")
+        self.shown = True
+
+    @property
+    def setup(self) -> BoxSetup:
+        return BoxSetup(
+            asks=Host(),
+            clock=FakeClock(),
+            terms=BoxTerms(engine=EngineSpec(engine="played"), gpu=False, source="s3://b", output="s3://b"),
+            output=lambda: self.store,
+            published=lambda _instance: frozenset(),
+            shows_tags=self.shows_tags,
+            show_tags=self.show_tags,
+        )
+
+    def recorded(self) -> InstanceRecord:
+        """What a set-up that installed the units records."""
+        self.setup._enable_tags(INSTANCE)
+        self.setup._record(INSTANCE, "", boots=True)
+        return decode(self.store.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+
+    def finding(self) -> Finding | None:
+        return next((each for each in self.setup.check(INSTANCE) if each.what == "instance tags"), None)
+
+
+def test_a_set_up_lets_the_instance_show_its_tags() -> None:
+    cloud = Cloud()
+    assert cloud.recorded().shows_tags
+    found = cloud.finding()
+    assert found is not None
+    assert (found.ok, "compares the hash" in found.detail) == (True, True)
+
+
+def test_without_the_right_to_that_the_host_gets_its_work_over_ssh() -> None:
+    cloud = Cloud(denied=True)
+    assert not cloud.recorded().shows_tags
+    found = cloud.finding()
+    assert found is not None
+    assert (found.ok, "over ssh" in found.detail) == (True, True)
+
+
+def test_a_check_fails_if_the_tags_are_not_shown_any_more() -> None:
+    cloud = Cloud()
+    cloud.recorded()
+    cloud.shown = False
+    found = cloud.finding()
+    assert found is not None
+    assert (found.ok, found.mend.startswith("batchscribe gpu setup")) == (False, True)
+
+
+def test_a_host_without_units_needs_no_tags() -> None:
+    cloud = Cloud()
+    cloud.setup._record(INSTANCE, "", boots=False)
+    assert cloud.finding() is None
+
+
+@pytest.mark.parametrize("error", [ComputeUnavailableError("no answer"), MisconfiguredError("no right")])
+def test_what_the_cloud_does_not_tell_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    cloud = Cloud(shown=True)
+
+    def unknown(_instance: str) -> bool:
+        raise error
+
+    monkeypatch.setattr(cloud, "shows_tags", unknown)
+    assert not cloud.recorded().shows_tags
+    found = cloud.finding()
+    assert found is not None
+    assert f"not checked: {error}" in found.detail
