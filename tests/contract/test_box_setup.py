@@ -366,7 +366,9 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     record = decode(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.boots, record.claim) == (True, claim)
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
-    assert place == BoxPlace(instance=INSTANCE.id, home=setup.terms.output, region="us-east-2")
+    assert place == BoxPlace(
+        instance=INSTANCE.id, home=setup.terms.output, source=setup.terms.source, region="us-east-2"
+    )
     # A later check misses what its record promises.
     program(server.programs / "systemctl", "exit 1")
     (units,) = [each for each in placed.check(INSTANCE) if each.what == "units"]

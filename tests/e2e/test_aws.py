@@ -230,7 +230,8 @@ def test_a_second_concurrent_tick_follows_the_same_run(cloud: Cloud) -> None:
     process = cloud.desk.start("tick", BATCH_THRESHOLD="20")
     wait_for(cloud.transcribed())
     second = cloud.desk.json("tick")
-    assert [run["status"] for run in second["runs"]] == ["completed"]
+    # The first one may have settled the run before the second one begins.
+    assert {run["status"] for run in second["runs"]} <= {"completed"}
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert len(cloud.objects("intent.json")) == len(cloud.objects("manifest.json")) == 1
