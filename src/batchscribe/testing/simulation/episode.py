@@ -94,7 +94,7 @@ class Episode:
 
     def _to_the_end(self) -> None:
         """Whatever is left is waited for, as long as one chunk after the other comes to its end."""
-        checker, line = self.stage.checker, self.stage.line
+        checker, line = self.stage.checker.chunks, self.stage.line
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
             line.advance(self.stage.policy.max_wait.total_seconds())
@@ -205,7 +205,7 @@ class Episode:
         stage = self.stage
         act = partial(tick, stage.main.world, stage.terms, locked=stage.lock.held, wait=wait)
         self._as_process("tick", stage.main, lambda: self._kept(act().runs))
-        self.stage.checker.tick_ended(self.stage.true_scanner)
+        self.stage.checker.chunks.tick_ended(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:
             self._reconcile()  # as ExecStopPost= of version 0.1 does
 

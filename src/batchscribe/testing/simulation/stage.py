@@ -197,12 +197,12 @@ class Stage:
         self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
         self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
         self.checker.ledger = lambda: self.ledger
-        self.checker.uploaded = self.uploads.keys
-        self.checker.lag = LONGEST_LAG if self._weather.stale else 0.0
+        self.checker.chunks.uploaded = self.uploads.keys
+        self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
         self.checker.secrets = (SECRET,)
-        self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
+        self.checker.bills.rates = {name: rate.per_hour for name, rate in RATES.items()}
         self.checker.own_type = TYPE
-        self.checker.policy = self.policy
+        self.checker.chunks.policy = self.policy
         self.checker.host_now = lambda: self.line.now() + self.host.offset
         self.bucket.on_write = self.checker.written
         self.trouble.wrong = self.promises.wrong
