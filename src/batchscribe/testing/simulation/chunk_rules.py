@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from batchscribe.controller.alerts import ALERT_EVERY_HOURS
 from batchscribe.controller.attempts import list_attempts, read_failures
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
@@ -17,6 +18,9 @@ from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.seams import Bucket
 from batchscribe.testing.simulation.timeline import Timeline
 from batchscribe.testing.simulation.worker import transcript_of
+
+OVERDUE_TITLE = "batchscribe: chunks wait too long"
+ALERTED_AGAIN = timedelta(hours=ALERT_EVERY_HOURS)
 
 
 class ChunkRules:
@@ -32,17 +36,14 @@ class ChunkRules:
         self._bucket = bucket
         self._jumps = jumps
         self._checked = -1
+        self._alerted = datetime.min.replace(tzinfo=UTC)
 
     def count(self, run: Run) -> None:
         """I4 for a run: what it says is done has its transcript, whatever the worker said."""
-        given = [
-            key
-            for key in self._bucket.keys(f"{keys.RUNS}{run.id}/workers/")
-            if key.endswith("/manifest.json")
-        ]
-        chunks = [
-            chunk for key in given for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
-        ]
+        prefix = f"{keys.RUNS}{run.id}/workers/"
+        given = {key for key in (*self._bucket.keys(prefix), *self._bucket.spoilt) if key.startswith(prefix)}
+        originals = [self._bucket.original(key) for key in sorted(given) if key.endswith("/manifest.json")]
+        chunks = {chunk for data in originals if data for chunk in wire.decode(data, Manifest).chunks}
         done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
         if run.chunks_done > done:
             self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
@@ -109,6 +110,25 @@ class ChunkRules:
 
     def _closed(self, key: str) -> bool:
         return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
+
+    def alerted(self, title: str) -> None:
+        """A message was sent."""
+        if title == OVERDUE_TITLE:
+            self._alerted = self._line.now()
+
+    def waited(self, begun: int) -> None:
+        """I14, after a tick in the calm that began so many runs."""
+        now = self._line.now()
+        if begun or now - self._alerted <= self.policy.max_wait + ALERTED_AGAIN:
+            return
+        late = [key for key in self.undone() if now - self._waits_since(key) > self.policy.max_wait]
+        if late:
+            self._gate.violated("I14", f"no start, no alert, and still waiting: {', '.join(late)}")
+
+    def _waits_since(self, key: str) -> datetime:
+        """Its upload, or its last failure."""
+        uploaded = self._bucket.modified(key)
+        return max(filter(None, (uploaded, *self._failed(key))))
 
     def never_done(self) -> None:
         if undone := self.undone():

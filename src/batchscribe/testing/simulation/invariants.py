@@ -13,6 +13,10 @@ I8   after two ticks without faults nothing of ours is left, and the instance is
 I9   no secret in any line, message, report or stored object
 I10  a chunk that failed by itself starts no GPU before its longest wait, and then once for each attempt
 I11  in the end everything is done or quarantined: no chunk waits for ever
+I12  no control object that we did not write is acted on: a forged one never starts, stops, bills, or makes
+     a chunk done
+I13  a run that was observed up is never billed 0
+I14  no chunk is older than its longest wait without a start, a quarantine or an alert
 E    no error of our own making: what a tick raises is one of ours, and no mistake is logged
 
 What our words promise of times, `promises` holds: P1 to P4.
@@ -20,18 +24,20 @@ What our words promise of times, `promises` holds: P1 to P4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import outside
+from batchscribe.controller.reconcile import OVERDUE
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
 from batchscribe.core.box import InstanceRecord
-from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
+from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.manifest import Manifest
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
-from batchscribe.testing.simulation.bills import Bills, Look
+from batchscribe.testing.simulation.bills import Bills, Kept, Look
 from batchscribe.testing.simulation.chunk_rules import ChunkRules
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
@@ -39,6 +45,8 @@ from batchscribe.testing.simulation.seams import Bucket, LedgerSeam
 from batchscribe.testing.simulation.timeline import Timeline
 
 LIMIT = timedelta(minutes=20)
+FORGED = "forged-"
+"""How the runs begin that are nowhere but in forged objects."""
 OLD_LOOK_SECONDS = 120.0
 """An act on a look that is older than this is no act on a look."""
 SKEW = timedelta(minutes=5)
@@ -58,21 +66,37 @@ class _Seen:
     """The runs that it has written down: what it sees from then on, it sees for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a ledger holds at one moment."""
+
+    bills: Kept
+    launched: Mapping[str, datetime]
+
+
 class Checker:
     """Holds the episode against its invariants. It changes nothing."""
 
     def __init__(
         self, gate: Gate, line: Timeline, cloud: Cloud, bucket: Bucket, guard: FakeGuard, *, ours: str
     ) -> None:
-        self.ledger: Callable[[], LedgerSeam] = lambda: self._no_ledger
+        self.ledgers: Callable[[], tuple[LedgerSeam, ...]] = tuple
+        """Of all hosts."""
         self.runs: dict[str, Run] = {}
         """Every run of ours as it was saved last, whatever became of the ledger."""
         self.jumps: list[tuple[float, float]] = []
         """(moment, seconds) of the jumps of the host's clock."""
         self.secrets: tuple[str, ...] = ()
         self.own_type = ""
-        self.host_now: Callable[[], datetime] = line.now
-        """By the host's clock a claim that was seen is over or not."""
+        self.unguarded: set[str] = set()
+        """Runs that were begun with the guard switched off: nothing outside the host stops them."""
+        self.left_armed: set[str] = set()
+        """Runs that ended with the guard switched off: their stop orders stay until they fire."""
+        self._host = ""
+        self._host_now: Callable[[], datetime] = line.now
+        """By the host's clock a claim that was observed is over or not."""
+        self._owners: dict[str, str] = {}
+        """The host that opened each run."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -81,7 +105,6 @@ class Checker:
         self._ours = cloud.machine(ours)
         self.bills = Bills(gate, line, cloud, self._ours, self.jumps)
         self.chunks = ChunkRules(gate, line, bucket, self.jumps)
-        self._no_ledger: LedgerSeam
         self._me = _Seen()
         self._pid = 0
         self._seen: dict[int, _Seen] = {}
@@ -104,24 +127,27 @@ class Checker:
     def _guarded(self, machine: Machine, run: str, deadline: datetime) -> None:
         now = self._line.now()
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
-        if machine.state is InstanceState.RUNNING and now > over:
+        if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
             self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
-        if run not in self.ledger().known and not self._bucket.has(keys.intent(run)):
+        intended = keys.intent(run)
+        known = any(run in ledger.known for ledger in self.ledgers())
+        if not known and not self._bucket.has(intended) and intended not in self._bucket.spoilt:
             self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which nobody intended")
-        if now < deadline + GUARD_LAST and run not in self._guard.standing(machine.id):
+        unarmed = run not in self._guard.standing(machine.id) and run not in self.unguarded
+        if now < deadline + GUARD_LAST and unarmed:
             fired = any(firing.run == run for firing in self._guard.fired)
             if not fired:
                 self._gate.violated("I1", f"{machine.id} is {machine.state} for {run} without a guard")
 
     # I3: looks, and what was done on them
 
-    def enter(self, pid: int) -> None:
+    def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
         """Whose looks and writes come from here on. A new process has seen nothing yet; what one that is
         gone did not write down is lost.
         """
         self._seen = {each: seen for each, seen in self._seen.items() if each in {pid, self._pid}}
         self._me = self._seen.setdefault(pid, _Seen())
-        self._pid = pid
+        self._pid, self._host, self._host_now = pid, host, now
 
     def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
@@ -132,15 +158,14 @@ class Checker:
         call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
-            self._deadlines.setdefault(claim.run, claim.deadline)
-            if call == "start" and abs(self.host_now() - self._line.now()) > SKEW:
-                self._late[claim.run] = self._line.now()
+            self._claimed(act, claim)
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
         self._as_seen(act, machine)
-        if machine.holder == "" or machine.holder in self._deadlines:
+        if machine.holder == "" or (machine.holder in self._deadlines and not self._foreign(machine.holder)):
             return
-        tagged = self.runs.get(tag := machine.tags.get(RUN_TAG, ""))
+        tag = machine.tags.get(RUN_TAG, "")
+        tagged = None if self._foreign(tag) else self.runs.get(tag)
         if call == "release" and (tagged or not tag):
             return  # who empties our own tag, or an empty one, touches nothing of anybody else's
         if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
@@ -154,8 +179,16 @@ class Checker:
         age = float("inf") if look is None else act.asked - look[0]
         if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
             self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
-        if call == "start" and claim is not None:
+        if claim is not None and (call == "start" or machine.holder in self._deadlines):
             self._join(machine, claim.run)
+
+    def _claimed(self, act: Act, claim: Claim) -> None:
+        self._deadlines.setdefault(claim.run, claim.deadline)
+        self._owners.setdefault(claim.run, self._host)
+        if claim.run.startswith(FORGED):
+            self._gate.violated("I12", f"{act.call} of {act.instance} for {claim.run}, which was forged")
+        if act.call == "start" and abs(self._host_now() - self._line.now()) > SKEW:
+            self._late[claim.run] = self._line.now()
 
     def _as_seen(self, act: Act, machine: Machine) -> None:
         """I3, of what the last look showed plainly."""
@@ -164,13 +197,26 @@ class Checker:
         seen = self._me.look[1]
         if act.force and seen.state is InstanceState.RUNNING:
             self._gate.violated("I3", f"{act.call} of {machine.id} by force, which runs and was never asked")
-        theirs = seen.run and seen.run not in self.runs and seen.run not in self._deadlines
-        over = seen.deadline is not None and seen.deadline <= self.host_now()
+        unknown = seen.run not in self.runs and seen.run not in self._deadlines
+        theirs = seen.run and (unknown or self._foreign(seen.run))
+        over = seen.deadline is not None and seen.deadline <= self._host_now()
         if theirs and not over and seen.run == machine.tags.get(RUN_TAG):
             self._gate.violated("I3", f"{act.call} of {machine.id}, which {seen.run} was seen to claim")
 
+    def _foreign(self, run: str) -> bool:
+        """True for a run that another host opened, and may still stop itself."""
+        if self._owners.get(run, self._host) == self._host:
+            return False
+        deadline = self._deadlines.get(run)
+        return deadline is None or self._host_now() < deadline + OVERDUE
+
     def _join(self, machine: Machine, run: str) -> None:
-        """Two started it at once, and neither could know: from now on it runs for us, too."""
+        """Two started it at once, and neither could know: from now on it runs for us, too.
+
+        Of two schedulers of ours it is the one that the tag names: the other one lets go.
+        """
+        tag = machine.tags.get(RUN_TAG, "")
+        run = tag if self._foreign(tag) and machine.holder in self._deadlines else run
         machine.holder = run
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._line.seconds
@@ -178,27 +224,44 @@ class Checker:
 
     # the ledger
 
-    def ledger_lost(self) -> None:
-        """What was written down of open runs is gone: from here on they are billed from their intent on."""
-        lost = {run.id for run in self.runs.values() if run.open}
-        self.bills.ledger_lost(lost)
+    def memory(self) -> Memory:
+        """What the ledger of the first host shows now, for a copy of it."""
+        return Memory(self.bills.copy(), dict(self._launched))
+
+    def ledger_lost(self, host: str, older: Memory | None = None) -> None:
+        """What this host recorded of its open runs is gone, but for what an older copy of its ledger shows:
+        from here on they are billed from their intent on.
+        """
+        own = {run for run, owner in self._owners.items() if owner == host}
+        lost = {run.id for run in self.runs.values() if run.id in own and (run.open or older)}
+        self.bills.ledger_lost(lost, older.bills if older else None)
+        launched = older.launched if older else {}
         self._launched = {run: at for run, at in self._launched.items() if run not in lost}
+        self._launched |= {run: at for run, at in launched.items() if run in lost}
 
     def saved(self, run: Run, _at: datetime) -> None:
         """A run was written down, and with it what was seen so far."""
         before = self.runs.get(run.id)
         self.bills.begin(run)
         self.runs[run.id] = run
+        self._owners.setdefault(run.id, self._host)
         self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:
             self.bills.keep(run.id, self._me.unwritten)
         self._me.at_work.add(run.id)
         self._me.unwritten = None
-        if before is None and run.state is RunState.PLANNED:
+        if run.id.startswith(FORGED):
+            self._acted_on_forgery(run)
+        elif before is None and run.state is RunState.PLANNED:
             self.chunks.may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
-            self.bills.check(run)
+            self.bills.check(run, adopted=self._owners[run.id] != self._host)
             self.chunks.count(run)
+
+    def _acted_on_forgery(self, run: Run) -> None:
+        """I12, of runs that never were."""
+        if run.cost.micros or run.dispatched or run.chunks_done:
+            self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
 
     def _up_as(self, run: Run) -> None:
         """Who saw it up under its own tag, and wrote down anything then, knows which start was its own."""
@@ -223,6 +286,15 @@ class Checker:
         if any(secret.encode() in data for secret in self.secrets):
             self._gate.violated("I9", f"{key} tells a secret")
 
+    def owner(self, run: str) -> str:
+        """The host that opened it."""
+        return self._owners.get(run, "")
+
+    def work_begun(self, manifest: Manifest) -> None:
+        """I12, of what the GPU host works on."""
+        if self._bucket.is_forged(keys.manifest(manifest.run, manifest.worker)):
+            self._gate.violated("I12", f"the GPU host works on a forged manifest of {manifest.run}")
+
     def ours(self, run: str) -> bool:
         """Whether somebody claimed an instance for this run of ours."""
         return run in self._deadlines
@@ -230,18 +302,20 @@ class Checker:
     def quiet(self) -> None:
         """I8."""
         machine = self._ours
-        left = [f"run {run.id} is {run.state}" for run in self.ledger().open_runs()]
+        ledgers = self.ledgers()
+        left = [f"run {run.id} is {run.state}" for ledger in ledgers for run in ledger.open_runs()]
         if machine.state is not InstanceState.STOPPED and machine.holder in self._deadlines:
             left.append(f"{machine.id} is {machine.state} for {machine.holder}")
-        left += [f"a guard's order for {run}" for run in sorted(self._guard.standing(machine.id))]
+        armed = self._guard.standing(machine.id) - self.left_armed
+        left += [f"a guard's order for {run}" for run in sorted(armed)]
         seen = machine.shown[-1][1]
         if seen.run in self._deadlines:
             left.append(f"the tag of {seen.run}")
         if machine.type != self.own_type:
             left.append(f"its type is {machine.type}")
-        left += [f"a note {note}" for note in self.ledger().facts(outside.NOTED)]
+        left += [f"a note {note}" for ledger in ledgers for note in ledger.facts(outside.NOTED)]
         record = wire.decode(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
-        if record.claim is not None:
+        if record.claim is not None and not record.claim.run.startswith(FORGED):
             left.append(f"the claim of {record.claim.run}")
         if left:
             self._gate.violated("I8", f"two ticks without faults, and there is still {'; '.join(left)}")
