@@ -11,6 +11,14 @@ from batchscribe.errors import BatchscribeError
 ALERT_EVERY_HOURS = 6
 
 
+def alert_conflict(world: World, key: str) -> None:
+    """Alerts because of a control object that this scheduler did not write. It is ignored."""
+    text = (
+        f"{key} was not written by this scheduler: it is ignored. Check who may write to {world.output.url}"
+    )
+    alert(world, "conflict", "batchscribe: a control object is not ours", text)
+
+
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
     """Sends it, unless the same was said lately. A ledger that does not answer keeps no alarm back."""
     log.warning(title, detail=text)

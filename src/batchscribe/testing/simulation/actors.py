@@ -104,7 +104,7 @@ class Actors:
         if cloned and not stage.ledger.open_runs():
             ledger.restore(stage.ledger.copy())
         stage.others = (ledger,)
-        world = stage.world_of(slot, ledger)
+        world = stage.world_of(slot, ledger, FIRST if cloned else SECOND)
         self.second = SecondHost(slot, ledger, world, self._agreed, self._process, cloned=cloned)
         self.second.plan(stage.line, between(stage.rng, 0.0, stage.policy.check_interval.total_seconds()))
 

@@ -333,7 +333,8 @@ class Stage:
             world = self.world_of(slot, self.ledger)
             slot.world = self.settings.world(world) if self.settings else world
 
-    def world_of(self, slot: Slot, ledger: LedgerSeam) -> World:
+    def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
+        """The world as a process sees it; the host `owner` made the secret in its state directory."""
         gate, clock = slot.gate, slot.clock
         store = StoreSeam(self.bucket, gate)
         ears = Ears(gate, self._heard)
@@ -357,6 +358,7 @@ class Stage:
             view=ears,
             scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
             preflight=lambda: gate.point("preflight"),
+            secret=owner,
             new_run_id=lambda _now: self._new_id(),
             render=_render,
             run_log=lambda _run: nullcontext(),
