@@ -36,7 +36,7 @@ class Bills:
         self.rates: Mapping[str, Usd] = {}
         """Dollars an hour of each type."""
         self.in_doubt: set[str] = set()
-        """Runs that took a foreign start for theirs: they pay for it, too."""
+        """Runs that pay for more than they ran: for a foreign start, or for the time before a takeover."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -66,7 +66,7 @@ class Bills:
         self._kept = {run: each for run, each in self._kept.items() if run not in lost}
         self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
 
-    def check(self, run: Run, *, adopted: bool) -> None:
+    def check(self, run: Run) -> None:
         """A borrowed machine runs anyway, and one in other hands is not ours to measure."""
         if run.borrowed:
             return
@@ -81,8 +81,6 @@ class Bills:
         most = self._most(run, spans) + jumped
         if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
             most = max(most, (run.deadline - run.created).total_seconds())
-        if adopted:  # by what its own scheduler polled, and by what the other one did
-            self.in_doubt.add(run.id)
         if run.billed_seconds > most and run.id not in self.in_doubt:
             text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
             self._gate.violated("I7", text)

@@ -229,11 +229,11 @@ class Checker:
         return Memory(self.bills.copy(), dict(self._launched))
 
     def ledger_lost(self, host: str, older: Memory | None = None) -> None:
-        """What this host recorded of its open runs is gone, but for what an older copy of its ledger shows:
+        """What this host recorded of its runs is gone, but for what an older copy of its ledger shows:
         from here on they are billed from their intent on.
         """
         own = {run for run, owner in self._owners.items() if owner == host}
-        lost = {run.id for run in self.runs.values() if run.id in own and (run.open or older)}
+        lost = own & self.runs.keys()
         self.bills.ledger_lost(lost, older.bills if older else None)
         launched = older.launched if older else {}
         self._launched = {run: at for run, at in self._launched.items() if run not in lost}
@@ -244,7 +244,8 @@ class Checker:
         before = self.runs.get(run.id)
         self.bills.begin(run)
         self.runs[run.id] = run
-        self._owners.setdefault(run.id, self._host)
+        if self._owners.setdefault(run.id, self._host) != self._host:
+            self.bills.in_doubt.add(run.id)
         self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:
             self.bills.keep(run.id, self._me.unwritten)
@@ -255,7 +256,7 @@ class Checker:
         elif before is None and run.state is RunState.PLANNED:
             self.chunks.may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
-            self.bills.check(run, adopted=self._owners[run.id] != self._host)
+            self.bills.check(run)
             self.chunks.count(run)
 
     def _acted_on_forgery(self, run: Run) -> None:
