@@ -10,7 +10,7 @@ import pytest
 
 from batchscribe.testing.simulation.episode import play
 from batchscribe.testing.simulation.listening import listening
-from batchscribe.testing.simulation.weather import FOCI, Focus
+from batchscribe.testing.simulation.weather import ACTORS, FOCI, Focus
 from support import planted
 
 BUDGET = 500
@@ -19,6 +19,8 @@ ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, 
     ("poison", "killer", "dies", "hangs", "lost_agent", "deaf_boot", "broken_boot"), 0.0
 )
 EXPIRED = QUIET | {"droughts": 10}
+DAMAGED = QUIET | {"ledger_files": 6, "hangs": 0.05}
+WRITER = ACTORS["a writer of the bucket"]
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
@@ -106,6 +108,29 @@ BUGS = {
     "a recovered run is billed from its recovery": Bug(
         planted.a_recovered_run_is_billed_from_its_recovery, {"I1", "I7"}, 25, FOCI["a lost ledger"]
     ),
+    "a stored settlement proves the stop": Bug(
+        planted.a_stored_settlement_proves_the_stop, {"I2", "I7", "I8"}, 0, WRITER
+    ),
+    "a copy on another host is the same scheduler": Bug(
+        planted.a_copy_on_another_host_is_the_same_scheduler, {"I1", "I3", "I7"}, 0, ACTORS["a cloned host"]
+    ),
+    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 3, WRITER),
+    "a run of other settings is refused": Bug(
+        planted.a_run_of_other_settings_is_refused, {"I2", "P1", "P3", "P4"}, 8, ACTORS["edited settings"]
+    ),
+    "one run blocks the others": Bug(
+        planted.one_run_blocks_the_others, {"I14", "P1", "P3", "P4"}, 0, DAMAGED
+    ),
+    "a damaged ledger ends every process": Bug(
+        planted.a_damaged_ledger_ends_every_process, {"I8", "I14", "P1", "P3", "P4"}, 24, DAMAGED
+    ),
+    "a chunk that failed waits for company": Bug(
+        planted.a_chunk_that_failed_waits_for_company, {"I14"}, 0, QUIET | {"poison": 0.3}
+    ),
+    "a clock set back bills nothing": Bug(
+        planted.a_clock_set_back_bills_nothing, {"I13"}, 0, ACTORS["a clock set back"]
+    ),
+    "any record is believed": Bug(planted.any_record_is_believed, {"I7", "I12", "I13"}, 0, WRITER),
 }
 
 

@@ -45,6 +45,7 @@ class Actors:
     def calm(self) -> None:
         """The settings are those of the first start again; no host but the first one starts anything."""
         self._forger.over = self._operator.over = True
+        self._stage.ledger.drop_unreadable()
         if self._stage.settings:
             self._edit(None)
         if self.second:
@@ -77,6 +78,10 @@ class Actors:
                 self._stage.lose_ledger()
             case File.ROLLED_BACK:
                 self._stage.replace_ledger(self._copy)
+            case File.NEWER:
+                self._stage.ledger.hold_unreadable()
+            case File.READABLE:
+                self._stage.ledger.drop_unreadable()
 
     def _edit(self, edit: Edit | None) -> None:
         self._met(f"settings edited: {edit}")

@@ -108,6 +108,7 @@ class Forger:
             created=created,
             deadline=self._now + timedelta(hours=2),
             meter=Meter(),
+            instances=(pick(self._rng, (self._instance, "i-0fedcba9876543210")),),
             manifests=(),
             borrowed=self._rng.random() < 0.3,
         )

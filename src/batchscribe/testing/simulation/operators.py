@@ -35,6 +35,9 @@ class File(StrEnum):
     DAMAGED = "damaged"
     SET_ASIDE = "set aside"
     ROLLED_BACK = "rolled back"
+    NEWER = "written by a newer version"
+    """One open run in it cannot be read."""
+    READABLE = "readable again"
 
 
 class Unguarded(NoGuard):
@@ -140,11 +143,13 @@ class Operator:
             self._line.at(at, self._between(partial(self.edit, kind)))
             self._line.at(at + lasts, self._between(partial(self.edit, None)))
         for _ in range(files):
-            file = pick(self._rng, tuple(File))
+            file = pick(self._rng, (File.DAMAGED, File.SET_ASIDE, File.ROLLED_BACK, File.NEWER))
             at = between(self._rng, 0.0, hours * HOUR)
             if file is File.ROLLED_BACK:
                 self._line.at(max(0.0, at - between(self._rng, 0.0, HOUR)), self._between(self.keep_copy))
             self._line.at(at, self._between(partial(self.handle, file)))
+            if file is File.NEWER:
+                self._line.at(at + 2 * HOUR, self._between(partial(self.handle, File.READABLE)))
 
     def _between(self, act: Callable[[], None]) -> Callable[[], None]:
         def wait() -> None:

@@ -21,6 +21,7 @@ from batchscribe.protocols import Clock, Guard
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.store import MemoryStore
 
+UNREADABLE = "of-a-newer-version"
 PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 
 
@@ -136,6 +137,14 @@ class LedgerSeam(Ledger):
         """Becomes that copy."""
         self._db.deserialize(older.file)
         self.known = dict(older.known)
+
+    def hold_unreadable(self) -> None:
+        """An open run of a newer version stands in front of all others."""
+        row = {"id": UNREADABLE, "state": "planned", "outcome": None, "created": "", "settled": None}
+        self._query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
+
+    def drop_unreadable(self) -> None:
+        self._db.execute("DELETE FROM runs WHERE id = ?", (UNREADABLE,))
 
     def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
         def save() -> None:
