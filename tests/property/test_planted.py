@@ -61,13 +61,13 @@ BUGS = {
     "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
     "a guard that comes too late": Bug(
-        planted.a_guard_that_comes_too_late, {"I2"}, 27, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+        planted.a_guard_that_comes_too_late, {"I2"}, 5, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
     ),
     "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 15, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
     "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 14, FOCI["other types"]),
-    "nothing is billed": Bug(planted.nothing_is_billed, {"I7"}, 1),
+    "nothing is billed": Bug(planted.nothing_is_billed, {"I13"}, 1),
     "a worker is left on a borrowed machine": Bug(
         planted.a_worker_is_left_on_a_borrowed_machine,
         {"I2"},
@@ -81,7 +81,7 @@ BUGS = {
     "the end of the work is not noticed": Bug(
         planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["nothing but the work"]
     ),
-    "no start ever pays": Bug(planted.no_start_ever_pays, {"I11"}, 1),
+    "no start ever pays": Bug(planted.no_start_ever_pays, {"I14"}, 1),
     "what is done is assigned again": Bug(planted.what_is_done_is_given_out_again, {"I5"}),
     "every alert is due": Bug(planted.every_alarm_is_due, {"P4"}, 2),
     "a mistake in the code": Bug(planted.a_mistake_in_the_code, {"E"}, 1),
@@ -93,7 +93,7 @@ BUGS = {
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
     "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),
     "a clock that was set back grants grace": Bug(
-        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 17, QUIET | {"jumps": 12}
+        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 0, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
         planted.an_endless_chunk_in_company_goes_free, {"I11"}, 65, ENDLESS
