@@ -12,7 +12,7 @@ from batchscribe.testing.simulation.operators import Edit, File, Operator, Setti
 from batchscribe.testing.simulation.seams import Bucket, LedgerCopy, StoreSeam
 from batchscribe.testing.simulation.stage import FOREIGN, INSTANCE, Stage
 from batchscribe.testing.simulation.timeline import HostTime
-from batchscribe.testing.simulation.weather import HOUR, MINUTE, Weather, between
+from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, Weather, between
 
 
 class Actors:
@@ -44,7 +44,7 @@ class Actors:
 
     def calm(self) -> None:
         """The settings are those of the first start again; no host but the first one starts anything."""
-        self._forger.over = self._operator.over = True
+        self._weather, self._forger.over, self._operator.over = CALM, True, True
         self._stage.ledger.drop_unreadable()
         if self._stage.settings:
             self._edit(None)
@@ -125,5 +125,7 @@ class Actors:
         stage.line.at(between(stage.rng, 0.5, 3.0) * HOUR, partial(self._set_clock, 0.0))
 
     def _set_clock(self, offset: float) -> None:
+        if self._weather is CALM:
+            return
         if change := offset - self._stage.host.offset.total_seconds():
             self._stage.jump(change)

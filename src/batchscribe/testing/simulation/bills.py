@@ -57,12 +57,12 @@ class Bills:
         return Kept({run: tuple(looks) for run, looks in self._kept.items()})
 
     def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
-        """The records of these open runs are gone, but for those in an older copy of the ledger.
+        """The records of these runs are gone, but for those in an older copy of the ledger.
 
-        Runs that are not in it are billed from their intent on.
+        Their start may be one of them: they are billed from their intent on.
         """
         looks = older.looks if older else {}
-        self._recovered |= set(lost) - looks.keys()
+        self._recovered |= set(lost)
         self._kept = {run: each for run, each in self._kept.items() if run not in lost}
         self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
 

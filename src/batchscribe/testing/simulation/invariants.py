@@ -174,6 +174,8 @@ class Checker:
             self._doubtful = machine.starts
             self.bills.in_doubt.add(tagged.id)
         if machine.starts == self._doubtful:
+            if claim is not None and machine.holder in self._deadlines:
+                self._join(machine, claim.run)
             return
         look = self._me.look
         age = float("inf") if look is None else act.asked - look[0]
