@@ -57,11 +57,11 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:
     """One poll of a run that is on its way out, and at most one act."""
-    assert run.stop_requested is not None
+    since = run.stop_requested
+    assert since is not None
+    run = run if run.started else _tagged(world, run)
     if not run.started:
-        run = _tagged(world, run)
-    if not run.started:
-        return _let_go(world, replace(run, meter=run.meter.end(run.stop_requested)), "never started")
+        return _let_go(world, replace(run, meter=run.meter.end(since)), "never started")
     poll = poll_instance(world, run)
     if not _is_ours(run, poll):
         return run if _may_become_ours(run, poll) else _hands_off(world, run, poll)
