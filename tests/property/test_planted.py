@@ -10,7 +10,7 @@ import pytest
 
 from batchscribe.testing.simulation.episode import play
 from batchscribe.testing.simulation.listening import listening
-from batchscribe.testing.simulation.weather import FOCI, Focus
+from batchscribe.testing.simulation.weather import ACTORS, FOCI, Focus
 from support import planted
 
 BUDGET = 500
@@ -19,6 +19,8 @@ ENDLESS = {"crash": 0, "fault": 0, "endless": 0.05, "droughts": 0, "people": 0, 
     ("poison", "killer", "dies", "hangs", "lost_agent", "deaf_boot", "broken_boot"), 0.0
 )
 EXPIRED = QUIET | {"droughts": 10}
+DAMAGED = QUIET | {"ledger_files": 6, "hangs": 0.05}
+WRITER = ACTORS["a writer of the bucket"]
 MANY_PEOPLE = {"people": 10, "outages": 3, "lost_disk": 0.0}
 
 
@@ -59,13 +61,13 @@ BUGS = {
     "previously failed chunks count": Bug(planted.troubled_chunks_count, {"I10"}, 0, QUIET | {"poison": 0.6}),
     "a vendor's words are in an alert": Bug(planted.a_vendors_words_are_told, {"I9"}, 2),
     "a guard that comes too late": Bug(
-        planted.a_guard_that_comes_too_late, {"I2"}, 27, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
+        planted.a_guard_that_comes_too_late, {"I2"}, 5, {"outages": 4, "deaf_boot": 1.0, "lost_disk": 0.0}
     ),
     "any instance is stopped": Bug(planted.anybodys_instance_is_stopped, {"I3"}, 15, MANY_PEOPLE),
     "a claim is left": Bug(planted.a_claim_is_left, {"I8"}, 5),
     "quarantine is forgotten": Bug(planted.quarantine_is_forgotten, {"I4"}, 11),
     "its other type is kept": Bug(planted.type_is_kept, {"I8"}, 14, FOCI["other types"]),
-    "nothing is billed": Bug(planted.nothing_is_billed, {"I7"}, 1),
+    "nothing is billed": Bug(planted.nothing_is_billed, {"I13"}, 1),
     "a worker is left on a borrowed machine": Bug(
         planted.a_worker_is_left_on_a_borrowed_machine,
         {"I2"},
@@ -79,7 +81,7 @@ BUGS = {
     "the end of the work is not noticed": Bug(
         planted.a_last_word_is_not_heard, {"P1", "P2"}, 0, FOCI["nothing but the work"]
     ),
-    "no start ever pays": Bug(planted.no_start_ever_pays, {"I11"}, 1),
+    "no start ever pays": Bug(planted.no_start_ever_pays, {"I14"}, 1),
     "what is done is assigned again": Bug(planted.what_is_done_is_given_out_again, {"I5"}),
     "every alert is due": Bug(planted.every_alarm_is_due, {"P4"}, 2),
     "a mistake in the code": Bug(planted.a_mistake_in_the_code, {"E"}, 1),
@@ -91,7 +93,7 @@ BUGS = {
     "every stop is forced": Bug(planted.every_stop_is_forced, {"I3"}, 3),
     "its own start is not recognized": Bug(planted.its_own_start_is_not_known_again, {"I3"}, 15, MANY_PEOPLE),
     "a clock that was set back grants grace": Bug(
-        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 17, QUIET | {"jumps": 12}
+        planted.a_clock_set_back_grants_grace, {"P1", "P4"}, 0, QUIET | {"jumps": 12}
     ),
     "an endless chunk in company goes free": Bug(
         planted.an_endless_chunk_in_company_goes_free, {"I11"}, 65, ENDLESS
@@ -106,6 +108,29 @@ BUGS = {
     "a recovered run is billed from its recovery": Bug(
         planted.a_recovered_run_is_billed_from_its_recovery, {"I1", "I7"}, 25, FOCI["a lost ledger"]
     ),
+    "a stored settlement proves the stop": Bug(
+        planted.a_stored_settlement_proves_the_stop, {"I2", "I7", "I8"}, 0, WRITER
+    ),
+    "a copy on another host is the same scheduler": Bug(
+        planted.a_copy_on_another_host_is_the_same_scheduler, {"I1", "I3", "I7"}, 0, ACTORS["a cloned host"]
+    ),
+    "any manifest is worked on": Bug(planted.any_manifest_is_worked_on, {"I12"}, 3, WRITER),
+    "a run of other settings is refused": Bug(
+        planted.a_run_of_other_settings_is_refused, {"I2", "P1", "P3", "P4"}, 8, ACTORS["edited settings"]
+    ),
+    "one run blocks the others": Bug(
+        planted.one_run_blocks_the_others, {"I14", "P1", "P3", "P4"}, 0, DAMAGED
+    ),
+    "a damaged ledger ends every process": Bug(
+        planted.a_damaged_ledger_ends_every_process, {"I8", "I14", "P1", "P3", "P4"}, 24, DAMAGED
+    ),
+    "a chunk that failed waits for company": Bug(
+        planted.a_chunk_that_failed_waits_for_company, {"I14"}, 0, QUIET | {"poison": 0.3}
+    ),
+    "a clock set back bills nothing": Bug(
+        planted.a_clock_set_back_bills_nothing, {"I13"}, 0, ACTORS["a clock set back"]
+    ),
+    "any record is believed": Bug(planted.any_record_is_believed, {"I7", "I12", "I13"}, 0, WRITER),
 }
 
 

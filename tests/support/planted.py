@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -34,8 +35,9 @@ from batchscribe.core.instances import Claim, InstanceState
 from batchscribe.core.meter import Meter, Moment
 from batchscribe.core.money import ZERO
 from batchscribe.core.runs import Run, RunState, Step
-from batchscribe.errors import BatchscribeError
-from batchscribe.testing.simulation import episode, stage
+from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
+from batchscribe.testing.simulation import box, episode, stage
+from batchscribe.testing.simulation.actors import Actors
 from batchscribe.testing.simulation.cloud import CloudApi
 from batchscribe.testing.simulation.seams import KernelLock, LedgerSeam
 from batchscribe.worker import watching
@@ -373,3 +375,68 @@ def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:
         return Meter(launched_before=launched_before)
 
     patch.setattr(Meter, "recovered", recovered)
+
+
+def a_stored_settlement_proves_the_stop(patch: Patch) -> None:
+    def believing(world: World, run: Run, note: str = "") -> Run:
+        stored = run.state is RunState.RELEASING and run.detail == "its settlement is stored already"
+        return save(world, run.moved(RunState.VERIFYING) if stored else run, note)
+
+    patch.setattr(reconcile, "save", believing)
+
+
+def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
+    patch.setattr(reconcile, "_is_ours", lambda record, terms, *_: record.scheduler == terms.scheduler)
+
+
+def any_manifest_is_worked_on(patch: Patch) -> None:
+    patch.setattr(box, "refuse_foreign_work", lambda *_manifest, **_place: None)
+
+
+def a_run_of_other_settings_is_refused(patch: Patch) -> None:
+    patch.setattr(advance, "world_of", _at_home)
+
+
+def _at_home(world: World, terms: Terms, run: Run) -> World:
+    if (run.instances, run.output) != (terms.instances, world.output.url):
+        raise MisconfiguredError(f"run {run.id} was begun with other settings")
+    return world
+
+
+def one_run_blocks_the_others(patch: Patch) -> None:
+    """Refuses to do anything before what cannot be read is repaired, as it is refused at the end."""
+
+    def first(act: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(world: World, *rest: Any, **more: Any) -> Any:
+            tick._refuse_unreadable(world)
+            return act(world, *rest, **more)
+
+        return refuse
+
+    for name in ("recover", "advance_all"):
+        patch.setattr(tick, name, first(getattr(tick, name)))
+
+
+def a_damaged_ledger_ends_every_process(patch: Patch) -> None:
+    def refuse(self: Actors) -> None:
+        if self.damaged:
+            raise DamagedLedgerError("the ledger is damaged")
+
+    patch.setattr(Actors, "open_ledger", refuse)
+
+
+def a_chunk_that_failed_waits_for_company(patch: Patch) -> None:
+    patch.setattr(policy, "_waiting_since", lambda backlog: backlog.oldest)
+
+
+def a_clock_set_back_bills_nothing(patch: Patch) -> None:
+    def by_the_wall(self: Meter) -> float:
+        begin, end = self.idle_until or self.start_requested, self.stopped or self.running_until
+        return max(0.0, (end.at - begin.at).total_seconds()) if begin and end and self.ran else 0.0
+
+    patch.setattr(Meter, "billed_seconds", property(by_the_wall))
+    patch.setattr(Run, "billed_seconds", property(lambda run: run.meter.billed_seconds))
+
+
+def any_record_is_believed(patch: Patch) -> None:
+    patch.setattr(records, "is_sealed", lambda _data, _secret: True)

@@ -43,6 +43,7 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.store import MemoryStore
 
+SECRET = "of this scheduler"
 INSTANCE = "i-0123456789abcdef0"
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test")
 SECONDS_PER_CHUNK = 10.0
@@ -243,6 +244,7 @@ def stage(
         view=notes,
         scanner=_scanner(bucket, clock),
         preflight=lambda: None,
+        secret=SECRET,
         new_run_id=lambda now: f"{now:%Y%m%d-%H%M%S}-{next(ids):06x}",
         render=lambda whole, kind: encode(whole) if kind == "json" else whole.text.encode(),
         run_log=lambda _run: nullcontext(),

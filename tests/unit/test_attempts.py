@@ -409,7 +409,11 @@ def test_redo_of_many_chunks_costs_few_requests(at: Stage) -> None:
 # What cannot be read.
 
 
-@pytest.mark.parametrize("data", [b"", b"{", gzip.compress(b"{"), gzip.compress(b'{"version": 9}')])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", gzip.compress(b"{"), gzip.compress(b'{"version": 9}')],
+    ids=["empty", "cut", "packed and cut", "of a newer version"],
+)
 def test_a_compacted_object_that_cannot_be_read_is_logged_and_left(at: Stage, data: bytes) -> None:
     upload(at, "a.mp3")
     compacted(at, failure("a.mp3"))

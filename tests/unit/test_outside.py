@@ -30,6 +30,7 @@ from batchscribe.errors import (
 )
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
+from batchscribe.testing.store import MemoryStore
 from support.world import INSTANCE, Stage, once, stage
 
 NO_CAPACITY = NoCapacityError("no capacity")
@@ -161,8 +162,9 @@ def claimed(at: Stage) -> str:
     return claim.launch.value if claim else ""
 
 
+@pytest.mark.parametrize("edited", [False, True], ids=["with the same settings", "with another output"])
 def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
-    at: Stage, monkeypatch: pytest.MonkeyPatch
+    at: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool
 ) -> None:
     ready(at)
     set_up(at)
@@ -180,7 +182,11 @@ def test_a_claim_that_cannot_be_taken_back_is_taken_back_later(
     assert left is not None
     assert left.run == run.id
     monkeypatch.setattr(at.store, "replace", whole)
-    tick(at.world, at.terms)
+    world, another = at.world, MemoryStore(at.clock, url="memory://another")
+    if edited:
+        there = replace(world, source=another, output=another, home=another)
+        world = replace(there, elsewhere=lambda _world, _run: at.world)
+    tick(world, at.terms)
     assert record(at).claim is None
 
 

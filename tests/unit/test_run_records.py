@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,12 +17,10 @@ from batchscribe.core.manifest import Worked
 from batchscribe.core.meter import Meter
 from batchscribe.core.money import Rate, Usd
 from batchscribe.core.run_records import (
-    SLACK_SECONDS,
     decode_outcome,
     decode_run,
     decode_settlement,
     encode_run,
-    is_plausible,
 )
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
@@ -215,107 +214,6 @@ def test_an_intent_of_version_1_is_a_planned_run() -> None:
     assert decode_run(stored(bare)).rate == Rate(per_hour=RATE.per_hour, source="test")
 
 
-def test_a_settlement_of_version_1_completes_its_record() -> None:
-    record = decode_run(stored(INTENT_1))
-    found = decode_settlement(stored(SETTLEMENT_1), record)
-    assert (found.state, found.outcome, found.detail) == (
-        RunState.SETTLED,
-        Outcome.COMPLETED,
-        "worker 0 finished",
-    )
-    assert (found.billed_seconds, found.cost, found.bill()) == (900.0, Usd(131_500), Usd(131_500))
-    assert (found.chunks_done, found.chunks_failed, found.audio_seconds) == (118, 2, 3540.0)
-    assert found.worked == Worked(workers=1, load=4.0, flags={"repaired": 3})
-    assert (found.settled, found.id, found.planned_chunks) == (NOW + 25 * MINUTE, record.id, 120)
-    assert is_plausible(found, record)
-    assert decode_outcome(stored(SETTLEMENT_1)) == "completed"
-
-
-def test_a_settlement_of_version_1_without_a_start_bills_nothing() -> None:
-    record = decode_run(stored(INTENT_1))
-    found = decode_settlement(stored(SETTLEMENT_1, billed_seconds=0.0, cost_micros=0), record)
-    assert (found.billed_seconds, found.cost) == (0.0, Usd(0))
-    assert is_plausible(found, record)
-
-
-def test_a_settlement_of_version_1_of_before_reports_had_the_engines_time() -> None:
-    found = decode_settlement(stored(without(SETTLEMENT_1, "worked")), decode_run(stored(INTENT_1)))
-    assert found.worked == Worked()
-
-
-# Plausibility.
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda settled: replace(settled, id="another"),
-        lambda settled: replace(settled, scheduler="another"),
-        lambda settled: replace(settled, host="another"),
-        lambda settled: replace(settled, cost=Usd(settled.cost.micros - 1)),
-        lambda settled: replace(settled, cost=Usd(settled.cost.micros + 1)),
-        lambda settled: billed(settled, 14 * 60),
-        lambda settled: billed(settled, 20 * 60 + SLACK_SECONDS + 1),
-        lambda settled: priced(settled, "0.1"),
-        lambda settled: priced(settled, "0", instance_type="g5.xlarge"),
-        lambda settled: replace(billed(settled, 20 * 60 + SLACK_SECONDS), settled=None),
-        lambda settled: replace(billed(settled, SLACK_SECONDS + 1), settled=NOW - MINUTE),
-    ],
-    ids=[
-        "another run",
-        "another scheduler",
-        "another host",
-        "cheaper than its bill",
-        "dearer than its bill",
-        "less than its polls prove",
-        "more than its life",
-        "another price of the same type",
-        "another type for nothing",
-        "never settled",
-        "settled before it was created",
-    ],
-)
-def test_a_settlement_that_this_scheduler_cannot_have_written_is_not_plausible(
-    change: Callable[[Run], Run],
-) -> None:
-    assert is_plausible(SETTLED, OPEN)
-    assert not is_plausible(change(SETTLED), OPEN)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda settled: billed(settled, 16 * 60),
-        lambda settled: billed(settled, 20 * 60 + SLACK_SECONDS),
-        lambda settled: priced(settled, "1.006", instance_type="g5.xlarge"),
-        lambda settled: replace(settled, outcome=Outcome.TIMED_OUT, chunks_done=3),
-    ],
-    ids=["a later end", "a clock that was set", "another type at its price", "another outcome"],
-)
-def test_a_settlement_that_knows_more_than_the_ledger_is_plausible(change: Callable[[Run], Run]) -> None:
-    assert is_plausible(change(SETTLED), OPEN)
-
-
-def billed(settled: Run, seconds: float) -> Run:
-    changed = replace(settled, meter=replace(settled.meter, stopped=moment(seconds)))
-    return replace(changed, cost=changed.bill())
-
-
-def priced(settled: Run, dollars: str, **changes: Any) -> Run:
-    rate = Rate(per_hour=Usd.parse(dollars), source="test")
-    changed = replace(settled, rate=rate, **changes)
-    return replace(changed, cost=changed.bill())
-
-
-def test_our_own_settlement_is_plausible_although_the_clocks_contradicted_each_other() -> None:
-    """The clock was set back across a reboot: the whole time to the deadline is billed."""
-    long = replace(OPEN, deadline=NOW + timedelta(hours=24))
-    jumped = replace(long, meter=replace(long.meter, stopped=moment(-3600)))
-    settled = replace(jumped, state=RunState.SETTLED, settled=NOW - timedelta(minutes=50), cost=jumped.bill())
-    assert settled.billed_seconds == timedelta(hours=24).total_seconds()
-    assert is_plausible(settled, jumped)
-
-
 # What is no run.
 
 GARBAGE = [
@@ -373,9 +271,5 @@ def test_any_value_in_any_field_is_read_or_refused(document: dict[str, Any], dat
     changed = document | {data.draw(st.sampled_from(sorted(document))): data.draw(VALUES)}
     for decode in (decode_run, decode_outcome, lambda encoded: decode_settlement(encoded, OPEN)):
         encoded = msgspec.json.encode(changed)
-        try:
-            found = decode(encoded)
-        except MisconfiguredError:
-            continue
-        if isinstance(found, Run):
-            is_plausible(found, OPEN)
+        with suppress(MisconfiguredError):
+            decode(encoded)

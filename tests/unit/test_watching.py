@@ -290,6 +290,18 @@ def test_a_deaf_worker_that_was_cancelled_is_killed_after_the_grace(box: Awake) 
     assert end.why == "worker 0 was killed, as its controller asked"
 
 
+def test_a_worker_whose_progress_cannot_be_read_is_ended_on_request(box: Awake) -> None:
+    box.workers.deaf = True
+    box.claimed()
+    box.give()
+    box.at(30, lambda: box.store.replace(keys.progress(RUN, 0), b'{"run":"run-1"'))
+    box.at(60, box.call_off)
+    off = box.live()
+    assert [each.force for each in box.workers.asked] == [False, True]
+    assert off is not None
+    assert off <= 60 + WAITS.grace + WAITS.told + 2 * LOOK
+
+
 def test_a_deaf_worker_is_killed_where_its_controller_insists(box: Awake) -> None:
     box.workers.deaf = True
     box.claimed()

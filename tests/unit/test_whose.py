@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 
 from batchscribe.controller import advance, teardown
 from batchscribe.controller.steps import claim_of
-from batchscribe.controller.tick import reconcile, tick
+from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core.instances import Claim, Instance, InstanceState
+from batchscribe.core.run_records import encode_run
 from batchscribe.core.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 from batchscribe.testing.compute import Fault
@@ -315,3 +318,25 @@ def test_a_stop_that_hangs_is_forced(at: Stage, monkeypatch: pytest.MonkeyPatch)
     tick(at.world, at.terms)
     assert said == [False, True]
     assert state(at) is InstanceState.STOPPED
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["soon", "when the record is out of date"])
+def test_a_ledger_that_was_rolled_back_leaves_no_started_instance_behind(at: Stage, late: bool) -> None:
+    once(at)
+    (older,) = at.ledger.open_runs()
+    assert not older.started
+    for _ in range(3):
+        once(at)
+        at.clock.sleep(5)
+    with closing(sqlite3.connect(at.ledger.path)) as file, file:  # the copy of an hour ago
+        file.execute("UPDATE runs SET document = ?", (encode_run(older).decode(),))
+    at.clock.sleep(1200 if late else 60)
+    assert at.compute.describe(INSTANCE).run == older.id
+    while at.ledger.open_runs():
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    run = at.ledger.run(older.id)
+    assert run is not None
+    assert state(at) is InstanceState.STOPPED
+    assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
+    assert run.outcome is (Outcome.ABANDONED if late else Outcome.COMPLETED)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from batchscribe.control_place import url_of
 from batchscribe.controller.context import World, log
+from batchscribe.core import keys
 from batchscribe.core.messages import Level, Message
 from batchscribe.errors import BatchscribeError
 
 ALERT_EVERY_HOURS = 6
+
+
+def alert_conflict(world: World, key: str) -> None:
+    """Alerts because of a control object that this scheduler did not write. It is ignored."""
+    place = url_of(world.output, keys.CONTROL)
+    text = f"{key} was not written by this scheduler: it is ignored. Check who may write to {place}"
+    alert(world, "conflict", "batchscribe: a control object is not ours", text)
 
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:

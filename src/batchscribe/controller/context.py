@@ -128,6 +128,8 @@ class World:
     """A scanner; True where a person asked, so that age and live locks do not count."""
     preflight: Callable[[], None]
     """Raises MisconfiguredError where a start could only fail: asked before anything is paid."""
+    secret: str
+    """Seals what this scheduler stores; empty if its state directory cannot keep one."""
     new_run_id: Callable[[datetime], str]
     render: Callable[[SessionTranscript, str], bytes]
     """A session's transcript as a file of a format."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from batchscribe.controller.context import Terms
 from batchscribe.core.instances import Instance
-from batchscribe.core.meter import Moment, Poll
+from batchscribe.core.meter import Meter, Moment, Poll
 from batchscribe.core.runs import Run
 
 
@@ -17,6 +17,17 @@ def why_not_up(run: Run, seen: Instance) -> str:
         return f"{seen.id} is {seen.state}"
     again = run.meter.is_started_again(seen.launched_at)
     return f"{seen.id} was started again from outside" if again else ""
+
+
+def read_tag(run: Run, poll: Poll) -> Run:
+    """The run as started, if the instance's tag names it although its ledger knows of no start.
+
+    The ledger was replaced by an older copy of itself: the run is billed from its creation on.
+    """
+    if run.started or run.borrowed or poll.instance.run != run.id:
+        return run
+    before = run.meter.launched_before
+    return replace(run, meter=Meter.recovered(run.created, started=True, launched_before=before))
 
 
 def read_poll(run: Run, poll: Poll) -> Run:

@@ -13,6 +13,7 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
+from batchscribe.controller.retreat import world_of
 from batchscribe.core import keys
 from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.instances import Instance, InstanceState
@@ -99,12 +100,12 @@ def take_away(world: World, run: Run) -> None:
         _done("what is gone was not noted", run, partial(world.ledger.put, f"{NOTED}{run.id}", None))
 
 
-def sweep(world: World) -> None:
-    """Takes away what runs that are settled could not take away themselves."""
+def sweep(world: World, terms: Terms) -> None:
+    """Takes away what runs that are settled could not take away themselves, each where it was opened."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
         if run is not None and not run.open:
-            take_away(world, run)
+            take_away(world_of(world, terms, run), run)
 
 
 def disarm_settled(world: World, instance: str) -> None:

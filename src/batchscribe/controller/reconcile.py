@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.control_place import control_of
-from batchscribe.controller.alerts import alert
+from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
 from batchscribe.controller.outside import launch_left, note_down
 from batchscribe.controller.records import manifests_of, read_record, read_settlement
@@ -16,7 +16,6 @@ from batchscribe.core import keys
 from batchscribe.core.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.messages import Level
 from batchscribe.core.meter import Meter
-from batchscribe.core.run_records import is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 
@@ -81,7 +80,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
 
 
 def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
-    """The run by its record, as far as that is not to be trusted: place and price are ours."""
+    """The run by the cloud and our own settings: its record names its scheduler, and proves nothing."""
     created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
     run = Run(
         id=run_id,
@@ -99,15 +98,15 @@ def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run
         instance_type=seen.type or terms.instance_type,
     )
     try:
-        record = read_record(world, run_id)
+        record, _ours = read_record(world, run_id)
     except (ObjectNotFoundError, MisconfiguredError):
         return run
-    return replace(run, scheduler=record.scheduler, host=record.host, created=min(created, record.created))
+    return replace(run, scheduler=record.scheduler, host=record.host)
 
 
 def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     try:
-        record = read_record(world, run_id)
+        record, sealed = read_record(world, run_id)
     except ObjectNotFoundError:
         return
     except MisconfiguredError as error:
@@ -116,6 +115,10 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         return
     if not _is_ours(record, terms, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
+        return
+    if not sealed:
+        alert_conflict(world, keys.intent(run_id))
+        world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
     seen = world.compute.describe(record.instance)
     run = _retyped(terms, _as_stored(world, record), seen)
@@ -142,10 +145,7 @@ def _as_stored(world: World, record: Run) -> Run:
         manifests=(),
         meter=Meter(launched_before=record.meter.launched_before),
     )
-    settled = read_settlement(world, record)
-    if settled is not None and is_plausible(settled, fresh):
-        return settled
-    return _as_it_stands(world, fresh)
+    return read_settlement(world, record) or _as_it_stands(world, fresh)
 
 
 def _as_it_stands(world: World, run: Run) -> Run:

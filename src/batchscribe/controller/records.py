@@ -22,6 +22,7 @@ from batchscribe.core.manifest import (
 from batchscribe.core.objects import RECORD_BYTES
 from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
 from batchscribe.core.runs import Run
+from batchscribe.core.seals import is_sealed, seal
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.reading import read_bytes
 
@@ -31,19 +32,28 @@ COPIES = "manifest/"
 
 def write_record(world: World, run: Run) -> None:
     """Stores the record of a run, create-only: which run this is, and until when it may run."""
-    world.output.create(keys.intent(run.id), encode_run(run))
+    world.output.create(keys.intent(run.id), seal(encode_run(run), world.secret))
 
 
-def read_record(world: World, run_id: str) -> Run:
-    """The run as its record has it. Raises ObjectNotFoundError, MisconfiguredError if it cannot be read."""
-    return decode_run(read_bytes(world.output, keys.intent(run_id), RECORD_BYTES))
+def write_settlement(world: World, run: Run) -> bool:
+    """Stores a settled run, create-only; False if another settlement is there."""
+    return world.output.create(keys.settlement(run.id), seal(encode_run(run), world.secret))
+
+
+def read_record(world: World, run_id: str) -> tuple[Run, bool]:
+    """The run as its record has it, and True if this scheduler wrote that.
+
+    Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
+    """
+    data = read_bytes(world.output, keys.intent(run_id), RECORD_BYTES)
+    return decode_run(data), is_sealed(data, world.secret)
 
 
 def read_settlement(world: World, run: Run) -> Run | None:
-    """The run as its settlement in the store has it; None if there is none that can be read."""
+    """The run as this scheduler settled it before; None if there is no settlement, or a foreign one."""
     try:
         data = read_bytes(world.output, keys.settlement(run.id), RECORD_BYTES)
-        return decode_settlement(data, run)
+        return decode_settlement(data, run) if is_sealed(data, world.secret) else None
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 

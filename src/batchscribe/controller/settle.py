@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
-from batchscribe.control_place import url_of
-from batchscribe.controller.alerts import alert
+from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
@@ -22,6 +21,7 @@ from batchscribe.controller.records import (
     read_manifest,
     read_progress,
     read_settlement,
+    write_settlement,
 )
 from batchscribe.controller.redo import quarantine_failed, record_crash
 from batchscribe.controller.retention import retire
@@ -44,7 +44,6 @@ from batchscribe.core.manifest import (
     WorkerEnd,
 )
 from batchscribe.core.messages import Level, Message
-from batchscribe.core.run_records import encode_run, is_plausible
 from batchscribe.core.runs import Outcome, Run, RunState
 from batchscribe.core.worked import flag_text, total, worked
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
@@ -98,21 +97,21 @@ class Verdict:
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies, writes what follows from it, and closes the run; repeatable until its last line.
 
-    A settlement that is stored already stands if this scheduler may have written it: its process died, or
-    its ledger could not be written.
+    A settlement that this scheduler stored before stands: its process died, or its ledger could not be
+    written.
     """
     if not run.manifests and run.started:
         run = replace(run, manifests=manifests_of(world, run.id))
     work = list(_work(world, run))
     before = read_settlement(world, run)
-    if before is not None and is_plausible(before, run):
+    if before is not None:
         verdict = _verdict(world.scanner(run.by_hand), [each.manifest for each in work])
         run = before
     else:
         verdict = _verified(world, terms, run, work, errors)
         run = _closed(world, run, verdict, work)
-        if not world.output.create(keys.settlement(run.id), encode_run(run)):
-            _alert_conflict(world, run)
+        if not write_settlement(world, run):
+            alert_conflict(world, keys.settlement(run.id))
     if not rehearsed(run):
         _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
     if run.started or (run.outcome and run.outcome.no_start):
@@ -122,14 +121,6 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
     run = save(world, run, run.detail)
     _each(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run
-
-
-def _alert_conflict(world: World, run: Run) -> None:
-    text = (
-        f"{keys.settlement(run.id)} was not written by this scheduler, or contradicts what it observed: it "
-        f"is ignored, the ledger has the bill. Check who may write to {url_of(world.output, keys.CONTROL)}"
-    )
-    alert(world, f"conflict/{run.id}", "batchscribe: a settlement is not ours", text)
 
 
 def _verified(

@@ -23,7 +23,8 @@ from batchscribe.controller.context import (
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
 from batchscribe.controller.follow import end_of_work
-from batchscribe.controller.outside import leave_claim, note_down, own_type
+from batchscribe.controller.observation import read_tag
+from batchscribe.controller.outside import launch_left, leave_claim, note_down, own_type
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
 from batchscribe.core.box import ClaimLaunch
 from batchscribe.core.instances import Claim, Instance, InstanceState
@@ -92,9 +93,16 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
     if run.borrowed:
         run = replace(run, launch=leave_claim(world, terms, run))
         return save(world, _borrow(run, poll), f"instance is {state}")
+    if (tagged := read_tag(run, poll)).started:
+        launched = replace(tagged, launch=launch_left(world, run))
+        return save(world, launched.moved(RunState.PROVISIONING), "its tag is on the instance already")
     if why := _not_for_us(world, run, poll.instance, now.at):
         return save(world, run.releasing(Outcome.ABANDONED, why))
-    match state:
+    return _provision_own(world, terms, run, poll)
+
+
+def _provision_own(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
+    match poll.instance.state:
         case InstanceState.STOPPING:
             return run
         case InstanceState.STOPPED:
@@ -102,7 +110,8 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
             requested = run.moved(RunState.PROVISIONING, meter=run.meter.request_start(poll))
             return save(world, requested, "about to start")
         case _:
-            return save(world, run.releasing(Outcome.START_FAILED, f"{run.instance} is {state}"))
+            detail = f"{run.instance} is {poll.instance.state}"
+            return save(world, run.releasing(Outcome.START_FAILED, detail))
 
 
 def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:

@@ -20,6 +20,7 @@ from batchscribe.controller.context import (
     save_best_effort,
 )
 from batchscribe.controller.follow import ensure_agent
+from batchscribe.controller.observation import read_tag
 from batchscribe.controller.outside import take_away
 from batchscribe.controller.records import read_exit
 from batchscribe.core.instances import Instance, InstanceState
@@ -56,9 +57,11 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:
     """One poll of a run that is on its way out, and at most one act."""
-    assert run.stop_requested is not None
+    since = run.stop_requested
+    assert since is not None
+    run = run if run.started else _tagged(world, run)
     if not run.started:
-        return _let_go(world, replace(run, meter=run.meter.end(run.stop_requested)), "never started")
+        return _let_go(world, replace(run, meter=run.meter.end(since)), "never started")
     poll = poll_instance(world, run)
     if not _is_ours(run, poll):
         return run if _may_become_ours(run, poll) else _hands_off(world, run, poll)
@@ -68,6 +71,15 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
     if run.borrowed:
         return _let_go(world, replace(run, meter=run.meter.end(poll.answered)), "handed back running")
     return _stop(world, terms, run, poll)
+
+
+def _tagged(world: World, run: Run) -> Run:
+    """The run as started, if its tag is on the instance; as it was recorded, if the cloud does not answer."""
+    try:
+        return read_tag(run, poll_instance(world, run))
+    except BatchscribeError as error:
+        log.warning("not checked for a tag of a run that was never started", run=run.id, error=str(error))
+        return run
 
 
 def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:

@@ -112,7 +112,7 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
     with locked():
         _attempted(passed, lambda: recover(world, terms))
         advance_all(world, terms, passed, start=False)
-        sweep(world)
+        sweep(world, terms)
         _attempted(passed, lambda: disarm_settled(world, terms.instances[0]))
     _follow(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
@@ -132,7 +132,7 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
             quiet = _quiet(world, terms)
             if not quiet:
                 advance_all(world, terms, passed)
-                sweep(world)
+                sweep(world, terms)
     except BatchscribeError as error:
         if not isinstance(error, (InterruptedRunError, LockHeldError)):
             alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
@@ -167,7 +167,7 @@ def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
     for run in world.ledger.open_runs():
         if run.id not in passed.stuck:
             advance(world, terms, run, passed)
-    sweep(world)
+    sweep(world, terms)
     if still_open := world.ledger.open_runs():
         _refuse_moved_control(world, still_open)
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))

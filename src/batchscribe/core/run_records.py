@@ -1,28 +1,24 @@
 """A run as it is stored: in the ledger, and in the store as its record and its settlement.
 
-Version 1 stored an intent and a settlement with fields of their own in the store, and the times of polls
-beside the other fields in the ledger; all three are still read.
+Version 1 stored an intent with fields of its own in the store, and the times of polls beside the other fields
+in the ledger; both are still read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from batchscribe.core.bounds import EARLIEST, LATEST, MOST, Count, Dated, Micros, Seconds, Time
+from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.foreign import UNREADABLE
-from batchscribe.core.manifest import NAME, Worked
-from batchscribe.core.meter import Meter, Moment
-from batchscribe.core.money import ZERO
-from batchscribe.core.runs import VERSION, Run, RunState
+from batchscribe.core.manifest import NAME
+from batchscribe.core.runs import VERSION, Run
 from batchscribe.errors import MisconfiguredError
 
-SLACK_SECONDS = 7200.0
-"""A clock that was set while the run was open may make its life look shorter than its bill."""
 _METER = (
     ("start_requested", "start_requested"),
     ("start_accepted", "start_accepted"),
@@ -37,18 +33,6 @@ _METER = (
 
 class _Outcome(msgspec.Struct, frozen=True):
     outcome: str
-
-
-class _Settlement1(Dated, frozen=True, kw_only=True):
-    outcome: str
-    detail: str
-    settled: Time
-    billed_seconds: Seconds
-    cost_micros: Micros
-    chunks_done: Count
-    chunks_failed: Count
-    audio_seconds: Seconds
-    worked: Worked = Worked()
 
 
 def encode_run(run: Run) -> bytes:
@@ -91,13 +75,7 @@ def _check_bounds(value: object) -> None:
 
 
 def decode_settlement(data: bytes, run: Run) -> Run:
-    """The settled run in `data`; `run` is its record, which settlements of version 1 do not repeat."""
-    try:
-        fields = msgspec.json.decode(data, type=dict[str, Any])
-        if fields.get("version") == 1 and "outcome" in fields and fields.get("run") == run.id:
-            return _settled(run, msgspec.convert(fields, _Settlement1))
-    except UNREADABLE as error:
-        raise MisconfiguredError(f"not a readable settlement: {error}") from error
+    """The settled run in `data`, if that is `run`. Raises MisconfiguredError."""
     settled = decode_run(data)
     if settled.open or settled.id != run.id:
         raise MisconfiguredError(f"not the settlement of run {run.id}")
@@ -110,26 +88,6 @@ def decode_outcome(data: bytes) -> str:
         return msgspec.json.decode(data, type=_Outcome).outcome
     except UNREADABLE as error:
         raise MisconfiguredError(f"not a readable settlement: {error}") from error
-
-
-def is_plausible(settled: Run, run: Run) -> bool:
-    """True if this scheduler may have settled `run` like this.
-
-    The bill covers what the run's own polls prove, and no more than its life; the cost follows from it.
-    """
-    if (settled.id, settled.scheduler, settled.host) != (run.id, run.scheduler, run.host):
-        return False
-    if settled.settled is None:
-        return False
-    life = (settled.settled - run.created).total_seconds()
-    # Clocks that contradict each other across a reboot are answered with the deadline.
-    contradicted = settled.billed_seconds == (run.deadline - run.created).total_seconds()
-    at_most = life + SLACK_SECONDS if life >= -SLACK_SECONDS else 0.0
-    bounded = run.billed_seconds <= settled.billed_seconds and (
-        settled.billed_seconds <= at_most or contradicted
-    )
-    retyped = settled.instance_type != run.instance_type and settled.rate.per_hour > ZERO
-    return bounded and settled.cost == settled.bill() and (settled.rate == run.rate or retyped)
 
 
 def _from_version_1(fields: dict[str, Any], version: object) -> dict[str, Any]:
@@ -157,27 +115,3 @@ def _from_intent(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _moment(at: object) -> dict[str, object] | None:
     return {"at": at} if at is not None else None
-
-
-def _settled(run: Run, old: _Settlement1) -> Run:
-    """Version 1 kept the billed seconds without the polls behind them."""
-    begin = Moment(old.settled - timedelta(seconds=old.billed_seconds))
-    end = Moment(old.settled)
-    meter = Meter(start_requested=begin, up_since=end, stopped=end) if old.billed_seconds else Meter()
-    return msgspec.convert(
-        msgspec.to_builtins(run)
-        | {
-            "state": RunState.SETTLED,
-            "outcome": old.outcome,
-            "detail": old.detail,
-            "settled": old.settled,
-            "meter": msgspec.to_builtins(meter),
-            "chunks_done": old.chunks_done,
-            "chunks_failed": old.chunks_failed,
-            "audio_seconds": old.audio_seconds,
-            "worked": msgspec.to_builtins(old.worked),
-            "cost": {"micros": old.cost_micros},
-        },
-        Run,
-        strict=False,
-    )

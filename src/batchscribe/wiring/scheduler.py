@@ -104,7 +104,9 @@ def scheduler(
     lock = tick_lock(settings, clock)
     trouble = Trouble([MisconfiguredError(problem) for problem in settings.problems])
     with _ledger(settings, clock, trouble, remember=remember) as ledger:
-        world = _world(settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock)
+        world = _world(
+            settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock, remember=remember
+        )
         world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
         if found := (*trouble.notices, *map(str, trouble.errors)):
             alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
@@ -283,18 +285,22 @@ def instances(settings: Settings) -> tuple[str, ...]:
     return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
 
 
-def scheduler_id(settings: Settings, *, remember: bool = True) -> str:
-    """A random id, written once into the state directory: it survives a lost ledger."""
-    path = settings.state_dir / "scheduler-id"
+def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:
+    """A random id, which all may know, and a secret that seals what this scheduler stores.
+
+    Both are written once into the state directory: they survive a lost ledger.
+    """
+    path, words = settings.state_dir / "scheduler-id", list[str]()
     try:
-        if not path.exists() and remember:
-            write_atomically(path, f"{secrets.token_hex(8)}\n".encode())
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
+        words = path.read_text().split() if path.exists() else []
+        if len(words) < 2 and remember:
+            fresh = [*(words or [secrets.token_hex(8)]), secrets.token_hex(32)]
+            write_atomically(path, "\n".join([*fresh, ""]).encode())
+            words = fresh
     except OSError as error:
         log.warning("the scheduler's id cannot be kept", file=str(path), error=error.strerror)
-        return ""
+    scheduler, secret = [*words, "", ""][:2]
+    return scheduler, secret
 
 
 def _world(
@@ -306,6 +312,7 @@ def _world(
     shield: Shield,
     limit: TimeLimit,
     lock: Lock,
+    remember: bool,
 ) -> World:
     source, output = open_stores(settings)
     return World(
@@ -326,6 +333,7 @@ def _world(
             settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart
         ),
         preflight=lambda: preflight(settings, output),
+        secret=scheduler_identity(settings, remember=remember)[1],
         new_run_id=new_run_id,
         render=render,
         run_log=lambda run: run_log(settings.log_dir, run.id, run.created),
@@ -383,7 +391,7 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
-        scheduler=scheduler_id(settings, remember=remember),
+        scheduler=scheduler_identity(settings, remember=remember)[0],
         host=socket.gethostname(),
         release=__version__,
         provider=settings.provider,

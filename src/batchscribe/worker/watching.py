@@ -278,8 +278,15 @@ class Watch:
             self._obeyed = force
 
     def _follow(self) -> None:
-        """Notes how far the work is; the sequence of reports beside a hung engine is no progress."""
-        progress = self._read(keys.progress(self._claim.run, self._worker), Progress)
+        """Notes how far the work is; the sequence of reports beside a hung engine is no progress.
+
+        A report that cannot be read is none, either: the request to end the worker is still read.
+        """
+        try:
+            progress = self._read(keys.progress(self._claim.run, self._worker), Progress)
+        except MisconfiguredError as error:
+            LOG.warning("box.progress_unreadable", run=self._claim.run, why=str(error))
+            return
         if progress:
             self._note((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 

@@ -12,12 +12,13 @@ from functools import partial
 from batchscribe.testing.simulation.episode import Result, play
 from batchscribe.testing.simulation.listening import listening
 from batchscribe.testing.simulation.summary import Summary, broken, sound
-from batchscribe.testing.simulation.weather import FOCI, Focus
+from batchscribe.testing.simulation.weather import ACTORS, FOCI, Focus
 
 SHARE = 100
 """Episodes that a process plays before it hands them in."""
 APART = 1_000_000
 """Between the first episodes of two seeds."""
+NAMED = {**FOCI, **ACTORS}
 Played = tuple[list[Result], float]
 
 
@@ -59,9 +60,9 @@ def _shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
 
 
 def _focus(text: str) -> Focus:
-    """`people=3,crash=0.01`: fields of the weather; the name of one of FOCI is all that it stands for."""
-    if text in FOCI:
-        return FOCI[text]
+    """`people=3,crash=0.01`: fields of the weather; a name of FOCI or ACTORS is all that it stands for."""
+    if text in NAMED:
+        return NAMED[text]
     pairs = (each.partition("=") for each in text.split(",") if each)
     return {name: float(level) if "." in level else int(level) for name, _, level in pairs}
 
@@ -72,7 +73,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--replay", type=int, metavar="SEED", help="play the one episode of a printed seed")
-    parser.add_argument("--focus", type=_focus, default={}, help=f"NAME=N,... or one of: {', '.join(FOCI)}")
+    parser.add_argument("--focus", type=_focus, default={}, help=f"NAME=N,... or one of: {', '.join(NAMED)}")
     return parser.parse_args(arguments)
 
 

@@ -26,6 +26,7 @@ from batchscribe.testing.simulation.worker import Hands, Worker
 from batchscribe.worker import boot as production
 from batchscribe.worker.boot import BoxAgent, BoxSeams
 from batchscribe.worker.markers import NoDeadman
+from batchscribe.worker.trust import refuse_foreign_work
 
 AGENT_SECONDS = 15.0
 """At least so long between two polls of the agent: it polls more often, and observes no more."""
@@ -113,6 +114,8 @@ class Box:
         self.offline_until = 0.0
         self.up = False
         self.workers: dict[tuple[str, int], Worker] = {}
+        self.begun: Callable[[Manifest], object] = lambda _manifest: None
+        """Called with each manifest that is about to be worked on."""
         self.powered_off = 0
         """How often it switched itself off."""
         self.agent_at: float | None = None
@@ -123,6 +126,7 @@ class Box:
         self._machine = machine
         self._hands = hands
         self._store = FromTheBox(bucket, lambda: self.online)
+        self._place = BoxPlace(instance=machine.id, home=bucket.url, source=bucket.url)
         self._boots = 0
         self._permits: dict[str, StartPermit] = {}
         self._marks: Marks | None = None
@@ -153,6 +157,7 @@ class Box:
 
     def play(self, manifest: Manifest) -> None:
         """Starts a worker."""
+        self.begun(manifest)
         self.workers[manifest.run, manifest.worker] = Worker(self._line, self._bucket, manifest, self._hands)
 
     def record(self) -> InstanceRecord:
@@ -202,8 +207,11 @@ class Box:
         endpoint: str,  # noqa: ARG002
         sha256: str,  # noqa: ARG002
     ) -> None:
+        key = keys.manifest(name.run, name.worker)
         if not self.was_started(name):
-            self.play(read_record(self._store, keys.manifest(name.run, name.worker), Manifest))
+            manifest = read_record(self._store, key, Manifest)
+            refuse_foreign_work(manifest, root=self._store.url, key=key, place=self._place)
+            self.play(manifest)
 
     def was_started(self, name: WorkerName) -> bool:
         return (name.run, name.worker) in self.workers
@@ -245,8 +253,7 @@ class Box:
             runs=lambda _claim: self._store,
         )
         this = production.Boot(id=self._boot_id, at=self._machine.launched_at or START)
-        place = BoxPlace(instance=self._machine.id, home=self._store.url)
-        self._agent = BoxAgent(place, this, seams, run=run)
+        self._agent = BoxAgent(self._place, this, seams, run=run)
         self._step_agent(self._agent, boot)
 
     def _step_agent(self, agent: BoxAgent, boot: Boot) -> None:

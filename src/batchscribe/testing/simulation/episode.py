@@ -10,13 +10,14 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from batchscribe.adapters.logs import Event
-from batchscribe.controller.tick import Watched, reconcile, tick, watch
+from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core.runs import Run
 from batchscribe.errors import BatchscribeError
+from batchscribe.testing.simulation.actors import Actors
 from batchscribe.testing.simulation.gate import Crashed, Violation
+from batchscribe.testing.simulation.hosts import FIRST
 from batchscribe.testing.simulation.listening import Listener
 from batchscribe.testing.simulation.process import Slot
 from batchscribe.testing.simulation.stage import Stage
@@ -27,6 +28,8 @@ STOP_TIMEOUT_SECONDS = 900.0
 LONGEST_END = 60
 """Ticks until one more chunk is done or quarantined, each after the longest wait: for that, three runs may be
 paid for nothing, each a day after the one before."""
+LONGEST_REST = 6 * HOUR
+"""Until a second host that starts nothing any more has finished what is open."""
 BY_HAND = -1
 """Id of a process that a user starts."""
 
@@ -67,7 +70,7 @@ class Episode:
 
     def __init__(self, seed: int, focus: Focus | None = None) -> None:
         self.rng = random.Random(seed)
-        self.weather = drawn(self.rng, focus)
+        self.weather = drawn(self.rng, focus, random.Random(~seed))
         self.stage = Stage(self.rng, self.weather)
         self.result = Result(seed)
         self.hours = between(self.rng, 5.0, 11.0)
@@ -78,6 +81,7 @@ class Episode:
         self._next_tick = between(self.rng, 0.0, self._every)
         self._next_watch = between(self.rng, 0.0, MINUTE)
         self._down_until = 0.0
+        self.actors = Actors(self.stage, self.weather, self._as_process)
 
     def run(self) -> None:
         """The storm, then the calm, in which everything has to come to rest."""
@@ -94,11 +98,13 @@ class Episode:
 
     def _to_the_end(self) -> None:
         """Whatever is left is waited for, as long as one chunk after the other comes to its end."""
-        checker, line = self.stage.checker, self.stage.line
+        checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
             line.advance(self.stage.policy.max_wait.total_seconds())
+            begun = len(runs)
             self._tick(wait=True)
+            checker.waited(len(runs) - begun)
             before, closed = closed, checker.closed()
             waited = 0 if closed > before else waited + 1
         checker.never_done()
@@ -108,7 +114,9 @@ class Episode:
         stage, result = self.stage, self.result
         result.digest = stage.trace.digest
         result.hours = stage.line.seconds / HOUR
-        gates = (stage.main.gate, stage.beside.gate)
+        gates = [stage.main.gate, stage.beside.gate]
+        if self.actors.second:
+            gates.append(self.actors.second.slot.gate)
         result.steps, result.events = sum(gate.steps for gate in gates), stage.line.events
         result.crashes = sum(gate.crashes for gate in gates)
         for gate in gates:
@@ -129,6 +137,7 @@ class Episode:
     def _plan(self) -> None:
         rng, line, hours = self.rng, self.stage.line, self.hours
         self.stage.plan(hours * 0.7)
+        self.actors.plan(hours * 0.7)
         for _ in range(self.weather.outages):
             line.at(between(rng, 0.0, hours * HOUR), self._power_loss)
         for _ in range(self.weather.jumps):
@@ -203,30 +212,37 @@ class Episode:
     def _tick(self, *, wait: bool) -> None:
         self.result.ticks += 1
         stage = self.stage
-        act = partial(tick, stage.main.world, stage.terms, locked=stage.lock.held, wait=wait)
-        self._as_process("tick", stage.main, lambda: self._kept(act().runs))
-        self.stage.checker.tick_ended(self.stage.true_scanner)
+
+        def act() -> None:
+            self._kept(tick(stage.main.world, stage.terms, locked=stage.lock.held, wait=wait).runs)
+
+        self._as_process("tick", stage.main, act)
+        self.stage.checker.chunks.tick_ended(self.stage.true_scanner)
         if self._after and self._down_until <= self.stage.line.seconds:
             self._reconcile()  # as ExecStopPost= of version 0.1 does
 
     def _reconcile(self) -> None:
         self.result.reconciles += 1
         stage = self.stage
-        act = partial(reconcile, stage.main.world, stage.terms, locked=stage.lock.held)
-        self._as_process("reconcile", stage.main, lambda: self._kept(act()))
+
+        def act() -> None:
+            self._kept(reconcile(stage.main.world, stage.terms, locked=stage.lock.held))
+
+        self._as_process("reconcile", stage.main, act)
 
     def _watch(self, slot: Slot) -> None:
         self.result.watches += 1
-        act = partial(watch, slot.world, self.stage.terms, locked=self.stage.lock.held)
-        self._as_process("watchdog", slot, lambda: self._watched(act()))
+        stage = self.stage
 
-    def _watched(self, watched: Watched) -> None:
-        self.stage.trace.add(f"it ended: {watched.found}")
+        def act() -> None:
+            stage.trace.add(f"it ended: {watch(slot.world, stage.terms, locked=stage.lock.held).found}")
+
+        self._as_process("watchdog", slot, act)
 
     def _kept(self, runs: tuple[Run, ...]) -> None:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
-    def _as_process(self, name: str, slot: Slot, act: Callable[[], None]) -> None:
+    def _as_process(self, name: str, slot: Slot, act: Callable[[], object]) -> None:
         """A process from its start to its end, whatever ends it."""
         stage = self.stage
         stage.begin(slot, name)
@@ -235,6 +251,8 @@ class Episode:
             self._knock(slot.pid)
         try:
             slot.gate.point(name)
+            if slot.host == FIRST:
+                self.actors.open_ledger()
             act()
         except Crashed:
             stage.trace.add("it is gone")
@@ -272,9 +290,13 @@ class Episode:
         line = self.stage.line
         line.advance(max(0.0, self._down_until - line.seconds))
         self.stage.calm()
+        self.actors.calm()
         self._down_until = 0.0
         self.stage.boot()
         self._rest(10 * MINUTE)
+        until = line.seconds + LONGEST_REST
+        while not self.actors.rest and line.seconds < until:
+            self._rest(MINUTE)
 
     def _rest(self, seconds: float) -> None:
         """The watchdog's timer alone, for so long."""

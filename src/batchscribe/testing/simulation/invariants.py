@@ -13,6 +13,10 @@ I8   after two ticks without faults nothing of ours is left, and the instance is
 I9   no secret in any line, message, report or stored object
 I10  a chunk that failed by itself starts no GPU before its longest wait, and then once for each attempt
 I11  in the end everything is done or quarantined: no chunk waits for ever
+I12  no control object that we did not write is acted on: a forged one never starts, stops, bills, or makes
+     a chunk done
+I13  a run that was observed up is never billed 0
+I14  no chunk is older than its longest wait without a start, a quarantine or an alert
 E    no error of our own making: what a tick raises is one of ours, and no mistake is logged
 
 What our words promise of times, `promises` holds: P1 to P4.
@@ -25,32 +29,28 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchscribe.controller import outside
-from batchscribe.controller.attempts import list_attempts, read_failures
-from batchscribe.controller.scan import Scanner
+from batchscribe.controller.reconcile import OVERDUE
 from batchscribe.core import keys
 from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import ChunkState, state_of
 from batchscribe.core.box import InstanceRecord
-from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Instance, InstanceState
-from batchscribe.core.manifest import Manifest, counted
-from batchscribe.core.meter import LONGEST_PENDING
-from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Usd
-from batchscribe.core.policy import Policy
+from batchscribe.core.instances import GUARD_LAST, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.core.manifest import Manifest
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.simulation.bills import Bills, Kept, Look
+from batchscribe.testing.simulation.chunk_rules import ChunkRules
 from batchscribe.testing.simulation.cloud import UP, Act, Cloud, Machine, Span
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.simulation.seams import Bucket, LedgerSeam
 from batchscribe.testing.simulation.timeline import Timeline
-from batchscribe.testing.simulation.worker import transcript_of
 
 LIMIT = timedelta(minutes=20)
+FORGED = "forged-"
+"""How the runs begin that are nowhere but in forged objects."""
 OLD_LOOK_SECONDS = 120.0
 """An act on a look that is older than this is no act on a look."""
 SKEW = timedelta(minutes=5)
 """EC2 takes no request that was signed by a clock more wrong than that; the simulated cloud does."""
-CALL_SECONDS = 60.0
-"""What the calls between a look and its record may add to a bill, on both ends together."""
 
 
 @dataclass(slots=True)
@@ -59,11 +59,19 @@ class _Seen:
 
     look: tuple[float, Instance] | None = None
     """The last one, and the moment that it showed."""
-    unwritten: tuple[float, float, bool] | None = None
+    unwritten: Look | None = None
     """When the last one was asked for and answered, and whether it showed `pending`; until something is
     written down after it."""
     at_work: set[str] = field(default_factory=set)
     """The runs that it has written down: what it sees from then on, it sees for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a ledger holds at one moment."""
+
+    bills: Kept
+    launched: Mapping[str, datetime]
 
 
 class Checker:
@@ -72,33 +80,34 @@ class Checker:
     def __init__(
         self, gate: Gate, line: Timeline, cloud: Cloud, bucket: Bucket, guard: FakeGuard, *, ours: str
     ) -> None:
-        self.ledger: Callable[[], LedgerSeam] = lambda: self._no_ledger
+        self.ledgers: Callable[[], tuple[LedgerSeam, ...]] = tuple
+        """Of all hosts."""
         self.runs: dict[str, Run] = {}
         """Every run of ours as it was saved last, whatever became of the ledger."""
-        self.uploaded: list[str] = []
-        self.policy = Policy()
         self.jumps: list[tuple[float, float]] = []
         """(moment, seconds) of the jumps of the host's clock."""
-        self.lag = 0.0
-        """How old a look can be at most."""
         self.secrets: tuple[str, ...] = ()
-        self.rates: Mapping[str, Usd] = {}
-        """Dollars an hour of each type."""
         self.own_type = ""
-        self.host_now: Callable[[], datetime] = line.now
-        """By the host's clock a claim that was seen is over or not."""
+        self.unguarded: set[str] = set()
+        """Runs that were begun with the guard switched off: nothing outside the host stops them."""
+        self.left_armed: set[str] = set()
+        """Runs that ended with the guard switched off: their stop orders stay until they fire."""
+        self._host = ""
+        self._host_now: Callable[[], datetime] = line.now
+        """By the host's clock a claim that was observed is over or not."""
+        self._owners: dict[str, str] = {}
+        """The host that opened each run."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
         self._bucket = bucket
         self._guard = guard
         self._ours = cloud.machine(ours)
-        self._no_ledger: LedgerSeam
+        self.bills = Bills(gate, line, cloud, self._ours, self.jumps)
+        self.chunks = ChunkRules(gate, line, bucket, self.jumps)
         self._me = _Seen()
         self._pid = 0
         self._seen: dict[int, _Seen] = {}
-        self._kept: dict[str, list[tuple[float, float, bool]]] = {}
-        self._recovered: set[str] = set()
         self._deadlines: dict[str, datetime] = {}
         """Of every run that claimed an instance, whether anybody wrote it down or not."""
         self._late: dict[str, datetime] = {}
@@ -107,10 +116,6 @@ class Checker:
         """The start of the machine, by its number, that we may take for ours."""
         self._launched: dict[str, datetime] = {}
         """The launch time of each run that somebody saw up, and wrote down after that."""
-        self._in_doubt: set[str] = set()
-        """Runs that took somebody else's start for theirs: they pay for it, too."""
-        self._begun: dict[str, float] = {}
-        self._checked = -1
 
     # every step
 
@@ -122,24 +127,27 @@ class Checker:
     def _guarded(self, machine: Machine, run: str, deadline: datetime) -> None:
         now = self._line.now()
         over = max(deadline, self._late.get(run, deadline)) + LIMIT
-        if machine.state is InstanceState.RUNNING and now > over:
+        if machine.state is InstanceState.RUNNING and now > over and run not in self.unguarded:
             self._gate.violated("I2", f"{machine.id} runs for {run} past {deadline} + 20 min")
-        if run not in self.ledger().known and not self._bucket.has(keys.intent(run)):
+        intended = keys.intent(run)
+        known = any(run in ledger.known for ledger in self.ledgers())
+        if not known and not self._bucket.has(intended) and intended not in self._bucket.spoilt:
             self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which nobody intended")
-        if now < deadline + GUARD_LAST and run not in self._guard.standing(machine.id):
+        unarmed = run not in self._guard.standing(machine.id) and run not in self.unguarded
+        if now < deadline + GUARD_LAST and unarmed:
             fired = any(firing.run == run for firing in self._guard.fired)
             if not fired:
                 self._gate.violated("I1", f"{machine.id} is {machine.state} for {run} without a guard")
 
     # I3: looks, and what was done on them
 
-    def enter(self, pid: int) -> None:
+    def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
         """Whose looks and writes come from here on. A new process has seen nothing yet; what one that is
         gone did not write down is lost.
         """
         self._seen = {each: seen for each, seen in self._seen.items() if each in {pid, self._pid}}
         self._me = self._seen.setdefault(pid, _Seen())
-        self._pid = pid
+        self._pid, self._host, self._host_now = pid, host, now
 
     def looked(self, asked: float, at: float, seen: Instance) -> None:
         self._me.look = (at, seen)
@@ -150,30 +158,39 @@ class Checker:
         call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
-            self._deadlines.setdefault(claim.run, claim.deadline)
-            if call == "start" and abs(self.host_now() - self._line.now()) > SKEW:
-                self._late[claim.run] = self._line.now()
+            self._claimed(act, claim)
         if machine is not self._ours:
             self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
         self._as_seen(act, machine)
-        if machine.holder == "" or machine.holder in self._deadlines:
+        if machine.holder == "" or (machine.holder in self._deadlines and not self._foreign(machine.holder)):
             return
-        tagged = self.runs.get(tag := machine.tags.get(RUN_TAG, ""))
+        tag = machine.tags.get(RUN_TAG, "")
+        tagged = None if self._foreign(tag) else self.runs.get(tag)
         if call == "release" and (tagged or not tag):
             return  # who empties our own tag, or an empty one, touches nothing of anybody else's
         if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
             # We asked for a start and never saw it up: what is up under our tag when we see it first
             # cannot be told from it, from here to its stop.
             self._doubtful = machine.starts
-            self._in_doubt.add(tagged.id)
+            self.bills.in_doubt.add(tagged.id)
         if machine.starts == self._doubtful:
+            if claim is not None and machine.holder in self._deadlines:
+                self._join(machine, claim.run)
             return
         look = self._me.look
         age = float("inf") if look is None else act.asked - look[0]
         if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
             self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
-        if call == "start" and claim is not None:
+        if claim is not None and (call == "start" or machine.holder in self._deadlines):
             self._join(machine, claim.run)
+
+    def _claimed(self, act: Act, claim: Claim) -> None:
+        self._deadlines.setdefault(claim.run, claim.deadline)
+        self._owners.setdefault(claim.run, self._host)
+        if claim.run.startswith(FORGED):
+            self._gate.violated("I12", f"{act.call} of {act.instance} for {claim.run}, which was forged")
+        if act.call == "start" and abs(self._host_now() - self._line.now()) > SKEW:
+            self._late[claim.run] = self._line.now()
 
     def _as_seen(self, act: Act, machine: Machine) -> None:
         """I3, of what the last look showed plainly."""
@@ -182,13 +199,26 @@ class Checker:
         seen = self._me.look[1]
         if act.force and seen.state is InstanceState.RUNNING:
             self._gate.violated("I3", f"{act.call} of {machine.id} by force, which runs and was never asked")
-        theirs = seen.run and seen.run not in self.runs and seen.run not in self._deadlines
-        over = seen.deadline is not None and seen.deadline <= self.host_now()
+        unknown = seen.run not in self.runs and seen.run not in self._deadlines
+        theirs = seen.run and (unknown or self._foreign(seen.run))
+        over = seen.deadline is not None and seen.deadline <= self._host_now()
         if theirs and not over and seen.run == machine.tags.get(RUN_TAG):
             self._gate.violated("I3", f"{act.call} of {machine.id}, which {seen.run} was seen to claim")
 
+    def _foreign(self, run: str) -> bool:
+        """True for a run that another host opened, and may still stop itself."""
+        if self._owners.get(run, self._host) == self._host:
+            return False
+        deadline = self._deadlines.get(run)
+        return deadline is None or self._host_now() < deadline + OVERDUE
+
     def _join(self, machine: Machine, run: str) -> None:
-        """Two started it at once, and neither could know: from now on it runs for us, too."""
+        """Two started it at once, and neither could know: from now on it runs for us, too.
+
+        Of two schedulers of ours it is the one that the tag names: the other one lets go.
+        """
+        tag = machine.tags.get(RUN_TAG, "")
+        run = tag if self._foreign(tag) and machine.holder in self._deadlines else run
         machine.holder = run
         if machine.state is InstanceState.RUNNING:
             machine.spans[-1].end = self._line.seconds
@@ -196,28 +226,45 @@ class Checker:
 
     # the ledger
 
-    def ledger_lost(self) -> None:
-        """What was written down of open runs is gone: from here on they are billed from their intent on."""
-        lost = {run.id for run in self.runs.values() if run.open}
-        self._recovered |= lost
+    def memory(self) -> Memory:
+        """What the ledger of the first host shows now, for a copy of it."""
+        return Memory(self.bills.copy(), dict(self._launched))
+
+    def ledger_lost(self, host: str, older: Memory | None = None) -> None:
+        """What this host recorded of its runs is gone, but for what an older copy of its ledger shows:
+        from here on they are billed from their intent on.
+        """
+        own = {run for run, owner in self._owners.items() if owner == host}
+        lost = own & self.runs.keys()
+        self.bills.ledger_lost(lost, older.bills if older else None)
+        launched = older.launched if older else {}
         self._launched = {run: at for run, at in self._launched.items() if run not in lost}
-        self._kept = {run: looks for run, looks in self._kept.items() if run not in lost}
+        self._launched |= {run: at for run, at in launched.items() if run in lost}
 
     def saved(self, run: Run, _at: datetime) -> None:
         """A run was written down, and with it what was seen so far."""
         before = self.runs.get(run.id)
-        self._begun.setdefault(run.id, self._line.seconds)
+        self.bills.begin(run)
         self.runs[run.id] = run
+        if self._owners.setdefault(run.id, self._host) != self._host:
+            self.bills.in_doubt.add(run.id)
         self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:
-            self._kept.setdefault(run.id, []).append(self._me.unwritten)
+            self.bills.keep(run.id, self._me.unwritten)
         self._me.at_work.add(run.id)
         self._me.unwritten = None
-        if before is None and run.state is RunState.PLANNED:
-            self._may_start(run)
+        if run.id.startswith(FORGED):
+            self._acted_on_forgery(run)
+        elif before is None and run.state is RunState.PLANNED:
+            self.chunks.may_start(run)
         if run.state is RunState.SETTLED and (before is None or before.open):
-            self._billed(run)
-            self._counted(run)
+            self.bills.check(run)
+            self.chunks.count(run)
+
+    def _acted_on_forgery(self, run: Run) -> None:
+        """I12, of runs that never were."""
+        if run.cost.micros or run.dispatched or run.chunks_done:
+            self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
 
     def _up_as(self, run: Run) -> None:
         """Who saw it up under its own tag, and wrote down anything then, knows which start was its own."""
@@ -228,137 +275,7 @@ class Checker:
         if up and seen.launched_at and self._ours.holder == run.id and at >= self._ours.since:
             self._launched.setdefault(run.id, seen.launched_at)
 
-    def _counted(self, run: Run) -> None:
-        """I4 for a run: what it says is done has its transcript, whatever the worker said."""
-        given = [
-            key
-            for key in self._bucket.keys(f"{keys.RUNS}{run.id}/workers/")
-            if key.endswith("/manifest.json")
-        ]
-        chunks = [
-            chunk for key in given for chunk in wire.decode(self._bucket.get(key).data, Manifest).chunks
-        ]
-        done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
-        if run.chunks_done > done:
-            self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
-
-    def _may_start(self, run: Run) -> None:
-        """I10, against the store: a pending chunk that never failed, or one whose next attempt was due."""
-        then = self._line.now() - timedelta(minutes=10)
-        if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
-            self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
-
-    def _startable(self, key: str, then: datetime) -> bool:
-        """True if the chunk was pending and had not failed at some time since `then`."""
-        done = self._bucket.modified(transcript_of(key))
-        failed = self._failed(key)
-        held = self._bucket.modified(keys.quarantine(key))
-        return all(at is None or at > then for at in (done, held, *failed))
-
-    def _retry_due(self, key: str) -> bool:
-        """True if the chunk failed, and has waited for its next attempt as long as any chunk may."""
-        if self._closed(key) or not (failed := self._failed(key)):
-            return False
-        lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
-        jumped = timedelta(seconds=sum(abs(seconds) for _at, seconds in self.jumps))
-        return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
-
-    def _failed(self, key: str) -> list[datetime]:
-        """When the bucket received each failure of the chunk's own, compacted or not."""
-        digest = keys.digest(key)
-        stored = list_attempts(self._bucket, digest).stored
-        names = [name for name in stored if keys.chunk_of(name)[0] == digest]
-        failures = read_failures(self._bucket, lambda _listed: names, digest)
-        own = {id(failure) for failure in counted(failures.values())}
-        return [stored[name] for name, failure in failures.items() if id(failure) in own]
-
-    def _billed(self, run: Run) -> None:
-        """I7. A borrowed machine runs anyway, and one in other hands is not ours to measure."""
-        if run.borrowed:
-            return
-        spans = [span for span in self._ours.spans if span.holder == run.id]
-        if any(span.end is None for span in spans) and not run.abandoned_gpu:
-            self._gate.violated("I7", f"{run.id} was settled while {self._ours.id} runs for it")
-        truth = self._cloud.billed(run.id)
-        jumped = sum(abs(seconds) for at, seconds in self.jumps if at >= self._begun[run.id])
-        if run.billed_seconds + jumped + self.lag + 1.0 < truth:
-            self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
-        most = self._most(run, spans) + jumped
-        if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
-            most = max(most, (run.deadline - run.created).total_seconds())
-        if run.billed_seconds > most and run.id not in self._in_doubt:
-            text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
-            self._gate.violated("I7", text)
-        self._paid(run, spans, truth - jumped - self.lag - 1.0, most)
-
-    def _paid(self, run: Run, spans: list[Span], least: float, most: float) -> None:
-        """I7 in dollars."""
-        paid = run.cost.micros
-        rates = [self.rates[span.type].micros for span in spans] or [
-            rate.micros for rate in self.rates.values()
-        ]
-        if paid < min(rates) * max(0.0, least) / 3600:
-            self._gate.violated(
-                "I7", f"{run.id} cost ${run.cost.text(4)} for {least:.0f} s and more of {spans}"
-            )
-        limit = max(rates) * max(most, MINIMUM_BILLED_SECONDS) / 3600 + 1
-        if paid > limit and run.id not in self._in_doubt:
-            self._gate.violated(
-                "I7", f"{run.id} cost ${run.cost.text(4)} for at most {most:.0f} s of {spans}"
-            )
-
-    def _most(self, run: Run, spans: list[Span]) -> float:
-        """The longest bill that looks explain: from the last look before it ran to the first after it.
-
-        A look counts where its process was at work on the run, and wrote the run down next. It is as early
-        as it was asked for, and as late as it was answered.
-        With a lost ledger the bill begins at the intent. A run that never ran is billed for no more than
-        its life; stale looks and the time that calls take come on top, once on each side.
-        """
-        looks = self._kept.get(run.id, [])
-        created = self._begun[run.id]
-        now = self._line.seconds
-        if not spans:
-            return now - created + CALL_SECONDS
-        first, last = spans[0].begin, spans[-1].end or now
-        after = [at for _asked, at, _pending in looks if at >= last + self.lag]
-        begin = created if run.id in self._recovered else self._idle(looks, created, first)
-        end = min(after, default=now)
-        return end - begin + 2 * self.lag + CALL_SECONDS
-
-    def _idle(self, looks: list[tuple[float, float, bool]], begin: float, first: float) -> float:
-        """Until when looks show that it has not run yet. One that sees it on its way up, after what its
-        host took for a long time without any, does not tell whether it is for the first time.
-        """
-        for asked, at, pending in looks:
-            passed = asked - begin + sum(seconds for when, seconds in self.jumps if begin <= when <= asked)
-            if at <= first and not (pending and passed > LONGEST_PENDING.total_seconds()):
-                begin = max(begin, asked)
-        return begin
-
     # ends
-
-    def tick_ended(self, scanner: Scanner) -> None:
-        """I4 and I5, where the store has changed since the last look."""
-        if self._bucket.changes == self._checked:
-            return
-        self._checked = self._bucket.changes
-        rules = scanner.rules()
-        states = {audio.info.key: state_of(audio, rules) for audio in scanner.audio()}
-        for key in self.uploaded:
-            self._accounted(key, states.get(key))
-        for key, times in self._bucket.written.items():
-            if times > 1 and "/transcription-" in key:
-                self._gate.violated("I5", f"{key} was written {times} times")
-
-    def _accounted(self, key: str, state: ChunkState | None) -> None:
-        expected = {ChunkState.PENDING, ChunkState.WAITING}
-        if self._bucket.has(transcript_of(key)):
-            expected = {ChunkState.DONE}
-        elif self._bucket.has(keys.quarantine(key)):
-            expected = {ChunkState.QUARANTINED}
-        if state not in expected:
-            self._gate.violated("I4", f"{key} is {state}, and should be {' or '.join(sorted(expected))}")
 
     def heard(self, kind: str, text: str) -> None:
         """I9."""
@@ -372,40 +289,36 @@ class Checker:
         if any(secret.encode() in data for secret in self.secrets):
             self._gate.violated("I9", f"{key} tells a secret")
 
+    def owner(self, run: str) -> str:
+        """The host that opened it."""
+        return self._owners.get(run, "")
+
+    def work_begun(self, manifest: Manifest) -> None:
+        """I12, of what the GPU host works on."""
+        if self._bucket.is_forged(keys.manifest(manifest.run, manifest.worker)):
+            self._gate.violated("I12", f"the GPU host works on a forged manifest of {manifest.run}")
+
     def ours(self, run: str) -> bool:
         """Whether somebody claimed an instance for this run of ours."""
         return run in self._deadlines
 
-    def undone(self) -> list[str]:
-        """I11: chunks that are neither done nor quarantined."""
-        return [key for key in self.uploaded if not self._closed(key)]
-
-    def closed(self) -> int:
-        """How many chunks are done or quarantined."""
-        return sum(map(self._closed, self.uploaded))
-
-    def _closed(self, key: str) -> bool:
-        return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
-
-    def never_done(self) -> None:
-        if undone := self.undone():
-            self._gate.violated("I11", f"everything is well, and still not done: {', '.join(undone)}")
-
     def quiet(self) -> None:
         """I8."""
         machine = self._ours
-        left = [f"run {run.id} is {run.state}" for run in self.ledger().open_runs()]
+        ledgers = self.ledgers()
+        left = [f"run {run.id} is {run.state}" for ledger in ledgers for run in ledger.open_runs()]
         if machine.state is not InstanceState.STOPPED and machine.holder in self._deadlines:
             left.append(f"{machine.id} is {machine.state} for {machine.holder}")
-        left += [f"a guard's order for {run}" for run in sorted(self._guard.standing(machine.id))]
+        armed = self._guard.standing(machine.id) - self.left_armed
+        left += [f"a guard's order for {run}" for run in sorted(armed)]
         seen = machine.shown[-1][1]
         if seen.run in self._deadlines:
             left.append(f"the tag of {seen.run}")
         if machine.type != self.own_type:
             left.append(f"its type is {machine.type}")
-        left += [f"a note {note}" for note in self.ledger().facts(outside.NOTED)]
+        left += [f"a note {note}" for ledger in ledgers for note in ledger.facts(outside.NOTED)]
         record = wire.decode(self._bucket.get(keys.instance(machine.id)).data, InstanceRecord)
-        if record.claim is not None:
+        if record.claim is not None and not record.claim.run.startswith(FORGED):
             left.append(f"the claim of {record.claim.run}")
         if left:
             self._gate.violated("I8", f"two ticks without faults, and there is still {'; '.join(left)}")

@@ -10,9 +10,13 @@ from batchscribe.testing.simulation.timeline import HostClock
 class Slot:
     """Holds one process after the other; what the last one had in memory is gone with it."""
 
-    def __init__(self, gate: Gate, clock: HostClock) -> None:
+    def __init__(self, gate: Gate, clock: HostClock, host: str) -> None:
         self.gate = gate
         self.clock = clock
+        self.host = host
+        """Name of its machine."""
+        self.interrupted: Slot | None = None
+        """Whose process was at work as this one began, and goes on after it."""
         self.world: World
         self.pid = 0
         self.running = False

@@ -47,6 +47,8 @@ class Promises:
         self.ours: Callable[[str], bool] = lambda _run: True
         self.host_up: Callable[[], bool] = lambda: False
         """True while the controller's host has power: its timers make passes."""
+        self.elsewhere: Callable[[str], bool] = lambda _run: False
+        """True for a run of another host, which always has power."""
         self.unwritten: Callable[[], float] = lambda: float("-inf")
         """When the ledger did not take something last."""
         self._gate = gate
@@ -85,7 +87,8 @@ class Promises:
     def saved(self, run: Run) -> None:
         self._states[run.id] = run.state
         if run.state is RunState.SETTLED:
-            self._told.pop(NOT_STOPPED, None)  # it was seen stopped: the next alarm is another one
+            # It was observed stopped: the next alarm is another one.
+            self._told = {said: at for said, at in self._told.items() if not said.endswith(NOT_STOPPED)}
             self._handed_back(run)
 
     def _handed_back(self, run: Run) -> None:
@@ -103,12 +106,13 @@ class Promises:
         """A message is on its way: by the host's clock it was due now."""
         self._telling = self._line.seconds
 
-    def told(self, title: str) -> None:
+    def told(self, title: str, host: str) -> None:
         """P4, of what is said now and then: an alarm, or a start that fails like the last one."""
         said = title
         if named := _NAME.search(title):
             outcome = title[named.end() :]
             said = outcome if outcome in _NO_START else ""
+        said = said and f"{host}: {said}"
         now = self._telling
         before = self._told.get(said)
         self._told[said] = now
@@ -130,7 +134,7 @@ class Promises:
             return
         if not self._box.online:
             self.wrong()
-        driven = self._down_until if up else None
+        driven = 0.0 if self.elsewhere(run) else self._down_until if up else None
         self._ended(run, driven, now)
         self._hangs(run, driven, now)
         if driven is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from batchscribe.protocols import Clock, Guard
 from batchscribe.testing.simulation.gate import Gate
 from batchscribe.testing.store import MemoryStore
 
+UNREADABLE = "of-a-newer-version"
 PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 
 
@@ -33,6 +35,32 @@ class Bucket(MemoryStore):
         self.written: Counter[str] = Counter()
         self.changes = 0
         self.on_write: Callable[[str], None] = lambda _key: None
+        self.forged: dict[str, bytes] = {}
+        """What a user wrote who may write the bucket, and is no part of batchscribe."""
+        self.spoilt: dict[str, bytes] = {}
+        """What that user overwrote or deleted."""
+
+    def forge(self, key: str, data: bytes) -> None:
+        self._spoil(key)
+        self.forged[key] = data
+        self.place(key, data)
+
+    def forge_deletion(self, key: str) -> None:
+        self._spoil(key)
+        self.delete(key)
+
+    def is_forged(self, key: str) -> bool:
+        return key in self.forged and self.has(key) and self.get(key).data == self.forged[key]
+
+    def original(self, key: str) -> bytes | None:
+        """The object as batchscribe wrote it last; None if it never did."""
+        if self.is_forged(key) or not self.has(key):
+            return self.spoilt.get(key)
+        return self.get(key).data
+
+    def _spoil(self, key: str) -> None:
+        if (data := self.original(key)) is not None:
+            self.spoilt[key] = data
 
     def place(
         self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
@@ -84,6 +112,12 @@ class StoreSeam:
         self._gate.call("store.delete", key, lambda: self._bucket.delete(key))
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerCopy:
+    file: bytes
+    known: Mapping[str, Run]
+
+
 class LedgerSeam(Ledger):
     """A ledger in memory that outlives its process: what was committed stays, the rest never was."""
 
@@ -94,6 +128,23 @@ class LedgerSeam(Ledger):
         self.gate = gate
         """Of the process that is at it now."""
         self._saved = saved
+
+    def copy(self) -> LedgerCopy:
+        """Its file as it is now."""
+        return LedgerCopy(self._db.serialize(), dict(self.known))
+
+    def restore(self, older: LedgerCopy) -> None:
+        """Becomes that copy."""
+        self._db.deserialize(older.file)
+        self.known = dict(older.known)
+
+    def hold_unreadable(self) -> None:
+        """An open run of a newer version stands in front of all others."""
+        row = {"id": UNREADABLE, "state": "planned", "outcome": None, "created": "", "settled": None}
+        self._query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
+
+    def drop_unreadable(self) -> None:
+        self._db.execute("DELETE FROM runs WHERE id = ?", (UNREADABLE,))
 
     def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
         def save() -> None:

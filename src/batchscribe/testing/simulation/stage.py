@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,8 +28,10 @@ from batchscribe.testing.simulation.box import Boot, Box
 from batchscribe.testing.simulation.cloud import Cloud, CloudApi, Machine, Start
 from batchscribe.testing.simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
 from batchscribe.testing.simulation.gate import Gate
-from batchscribe.testing.simulation.invariants import Checker
+from batchscribe.testing.simulation.hosts import FIRST, SECOND
+from batchscribe.testing.simulation.invariants import Checker, Memory
 from batchscribe.testing.simulation.launcher import OverSsh
+from batchscribe.testing.simulation.operators import Settings
 from batchscribe.testing.simulation.people import Hands as People
 from batchscribe.testing.simulation.people import Uploads
 from batchscribe.testing.simulation.process import Slot
@@ -39,6 +42,7 @@ from batchscribe.testing.simulation.seams import (
     Ears,
     GuardSeam,
     KernelLock,
+    LedgerCopy,
     LedgerSeam,
     StoreSeam,
 )
@@ -66,8 +70,8 @@ class Stage:
         self.trace = Trace(self.line)
         self.host = HostTime()
         self.host_up = True
-        self.main = self._slot()
-        self.beside = self._slot()
+        self.main = self.new_slot(self.host, FIRST)
+        self.beside = self.new_slot(self.host, FIRST)
         """Where the watchdog's passes run while a tick waits."""
         self.at_work = self.main
         self.gate = self.main.gate
@@ -84,7 +88,11 @@ class Stage:
         self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
         self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
         self.policy = _policy(rng, weather)
-        self.ledger = self._new_ledger()
+        self.ledger = self.new_ledger(self.main.gate)
+        self.others: tuple[LedgerSeam, ...] = ()
+        """Ledgers of other hosts."""
+        self.settings: Settings | None = None
+        self.on_save: Callable[[Run], object] = lambda _run: None
         self._weather = weather
         self.cloud.refused_types = frozenset(each for each in OTHERS if rng.random() < weather.refused_types)
         self._pace = between(rng, 20.0, 150.0)
@@ -96,7 +104,7 @@ class Stage:
         self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
         self.terms = self._terms()
-        self._wire_worlds()
+        self.wire_worlds()
 
     # the course of an episode
 
@@ -113,29 +121,24 @@ class Stage:
     def begin(self, slot: Slot, name: str) -> None:
         """A new process of the controller."""
         self._pids += 1
-        self.trace.add(f"--- {name}")
+        self.trace.add(f"--- {name}{' of the second host' if slot.host == SECOND else ''}")
+        slot.interrupted = self.at_work if self.at_work.running else None
         slot.begin(self._pids)
         self._give_way(slot)
-        self._enter(slot)
 
     def end(self, slot: Slot) -> None:
-        """The process is gone; time goes on without it. Whoever it was started beside goes on, or learns
-        that it is gone, too.
-        """
+        """The process is gone; time goes on without it. The one that it interrupted goes on, or ends, too."""
         slot.end()
         self.lock.bury(slot.pid)
-        self._give_way(self.main)
-        self.line.cut = self.main.running and self.main.gate.dead
-        self._enter(self.main)
-
-    def _enter(self, slot: Slot) -> None:
-        self.checker.enter(slot.pid)
+        before = slot.interrupted or self.main
+        self._give_way(before)
+        self.line.cut = before.running and before.gate.dead
 
     def kill(self, slot: Slot) -> None:
         """SIGKILL: the kernel frees what it held, and its next step is none."""
         self.trace.add(f"process {slot.pid} is killed")
         slot.gate.kill()
-        self.line.cut = not (slot is self.main and self.beside.running)  # who runs beside it goes on
+        self.line.cut = slot is self.at_work  # what runs beside it goes on
         self.lock.bury(slot.pid)
 
     def power_off(self) -> None:
@@ -143,6 +146,7 @@ class Stage:
         for slot in (self.main, self.beside):
             if slot.running:
                 slot.gate.kill()
+        self.line.cut = self.at_work.running and self.at_work.gate.dead
 
     def boot(self) -> None:
         """The host has its power back."""
@@ -152,7 +156,9 @@ class Stage:
 
     def _give_way(self, slot: Slot) -> None:
         self.at_work = slot
-        self.ledger.gate = slot.gate
+        if slot.host == FIRST:
+            self.ledger.gate = slot.gate
+        self.checker.enter(slot.pid, slot.host, slot.clock.now)
 
     def jump(self, seconds: float) -> None:
         """The wall clock of the host is set, by so much; its uptime goes on."""
@@ -163,11 +169,16 @@ class Stage:
 
     def lose_ledger(self) -> None:
         self.trace.add("the ledger is lost")
-        self.checker.ledger_lost()
+        self.replace_ledger(None)
+
+    def replace_ledger(self, older: tuple[LedgerCopy, Memory] | None) -> None:
+        self.checker.ledger_lost(FIRST, older[1] if older else None)
         self.promises.ledger_lost()
         self.ledger.close()
-        self.ledger = self._new_ledger()
-        self._wire_worlds()
+        self.ledger = self.new_ledger(self.main.gate)
+        if older:
+            self.ledger.restore(older[0])
+        self.wire_worlds()
 
     def calm(self) -> None:
         """No more faults from here on; what is broken stays broken until somebody stops it."""
@@ -186,30 +197,33 @@ class Stage:
     def _wire(self) -> None:
         self.line.after = self._check
         for slot in (self.main, self.beside):
-            slot.gate.check = self._check
-            slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
-            slot.gate.limit = HANG_SECONDS
-            slot.gate.died = self.promises.wrong
-            slot.clock.pause = partial(self._sleep, slot.gate)
+            self.wire_slot(slot)
         self.cloud.on_change = self.trace.add
         self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
         self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
         self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
         self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
-        self.checker.ledger = lambda: self.ledger
-        self.checker.uploaded = self.uploads.keys
-        self.checker.lag = LONGEST_LAG if self._weather.stale else 0.0
+        self.checker.ledgers = lambda: (self.ledger, *self.others)
+        self.checker.chunks.uploaded = self.uploads.keys
+        self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
         self.checker.secrets = (SECRET,)
-        self.checker.rates = {name: rate.per_hour for name, rate in RATES.items()}
+        self.checker.bills.rates = {name: rate.per_hour for name, rate in RATES.items()}
         self.checker.own_type = TYPE
-        self.checker.policy = self.policy
-        self.checker.host_now = lambda: self.line.now() + self.host.offset
+        self.checker.chunks.policy = self.policy
         self.bucket.on_write = self.checker.written
         self.trouble.wrong = self.promises.wrong
         self.promises.ours = self.checker.ours
         self.promises.unwritten = lambda: self.trouble.unwritten
         self.promises.host_up = lambda: self.host_up
+        self.promises.elsewhere = lambda run: self.checker.owner(run) == SECOND
         self.lock.process = lambda: self.at_work.pid
+
+    def wire_slot(self, slot: Slot) -> None:
+        slot.gate.check = self._check
+        slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
+        slot.gate.limit = HANG_SECONDS
+        slot.gate.died = self.promises.wrong
+        slot.clock.pause = partial(self._sleep, slot.gate)
 
     def _check(self) -> None:
         self.checker.step()
@@ -218,13 +232,16 @@ class Stage:
     def _saved(self, run: Run, at: datetime) -> None:
         self.checker.saved(run, at)
         self.promises.saved(run)
+        self.on_save(run)
 
     def _heard(self, kind: str, text: str) -> None:
         self.checker.heard(kind, text)
         if kind == SENDING:
             self.promises.telling()
         elif kind == "message":
-            self.promises.told(text.partition("\n")[0])
+            title = text.partition("\n")[0]
+            self.promises.told(title, self.at_work.host)
+            self.checker.chunks.alerted(title)
 
     def _looked(self, asked: float, at: float, seen: Instance) -> None:
         self.checker.looked(asked, at, seen)
@@ -239,8 +256,8 @@ class Stage:
         if not self.pays_twice:
             self.gate.violated("I5", f"{key} was done, and was done again")
 
-    def _slot(self) -> Slot:
-        return Slot(Gate(self.rng, self.line, self.trace), HostClock(self.line, self.host))
+    def new_slot(self, time: HostTime, host: str) -> Slot:
+        return Slot(Gate(self.rng, self.line, self.trace), HostClock(self.line, time), host)
 
     def _sleep(self, gate: Gate, seconds: float) -> None:
         gate.point("sleep", f"{seconds:g}")
@@ -264,7 +281,7 @@ class Stage:
             twice=self._done_twice,
         )
         box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
-        box.next_boot = self._boot
+        box.next_boot, box.begun = self._boot, self.checker.work_begun
         record = InstanceRecord(
             instance=INSTANCE,
             release=__version__,
@@ -291,12 +308,13 @@ class Stage:
     def _seconds(self) -> float:
         return self._pace * between(self.rng, 0.5, 1.5)
 
-    def _new_ledger(self) -> LedgerSeam:
-        return LedgerSeam(self.at_work.gate, saved=self._saved)
+    def new_ledger(self, gate: Gate) -> LedgerSeam:
+        return LedgerSeam(gate, saved=self._saved)
 
     def _terms(self) -> Terms:
         return Terms(
             scheduler="this",
+            host=FIRST,
             release=__version__,
             provider="ec2",
             instances=(INSTANCE,),
@@ -313,12 +331,15 @@ class Stage:
             waits=self._waits,
         )
 
-    def _wire_worlds(self) -> None:
+    def wire_worlds(self) -> None:
         """The world of each process, with the ledger as it is now."""
-        self.main.world = self._world(self.main.gate, self.main.clock)
-        self.beside.world = self._world(self.beside.gate, self.beside.clock)
+        for slot in (self.main, self.beside):
+            world = self.world_of(slot, self.ledger)
+            slot.world = self.settings.world(world) if self.settings else world
 
-    def _world(self, gate: Gate, clock: HostClock) -> World:
+    def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
+        """The world as a process sees it; the host `owner` made the secret in its state directory."""
+        gate, clock = slot.gate, slot.clock
         store = StoreSeam(self.bucket, gate)
         ears = Ears(gate, self._heard)
         compute = CloudApi(self.cloud, self.line, gate)
@@ -334,26 +355,27 @@ class Stage:
             launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,
-            ledger=self.ledger,
+            ledger=ledger,
             shield=clock,
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, _run: world,
             view=ears,
             scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
             preflight=lambda: gate.point("preflight"),
+            secret=owner,
             new_run_id=lambda _now: self._new_id(),
             render=_render,
             run_log=lambda _run: nullcontext(),
-            report=partial(self._report, gate),
+            report=partial(self._report, gate, ledger),
         )
 
     def _new_id(self) -> str:
         self._ids += 1
         return f"run-{self._ids:04}"
 
-    def _report(self, gate: Gate, run: Run) -> None:
+    def _report(self, gate: Gate, ledger: LedgerSeam, run: Run) -> None:
         gate.point("report", run.id)
-        built = report.build(run, events=self.ledger.events(run.id), samples=[], backlog=None, lock="")
+        built = report.build(run, events=ledger.events(run.id), samples=[], backlog=None, lock="")
         self._heard("report", report.encode(built).decode())
 
 

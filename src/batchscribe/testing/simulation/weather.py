@@ -79,6 +79,18 @@ class Weather:
     """Other schedulers with claims of their own."""
     bystanders: int = 0
     """Processes started by hand while a tick is at work."""
+    second_host: float = 0.0
+    """That another scheduler's host works on the same bucket and instance."""
+    cloned: float = 0.0
+    """That its state directory is a copy of the first one's, with the scheduler's id."""
+    edits: int = 0
+    """Changes of the settings, each for a while."""
+    ledger_files: int = 0
+    """Times at which the ledger is damaged, set aside, or rolled back to an older copy."""
+    forgeries: int = 0
+    """Control objects that are forged or deleted by a user who may write the bucket."""
+    set_back: float = 0.0
+    """That the host's clock is set back by hours while a run works."""
 
 
 CALM = Weather()
@@ -115,6 +127,7 @@ _SPICES: dict[str, Sequence[float | int]] = {
 _CRASHES = (0.0, 0.0005, 0.002, 0.005, 0.02)
 _SPICED = 0.22
 _FOCUSED = 0.3
+_ACTED = 0.25
 
 Focus = Mapping[str, float]
 """Fields of the weather that are set, whatever is drawn for the others."""
@@ -136,13 +149,29 @@ FOCI: Mapping[str, Focus] = {
 """Weathers in which rare pairs of troubles meet."""
 
 
-def drawn(rng: random.Random, focus: Focus | None = None) -> Weather:
-    """The weather of an episode; one in a few has a focus of its own."""
+ACTORS: Mapping[str, Focus] = {
+    "two hosts": {"second_host": 1.0, "crash": 0.002},
+    "a cloned host": {"second_host": 1.0, "cloned": 1.0, "crash": 0.002},
+    "edited settings": {"edits": 4, "crash": 0.005},
+    "an old ledger": {"ledger_files": 3, "crash": 0.002},
+    "a writer of the bucket": {"forgeries": 6, "crash": 0.002},
+    "a clock set back": {"set_back": 0.7},
+}
+"""Weathers with other programs and users who change what the scheduler works with."""
+
+
+def drawn(rng: random.Random, focus: Focus | None = None, actors: random.Random | None = None) -> Weather:
+    """The weather of an episode; one in a few has a focus of its own.
+
+    `actors` decides by itself whether there are any: an episode without them is the same with and without it.
+    """
     crash = pick(rng, _CRASHES)
     spices = {name: pick(rng, levels) for name, levels in _SPICES.items() if rng.random() < _SPICED}
     lost_disk = pick(rng, (0.0, 0.3))
     own = pick(rng, tuple(FOCI.values())) if rng.random() < _FOCUSED else {}
-    fields: dict[str, float] = {"crash": crash, "lost_disk": lost_disk, **spices, **own, **(focus or {})}
+    acted = pick(actors, tuple(ACTORS.values())) if actors and actors.random() < _ACTED else {}
+    drawn_fields = {"crash": crash, "lost_disk": lost_disk, **spices}
+    fields: dict[str, float] = {**drawn_fields, **own, **acted, **(focus or {})}
     return replace(CALM, **fields)  # type: ignore[arg-type]
 
 
