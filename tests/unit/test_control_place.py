@@ -14,6 +14,7 @@ from batchscribe import __version__
 from batchscribe.control_place import SplitStore, control_of, split, url_of
 from batchscribe.controller.context import World
 from batchscribe.controller.reconcile import adopt_run, recover
+from batchscribe.controller.records import write_record
 from batchscribe.controller.redo import quarantined, release
 from batchscribe.controller.retreat import place_of, rehearsed, world_of
 from batchscribe.controller.scan import Scanner
@@ -122,8 +123,8 @@ def test_a_record_of_another_place_is_not_ours(at: Stage, control: MemoryStore) 
     once(at)
     (run,) = at.ledger.open_runs()
     world = with_control(at, control)
-    world.output.create(keys.intent("copied"), encode_run(replace(run, id="copied")))
-    world.output.create(keys.intent("own"), encode_run(replace(run, id="own", control=CONTROL)))
+    write_record(world, replace(run, id="copied"))
+    write_record(world, replace(run, id="own", control=CONTROL))
     recover(world, at.terms)
     assert {each.id for each in at.ledger.open_runs()} == {run.id, "own"}
 

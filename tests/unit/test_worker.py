@@ -222,7 +222,7 @@ def test_engines_are_listed_with_their_problems() -> None:
         "models": [],
         "speeds": [],
     }
-    assert {"name": "tiny.en", "here": False} in found["faster-whisper"]["models"]
+    assert {"name": "base.en", "here": False} in found["faster-whisper"]["models"]
     assert {"name": "nemo-parakeet-tdt-0.6b-v3", "here": False} in found["parakeet"]["models"]
 
 
