@@ -411,3 +411,17 @@ def test_a_run_of_earlier_settings_is_stopped_where_it_was_opened(at: Stage) -> 
     (closed,) = watch_for(at, 5)
     assert (closed.id, closed.outcome, set(asked)) == (run.id, Outcome.TIMED_OUT, {run.id})
     assert state(at) is InstanceState.STOPPED
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["at work", "dead"])
+def test_only_a_worker_that_lives_gets_time_for_its_last_window(at: Stage, dead: bool) -> None:
+    while not at.ledger.open_runs() or open_run(at).state is not RunState.TRANSCRIBING:
+        tick(at.world, at.terms, wait=False)
+        at.clock.sleep(5)
+    at.worker.deaf = True
+    run = open_run(at)
+    if dead:
+        at.worker.kill(run.worker)
+    at.ledger.save_run(run.releasing(Outcome.INTERRUPTED), at=at.clock.now())
+    watch(at.world, at.terms)
+    assert (state(at) is InstanceState.RUNNING) is not dead

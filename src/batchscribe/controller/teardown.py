@@ -91,7 +91,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
         return _let_go(world, replace(run, meter=run.meter.end(now)), "observed stopped")
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
-    if seen.state.billable and graced and not _is_ended(world, run):
+    if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run
     if moment(world).seconds_since(now) >= OLD_POLL:
         return run
@@ -172,12 +172,12 @@ def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
     return not alive
 
 
-def _is_ended(world: World, run: Run) -> bool:
-    """True if the worker has ended. A store that does not answer is not waited for."""
+def _is_ended(world: World, run: Run, seen: Instance) -> bool:
+    """True if the worker has ended or died. A store that does not answer is not waited for."""
     if not run.dispatched or run.work_ended is not None or run.outcome is Outcome.WORKER_LOST:
         return True
     try:
-        return read_exit(world, run.worker) is not None
+        return world.launcher.alive(seen, run.worker) is False or read_exit(world, run.worker) is not None
     except BatchscribeError:
         return True
 

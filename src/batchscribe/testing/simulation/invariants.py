@@ -97,6 +97,8 @@ class Checker:
         """By the host's clock a claim that was observed is over or not."""
         self._owners: dict[str, str] = {}
         """The host that opened each run."""
+        self._taken_over: set[tuple[str, str]] = set()
+        """Runs, each with another host that took it over after its deadline."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -207,10 +209,15 @@ class Checker:
 
     def _foreign(self, run: str) -> bool:
         """True for a run that another host opened, and may still stop itself."""
-        if self._owners.get(run, self._host) == self._host:
+        if self._owners.get(run, self._host) == self._host or (run, self._host) in self._taken_over:
             return False
         deadline = self._deadlines.get(run)
         return deadline is None or self._host_now() < deadline + OVERDUE
+
+    def _take_over(self, run: str) -> None:
+        self.bills.in_doubt.add(run)
+        if not self._foreign(run):
+            self._taken_over.add((run, self._host))
 
     def _join(self, machine: Machine, run: str) -> None:
         """Two started it at once, and neither could know: from now on it runs for us, too.
@@ -247,7 +254,7 @@ class Checker:
         self.bills.begin(run)
         self.runs[run.id] = run
         if self._owners.setdefault(run.id, self._host) != self._host:
-            self.bills.in_doubt.add(run.id)
+            self._take_over(run.id)
         self._up_as(run)
         if run.id in self._me.at_work and self._me.unwritten:
             self.bills.keep(run.id, self._me.unwritten)
