@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from batchscribe.core.policy import IfRunning
 from batchscribe.core.runs import Run, RunState
 from batchscribe.testing.simulation.forger import Forger
 from batchscribe.testing.simulation.hosts import FIRST, SECOND, Process, SecondHost
@@ -109,6 +110,8 @@ class Actors:
         if cloned and not stage.ledger.open_runs():
             ledger.restore(stage.ledger.copy())
         stage.others = (ledger,)
+        # A borrowed instance bears no tag: two schedulers may borrow it for the same chunks.
+        stage.pays_twice = stage.policy.if_running is IfRunning.USE
         world = stage.world_of(slot, ledger, FIRST if cloned else SECOND)
         self.second = SecondHost(slot, ledger, world, self._agreed, self._process, cloned=cloned)
         self.second.plan(stage.line, between(stage.rng, 0.0, stage.policy.check_interval.total_seconds()))

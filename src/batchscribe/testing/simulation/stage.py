@@ -76,7 +76,7 @@ class Stage:
         self.at_work = self.main
         self.gate = self.main.gate
         self.pays_twice = False
-        """Whether chunks may be done again: imitated rules do that."""
+        """True if chunks may be done again: imitated rules, or two schedulers on a borrowed instance."""
         self.bucket = Bucket(self.line, url="memory://simulated")
         self.cloud = Cloud(self.line)
         self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
