@@ -115,6 +115,25 @@ def test_an_announcement_that_fails_is_made_again_before_the_worker_is_started(a
     assert announcements(at) == ["announce", "announce"]
 
 
+def test_a_host_that_does_not_take_its_next_manifest_is_stopped_in_ten_minutes(at: Stage) -> None:
+    run = at_work(at)
+    at.upload(10, session="more")
+    at.clock.sleep(600)
+    report(at, run, seen=1)
+    once(at)
+    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    once(at)
+    at.launcher.launch = lambda *_named: None  # type: ignore[method-assign]
+    at.launcher.alive = lambda *_named: None  # type: ignore[method-assign]
+    for _ in range(2):
+        at.clock.sleep(330)
+        once(at)
+    lost = at.ledger.run(run.id)
+    assert lost is not None
+    assert len(lost.manifests) == 2
+    assert lost.outcome is Outcome.LAUNCH_FAILED, lost.detail
+
+
 def test_a_host_that_shows_no_tags_gets_its_work_over_ssh(at: Stage) -> None:
     record = InstanceRecord(instance=INSTANCE, release="1", at=at.clock.now(), boots=True)
     at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))

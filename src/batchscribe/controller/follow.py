@@ -65,13 +65,17 @@ def _follow_progress(
     if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
         detail = f"worker {run.worker.worker} is gone without an exit record"
         return save(world, run.releasing(Outcome.WORKER_LOST, detail))
-    unstarted = run.launch == ClaimLaunch.BOOT and progress is None and run.worker_since is None
-    if unstarted and is_late(run.reaching_since, now, terms.waits.reach):
+    if progress is None and _awaits_host(run) and is_late(run.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
         return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
     if stall := stall_reason(world, terms, run, progress):
         return save(world, run.releasing(Outcome.WORKER_LOST, stall))
     return run
+
+
+def _awaits_host(run: Run) -> bool:
+    """True if the host takes its last manifest by itself, and no worker was observed since that was given."""
+    return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.manifests) > 1)
 
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:

@@ -19,7 +19,7 @@ from batchscribe.core.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.objects import RECORD_BYTES
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
 from batchscribe.core.runs import Run
 from batchscribe.core.seals import is_sealed, seal
@@ -60,7 +60,8 @@ def read_settlement(world: World, run: Run) -> Run | None:
 
 def record_manifest(world: World, manifest: Manifest) -> str:
     """Keeps a copy in the ledger before the manifest is stored, and returns the manifest's key."""
-    world.ledger.put(_copy(manifest.run, manifest.worker), wire.encode(manifest).decode())
+    sealed = seal(wire.encode(manifest), world.secret)
+    world.ledger.put(_copy(manifest.run, manifest.worker), sealed.decode())
     return keys.manifest(manifest.run, manifest.worker)
 
 
@@ -88,9 +89,13 @@ def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
     try:
         if copy is not None:
             return wire.decode(copy.encode(), Manifest)
-        return reading.read_record(world.output, key, Manifest)
+        data = read_bytes(world.output, key, CHUNK_LIST_BYTES, what=Manifest.__name__)
+        manifest = wire.decode(data, Manifest)
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{key} is {error}") from error
+    if not is_sealed(data, world.secret):
+        raise MisconfiguredError(f"{key} was not written by this scheduler")
+    return manifest
 
 
 def forget_manifests(world: World, run: Run) -> None:

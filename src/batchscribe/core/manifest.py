@@ -110,6 +110,8 @@ class Manifest(Dated, frozen=True, kw_only=True):
     endpoint: str = ""
     """Where the stores are, in AWS's words, for a worker whose own environment does not say it."""
     chunks: Annotated[tuple[ManifestChunk, ...], Meta(max_length=MAX_CHUNKS)]
+    seal: str = ""
+    """See core/seals.py; empty if its scheduler has no secret."""
 
 
 class Phase(StrEnum):

@@ -1,4 +1,4 @@
-"""Seals of run records and settlements: a scheduler recognizes what it stored itself.
+"""Seals of run records, settlements and manifests: a scheduler recognizes what it stored itself.
 
 Other programs may write the store. The key is in the state directory, so it survives a lost ledger.
 A seal is the last field of the JSON object: HMAC-SHA256 of the object without it.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import hmac
 import re
 
+_EMPTY = b',"seal":""}'
 _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\Z')
 
 
 def seal(data: bytes, secret: str) -> bytes:
-    """The JSON object with its seal; unchanged without a secret."""
-    return b'%s,"seal":"%s"}' % (data[:-1], _digest(data, secret)) if secret else data
+    """The JSON object with its seal, in place of an empty last field; unchanged without a secret."""
+    if not secret:
+        return data
+    bare = data.removesuffix(_EMPTY).removesuffix(b"}")
+    return b'%s,"seal":"%s"}' % (bare, _digest(bare + b"}", secret))
 
 
 def is_sealed(data: bytes, secret: str) -> bool:
