@@ -38,7 +38,7 @@ test-deep: dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m deep
 
 soak: dev
-	$(BIN)/python -m batchscribe.testing.simulation --episodes $(EPISODES) --seed $(SEED)
+	$(BIN)/python -m simulation --episodes $(EPISODES) --seed $(SEED)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -12,12 +12,10 @@ from pathlib import Path
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.stores import open_store
-from batchscribe.adapters.vad_silero import find_speech
+from batchscribe.adapters.engines.whisper.silero_vad import find_speech
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core import keys
-from batchscribe.core.chunks import AudioName, audio_name, transcript_key
-from batchscribe.core.manifest import (
+from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Hearing,
@@ -27,10 +25,12 @@ from batchscribe.core.manifest import (
     decode,
     encode,
 )
-from batchscribe.core.speech import Recognition, Window
-from batchscribe.core.stitching import PartInput, stitch
-from batchscribe.core.transcripts import Segment, SessionTranscript, Transcript
+from batchscribe.core.scan.chunks import AudioName, audio_name, transcript_key
+from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.core.text.stitching import PartInput, stitch
+from batchscribe.core.text.transcripts import Segment, SessionTranscript, Transcript
 from batchscribe.protocols import Engine
+from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import run_worker
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from batchscribe.adapters.prices import PriceTable
-from batchscribe.core.money import Rate, cost, units_per_dollar
+from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.core.decide.money import Rate, cost, units_per_dollar
 
 CHUNK_SECONDS = 10.0
 CHUNKS = (100, 500, 1000)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from batchscribe.worker.audio import AudioDecoder
+from batchscribe.audio.audio_decoder import AudioDecoder
 from support.differential import COUNT, MISSING, SEED, Made, Outcome, corpus, decoded
 
 RATE = 16_000

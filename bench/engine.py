@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.speech import SAMPLE_RATE
 from bench import speech
 from bench.bucket import Bucket
 from bench.syllables import syllables

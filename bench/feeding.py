@@ -22,7 +22,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from batchscribe.worker.audio import AudioDecoder
+from batchscribe.audio.audio_decoder import AudioDecoder
 
 RATE = 16_000
 CHUNK_SECONDS = 10

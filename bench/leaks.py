@@ -26,15 +26,15 @@ from datetime import timedelta
 
 from batchscribe import __version__
 from batchscribe.controller.tick import tick, watch
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import EngineSpec, Manifest, ManifestChunk
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError
-from batchscribe.testing.simulation.gate import Crashed
-from batchscribe.testing.simulation.listening import listening
-from batchscribe.testing.simulation.stage import INSTANCE
-from batchscribe.testing.simulation.weather import HOUR, MINUTE
-from batchscribe.testing.simulation.worker import transcript_of
 from bench.weeks import POLICY, WEEK, Host, Played, Week
+from simulation.gate import Crashed
+from simulation.listening import listening
+from simulation.stage import INSTANCE
+from simulation.weather import HOUR, MINUTE
+from simulation.worker import transcript_of
 
 POLL_SECONDS = 15.0
 WATCH_EVERY = 5 * MINUTE

@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 
 from batchscribe.core import keys
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, Progress, WorkerEnd
-from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, Progress, WorkerEnd
+from batchscribe.core.text.speech import SAMPLE_RATE
 from bench import speech
 from bench.bucket import Bucket
 from bench.syllables import syllables

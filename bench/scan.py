@@ -26,8 +26,8 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
-from batchscribe.adapters.stores import open_store
 from batchscribe.controller.scan import Scanner
+from batchscribe.wiring.stores import open_store
 
 CHUNKS, DONE = 50, 47
 BUCKET = "bench"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from batchscribe.testing.simulation.__main__ import played
-from batchscribe.testing.simulation.summary import Summary
+from simulation.__main__ import played
+from simulation.summary import Summary
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.worker.audio import AudioDecoder
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.core.text.speech import SAMPLE_RATE
 from support import recorder
 from support.audio import encode, wav
 

@@ -12,15 +12,15 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.guard_off import NoGuard
+from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.context import Waits
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.policy import Policy
-from batchscribe.testing.simulation.people import CHUNK_BYTES
-from batchscribe.testing.simulation.stage import INSTANCE, Stage
-from batchscribe.testing.simulation.weather import CALM, HOUR, MINUTE, between
-from batchscribe.testing.simulation.worker import Kind, transcript_of
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run.host import InstanceRecord
+from simulation.people import CHUNK_BYTES
+from simulation.stage import INSTANCE, Stage
+from simulation.weather import CALM, HOUR, MINUTE, between
+from simulation.worker import Kind, transcript_of
 
 # The rates. They are invented, and harsh: only the order of the rows means anything.
 WEEK = 168 * HOUR

@@ -23,11 +23,11 @@ import jiwer
 import numpy as np
 import structlog
 
-from batchscribe.adapters.engines import engine_factory
-from batchscribe.core.manifest import EngineSpec, Hearing
-from batchscribe.core.speech import SAMPLE_RATE, Recognition
-from batchscribe.core.transcripts import Word
+from batchscribe.core.run.manifest import EngineSpec, Hearing
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
+from batchscribe.core.text.transcripts import Word
 from batchscribe.protocols import Engine
+from batchscribe.wiring.engines import engine_factory
 from bench import speech
 from bench.bucket import Bucket, Remembering
 from bench.speech import Session

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from batchscribe.core.manifest import ExitRecord, decode
+from batchscribe.core.run.manifest import ExitRecord, decode
 
 COPIES = 4
 

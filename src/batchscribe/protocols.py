@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from batchscribe.core.instances import Claim, Instance
-from batchscribe.core.manifest import EngineSpec, Manifest, WorkerRef
 from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
-from batchscribe.core.speech import Recognition, Window
+from batchscribe.core.run.instances import Claim, Instance
+from batchscribe.core.run.manifest import EngineSpec, Manifest, WorkerRef
+from batchscribe.core.text.speech import Recognition, Window
 
 
 class Clock(Protocol):
@@ -166,7 +166,7 @@ class Engine(Protocol):
 class EngineFactory(Protocol):
     """What an entry point of the group `batchscribe.engines` names.
 
-    A factory may also have any of these (`adapters/engines.py` asks for them):
+    A factory may also have any of these (`wiring/engines.py` asks for them):
 
     - `model_name(wanted: str) -> str`: the model that is loaded for this WHISPER_MODEL, which names one of
       Whisper's unless somebody chose;

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import msgspec
 
-from batchscribe.core import manifest as wire
-from batchscribe.core import transcripts
-from batchscribe.core.manifest import ExitRecord, Manifest
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, TRANSCRIPT_BYTES
-from batchscribe.core.transcripts import ForeignTranscript, Transcript
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import ExitRecord, Manifest
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.transcripts import ForeignTranscript, Transcript
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, UnreadableError
 from batchscribe.protocols import Store
 

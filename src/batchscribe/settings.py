@@ -21,11 +21,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
-from batchscribe.core import texts
+from batchscribe.core import setting_parsers
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.policy import IfRunning, PolicyName
 from batchscribe.core.keys import CONTROL
-from batchscribe.core.money import Usd
-from batchscribe.core.policy import IfRunning, PolicyName
-from batchscribe.core.texts import Name
+from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def _file(text: str) -> Path:
-    return Path(texts.matching()(text))
+    return Path(setting_parsers.matching()(text))
 
 
 def _placed(text: str, folder: Path) -> str:
@@ -62,122 +62,156 @@ class Effective(NamedTuple):
 class Settings:
     """Every setting, typed. `folder` is where `.env` is looked for, and where relative paths start."""
 
-    source: Annotated[str, Name("BATCH_SOURCE", texts.store_url, _WHERE_FROM, placed=True)] = ""
-    output: Annotated[str, Name("BATCH_OUTPUT", texts.store_url, _WHERE_FROM, placed=True)] = ""
-    control: Annotated[str, Name("BATCH_CONTROL", texts.store_url, _WHERE_FROM, placed=True)] = ""
+    source: Annotated[str, Name("BATCH_SOURCE", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
+    output: Annotated[str, Name("BATCH_OUTPUT", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
+    control: Annotated[str, Name("BATCH_CONTROL", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
     """Empty: below the output."""
-    policy: Annotated[PolicyName, Name("BATCH_POLICY", texts.member(PolicyName), " or ".join(PolicyName))] = (
-        PolicyName.THRESHOLD
-    )
-    threshold: Annotated[int, Name("BATCH_THRESHOLD", texts.whole(1, 10**9), _POSITIVE)] = 100
-    max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", texts.number(0, 8760), _HOURS)] = 24.0
-    max_runtime_hours: Annotated[float, Name("BATCH_MAX_RUNTIME_HOURS", texts.number(0, 168), _HOURS)] = 2.0
+    policy: Annotated[
+        PolicyName, Name("BATCH_POLICY", setting_parsers.member(PolicyName), " or ".join(PolicyName))
+    ] = PolicyName.THRESHOLD
+    threshold: Annotated[int, Name("BATCH_THRESHOLD", setting_parsers.whole(1, 10**9), _POSITIVE)] = 100
+    max_wait_hours: Annotated[
+        float, Name("BATCH_MAX_WAIT_HOURS", setting_parsers.number(0, 8760), _HOURS)
+    ] = 24.0
+    max_runtime_hours: Annotated[
+        float, Name("BATCH_MAX_RUNTIME_HOURS", setting_parsers.number(0, 168), _HOURS)
+    ] = 2.0
     check_hours: Annotated[
-        float, Name("BATCH_SCHEDULER_CHECK_HOURS", texts.number(0, 24), _HOURS + ", up to 24")
+        float, Name("BATCH_SCHEDULER_CHECK_HOURS", setting_parsers.number(0, 24), _HOURS + ", up to 24")
     ] = 1.0
     min_age_minutes: Annotated[
-        float, Name("BATCH_MIN_AGE_MINUTES", texts.number(-1, 10_080), "minutes from 0 on")
+        float, Name("BATCH_MIN_AGE_MINUTES", setting_parsers.number(-1, 10_080), "minutes from 0 on")
     ] = 5.0
     live_lock: Annotated[
-        str, Name("BATCH_LIVE_LOCK", texts.matching(), "a key at the bucket's root, or off")
+        str, Name("BATCH_LIVE_LOCK", setting_parsers.matching(), "a key at the bucket's root, or off")
     ] = "batch-lock.json"
     poll_seconds: Annotated[
-        float | None, Name("BATCH_POLL_SECONDS", texts.number(0, 600), "seconds up to 600")
+        float | None, Name("BATCH_POLL_SECONDS", setting_parsers.number(0, 600), "seconds up to 600")
     ] = None
     """Between two looks at a run; None leaves it to the provider."""
-    limit: Annotated[int | None, Name("BATCH_LIMIT", texts.whole(1, 10**9), _POSITIVE)] = None
+    limit: Annotated[int | None, Name("BATCH_LIMIT", setting_parsers.whole(1, 10**9), _POSITIVE)] = None
     max_dollars_per_day: Annotated[
-        Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", texts.dollars, "dollars, such as 5.00")
+        Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", setting_parsers.dollars, "dollars, such as 5.00")
     ] = None
     max_attempts: Annotated[
-        int, Name("BATCH_MAX_ATTEMPTS", texts.whole(1, 100), "a whole number from 1 to 100")
+        int, Name("BATCH_MAX_ATTEMPTS", setting_parsers.whole(1, 100), "a whole number from 1 to 100")
     ] = 3
-    max_audio_hours: Annotated[float, Name("BATCH_MAX_AUDIO_HOURS", texts.number(0, 1000), _HOURS)] = 12.0
-    max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", texts.whole(1, 10**6), _POSITIVE)] = 4096
+    max_audio_hours: Annotated[
+        float, Name("BATCH_MAX_AUDIO_HOURS", setting_parsers.number(0, 1000), _HOURS)
+    ] = 12.0
+    max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", setting_parsers.whole(1, 10**6), _POSITIVE)] = (
+        4096
+    )
     launch: Annotated[
-        str, Name("BATCH_LAUNCH", texts.one_of("auto", "boot", "ssh", "local"), "auto, boot, ssh or local")
+        str,
+        Name(
+            "BATCH_LAUNCH", setting_parsers.one_of("auto", "boot", "ssh", "local"), "auto, boot, ssh or local"
+        ),
     ] = "auto"
     cloud_guard: Annotated[
-        str, Name("BATCH_CLOUD_GUARD", texts.one_of("eventbridge", "off"), "eventbridge or off")
+        str, Name("BATCH_CLOUD_GUARD", setting_parsers.one_of("eventbridge", "off"), "eventbridge or off")
     ] = "off"
     guard_role_arn: Annotated[
         str,
         Name(
             "BATCH_GUARD_ROLE_ARN",
-            texts.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
+            setting_parsers.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
             "arn:aws:iam::<account>:role/<name>",
         ),
     ] = ""
-    provider: Annotated[str, Name("GPU_PROVIDER", texts.one_of("local", "ec2"), "local or ec2")] = "local"
+    provider: Annotated[str, Name("GPU_PROVIDER", setting_parsers.one_of("local", "ec2"), "local or ec2")] = (
+        "local"
+    )
     instance_id: Annotated[
-        str, Name("GPU_INSTANCE_ID", texts.matching(r"i-[0-9a-f]{8,17}"), "an id such as i-0123456789abcdef0")
+        str,
+        Name(
+            "GPU_INSTANCE_ID",
+            setting_parsers.matching(r"i-[0-9a-f]{8,17}"),
+            "an id such as i-0123456789abcdef0",
+        ),
     ] = ""
     instance_type: Annotated[
-        str, Name("GPU_INSTANCE_TYPE", texts.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
+        str, Name("GPU_INSTANCE_TYPE", setting_parsers.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
     ] = ""
     instance_types: Annotated[
-        tuple[str, ...], Name("GPU_INSTANCE_TYPES", texts.words, "types such as g4dn.xlarge,g5.xlarge")
+        tuple[str, ...],
+        Name("GPU_INSTANCE_TYPES", setting_parsers.words, "types such as g4dn.xlarge,g5.xlarge"),
     ] = ()
     if_running: Annotated[
-        IfRunning, Name("GPU_IF_RUNNING", texts.member(IfRunning), " or ".join(IfRunning))
+        IfRunning, Name("GPU_IF_RUNNING", setting_parsers.member(IfRunning), " or ".join(IfRunning))
     ] = IfRunning.HOLD
     region: Annotated[
         str,
-        Name("AWS_REGION", texts.matching(r"[a-z0-9-]+"), "a region such as us-east-2", "AWS_DEFAULT_REGION"),
+        Name(
+            "AWS_REGION",
+            setting_parsers.matching(r"[a-z0-9-]+"),
+            "a region such as us-east-2",
+            "AWS_DEFAULT_REGION",
+        ),
     ] = ""
     endpoint_url: Annotated[
-        str, Name("AWS_ENDPOINT_URL", texts.matching(r"https?://\S+"), "http://… or https://…")
+        str, Name("AWS_ENDPOINT_URL", setting_parsers.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
     hourly_cost: Annotated[
-        Usd | None, Name("GPU_HOURLY_COST", texts.dollars, "dollars an hour, such as 0.526")
+        Usd | None, Name("GPU_HOURLY_COST", setting_parsers.dollars, "dollars an hour, such as 0.526")
     ] = None
     ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _file, "a file", placed=True)] = None
     ssh_user: Annotated[
-        str, Name("GPU_SSH_USER", texts.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user's name")
+        str, Name("GPU_SSH_USER", setting_parsers.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user's name")
     ] = "ubuntu"
-    ssh_port: Annotated[int, Name("GPU_SSH_PORT", texts.whole(1, 65_535), "a port from 1 to 65535")] = 22
+    ssh_port: Annotated[
+        int, Name("GPU_SSH_PORT", setting_parsers.whole(1, 65_535), "a port from 1 to 65535")
+    ] = 22
     ssh_host: Annotated[
         str,
         Name(
-            "GPU_SSH_HOST", texts.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host's name"
+            "GPU_SSH_HOST",
+            setting_parsers.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"),
+            "public, private or a host's name",
         ),
     ] = "public"
     engine: Annotated[
-        str, Name("BATCH_ENGINE", texts.matching(r"[a-z0-9-]+"), "auto or an engine's name")
+        str, Name("BATCH_ENGINE", setting_parsers.matching(r"[a-z0-9-]+"), "auto or an engine's name")
     ] = "auto"
-    model: Annotated[str, Name("WHISPER_MODEL", texts.matching(), "a model's name or a folder")] = "small.en"
-    compute_type: Annotated[
-        str, Name("WHISPER_COMPUTE_TYPE", texts.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
-    ] = "auto"
-    language: Annotated[str | None, Name("BATCH_LANGUAGE", texts.language, "auto or a code such as en")] = (
-        None
+    model: Annotated[str, Name("WHISPER_MODEL", setting_parsers.matching(), "a model's name or a folder")] = (
+        "small.en"
     )
+    compute_type: Annotated[
+        str, Name("WHISPER_COMPUTE_TYPE", setting_parsers.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
+    ] = "auto"
+    language: Annotated[
+        str | None, Name("BATCH_LANGUAGE", setting_parsers.language, "auto or a code such as en")
+    ] = None
     task: Annotated[
-        str, Name("BATCH_TASK", texts.one_of("transcribe", "translate"), "transcribe or translate")
+        str, Name("BATCH_TASK", setting_parsers.one_of("transcribe", "translate"), "transcribe or translate")
     ] = "transcribe"
     chunk_overlap_ms: Annotated[
-        int | None, Name("BATCH_CHUNK_OVERLAP_MS", texts.milliseconds, "auto or milliseconds up to 30000")
+        int | None,
+        Name("BATCH_CHUNK_OVERLAP_MS", setting_parsers.milliseconds, "auto or milliseconds up to 30000"),
     ] = None
     """None is auto: measured from the chunks themselves."""
-    channels: Annotated[str, Name("BATCH_CHANNELS", texts.one_of("mix", "split"), "mix or split")] = "mix"
+    channels: Annotated[
+        str, Name("BATCH_CHANNELS", setting_parsers.one_of("mix", "split"), "mix or split")
+    ] = "mix"
     notify_email: Annotated[
-        tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", texts.addresses, "e-mail addresses")
+        tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", setting_parsers.addresses, "e-mail addresses")
     ] = ()
     smtp_url: Annotated[
         str,
         Name(
             "BATCH_SMTP_URL",
-            texts.matching(r"smtps?://\S+"),
+            setting_parsers.matching(r"smtps?://\S+"),
             "smtp://user:password@host:port or smtps://…",
             secret=True,
         ),
     ] = field(default="", repr=False)
     slack_webhook_url: Annotated[
-        str, Name("SLACK_WEBHOOK_URL", texts.matching(r"https?://\S+"), "an https:// URL", secret=True)
+        str,
+        Name("SLACK_WEBHOOK_URL", setting_parsers.matching(r"https?://\S+"), "an https:// URL", secret=True),
     ] = field(default="", repr=False)
     notify_urls: Annotated[
         tuple[str, ...],
-        Name("BATCH_NOTIFY_URLS", texts.urls, "apprise URLs, separated by spaces", secret=True),
+        Name("BATCH_NOTIFY_URLS", setting_parsers.urls, "apprise URLs, separated by spaces", secret=True),
     ] = field(default=(), repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
@@ -232,7 +266,7 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Every text that no log, message or report may hold, longest first; Redactor skips short ones."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
-        found = {*self.hidden, *(part for url in urls for part in texts.secret_parts(url))}
+        found = {*self.hidden, *(part for url in urls for part in setting_parsers.secret_parts(url))}
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:

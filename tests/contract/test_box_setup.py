@@ -16,17 +16,17 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters import box_install
-from batchscribe.adapters.box_install import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
-from batchscribe.adapters.box_setup import BoxSetup, BoxTerms, Wishes, read_environment
-from batchscribe.adapters.box_units import install_units
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.host_client import SshBox
-from batchscribe.adapters.host_keys import pin, pinned
-from batchscribe.adapters.launch_local import LocalBox
-from batchscribe.adapters.ssh import Ssh
+from batchscribe.adapters.host_access import installation
+from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.host_keys import pin, pinned
+from batchscribe.adapters.host_access.installation import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms, Wishes, read_environment
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.host_access.units import install_units
+from batchscribe.adapters.local.launcher import LocalBox
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core import keys
-from batchscribe.core.box import (
+from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
     BoxClaim,
@@ -34,8 +34,8 @@ from batchscribe.core.box import (
     ClaimLaunch,
     InstanceRecord,
 )
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, decode
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from support.sshd import Sshd, program, sshd
@@ -155,14 +155,14 @@ def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
 ) -> None:
     pin(ssh, INSTANCE)
     there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(box_install, "pins", lambda _extra: there)
+    monkeypatch.setattr(installation, "pins", lambda _extra: there)
     assert install(ssh, INSTANCE, wheel=wheel, extra="gpu").startswith("Python 3.")
     # Without the pins the extra's own packages are asked for, and the box has no cuBLAS and no index.
-    monkeypatch.setattr(box_install, "pins", lambda _extra: None)
+    monkeypatch.setattr(installation, "pins", lambda _extra: None)
     with pytest.raises(LaunchError, match="could not be installed"):
         install(ssh, INSTANCE, wheel=wheel, extra="gpu")
     missing = f"nvidia-cublas-cu12==12.9.9.9 --hash=sha256:{'0' * 64}\n".encode()
-    monkeypatch.setattr(box_install, "pins", lambda _extra: missing)
+    monkeypatch.setattr(installation, "pins", lambda _extra: missing)
     with pytest.raises(LaunchError, match="could not be installed"):
         install(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
@@ -178,14 +178,14 @@ def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
-    ours = box_install.pins(extra)
+    ours = installation.pins(extra)
     assert ours is not None
     assert all(package in ours for package in pinned)
     assert zipfile.ZipFile(wheel).read(f"batchscribe/requirements/{extra}.txt") == ours
 
 
 def test_what_nobody_pinned_has_no_pins() -> None:
-    assert box_install.pins("cpu") is None
+    assert installation.pins("cpu") is None
 
 
 def test_the_wheel_is_of_this_version_or_refused(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.compute_ec2 import Ec2Compute
-from batchscribe.adapters.compute_local import LOCAL_ID, LocalCompute
-from batchscribe.core.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.local.compute import LOCAL_ID, LocalCompute
+from batchscribe.core.run.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
-from batchscribe.testing.simulation.cloud import Cloud, CloudApi
-from batchscribe.testing.simulation.gate import Gate
-from batchscribe.testing.simulation.timeline import Timeline
-from batchscribe.testing.simulation.trace import Trace
+from simulation.cloud import Cloud, CloudApi
+from simulation.gate import Gate
+from simulation.timeline import Timeline
+from simulation.trace import Trace
 from support.aws import make_stopped_instance
 from support.s3 import REGION, aws_environment, moto_server
 

@@ -15,23 +15,26 @@ import faster_whisper
 import jiwer
 import pytest
 
-from batchscribe.adapters import engine_pocketsphinx, engines, nvidia, whisper_device
-from batchscribe.adapters.engine_faster_whisper import FACTORY as WHISPER
-from batchscribe.adapters.engine_parakeet import FACTORY as PARAKEET
-from batchscribe.adapters.engine_parakeet import Parakeet
-from batchscribe.adapters.engine_pocketsphinx import FACTORY as SPHINX
-from batchscribe.adapters.engine_pocketsphinx import PocketSphinx
-from batchscribe.adapters.vad_silero import find_speech
-from batchscribe.adapters.whisper_models import prefetch
-from batchscribe.core.flags import LOW_CONFIDENCE
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import Window
+from batchscribe.adapters.engines import pocketsphinx_engine
+from batchscribe.adapters.engines.parakeet.engine import FACTORY as PARAKEET
+from batchscribe.adapters.engines.parakeet.engine import Parakeet
+from batchscribe.adapters.engines.pocketsphinx_engine import FACTORY as SPHINX
+from batchscribe.adapters.engines.pocketsphinx_engine import PocketSphinx
+from batchscribe.adapters.engines.whisper import device
+from batchscribe.adapters.engines.whisper.engine import FACTORY as WHISPER
+from batchscribe.adapters.engines.whisper.models import prefetch
+from batchscribe.adapters.engines.whisper.silero_vad import find_speech
+from batchscribe.adapters.machine import nvidia
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.windows import cut_windows
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.flags import LOW_CONFIDENCE
+from batchscribe.core.text.speech import Window
 from batchscribe.errors import EngineError, MisconfiguredError
 from batchscribe.protocols import Engine, EngineFactory
 from batchscribe.testing.engine import ScriptedEngine, ScriptedFactory
 from batchscribe.testing.engine_suite import EngineSuite, said, silence
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.windows import cut_windows
+from batchscribe.wiring import engines
 from support.audio import bundled, corpus
 from support.parakeet_model import build_ctc, build_tdt
 from support.whisper_model import build
@@ -164,8 +167,8 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
     ],
     ids=["plain", "loop", "beyond the audio"],
 )
-def test_what_looks_wrong_is_flagged(heard: list[engine_pocketsphinx.Heard], flags: tuple[str, ...]) -> None:
-    found = engine_pocketsphinx._recognition(7, 1.0, heard)
+def test_what_looks_wrong_is_flagged(heard: list[pocketsphinx_engine.Heard], flags: tuple[str, ...]) -> None:
+    found = pocketsphinx_engine._recognition(7, 1.0, heard)
     assert found.flags == flags
     assert found.segments[-1].end <= 1.0
 
@@ -224,7 +227,7 @@ def test_whatever_pocketsphinx_raises_is_an_engine_error_and_not_the_end(
 ) -> None:
     windows = speech("notes/the idea.flac")
     before = said(list(sphinx.transcribe(windows)))
-    monkeypatch.setattr(engine_pocketsphinx, "_pcm", lambda _window: broken)
+    monkeypatch.setattr(pocketsphinx_engine, "_pcm", lambda _window: broken)
     with pytest.raises(EngineError, match=f"transcribing: {kind}$"):
         list(sphinx.transcribe(windows))
     monkeypatch.undo()
@@ -363,9 +366,9 @@ def test_the_number_format_follows_the_gpu(
     able: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda _device: able)
-    assert whisper_device.compute_type(spec_of("x"), "cuda") == chosen
+    assert device.compute_type(spec_of("x"), "cuda") == chosen
     with pytest.raises(MisconfiguredError, match="WHISPER_COMPUTE_TYPE"):
-        whisper_device.compute_type(spec_of("x", compute_type="bfloat16"), "cuda")
+        device.compute_type(spec_of("x", compute_type="bfloat16"), "cuda")
 
 
 def test_the_number_format_can_be_chosen(whisper_folder: Path) -> None:

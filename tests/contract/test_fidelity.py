@@ -8,15 +8,15 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+
+from batchscribe.adapters.engines.whisper.engine import FACTORY
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.cli.demo import plain
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.flags import NO_SPEECH, RERUN
+from batchscribe.protocols import Engine
 from bench.bucket import Bucket, Remembering
 from bench.speech import files
-
-from batchscribe.adapters.engine_faster_whisper import FACTORY
-from batchscribe.cli.demo import plain
-from batchscribe.core.flags import NO_SPEECH, RERUN
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.protocols import Engine
-from batchscribe.worker.audio import AudioDecoder
 from support.audio import RATE, Samples, bundled, corpus, sine, wav
 
 SPEC = EngineSpec(engine="faster-whisper", model="tiny.en", device="cpu", language="en")

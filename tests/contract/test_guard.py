@@ -17,9 +17,9 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
-from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, Claim
-from batchscribe.core.orders import GROUP, order_of
+from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
+from batchscribe.adapters.aws.schedules import GROUP, order_of
+from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, Claim
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

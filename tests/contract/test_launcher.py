@@ -17,15 +17,18 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.host_client import SshBox
-from batchscribe.adapters.launch_agent import AgentLauncher
-from batchscribe.adapters.launch_local import LocalLauncher
-from batchscribe.adapters.ssh import Ssh
-from batchscribe.adapters.store_directory import DirectoryStore
+from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.launcher import AgentLauncher
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.local.launcher import LocalLauncher
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.agent.host import Box
+from batchscribe.agent.state_files import MarkerFiles
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import (
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import (
     BoxClaim,
     BoxPlace,
     BoxReply,
@@ -35,17 +38,14 @@ from batchscribe.core.box import (
     StartPermit,
     StartRequest,
 )
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, Manifest
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError, StoreUnavailableError
 from batchscribe.protocols import Launcher, Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams
-from batchscribe.worker.box import Box
-from batchscribe.worker.markers import MarkerFiles
 from support.box_python import box_python
 from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
@@ -71,7 +71,7 @@ def manifest(run: str = "run-1", worker: int = 0, output: str = "file:///bucket"
 
 @dataclass
 class FakeHost:
-    """A host_client.Asks that records what it is asked."""
+    """A host_access.client.Asks that records what it is asked."""
 
     words: list[str] = field(default_factory=list)
     starts: list[StartRequest] = field(default_factory=list)

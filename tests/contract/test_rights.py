@@ -16,16 +16,16 @@ from typing import Any
 import boto3
 import pytest
 
-from batchscribe.adapters.compute_ec2 import Ec2Compute
-from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
-from batchscribe.adapters.store_boto3 import open_fallback
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
+from batchscribe.adapters.aws.iam import Folder, Place, Who, policy
+from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.core import keys
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.rights import Folder, Place, Who, policy
+from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
+from batchscribe.wiring.stores import open_store
 from support.aws import make_schedule_group, make_stopped_instance
 from support.s3 import REGION, aws_environment, create_bucket, moto_server, s3_client
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.store_boto3 import open_fallback
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Store
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.stores import open_store
 from support.s3 import aws_environment, create_bucket, moto_server, s3_client
 from support.stores import StoppedClock
 

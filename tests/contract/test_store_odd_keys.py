@@ -13,14 +13,14 @@ import pytest
 from obstore import store as vendors
 from obstore.exceptions import BaseError
 
-from batchscribe.adapters import store_obstore
-from batchscribe.adapters.store_obstore import ObstoreStore
-from batchscribe.adapters.store_rules import odd
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.stores import obstore_store
+from batchscribe.adapters.stores.obstore_store import ObstoreStore
+from batchscribe.adapters.stores.rules import odd
 from batchscribe.core.objects import Blob
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.protocols import Store
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.stores import open_store
 from support.s3 import aws_environment, create_bucket, moto_server, s3_client
 from support.stores import StoppedClock
 
@@ -115,13 +115,13 @@ def test_the_two_listers_take_turns(monkeypatch: pytest.MonkeyPatch, seed: int) 
         for at in range(0, len(rest), 4):
             page = rest[at : at + 4]
             if any(odd(key) for key in page):
-                raise store_obstore._OddKeyError
+                raise obstore_store._OddKeyError
             served.extend(page)
             yield [
                 {"path": key, "size": 1, "last_modified": slow._clock.now(), "e_tag": '"e"'} for key in page
             ]
 
-    monkeypatch.setattr(store_obstore, "PAGE", 3)
+    monkeypatch.setattr(obstore_store, "PAGE", 3)
     monkeypatch.setattr(ObstoreStore, "_pages", pages)
     monkeypatch.setattr(ObstoreStore, "_check_first", lambda _self, _path: None)
     store = ObstoreStore("s3://double", vendors.MemoryStore(), fallback=lambda: slow)

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchscribe.adapters import store_boto3, store_obstore, store_rules, stores
-from batchscribe.adapters.store_boto3 import open_fallback
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.stores import boto3_store, obstore_store, rules
+from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.errors import (
     BatchscribeError,
     MisconfiguredError,
@@ -23,6 +22,8 @@ from batchscribe.errors import (
     StoreUnavailableError,
 )
 from batchscribe.protocols import Store
+from batchscribe.wiring import stores
+from batchscribe.wiring.stores import open_store
 from support.canned import LOST, Canned, canned_server
 from support.s3 import aws_environment, moto_server, s3_client
 
@@ -35,8 +36,8 @@ def canned() -> Iterator[Canned]:
 
 @pytest.fixture(params=["obstore", "boto3"])
 def store(request: pytest.FixtureRequest, canned: Canned, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setitem(store_obstore.RETRY, "max_retries", 1)
-    monkeypatch.setattr(store_boto3, "RETRIES", 1)
+    monkeypatch.setitem(obstore_store.RETRY, "max_retries", 1)
+    monkeypatch.setattr(boto3_store, "RETRIES", 1)
     if request.param == "obstore":
         return open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1")
     return open_fallback("s3://bucket", "bucket", "", endpoint=canned.endpoint, region="us-east-1")
@@ -125,10 +126,10 @@ def test_a_conflict_that_stays_is_never_a_success(store: Store, canned: Canned) 
 
 def test_no_answer_ends_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and is silent: the error comes, however long the request would wait."""
-    monkeypatch.setitem(store_obstore.CLIENT, "read_timeout", "200ms")
-    monkeypatch.setitem(store_obstore.RETRY, "max_retries", 1)
-    monkeypatch.setattr(store_boto3, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(store_boto3, "RETRIES", 1)
+    monkeypatch.setitem(obstore_store.CLIENT, "read_timeout", "200ms")
+    monkeypatch.setitem(obstore_store.RETRY, "max_retries", 1)
+    monkeypatch.setattr(boto3_store, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(boto3_store, "RETRIES", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent, aws_environment():
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for store in (
@@ -155,9 +156,9 @@ def test_nobody_listens() -> None:
 
 WAITING = """
 import os, signal, sys, threading
-from batchscribe.adapters import store_obstore
-from batchscribe.adapters.stores import open_store
-store_obstore.CLIENT["read_timeout"] = "300s"
+from batchscribe.adapters.stores import obstore_store
+from batchscribe.wiring.stores import open_store
+obstore_store.CLIENT["read_timeout"] = "300s"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 store = open_store("s3://bucket", endpoint=sys.argv[1], region="us-east-1")
 
@@ -272,5 +273,5 @@ def test_without_boto3_the_native_chain_is_used(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_bounds_of_both_libraries_are_ours() -> None:
-    assert store_obstore.RETRY["max_retries"] == store_rules.RETRIES < 10
-    assert store_obstore.RETRY["retry_timeout"].total_seconds() <= 60
+    assert obstore_store.RETRY["max_retries"] == rules.RETRIES < 10
+    assert obstore_store.RETRY["retry_timeout"].total_seconds() <= 60

@@ -12,14 +12,14 @@ import faster_whisper
 import numpy as np
 import pytest
 
-from batchscribe.adapters import whisper_device
-from batchscribe.adapters.engine_faster_whisper import FACTORY
-from batchscribe.adapters.engine_whisper_batches import FasterWhisper
-from batchscribe.adapters.whisper_decoder import WhisperDecoder
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.adapters.engines.whisper.batches import FasterWhisper
+from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
+from batchscribe.adapters.engines.whisper.device import self_test
+from batchscribe.adapters.engines.whisper.engine import FACTORY
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError, MisconfiguredError
-from batchscribe.worker.audio import AudioDecoder
 from support.audio import bundled, corpus
 from support.whisper_model import build
 
@@ -144,4 +144,4 @@ def test_a_library_that_is_missing_shows_in_the_self_test(
     model = faster_whisper.WhisperModel(str(folder), device="cpu")
     monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
     with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
-        whisper_device.self_test(WhisperDecoder(model), device)
+        self_test(WhisperDecoder(model), device)

@@ -16,10 +16,10 @@ import boto3
 import pytest
 
 from batchscribe import __version__
+from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.orders import GROUP
-from batchscribe.core.transcripts import encode
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.text.transcripts import encode
 from batchscribe.testing.guard import ROLE
 from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import Desk, finish_by_timer, spoken, wait_for

@@ -14,15 +14,15 @@ import boto3
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core import keys
-from batchscribe.core.box import BoxPlace, InstanceRecord
-from batchscribe.core.instances import MANIFEST_TAG
-from batchscribe.core.manifest import decode
-from batchscribe.core.orders import GROUP
-from batchscribe.core.transcripts import encode
+from batchscribe.core.run.host import BoxPlace, InstanceRecord
+from batchscribe.core.run.instances import MANIFEST_TAG
+from batchscribe.core.run.manifest import decode
+from batchscribe.core.text.transcripts import encode
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
+from batchscribe.wiring.stores import open_store
 from support.aws import make_schedule_group, make_stopped_instance
 from support.cli import SPEECH, Desk, wait_for
 from support.played_box import WAITS, PlayedBox, Power, played_box

@@ -12,17 +12,17 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
-from batchscribe.adapters.box_units import unit_files
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.host_client import SshBox
-from batchscribe.adapters.host_keys import pin
-from batchscribe.adapters.ssh import Ssh
-from batchscribe.adapters.store_directory import DirectoryStore
+from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.host_keys import pin
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.host_access.units import unit_files
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import (
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
     BootRecord,
@@ -33,8 +33,8 @@ from batchscribe.core.box import (
     ClaimLaunch,
     InstanceRecord,
 )
-from batchscribe.core.instances import MANIFEST_TAG, Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd, decode
+from batchscribe.core.run.instances import MANIFEST_TAG, Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk, WorkerEnd, decode
 from batchscribe.errors import LaunchError, ObjectNotFoundError
 from support.cli import put_speech, wait_for
 from support.metadata import Metadata, metadata_service

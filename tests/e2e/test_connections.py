@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.clock import Interrupts, SystemClock
-from batchscribe.adapters.host_client import SshBox
-from batchscribe.adapters.launch_agent import AgentLauncher
-from batchscribe.adapters.ssh import Ssh
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.launcher import AgentLauncher
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import tick
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import Manifest
-from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import Manifest
+from batchscribe.core.run.runs import Outcome
 from batchscribe.testing.compute import FakeCompute
+from batchscribe.wiring.stores import open_store
 from support.box_python import box_python
 from support.crashing import PLAYED_WORKER
 from support.sshd import Sshd, sshd

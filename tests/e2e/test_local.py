@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.core import keys
-from batchscribe.core.transcripts import Transcript, decode
+from batchscribe.core.text.transcripts import Transcript, decode
 from batchscribe.ledger import Ledger
 from support.cli import Desk, finish_by_timer, local_desk, put_speech, wait_for
 

@@ -16,11 +16,11 @@ import boto3
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.schedule import SERVICE, TIMER, UNITS, WATCHDOG_SERVICE, WATCHDOG_TIMER
+from batchscribe.adapters.machine.schedule import SERVICE, TIMER, UNITS, WATCHDOG_SERVICE, WATCHDOG_TIMER
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.core.transcripts import encode
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.guard import ROLE

@@ -18,12 +18,19 @@ from pathlib import Path
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import EngineSpec, ExitRecord, FailureKind, Manifest, ManifestChunk, WorkerEnd
-from batchscribe.core.transcripts import Transcript, decode
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import (
+    EngineSpec,
+    ExitRecord,
+    FailureKind,
+    Manifest,
+    ManifestChunk,
+    WorkerEnd,
+)
+from batchscribe.core.text.transcripts import Transcript, decode
 from batchscribe.protocols import Store
+from batchscribe.wiring.stores import open_store
 from support.cli import PATIENCE, spoken
 from support.faults import fault_proxy
 from support.s3 import CREDENTIALS, REGION, aws_environment, create_bucket, moto_server

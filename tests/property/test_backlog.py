@@ -8,11 +8,11 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core import backlog
-from batchscribe.core.backlog import ScanRules, SessionScan, sessions, summarise
-from batchscribe.core.chunks import LAYER, TOP, AudioName, audio_name
-from batchscribe.core.folders import merged
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.scan import backlog
+from batchscribe.core.scan.backlog import ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.scan.chunks import LAYER, TOP, AudioName, audio_name
+from batchscribe.core.scan.folders import merged
 from support.stores import NOW, in_order, row
 
 FOLDERS = st.lists(

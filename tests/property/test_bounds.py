@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core import bounds, box
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import EngineSpec, Tally, Timings, WorkerEnd
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.run_records import decode_run, encode_run
-from batchscribe.core.runs import Run
+from batchscribe.core import bounds
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.run import host
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import EngineSpec, Tally, Timings, WorkerEnd
+from batchscribe.core.run.records import decode_run, encode_run
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -59,17 +60,17 @@ VALUES: list[msgspec.Struct] = [
     ),
     FAILURE,
     wire.QuarantineRecord(key="k", etag="e", decoder="d", attempts=3, message="m", at=AT),
-    box.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=box.ClaimLaunch.BOOT),
-    box.BootRecord(run="r", boot="b", at=AT, release="1"),
-    box.BoxEnd(run="r", worker=0, why="w", at=AT),
-    box.InstanceRecord(
+    host.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
+    host.BootRecord(run="r", boot="b", at=AT, release="1"),
+    host.BoxEnd(run="r", worker=0, why="w", at=AT),
+    host.InstanceRecord(
         instance="i-1",
         release="1",
         at=AT,
-        claim=box.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=box.ClaimLaunch.BOOT),
+        claim=host.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
     ),
-    box.BoxPlace(instance="i-1", home="s3://b"),
-    box.CheckRequest(now=AT, engine=EngineSpec(engine="e"), gpu=True),
+    host.BoxPlace(instance="i-1", home="s3://b"),
+    host.CheckRequest(now=AT, engine=EngineSpec(engine="e"), gpu=True),
 ]
 RUN = Run(
     id="r",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchscribe.worker.audio import AudioDecoder
+from batchscribe.audio.audio_decoder import AudioDecoder
 from support.differential import FORMS, MISSING, TREATMENTS, decoded, made, pairs
 
 SOUND = frozenset({"whole", "two joined", "five short joined", "two shapes joined"})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bench.leaks import ORIGINAL, OURS, VERY_LONG, Row, play
 from bench.weeks import POLICY, Played
-
-from batchscribe.testing.simulation.invariants import LIMIT
-from batchscribe.testing.simulation.listening import listening
+from simulation.invariants import LIMIT
+from simulation.listening import listening
 
 WEEKS = (15, 16)
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.core.bounds import EARLIEST, LATEST, MOST
-from batchscribe.core.manifest import NAME, Worked
-from batchscribe.core.meter import Meter, Moment
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.runs import VERSION, Outcome, Run, RunState
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.run.manifest import NAME, Worked
+from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.runs import VERSION, Outcome, Run, RunState
 from batchscribe.ledger import Ledger
 
 FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}

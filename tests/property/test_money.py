@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core.money import MINIMUM_BILLED_SECONDS, Rate, Usd, cost, units_per_dollar
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Rate, Usd, cost, units_per_dollar
 
 amounts = st.integers(-(10**15), 10**15).map(Usd)
 rates = st.integers(0, 10**9).map(lambda micros: Rate(per_hour=Usd(micros), source="test"))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchscribe.testing.simulation.episode import play
-from batchscribe.testing.simulation.listening import listening
-from batchscribe.testing.simulation.weather import ACTORS, FOCI, Focus
+from simulation.episode import play
+from simulation.listening import listening
+from simulation.weather import ACTORS, FOCI, Focus
 from support import planted
 
 BUDGET = 500

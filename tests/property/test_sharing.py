@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.sharing import Place, share
-from batchscribe.core.stitching import PartInput, stitch
-from batchscribe.core.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word
+from batchscribe.core.text.stitching import PartInput, stitch
+from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word
+from batchscribe.core.text.word_assignment import Place, share
 
 # A slow machine is no finding.
 calm = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from batchscribe.testing.simulation.__main__ import main, played
-from batchscribe.testing.simulation.summary import Summary, broken
+from simulation.__main__ import main, played
+from simulation.summary import Summary, broken
 
 SHARE = 250
 SHARES = (0, *(pytest.param(number, marks=pytest.mark.deep) for number in range(1, 8)))
@@ -37,7 +37,7 @@ def test_an_episode_is_the_same_bit_for_bit() -> None:
 def test_an_episode_does_not_depend_on_the_order_of_sets() -> None:
     told = {
         subprocess.run(
-            [sys.executable, "-m", "batchscribe.testing.simulation", "--replay", "17"],
+            [sys.executable, "-m", "simulation", "--replay", "17"],
             env=dict(os.environ) | {"PYTHONHASHSEED": hashing},
             capture_output=True,
             check=True,

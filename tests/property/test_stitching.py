@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.cues import LINE, LINES, cues
-from batchscribe.core.stitching import MISSING, POSITION_SLACK, PartInput, stitch
-from batchscribe.core.timing import within
-from batchscribe.core.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
+from batchscribe.core.text.cues import LINE, LINES, cues
+from batchscribe.core.text.stitching import MISSING, POSITION_SLACK, PartInput, stitch
+from batchscribe.core.text.timing import within
+from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 
 # A slow machine is no finding.
 calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 
-from batchscribe.core.orders import GROUP
+from batchscribe.adapters.aws.schedules import GROUP
 from support.s3 import REGION
 
 

@@ -11,9 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from batchscribe import __version__
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, live
+from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import (
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import (
     BootRecord,
     BoxClaim,
     BoxEnd,
@@ -24,7 +26,7 @@ from batchscribe.core.box import (
     InstanceRecord,
     StartPermit,
 )
-from batchscribe.core.manifest import (
+from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Manifest,
@@ -38,8 +40,6 @@ from batchscribe.core.manifest import (
 from batchscribe.errors import BatchscribeError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams, live
-from batchscribe.worker.markers import NoDeadman
 
 T = TypeVar("T", bound=msgspec.Struct)
 INSTANCE = "i-0123456789abcdef0"

@@ -26,15 +26,15 @@ def box_python(folder: Path, command: Sequence[str]) -> Path:
 
 
 def main() -> int:
-    from batchscribe.core.box import BOOT_MODULE
-    from batchscribe.wiring import box, box_boot
-    from batchscribe.worker import watching
+    from batchscribe.agent import supervisor
+    from batchscribe.core.run.host import BOOT_MODULE
+    from batchscribe.wiring import host, host_boot
 
     settings, module, words = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
     if module == BOOT_MODULE:
-        watching.POLL_SECONDS = watching.IDLE_POLL_SECONDS = POLL_SECONDS
-        return box_boot.main(words, command=settings["command"])
-    return box.main(words, agent=(settings["program"], "-I", "-m", BOOT_MODULE))
+        supervisor.POLL_SECONDS = supervisor.IDLE_POLL_SECONDS = POLL_SECONDS
+        return host_boot.main(words, command=settings["command"])
+    return host.main(words, agent=(settings["program"], "-I", "-m", BOOT_MODULE))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def _object(*args: Any) -> str:
 
 
 def _fused(world: Any, fuse: Fuse) -> Any:
-    from batchscribe.adapters.launch_local import LocalLauncher
+    from batchscribe.adapters.local.launcher import LocalLauncher
 
     state = Path.cwd() / ".batchscribe"
     played = LocalLauncher(
@@ -200,15 +200,12 @@ def _prepare() -> None:
     import boto3
     import botocore.loaders
 
-    import batchscribe.adapters.stores
-    import batchscribe.cli.main
-    import batchscribe.cli.tick  # noqa: F401
-    from batchscribe.adapters import compute_ec2, guard_eventbridge
+    from batchscribe.adapters.aws import ec2, eventbridge
 
     load = botocore.loaders.JSONFileLoader.load_file
     botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
-    _shorten(compute_ec2, "Ec2Compute")
-    _shorten(guard_eventbridge, "EventBridgeGuard")
+    _shorten(ec2, "Ec2Compute")
+    _shorten(eventbridge, "EventBridgeGuard")
     session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
     for name in ("ec2", "scheduler"):
         session.client(name, region_name="us-east-1")
@@ -234,7 +231,7 @@ def _child(asked: dict[str, Any]) -> None:
     sys.argv = ["batchscribe", *asked["words"]]
     from batchscribe.cli.main import main
     from batchscribe.controller import steps, teardown
-    from batchscribe.core import meter
+    from batchscribe.core.run import meter
     from batchscribe.wiring import scheduler
 
     if asked["lands"] is not None:

@@ -14,11 +14,11 @@ from typing import Any
 import av
 import numpy as np
 
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.errors import AudioError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.decoding.recordings import Recordings
 from support.recorder import Samples
 
 SECONDS = 8

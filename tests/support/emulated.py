@@ -19,9 +19,9 @@ import boto3
 
 from batchscribe import __version__
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.manifest import decode
-from batchscribe.core.transcripts import encode
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.manifest import decode
+from batchscribe.core.text.transcripts import encode
 from batchscribe.ledger import Ledger
 from support.aws import make_stopped_instance
 from support.crashing import MESSAGES, Ended, Nursery, nursery

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from batchscribe.core.chunks import AUDIO_TYPES
+from batchscribe.core.scan.chunks import AUDIO_TYPES
 from support import recorder
 from support.audio import Samples, encode, faststart, lengthless, sine, wav
 

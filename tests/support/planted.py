@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from batchscribe.agent import supervisor
 from batchscribe.controller import (
     advance,
     alerts,
     dispatch,
+    external_state,
     follow,
     observe,
-    outside,
     reconcile,
     records,
     settle,
@@ -28,19 +29,19 @@ from batchscribe.controller import (
 )
 from batchscribe.controller.context import Terms, World, log, moment, save
 from batchscribe.controller.records import read_manifest
-from batchscribe.core import keys, policy
-from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import Backlog
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.meter import Meter, Moment
-from batchscribe.core.money import ZERO
-from batchscribe.core.runs import Run, RunState, Step
+from batchscribe.core import keys
+from batchscribe.core.decide import policy
+from batchscribe.core.decide.money import ZERO
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.runs import Run, RunState, Step
+from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import BatchscribeError, DamagedLedgerError, MisconfiguredError
-from batchscribe.testing.simulation import box, episode, stage
-from batchscribe.testing.simulation.actors import Actors
-from batchscribe.testing.simulation.cloud import CloudApi
-from batchscribe.testing.simulation.seams import KernelLock, LedgerSeam
-from batchscribe.worker import watching
+from simulation import box, episode, stage
+from simulation.actors import Actors
+from simulation.cloud import CloudApi
+from simulation.seams import KernelLock, LedgerSeam
 
 Patch = pytest.MonkeyPatch
 
@@ -117,7 +118,7 @@ def the_tag_is_forgotten(patch: Patch) -> None:
 
 
 def the_tag_is_left(patch: Patch) -> None:
-    patch.setattr(outside, "_give_back", lambda _world, _run: None)
+    patch.setattr(external_state, "_give_back", lambda _world, _run: None)
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
@@ -136,7 +137,7 @@ def settled_before_the_stop_was_seen(patch: Patch) -> None:
     def hopeful(world: World, _terms: Terms, run: Run) -> Run:
         if run.started:
             world.compute.stop(run.instance)
-        outside.take_away(world, run)
+        external_state.take_away(world, run)
         ended = replace(run, meter=run.meter.end(moment(world)))
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
@@ -197,7 +198,7 @@ def anybodys_instance_is_stopped(patch: Patch) -> None:
 
 
 def a_claim_is_left(patch: Patch) -> None:
-    patch.setattr(outside, "_take_claim", lambda _world, _run: None)
+    patch.setattr(external_state, "_take_claim", lambda _world, _run: None)
 
 
 def quarantine_is_forgotten(patch: Patch) -> None:
@@ -227,7 +228,7 @@ def type_is_kept(patch: Patch) -> None:
         if seen.run == run.id:
             world.compute.release(run.instance)
 
-    patch.setattr(outside, "_give_back", release_only)
+    patch.setattr(external_state, "_give_back", release_only)
 
 
 def nothing_is_billed(patch: Patch) -> None:
@@ -246,7 +247,7 @@ def others_claims_are_ignored(patch: Patch) -> None:
 def hung_work_is_waited_for(patch: Patch) -> None:
     """On both sides: the controller's rule and the supervisor's each stop it alone."""
     patch.setattr(follow, "stall_reason", lambda *_progress: None)
-    patch.setattr(watching.Watch, "_stalled", lambda _watch: None)
+    patch.setattr(supervisor.Watch, "_stalled", lambda _watch: None)
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
@@ -390,7 +391,10 @@ def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
 
 
 def any_manifest_is_worked_on(patch: Patch) -> None:
+    """Of its three guards the seal stays: the ledger is rarely lost at that moment."""
     patch.setattr(box, "refuse_foreign_work", lambda *_manifest, **_place: None)
+    refusal = supervisor.Watch._refusal
+    patch.setattr(supervisor.Watch, "_refusal", lambda self, sha256: refusal(self, sha256 and ""))
 
 
 def a_run_of_other_settings_is_refused(patch: Patch) -> None:

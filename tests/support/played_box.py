@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.core.box import BoxClaim, BoxPlace, BoxWaits
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.agent.host import Box
+from batchscribe.core.run.host import BoxClaim, BoxPlace, BoxWaits
 from batchscribe.protocols import Store
-from batchscribe.worker.boot import Boot, BoxAgent, BoxSeams
-from batchscribe.worker.box import Box
 
 WAITS = BoxWaits(linger=3.0, told=0.5)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchscribe.controller.tick import tick, watch
-from batchscribe.core.runs import Run
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import LockHeldError
 from support.world import Stage
 

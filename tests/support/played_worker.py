@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from batchscribe import aws_environment
-from batchscribe.adapters.stores import open_store
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import ExitRecord, Manifest, Phase, Progress, Tally, Timings, WorkerEnd
-from batchscribe.core.transcripts import AudioRef, Segment, Transcript, Word, encode
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import ExitRecord, Manifest, Phase, Progress, Tally, Timings, WorkerEnd
+from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, Word, encode
 from batchscribe.protocols import Store
+from batchscribe.wiring.stores import open_store
 
 SECONDS_PER_CHUNK = 1.0
 

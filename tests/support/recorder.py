@@ -10,9 +10,9 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from batchscribe.worker.decoding.containers import Repaired
-from batchscribe.worker.decoding.ebml import BLOCKS, CLUSTER, walk
-from batchscribe.worker.decoding.mp4 import boxes
+from batchscribe.audio.decoding.containers import Repaired
+from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, walk
+from batchscribe.audio.decoding.mp4 import boxes
 
 Samples = npt.NDArray[np.float32]
 RATE = 16_000

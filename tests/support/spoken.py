@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
-from batchscribe.core.transcripts import Segment, Word
-from batchscribe.worker.audio import Beginning, Decoding, Samples
+from batchscribe.audio.audio_decoder import Beginning, Decoding, Samples
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.text.transcripts import Segment, Word
 
 LOWEST, STEP = 200, 25
 """Hz; heights differ by more than the shortest word can blur."""

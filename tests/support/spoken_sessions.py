@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.core.chunks import audio_name
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Hearing, Manifest, ManifestChunk
-from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.core.stitching import PartInput, stitch
-from batchscribe.core.transcripts import SessionTranscript, Transcript
+from batchscribe.audio.audio_decoder import Samples
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Hearing, Manifest, ManifestChunk
+from batchscribe.core.scan.chunks import audio_name
+from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.core.text.stitching import PartInput, stitch
+from batchscribe.core.text.transcripts import SessionTranscript, Transcript
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.audio import Samples
 from batchscribe.worker.pipeline import Crew, run_worker
 from support.spoken import RawDecoder, Spoken, ToneEngine, find_speech, raw
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchscribe.adapters.ssh import SshOptions
+from batchscribe.adapters.host_access.ssh import SshOptions
 from support.s3 import missing
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")

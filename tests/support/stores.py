@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from batchscribe.core.backlog import SessionScan
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.scan.backlog import SessionScan
 from batchscribe.errors import InterruptedRunError
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

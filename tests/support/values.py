@@ -6,14 +6,14 @@ import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from batchscribe.core.backlog import Backlog
-from batchscribe.core.chunks import Chunk
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.meter import Meter, Moment
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.packing import Priors
-from batchscribe.core.policy import Observation
-from batchscribe.core.runs import Run
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Observation
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.runs import Run
+from batchscribe.core.scan.backlog import Backlog
+from batchscribe.core.scan.chunks import Chunk
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test", as_of="2026-11-01")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from batchscribe.core.quality import Doubt, Heard
-from batchscribe.core.speech import SAMPLE_RATE, Window
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.core.text.quality import Doubt, Heard
+from batchscribe.core.text.speech import SAMPLE_RATE, Window
+from batchscribe.core.text.transcripts import Segment, Word
 
 
 def numbered(number: int, session: str = "", *, seconds: float = 2.0, language: str | None = None) -> Window:

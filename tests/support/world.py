@@ -17,9 +17,13 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import Ticked
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.instances import Claim, Instance
-from batchscribe.core.manifest import (
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Decision, Launch, Observation, Policy, continue_run, decide
+from batchscribe.core.messages import Message
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.instances import Claim, Instance
+from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Limits,
@@ -31,12 +35,8 @@ from batchscribe.core.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.messages import Message
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.packing import Priors
-from batchscribe.core.policy import Decision, Launch, Observation, Policy, continue_run, decide
-from batchscribe.core.runs import Run, next_step
-from batchscribe.core.transcripts import AudioRef, Segment, Transcript, Word, encode
+from batchscribe.core.run.runs import Run, next_step
+from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, Word, encode
 from batchscribe.ledger import Ledger
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute

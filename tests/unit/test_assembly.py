@@ -6,14 +6,14 @@ from math import inf
 
 import numpy as np
 
-from batchscribe.core.flags import RERUN
-from batchscribe.core.sharing import Place
-from batchscribe.core.speech import SAMPLE_RATE, Recognition
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.audio.windows import Cut
+from batchscribe.core.text.flags import RERUN
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
+from batchscribe.core.text.transcripts import Segment, Word
+from batchscribe.core.text.word_assignment import Place
 from batchscribe.worker.assembly import Assembly
 from batchscribe.worker.sounds import Whole
-from batchscribe.worker.stretches import Ended, Ready
-from batchscribe.worker.windows import Cut
+from batchscribe.worker.timeline import Ended, Ready
 
 
 def cut(*parts: tuple[float, float]) -> Cut:

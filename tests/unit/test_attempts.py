@@ -12,16 +12,16 @@ import pytest
 import structlog
 
 from batchscribe.controller.attempts import LOOSE, forget_attempts, list_attempts, read_failures
-from batchscribe.controller.redo import by_key, quarantine_failed, quarantined, redo, release
+from batchscribe.controller.commands.redo import by_key, quarantine_failed, quarantined, redo, release
+from batchscribe.controller.commands.why import why
 from batchscribe.controller.retention import retire
 from batchscribe.controller.tick import tick
-from batchscribe.controller.why import why
-from batchscribe.core import attempts as wire
 from batchscribe.core import keys
-from batchscribe.core import manifest as record
-from batchscribe.core.attempts import CompactedAttempts, StoredFailure, merge, pack
-from batchscribe.core.manifest import EngineSpec, Failure, FailureKind, Manifest, ManifestChunk
-from batchscribe.core.runs import Run
+from batchscribe.core.run import manifest as record
+from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, Manifest, ManifestChunk
+from batchscribe.core.run.runs import Run
+from batchscribe.core.scan import attempts as wire
+from batchscribe.core.scan.attempts import CompactedAttempts, StoredFailure, merge, pack
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore

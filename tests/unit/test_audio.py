@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from batchscribe.core.chunks import AUDIO_TYPES
+from batchscribe.audio import audio_decoder
+from batchscribe.audio.audio_decoder import AudioDecoder, Beginning, decoder_version
+from batchscribe.audio.decoding.containers import Recording, repair
+from batchscribe.core.scan.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
-from batchscribe.worker import audio
-from batchscribe.worker.audio import AudioDecoder, Beginning, decoder_version
-from batchscribe.worker.decoding.containers import Recording, repair
 from support import recorder
 from support.audio import (
     RATE,
@@ -43,7 +43,7 @@ def refused(decoder: AudioDecoder, data: bytes, max_seconds: float = HOUR) -> st
     return str(error.value)
 
 
-def loudest_hertz(samples: audio.Samples) -> float:
+def loudest_hertz(samples: audio_decoder.Samples) -> float:
     spectrum = np.abs(np.fft.rfft(samples))
     return float(np.argmax(spectrum) * RATE / len(samples))
 
@@ -129,7 +129,7 @@ def test_a_piece_of_a_recording_tells_its_place_in_it(
     assert ends == pytest.approx(12, abs=0.1)
 
 
-def voices(seconds: float, *hertz: float) -> audio.Samples:
+def voices(seconds: float, *hertz: float) -> audio_decoder.Samples:
     """One tone for each channel; the channels' samples take turns."""
     return np.column_stack([sine(seconds, hertz=tone) for tone in hertz]).ravel()
 
@@ -163,7 +163,7 @@ def test_one_channel_stays_one_and_of_many_none_is_lost(decoder: AudioDecoder) -
 
 
 def test_the_limit_and_spoilt_samples_are_counted_for_each_channel(decoder: AudioDecoder) -> None:
-    def heard(spoilt: audio.Samples, limit: float) -> list[audio.Samples]:
+    def heard(spoilt: audio_decoder.Samples, limit: float) -> list[audio_decoder.Samples]:
         return list(decoder.decode(float_wav(spoilt, channels=2), max_seconds=limit, split=True))
 
     spoilt = voices(6, 300, 700)
@@ -324,15 +324,15 @@ def test_a_silent_decoder_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
         assert decoder._child is not None
         os.kill(decoder._child._process.pid, signal.SIGSTOP)
-        monkeypatch.setattr(audio, "SILENCE_SECONDS", 0)
+        monkeypatch.setattr(audio_decoder, "SILENCE_SECONDS", 0)
         assert "no sound for" in refused(decoder, encode(sine(1), "wav"))
         monkeypatch.undo()
         assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2
 
 
 def test_computing_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "BASE_CPU_SECONDS", -1.0)
-    monkeypatch.setattr(audio, "CPU_SECONDS_PER_AUDIO_SECOND", 0.0)
+    monkeypatch.setattr(audio_decoder, "BASE_CPU_SECONDS", -1.0)
+    monkeypatch.setattr(audio_decoder, "CPU_SECONDS_PER_AUDIO_SECOND", 0.0)
     with AudioDecoder() as decoder:
         assert "computing time" in refused(decoder, silent_flac(100, stated=False), 200 * HOUR)
 

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 
-from batchscribe.core import backlog
-from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, Trouble, sessions, summarise
-from batchscribe.core.folders import Tagged, merged
 from batchscribe.core.keys import digest
 from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.scan import backlog
+from batchscribe.core.scan.backlog import (
+    Backlog,
+    LiveLock,
+    ScanRules,
+    SessionScan,
+    Trouble,
+    sessions,
+    summarise,
+)
+from batchscribe.core.scan.folders import Tagged, merged
 from batchscribe.errors import StoreUnavailableError
 from support.stores import NOW, in_order, pending, row
 

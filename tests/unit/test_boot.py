@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from batchscribe.agent.boot import Boot
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, ClaimLaunch
+from batchscribe.core.run.host import BoxWaits, ClaimLaunch
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
-from batchscribe.worker.boot import Boot
 from support.box_agent import RUN, Awake
 
 WAITS = BoxWaits()

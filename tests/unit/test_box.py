@@ -16,12 +16,12 @@ from click.testing import CliRunner
 
 from batchscribe.cli import worker as command
 from batchscribe.core import keys
-from batchscribe.core.box import CheckRequest
-from batchscribe.core.manifest import EngineSpec, Manifest
+from batchscribe.core.run.host import CheckRequest
+from batchscribe.core.run.manifest import EngineSpec, Manifest
 from batchscribe.errors import MisconfiguredError
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
-from batchscribe.wiring.box import fetch, inspect
+from batchscribe.wiring.host import fetch, inspect
 from support.stores import NOW, StoppedClock
 
 NOTHING = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'

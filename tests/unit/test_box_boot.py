@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.store_directory import DirectoryStore
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.agent import host as boxes
+from batchscribe.agent.host import Box
 from batchscribe.core import keys
-from batchscribe.core.box import (
+from batchscribe.core.run.host import (
     BOOT_MODULE,
     BoxClaim,
     BoxPlace,
@@ -23,14 +25,12 @@ from batchscribe.core.box import (
     InstanceRecord,
     StartRequest,
 )
-from batchscribe.core.instances import MANIFEST_TAG
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.run.instances import MANIFEST_TAG
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring import box_boot
-from batchscribe.worker import box as boxes
-from batchscribe.worker.box import Box
+from batchscribe.wiring import host_boot
 from support.cli import wait_for
 from support.metadata import metadata_service
 from support.stores import NOW, StoppedClock
@@ -68,7 +68,7 @@ def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: 
     assert "gpu setup" in done.stderr
     assert (
         "RestartPreventExitStatus=2"
-        in (Path(box_boot.__file__).parents[1] / "deploy" / "box" / "batchscribe-box.service").read_text()
+        in (Path(host_boot.__file__).parents[1] / "deploy" / "box" / "batchscribe-box.service").read_text()
     )
 
 
@@ -115,7 +115,7 @@ def test_it_lives_in_the_workers_environment(tmp_path: Path, monkeypatch: pytest
     before = os.umask(0o077)
     try:
         with pytest.raises(Gone):
-            box_boot.main([])
+            host_boot.main([])
     finally:
         os.umask(before)
     assert seen["AWS_ACCESS_KEY_ID"] == "its-own"
@@ -135,7 +135,7 @@ def test_a_copy_of_a_disk_is_another_machine(tmp_path: Path, tag: str | None, an
     path = tmp_path / "board_asset_tag"
     if tag is not None:
         path.write_text(f"{tag}\n")
-    assert box_boot.copied_from(PLACE, path) == another
+    assert host_boot.copied_from(PLACE, path) == another
 
 
 def test_a_store_is_opened_once_and_where_it_was_set_up(
@@ -149,9 +149,9 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
         opened.append((url, region, endpoint))
         return MemoryStore(StoppedClock(), url=url)
 
-    monkeypatch.setattr(box_boot, "open_store", open_store)
+    monkeypatch.setattr(host_boot, "open_store", open_store)
     clock = SystemClock()
-    seams = box_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
     claim = BoxClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
@@ -162,7 +162,7 @@ def test_the_hash_of_its_manifest_comes_from_the_instance_s_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SystemClock()
-    seams = box_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
+    seams = host_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
     with metadata_service({MANIFEST_TAG: "abc"}) as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
         assert seams.announced() == "abc"
@@ -253,7 +253,7 @@ def test_only_a_host_with_units_that_is_not_borrowed_is_powered_off(
     tmp_path: Path, launch: ClaimLaunch, borrowed: bool, units: bool, powers_off: bool
 ) -> None:
     claim = BoxClaim(run="r", created=NOW, deadline=NOW, output="s3://h", launch=launch, borrowed=borrowed)
-    marks = box_boot.marks_of(claim, tmp_path if units else tmp_path / "missing")
+    marks = host_boot.marks_of(claim, tmp_path if units else tmp_path / "missing")
     assert marks.powers_off is powers_off
 
 

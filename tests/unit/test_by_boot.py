@@ -15,11 +15,11 @@ from batchscribe.controller.follow import _gone_down
 from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import BoxEnd, InstanceRecord
-from batchscribe.core.instances import MANIFEST_TAG, InstanceState
-from batchscribe.core.manifest import Phase, Progress, Tally, Timings, WorkerEnd
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import BoxEnd, InstanceRecord
+from batchscribe.core.run.instances import MANIFEST_TAG, InstanceState
+from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings, WorkerEnd
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once, stage

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchscribe.core.chunks import (
+from batchscribe.core.keys import superseded
+from batchscribe.core.scan.chunks import (
     AUDIO_TYPES,
     KEY_BYTES,
     NAME_BYTES,
@@ -13,7 +14,6 @@ from batchscribe.core.chunks import (
     transcript_key,
     transcript_keys,
 )
-from batchscribe.core.keys import superseded
 
 
 @pytest.mark.parametrize("kind", sorted(AUDIO_TYPES))

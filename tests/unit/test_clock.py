@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchscribe.adapters.clock import Interrupts
+from batchscribe.adapters.machine.clock import Interrupts
 from batchscribe.errors import InterruptedRunError
 
 
@@ -45,7 +45,7 @@ def run_limited(seconds: float, *lines: str, after: str = "") -> int:
     """Runs lines under a time limit, and one more after it, in a process of its own; its exit status."""
     script = [
         "import os, signal, time",
-        "from batchscribe.adapters.clock import Interrupts, TimeLimit",
+        "from batchscribe.adapters.machine.clock import Interrupts, TimeLimit",
         f"with Interrupts(), TimeLimit({seconds}) as limit:",
         *(f"    {line}" for line in lines),
         after,

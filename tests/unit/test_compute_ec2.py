@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.clock import Interrupts
-from batchscribe.adapters.compute_ec2 import Ec2Compute
-from batchscribe.core.instances import Claim, InstanceState
+from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.machine.clock import Interrupts
+from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

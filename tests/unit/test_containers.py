@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, CUES, walk
 from batchscribe.errors import AudioError
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
-from batchscribe.worker.decoding.ebml import BLOCKS, CLUSTER, CUES, walk
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
 

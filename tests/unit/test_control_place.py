@@ -12,20 +12,20 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.control_place import SplitStore, control_of, split, url_of
+from batchscribe.controller.commands.redo import quarantined, release
 from batchscribe.controller.context import World
 from batchscribe.controller.reconcile import adopt_run, recover
 from batchscribe.controller.records import write_record
-from batchscribe.controller.redo import quarantined, release
-from batchscribe.controller.retreat import place_of, rehearsed, world_of
+from batchscribe.controller.rehearsal_place import place_of, rehearsed, world_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import BoxClaim, BoxPlace, BoxReply, CheckRequest, ClaimLaunch, InstanceRecord
-from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, Failure, FailureKind, QuarantineRecord
-from batchscribe.core.run_records import decode_run, encode_run
-from batchscribe.core.runs import Outcome, RunState
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import BoxClaim, BoxPlace, BoxReply, CheckRequest, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, QuarantineRecord
+from batchscribe.core.run.records import decode_run, encode_run
+from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.ledger import Ledger
 from batchscribe.settings import load
@@ -33,7 +33,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
-from batchscribe.wiring.box_access import box_setup
+from batchscribe.wiring.host_access import box_setup
 from support.stores import NOW, StoppedClock
 from support.world import INSTANCE, Stage, once, stage
 

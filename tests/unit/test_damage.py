@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from batchscribe.audio.audio_decoder import AudioDecoder, Samples
+from batchscribe.audio.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from batchscribe.errors import AudioError
-from batchscribe.worker.audio import AudioDecoder, Samples
-from batchscribe.worker.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
 from support import recorder
 from support.audio import RATE, encode, faststart, float_wav, lengthless, sine, wav
 from support.differential import FORMS

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.box import BoxWaits
-from batchscribe.worker.markers import MarkerFiles
+from batchscribe.agent.state_files import MarkerFiles
+from batchscribe.core.run.host import BoxWaits
 from support.sshd import program
 
 NOW = 5000

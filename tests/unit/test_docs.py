@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.cli.main import COMMANDS, cli
-from batchscribe.core.runs import Outcome
+from batchscribe.core.run.runs import Outcome
 from batchscribe.settings import load
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters import engines
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Engine, EngineFactory
 from batchscribe.testing.engine_suite import EngineSuite
+from batchscribe.wiring import engines
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 CODE, SUITE = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)

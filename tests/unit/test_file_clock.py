@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchscribe.core.flags import PARTIAL, RESCALED
-from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.core.stitching import PartInput, stitch
-from batchscribe.core.transcripts import AudioRef, Transcript
+from batchscribe.audio.overlaps import Overlaps
+from batchscribe.core.text.flags import PARTIAL, RESCALED
+from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.core.text.stitching import PartInput, stitch
+from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.worker.assembly import Heard, _flags
-from batchscribe.worker.neighbours import Neighbour
-from batchscribe.worker.overlaps import Overlaps
+from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.stretches import Ended, Ready, Stretch, channels
+from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
 from support.spoken import Spoken, find_speech, speech
 from support.values import NOW
 

@@ -7,11 +7,11 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord, last_word
-from batchscribe.core.manifest import Manifest, decode
-from batchscribe.core.transcripts import ForeignTranscript
-from batchscribe.core.transcripts import decode as decode_transcript
-from batchscribe.core.transcripts import encode as encode_transcript
+from batchscribe.core.run.host import InstanceRecord, last_word
+from batchscribe.core.run.manifest import Manifest, decode
+from batchscribe.core.text.transcripts import ForeignTranscript
+from batchscribe.core.text.transcripts import decode as decode_transcript
+from batchscribe.core.text.transcripts import encode as encode_transcript
 from batchscribe.errors import MisconfiguredError, PermanentError
 from batchscribe.testing.store import MemoryStore
 from support.stores import StoppedClock

@@ -11,11 +11,11 @@ import pytest
 
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.instances import DEADLINE_TAG, RUN_TAG, Claim, InstanceState
-from batchscribe.core.meter import Meter
-from batchscribe.core.run_records import encode_run
-from batchscribe.core.runs import Run, RunState
-from batchscribe.core.seals import seal
+from batchscribe.core.run.instances import DEADLINE_TAG, RUN_TAG, Claim, InstanceState
+from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.records import encode_run
+from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.run.seals import seal
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import scheduler_identity
 from support.world import INSTANCE, SECRET, Stage, stage

@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe import __version__
-from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, CheckRequest, Finding
-from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, decode
-from batchscribe.core.money import FREE
-from batchscribe.core.runs import Run
+from batchscribe.core.decide.money import FREE
+from batchscribe.core.run.host import BoxReply, CheckRequest, Finding
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, decode
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.orders import order_of, run_of
+from batchscribe.adapters.aws.schedules import order_of, run_of
+from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.errors import AudioError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.decoding.recordings import Recordings
 from support import hostile, recorder
 from support.audio import RATE, sine
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from batchscribe.adapters import installed
-from batchscribe.adapters.installed import on_schedule
-from batchscribe.adapters.schedule import (
+from batchscribe.adapters.machine import installed
+from batchscribe.adapters.machine.installed import on_schedule
+from batchscribe.adapters.machine.schedule import (
     BEGIN,
     END,
     MARK,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.packing import Priors
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.controller.tick import tick, watch
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome, RunState
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import PRAGMAS

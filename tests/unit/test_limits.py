@@ -8,21 +8,21 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.subtitles import render
+from batchscribe.adapters.output.subtitles import render
 from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export
 from batchscribe.cli.chunks import why as why_command
 from batchscribe.cli.scan import scan
 from batchscribe.controller import fetching
+from batchscribe.controller.previous_failures import read_trouble
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
-from batchscribe.controller.trouble import read_trouble
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, SESSION_BYTES, TRANSCRIPT_BYTES
-from batchscribe.core.transcripts import ForeignTranscript, Segment, SessionTranscript, encode
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk
+from batchscribe.core.text.transcripts import ForeignTranscript, Segment, SessionTranscript, encode
 from batchscribe.errors import ObjectTooLargeError, UnreadableError
 from batchscribe.reading import is_stored, limit_of, read_record
 from batchscribe.settings import load

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.errors import LockHeldError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 
 HOLD = """
 import sys
 from pathlib import Path
-from batchscribe.adapters.lock_file import FileTickLock
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.lock_file import FileTickLock
+from batchscribe.adapters.machine.clock import SystemClock
 with FileTickLock(Path(sys.argv[1]), SystemClock(), copy=None).held():
     print("held", flush=True)
     sys.stdin.read()
@@ -28,8 +28,8 @@ with FileTickLock(Path(sys.argv[1]), SystemClock(), copy=None).held():
 RACE = """
 import sys, time
 from pathlib import Path
-from batchscribe.adapters.lock_file import FileTickLock
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.lock_file import FileTickLock
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.errors import LockHeldError
 inside, won = Path(sys.argv[2]), 0
 for _ in range(20):

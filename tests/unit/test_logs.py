@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from batchscribe.adapters import logs
-from batchscribe.adapters.progress import ProgressView, time_left
-from batchscribe.core.manifest import Phase, Progress, Tally, Timings
-from batchscribe.core.money import Rate, Usd
+from batchscribe.adapters.machine import logs
+from batchscribe.adapters.output.progress import ProgressView, time_left
+from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
-from batchscribe.core.runs import Run
+from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.runs import Run
 from batchscribe.testing.clock import FakeClock
 
 CANARY = "canary-7f3a91/x"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.store_directory import DirectoryStore
-from batchscribe.controller.redo import by_key, redo
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.controller.commands.redo import by_key, redo
+from batchscribe.controller.commands.why import why
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
-from batchscribe.controller.why import why
-from batchscribe.core.backlog import ChunkState
+from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.testing.store import MemoryStore
 from support.stores import StoppedClock
 

@@ -16,8 +16,8 @@ from batchscribe.controller.follow import follow
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.teardown import teardown
 from batchscribe.controller.tick import reconcile, tick
-from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

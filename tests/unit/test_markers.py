@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from batchscribe.agent.state_files import MarkerFiles
 from batchscribe.errors import MisconfiguredError
-from batchscribe.worker.markers import MarkerFiles
 
 
 def test_the_markers_are_plain_numbers_that_anybody_may_read(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from batchscribe import aws_environment
-from batchscribe.adapters.metadata import read_tag
-from batchscribe.core.instances import MANIFEST_TAG
+from batchscribe.adapters.aws.metadata import read_tag
+from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.errors import ComputeUnavailableError
 from support.metadata import Metadata, metadata_service
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.meter import LONGEST_LAG, LONGEST_PENDING, Meter, Moment, Poll
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.meter import LONGEST_LAG, LONGEST_PENDING, Meter, Moment, Poll
 from support.values import NOW, instance, meter, moment
 
 S = InstanceState

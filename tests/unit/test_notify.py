@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from batchscribe.adapters import logs
-from batchscribe.adapters.notify_apprise import AppriseNotifier
-from batchscribe.adapters.notify_child import Order, deliver
-from batchscribe.adapters.receivers import Receiver, receivers
+from batchscribe.adapters.machine import logs
+from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
+from batchscribe.adapters.notify.child import Order, deliver
+from batchscribe.adapters.notify.receivers import Receiver, receivers
 from batchscribe.core.messages import Level, Message
 from batchscribe.protocols import Notifier
 from batchscribe.testing.clock import FakeClock
@@ -207,7 +207,7 @@ def test_a_short_word_of_a_receivers_url_stays_in_titles_and_figures(address: st
 
 
 def test_nobody_to_tell_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchscribe.adapters.notify_apprise._CHILD", (sys.executable, "-c", "1/0"))
+    monkeypatch.setattr("batchscribe.adapters.notify.apprise_notifier._CHILD", (sys.executable, "-c", "1/0"))
     AppriseNotifier().send(MESSAGE)
 
 
@@ -215,7 +215,7 @@ def test_a_process_that_dies_or_cannot_start_is_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     for child in ((sys.executable, "-c", "import os; os._exit(3)"), ("/no/such/program",)):
-        monkeypatch.setattr("batchscribe.adapters.notify_apprise._CHILD", child)
+        monkeypatch.setattr("batchscribe.adapters.notify.apprise_notifier._CHILD", child)
         AppriseNotifier(urls=["json://127.0.0.1"], deadline=DEADLINE).send(MESSAGE)
     assert "its process died" in log.getvalue()
     assert "no process for it" in log.getvalue()

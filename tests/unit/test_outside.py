@@ -10,16 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.outside import disarm_settled
+from batchscribe.controller.external_state import disarm_settled
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxClaim, ClaimLaunch, InstanceRecord
-from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import decode
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.policy import Policy
-from batchscribe.core.runs import Outcome, RunState
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run.host import BoxClaim, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.manifest import decode
+from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.overlaps import Overlaps, measure
-from batchscribe.worker.windows import Samples
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.overlaps import Overlaps, measure
+from batchscribe.audio.windows import Samples
 from support.audio import RATE, bundled, corpus, encode
 
 CUTS = (3.4, 6.1, 9.0, 12.2)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.core.chunks import AUDIO_TYPES, Chunk
-from batchscribe.core.packing import BYTES_PER_SECOND, Priors, pack
+from batchscribe.core.decide.packing import BYTES_PER_SECOND, Priors, pack
+from batchscribe.core.scan.chunks import AUDIO_TYPES, Chunk
 from support.values import RATE, chunk
 
 PRIORS = Priors(speed=10.0, setup_seconds=0, release_seconds=0)

@@ -13,12 +13,13 @@ import onnx_asr.resolver
 import onnxruntime
 import pytest
 
-from batchscribe.adapters import engine_parakeet, nvidia, parakeet_models
-from batchscribe.adapters.engine_parakeet import FACTORY
-from batchscribe.adapters.parakeet_words import Token, segments
-from batchscribe.core.flags import LOW_CONFIDENCE
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import Window
+from batchscribe.adapters.engines.parakeet import engine, models
+from batchscribe.adapters.engines.parakeet.engine import FACTORY
+from batchscribe.adapters.engines.parakeet.words import Token, segments
+from batchscribe.adapters.machine import nvidia
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.flags import LOW_CONFIDENCE
+from batchscribe.core.text.speech import Window
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError
 from support.parakeet_model import FRAME, build_ctc, build_tdt, speak
 
@@ -205,7 +206,7 @@ def test_onnx_runtimes_own_words_are_repeated(tdt: Path, tmp_path: Path) -> None
 def test_what_no_machine_can_do_needs_no_package_to_be_known(
     changes: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_parakeet, "PACKAGES", {"no_such_package": "onnx-asr"})
+    monkeypatch.setattr(engine, "PACKAGES", {"no_such_package": "onnx-asr"})
     found = FACTORY.unable(EngineSpec(engine="parakeet", **changes))
     assert len(found) == 1
     with pytest.raises(MisconfiguredError, match=problem):
@@ -224,7 +225,7 @@ def test_a_name_of_whispers_means_the_default(wanted: str) -> None:
 
 
 def test_what_is_not_installed_names_the_environment_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_parakeet, "PACKAGES", {"no_such_package": "onnx-asr"})
+    monkeypatch.setattr(engine, "PACKAGES", {"no_such_package": "onnx-asr"})
     (problem,) = FACTORY.problems(spec_of(""))
     assert "onnx-asr not installed" in problem
     assert "environment of its own" in problem
@@ -284,7 +285,7 @@ def test_a_fetch_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_published_model_is_one_of_the_librarys() -> None:
-    assert set(parakeet_models.PUBLISHED) <= set(onnx_asr.resolver.model_repos)
+    assert set(models.PUBLISHED) <= set(onnx_asr.resolver.model_repos)
 
 
 # ------------------------------------------------------------------ the GPU
@@ -303,21 +304,19 @@ def test_a_gpu_that_is_asked_for_is_never_replaced(tdt: Path, monkeypatch: pytes
 
 
 def test_two_runtimes_in_one_environment_are_named(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_parakeet, "_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
+    monkeypatch.setattr(engine, "_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
     assert "onnxruntime hides" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 
 def test_a_driver_that_shows_no_gpu_is_told_apart(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine_parakeet.CUDA])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA])
     monkeypatch.setattr(nvidia, "usable", lambda: 0)
     assert "nvidia-smi" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 
 def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime warns and goes on where CUDA's libraries are missing: this one has none at all."""
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: [engine_parakeet.CUDA, engine_parakeet.CPU]
-    )
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA, engine.CPU])
     monkeypatch.setattr(nvidia, "usable", lambda: 1)
     assert FACTORY.problems(spec_of(tdt, device="cuda")) == ()
     with (

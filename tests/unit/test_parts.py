@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from batchscribe.audio.audio_decoder import AudioDecoder, Samples
+from batchscribe.audio.decoding.parts import MAX_PARTS
 from batchscribe.errors import AudioError
-from batchscribe.worker.audio import AudioDecoder, Samples
-from batchscribe.worker.decoding.parts import MAX_PARTS
 from support import recorder
 from support.audio import RATE, adts, encode, faststart, float_wav, sine, wav
 from support.differential import FORMS

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from batchscribe import __version__
+from batchscribe.audio.audio_decoder import AudioDecoder, Decoding
+from batchscribe.audio.bounded_queue import ByteBudget, Channel
+from batchscribe.audio.windows import Samples
 from batchscribe.core import keys
-from batchscribe.core.chunks import audio_name
-from batchscribe.core.manifest import (
+from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Failure,
@@ -31,19 +33,17 @@ from batchscribe.core.manifest import (
     counted,
     decode,
 )
-from batchscribe.core.speech import Recognition, Window
-from batchscribe.core.transcripts import Transcript
+from batchscribe.core.scan.chunks import audio_name
+from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
-from batchscribe.worker.audio import AudioDecoder, Decoding
-from batchscribe.worker.board import Board, Ending
-from batchscribe.worker.channel import ByteBudget, Channel
 from batchscribe.worker.pipeline import Crew, run_worker
+from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records
-from batchscribe.worker.windows import Samples
 from support.audio import encode, silent_flac, sine
 from support.films import Track, film
 from support.recorder import at_clusters, webm

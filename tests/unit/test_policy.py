@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.money import Usd
-from batchscribe.core.policy import (
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.policy import (
     PATIENT_STARTS,
     Hold,
     IfRunning,
@@ -21,6 +20,7 @@ from batchscribe.core.policy import (
     Resume,
     decide,
 )
+from batchscribe.core.run.instances import InstanceState
 from support.values import NOW, backlog, instance, observation, run
 
 POLICY = Policy()

@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
+from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.store import MemoryStore

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.core.manifest import ManifestChunk
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.decoding import fragments
+from batchscribe.audio.decoding.containers import Recording, recording, repair
+from batchscribe.audio.decoding.preroll import packet_seconds
+from batchscribe.audio.decoding.recordings import Recordings
+from batchscribe.core.run.manifest import ManifestChunk
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.decoding import fragments
-from batchscribe.worker.decoding.containers import Recording, recording, repair
-from batchscribe.worker.decoding.preroll import packet_seconds
-from batchscribe.worker.decoding.recordings import Recordings
-from batchscribe.worker.neighbours import Neighbours
+from batchscribe.worker.context_audio import Neighbours
 from support import recorder
 from support.audio import bundled, corpus
 

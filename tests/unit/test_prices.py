@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from batchscribe.adapters.prices import PriceTable, _table
-from batchscribe.core.money import Rate, Usd
+from batchscribe.adapters.aws.prices import PriceTable, _table
+from batchscribe.core.decide.money import Rate, Usd
 
 
 def rate(instance_type: str, region: str) -> Rate:

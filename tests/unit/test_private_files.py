@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from batchscribe.adapters import host_keys, installed, logs
-from batchscribe.adapters.lock_file import FileTickLock
-from batchscribe.adapters.reports import write_report
-from batchscribe.core.report import build
+from batchscribe.adapters.host_access import host_keys
+from batchscribe.adapters.machine import installed, logs
+from batchscribe.adapters.machine.lock_file import FileTickLock
+from batchscribe.adapters.output.reports import write_report
+from batchscribe.core.run.report import build
 from batchscribe.detached import start_once
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger

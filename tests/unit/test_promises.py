@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from batchscribe.adapters.schedule import WATCH_EVERY
+from batchscribe.adapters.machine.schedule import WATCH_EVERY
 from batchscribe.controller.context import Waits
-from batchscribe.core.box import BoxWaits
-from batchscribe.core.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST
-from batchscribe.core.promises import (
+from batchscribe.core.run.host import BoxWaits
+from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST
+from batchscribe.core.run.promises import (
     AFTER_DEADLINE,
     PASS_SECONDS,
     POWER_OFF_SECONDS,

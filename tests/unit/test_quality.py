@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchscribe.core.flags import LOW_CONFIDENCE
-from batchscribe.core.quality import (
+from batchscribe.core.text.flags import LOW_CONFIDENCE
+from batchscribe.core.text.quality import (
     Doubt,
     Heard,
     Span,
@@ -14,7 +14,7 @@ from batchscribe.core.quality import (
     flags,
     looping,
 )
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.core.text.transcripts import Segment, Word
 
 
 def heard(text: str, seconds: float = 10.0, **changes: float | None) -> Heard:

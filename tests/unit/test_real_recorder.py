@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.core.chunks import audio_name
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.decoding.recordings import Recordings
+from batchscribe.core.scan.chunks import audio_name
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.decoding.recordings import Recordings
 from support.stores import NOW
 
 RECORDER = Path(__file__).parents[1] / "data" / "recorder"

@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 
+from batchscribe.audio.decoding.ebml import BLOCKS, walk
+from batchscribe.audio.decoding.recordings import LOOK_BACK, Recordings
 from batchscribe.core.objects import Blob
 from batchscribe.errors import AudioError, ObjectArchivedError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.decoding.ebml import BLOCKS, walk
-from batchscribe.worker.decoding.recordings import LOOK_BACK, Recordings
 from support.audio import encode, sine
 from support.recorder import at_blocks, at_clusters, heard, pieces, webm
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from batchscribe.cli.chunks import _told
-from batchscribe.controller import redo as redoing
-from batchscribe.controller.redo import (
+from batchscribe.controller.commands import redo as redoing
+from batchscribe.controller.commands.redo import (
     Redone,
     by_key,
     by_session,
@@ -23,13 +23,11 @@ from batchscribe.controller.redo import (
     release,
     stale,
 )
+from batchscribe.controller.commands.why import why
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.why import why
-from batchscribe.core import keys, transcripts
-from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import ChunkState
-from batchscribe.core.folders import AudioObject, Side
-from batchscribe.core.manifest import (
+from batchscribe.core import keys
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import (
     EngineSpec,
     Failure,
     FailureKind,
@@ -37,9 +35,12 @@ from batchscribe.core.manifest import (
     ManifestChunk,
     QuarantineRecord,
 )
-from batchscribe.core.run_records import encode_run
-from batchscribe.core.runs import Outcome, RunState
-from batchscribe.core.transcripts import AudioRef, Transcript
+from batchscribe.core.run.records import encode_run
+from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.scan.backlog import ChunkState
+from batchscribe.core.scan.folders import AudioObject, Side
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support import values

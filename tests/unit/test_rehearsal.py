@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.rehearsal import (
+from batchscribe.controller.commands.rehearsal import (
     RUNTIME,
     Act,
     Proof,
@@ -22,14 +22,14 @@ from batchscribe.controller.rehearsal import (
     rehearse,
     terms_of,
 )
-from batchscribe.controller.retreat import FOLDER, place_of
+from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxEnd, ClaimLaunch, InstanceRecord
-from batchscribe.core.instances import GUARD_FIRST, GUARD_LAST, InstanceState
-from batchscribe.core.manifest import decode
-from batchscribe.core.policy import Policy
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run.host import BoxEnd, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, InstanceState
+from batchscribe.core.run.manifest import decode
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import LaunchError, MisconfiguredError, RefusedError
 from batchscribe.ledger import Ledger
 from support.world import INSTANCE, Stage, once, stage

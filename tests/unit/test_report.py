@@ -10,14 +10,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.reports import write_report
+from batchscribe.adapters.output.reports import write_report
 from batchscribe.cli.app import App
 from batchscribe.cli.report import period_of, render_csv, report
-from batchscribe.core.backlog import Backlog
-from batchscribe.core.meter import Meter, Moment
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.packing import Estimate
-from batchscribe.core.report import (
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.run.meter import Meter, Moment
+from batchscribe.core.run.report import (
     QueueSample,
     RunEvent,
     RunReport,
@@ -29,7 +28,8 @@ from batchscribe.core.report import (
     render_block,
     totals,
 )
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load

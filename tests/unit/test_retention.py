@@ -11,7 +11,7 @@ from batchscribe.controller.attempts import list_attempts
 from batchscribe.controller.retention import KEPT, KEPT_IN_LEDGER, retire
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core.policy import Policy, PolicyName
+from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
 from support.stores import StoppedClock

@@ -17,10 +17,10 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
+from batchscribe.adapters.aws.iam import Folder, Place, Who, policy, trust
 from batchscribe.cli.main import cli
 from batchscribe.cli.rights import place_of
 from batchscribe.core import keys
-from batchscribe.core.rights import Folder, Place, Who, policy, trust
 from batchscribe.settings import load
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ PLACE = Place(
 )
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 """Where S3's operation and the right to it have two names."""
-SERVICES = {"compute_ec2": "ec2", "guard_eventbridge": "scheduler", "store_boto3": "s3"}
+SERVICES = {"aws/ec2": "ec2", "aws/eventbridge": "scheduler", "stores/boto3_store": "s3"}
 
 
 def statements(who: Who, place: Place = PLACE) -> list[dict[str, Any]]:
@@ -89,7 +89,11 @@ def test_all_that_the_adapters_call_is_allowed_and_nothing_else() -> None:
 
 
 def test_every_adapter_of_aws_is_looked_at() -> None:
-    users = {path.stem for path in ADAPTERS.glob("*.py") if re.search(r"\bboto3\.[a-z]", path.read_text())}
+    users = {
+        path.relative_to(ADAPTERS).with_suffix("").as_posix()
+        for path in ADAPTERS.rglob("*.py")
+        if re.search(r"\bboto3\.[a-z]", path.read_text())
+    }
     assert users == set(SERVICES)
 
 
@@ -116,7 +120,8 @@ BOX_READS = {"cancel", "instance", "intent", "manifest", "settlement"}
 
 
 def test_every_control_object_that_the_box_names_is_known_here() -> None:
-    files = [*(SOURCE / "worker").glob("*.py"), SOURCE / "wiring" / "worker.py"]
+    folders = (SOURCE / "agent", SOURCE / "worker")
+    files = [SOURCE / "wiring" / "worker.py", *(file for folder in folders for file in folder.glob("*.py"))]
     named = {
         node.attr
         for file in files

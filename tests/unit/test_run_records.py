@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscribe.core.manifest import Worked
-from batchscribe.core.meter import Meter
-from batchscribe.core.money import Rate, Usd
-from batchscribe.core.run_records import (
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.run.manifest import Worked
+from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.records import (
     decode_outcome,
     decode_run,
     decode_settlement,
     encode_run,
 )
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
 from support.values import INSTANCE, NOW, RATE, moment, run
 

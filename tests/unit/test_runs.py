@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from batchscribe.core.money import Usd
-from batchscribe.core.runs import LEGAL, Outcome, RunState, next_step
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.run.runs import LEGAL, Outcome, RunState, next_step
 from batchscribe.errors import RefusedError
 from support.values import NOW, run
 

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 import structlog
 
-from batchscribe.adapters.stores import open_store
+from batchscribe.controller.commands.why import why
 from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
-from batchscribe.controller.why import why
-from batchscribe.core import keys, transcripts
-from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import LiveLock
-from batchscribe.core.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
-from batchscribe.core.manifest import Failure, FailureKind, QuarantineRecord
-from batchscribe.core.transcripts import AudioRef, Transcript
+from batchscribe.core import keys
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Failure, FailureKind, QuarantineRecord
+from batchscribe.core.scan.backlog import LiveLock
+from batchscribe.core.scan.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.stores import open_store
 from support.stores import NOW, StoppedClock
 
 OLD = NOW - timedelta(hours=1)

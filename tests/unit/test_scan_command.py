@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export, why
 from batchscribe.cli.scan import Row, _keeping, scan
 from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
-from batchscribe.core.backlog import SessionScan
-from batchscribe.core.chunks import Chunk
-from batchscribe.core.flags import PARTIAL, UNHEARD
-from batchscribe.core.manifest import Worked
+from batchscribe.core.run.manifest import Worked
+from batchscribe.core.scan.backlog import SessionScan
+from batchscribe.core.scan.chunks import Chunk
+from batchscribe.core.text.flags import PARTIAL, UNHEARD
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 from support.values import NOW, chunk, run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.schedule import (
+from batchscribe.adapters.machine.schedule import (
     SERVICE,
     START_TIMEOUT,
     TIMER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from batchscribe.core.seals import is_sealed, seal
+from batchscribe.core.run.seals import is_sealed, seal
 
 DATA = b'{"id":"run-1","cost":{"micros":1}}'
 SEALED = seal(DATA, "secret")

@@ -6,8 +6,8 @@ import pytest
 
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
-from batchscribe.core.stitching import MISSING
-from batchscribe.core.transcripts import AudioRef, Segment, Transcript, encode
+from batchscribe.core.text.stitching import MISSING
+from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, encode
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.testing.store import MemoryStore
 from support.stores import NOW, StoppedClock

@@ -10,8 +10,8 @@ import pytest
 
 from batchscribe import aws_environment
 from batchscribe.cli.main import cli
-from batchscribe.core.money import Usd
-from batchscribe.core.policy import IfRunning, PolicyName
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.policy import IfRunning, PolicyName
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import MASK, Settings, load
 

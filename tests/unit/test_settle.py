@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from batchscribe.controller.commands.redo import by_key, quarantined, redo
 from batchscribe.controller.context import moment
-from batchscribe.controller.redo import by_key, quarantined, redo
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import (
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import (
     ExitRecord,
     Failure,
     FailureKind,
@@ -28,9 +29,8 @@ from batchscribe.core.manifest import (
     Timings,
     WorkerEnd,
 )
-from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.core.transcripts import encode
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
 from support.world import Stage, once, stage, transcript
 

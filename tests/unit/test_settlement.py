@@ -12,10 +12,10 @@ from batchscribe.controller.context import Terms, World
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.money import Usd
-from batchscribe.core.run_records import decode_settlement, encode_run
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.records import decode_settlement, encode_run
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
 from support.world import INSTANCE, Stage, once, stage
 

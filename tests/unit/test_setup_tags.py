@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
 from batchscribe.core import keys
-from batchscribe.core.box import BoxReply, Finding, InstanceRecord
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import EngineSpec, decode
+from batchscribe.core.run.host import BoxReply, Finding, InstanceRecord
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from batchscribe.core.sharing import Place, divide, share
-from batchscribe.core.spelling import written
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.core.text.spelling import written
+from batchscribe.core.text.transcripts import Segment, Word
+from batchscribe.core.text.word_assignment import Place, divide, share
 
 
 def segment(text: str, *words: tuple[str, float, float], channel: int = 1) -> Segment:

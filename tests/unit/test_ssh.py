@@ -11,8 +11,7 @@ from threading import Thread, main_thread
 
 import pytest
 
-from batchscribe.adapters.clock import Interrupts
-from batchscribe.adapters.ssh import (
+from batchscribe.adapters.host_access.ssh import (
     Reply,
     Ssh,
     SshOptions,
@@ -20,8 +19,9 @@ from batchscribe.adapters.ssh import (
     quoted,
     remote_words,
 )
-from batchscribe.core import box
-from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.adapters.machine.clock import Interrupts
+from batchscribe.core.run import host
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import InterruptedRunError, LaunchError, MisconfiguredError
 
 INSTANCE = Instance(
@@ -159,8 +159,8 @@ def test_without_a_last_word_nothing_is_known() -> None:
         b'{"box": "x"}',
         b'{"box":1}\nlate noise',
     ):
-        assert box.last_word(output) is None
-    found = box.last_word(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
+        assert host.last_word(output) is None
+    found = host.last_word(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
     assert found is not None
     assert found.release == "1.2.3"
 

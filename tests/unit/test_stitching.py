@@ -9,12 +9,12 @@ import msgspec
 import pysubs2
 import pytest
 
-from batchscribe.adapters.subtitles import FORMATS, render
-from batchscribe.core.cues import LINE, LINES, SECONDS, cues, paragraphs
-from batchscribe.core.sharing import Place, share
-from batchscribe.core.stitching import MISSING, PartInput, digest, stitch
-from batchscribe.core.timing import within
-from batchscribe.core.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
+from batchscribe.adapters.output.subtitles import FORMATS, render
+from batchscribe.core.text.cues import LINE, LINES, SECONDS, cues, paragraphs
+from batchscribe.core.text.stitching import MISSING, PartInput, digest, stitch
+from batchscribe.core.text.timing import within
+from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
+from batchscribe.core.text.word_assignment import Place, share
 from batchscribe.errors import MisconfiguredError
 
 

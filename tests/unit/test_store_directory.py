@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters import store_directory
-from batchscribe.adapters.store_directory import DirectoryStore
-from batchscribe.adapters.stores import open_store
-from batchscribe.core.backlog import ScanRules, sessions
-from batchscribe.core.folders import merged
+from batchscribe.adapters.stores import directory
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.core.scan.backlog import ScanRules, sessions
+from batchscribe.core.scan.folders import merged
 from batchscribe.errors import (
     MisconfiguredError,
     ObjectNotFoundError,
@@ -25,6 +24,7 @@ from batchscribe.errors import (
     RefusedError,
     StoreUnavailableError,
 )
+from batchscribe.wiring.stores import open_store
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_no_hard_links_is_said(store: DirectoryStore, monkeypatch: pytest.Monkey
 def test_a_file_that_changes_while_it_is_read(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.create("k", b"1234")
     etags = iter(["before", "after"])
-    monkeypatch.setattr(store_directory, "_etag", lambda _status: next(etags))
+    monkeypatch.setattr(directory, "_etag", lambda _status: next(etags))
     with pytest.raises(StoreUnavailableError, match="written to"):
         store.get("k")
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from batchscribe.audio.overlaps import Overlaps
 from batchscribe.core import keys
-from batchscribe.core.manifest import Failure, FailureKind, Progress, WorkerEnd, decode
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.run.manifest import Failure, FailureKind, Progress, WorkerEnd, decode
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError
-from batchscribe.worker.overlaps import Overlaps
 from batchscribe.worker.pool import Pool
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.stretches import Ended, Ready, Stretch, channels
+from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
 from support.spoken import Spoken, ToneEngine, find_speech, hear, speech
 from support.spoken_sessions import Recorded, recorded, said
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.clock import Interrupts, TimeLimit
+from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
 from batchscribe.controller.records import read_manifest
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import EngineSpec, Failure, FailureKind, Hearing
-from batchscribe.core.policy import Policy, PolicyName
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, Hearing
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import scheduler
 from support.world import Notes, Stage, stage

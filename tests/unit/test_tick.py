@@ -13,13 +13,13 @@ import pytest
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import forget_run, reconcile, tick, watch
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.manifest import Manifest, WorkerEnd
-from batchscribe.core.meter import LONGEST_LAG
-from batchscribe.core.policy import Hold, IfRunning, Launch, Policy, Reclaim, Resume
-from batchscribe.core.run_records import decode_run, decode_settlement
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.policy import Hold, IfRunning, Launch, Policy, Reclaim, Resume
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.manifest import Manifest, WorkerEnd
+from batchscribe.core.run.meter import LONGEST_LAG
+from batchscribe.core.run.records import decode_run, decode_settlement
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,

@@ -13,18 +13,18 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.box_setup import BoxSetup, BoxTerms
-from batchscribe.adapters.launch_local import LocalBox
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.local.launcher import LocalBox
 from batchscribe.controller.context import Terms, World, moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, ClaimLaunch, InstanceRecord
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import EngineSpec, WorkerName, decode
-from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.host import BoxWaits, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from batchscribe.core.flags import RESCALED, TRACK_MISSING
+from batchscribe.audio.audio_decoder import AudioDecoder, Beginning, Decoding, Samples
+from batchscribe.audio.decoding.mixing import Mix, mix_tracks, sides
+from batchscribe.audio.decoding.tracks import group_tracks
+from batchscribe.audio.levels import Level
+from batchscribe.core.text.flags import RESCALED, TRACK_MISSING
 from batchscribe.errors import AudioError, UnsupportedAudioError
-from batchscribe.worker.audio import AudioDecoder, Beginning, Decoding, Samples
-from batchscribe.worker.decoding.mixing import Mix, mix_tracks, sides
-from batchscribe.worker.decoding.tracks import group_tracks
-from batchscribe.worker.levels import Level
 from support.audio import RATE, aiff, encode, float_wav, sine, wav
 from support.films import Track, film, together
 

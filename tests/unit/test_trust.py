@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.core.box import BoxPlace
-from batchscribe.core.manifest import EngineSpec, Manifest, ManifestChunk
+from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import MisconfiguredError
 from batchscribe.worker.trust import refuse_foreign_work
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import click
 import pytest
 
-from batchscribe.adapters import engines
-from batchscribe.adapters.clock import Interrupts, TimeLimit
+from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
 from batchscribe.cli.app import App
 from batchscribe.cli.gpu import gpu
 from batchscribe.cli.gpu_tools import gpu_tools
+from batchscribe.controller.commands.rehearsal import Act
+from batchscribe.controller.commands.rehearsal import check as rehearsable
 from batchscribe.controller.context import refuse_unfit
-from batchscribe.controller.rehearsal import Act
-from batchscribe.controller.rehearsal import check as rehearsable
 from batchscribe.controller.tick import tick
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.policy import Policy, PolicyName
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
+from batchscribe.wiring import engines
 from batchscribe.wiring.scheduler import scheduler, unfit
 from support.world import INSTANCE, Notes, Stage, stage
 

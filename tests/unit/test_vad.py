@@ -7,17 +7,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batchscribe.adapters import vad_onnx_asr, vad_silero
-from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.adapters.engines.parakeet import onnx_vad
+from batchscribe.adapters.engines.whisper import silero_vad
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.windows import Samples
+from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import EngineError
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.windows import Samples
 from support.audio import bundled, corpus, sine
 
 Finder = Callable[[Samples], tuple[tuple[int, int], ...]]
 
 
-@pytest.fixture(params=[vad_silero, vad_onnx_asr], ids=["faster-whisper", "onnx-asr"])
+@pytest.fixture(params=[silero_vad, onnx_vad], ids=["faster-whisper", "onnx-asr"])
 def find_speech(request: pytest.FixtureRequest) -> Finder:
     found: Finder = request.param.find_speech
     return found
@@ -139,7 +140,7 @@ def test_both_detectors_agree() -> None:
     with AudioDecoder() as decoder:
         parts = [decoder.decode_all(bundled(key), max_seconds=60).samples for key in list(corpus())[:6]]
     audio = np.concatenate([piece for part in parts for piece in (part, silence(1.5))])
-    spans = [find.find_speech(audio) for find in (vad_silero, vad_onnx_asr)]
+    spans = [find.find_speech(audio) for find in (silero_vad, onnx_vad)]
     heard = np.zeros((2, len(audio)), bool)
     for number, found in enumerate(spans):
         for begin, end in found:
@@ -148,7 +149,7 @@ def test_both_detectors_agree() -> None:
 
 
 def test_a_detector_that_is_not_installed_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vad_onnx_asr, "MODEL_PACKAGE", "no_such_package")
-    vad_onnx_asr._detector.cache_clear()
+    monkeypatch.setattr(onnx_vad, "MODEL_PACKAGE", "no_such_package")
+    onnx_vad._detector.cache_clear()
     with pytest.raises(EngineError, match="does not run: ModuleNotFoundError"):
-        vad_onnx_asr.find_speech(noise(1))
+        onnx_vad.find_speech(noise(1))

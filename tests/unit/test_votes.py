@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from batchscribe.core.votes import VOTERS, Votes
+from batchscribe.core.text.language_vote import VOTERS, Votes
 
 
 def test_probabilities_are_summed_and_then_the_vote_is_over() -> None:

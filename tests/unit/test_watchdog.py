@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.controller import tick as ticks
 from batchscribe.controller.context import World
 from batchscribe.controller.tick import Watched, tick, watch
 from batchscribe.core import keys
-from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.instances import Claim, InstanceState
-from batchscribe.core.policy import INTENT_LASTS
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.policy import INTENT_LASTS
+from batchscribe.core.run.host import ClaimLaunch
+from batchscribe.core.run.instances import Claim, InstanceState
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -42,8 +42,8 @@ NO_REPLY = Fault(ComputeUnavailableError("no reply"))
 HANGS = """
 import signal, sys
 from pathlib import Path
-from batchscribe.adapters.clock import SystemClock, TimeLimit
-from batchscribe.adapters.lock_file import FileTickLock
+from batchscribe.adapters.machine.clock import SystemClock, TimeLimit
+from batchscribe.adapters.machine.lock_file import FileTickLock
 with TimeLimit(0.2) as limit, FileTickLock(Path(sys.argv[1]), SystemClock(), copy=None).held():
     limit.restart()
     print("held", flush=True)

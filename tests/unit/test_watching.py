@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchscribe.agent.boot import Boot
+from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
-from batchscribe.core.box import BoxWaits, ClaimLaunch
-from batchscribe.core.manifest import Phase, Tally, WorkerEnd, WorkerName
+from batchscribe.core.run.host import BoxWaits, ClaimLaunch
+from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
-from batchscribe.worker.boot import Boot
-from batchscribe.worker.watching import POLL_SECONDS
 from support.box_agent import RUN, Awake
 
 WAITS = BoxWaits()

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.engine_problems import out_of_memory
-from batchscribe.adapters.engine_whisper_batches import FasterWhisper
-from batchscribe.adapters.whisper_guard import ALLOWANCE, MOST, SHARE, Budget
-from batchscribe.core.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.quality import Doubt, Heard
-from batchscribe.core.speech import Recognition, Window
-from batchscribe.core.votes import VOTERS
+from batchscribe.adapters.engines.problems import out_of_memory
+from batchscribe.adapters.engines.whisper.batches import FasterWhisper
+from batchscribe.adapters.engines.whisper.guard import ALLOWANCE, MOST, SHARE, Budget
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
+from batchscribe.core.text.language_vote import VOTERS
+from batchscribe.core.text.quality import Doubt, Heard
+from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.testing.clock import FakeClock
 from support.whisper_double import ScriptedDecoder, numbered, ordinary, utterance

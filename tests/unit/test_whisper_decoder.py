@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchscribe.adapters.whisper_decoder import _heard_until, _lines
+from batchscribe.adapters.engines.whisper.decoder import _heard_until, _lines
 
 STAMPS = 1000
 

@@ -15,9 +15,10 @@ import faster_whisper.transcribe
 import numpy as np
 import pytest
 
-from batchscribe.adapters import whisper_decoder, whisper_device
-from batchscribe.adapters.whisper_decoder import WhisperDecoder
-from batchscribe.adapters.whisper_device import (
+from batchscribe.adapters.engines.whisper import decoder as whisper_decoder
+from batchscribe.adapters.engines.whisper import device
+from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
+from batchscribe.adapters.engines.whisper.device import (
     BATCH_UNMEASURED,
     MAX_BATCH,
     PROBE_WINDOWS,
@@ -28,7 +29,7 @@ from batchscribe.adapters.whisper_device import (
     least_free,
     measured_batch,
 )
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, GpuError
 from support.whisper_model import build
 
@@ -140,7 +141,7 @@ def test_a_missing_cublas_names_its_mend(monkeypatch: pytest.MonkeyPatch) -> Non
             raise OSError
 
     monkeypatch.setattr(ctypes, "CDLL", loads)
-    monkeypatch.setattr(whisper_device, "_pip_folders", lambda: [Path("/pip")])
+    monkeypatch.setattr(device, "_pip_folders", lambda: [Path("/pip")])
     with pytest.raises(GpuError, match=r"libcublas\.so\.12 cannot be loaded.*batchscribe\[gpu\]"):
         device_of(EngineSpec(engine="faster-whisper"))
     assert tried == ["/pip/libcublasLt.so.12", "/pip/libcublas.so.12", "libcublas.so.12"]
@@ -178,7 +179,7 @@ def test_a_cpu_takes_one_window_at_a_time_and_a_gpu_what_was_measured(
         return found
 
     monkeypatch.setattr(decoder, "_generated", noted)
-    monkeypatch.setattr(whisper_device, "free_memory", lambda: None)
+    monkeypatch.setattr(device, "free_memory", lambda: None)
     assert batch_size(decoder, "cuda") == BATCH_UNMEASURED
     assert sizes == [1, PROBE_WINDOWS]
 

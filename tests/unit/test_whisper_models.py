@@ -13,10 +13,10 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
-from batchscribe.adapters import whisper_models
-from batchscribe.adapters.engine_faster_whisper import FACTORY
-from batchscribe.adapters.whisper_models import MODELS, model_folder, prefetch, verify
-from batchscribe.core.manifest import EngineSpec
+from batchscribe.adapters.engines.whisper import models
+from batchscribe.adapters.engines.whisper.engine import FACTORY
+from batchscribe.adapters.engines.whisper.models import MODELS, model_folder, prefetch, verify
+from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
 HEAD = "a" * 40
@@ -58,7 +58,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     made = Hub(tmp_path / "hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(made.root))
-    monkeypatch.setattr(whisper_models, "PACKAGED", {})
+    monkeypatch.setattr(models, "PACKAGED", {})
     return made
 
 
@@ -67,11 +67,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The model folder of a Python package that brings `tiny.en`."""
     folder = tmp_path / "site" / "some_models" / "model"
     folder.mkdir(parents=True)
-    for name in whisper_models.MODEL_FILES:
+    for name in models.MODEL_FILES:
         (folder / name).write_bytes(b"bundled")
     (folder.parent / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(whisper_models, "PACKAGED", {"tiny.en": "some_models"})
+    monkeypatch.setattr(models, "PACKAGED", {"tiny.en": "some_models"})
     return folder
 
 
@@ -144,14 +144,14 @@ def test_a_fetched_model_comes_before_a_packaged_one(hub: Hub, package: Path) ->
 
 
 def test_a_packaged_model_that_is_not_installed_is_missing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whisper_models, "PACKAGED", {"tiny.en": "no_such_package"})
+    monkeypatch.setattr(models, "PACKAGED", {"tiny.en": "no_such_package"})
     assert "not on this machine" in FACTORY.problems(spec_of("tiny.en"))[0]
     assert hub.calls
 
 
 def test_a_record_that_cannot_be_read_is_one_line(hub: Hub) -> None:
     folder = prefetch("small.en")
-    whisper_models._record_file(folder).write_bytes(b"{")
+    models._record_file(folder).write_bytes(b"{")
     with pytest.raises(MisconfiguredError, match="cannot be read: remove it"):
         model_folder(spec_of("small.en"))
 

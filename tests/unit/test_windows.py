@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batchscribe.core.speech import SAMPLE_RATE
-from batchscribe.core.transcripts import Segment, Word
-from batchscribe.worker.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quiet_place
+from batchscribe.audio.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quiet_place
+from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.core.text.transcripts import Segment, Word
 
 
 def silence(seconds: float) -> Samples:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from batchscribe.core.flags import NO_SPEECH, UNHEARD
-from batchscribe.core.manifest import WorkerEnd
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
-from batchscribe.core.transcripts import Segment
+from batchscribe.core.run.manifest import WorkerEnd
+from batchscribe.core.text.flags import NO_SPEECH, UNHEARD
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.core.text.transcripts import Segment
 from batchscribe.errors import EngineError
 from support.spoken import Spoken, ToneEngine, speech
 from support.spoken_sessions import Recorded, recorded, said, same

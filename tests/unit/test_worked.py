@@ -16,14 +16,15 @@ import pytest
 from batchscribe.cli.render import settled
 from batchscribe.cli.report import period_of, render_csv, summary
 from batchscribe.controller.tick import tick
-from batchscribe.core import flags, keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.manifest import ExitRecord, Timings, Worked
-from batchscribe.core.policy import Policy, PolicyName
-from batchscribe.core.report import RunReport, build, encode, totals
-from batchscribe.core.run_records import decode_run, decode_settlement
-from batchscribe.core.runs import Outcome, RunState
-from batchscribe.core.worked import flag_text, total, work_lines, work_of, worked
+from batchscribe.core import keys
+from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.engine_time import flag_text, total, work_lines, work_of, worked
+from batchscribe.core.run.manifest import ExitRecord, Timings, Worked
+from batchscribe.core.run.records import decode_run, decode_settlement
+from batchscribe.core.run.report import RunReport, build, encode, totals
+from batchscribe.core.run.runs import Outcome, RunState
+from batchscribe.core.text import flags
 from batchscribe.settings import load
 from support.values import NOW, run
 from support.world import Stage, stage

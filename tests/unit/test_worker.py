@@ -19,13 +19,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe import __version__
-from batchscribe.adapters import vad_onnx_asr, vad_silero
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.engines.parakeet import onnx_vad
+from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
-from batchscribe.core.chunks import audio_name, transcript_key
-from batchscribe.core.manifest import (
+from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
     Manifest,
@@ -35,8 +34,10 @@ from batchscribe.core.manifest import (
     digest,
     encode,
 )
+from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
+from batchscribe.wiring.stores import open_store
 from batchscribe.wiring.worker import speech_finder, split_location, work
 from support.audio import bundled, corpus
 
@@ -170,7 +171,7 @@ def test_the_hash_of_a_manifest_is_that_of_its_object(tmp_path: Path) -> None:
 
 def test_a_worker_that_fails_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
-    monkeypatch.setattr("batchscribe.worker.audio._Child._expect_hello", refuse)
+    monkeypatch.setattr("batchscribe.audio.audio_decoder._Child._expect_hello", refuse)
     result = CliRunner().invoke(worker, [place.location])
     assert result.exit_code == 1
     assert place.exit_record().end is WorkerEnd.FAILED
@@ -263,9 +264,9 @@ def asked_of_engines(*words: str) -> Result:
 
 
 def test_the_voice_detector_is_the_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert speech_finder() is vad_silero.find_speech
+    assert speech_finder() is silero_vad.find_speech
     monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda module: module != "faster_whisper")
-    assert speech_finder() is vad_onnx_asr.find_speech
+    assert speech_finder() is onnx_vad.find_speech
     monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda _module: False)
     with pytest.raises(MisconfiguredError, match="parakeet-gpu"):
         speech_finder()

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from batchscribe import settings as configuration
-from batchscribe.adapters import logs
+from batchscribe.adapters.machine import logs
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
 
@@ -71,7 +71,7 @@ def print_json(document: Any) -> None:
 
 
 def _plain(value: object) -> object:
-    from batchscribe.core.money import Usd
+    from batchscribe.core.decide.money import Usd
 
     if isinstance(value, Usd):
         return value.dollars

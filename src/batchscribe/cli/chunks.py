@@ -9,20 +9,20 @@ from pathlib import Path
 import click
 import structlog
 
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
 from batchscribe.control_place import url_of
-from batchscribe.controller import redo as redoing
+from batchscribe.controller.commands import redo as redoing
+from batchscribe.controller.commands.why import Life
+from batchscribe.controller.commands.why import why as life_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
-from batchscribe.controller.why import Life
-from batchscribe.controller.why import why as life_of
 from batchscribe.core import keys
-from batchscribe.core.chunks import TOP, audio_name
-from batchscribe.core.folders import AudioObject
 from batchscribe.core.redaction import printable
-from batchscribe.core.stitching import UNREADABLE
+from batchscribe.core.scan.chunks import TOP, audio_name
+from batchscribe.core.scan.folders import AudioObject
+from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.scheduler import new_scanner, open_stores
 
@@ -114,7 +114,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @pass_app
 def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, as it stands now."""
-    from batchscribe.adapters.subtitles import render
+    from batchscribe.adapters.output.subtitles import render
 
     whole = assemble(_scanner(app), session_id(_relative(app, session)))
     for part in whole.parts:

@@ -20,15 +20,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from batchscribe import settings as configuration
-from batchscribe.adapters.prices import PriceTable
+from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.cli.app import App, configured, pass_app
 from batchscribe.cli.render import decided, settled
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core import transcripts
-from batchscribe.core.chunks import audio_name, transcript_key
-from batchscribe.core.money import cost
-from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.decide.money import cost
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.scan.chunks import audio_name, transcript_key
+from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 
 PRICED_AS = "g4dn.xlarge"

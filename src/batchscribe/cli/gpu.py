@@ -13,14 +13,14 @@ from typing import Any
 import click
 import msgspec
 
-from batchscribe.adapters.box_install import EXTRAS
-from batchscribe.adapters.box_setup import BoxSetup, Wishes
+from batchscribe.adapters.host_access.installation import EXTRAS
+from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
 from batchscribe.cli.app import App
 from batchscribe.cli.gpu_kit import GpuTools, status_of
-from batchscribe.controller.by_hand import Hand
+from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
-from batchscribe.core.box import Finding
-from batchscribe.core.instances import Instance, InstanceState
+from batchscribe.core.run.host import Finding
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchscribe import __version__
-from batchscribe.adapters.box_setup import BoxSetup
-from batchscribe.adapters.ssh import Ssh
-from batchscribe.controller.by_hand import Hand, HandCompute, HandOrders, Patience
+from batchscribe.adapters.host_access.setup import BoxSetup
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
 from batchscribe.controller.context import Shield
 from batchscribe.core import keys
-from batchscribe.core.box import InstanceRecord
-from batchscribe.core.instances import InstanceState
-from batchscribe.core.runs import Run
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.reading import read_record

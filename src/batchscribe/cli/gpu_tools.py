@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from batchscribe.adapters.clock import Interrupts, SystemClock
+from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.cli.app import App
 from batchscribe.cli.gpu_kit import GpuTools
-from batchscribe.controller.by_hand import Patience
-from batchscribe.core.orders import HAND
-from batchscribe.core.runs import Run
+from batchscribe.controller.commands.manual_control import Patience
+from batchscribe.core.run.orders import HAND
+from batchscribe.core.run.runs import Run
 from batchscribe.settings import Settings
-from batchscribe.wiring.box_access import box_setup, open_ssh
+from batchscribe.wiring.host_access import box_setup, open_ssh
 from batchscribe.wiring.scheduler import (
     engine_spec,
     instances,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from batchscribe.adapters import installed
-from batchscribe.adapters.schedule import (
+from batchscribe.adapters.machine import installed
+from batchscribe.adapters.machine.schedule import (
     CHECK_HOURS,
     CRON_LOG,
     SERVICE,

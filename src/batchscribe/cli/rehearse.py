@@ -15,7 +15,7 @@ import click
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.tick import opened
-from batchscribe.controller.rehearsal import (
+from batchscribe.controller.commands.rehearsal import (
     LONGEST,
     Act,
     Proof,
@@ -24,14 +24,14 @@ from batchscribe.controller.rehearsal import (
     terms_of,
     told,
 )
-from batchscribe.controller.rehearsal import (
+from batchscribe.controller.commands.rehearsal import (
     rehearse as play,
 )
-from batchscribe.controller.retreat import place_of
+from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.instances import GUARD_FIRST
-from batchscribe.core.money import Usd, cost
+from batchscribe.core.decide.money import Usd, cost
 from batchscribe.core.redaction import printable
+from batchscribe.core.run.instances import GUARD_FIRST
 from batchscribe.errors import BatchscribeError
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.wiring.scheduler import Scheduler

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from batchscribe.controller.tick import Ticked
-from batchscribe.core.chunks import passed_over_text
-from batchscribe.core.packing import Batch
-from batchscribe.core.policy import Decision, Launch, Observation
-from batchscribe.core.report import build, cost_block, estimate_block, render_block
-from batchscribe.core.runs import Outcome, Run
-from batchscribe.core.worked import work_lines
+from batchscribe.core.decide.packing import Batch
+from batchscribe.core.decide.policy import Decision, Launch, Observation
+from batchscribe.core.run.engine_time import work_lines
+from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.settings import Settings
 

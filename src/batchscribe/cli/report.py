@@ -13,13 +13,13 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, PlainConsole, pass_app, print_json
-from batchscribe.core.money import Usd
+from batchscribe.core.decide.money import Usd
 from batchscribe.core.redaction import printable
-from batchscribe.core.report import Totals, totals
-from batchscribe.core.runs import Run
-from batchscribe.core.worked import Work, flag_text, work_lines, work_of
+from batchscribe.core.run.engine_time import Work, flag_text, work_lines, work_of
+from batchscribe.core.run.report import Totals, totals
+from batchscribe.core.run.runs import Run
 from batchscribe.wiring.scheduler import open_ledger
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

@@ -8,8 +8,7 @@ from importlib.resources import files
 import click
 import msgspec
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.core.rights import (
+from batchscribe.adapters.aws.iam import (
     ACCOUNT,
     BUCKET,
     INSTANCE,
@@ -23,6 +22,7 @@ from batchscribe.core.rights import (
     policy,
     trust,
 )
+from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.settings import DEFAULT, Settings
 
 _FROM = {

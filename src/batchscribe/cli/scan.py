@@ -11,13 +11,13 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.clock import SystemClock
+from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.controller.sessions import known_unreadable
-from batchscribe.core.backlog import Backlog, SessionScan, summarise
-from batchscribe.core.chunks import TOP, passed_over_text
 from batchscribe.core.redaction import printable
-from batchscribe.core.worked import flag_text, total
+from batchscribe.core.run.engine_time import flag_text, total
+from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
+from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 

@@ -9,17 +9,17 @@ from typing import Any
 import click
 from rich.table import Table
 
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.installed import on_schedule
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.machine.installed import on_schedule
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import span
 from batchscribe.cli.tick import opened
+from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
+from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED, observe
-from batchscribe.controller.outside import instance_record
-from batchscribe.controller.rehearsal import PROVED, proofs, told
-from batchscribe.core.policy import Observation, decide
-from batchscribe.core.promises import Promise, promises
-from batchscribe.core.runs import Run
+from batchscribe.core.decide.policy import Observation, decide
+from batchscribe.core.run.promises import Promise, promises
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import Scheduler, open_ledger
 

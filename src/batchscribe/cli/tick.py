@@ -18,9 +18,9 @@ from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.policy import Launch, decide
+from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
-from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
 from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
 
@@ -103,8 +103,8 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
 @contextmanager
 def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
     """The scheduler, with signals turned into errors and progress on stderr."""
-    from batchscribe.adapters.clock import Interrupts, SystemClock, TimeLimit
-    from batchscribe.adapters.progress import ProgressView
+    from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
+    from batchscribe.adapters.output.progress import ProgressView
 
     with (
         Interrupts() as interrupts,

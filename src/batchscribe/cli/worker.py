@@ -9,12 +9,12 @@ import click
 from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.core.manifest import EngineSpec, WorkerEnd
 from batchscribe.core.redaction import printable
+from batchscribe.core.run.manifest import EngineSpec, WorkerEnd
 
 if TYPE_CHECKING:
-    from batchscribe.adapters.engines import EngineReport
     from batchscribe.ledger import Speed
+    from batchscribe.wiring.engines import EngineReport
 
 INDENT = 16
 """Columns of an engine's name."""
@@ -32,7 +32,7 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     """
     # Numpy and the decoder's packages come with it: other commands start without them.
     from batchscribe import aws_environment
-    from batchscribe.adapters import logs
+    from batchscribe.adapters.machine import logs
     from batchscribe.wiring.worker import work
 
     logs.configure(secrets=aws_environment.secrets())

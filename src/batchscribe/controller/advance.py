@@ -14,13 +14,13 @@ from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, is_late, log, moment, save_best_effort
 from batchscribe.controller.dispatch import dispatch
 from batchscribe.controller.follow import follow
-from batchscribe.controller.retreat import world_of
+from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, await_running, provision
 from batchscribe.controller.teardown import begin_teardown, teardown
+from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
-from batchscribe.core.policy import INTENT_LASTS
-from batchscribe.core.runs import Outcome, Run, RunState, Step, next_step
+from batchscribe.core.run.runs import Outcome, Run, RunState, Step, next_step
 from batchscribe.errors import (
     BatchscribeError,
     CredentialsError,

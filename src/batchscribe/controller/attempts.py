@@ -16,12 +16,12 @@ from itertools import islice
 import structlog
 
 from batchscribe.controller.fetching import fetched
-from batchscribe.core import attempts as wire
 from batchscribe.core import keys
-from batchscribe.core import manifest as record
-from batchscribe.core.attempts import CompactedAttempts, QuarantineMark, StoredFailure
-from batchscribe.core.manifest import Failure, FailureKind
 from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
+from batchscribe.core.run import manifest as record
+from batchscribe.core.run.manifest import Failure, FailureKind
+from batchscribe.core.scan import attempts as wire
+from batchscribe.core.scan.attempts import CompactedAttempts, QuarantineMark, StoredFailure
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.protocols import Store
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from batchscribe.controller.context import Terms, World, log, save
-from batchscribe.core.instances import Instance
-from batchscribe.core.money import cost
-from batchscribe.core.runs import Outcome, Run
+from batchscribe.core.decide.money import cost
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.errors import CredentialsError, MisconfiguredError, NoCapacityError, QuotaError
 
 

@@ -11,14 +11,14 @@ from typing import Protocol
 import structlog
 
 from batchscribe.controller.scan import Scanner
-from batchscribe.core.instances import STOP_PATIENCE_SECONDS
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits, Progress
-from batchscribe.core.meter import LONGEST_LAG, Moment, Poll
-from batchscribe.core.money import Rate
-from batchscribe.core.packing import Priors
-from batchscribe.core.policy import Policy
-from batchscribe.core.runs import Run, RunState
-from batchscribe.core.transcripts import SessionTranscript
+from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
+from batchscribe.core.run.manifest import EngineSpec, Hearing, Limits, Progress
+from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
+from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store

@@ -8,12 +8,12 @@ from dataclasses import replace
 from batchscribe.controller.context import Terms, World, is_late, log, poll_instance, save
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
-from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.chunks import Chunk
-from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import Manifest, ManifestChunk, digest
-from batchscribe.core.packing import Batch, pack
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.packing import Batch, pack
+from batchscribe.core.run.host import ClaimLaunch
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.scan.chunks import Chunk
 from batchscribe.errors import MisconfiguredError, TransientError
 
 MODEL_LOAD_SECONDS = 30.0

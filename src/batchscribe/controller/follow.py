@@ -16,10 +16,10 @@ from batchscribe.controller.records import (
     read_progress,
 )
 from batchscribe.controller.stall import stall_reason
-from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.instances import Instance
-from batchscribe.core.manifest import ExitRecord, Progress, WorkerEnd
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.host import ClaimLaunch
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchscribe.controller.context import Terms, World, log
-from batchscribe.core.manifest import ExitRecord
-from batchscribe.core.runs import Run
+from batchscribe.core.run.manifest import ExitRecord
+from batchscribe.core.run.runs import Run
 
 
 def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:

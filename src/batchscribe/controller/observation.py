@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.controller.context import Terms
-from batchscribe.core.instances import Instance
-from batchscribe.core.meter import Meter, Moment, Poll
-from batchscribe.core.runs import Run
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.meter import Meter, Moment, Poll
+from batchscribe.core.run.runs import Run
 
 
 def why_not_up(run: Run, seen: Instance) -> str:

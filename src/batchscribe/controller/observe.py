@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from batchscribe.controller.context import Terms, World
-from batchscribe.controller.retreat import rehearsed
-from batchscribe.core.instances import Instance
-from batchscribe.core.policy import Observation
-from batchscribe.core.runs import Run
+from batchscribe.controller.rehearsal_place import rehearsed
+from batchscribe.core.decide.policy import Observation
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.runs import Run
 
 PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)

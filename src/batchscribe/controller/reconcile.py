@@ -9,14 +9,14 @@ from datetime import timedelta
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
-from batchscribe.controller.outside import launch_left, note_down
+from batchscribe.controller.external_state import launch_left, note_down
 from batchscribe.controller.records import manifests_of, read_record, read_settlement
-from batchscribe.controller.retreat import place_of
+from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
-from batchscribe.core.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.messages import Level
-from batchscribe.core.meter import Meter
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
+from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 
 OVERDUE = timedelta(minutes=5)

@@ -8,9 +8,10 @@ from batchscribe import reading
 from batchscribe.control_place import url_of
 from batchscribe.controller.context import World
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.box import BoxEnd
-from batchscribe.core.manifest import (
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.host import BoxEnd
+from batchscribe.core.run.manifest import (
     ExitRecord,
     Manifest,
     Progress,
@@ -19,10 +20,9 @@ from batchscribe.core.manifest import (
     WorkerEnd,
     WorkerRef,
 )
-from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
-from batchscribe.core.run_records import decode_run, decode_settlement, encode_run
-from batchscribe.core.runs import Run
-from batchscribe.core.seals import is_sealed, seal
+from batchscribe.core.run.records import decode_run, decode_settlement, encode_run
+from batchscribe.core.run.runs import Run
+from batchscribe.core.run.seals import is_sealed, seal
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.reading import read_bytes
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from batchscribe.controller.attempts import LOOSE, Attempts, compact, has_loose, list_attempts
 from batchscribe.controller.context import World, log
 from batchscribe.controller.fetching import delete_all
-from batchscribe.controller.trouble import read_marks
+from batchscribe.controller.previous_failures import read_marks
 from batchscribe.core import keys
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import PermanentError, TransientError

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from batchscribe.controller.trouble import read_trouble
-from batchscribe.core.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
-from batchscribe.core.chunks import passed_over
-from batchscribe.core.folders import AudioObject, Tagged, audio_folders, merged
+from batchscribe.controller.previous_failures import read_trouble
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.core.transcripts import Transcript
+from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.scan.chunks import passed_over
+from batchscribe.core.scan.folders import AudioObject, Tagged, audio_folders, merged
+from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import read_transcript

@@ -13,13 +13,13 @@ import msgspec
 
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
-from batchscribe.core import transcripts
-from batchscribe.core.chunks import TOP, session_stems, split
-from batchscribe.core.folders import AudioObject, Side, Tagged
-from batchscribe.core.foreign import UNREADABLE
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
-from batchscribe.core.stitching import PartInput, digest, stitch
-from batchscribe.core.transcripts import SessionTranscript
+from batchscribe.core.scan.chunks import TOP, session_stems, split
+from batchscribe.core.scan.folders import AudioObject, Side, Tagged
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.stitching import PartInput, digest, stitch
+from batchscribe.core.text.transcripts import SessionTranscript
+from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store

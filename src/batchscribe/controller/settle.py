@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 
 from batchscribe.controller.alerts import alert_conflict
+from batchscribe.controller.commands.redo import quarantine_failed, record_crash
 from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
@@ -23,16 +24,15 @@ from batchscribe.controller.records import (
     read_settlement,
     write_settlement,
 )
-from batchscribe.controller.redo import quarantine_failed, record_crash
+from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.controller.retention import retire
-from batchscribe.controller.retreat import rehearsed
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
-from batchscribe.core import manifest as wire
-from batchscribe.core.backlog import ChunkState, state_of
-from batchscribe.core.chunks import passed_over_text
-from batchscribe.core.manifest import (
+from batchscribe.core.messages import Level, Message
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.engine_time import flag_text, total, worked
+from batchscribe.core.run.manifest import (
     ExitRecord,
     Failure,
     FailureKind,
@@ -43,9 +43,9 @@ from batchscribe.core.manifest import (
     Worked,
     WorkerEnd,
 )
-from batchscribe.core.messages import Level, Message
-from batchscribe.core.runs import Outcome, Run, RunState
-from batchscribe.core.worked import flag_text, total, worked
+from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.scan.backlog import ChunkState, state_of
+from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from batchscribe.controller.context import Terms, World
-from batchscribe.core.manifest import Progress
-from batchscribe.core.runs import Run
+from batchscribe.core.run.manifest import Progress
+from batchscribe.core.run.runs import Run
 
 
 def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None) -> str | None:

@@ -22,16 +22,16 @@ from batchscribe.controller.context import (
     save,
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
+from batchscribe.controller.external_state import launch_left, leave_claim, note_down, own_type
 from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.observation import read_tag
-from batchscribe.controller.outside import launch_left, leave_claim, note_down, own_type
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
-from batchscribe.core.box import ClaimLaunch
-from batchscribe.core.instances import Claim, Instance, InstanceState
-from batchscribe.core.manifest import digest
-from batchscribe.core.meter import Meter, Moment, Poll
-from batchscribe.core.policy import INTENT_LASTS, Launch
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.decide.policy import INTENT_LASTS, Launch
+from batchscribe.core.run.host import ClaimLaunch
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.manifest import digest
+from batchscribe.core.run.meter import Meter, Moment, Poll
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
 
 

@@ -19,13 +19,13 @@ from batchscribe.controller.context import (
     poll_instance,
     save_best_effort,
 )
+from batchscribe.controller.external_state import take_away
 from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.observation import read_tag
-from batchscribe.controller.outside import take_away
 from batchscribe.controller.records import read_exit
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.meter import Moment, Poll
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.meter import Moment, Poll
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
 
 SILENT_HOST = 120.0

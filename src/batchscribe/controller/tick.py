@@ -17,12 +17,12 @@ from batchscribe.control_place import control_of
 from batchscribe.controller.advance import Passed, advance, advance_all, interrupted
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
+from batchscribe.controller.external_state import NOTED, disarm_settled, sweep
 from batchscribe.controller.observe import observe
-from batchscribe.controller.outside import NOTED, disarm_settled, sweep
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
 from batchscribe.controller.steps import open_run
-from batchscribe.core.policy import (
+from batchscribe.core.decide.policy import (
     Decision,
     Hold,
     Launch,
@@ -36,7 +36,7 @@ from batchscribe.core.policy import (
     fit,
     wait_in_reach,
 )
-from batchscribe.core.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
     InterruptedRunError,

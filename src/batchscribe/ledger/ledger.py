@@ -20,11 +20,11 @@ from typing import Any, Self
 
 import msgspec
 
-from batchscribe.core.money import Usd
-from batchscribe.core.packing import Priors
-from batchscribe.core.report import QueueSample, RunEvent
-from batchscribe.core.run_records import decode_run, encode_run
-from batchscribe.core.runs import Run
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.run.records import decode_run, encode_run
+from batchscribe.core.run.report import QueueSample, RunEvent
+from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
     DamagedLedgerError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from batchscribe.adapters.clock import Shielded
+from batchscribe.adapters.machine.clock import Shielded
 
 
 class FakeClock(Shielded):

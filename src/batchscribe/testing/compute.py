@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from batchscribe.core.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
+from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.protocols import Clock
 

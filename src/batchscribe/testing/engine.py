@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from batchscribe.core.manifest import EngineSpec
-from batchscribe.core.speech import Recognition, Window
-from batchscribe.core.timing import within
-from batchscribe.core.transcripts import Segment, Word
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.core.text.timing import within
+from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.errors import EngineError, MisconfiguredError
 
 

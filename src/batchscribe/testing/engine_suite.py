@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from batchscribe.core.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.protocols import Engine
-from batchscribe.worker.audio import AudioDecoder
 
 RECORDINGS = ("notes/shopping list.wav", "notes/call back.mov", "team-meeting/chunk-003.mp4")
 SHORTEST = SAMPLE_RATE // 10

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from batchscribe.core.orders import GROUP
+from batchscribe.adapters.aws.schedules import GROUP
 
 _NAME = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")

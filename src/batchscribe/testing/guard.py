@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from batchscribe.core.instances import Claim
-from batchscribe.core.orders import GROUP, Order, order_of
+from batchscribe.adapters.aws.schedules import GROUP, Order, order_of
+from batchscribe.core.run.instances import Claim
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
 from batchscribe.testing.compute import Fault

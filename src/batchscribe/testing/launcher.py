@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from batchscribe import __version__
-from batchscribe.core.instances import Instance, InstanceState
-from batchscribe.core.manifest import Manifest, WorkerRef
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import Manifest, WorkerRef
 from batchscribe.errors import BatchscribeError, LaunchError
 
 WorkerName = tuple[str, int]

@@ -17,34 +17,32 @@ from pathlib import Path
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.clock import Interrupts, SystemClock, TimeLimit
-from batchscribe.adapters.engines import engine_factory, model_name, resolve, unable
-from batchscribe.adapters.guard_off import NOT_NEEDED, NoGuard
-from batchscribe.adapters.lock_file import FileTickLock
-from batchscribe.adapters.logs import run_log
-from batchscribe.adapters.notify_apprise import AppriseNotifier
-from batchscribe.adapters.prices import PriceTable
-from batchscribe.adapters.reports import write_report
-from batchscribe.adapters.store_unusable import UnusableStore
-from batchscribe.adapters.stores import open_store
-from batchscribe.adapters.subtitles import render
+from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
+from batchscribe.adapters.machine.lock_file import FileTickLock
+from batchscribe.adapters.machine.logs import run_log
+from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
+from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
+from batchscribe.adapters.output.reports import write_report
+from batchscribe.adapters.output.subtitles import render
+from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import control_of, split
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.by_hand import HandCompute
+from batchscribe.controller.commands.manual_control import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.retreat import rehearsed
+from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core import keys
-from batchscribe.core.backlog import Backlog, LiveLock
-from batchscribe.core.box import ClaimLaunch, InstanceRecord
-from batchscribe.core.manifest import EngineSpec, Hearing, Limits
-from batchscribe.core.meter import LONGEST_LAG
-from batchscribe.core.money import FREE, Rate
-from batchscribe.core.packing import Priors
-from batchscribe.core.policy import Policy
-from batchscribe.core.report import build, cost_block
-from batchscribe.core.runs import Run
-from batchscribe.core.worked import work_lines
+from batchscribe.core.decide.money import FREE, Rate
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run.engine_time import work_lines
+from batchscribe.core.run.host import ClaimLaunch, InstanceRecord
+from batchscribe.core.run.manifest import EngineSpec, Hearing, Limits
+from batchscribe.core.run.meter import LONGEST_LAG
+from batchscribe.core.run.report import build, cost_block
+from batchscribe.core.run.runs import Run
+from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.ledger import Ledger
@@ -52,7 +50,9 @@ from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
-from batchscribe.wiring.trouble import Trouble, usable_ledger
+from batchscribe.wiring.engines import engine_factory, model_name, resolve, unable
+from batchscribe.wiring.fallback import Trouble, usable_ledger
+from batchscribe.wiring.stores import open_store
 
 LOCAL, BOOT = "local", "boot"
 LAG_POLLS = 6
@@ -193,11 +193,11 @@ def new_scanner(
 
 def open_compute(settings: Settings, clock: Clock) -> HandCompute:
     if settings.provider == LOCAL:
-        from batchscribe.adapters.compute_local import LocalCompute
+        from batchscribe.adapters.local.compute import LocalCompute
 
         return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
     try:
-        from batchscribe.adapters.compute_ec2 import Ec2Compute
+        from batchscribe.adapters.aws.ec2 import Ec2Compute
     except ImportError as error:
         raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
@@ -208,7 +208,7 @@ def open_guard(settings: Settings) -> Guard:
         return NoGuard(NOT_NEEDED)
     if settings.cloud_guard == "off":
         return NoGuard()
-    from batchscribe.adapters.guard_eventbridge import EventBridgeGuard
+    from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
 
     return EventBridgeGuard(
         role=settings.guard_role_arn,
@@ -219,7 +219,7 @@ def open_guard(settings: Settings) -> Guard:
 
 def open_launcher(settings: Settings, output: Store) -> Launcher:
     if settings.provider == LOCAL:
-        from batchscribe.adapters.launch_local import LocalLauncher
+        from batchscribe.adapters.local.launcher import LocalLauncher
 
         return LocalLauncher(
             settings.state_dir,
@@ -227,7 +227,7 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             environment=settings.child_environment(),
             control=control_of(output),
         )
-    from batchscribe.wiring.box_access import box_launcher
+    from batchscribe.wiring.host_access import box_launcher
 
     return box_launcher(settings, output)
 
@@ -504,7 +504,7 @@ def _decoder(settings: Settings) -> str | None:
     if settings.provider != LOCAL:
         return None
     try:
-        from batchscribe.worker.audio import decoder_version
+        from batchscribe.audio.audio_decoder import decoder_version
     except ImportError:
         return None
     return decoder_version()

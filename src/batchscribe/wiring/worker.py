@@ -14,20 +14,20 @@ from pathlib import Path
 from types import FrameType
 
 from batchscribe import __version__, aws_environment
-from batchscribe.adapters.clock import SystemClock
-from batchscribe.adapters.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
-from batchscribe.adapters.stores import open_store
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.host import Box
+from batchscribe.audio.windows import SpeechFinder
 from batchscribe.control_place import split
 from batchscribe.core import keys
-from batchscribe.core.box import BoxPlace
-from batchscribe.core.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, decode
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
 from batchscribe.reading import limit_of, read_bytes
-from batchscribe.worker.box import Box
+from batchscribe.wiring.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
+from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
-from batchscribe.worker.windows import SpeechFinder
 
 
 def split_location(location: str) -> tuple[str, str]:
@@ -124,17 +124,17 @@ def speech_finder() -> SpeechFinder:
     Raises MisconfiguredError where there is none. A scheduler has none.
     """
     if _installed("faster_whisper"):
-        from batchscribe.adapters import vad_silero
+        from batchscribe.adapters.engines.whisper import silero_vad
 
-        return vad_silero.find_speech
-    from batchscribe.adapters import vad_onnx_asr
+        return silero_vad.find_speech
+    from batchscribe.adapters.engines.parakeet import onnx_vad
 
-    if not (_installed("onnx_asr") and _installed(vad_onnx_asr.MODEL_PACKAGE)):
+    if not (_installed("onnx_asr") and _installed(onnx_vad.MODEL_PACKAGE)):
         raise MisconfiguredError(
             "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
             "beside parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
         )
-    return vad_onnx_asr.find_speech
+    return onnx_vad.find_speech
 
 
 def _installed(module: str) -> bool:

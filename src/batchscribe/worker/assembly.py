@@ -10,16 +10,16 @@ from math import inf
 
 import msgspec
 
-from batchscribe.core.chunks import split
-from batchscribe.core.flags import NO_SPEECH, PARTIAL, REPAIRED, UNHEARD
-from batchscribe.core.manifest import Manifest, ManifestChunk
-from batchscribe.core.quality import SLACK, find_wordless_speech
-from batchscribe.core.sharing import Place, divide, share
-from batchscribe.core.speech import SAMPLE_RATE, Recognition
-from batchscribe.core.spelling import joined
-from batchscribe.core.transcripts import AudioRef, Segment, Transcript
-from batchscribe.worker.stretches import Ended, Ready
-from batchscribe.worker.windows import Cut
+from batchscribe.audio.windows import Cut
+from batchscribe.core.run.manifest import Manifest, ManifestChunk
+from batchscribe.core.scan.chunks import split
+from batchscribe.core.text.flags import NO_SPEECH, PARTIAL, REPAIRED, UNHEARD
+from batchscribe.core.text.quality import SLACK, find_wordless_speech
+from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
+from batchscribe.core.text.spelling import joined
+from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript
+from batchscribe.core.text.word_assignment import Place, divide, share
+from batchscribe.worker.timeline import Ended, Ready
 
 CONTEXT = 1.0
 """Seconds: a second decoding begins so long before the speech without words, and ends so long behind it."""

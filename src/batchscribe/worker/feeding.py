@@ -9,7 +9,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from batchscribe.core.manifest import FailureKind, Limits, Manifest, ManifestChunk
+from batchscribe.audio.audio_decoder import AudioDecoder, Decoding
+from batchscribe.audio.bounded_queue import ByteBudget
+from batchscribe.audio.decoding.containers import Repaired
+from batchscribe.audio.decoding.recordings import Recordings, may_lack_header
+from batchscribe.core.run.manifest import FailureKind, Limits, Manifest, ManifestChunk
 from batchscribe.errors import (
     AudioError,
     BatchscribeError,
@@ -22,11 +26,7 @@ from batchscribe.errors import (
     UnsupportedAudioError,
 )
 from batchscribe.protocols import Store
-from batchscribe.worker.audio import AudioDecoder, Decoding
-from batchscribe.worker.board import Board, Ending
-from batchscribe.worker.channel import ByteBudget
-from batchscribe.worker.decoding.containers import Repaired
-from batchscribe.worker.decoding.recordings import Recordings, may_lack_header
+from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 

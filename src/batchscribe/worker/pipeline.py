@@ -16,22 +16,22 @@ from functools import partial
 
 import structlog
 
+from batchscribe.audio.audio_decoder import AudioDecoder
+from batchscribe.audio.bounded_queue import Channel
+from batchscribe.audio.decoding.recordings import Recordings
+from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
-from batchscribe.core.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd
+from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Engine, Store
 from batchscribe.reading import read_record
 from batchscribe.worker.assembly import Heard, transcript
-from batchscribe.worker.audio import AudioDecoder
-from batchscribe.worker.board import Board, Ending
-from batchscribe.worker.channel import Channel
-from batchscribe.worker.decoding.recordings import Recordings
+from batchscribe.worker.context_audio import Neighbours
+from batchscribe.worker.engine_loop import Hearing
 from batchscribe.worker.feeding import Fetcher, Preparer, Turn, Way, lines
-from batchscribe.worker.hearing import Hearing
-from batchscribe.worker.neighbours import Neighbours
+from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records, Reporter
-from batchscribe.worker.weaving import Prepared, Weaver
-from batchscribe.worker.windows import SpeechFinder
+from batchscribe.worker.session_queue import Prepared, Weaver
 
 LOG = structlog.get_logger()
 

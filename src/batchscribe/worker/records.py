@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from batchscribe.core import keys, transcripts
-from batchscribe.core.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
-from batchscribe.core.transcripts import Transcript
+from batchscribe.audio.audio_decoder import decoder_version
+from batchscribe.core import keys
+from batchscribe.core.run.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import is_filled
-from batchscribe.worker.audio import decoder_version
-from batchscribe.worker.board import Board, Ending
+from batchscribe.worker.progress import Board, Ending
 
 LOG = structlog.get_logger()
 

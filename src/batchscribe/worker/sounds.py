@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from batchscribe.core.manifest import FailureKind
-from batchscribe.core.speech import SAMPLE_RATE
+from batchscribe.audio.audio_decoder import Beginning, Samples
+from batchscribe.audio.bounded_queue import LOOK_SECONDS
+from batchscribe.core.run.manifest import FailureKind
+from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import InterruptedRunError
-from batchscribe.worker.audio import Beginning, Samples
-from batchscribe.worker.channel import LOOK_SECONDS
 
 HELD_SAMPLES = 60 * SAMPLE_RATE
 """Of one chunk and all its channels, decoded and not heard yet."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batchscribe.core import keys
-from batchscribe.core.box import BoxPlace
-from batchscribe.core.chunks import audio_name, transcript_keys
-from batchscribe.core.manifest import Manifest, ManifestChunk
+from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.manifest import Manifest, ManifestChunk
+from batchscribe.core.scan.chunks import audio_name, transcript_keys
 from batchscribe.errors import MisconfiguredError
 
 

@@ -1,0 +1,86 @@
+"""Plays episodes and says what came of them; the exit code is 1 where an invariant was broken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from simulation.episode import Result, play
+from simulation.listening import listening
+from simulation.summary import Summary, broken, sound
+from simulation.weather import ACTORS, FOCI, Focus
+
+SHARE = 100
+"""Episodes that a process plays before it hands them in."""
+APART = 1_000_000
+"""Between the first episodes of two seeds."""
+NAMED = {**FOCI, **ACTORS}
+Played = tuple[list[Result], float]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    wanted = _arguments(arguments)
+    if wanted.replay is not None:
+        (result,), _seconds = played([wanted.replay], wanted.focus)
+        _say(broken(result, wanted.focus) if result.violation else sound(result))
+        return int(bool(result.violation))
+    summary = Summary()
+    first = wanted.seed * APART
+    for results, seconds in _shares(range(first, first + wanted.episodes), wanted.processes, wanted.focus):
+        summary.seconds += seconds
+        for result in results:
+            summary.add(result)
+            if result.violation:
+                _say(broken(result, wanted.focus))
+    _say(summary.text())
+    return int(bool(summary.violations))
+
+
+def played(seeds: Sequence[int], focus: Focus | None = None) -> Played:
+    """The episodes of these seeds, and the seconds of processor time that they took."""
+    begun = os.times()
+    with listening() as listener:
+        results = [play(seed, listener, focus) for seed in seeds]
+    ended = os.times()
+    return results, ended.user + ended.system - begun.user - begun.system
+
+
+def _shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
+    play_share = partial(played, focus=focus)
+    shares = [seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)]
+    if processes == 1:
+        yield from map(play_share, shares)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(play_share, shares)
+
+
+def _focus(text: str) -> Focus:
+    """`people=3,crash=0.01`: fields of the weather; a name of FOCI or ACTORS is all that it stands for."""
+    if text in NAMED:
+        return NAMED[text]
+    pairs = (each.partition("=") for each in text.split(",") if each)
+    return {name: float(level) if "." in level else int(level) for name, _, level in pairs}
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
+    parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--replay", type=int, metavar="SEED", help="play the one episode of a printed seed")
+    parser.add_argument("--focus", type=_focus, default={}, help=f"NAME=N,... or one of: {', '.join(NAMED)}")
+    return parser.parse_args(arguments)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""I7 and I13: the bill of each settled run, held against the time for which its machine ran."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd
+from batchscribe.core.run.meter import LONGEST_PENDING
+from batchscribe.core.run.runs import Run
+from simulation.cloud import Cloud, Machine, Span
+from simulation.gate import Gate
+from simulation.timeline import Timeline
+
+CALL_SECONDS = 60.0
+"""What the calls between a poll and its record may add to a bill, on both ends together."""
+Look = tuple[float, float, bool]
+"""A poll: when it was asked for, when it was answered, and whether it showed `pending`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The recorded polls of each run at one moment: what a copy of the ledger holds."""
+
+    looks: Mapping[str, Sequence[Look]]
+
+
+class Bills:
+    """Compares bills with the truth. It changes nothing."""
+
+    def __init__(
+        self, gate: Gate, line: Timeline, cloud: Cloud, ours: Machine, jumps: Sequence[tuple[float, float]]
+    ) -> None:
+        self.lag = 0.0
+        """Maximum age of a poll."""
+        self.rates: Mapping[str, Usd] = {}
+        """Dollars an hour of each type."""
+        self.in_doubt: set[str] = set()
+        """Runs that pay for more than they ran: for a foreign start, or for the time before a takeover."""
+        self._gate = gate
+        self._line = line
+        self._cloud = cloud
+        self._ours = ours
+        self._jumps = jumps
+        self._kept: dict[str, list[Look]] = {}
+        self._recovered: set[str] = set()
+        self._begun: dict[str, float] = {}
+
+    def begin(self, run: Run) -> None:
+        self._begun.setdefault(run.id, self._line.seconds)
+
+    def keep(self, run: str, look: Look) -> None:
+        """The run was recorded after this poll."""
+        self._kept.setdefault(run, []).append(look)
+
+    def copy(self) -> Kept:
+        return Kept({run: tuple(looks) for run, looks in self._kept.items()})
+
+    def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
+        """The records of these runs are gone, but for those in an older copy of the ledger.
+
+        Their start may be one of them: they are billed from their intent on.
+        """
+        looks = older.looks if older else {}
+        self._recovered |= set(lost)
+        self._kept = {run: each for run, each in self._kept.items() if run not in lost}
+        self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
+
+    def check(self, run: Run) -> None:
+        """A borrowed machine runs anyway, and one in other hands is not ours to measure."""
+        if run.borrowed:
+            return
+        spans = [span for span in self._ours.spans if span.holder == run.id]
+        if any(span.end is None for span in spans) and not run.abandoned_gpu:
+            self._gate.violated("I7", f"{run.id} was settled while {self._ours.id} runs for it")
+        truth = self._cloud.billed(run.id)
+        self._nothing(run, truth)
+        jumped = sum(abs(seconds) for at, seconds in self._jumps if at >= self._begun[run.id])
+        if run.billed_seconds + jumped + self.lag + 1.0 < truth:
+            self._gate.violated("I7", f"{run.id} ran {truth:.0f} s and is billed {run.billed_seconds:.0f} s")
+        most = self._most(run, spans) + jumped
+        if jumped:  # clocks that contradict each other across a reboot are answered with the deadline
+            most = max(most, (run.deadline - run.created).total_seconds())
+        if run.billed_seconds > most and run.id not in self.in_doubt:
+            text = f"{run.id} ran {truth:.0f} s, is billed {run.billed_seconds:.0f} s, at most {most:.0f} s"
+            self._gate.violated("I7", text)
+        self._paid(run, spans, truth - jumped - self.lag - 1.0, most)
+
+    def _nothing(self, run: Run, truth: float) -> None:
+        """I13, however the clocks were set."""
+        if truth and run.meter.ran and not (run.billed_seconds and run.cost.micros):
+            self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
+
+    def _paid(self, run: Run, spans: list[Span], least: float, most: float) -> None:
+        """I7 in dollars."""
+        paid = run.cost.micros
+        rates = [self.rates[span.type].micros for span in spans] or [
+            rate.micros for rate in self.rates.values()
+        ]
+        if paid < min(rates) * max(0.0, least) / 3600:
+            self._gate.violated(
+                "I7", f"{run.id} cost ${run.cost.text(4)} for {least:.0f} s and more of {spans}"
+            )
+        limit = max(rates) * max(most, MINIMUM_BILLED_SECONDS) / 3600 + 1
+        if paid > limit and run.id not in self.in_doubt:
+            self._gate.violated(
+                "I7", f"{run.id} cost ${run.cost.text(4)} for at most {most:.0f} s of {spans}"
+            )
+
+    def _most(self, run: Run, spans: list[Span]) -> float:
+        """The longest bill that polls explain: from the last one before it ran to the first after it.
+
+        A poll counts if its process was at work on the run, and recorded the run next. It is as early as it
+        was asked for, and as late as it was answered.
+        With a lost ledger the bill begins at the intent. A run that never ran is billed for no more than
+        its life; stale polls and the time that calls take come on top, once on each side.
+        """
+        looks = self._kept.get(run.id, [])
+        created = self._begun[run.id]
+        now = self._line.seconds
+        if not spans:
+            return now - created + CALL_SECONDS
+        first, last = spans[0].begin, spans[-1].end or now
+        after = [at for _asked, at, _pending in looks if at >= last + self.lag]
+        begin = created if run.id in self._recovered else self._idle(looks, created, first)
+        end = min(after, default=now)
+        return end - begin + 2 * self.lag + CALL_SECONDS
+
+    def _idle(self, looks: list[Look], begin: float, first: float) -> float:
+        """Until when polls show that it has not run yet. One that shows it on its way up, after what its
+        host took for a long time without any, does not show that it is for the first time.
+        """
+        for asked, at, pending in looks:
+            passed = asked - begin + sum(seconds for when, seconds in self._jumps if begin <= when <= asked)
+            if at <= first and not (pending and passed > LONGEST_PENDING.total_seconds()):
+                begin = max(begin, asked)
+        return begin

@@ -1,0 +1,137 @@
+"""I4, I5, I10, I11 and I14: what becomes of each uploaded chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from batchscribe.controller.alerts import ALERT_EVERY_HOURS
+from batchscribe.controller.attempts import list_attempts, read_failures
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core.decide.policy import Policy
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Manifest, counted
+from batchscribe.core.run.runs import Run
+from batchscribe.core.scan.backlog import ChunkState, state_of
+from simulation.gate import Gate
+from simulation.seams import Bucket
+from simulation.timeline import Timeline
+from simulation.worker import transcript_of
+
+OVERDUE_TITLE = "batchscribe: chunks wait too long"
+ALERTED_AGAIN = timedelta(hours=ALERT_EVERY_HOURS)
+
+
+class ChunkRules:
+    """Holds chunks against the bucket. It changes nothing."""
+
+    def __init__(
+        self, gate: Gate, line: Timeline, bucket: Bucket, jumps: Sequence[tuple[float, float]]
+    ) -> None:
+        self.uploaded: list[str] = []
+        self.policy = Policy()
+        self._gate = gate
+        self._line = line
+        self._bucket = bucket
+        self._jumps = jumps
+        self._checked = -1
+        self._alerted = datetime.min.replace(tzinfo=UTC)
+
+    def count(self, run: Run) -> None:
+        """I4 for a run: what it says is done has its transcript, whatever the worker said."""
+        prefix = f"{keys.RUNS}{run.id}/workers/"
+        given = {key for key in (*self._bucket.keys(prefix), *self._bucket.spoilt) if key.startswith(prefix)}
+        originals = [self._bucket.original(key) for key in sorted(given) if key.endswith("/manifest.json")]
+        if len(originals) < len(run.manifests):
+            return  # one of them is in the ledger alone
+        chunks = {chunk for data in originals if data for chunk in wire.decode(data, Manifest).chunks}
+        done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
+        if run.chunks_done > done:
+            self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
+
+    def may_start(self, run: Run) -> None:
+        """I10, against the store: a pending chunk that never failed, or one whose next attempt was due."""
+        then = self._line.now() - timedelta(minutes=10)
+        if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
+            self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
+
+    def _startable(self, key: str, then: datetime) -> bool:
+        """True if the chunk was pending and had not failed at some time since `then`."""
+        done = self._bucket.modified(transcript_of(key))
+        failed = self._failed(key)
+        held = self._bucket.modified(keys.quarantine(key))
+        return all(at is None or at > then for at in (done, held, *failed))
+
+    def _retry_due(self, key: str) -> bool:
+        """True if the chunk failed, and has waited for its next attempt as long as any chunk may."""
+        if self._closed(key) or not (failed := self._failed(key)):
+            return False
+        lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
+        jumped = timedelta(seconds=sum(abs(seconds) for _at, seconds in self._jumps))
+        return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
+
+    def _failed(self, key: str) -> list[datetime]:
+        """When the bucket received each failure of the chunk's own, compacted or not."""
+        digest = keys.digest(key)
+        stored = list_attempts(self._bucket, digest).stored
+        names = [name for name in stored if keys.chunk_of(name)[0] == digest]
+        failures = read_failures(self._bucket, lambda _listed: names, digest)
+        own = {id(failure) for failure in counted(failures.values())}
+        return [stored[name] for name, failure in failures.items() if id(failure) in own]
+
+    def tick_ended(self, scanner: Scanner) -> None:
+        """I4 and I5, where the store has changed since the last look."""
+        if self._bucket.changes == self._checked:
+            return
+        self._checked = self._bucket.changes
+        rules = scanner.rules()
+        states = {audio.info.key: state_of(audio, rules) for audio in scanner.audio()}
+        for key in self.uploaded:
+            self._accounted(key, states.get(key))
+        for key, times in self._bucket.written.items():
+            if times > 1 and "/transcription-" in key:
+                self._gate.violated("I5", f"{key} was written {times} times")
+
+    def _accounted(self, key: str, state: ChunkState | None) -> None:
+        expected = {ChunkState.PENDING, ChunkState.WAITING}
+        if self._bucket.has(transcript_of(key)):
+            expected = {ChunkState.DONE}
+        elif self._bucket.has(keys.quarantine(key)):
+            expected = {ChunkState.QUARANTINED}
+        if state not in expected:
+            self._gate.violated("I4", f"{key} is {state}, and should be {' or '.join(sorted(expected))}")
+
+    def undone(self) -> list[str]:
+        """I11: chunks that are neither done nor quarantined."""
+        return [key for key in self.uploaded if not self._closed(key)]
+
+    def closed(self) -> int:
+        """How many chunks are done or quarantined."""
+        return sum(map(self._closed, self.uploaded))
+
+    def _closed(self, key: str) -> bool:
+        return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
+
+    def alerted(self, title: str) -> None:
+        """A message was sent."""
+        if title == OVERDUE_TITLE:
+            self._alerted = self._line.now()
+
+    def waited(self, begun: int) -> None:
+        """I14, after a tick in the calm that began so many runs."""
+        now = self._line.now()
+        if begun or now - self._alerted <= self.policy.max_wait + ALERTED_AGAIN:
+            return
+        late = [key for key in self.undone() if now - self._waits_since(key) > self.policy.max_wait]
+        if late:
+            self._gate.violated("I14", f"no start, no alert, and still waiting: {', '.join(late)}")
+
+    def _waits_since(self, key: str) -> datetime:
+        """Its upload, or its last failure."""
+        uploaded = self._bucket.modified(key)
+        return max(filter(None, (uploaded, *self._failed(key))))
+
+    def never_done(self) -> None:
+        if undone := self.undone():
+            self._gate.violated("I11", f"everything is well, and still not done: {', '.join(undone)}")

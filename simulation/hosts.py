@@ -1,0 +1,67 @@
+"""A second scheduler's host on the same bucket and instance, with timers and a ledger of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from batchscribe.controller.context import Terms, World
+from batchscribe.controller.external_state import NOTED
+from batchscribe.controller.tick import tick, watch
+from simulation.process import Slot
+from simulation.seams import LedgerSeam
+from simulation.timeline import Timeline
+from simulation.weather import MINUTE
+
+FIRST, SECOND = "first", "second"
+"""Names of the machines."""
+Process = Callable[[str, Slot, Callable[[], object]], None]
+
+
+class SecondHost:
+    """Its passes never wait; they come between the steps of the first host's processes."""
+
+    def __init__(
+        self, slot: Slot, ledger: LedgerSeam, world: World, terms: Terms, process: Process, *, cloned: bool
+    ) -> None:
+        """`cloned`: its state directory is a copy, so that it has the first host's id. `process` plays a
+        process from its start to its end.
+        """
+        self.slot = slot
+        self.ledger = ledger
+        self.terms = replace(terms, host=SECOND, scheduler=terms.scheduler if cloned else "another")
+        self._world = world
+        self._process = process
+        self._starts = True
+        self._minutes = 0
+
+    @property
+    def rests(self) -> bool:
+        """True if it has nothing left to do."""
+        return not self.ledger.open_runs() and not self.ledger.facts(NOTED)
+
+    def plan(self, line: Timeline, first_tick: float) -> None:
+        line.at(first_tick, partial(self._tick, line))
+        line.at(MINUTE, partial(self._watch, line))
+
+    def retire(self) -> None:
+        """It starts nothing from here on, and finishes what is open."""
+        self._starts = False
+
+    def _tick(self, line: Timeline) -> None:
+        if not self._starts:
+            return
+        if not self.slot.running:
+            self._process("tick", self.slot, lambda: tick(self._world, self.terms, wait=False))
+        line.at(self.terms.policy.check_interval.total_seconds(), partial(self._tick, line))
+
+    def _watch(self, line: Timeline) -> None:
+        if not self._starts and self.rests:
+            return
+        self._minutes += 1
+        # While nothing is open a pass is one poll: fewer of them show the same.
+        due = bool(self.ledger.open_runs()) or self._minutes % 5 == 0
+        if due and not self.slot.running:
+            self._process("watchdog", self.slot, lambda: watch(self._world, self.terms))
+        line.at(MINUTE, partial(self._watch, line))

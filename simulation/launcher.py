@@ -1,0 +1,29 @@
+"""The way from the controller to a simulated GPU host over ssh."""
+
+from __future__ import annotations
+
+from batchscribe.core.run.host import BoxReply, StartRequest
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import decode
+from batchscribe.errors import LaunchError
+from simulation.box import Box
+from simulation.gate import Gate
+
+
+class OverSsh:
+    """A host_access.client.Asks: answers `version` and `start` if the host can be reached."""
+
+    def __init__(self, box: Box, gate: Gate, release: str) -> None:
+        self._box = box
+        self._gate = gate
+        self._release = release
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:  # noqa: ARG002
+        return self._gate.call(f"launcher.{word}", instance.id, lambda: self._answer(word, data))
+
+    def _answer(self, word: str, data: bytes) -> BoxReply:
+        if not self._box.reachable:
+            raise LaunchError("the host does not answer")
+        if word == "start":
+            self._box.start(decode(data, StartRequest))
+        return BoxReply(release=self._release)

@@ -1,0 +1,45 @@
+"""The log of a simulated controller: through the production's own redaction, to whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from batchscribe.adapters.machine.logs import Event, clean
+from batchscribe.core.redaction import Redactor
+
+
+class Listener:
+    """Takes every event of the log; whose episode it is changes with the episode."""
+
+    def __init__(self) -> None:
+        self.heard: Callable[[Event], None] = lambda _event: None
+
+    def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
+        self.heard(event)
+        raise structlog.DropEvent
+
+
+@contextmanager
+def listening() -> Iterator[Listener]:
+    """Sends all events to the listener for the block, and what was configured before gets its place back."""
+    before = structlog.get_config()
+    listener = Listener()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            clean(Redactor()),  # it is not told the canary: what keeps it out of the log is nobody's filter
+            listener,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield listener
+    finally:
+        structlog.configure(**before)

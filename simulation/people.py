@@ -1,0 +1,154 @@
+"""Everybody else: who uploads, who uses the GPU by hand, and another scheduler with claims of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from batchscribe.core.run.instances import DEADLINE_TAG, RELEASED_TAGS, RUN_TAG, InstanceState
+from batchscribe.errors import BatchscribeError
+from simulation.cloud import Cloud
+from simulation.seams import Bucket
+from simulation.timeline import Timeline
+from simulation.weather import HOUR, MINUTE, Weather, between
+from simulation.worker import Kind
+
+PERSON = "a person"
+CHUNK_BYTES = 2_400_000
+"""Ten minutes of webm, at what the packer believes of it."""
+
+
+class Uploads:
+    """Sessions of chunks that arrive over the episode; some chunks are not what they seem."""
+
+    def __init__(self, rng: random.Random, line: Timeline, bucket: Bucket, weather: Weather) -> None:
+        self.kinds: dict[str, Kind] = {}
+        self.keys: list[str] = []
+        self._rng = rng
+        self._line = line
+        self._bucket = bucket
+        self._weather = weather
+
+    def plan(self, hours: float) -> None:
+        """Sessions until so many hours from now."""
+        for session in range(2 + int(self._rng.random() * 5)):
+            begin = between(self._rng, 0.0, hours * HOUR)
+            for number in range(1, 3 + int(self._rng.random() * 5)):
+                self._line.at(begin, self._arrival(f"s{session}/chunk-{number:03}.webm"))
+                begin += between(self._rng, 0.5 * MINUTE, 12 * MINUTE)
+
+    def _arrival(self, key: str) -> Callable[[], None]:
+        kind, size = self._kind(), int(CHUNK_BYTES * between(self._rng, 0.3, 2.0))
+
+        def arrive() -> None:
+            self.kinds[key] = kind
+            self._bucket.place(key, key.encode(), size=size)
+            self.keys.append(key)
+
+        return arrive
+
+    def _kind(self) -> Kind:
+        drawn, weather = self._rng.random(), self._weather
+        for kind, share in (
+            (Kind.POISON, weather.poison),
+            (Kind.KILLER, weather.killer),
+            (Kind.ENDLESS, weather.endless),
+            (Kind.FORGOTTEN, weather.forgotten),
+        ):
+            if drawn < share:
+                return kind
+            drawn -= share
+        return Kind.GOOD
+
+
+class Hands:
+    """People at the console, and a second scheduler. They know nothing of us, and ask nobody."""
+
+    def __init__(self, rng: random.Random, line: Timeline, cloud: Cloud, instance: str) -> None:
+        self.over = False
+        self._rng = rng
+        self._line = line
+        self._cloud = cloud
+        self._id = instance
+
+    def plan(self, weather: Weather, hours: float) -> None:
+        for _ in range(weather.people):
+            act = self._visit if self._rng.random() < 0.6 else self._meddle
+            self._line.at(between(self._rng, 0.0, hours * HOUR), act)
+        for number in range(weather.strangers):
+            self._line.at(between(self._rng, 0.0, hours * HOUR), self._stranger(f"other-{number}"))
+
+    def leave(self) -> None:
+        """Nobody is at it any more: what they hold is stopped, and their claims are taken off."""
+        self.over = True
+        machine = self._cloud.machine(self._id)
+        if machine.holder.startswith(("other-", PERSON)):
+            self._stop(machine.holder)
+            self._line.at(10 * MINUTE, self._force)
+        if machine.tags.get(RUN_TAG, "").startswith("other-"):
+            self._cloud.tag(self._id, RELEASED_TAGS)
+
+    def _force(self) -> None:
+        """What hangs on its way down in their hands is theirs to see to."""
+        machine = self._cloud.machine(self._id)
+        if machine.stuck and machine.holder.startswith(("other-", PERSON)):
+            self._cloud.stop(self._id, force=True)
+
+    def _visit(self) -> None:
+        """Uses the GPU for a while, where it is free, and stops it."""
+        if self.over or self._cloud.machine(self._id).state is not InstanceState.STOPPED:
+            return
+        self._cloud.start_unclaimed(self._id)
+        self._line.at(between(self._rng, 10 * MINUTE, 90 * MINUTE), self._end_visit)
+
+    def _end_visit(self) -> None:
+        self._stop(PERSON)
+
+    def _meddle(self) -> None:
+        """Stops the GPU whoever uses it, and perhaps starts it again for something else."""
+        if self.over:
+            return
+        self._stop(self._cloud.machine(self._id).holder)
+        if self._rng.random() < 0.5:
+            self._line.at(between(self._rng, 1 * MINUTE, 40 * MINUTE), self._visit)
+
+    def _stop(self, holder: str) -> None:
+        """Stops it for that holder: again, where it was still on its way up."""
+        machine = self._cloud.machine(self._id)
+        if not holder or machine.holder != holder:
+            return
+        with suppress(BatchscribeError):
+            self._cloud.stop(self._id)
+        if machine.state is InstanceState.PENDING:
+            self._line.at(0.5 * MINUTE, lambda: self._stop(holder))
+
+    def _stranger(self, name: str) -> Callable[[], None]:
+        """A run of another scheduler, with tags and a deadline, as careful as ours."""
+
+        def begin() -> None:
+            machine = self._cloud.machine(self._id)
+            if self.over or machine.state is not InstanceState.STOPPED or machine.tags.get(RUN_TAG):
+                return
+            deadline = self._line.now() + timedelta(hours=2)
+            self._cloud.tag(self._id, {RUN_TAG: name, DEADLINE_TAG: deadline.isoformat()})
+            self._line.at(between(self._rng, 1.0, 90.0), start)
+
+        def start() -> None:
+            machine = self._cloud.machine(self._id)
+            if machine.state is not InstanceState.STOPPED or machine.tags.get(RUN_TAG) != name:
+                release()
+                return
+            self._cloud.start(self._id, name)
+            self._line.at(between(self._rng, 10 * MINUTE, 100 * MINUTE), end)
+
+        def end() -> None:
+            self._stop(name)
+            self._line.at(5 * MINUTE, release)
+
+        def release() -> None:
+            if self._cloud.machine(self._id).tags.get(RUN_TAG) == name:
+                self._cloud.tag(self._id, RELEASED_TAGS)
+
+        return begin

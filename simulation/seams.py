@@ -1,0 +1,265 @@
+"""The controller's other seams: its stores, its ledger, its lock, and those it talks to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from batchscribe.core.messages import Message
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.core.run.instances import Claim
+from batchscribe.core.run.manifest import Progress
+from batchscribe.core.run.runs import Run
+from batchscribe.errors import LockHeldError
+from batchscribe.ledger import Ledger
+from batchscribe.protocols import Clock, Guard
+from batchscribe.testing.store import MemoryStore
+from simulation.gate import Gate
+
+UNREADABLE = "of-a-newer-version"
+PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
+
+
+class Bucket(MemoryStore):
+    """The objects themselves, whoever writes them, and how often each was written."""
+
+    threads = 1
+
+    def __init__(self, clock: Clock, *, url: str) -> None:
+        super().__init__(clock, url=url)
+        self.written: Counter[str] = Counter()
+        self.changes = 0
+        self.on_write: Callable[[str], None] = lambda _key: None
+        self.forged: dict[str, bytes] = {}
+        """What a user wrote who may write the bucket, and is no part of batchscribe."""
+        self.spoilt: dict[str, bytes] = {}
+        """What that user overwrote or deleted."""
+
+    def forge(self, key: str, data: bytes) -> None:
+        self._spoil(key)
+        self.forged[key] = data
+        self.place(key, data)
+
+    def forge_deletion(self, key: str) -> None:
+        self._spoil(key)
+        self.delete(key)
+
+    def is_forged(self, key: str) -> bool:
+        return key in self.forged and self.has(key) and self.get(key).data == self.forged[key]
+
+    def original(self, key: str) -> bytes | None:
+        """The object as batchscribe wrote it last; None if it never did."""
+        if self.is_forged(key) or not self.has(key):
+            return self.spoilt.get(key)
+        return self.get(key).data
+
+    def _spoil(self, key: str) -> None:
+        if (data := self.original(key)) is not None:
+            self.spoilt[key] = data
+
+    def place(
+        self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
+    ) -> ObjectInfo:
+        info = super().place(key, data, modified=modified, size=size)
+        self.written[key] += 1
+        self.changes += 1
+        self.on_write(key)
+        return info
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        self.changes += 1
+
+    def has(self, key: str) -> bool:
+        return key in self._objects
+
+    def modified(self, key: str) -> datetime | None:
+        """When it was written last; None where it is not there."""
+        stored = self._objects.get(key)
+        return stored.info.modified if stored else None
+
+
+class StoreSeam:
+    """A protocols.Store: the bucket as the controller reaches it."""
+
+    threads = 1
+    """One reader at a time: the order of the calls is part of an episode."""
+
+    def __init__(self, bucket: Bucket, gate: Gate) -> None:
+        self.url = bucket.url
+        self._bucket = bucket
+        self._gate = gate
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        act = lambda: list(self._bucket.list(prefix, after=after))  # noqa: E731  one line, used once
+        yield from self._gate.call("store.list", prefix, act)
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._gate.call("store.get", key, lambda: self._bucket.get(key, limit=limit))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._gate.call("store.create", key, lambda: self._bucket.create(key, data))
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._gate.call("store.replace", key, lambda: self._bucket.replace(key, data))
+
+    def delete(self, key: str) -> None:
+        self._gate.call("store.delete", key, lambda: self._bucket.delete(key))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCopy:
+    file: bytes
+    known: Mapping[str, Run]
+
+
+class LedgerSeam(Ledger):
+    """A ledger in memory that outlives its process: what was committed stays, the rest never was."""
+
+    def __init__(self, gate: Gate, *, saved: Callable[[Run, datetime], None]) -> None:
+        super().__init__(Path(":memory:"), pragmas=PRAGMAS)
+        self.known: dict[str, Run] = {}
+        """Every run in it, as it was saved last."""
+        self.gate = gate
+        """Of the process that is at it now."""
+        self._saved = saved
+
+    def copy(self) -> LedgerCopy:
+        """Its file as it is now."""
+        return LedgerCopy(self._db.serialize(), dict(self.known))
+
+    def restore(self, older: LedgerCopy) -> None:
+        """Becomes that copy."""
+        self._db.deserialize(older.file)
+        self.known = dict(older.known)
+
+    def hold_unreadable(self) -> None:
+        """An open run of a newer version stands in front of all others."""
+        row = {"id": UNREADABLE, "state": "planned", "outcome": None, "created": "", "settled": None}
+        self._query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
+
+    def drop_unreadable(self) -> None:
+        self._db.execute("DELETE FROM runs WHERE id = ?", (UNREADABLE,))
+
+    def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
+        def save() -> None:
+            super(LedgerSeam, self).save_run(run, at=at, note=note)
+            self.known[run.id] = run
+            self._saved(run, at)
+
+        self.gate.call("ledger.save_run", f"{run.id} {run.state.value}", save)
+
+    def put(self, key: str, value: str | None) -> None:
+        act = super().put
+        self.gate.call("ledger.put", key, lambda: act(key, value))
+
+    def save_sample(self, **row: Any) -> None:
+        act = super().save_sample
+        self.gate.call("ledger.save_sample", str(row["decision"]), lambda: act(**row))
+
+    def learn(self, *, run: str, bytes_per_second: Mapping[str, float], **lesson: Any) -> None:
+        act = super().learn
+        self.gate.call("ledger.learn", run, lambda: act(run=run, bytes_per_second=bytes_per_second, **lesson))
+
+    def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
+        act = super().alert_due
+        return self.gate.call("ledger.alert_due", key, lambda: act(key, at, every))
+
+
+class GuardSeam:
+    """A protocols.Guard as the controller reaches it."""
+
+    def __init__(self, guard: Guard, gate: Gate) -> None:
+        self.description = guard.description
+        self._guard = guard
+        self._gate = gate
+
+    def arm(self, claim: Claim) -> None:
+        self._gate.call("guard.arm", claim.run, lambda: self._guard.arm(claim))
+
+    def disarm(self, instance: str, run: str) -> None:
+        self._gate.call("guard.disarm", run, lambda: self._guard.disarm(instance, run))
+
+    def armed(self, instance: str) -> frozenset[str]:
+        return self._gate.call("guard.armed", instance, lambda: self._guard.armed(instance))
+
+
+SENDING = "message that is about to be sent"
+"""What `Ears` say first, without its text: it may take long to arrive, or never do."""
+
+
+class Ears:
+    """A notifier, a view and a reader of reports; `heard` is given every text that people would see."""
+
+    def __init__(self, gate: Gate, heard: Callable[[str, str], None]) -> None:
+        self._gate = gate
+        self._heard = heard
+
+    def send(self, message: Message) -> None:
+        self._heard(SENDING, "")
+        self._gate.call("notify", message.level.value, lambda: self._tell(message))
+
+    def show(self, run: Run, progress: Progress) -> None:
+        self._gate.point("show", f"{run.id} {progress.sequence}")
+
+    def _tell(self, message: Message) -> None:
+        self._heard("message", f"{message.title}\n{message.body}")
+
+
+class KernelLock:
+    """A protocols.Lock on a file that is never unlinked: the kernel knows who holds which file.
+
+    A file is a number here, and `at` is the one that the path leads to. `doubled` is called where a
+    second process holds the lock although the first is still at work.
+    """
+
+    def __init__(self, doubled: Callable[[str], object]) -> None:
+        self.at = 1
+        self.process: Callable[[], int] = lambda: 0
+        """The process that asks for the lock now."""
+        self._files = 1
+        self._holders: dict[int, int] = {}
+        self._doubled = doubled
+
+    @contextmanager
+    def held(self, *, patience: float = 0.0) -> Iterator[None]:  # noqa: ARG002  its holder does not move meanwhile
+        process = self.process()
+        self.take(process)
+        try:
+            yield
+        finally:
+            self.bury(process)
+
+    def holder(self) -> str | None:
+        pid = self._holders.get(self.at)
+        return f"{pid} simulated" if pid else None
+
+    def take(self, process: int) -> None:
+        """The file at the path is now locked for the process. Raises LockHeldError."""
+        file = self.open()
+        if file in self._holders:
+            raise LockHeldError(f"another tick is running ({self.holder()}); nothing was done")
+        others = [str(pid) for pid in self._holders.values()]
+        self._holders[file] = process
+        if others:
+            self._doubled(f"processes {process} and {', '.join(others)} hold the lock at once")
+
+    def open(self) -> int:
+        """The file at the path: made where there is none."""
+        if not self.at:
+            self._files += 1
+            self.at = self._files
+        return self.at
+
+    def unlink(self) -> None:
+        """Takes the file's name away; whoever has it locked has it locked still. Nobody should."""
+        self.at = 0
+
+    def bury(self, pid: int) -> None:
+        """The process let go of it, or is gone and the kernel freed what it held."""
+        self._holders = {file: holder for file, holder in self._holders.items() if holder != pid}

@@ -1,0 +1,399 @@
+"""Everything that an episode plays on, wired together: the world as the production tick gets it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from functools import partial
+
+import msgspec
+
+from batchscribe import __version__
+from batchscribe.adapters.host_access.launcher import AgentLauncher
+from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.policy import IfRunning, Policy
+from batchscribe.core.run import report
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import EngineSpec, Limits
+from batchscribe.core.run.runs import Run
+from batchscribe.core.text.transcripts import SessionTranscript
+from batchscribe.testing.guard import FakeGuard
+from simulation.box import Boot, Box
+from simulation.cloud import Cloud, CloudApi, Machine, Start
+from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
+from simulation.gate import Gate
+from simulation.hosts import FIRST, SECOND
+from simulation.invariants import Checker, Memory
+from simulation.launcher import OverSsh
+from simulation.operators import Settings
+from simulation.people import Hands as People
+from simulation.people import Uploads
+from simulation.process import Slot
+from simulation.promises import Promises
+from simulation.seams import (
+    SENDING,
+    Bucket,
+    Ears,
+    GuardSeam,
+    KernelLock,
+    LedgerCopy,
+    LedgerSeam,
+    StoreSeam,
+)
+from simulation.timeline import HostClock, HostTime, Timeline
+from simulation.trace import Trace
+from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
+from simulation.worker import Hands, Kind
+
+INSTANCE = "i-0123456789abcdef0"
+FOREIGN = "i-0fedcba9876543210"
+TYPE = "g4dn.xlarge"
+OTHERS = ("g5.xlarge", "g6.xlarge")
+RATES = {
+    name: Rate(per_hour=Usd.parse(dollars), source="simulated")
+    for name, dollars in ((TYPE, "0.526"), ("g5.xlarge", "1.006"), ("g6.xlarge", "0.8048"))
+}
+
+
+class Stage:
+    """The world of an episode, and a hand on everything in it."""
+
+    def __init__(self, rng: random.Random, weather: Weather) -> None:
+        self.rng = rng
+        self.line = Timeline()
+        self.trace = Trace(self.line)
+        self.host = HostTime()
+        self.host_up = True
+        self.main = self.new_slot(self.host, FIRST)
+        self.beside = self.new_slot(self.host, FIRST)
+        """Where the watchdog's passes run while a tick waits."""
+        self.at_work = self.main
+        self.gate = self.main.gate
+        self.pays_twice = False
+        """True if chunks may be done again: imitated rules, or two schedulers on a borrowed instance."""
+        self.bucket = Bucket(self.line, url="memory://simulated")
+        self.cloud = Cloud(self.line)
+        self.machine = self.cloud.add(INSTANCE, instance_type=TYPE)
+        self.cloud.add(FOREIGN, instance_type=TYPE)
+        self.guard = FakeGuard(self.line, self.cloud.stop, plan=self.line.at)
+        self.trouble = Trouble(rng, self.line, weather)
+        self.uploads = Uploads(rng, self.line, self.bucket, weather)
+        self.people = People(rng, self.line, self.cloud, INSTANCE)
+        self.checker = Checker(self.gate, self.line, self.cloud, self.bucket, self.guard, ours=INSTANCE)
+        self.lock = KernelLock(lambda text: self.gate.violated("I6", text))
+        self.policy = _policy(rng, weather)
+        self.ledger = self.new_ledger(self.main.gate)
+        self.others: tuple[LedgerSeam, ...] = ()
+        """Ledgers of other hosts."""
+        self.settings: Settings | None = None
+        self.on_save: Callable[[Run], object] = lambda _run: None
+        self._weather = weather
+        self.cloud.refused_types = frozenset(each for each in OTHERS if rng.random() < weather.refused_types)
+        self._pace = between(rng, 20.0, 150.0)
+        self._waits = Waits(poll=pick(rng, (20.0, 40.0)), describe=pick(rng, (30.0, 60.0)))
+        self.box = self._box()
+        self.promises = Promises(self.gate, self.line, self.machine, self.box, self._waits)
+        self._wire()
+        self._ids = 0
+        self._pids = 0
+        self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
+        self.terms = self._terms()
+        self.wire_worlds()
+
+    # the course of an episode
+
+    def plan(self, hours: float) -> None:
+        """Everything that happens by itself, within so many hours."""
+        self.uploads.plan(hours)
+        self.people.plan(self._weather, hours)
+        self.trouble.plan(hours)
+        for _ in range(self._weather.box_partitions):
+            self.line.at(between(self.rng, 0.0, hours * HOUR), self._cut_box)
+        self.main.gate.expect(self._weather.crash)
+        self.beside.gate.expect(self._weather.crash)
+
+    def begin(self, slot: Slot, name: str) -> None:
+        """A new process of the controller."""
+        self._pids += 1
+        self.trace.add(f"--- {name}{' of the second host' if slot.host == SECOND else ''}")
+        slot.interrupted = self.at_work if self.at_work.running else None
+        slot.begin(self._pids)
+        self._give_way(slot)
+
+    def end(self, slot: Slot) -> None:
+        """The process is gone; time goes on without it. The one that it interrupted goes on, or ends, too."""
+        slot.end()
+        self.lock.bury(slot.pid)
+        before = slot.interrupted or self.main
+        self._give_way(before)
+        self.line.cut = before.running and before.gate.dead
+
+    def kill(self, slot: Slot) -> None:
+        """SIGKILL: the kernel frees what it held, and its next step is none."""
+        self.trace.add(f"process {slot.pid} is killed")
+        slot.gate.kill()
+        self.line.cut = slot is self.at_work  # what runs beside it goes on
+        self.lock.bury(slot.pid)
+
+    def power_off(self) -> None:
+        self.host_up = False
+        for slot in (self.main, self.beside):
+            if slot.running:
+                slot.gate.kill()
+        self.line.cut = self.at_work.running and self.at_work.gate.dead
+
+    def boot(self) -> None:
+        """The host has its power back."""
+        self.host.booted = self.line.seconds
+        self.host_up = True
+        self.promises.booted()
+
+    def _give_way(self, slot: Slot) -> None:
+        self.at_work = slot
+        if slot.host == FIRST:
+            self.ledger.gate = slot.gate
+        self.checker.enter(slot.pid, slot.host, slot.clock.now)
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock of the host is set, by so much; its uptime goes on."""
+        self.trace.add(f"the host's clock jumps by {seconds:.0f} s")
+        self.host.offset += timedelta(seconds=seconds)
+        self.checker.jumps.append((self.line.seconds, seconds))
+        self.promises.jumped()
+
+    def lose_ledger(self) -> None:
+        self.trace.add("the ledger is lost")
+        self.replace_ledger(None)
+
+    def replace_ledger(self, older: tuple[LedgerCopy, Memory] | None) -> None:
+        self.checker.ledger_lost(FIRST, older[1] if older else None)
+        self.promises.ledger_lost()
+        self.ledger.close()
+        self.ledger = self.new_ledger(self.main.gate)
+        if older:
+            self.ledger.restore(older[0])
+        self.wire_worlds()
+
+    def calm(self) -> None:
+        """No more faults from here on; what is broken stays broken until somebody stops it."""
+        self.trace.add("=== calm")
+        self._weather = CALM
+        self.main.gate.expect(0.0)
+        self.beside.gate.expect(0.0)
+        self.trouble.calm()
+        self.people.leave()
+        self.box.offline_until = 0.0
+        if self.host.offset:
+            self.jump(-self.host.offset.total_seconds())
+
+    # the wiring
+
+    def _wire(self) -> None:
+        self.line.after = self._check
+        for slot in (self.main, self.beside):
+            self.wire_slot(slot)
+        self.cloud.on_change = self.trace.add
+        self.cloud.next_start, self.cloud.next_stop = self._start, lambda: between(self.rng, 5.0, 120.0)
+        self.cloud.gets_stuck = lambda: self.rng.random() < self._weather.stuck
+        self.cloud.on_running = lambda machine: self._if_ours(machine, self.box.begin)
+        self.cloud.on_down = lambda machine: self._if_ours(machine, self.box.end)
+        self.checker.ledgers = lambda: (self.ledger, *self.others)
+        self.checker.chunks.uploaded = self.uploads.keys
+        self.checker.bills.lag = LONGEST_LAG if self._weather.stale else 0.0
+        self.checker.secrets = (SECRET,)
+        self.checker.bills.rates = {name: rate.per_hour for name, rate in RATES.items()}
+        self.checker.own_type = TYPE
+        self.checker.chunks.policy = self.policy
+        self.bucket.on_write = self.checker.written
+        self.trouble.wrong = self.promises.wrong
+        self.promises.ours = self.checker.ours
+        self.promises.unwritten = lambda: self.trouble.unwritten
+        self.promises.host_up = lambda: self.host_up
+        self.promises.elsewhere = lambda run: self.checker.owner(run) == SECOND
+        self.lock.process = lambda: self.at_work.pid
+
+    def wire_slot(self, slot: Slot) -> None:
+        slot.gate.check = self._check
+        slot.gate.trouble, slot.gate.takes = self.trouble.stands, self.trouble.takes
+        slot.gate.limit = HANG_SECONDS
+        slot.gate.died = self.promises.wrong
+        slot.clock.pause = partial(self._sleep, slot.gate)
+
+    def _check(self) -> None:
+        self.checker.step()
+        self.promises.step()
+
+    def _saved(self, run: Run, at: datetime) -> None:
+        self.checker.saved(run, at)
+        self.promises.saved(run)
+        self.on_save(run)
+
+    def _heard(self, kind: str, text: str) -> None:
+        self.checker.heard(kind, text)
+        if kind == SENDING:
+            self.promises.telling()
+        elif kind == "message":
+            title = text.partition("\n")[0]
+            self.promises.told(title, self.at_work.host)
+            self.checker.chunks.alerted(title)
+
+    def _looked(self, asked: float, at: float, seen: Instance) -> None:
+        self.checker.looked(asked, at, seen)
+        self.promises.looked()
+
+    def _if_ours(self, machine: Machine, act: object) -> None:
+        if machine is self.machine and callable(act):
+            act()
+
+    def _done_twice(self, key: str) -> None:
+        """I5, as a worker meets it: there was a transcript already."""
+        if not self.pays_twice:
+            self.gate.violated("I5", f"{key} was done, and was done again")
+
+    def new_slot(self, time: HostTime, host: str) -> Slot:
+        return Slot(Gate(self.rng, self.line, self.trace), HostClock(self.line, time), host)
+
+    def _sleep(self, gate: Gate, seconds: float) -> None:
+        gate.point("sleep", f"{seconds:g}")
+        self.line.advance(seconds)
+        gate.keep_alive()
+        gate.point("awake")
+
+    def _start(self) -> Start:
+        return Start(between(self.rng, 8.0, 90.0), self.rng.random() < self._weather.broken_boot)
+
+    def _cut_box(self) -> None:
+        lasts = pick(self.rng, (2 * MINUTE, 12 * MINUTE, 40 * MINUTE))
+        self.box.offline_until = self.line.seconds + lasts
+
+    def _box(self) -> Box:
+        hands = Hands(
+            fate=self._fate,
+            seconds=self._seconds,
+            online=lambda: self.box.online,
+            torn=self.trouble.torn,
+            twice=self._done_twice,
+        )
+        box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
+        box.next_boot, box.begun = self._boot, self.checker.work_begun
+        record = InstanceRecord(
+            instance=INSTANCE,
+            release=__version__,
+            at=self.line.now(),
+            boots=self.rng.random() < 0.7,
+            shows_tags=True,
+        )
+        self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
+        return box
+
+    def _boot(self) -> Boot:
+        rng, weather = self.rng, self._weather
+        lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
+        return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
+
+    def _fate(self, key: str) -> Kind:
+        drawn = self.rng.random()
+        if drawn < self._weather.dies:
+            return Kind.KILLER
+        if drawn < self._weather.dies + self._weather.hangs:
+            return Kind.ENDLESS
+        return self.uploads.kinds[key]
+
+    def _seconds(self) -> float:
+        return self._pace * between(self.rng, 0.5, 1.5)
+
+    def new_ledger(self, gate: Gate) -> LedgerSeam:
+        return LedgerSeam(gate, saved=self._saved)
+
+    def _terms(self) -> Terms:
+        return Terms(
+            scheduler="this",
+            host=FIRST,
+            release=__version__,
+            provider="ec2",
+            instances=(INSTANCE,),
+            instance_type=TYPE,
+            instance_types=pick(self.rng, ((), OTHERS)),
+            launch=pick(self.rng, ("auto", "auto", "ssh")),
+            rate_of=RATES.__getitem__,
+            policy=self.policy,
+            engine=EngineSpec(engine="played"),
+            settings_hash="simulated",
+            limits=Limits(),
+            max_attempts=pick(self.rng, (2, 3)),
+            priors=Priors(),
+            waits=self._waits,
+        )
+
+    def wire_worlds(self) -> None:
+        """The world of each process, with the ledger as it is now."""
+        for slot in (self.main, self.beside):
+            world = self.world_of(slot, self.ledger)
+            slot.world = self.settings.world(world) if self.settings else world
+
+    def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
+        """The world as a process sees it; the host `owner` made the secret in its state directory."""
+        gate, clock = slot.gate, slot.clock
+        store = StoreSeam(self.bucket, gate)
+        ears = Ears(gate, self._heard)
+        compute = CloudApi(self.cloud, self.line, gate)
+        compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
+        compute.late_tags = self.trouble.late_tags
+        compute.looked, compute.acted = self._looked, self.checker.acted
+        return World(
+            clock=clock,
+            source=store,
+            output=store,
+            home=store,
+            compute=compute,
+            launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
+            guard=GuardSeam(self.guard, gate),
+            notifier=ears,
+            ledger=ledger,
+            shield=clock,
+            keep_alive=gate.keep_alive,
+            elsewhere=lambda world, _run: world,
+            view=ears,
+            scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
+            preflight=lambda: gate.point("preflight"),
+            secret=owner,
+            new_run_id=lambda _now: self._new_id(),
+            render=_render,
+            run_log=lambda _run: nullcontext(),
+            report=partial(self._report, gate, ledger),
+        )
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"run-{self._ids:04}"
+
+    def _report(self, gate: Gate, ledger: LedgerSeam, run: Run) -> None:
+        gate.point("report", run.id)
+        built = report.build(run, events=ledger.events(run.id), samples=[], backlog=None, lock="")
+        self._heard("report", report.encode(built).decode())
+
+
+def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
+    age = timedelta(0) if by_hand else timedelta(minutes=5)
+    return Scanner(store, store, clock=clock, min_age=age)
+
+
+def _policy(rng: random.Random, weather: Weather) -> Policy:
+    return Policy(
+        threshold=pick(rng, (1, 2, 4, 6)),
+        max_wait=timedelta(hours=pick(rng, (2, 4, 8))),
+        max_runtime=timedelta(minutes=pick(rng, (20, 40, 60, 90))),
+        check_interval=timedelta(minutes=pick(rng, (15, 30, 60))),
+        if_running=IfRunning.USE if rng.random() < weather.use else IfRunning.HOLD,
+    )
+
+
+def _render(whole: SessionTranscript, kind: str) -> bytes:
+    return msgspec.json.encode(whole) if kind == "json" else whole.text.encode()

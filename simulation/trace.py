@@ -1,0 +1,32 @@
+"""What happened in an episode: a digest of all of it, and its last steps in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+from simulation.timeline import Timeline
+
+SHOWN = 90
+
+
+class Trace:
+    """Every step and every event, in order. Two runs of one seed have the same digest, or a bug."""
+
+    def __init__(self, line: Timeline) -> None:
+        self._line = line
+        self._hash = hashlib.blake2b(digest_size=12)
+        self._last: deque[tuple[float, str]] = deque(maxlen=SHOWN)
+
+    def add(self, text: str) -> None:
+        at = self._line.seconds
+        self._last.append((at, text))
+        self._hash.update(f"{at:.6f} {text}\n".encode())
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def last(self) -> list[str]:
+        """The last steps, oldest first, each with its simulated time."""
+        return [f"{at / 3600:8.4f} h  {text}" for at, text in self._last]

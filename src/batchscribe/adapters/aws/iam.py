@@ -1,0 +1,230 @@
+"""The least that scheduler, stop role and box must be allowed on AWS, as IAM policy documents.
+
+Every statement names the one instance by its id and the stores by their prefixes, so no tag has to be put
+on anything first, and nobody is locked out of what he could do before: nothing here is a denial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from batchscribe.adapters.aws.schedules import GROUP, prefix
+from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
+from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
+
+ACCOUNT, REGION, INSTANCE, BUCKET = "ACCOUNT_ID", "REGION", "INSTANCE_ID", "BUCKET"
+ROLE, OWN_TYPE = "GUARD_ROLE", "OWN_TYPE"
+"""What stands where the settings do not say."""
+SESSION_FILES = ("json", "srt", "vtt", "txt")
+Document = dict[str, object]
+
+
+class Who(StrEnum):
+    SCHEDULER = "scheduler"
+    """Whoever runs `batchscribe tick`."""
+    STOP = "stop"
+    """The role that EventBridge stops the instance with."""
+    BOX = "box"
+    """The instance's own role."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A bucket and the prefix of everything below; the prefix is empty or ends in `/`."""
+
+    bucket: str = BUCKET
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where all this is on AWS, and which of it is used."""
+
+    partition: str = "aws"
+    account: str = ACCOUNT
+    region: str = REGION
+    instance: str = INSTANCE
+    source: Folder | None = None
+    output: Folder | None = None
+    """None where it is not on S3."""
+    control: Folder | None = None
+    """None: below the output."""
+    live_lock: tuple[str, str] | None = None
+    """(bucket, key)."""
+    guard_role: str = ""
+    """ARN of the stop role; empty where there is no guard."""
+    types: tuple[str, ...] = ()
+    """The types that the instance may be changed to, and back to."""
+
+    @property
+    def instance_arn(self) -> str:
+        return f"arn:{self.partition}:ec2:{self.region}:{self.account}:instance/{self.instance}"
+
+    @property
+    def unknown_role(self) -> str:
+        return f"arn:{self.partition}:iam::{self.account}:role/{ROLE}"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The placeholders that are left in the documents."""
+        folders = tuple(folder for folder in (self.source, self.output, self.control) if folder)
+        role = self.guard_role.rpartition("/")[2]
+        buckets = (folder.bucket for folder in folders)
+        found = {self.account, self.region, self.instance, role, *self.types, *buckets}
+        placeholders = (ACCOUNT, REGION, INSTANCE, ROLE, OWN_TYPE, BUCKET)
+        return tuple(name for name in placeholders if name in found)
+
+
+def policy(who: Who, place: Place) -> Document:
+    """The permissions of one of the three."""
+    made = {Who.SCHEDULER: _scheduler, Who.STOP: _stop, Who.BOX: _box}[who](place)
+    return {"Version": "2012-10-17", "Statement": made}
+
+
+def trust(who: Who, place: Place) -> Document | None:
+    """Who may take the role: EventBridge for orders of our group, EC2 for the box; None for the scheduler,
+    since only its owner knows where that runs.
+    """
+    if who is Who.SCHEDULER:
+        return None
+    principal = "scheduler.amazonaws.com" if who is Who.STOP else "ec2.amazonaws.com"
+    statement: Document = {
+        "Effect": "Allow",
+        "Principal": {"Service": principal},
+        "Action": "sts:AssumeRole",
+    }
+    if who is Who.STOP:
+        group = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule-group/{GROUP}"
+        statement["Condition"] = {
+            "StringEquals": {"aws:SourceAccount": place.account, "aws:SourceArn": group}
+        }
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def _scheduler(place: Place) -> list[Document]:
+    return [*_instances(place), *_retyping(place), *_guarding(place), *_keeping(place)]
+
+
+def _stop(place: Place) -> list[Document]:
+    return [_allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
+
+
+def _box(place: Place) -> list[Document]:
+    records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
+    transcripts = "*transcription-*.json"
+    written = [arn for at in (place.output, place.control) for arn in _below(place, at, transcripts)]
+    written += _control(place, *records)
+    return [
+        *_listing(place),
+        *_some("ReadAudioAndManifests", "s3:GetObject", _all(place)),
+        *_some("WriteTranscriptsAndProgress", "s3:PutObject", written),
+    ]
+
+
+def _instances(place: Place) -> list[Document]:
+    see = _allow("SeeInstances", "ec2:DescribeInstances", "*")
+    if place.region != REGION:
+        see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
+    tags = _allow("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
+    tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
+    acts = ["ec2:StartInstances", "ec2:StopInstances"]
+    looks = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
+    return [
+        see,
+        _allow("StartAndStopTheInstance", acts, place.instance_arn),
+        _allow("LookAtTheInstance", looks, place.instance_arn),
+        _allow("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
+        tags,
+    ]
+
+
+def _retyping(place: Place) -> list[Document]:
+    if not place.types:
+        return []
+    change = _allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
+    change["Condition"] = {"StringEquals": {"ec2:Attribute/InstanceType": list(place.types)}}
+    return [change]
+
+
+def _guarding(place: Place) -> list[Document]:
+    if not place.guard_role:
+        return []
+    schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
+    acts = [f"scheduler:{act}Schedule" for act in ("Create", "Get", "Update", "Delete")]
+    passing = _allow("GiveTheStopRole", "iam:PassRole", place.guard_role)
+    passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+    return [
+        _allow("GiveStopOrders", acts, f"{schedules}/{prefix(place.instance)}*"),
+        _allow("SeeStopOrders", "scheduler:ListSchedules", "*"),
+        passing,
+    ]
+
+
+def _keeping(place: Place) -> list[Document]:
+    files = [f"*.{kind}" for kind in SESSION_FILES]
+    read = _all(place)
+    if place.live_lock:
+        bucket, key = place.live_lock
+        read.append(f"arn:{place.partition}:s3:::{bucket}/{_literal(key)}")
+    written = _below(place, place.output, *files) + _control(place, f"{CONTROL}*")
+    old = ["*transcription-*.json", "*layers/layer-0-raw-transcription/*.json"]
+    # What failed before BATCH_CONTROL was set is retired where it is.
+    moved = _below(place, place.source, *old) + _below(place, place.output, *old, f"{CONTROL}*")
+    moved += _control(place, f"{CONTROL}*")
+    return [
+        *_listing(place),
+        *_some("ReadAudioAndResults", "s3:GetObject", read),
+        *_some("WriteResults", "s3:PutObject", written),
+        *_some("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
+    ]
+
+
+def _listing(place: Place) -> list[Document]:
+    """To list is also what tells an object that is not there from one that must not be read; there no
+    prefix is asked for, hence IfExists.
+    """
+    prefixes: dict[str, set[str]] = {}
+    for folder in filter(None, (place.source, place.output, place.control)):
+        prefixes.setdefault(folder.bucket, set()).add(folder.prefix)
+    made = []
+    for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
+        statement = _allow(f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}")
+        if "" not in wanted:
+            shown = [f"{_literal(each)}*" for each in sorted(wanted)]
+            statement["Condition"] = {"StringLikeIfExists": {"s3:prefix": shown}}
+        made.append(statement)
+    return made
+
+
+def _below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
+    if folder is None:
+        return []
+    base = f"arn:{place.partition}:s3:::{folder.bucket}/{_literal(folder.prefix)}"
+    return [base + pattern for pattern in patterns]
+
+
+def _all(place: Place) -> list[str]:
+    """Everything in the stores."""
+    folders = (place.source, place.output, place.control)
+    return [arn for folder in folders for arn in _below(place, folder, "*")]
+
+
+def _control(place: Place, *patterns: str) -> list[str]:
+    """Control objects, by their keys."""
+    if place.control is None:
+        return _below(place, place.output, *patterns)
+    return _below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
+
+
+def _literal(key: str) -> str:
+    """A key in which IAM finds no wildcard and no variable."""
+    return "".join(f"${{{each}}}" if each in "*?$" else each for each in key)
+
+
+def _some(sid: str, action: str, resources: list[str]) -> list[Document]:
+    return [_allow(sid, action, sorted(set(resources)))] if resources else []
+
+
+def _allow(sid: str, action: str | list[str], resource: str | list[str]) -> Document:
+    return {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}

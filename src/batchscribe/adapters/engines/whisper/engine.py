@@ -1,0 +1,113 @@
+"""Whisper through faster-whisper (CTranslate2), on a CUDA GPU or on the CPU.
+
+The model is a folder of this machine or a name that was fetched before; loading never reaches for
+the network. The vendor's packages are imported when they are needed: a scheduler has none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from batchscribe.adapters.engines.problems import failing, line
+from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
+from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
+from batchscribe.adapters.engines.whisper.device import (
+    batch_size,
+    compute_type,
+    device_of,
+    gpu_missing,
+    self_test,
+)
+from batchscribe.adapters.engines.whisper.models import (
+    INSTALL,
+    MODELS,
+    check_languages,
+    model_folder,
+    model_name,
+    prefetch,
+    unable,
+)
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
+
+
+class Factory:
+    """Chooses device, number format and model folder, and loads the model."""
+
+    name = NAME
+    unable = staticmethod(unable)
+    gpu_missing = staticmethod(gpu_missing)
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        """See EngineFactory. Asks the driver how many GPUs there are, and looks for the model's files."""
+        found = unable(spec)
+        if missing := [name for name in (NAME.replace("-", "_"), "ctranslate2") if not _installed(name)]:
+            return (*found, f"{', '.join(missing)} not installed: {INSTALL}")
+        model = () if found else (model_folder,)
+        return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
+
+    def load(self, spec: EngineSpec) -> FasterWhisper:
+        """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
+        if problems := self.problems(spec):
+            raise MisconfiguredError("; ".join(problems))
+        check_vendor()
+        device = device_of(spec)
+        try:
+            kind = compute_type(spec, device)
+            decoder = WhisperDecoder(_loaded(model_folder(spec), device, kind), spec.task)
+            check_languages(spec, multilingual=decoder.multilingual)
+            self_test(decoder, device)
+            batch = batch_size(decoder, device)
+        except BatchscribeError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{NAME} cannot load {model_name(spec)}: {line(error)}") from error
+        return FasterWhisper(
+            decoder,
+            spec,
+            model=model_name(spec),
+            device=f"{device}, {kind}",
+            monotonic=SystemClock().monotonic,
+            batch=batch,
+        )
+
+    def models(self) -> dict[str, bool]:
+        """The names of Whisper's models, and whether each is on this machine. No network."""
+        return {name: _here(name) for name in MODELS}
+
+    def fetch(self, spec: EngineSpec) -> Path:
+        """Brings the model of `spec` onto this machine. Raises MisconfiguredError, EngineError."""
+        return prefetch(model_name(spec))
+
+
+def _here(name: str) -> bool:
+    try:
+        model_folder(EngineSpec(engine=NAME, model=name))
+    except MisconfiguredError:
+        return False
+    return True
+
+
+def _loaded(folder: Path, device: str, kind: str) -> Any:
+    whisper: Any = importlib.import_module("faster_whisper")
+    return whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
+
+
+def _check_code(spec: EngineSpec) -> None:
+    """Raises MisconfiguredError for a language that Whisper does not know."""
+    tokens: Any = importlib.import_module("faster_whisper.tokenizer")
+    if spec.language is not None and spec.language not in tokens._LANGUAGE_CODES:  # noqa: SLF001 - no other list
+        raise MisconfiguredError(
+            f"Whisper knows no language {spec.language!r}: BATCH_LANGUAGE is a code such as en or de"
+        )
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+FACTORY = Factory()

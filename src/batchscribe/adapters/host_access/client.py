@@ -1,0 +1,58 @@
+"""Sends requests to the GPU host of an instance, over ssh."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from batchscribe.adapters.host_access.ssh import Reply, Ssh, connection_trouble, remote_words
+from batchscribe.core.run import host
+from batchscribe.core.run.host import BoxReply
+from batchscribe.core.run.instances import Instance
+from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+
+REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
+NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
+_COMMAND_NOT_FOUND = {126, 127}
+
+
+class Asks(Protocol):
+    """A client of the GPU host of an instance."""
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        """The host's reply. Raises LaunchError if there is none, MisconfiguredError."""
+
+
+class SshBox:
+    """A client over ssh. `remote_python` is a Python on the host that has batchscribe installed."""
+
+    def __init__(self, ssh: Ssh, *, remote_python: str = REMOTE_PYTHON) -> None:
+        self._ssh = ssh
+        self._python = remote_python
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        command = remote_words(self._python, "-I", "-m", host.MODULE, word)
+        reply = self._ssh.run(instance, [command], data, timeout=timeout)
+        answer = host.last_word(reply.stdout)
+        if answer is None:
+            raise _no_answer(reply, instance, word)
+        return checked(answer, instance)
+
+
+def checked(answer: BoxReply, instance: Instance) -> BoxReply:
+    """Returns the reply, unless it is an error: that is raised."""
+    if answer.box != host.VERSION:
+        raise MisconfiguredError(
+            f"the worker on {instance.id} (version {answer.release}) is not ours: run `batchscribe gpu setup`"
+        )
+    if answer.error:
+        raise (MisconfiguredError if answer.permanent else LaunchError)(f"{instance.id}: {answer.error}")
+    return answer
+
+
+def _no_answer(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
+    trouble = connection_trouble(reply, instance)
+    if trouble:
+        return trouble
+    if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
+        return MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
+    return LaunchError(f"{instance.id} gave no answer to {word!r} ({reply.complaint}): it may have been done")

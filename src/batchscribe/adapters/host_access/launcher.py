@@ -1,0 +1,88 @@
+"""Starts workers through the agent of a remote host: over ssh nothing but the agent is started."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchscribe.adapters.host_access.client import Asks
+from batchscribe.core import keys
+from batchscribe.core.run.host import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
+from batchscribe.errors import LaunchError, MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.protocols import Store
+from batchscribe.reading import is_stored, read_record
+
+
+class AgentLauncher:
+    """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
+
+    `home` holds the instances' records, `runs` what belongs to the runs. `timeout` bounds each request to the
+    host, in seconds.
+    """
+
+    def __init__(self, home: Store, runs: Store, host: Asks, *, timeout: float = 60.0) -> None:
+        self._home = home
+        self._runs = runs
+        self._host = host
+        self._timeout = timeout
+
+    def probe(self, instance: Instance) -> str | None:
+        """The version in the record if ssh is not needed, else the one that the host reports."""
+        record = self._record(instance)
+        if record and record.claim and record.claim.launch is not ClaimLaunch.SSH:
+            return record.release
+        try:
+            return self._host.ask(instance, "version", timeout=self._timeout).release
+        except LaunchError:
+            return None
+
+    def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
+        """Makes sure that an agent is at work on the manifest; the agent finds its key by the run.
+
+        An agent that the host started at boot needs no request; with a claim that is held nothing starts.
+        """
+        record = self._record(instance)
+        claim = record.claim if record and record.claim and record.claim.run == manifest.run else None
+        if claim and claim.launch is not ClaimLaunch.SSH:
+            return
+        request = StartRequest(
+            run=manifest.run,
+            release=manifest.release,
+            output=manifest.output,
+            deadline=manifest.deadline,
+            region=manifest.region,
+            endpoint=manifest.endpoint,
+            borrowed=claim is None,
+            sha256=digest(manifest),
+        )
+        self._host.ask(instance, "start", msgspec.json.encode(request), timeout=self._timeout)
+
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
+        """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
+        try:
+            return False if self._has_ended(worker) or self._was_lost(worker) else None
+        except (TransientError, MisconfiguredError):
+            return None
+
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
+        """Writes the request for the agent."""
+        request = EndRequest(run=worker.run, worker=worker.worker, force=force)
+        self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
+
+    def _has_ended(self, worker: WorkerRef) -> bool:
+        return is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
+
+    def _was_lost(self, worker: WorkerRef) -> bool:
+        try:
+            end = read_record(self._runs, keys.box_end(worker.run), BoxEnd)
+        except ObjectNotFoundError:
+            return False
+        return end.worker == worker.worker
+
+    def _record(self, instance: Instance) -> InstanceRecord | None:
+        """None if there is no record that can be read. Raises StoreUnavailableError."""
+        try:
+            return read_record(self._home, keys.instance(instance.id), InstanceRecord)
+        except (ObjectNotFoundError, MisconfiguredError):
+            return None

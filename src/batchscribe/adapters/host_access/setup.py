@@ -1,0 +1,342 @@
+"""`gpu setup` and `gpu check`: what a box must be, step by step, each step a finding."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from dotenv.parser import parse_stream
+
+from batchscribe import __version__
+from batchscribe.adapters.host_access.client import Asks
+from batchscribe.adapters.host_access.host_keys import Pin, pin
+from batchscribe.adapters.host_access.installation import EXTRA_OF, GPU_EXTRAS, find_wheel, install
+from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
+from batchscribe.adapters.host_access.units import install_units
+from batchscribe.core import keys
+from batchscribe.core.run.host import (
+    BoxClaim,
+    BoxPlace,
+    CheckRequest,
+    EnvironmentRequest,
+    Finding,
+    InstanceRecord,
+)
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    LaunchError,
+    MisconfiguredError,
+    ObjectNotFoundError,
+    UnreadableError,
+)
+from batchscribe.protocols import Clock, Store
+from batchscribe.reading import read_record
+
+CHECK_SECONDS = 400.0
+FETCH_SECONDS = 2000.0
+ASK_SECONDS = 60.0
+REACH_SECONDS = 30.0
+UNITS = "units installed: it works off its claim at boot, and powers itself off"
+NO_UNITS = "none, since {why}: its agent is started over ssh, and nothing on the box will power it off"
+
+
+TAGS = "shown by its metadata service: the host compares the hash of its manifest"
+NO_TAGS = "not shown by its metadata service: the host gets its work over ssh"
+SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOptions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxTerms:
+    """What the workers on the box must be able to do."""
+
+    engine: EngineSpec
+    gpu: bool
+    """An NVIDIA GPU is expected there."""
+    source: str
+    output: str
+    control: str = ""
+    """Empty: below the output."""
+    region: str = ""
+    endpoint: str = ""
+    """Where AWS is, for a box that does not know by itself."""
+    busy: bool = False
+    """A run is at work there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    boots: bool = False
+    shows_tags: bool = False
+    claim: BoxClaim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person asked of one `gpu setup`."""
+
+    extra: str | None = None
+    """What is installed; None is what the engine needs beside a GPU."""
+    wheel: Path | None = None
+    env_file: Path | None = None
+    repin: bool = False
+    fingerprint: str | None = None
+    """The host key's, known from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSetup:
+    """Makes a box ready, and looks whether it is. `ssh` is None where the box is this machine."""
+
+    asks: Asks
+    clock: Clock
+    terms: BoxTerms
+    output: Callable[[], Store]
+    published: Callable[[str], frozenset[str]]
+    """Fingerprints of the instance's host keys that do not come over ssh, where there are any."""
+    shutdown: Callable[[str], str] = lambda _instance: ""
+    """What becomes of an instance that powers itself off: `stop`, `terminate`, or empty for unknown."""
+    shows_tags: Callable[[str], bool] = lambda _instance: False
+    """True if the instance's metadata service shows its tags."""
+    show_tags: Callable[[str], object] = lambda _instance: None
+    """Lets it show them."""
+    ssh: Ssh | None = None
+
+    def reachable(self, instance: Instance) -> bool | None:
+        """True as soon as somebody answers there, friend or foe; None until then."""
+        if self.ssh is None:
+            return True
+        try:
+            reply = self.ssh.run(instance, ["true"], timeout=REACH_SECONDS)
+        except LaunchError:
+            return None
+        return None if isinstance(connection_trouble(reply, instance), LaunchError) else True
+
+    def check(self, instance: Instance, *, boots: bool | None = None) -> Iterator[Finding]:
+        """Connection, worker, and what the box finds out about itself, as far as it can be asked.
+
+        Whether it `boots` by itself its record says, where no set-up just found it out.
+        """
+        recorded = self._recorded(instance)
+        promised = boots is None and recorded.shows_tags
+        boots = recorded.boots if boots is None else boots
+        yield from self._check_connection(instance)
+        if self.ssh and not self.reachable(instance):
+            return
+        try:
+            release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
+        except BatchscribeError as error:
+            yield Finding(what="worker", ok=False, detail=str(error), mend="batchscribe gpu setup")
+            return
+        same = release == __version__
+        detail = f"version {release}" + ("" if same else f", this is {__version__}")
+        yield Finding(what="worker", ok=same, detail=detail, mend="batchscribe gpu setup")
+        shutdown = self._shutdown(instance)
+        if boots or not shutdown.ok:
+            yield shutdown
+        if boots:
+            shown, detail = self._tags(instance)
+            yield Finding(what="instance tags", ok=shown or not promised, detail=detail, mend=SHOW_TAGS)
+        if same:
+            yield from self._ask_box(instance, boots=boots)
+
+    def set_up(self, instance: Instance, wishes: Wishes) -> Iterator[Finding]:
+        """Every step of the set-up, as soon as it is done. The record is written when all is well.
+
+        Raises LaunchError, MisconfiguredError where a step fails; what was there before still works.
+        """
+        environment = read_environment(wishes.env_file) if wishes.env_file else None
+        extra = wishes.extra or EXTRA_OF.get(self.terms.engine.engine, "gpu")
+        fingerprint = ""
+        if self.ssh:
+            trusted, doubt = self._trusted(instance, wishes)
+            pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
+            fingerprint = pinned.fingerprint
+            yield _pinned(pinned, doubt)
+            with tempfile.TemporaryDirectory() as folder:
+                wheel = find_wheel(wishes.wheel, Path(folder))
+                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the box's index")
+                python = install(self.ssh, instance, wheel=wheel, extra=extra)
+            yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
+        if environment is not None:
+            yield self._keep_environment(instance, environment)
+        boots = yield from self._units(instance)
+        if boots:
+            self._enable_tags(instance)
+        yield self._prefetch(instance)
+        findings = []
+        terms = replace(self.terms, gpu=self.terms.gpu and extra in GPU_EXTRAS)
+        for finding in replace(self, terms=terms).check(instance, boots=boots):
+            findings.append(finding)
+            yield finding
+        if all(finding.ok for finding in findings):
+            yield self._record(instance, fingerprint, boots=boots)
+
+    def _check_connection(self, instance: Instance) -> Iterator[Finding]:
+        if self.ssh is None:
+            return
+        options = self.ssh.options
+        address = self.ssh.address(instance)
+        mend = "give it such an address, or set GPU_SSH_HOST"
+        yield Finding(what="address", ok=bool(address), detail=address or f"no {options.host} one", mend=mend)
+        if not address:
+            return
+        try:
+            trouble = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
+        except BatchscribeError as error:
+            trouble = error
+        detail = str(trouble) if trouble else f"{options.user}@{address}:{options.port}"
+        mend = "open the port to this machine in its security group, or see above"
+        yield Finding(what="ssh", ok=trouble is None, detail=detail, mend=mend)
+
+    def _ask_box(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
+        terms = self.terms
+        request = CheckRequest(
+            now=self.clock.now(),
+            engine=terms.engine,
+            gpu=terms.gpu,
+            source=terms.source,
+            output=terms.output,
+            region=terms.region,
+            endpoint=terms.endpoint,
+            busy=terms.busy,
+            boots=boots,
+            home=terms.output,
+            control=terms.control,
+        )
+        # This machine has no environment file and no clock of its own to differ.
+        word = "check" if self.ssh else "inspect"
+        try:
+            yield from self._ask(instance, word, request, CHECK_SECONDS)
+        except BatchscribeError as error:
+            yield Finding(what="self-test", ok=False, detail=str(error), mend="batchscribe gpu setup")
+
+    def _ask(
+        self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
+    ) -> tuple[Finding, ...]:
+        return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
+
+    def _trusted(self, instance: Instance, wishes: Wishes) -> tuple[frozenset[str], str]:
+        """The fingerprints known from elsewhere, and why there are none: a comparison is a bonus."""
+        if wishes.fingerprint:
+            return frozenset({wishes.fingerprint}), ""
+        try:
+            return self.published(instance.id), "its console shows none"
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return frozenset(), str(error)
+
+    def _keep_environment(self, instance: Instance, text: str) -> Finding:
+        self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
+        return Finding(what="environment file", ok=True, detail="written, for its user's eyes only")
+
+    def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
+        """Whether the box works off its claim at boot, and powers itself off, from now on."""
+        if self.ssh is None:
+            return False
+        terms = self.terms
+        place = BoxPlace(
+            instance=instance.id,
+            home=terms.output,
+            source=terms.source,
+            control=terms.control,
+            region=terms.region,
+            endpoint=terms.endpoint,
+        )
+        self._ask(instance, "place", place, ASK_SECONDS)
+        if not self._shutdown(instance).ok:
+            return False
+        why_not = install_units(self.ssh, instance)
+        yield Finding(
+            what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS
+        )
+        return not why_not
+
+    def _shutdown(self, instance: Instance) -> Finding:
+        """A box that powers itself off must still be there afterwards."""
+        mend = (
+            f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
+            "--instance-initiated-shutdown-behavior stop"
+        )
+        try:
+            told = self.shutdown(instance.id)
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return Finding(what="when it powers off", ok=True, detail=f"not looked at: {error}")
+        detail = f"the instance will {told}" if told else "the cloud does not say what becomes of it"
+        return Finding(what="when it powers off", ok=told != "terminate", detail=detail, mend=mend)
+
+    def _tags(self, instance: Instance) -> tuple[bool, str]:
+        """True if the host can read the hash of its manifest in its tag, and what that means."""
+        try:
+            shown = self.shows_tags(instance.id)
+        except (ComputeUnavailableError, MisconfiguredError) as error:
+            return False, f"not checked: {error}"
+        return shown, TAGS if shown else NO_TAGS
+
+    def _enable_tags(self, instance: Instance) -> None:
+        """Lets the metadata service show tags; without the right to that, `_tags` reports what follows."""
+        with suppress(ComputeUnavailableError, MisconfiguredError):
+            if not self.shows_tags(instance.id):
+                self.show_tags(instance.id)
+
+    def _prefetch(self, instance: Instance) -> Finding:
+        self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
+        model = self.terms.engine.model or "its own"
+        return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
+
+    def _record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
+        record = InstanceRecord(
+            instance=instance.id,
+            release=__version__,
+            at=self.clock.now(),
+            fingerprint=fingerprint,
+            boots=boots,
+            shows_tags=boots and self._tags(instance)[0],
+            claim=self._recorded(instance).claim,
+        )
+        key = keys.instance(instance.id)
+        self.output().replace(key, msgspec.json.encode(record))
+        return Finding(what="recorded", ok=True, detail=key)
+
+    def _recorded(self, instance: Instance) -> _Recorded:
+        """What the record says that a set-up does not know by itself."""
+        try:
+            record = read_record(self.output(), keys.instance(instance.id), InstanceRecord)
+        except ObjectNotFoundError:
+            return _Recorded()
+        except UnreadableError:
+            return _Recorded()  # torn: it is what a set-up writes anew
+        return _Recorded(boots=record.boots, shows_tags=record.shows_tags, claim=record.claim)
+
+
+def read_environment(path: Path) -> str:
+    """The text of an environment file. Raises MisconfiguredError where it is not NAME=VALUE lines."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"the environment file {path} cannot be read: {error}") from error
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            raise MisconfiguredError(
+                f"line {binding.original.line} of {path} is not NAME=VALUE: nothing was written"
+            )
+    return text
+
+
+def _pinned(pinned: Pin, doubt: str) -> Finding:
+    if not pinned.new:
+        detail = f"{pinned.fingerprint}, as pinned before"
+    elif pinned.compared:
+        detail = f"{pinned.fingerprint}, pinned: it is the one that was published"
+    else:
+        detail = (
+            f"{pinned.fingerprint}, pinned unseen ({doubt}): compare it on the box with "
+            "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
+        )
+    return Finding(what="host key", ok=True, detail=detail)

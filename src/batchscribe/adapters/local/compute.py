@@ -1,0 +1,96 @@
+"""This machine as an instance: it "runs" while a claim lies in the state directory."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.detached import write_atomically
+from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
+from batchscribe.protocols import Clock
+
+LOCAL_ID = "local"
+
+
+class _Started(msgspec.Struct, frozen=True):
+    """The claim file: since when this machine counts as running, and for whom."""
+
+    at: datetime
+    tags: dict[str, str]
+
+
+class LocalCompute:
+    """A protocols.Compute for a GPU in this machine. `instance_type` only prices it."""
+
+    def __init__(
+        self, state_dir: Path, clock: Clock, *, instance_type: str = "", instance: str = LOCAL_ID
+    ) -> None:
+        self._path = state_dir / "local-instance.json"
+        self._clock = clock
+        self._type = instance_type
+        self._instance = instance
+
+    def describe(self, instance: str) -> Instance:
+        if instance != self._instance:
+            return Instance(id=instance, state=InstanceState.MISSING)
+        started = self._started()
+        if started is None:
+            return Instance(id=instance, state=InstanceState.STOPPED, type=self._type)
+        return Instance(
+            id=instance,
+            state=InstanceState.RUNNING,
+            type=self._type,
+            public_address="127.0.0.1",
+            private_address="127.0.0.1",
+            launched_at=started.at,
+            tags=dict(started.tags),
+        )
+
+    def start(self, claim: Claim) -> None:
+        self._start(claim.instance, claim.tags)
+
+    def announce(self, instance: str, manifest: str) -> None:
+        """Nothing reads tags here: the worker gets the hash with its command."""
+
+    def start_unclaimed(self, instance: str) -> None:
+        """Starts it for a person: without a claim, so that no scheduler stops it."""
+        self._start(instance, {})
+
+    def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
+        if instance == self._instance:
+            self._path.unlink(missing_ok=True)
+
+    def release(self, instance: str) -> None:
+        """Empties the claim of an instance that was borrowed; a stopped one has none."""
+        started = self._started()
+        if instance == self._instance and started is not None:
+            self._write(_Started(started.at, {}))
+
+    def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature
+        """Always refused: this machine is what it is."""
+        raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
+
+    def _start(self, instance: str, tags: dict[str, str]) -> None:
+        if instance != self._instance:
+            raise MisconfiguredError(
+                f"this machine is {self._instance!r}, not {instance!r}: mend GPU_INSTANCE_ID"
+            )
+        before = self._started()
+        self._write(_Started(before.at if before else self._clock.now(), tags))
+
+    def _started(self) -> _Started | None:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Started)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ComputeUnavailableError(f"{self._path} cannot be read: {error}") from error
+
+    def _write(self, started: _Started) -> None:
+        try:
+            write_atomically(self._path, msgspec.json.encode(started))
+        except OSError as error:
+            raise ComputeUnavailableError(f"{self._path} cannot be written: {error}") from error

@@ -1,0 +1,110 @@
+"""Starts workers on this machine, as processes that outlive the tick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from batchscribe import __version__
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.run import host
+from batchscribe.core.run.host import BoxReply
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.manifest import Manifest, WorkerName, WorkerRef, digest
+from batchscribe.detached import alive, ask_to_end, start_once
+from batchscribe.errors import LaunchError
+from batchscribe.protocols import Clock
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
+KEPT = timedelta(days=30)
+"""Of the records of ended workers; no run is that long."""
+
+
+class LocalBox:
+    """This machine as a box: asked in a process of its own, with the workers' `environment`."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        """The box's last word. Raises LaunchError where there was none."""
+        argv = [sys.executable, "-P", "-m", host.MODULE, word]
+        try:
+            done = subprocess.run(
+                argv, input=data, env=self._environment, capture_output=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LaunchError(f"{instance.id} gave no answer to {word!r} in time") from error
+        answer = host.last_word(done.stdout)
+        if answer is None or answer.error:
+            reason = answer.error if answer else f"exit code {done.returncode}"
+            raise LaunchError(f"{instance.id} gave no answer to {word!r}: {reason}")
+        return answer
+
+
+class LocalLauncher:
+    """A protocols.Launcher for this machine.
+
+    What a worker prints goes to `log_dir`; which process it is, to `state_dir/workers`, for 30 days.
+    It gets `environment`, whole: nothing is added to it.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        log_dir: Path,
+        *,
+        environment: Mapping[str, str],
+        command: Sequence[str] = WORKER_COMMAND,
+        clock: Clock | None = None,
+        control: str = "",
+    ) -> None:
+        """`control`: URL of the control objects; empty if they are below the output."""
+        self._records = state_dir / "workers"
+        self._logs = log_dir
+        self._environment = environment
+        self._command = [*command, "--control", control] if control else command
+        self._clock = clock or SystemClock()
+
+    def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here
+        return __version__
+
+    def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
+        name = _name(manifest)
+        self._forget_old_workers()
+        start_once(
+            self._record(name),
+            [*self._command, url, "--sha256", digest(manifest)],
+            environment=self._environment,
+            log=self._logs / f"worker-{name}.log",
+        )
+
+    def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
+        return alive(self._record(_name(worker)))
+
+    def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
+        ask_to_end(self._record(_name(worker)), force=force)
+
+    def _forget_old_workers(self) -> None:
+        """Their records and locks; what cannot be deleted is told, and starts no worker less."""
+        limit = (self._clock.now() - KEPT).timestamp()
+        try:
+            for path in [path for path in self._records.glob("*.json*") if path.stat().st_mtime < limit]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            structlog.get_logger().warning(
+                "old records cannot be deleted", folder=str(self._records), error=error.strerror
+            )
+
+    def _record(self, name: str) -> Path:
+        return self._records / f"{name}.json"
+
+
+def _name(which: WorkerRef) -> str:
+    worker = WorkerName(run=which.run, worker=which.worker).checked()
+    return f"{worker.run}-{worker.worker}"

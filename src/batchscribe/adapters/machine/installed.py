@@ -1,0 +1,252 @@
+"""The schedule on this machine: units in systemd's folder, a block in a crontab.
+
+Several projects may be scheduled on one machine, each known by its folder; one never changes another's.
+Only what batchscribe wrote is replaced or removed; a unit of the same name from elsewhere is kept aside.
+Every function says in lines what it did, and can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from batchscribe.adapters.machine.schedule import (
+    MARK,
+    PLAIN,
+    SERVICE,
+    TIMER,
+    WATCHDOG_SERVICE,
+    WATCHDOG_TIMER,
+    Names,
+    blocks,
+    folder_of_unit,
+    with_block,
+)
+from batchscribe.errors import MisconfiguredError
+from batchscribe.private_files import FILE, make_folder
+
+UNIT_DIR = Path("/etc/systemd/system")
+_PATIENCE_SECONDS = 60
+_NO_WATCHDOG = "no watchdog: run `batchscribe install"
+
+
+def names_of(folder: Path, unit_dir: Path) -> Names:
+    """The unit names of the project in that folder: those it has, else the plain ones if they are free."""
+    tagged = Names.tagged(folder)
+    for names in (PLAIN, tagged):
+        if folder in _folders(names, unit_dir):
+            return names
+    return tagged if _folders(PLAIN, unit_dir) else PLAIN
+
+
+def _folders(names: Names, unit_dir: Path) -> set[Path]:
+    """The folders of the projects whose services have these names."""
+    texts = (_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
+    return {folder for text in texts if (folder := folder_of_unit(text))}
+
+
+def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
+    """Writes the units, and starts the timers. Raises MisconfiguredError where that is not possible."""
+    done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
+    _call("systemctl", "daemon-reload")
+    _call("systemctl", "enable", "--now", *names.timers)
+    if done:
+        _call("systemctl", "restart", *names.timers)
+    active = [f"{timer} is enabled and active" for timer in names.timers]
+    return [*(done or ["the units are as they were"]), *active]
+
+
+def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
+    """Stops and removes the units of the project in that folder. A tick under way ends in its own time."""
+    names = names_of(folder, unit_dir)
+    if folder not in _folders(names, unit_dir):
+        return []
+    ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
+    timers = [path.name for path in ours if path.name in names.timers]
+    if timers:
+        _call("systemctl", "disable", "--now", *timers)
+    for path in ours:
+        _told(path, path.unlink)
+    _call("systemctl", "daemon-reload")
+    return [f"removed {path}" for path in ours]
+
+
+def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
+    """Puts the block into the crontab of `user` (None: one's own). Raises MisconfiguredError."""
+    before = _crontab(user)
+    after = with_block(before, block, folder)
+    if after == before:
+        return ["the crontab is as it was"]
+    _call("crontab", *_for(user), "-", given=after)
+    return [f"wrote a block into the crontab{f' of {user}' if user else ''}"]
+
+
+def uninstall_cron(user: str | None, folder: Path) -> list[str]:
+    """Takes the project's block out of the crontab, and leaves all else in it as it is."""
+    if shutil.which("crontab") is None:
+        return []
+    before = _crontab(user)
+    after = with_block(before, "", folder)
+    if after == before:
+        return []
+    _call("crontab", *_for(user), "-", given=after)
+    return [f"removed the block from the crontab{f' of {user}' if user else ''}"]
+
+
+def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
+    """What brings the next tick of the project in that folder, in a few words; never an error."""
+    others: set[Path] = set()
+    try:
+        names = names_of(folder, unit_dir)
+        others |= _folders(PLAIN, unit_dir) - {folder}
+        if folder in _folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
+            state, following = _timer(names.of(TIMER))
+            coming = f", next {following}" if following else ""
+            return f"systemd timer, {state}{coming}; {_watchdog(unit_dir, names)}"
+        found = blocks(_crontab(None)) if shutil.which("crontab") else {}
+        others |= {other for other in found if other} - {folder}
+        if folder in found:
+            watched = "" if " watchdog >>" in found[folder] else f"; {_NO_WATCHDOG} cron`"
+            return f"a line in your crontab{watched}"
+    except (MisconfiguredError, OSError) as error:
+        return f"unknown: {error}"
+    elsewhere = f" (another project is scheduled here: {min(others)})" if others else ""
+    return f"none: `batchscribe install systemd` or `install cron`{elsewhere}"
+
+
+def _timer(name: str) -> tuple[str, str]:
+    """Whether a timer is active, and when it comes next; empty where systemd does not say."""
+    shown = _run("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
+    facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+    return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")
+
+
+def _watchdog(unit_dir: Path, names: Names) -> str:
+    timer = names.of(WATCHDOG_TIMER)
+    if not _is_ours(unit_dir / timer):
+        return f"{_NO_WATCHDOG} systemd`"
+    return f"watchdog {_timer(timer)[0]}"
+
+
+def make_cron_log(log: Path, user: str) -> None:
+    """Creates the file that cron appends to, and its folder, for the user alone: the shell that cron starts
+    would create a file that all can read.
+    """
+    made: list[Path] = []
+    _told(log.parent, lambda: made.extend(make_folder(log.parent)))
+    _told(log, lambda: made.extend(_created(log)))
+    if os.geteuid() == 0:
+        account = known_user(user)
+        for path in made:
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def _created(path: Path) -> list[Path]:
+    """Creates an empty file if nothing has that name; no link is followed."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
+    except FileExistsError:
+        return []
+    return [path]
+
+
+def owner(path: Path) -> str:
+    """The user that a file belongs to, by name."""
+    try:
+        return pwd.getpwuid(path.stat().st_uid).pw_name
+    except KeyError:
+        raise MisconfiguredError(f"the owner of {path} has no name here: say --user NAME") from None
+
+
+def known_user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise MisconfiguredError(f"there is no user {name!r} on this machine: say --user NAME") from None
+
+
+def _write_unit(path: Path, text: str) -> list[str]:
+    before = _text(path)
+    if before == text:
+        return []
+    aside = []
+    if before and not before.startswith(MARK):
+        kept = path.with_name(path.name + ".before-batchscribe")
+        _told(kept, lambda: kept.write_text(before, encoding="utf-8"))
+        aside = [f"kept the {path.name} that was there as {kept.name}"]
+    fresh = path.with_name(f".{path.name}.new")
+    _told(path, lambda: fresh.write_text(text, encoding="utf-8"))
+    _told(path, lambda: fresh.chmod(0o644))
+    _told(path, lambda: fresh.replace(path))
+    return [*aside, f"wrote {path}"]
+
+
+def _is_ours(path: Path) -> bool:
+    return (_text(path) or "").startswith(MARK)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path} cannot be read: {error}") from error
+
+
+def _told(path: Path, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except PermissionError as error:
+        raise MisconfiguredError(f"{path} may not be written: run this again with sudo") from error
+    except OSError as error:
+        raise MisconfiguredError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _crontab(user: str | None) -> str:
+    """The crontab as it is; empty where there is none."""
+    try:
+        ended = _run("crontab", *_for(user), "-l")
+    except FileNotFoundError:
+        raise MisconfiguredError(
+            "there is no crontab on this machine: install cron, or use systemd"
+        ) from None
+    if ended.returncode == 0:
+        return ended.stdout
+    if "no crontab for" in ended.stderr:
+        return ""
+    raise MisconfiguredError(f"the crontab cannot be read: {_first_line(ended.stderr)}")
+
+
+def _for(user: str | None) -> tuple[str, ...]:
+    return ("-u", user) if user else ()
+
+
+def _call(*command: str, given: str | None = None) -> None:
+    try:
+        ended = _run(*command, given=given)
+    except FileNotFoundError:
+        raise MisconfiguredError(
+            f"there is no {command[0]} on this machine: use `batchscribe install cron`"
+        ) from None
+    if ended.returncode:
+        raise MisconfiguredError(
+            f"`{' '.join(command)}` failed ({_first_line(ended.stderr)}): is sudo missing?"
+        )
+
+
+def _run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, input=given, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise MisconfiguredError(f"`{' '.join(command)}` gave no answer in {_PATIENCE_SECONDS} s") from None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0] or "no word about why"

@@ -1,0 +1,245 @@
+"""The log: events as readable lines on stderr or in the journal, and as JSON in one file for each run.
+
+Whatever way an event takes, known secrets are taken out first, and control characters of object keys
+are spelled out. A log that cannot be written is told of once and never ends a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.redaction import Redactor, printable
+from batchscribe.private_files import FILE, make_folder
+from batchscribe.protocols import Clock
+
+KEPT = timedelta(days=30)
+_OURS = re.compile(r"batchscribe-(\d{8}-\d{6})-.+\.log")
+_WORKERS = re.compile(r"worker-.+\.log")
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
+_TRACE = "exception"
+
+Event = MutableMapping[str, Any]
+Sink = Callable[[Mapping[str, Any]], None]
+_sinks: list[Sink] = []
+
+
+def configure(
+    *,
+    secrets: Sequence[str] = (),
+    clock: Clock | None = None,
+    stream: TextIO | None = None,
+    journal_stream: str = "",
+    level: str = "info",
+) -> None:
+    """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
+
+    `journal_stream` is what systemd says of its journal: lines that go there carry a priority and no
+    time. Libraries that use the standard library's logging come the same way, from warnings on.
+    """
+    _sinks[:] = [_to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _stamp(clock or SystemClock()),
+            structlog.processors.format_exc_info,
+            clean(Redactor(secrets)),
+            _fan_out,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_FromLibraries(logging.WARNING)], level=logging.WARNING, force=True)
+
+
+@contextmanager
+def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
+    """Events of the block carry `run`, and go to the run's own file as well.
+
+    The file is `batchscribe-YYYYMMDD-HHMMSS-<run>.log`, by the run's creation: a later tick that
+    resumes the run goes on in it. Logs of runs and of their workers older than 30 days are deleted first.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", run)
+    path = folder / f"batchscribe-{created.astimezone(UTC):%Y%m%d-%H%M%S}-{name}.log"
+    prune(folder, created)
+    with structlog.contextvars.bound_contextvars(run=run), _file(path) as sink:
+        _sinks.append(sink)
+        try:
+            yield
+        finally:
+            _sinks.remove(sink)
+
+
+def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
+    """Deletes logs of runs and of workers, known by their names, that are older than `keep`.
+
+    A run's log is as old as its name says, a worker's as its last line. Nothing else is touched.
+    """
+    try:
+        old = [path for path in folder.iterdir() if _is_old(path, now, now - keep)]
+        for path in old:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        structlog.get_logger().warning("old logs cannot be deleted", folder=str(folder), error=error.strerror)
+
+
+def _is_old(path: Path, now: datetime, before: datetime) -> bool:
+    if match := _OURS.fullmatch(path.name):
+        return path.is_file() and _named_time(match[1], now) < before
+    worker = _WORKERS.fullmatch(path.name) is not None and path.is_file()
+    return worker and path.stat().st_mtime < before.timestamp()
+
+
+def _named_time(stamp: str, now: datetime) -> datetime:
+    """When a log was begun, by its name; `now`, so that it is kept, where the name holds no time."""
+    try:
+        return datetime.strptime(stamp, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return now
+
+
+def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
+    def stamp(_logger: Any, _method: str, event: Event) -> Event:
+        event["timestamp"] = clock.now().isoformat(timespec="milliseconds")
+        return event
+
+    return stamp
+
+
+def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
+    """A processor that takes secrets and tricks out of every value of an event."""
+
+    def cleaned(_logger: Any, _method: str, event: Event) -> Event:
+        return {
+            key: printable(redact(value), keep="\n") if key == _TRACE else _cleaned(value, redact)
+            for key, value in event.items()
+        }
+
+    return cleaned
+
+
+def _cleaned(value: Any, redact: Redactor) -> Any:
+    """The value as plain data without secrets; what is not plain becomes its text."""
+    match value:
+        case bool() | int() | float() | None:
+            return value
+        case Mapping():
+            return {printable(redact(str(key))): _cleaned(item, redact) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_cleaned(item, redact) for item in value]
+        case _:
+            return printable(redact(str(value)))
+
+
+def _fan_out(_logger: Any, _method: str, event: Event) -> Event:
+    for sink in tuple(_sinks):
+        sink(dict(event))
+    raise structlog.DropEvent
+
+
+def _to_people(stream: TextIO | None) -> Sink:
+    coloured = (stream or sys.stderr).isatty()
+    render = structlog.dev.ConsoleRenderer(
+        colors=coloured, pad_event_to=0, pad_level=False, sort_keys=False, timestamp_key="timestamp"
+    )
+
+    def write(event: Mapping[str, Any]) -> None:
+        shown = dict(event) | {"timestamp": str(event["timestamp"])[11:19]}
+        _line(stream, str(render(None, "", shown)))
+
+    return write
+
+
+def _to_journal(stream: TextIO | None) -> Sink:
+    render = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)
+
+    def write(event: Mapping[str, Any]) -> None:
+        shown = {key: value for key, value in event.items() if key != "timestamp"}
+        prefix = f"<{_PRIORITIES.get(str(event.get('level')), 6)}>"
+        _line(stream, prefix + str(render(None, "", shown)).replace("\n", f"\n{prefix}"))
+
+    return write
+
+
+def _line(stream: TextIO | None, text: str) -> None:
+    """One line to stderr as it is now: a progress bar puts itself in its place."""
+    with suppress(OSError, ValueError):  # nobody listens any more, and there is nowhere left to say so
+        target = stream or sys.stderr
+        target.write(text + "\n")
+        target.flush()
+
+
+def _is_journal(stream: TextIO | None, journal_stream: str) -> bool:
+    try:
+        info = os.fstat((stream or sys.stderr).fileno())
+    except (OSError, ValueError):
+        return False
+    return journal_stream == f"{info.st_dev}:{info.st_ino}"
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[Sink]:
+    try:
+        make_folder(path.parent)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = open(os.open(path, flags, FILE), "a", encoding="utf-8")  # noqa: PTH123, SIM115
+    except OSError as error:
+        _lost(path, error)
+        yield lambda _event: None
+        return
+    try:
+        yield _to_file(path, file)
+    finally:
+        with suppress(OSError):  # closing flushes again what could not be written before
+            file.close()
+
+
+def _to_file(path: Path, file: TextIO) -> Sink:
+    lost = False
+
+    def write(event: Mapping[str, Any]) -> None:
+        nonlocal lost
+        if lost:
+            return
+        try:
+            file.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+            file.flush()
+        except OSError as error:
+            lost = True
+            _lost(path, error)
+
+    return write
+
+
+def _lost(path: Path, error: OSError) -> None:
+    structlog.get_logger().warning(
+        "the log of this run cannot be written; the run goes on without it",
+        path=str(path),
+        error=error.strerror,
+    )
+
+
+class _FromLibraries(logging.Handler):
+    """Libraries' own log records, into the same lines and under the same redaction."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            text = "a log record that cannot be read"
+        structlog.get_logger().log(record.levelno, text, logger=record.name)

@@ -1,0 +1,28 @@
+"""No guard outside this machine: switched off by name or not needed, and said so wherever one is shown."""
+
+from __future__ import annotations
+
+from batchscribe.core.run.instances import Claim
+
+OFF = (
+    "off: nothing outside this machine would stop the GPU; if this machine dies during a run, the GPU runs "
+    "on until this machine is back (BATCH_CLOUD_GUARD=off)"
+)
+NOT_NEEDED = "none: the GPU is in this machine"
+
+
+class NoGuard:
+    """A protocols.Guard that guards nothing: only this machine can stop the GPU."""
+
+    def __init__(self, description: str = OFF) -> None:
+        self.description = description
+
+    def arm(self, claim: Claim) -> None:
+        """Does nothing, by choice of the operator."""
+
+    def disarm(self, instance: str, run: str) -> None:
+        """Does nothing: nothing was armed."""
+
+    def armed(self, instance: str) -> frozenset[str]:  # noqa: ARG002  the protocol's signature
+        """Never."""
+        return frozenset()

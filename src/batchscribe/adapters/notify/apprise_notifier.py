@@ -1,0 +1,94 @@
+"""Messages to people, through apprise or the local mail system, each in a process with a deadline.
+
+A process for each receiver: one that hangs is killed and holds up neither the others nor the run, and
+what vendors' libraries would print about webhooks and passwords goes nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import structlog
+
+from batchscribe.adapters.notify.child import Answer, Order
+from batchscribe.adapters.notify.receivers import Receiver, receivers
+from batchscribe.core import setting_parsers
+from batchscribe.core.messages import Message
+from batchscribe.core.redaction import Redactor, printable
+
+DEADLINE_SECONDS = 10.0
+_CHILD = (sys.executable, "-P", "-m", "batchscribe.adapters.notify.child")
+
+
+class AppriseNotifier:
+    """A protocols.Notifier. `deadline`, in seconds, bounds `send` as a whole."""
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[str] = (),
+        email: Sequence[str] = (),
+        smtp_url: str = "",
+        slack_webhook: str = "",
+        deadline: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._receivers = receivers(urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook)
+        addresses = filter(None, (*urls, smtp_url, slack_webhook))
+        self._redact = Redactor(part for url in addresses for part in setting_parsers.secret_parts(url))
+        self._deadline = deadline
+
+    def send(self, message: Message) -> None:
+        """Tells everybody at once; whoever could not be told is a line in the log."""
+        if not self._receivers:
+            return
+        # A title is ours. A body quotes errors and what workers report.
+        title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
+        orders = [
+            Order(receiver=receiver, title=title, body=body, level=message.level.value)
+            for receiver in self._receivers
+        ]
+        with ThreadPoolExecutor(len(orders)) as threads:
+            for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
+                _note(receiver, answer, message)
+
+    def _deliver(self, order: Order) -> Answer:
+        try:
+            # A session of its own: Ctrl-C is for the run, and must not stop the message about it.
+            child = subprocess.Popen(
+                _CHILD,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Answer(sent=False, why=f"no process for it: {error.strerror}")
+        with child:
+            try:
+                return _read(child.communicate(msgspec.json.encode(order), self._deadline)[0])
+            except subprocess.TimeoutExpired:
+                return Answer(sent=False, why=f"no answer in {self._deadline:g} s")
+            finally:
+                if child.returncode is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+
+
+def _read(output: bytes) -> Answer:
+    try:
+        return msgspec.json.decode(output, type=Answer)
+    except msgspec.MsgspecError:
+        return Answer(sent=False, why="its process died")
+
+
+def _note(receiver: Receiver, answer: Answer, message: Message) -> None:
+    log = structlog.get_logger()
+    if answer.sent:
+        log.info("message sent", receiver=receiver.label, title=message.title)
+    else:
+        log.warning("message not sent", receiver=receiver.label, why=answer.why, title=message.title)

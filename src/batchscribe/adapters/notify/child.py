@@ -1,0 +1,116 @@
+"""The process that tells one receiver: an order on stdin, an answer without any secret on stdout."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from email.message import EmailMessage
+from io import StringIO
+from typing import Any
+
+import msgspec
+
+from batchscribe.adapters.notify.receivers import Receiver
+
+_STATUS = re.compile(r"error=(\d{3})\b")
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    receiver: Receiver
+    title: str
+    body: str
+    level: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """`why` holds words of ours and a status code, never a vendor's text."""
+
+    sent: bool
+    why: str = ""
+
+
+class _Status(logging.Handler):
+    """Keeps nothing of a library's log but the status code that the receiver answered with."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.code = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if match := _STATUS.search(record.getMessage()):
+            self.code = match[1]
+
+
+def deliver(order: Order) -> Answer:
+    """Tells the receiver, and says whether it took the message."""
+    if order.receiver.sendmail:
+        return _by_sendmail(order)
+    return _by_apprise(order)
+
+
+def _by_apprise(order: Order) -> Answer:
+    import apprise  # noqa: PLC0415  a quarter of a second that only this process should pay
+
+    status = _Status()
+    logger = logging.getLogger("apprise")
+    logger.handlers[:] = [status]
+    logger.propagate = False
+    # Nothing but the text leaves: no pictures from apprise's site, no files of its own on this disk.
+    asset = apprise.AppriseAsset(
+        app_id="batchscribe", image_url_mask="", image_url_logo="", storage_mode="memory"
+    )
+    receiver = order.receiver
+    place = apprise.Apprise.instantiate(receiver.mail or receiver.url, asset=asset, suppress_exceptions=True)
+    if place is None:
+        return Answer(sent=False, why="apprise does not know such a URL")
+    teller = apprise.Apprise(place, asset=asset)
+    sent = teller.notify(**_content(order), notify_type=order.level, body_format="text")
+    return Answer(sent=True) if sent else Answer(sent=False, why=_why(status.code))
+
+
+def _content(order: Order) -> dict[str, Any]:
+    title, body = order.title, order.body
+    if order.receiver.escaped:
+        title, body = (text.replace("<", "‹").replace(">", "›") for text in (title, body))
+    if order.receiver.url.startswith(("json://", "jsons://")) and order.receiver.escaped:
+        return {"title": "", "body": f"{title}\n{body}"}
+    return {"title": title, "body": body}
+
+
+def _why(code: str) -> str:
+    return f"it answered with status {code}" if code else "it refused, or could not be reached"
+
+
+def _by_sendmail(order: Order) -> Answer:
+    program, *recipients = order.receiver.sendmail
+    if not program:
+        return Answer(sent=False, why="no sendmail here: install a mail system, or set BATCH_SMTP_URL")
+    mail = EmailMessage()
+    mail["Subject"] = " ".join(order.title.split())
+    mail["To"] = ", ".join(recipients)
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content(order.body)
+    ended = subprocess.run(
+        [program, "-i", "-t"],
+        input=mail.as_bytes(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if ended.returncode:
+        return Answer(sent=False, why=f"sendmail ended with {ended.returncode}")
+    return Answer(sent=True)
+
+
+def main() -> None:
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    with redirect_stdout(StringIO()):
+        answer = deliver(order)
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()

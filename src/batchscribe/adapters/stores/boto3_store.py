@@ -1,0 +1,113 @@
+"""S3 through boto3: the store for keys that obstore cannot name. Slower, but it takes any key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+from batchscribe.adapters.stores.rules import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    RETRIES,
+    Action,
+    ConflictError,
+    check_size,
+    refusal,
+    settled_create,
+)
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+
+
+class Boto3Store:
+    """A Store over one bucket. `base` is empty or ends in `/`, and comes before every key."""
+
+    def __init__(self, url: str, client: S3Client, bucket: str, base: str = "") -> None:
+        self.url = url
+        self._client = client
+        self._bucket = bucket
+        self._base = base
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket,
+            Prefix=self._base + prefix,
+            StartAfter=self._base + after if after else "",
+        )
+        with self._refusals(Action.LIST, ""):
+            for page in pages:
+                for row in page.get("Contents", ()):
+                    key = row["Key"].removeprefix(self._base)
+                    yield ObjectInfo(key, row["Size"], row["LastModified"], row["ETag"].strip('"'))
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        with self._refusals(Action.GET, key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+            with answer["Body"] as body:
+                check_size(key, answer["ContentLength"], limit)
+                return Blob(body.read(), answer["ETag"].strip('"'))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return settled_create(lambda: self._create(key, data), lambda: self.get(key, limit=len(data)), data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        with self._refusals(Action.PUT, key):
+            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
+
+    def delete(self, key: str) -> None:
+        try:
+            with self._refusals(Action.DELETE, key):
+                self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+        except ObjectNotFoundError:
+            return
+
+    def _create(self, key: str, data: bytes) -> None:
+        with self._refusals(Action.PUT, key):
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) in _CONFLICT:
+                    raise ConflictError from error
+                raise
+
+    @contextmanager
+    def _refusals(self, action: Action, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            raise refusal(action, self.url, key, status=status, code=_code(error)) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise MisconfiguredError(
+                f"no credentials for {self.url}: set them in the environment or in ~/.aws"
+            ) from error
+        except BotoCoreError as error:
+            raise refusal(action, self.url, key, status=None, code="") from error
+
+
+def open_fallback(
+    url: str, bucket: str, base: str, *, region: str | None = None, endpoint: str | None = None
+) -> Boto3Store:
+    """A Store at the same place, for the entry point `boto3` of the group `batchscribe.stores`."""
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"total_max_attempts": RETRIES, "mode": "standard"},
+        s3={"addressing_style": "path"} if endpoint else None,
+    )
+    client = boto3.client("s3", region_name=region, endpoint_url=endpoint, config=config)
+    return Boto3Store(url, client, bucket, base)
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")

@@ -1,0 +1,287 @@
+"""Object stores over a network, through obstore's synchronous API.
+
+Its asynchronous API aborts the process at exit, and a call that blocks in Rust holds back Ctrl-C:
+so the main thread always waits on a future, and only pooled threads call. Never fork with one open.
+
+obstore cannot name a key with an empty, `.` or `..` segment, nor one with a control character, and
+one such key ends its listing. Those go through `fallback`, a second store at the same place.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from batchscribe.adapters.stores.rules import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    RETRIES,
+    Action,
+    ConflictError,
+    check_size,
+    odd,
+    refusal,
+    settled_create,
+)
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.protocols import Store
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+T = TypeVar("T")
+PAGE = 1000
+NAMED_ODD_KEYS = 20
+TURN_SECONDS = 0.5
+CLIENT: ClientConfig = {
+    "allow_http": True,  # a local endpoint (AWS_ENDPOINT_URL); an https:// one stays https
+    "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+    "read_timeout": timedelta(seconds=READ_SECONDS),
+    "timeout": timedelta(minutes=15),  # an audio file of gigabytes; a stalled one ends at read_timeout
+}
+RETRY: RetryConfig = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=30)}
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Error>\s*<Code>(\w+)</Code>")
+_METADATA_SERVICE = "169.254."
+
+
+class _OddKeyError(Exception):
+    """The listing reached a key that obstore cannot name."""
+
+
+class ObstoreStore:
+    """A Store over one obstore store. `base` is empty or ends in `/`, and comes before every key."""
+
+    def __init__(
+        self, url: str, vendor: ObjectStore, *, base: str = "", fallback: Callable[[], Store] | None = None
+    ) -> None:
+        self.url = url
+        self._vendor = vendor
+        self._base = base
+        self._open_fallback = fallback
+        self._fallback: Store | None = None
+        self._opening = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
+        self._odd: list[str] = []
+
+    @property
+    def odd_keys(self) -> tuple[str, ...]:
+        """The first odd keys met so far, each with its reason."""
+        return tuple(self._odd)
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        last, quota = after, PAGE
+        while True:
+            before = last
+            try:
+                for info in self._fast(prefix, last):
+                    last = info.key
+                    yield info
+            except _OddKeyError:
+                # Odd keys close together: stay with the tolerant lister for longer each time.
+                quota = PAGE if last != before else quota * 2
+            else:
+                return
+            seen = 0
+            for info in self._tolerant(prefix, last, quota):
+                last, seen = info.key, seen + 1
+                yield info
+            if seen < quota:
+                return
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        if odd(self._base + key):
+            return self._slow().get(key, limit=limit)
+        return self._call(Action.GET, key, lambda path: self._get(path, key, limit))
+
+    def create(self, key: str, data: bytes) -> bool:
+        if odd(self._base + key):
+            return self._slow().create(key, data)
+        return settled_create(
+            lambda: self._call(Action.PUT, key, lambda path: _create(self._vendor, path, data)),
+            lambda: self.get(key, limit=len(data)),
+            data,
+        )
+
+    def replace(self, key: str, data: bytes) -> None:
+        if odd(self._base + key):
+            self._slow().replace(key, data)
+        else:
+            self._call(Action.PUT, key, lambda path: _replace(self._vendor, path, data))
+
+    def delete(self, key: str) -> None:
+        if odd(self._base + key):
+            self._slow().delete(key)
+            return
+        with suppress(ObjectNotFoundError):
+            self._call(Action.DELETE, key, lambda path: obstore.delete(self._vendor, path))
+
+    def _get(self, path: str, key: str, limit: int | None) -> Blob:
+        result = obstore.get(self._vendor, path)  # the body follows only when it is asked for
+        check_size(key, result.meta["size"], limit)
+        return Blob(bytes(result.bytes()), _etag(result.meta))
+
+    def _tolerant(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
+        """The fallback's listing: at least `quota` objects, then up to a key that obstore can name."""
+        for seen, info in enumerate(self._slow().list(prefix, after=after), start=1):
+            self._note(info.key)
+            yield info
+            if seen >= quota and not odd(self._base + info.key):
+                return
+
+    def _fast(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """The fast listing. It takes whole folders only: the rest of a prefix is cut out here."""
+        wanted, start = self._base + prefix, self._base + after if after else ""
+        folder, _, rest = wanted.rpartition("/")
+        if any(odd(name) for name in (folder, start, wanted if rest else "") if name):
+            raise _OddKeyError
+        if rest and wanted > start:
+            yield from self._exactly(prefix)
+            start = wanted
+        yield from self._rows(wanted, folder, start)
+
+    def _exactly(self, key: str) -> Iterator[ObjectInfo]:
+        """The object of just that key: obstore starts a listing behind a key, never at it."""
+        with suppress(ObjectNotFoundError):
+            meta = self._call(Action.GET, key, lambda path: obstore.head(self._vendor, path))
+            yield self._info(meta, meta["path"])
+
+    def _rows(self, wanted: str, folder: str, start: str) -> Iterator[ObjectInfo]:
+        last, checked = start, bool(wanted or start)
+        for page in self._pages(folder, start):
+            for meta in page:
+                path = self._ascending(meta["path"], last)
+                if not checked and path > "/":
+                    self._check_first(path)
+                    checked = True
+                if path.startswith(wanted):
+                    yield self._info(meta, path)
+                elif path > wanted:
+                    return
+                last = path
+
+    def _check_first(self, path: str) -> None:
+        """A leading `/` is lost in the fast listing: then this first key is not really there."""
+        try:
+            self._call(Action.GET, path, lambda name: obstore.head(self._vendor, name))
+        except (ObjectNotFoundError, MisconfiguredError) as error:
+            raise _OddKeyError from error
+
+    def _pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
+        """Pages of the listing, one ahead of the reader."""
+        stream = obstore.list(self._vendor, folder or None, offset=start or None, chunk_size=PAGE)
+        ahead = self._pool.submit(next, stream, None)
+        while True:
+            with self._refusals(Action.LIST, ""):
+                page = _outcome(ahead)
+            if page is None:
+                return
+            ahead = self._pool.submit(next, stream, None)
+            yield page
+
+    def _ascending(self, path: str, last: str) -> str:
+        """The path as it stands in the store: obstore drops a trailing `/`, which shows in the order."""
+        if path > last:
+            return path
+        if path + "/" > last:
+            self._note(path + "/")
+            return path + "/"
+        raise _OddKeyError
+
+    def _info(self, meta: ObjectMeta, path: str) -> ObjectInfo:
+        return ObjectInfo(path[len(self._base) :], meta["size"], meta["last_modified"], _etag(meta))
+
+    def _note(self, key: str) -> None:
+        if len(self._odd) < NAMED_ODD_KEYS and odd(self._base + key):
+            row = f"{key!r}: listed another way"
+            if row not in self._odd:
+                self._odd.append(row)
+
+    def _slow(self) -> Store:
+        with self._opening:
+            if self._fallback is None:
+                if self._open_fallback is None:
+                    raise MisconfiguredError(
+                        f"{self.url} holds a key with a control character, `//`, `.` or `..`, which "
+                        "cannot be reached in this kind of store: rename it"
+                    )
+                self._fallback = self._open_fallback()
+            return self._fallback
+
+    def _call(self, action: Action, key: str, act: Callable[[str], T]) -> T:
+        path = self._base + key
+        with self._refusals(action, key):
+            if threading.current_thread() is threading.main_thread():
+                return _outcome(self._pool.submit(act, path))
+            return act(path)
+
+    @contextmanager
+    def _refusals(self, action: Action, key: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidPathError as error:
+            raise _OddKeyError from error
+        except (BaseError, FileNotFoundError) as error:
+            raise self._refusal(error, action, key) from error
+
+    def _refusal(self, error: Exception, action: Action, key: str) -> BatchscribeError:
+        path, text = self._base + key, str(error)
+        if _STATUS.search(path) or _CODE.search(path):
+            text = text.replace(path, "")  # the key is data, and must not pass for the answer
+        status = _status(error, text)
+        if status is None and _METADATA_SERVICE in text:
+            return MisconfiguredError(
+                f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
+                "this machine an instance role"
+            )
+        code = _CODE.search(text)
+        return refusal(action, self.url, key, status=status, code=code[1] if code else "")
+
+
+def _outcome(future: Future[T]) -> T:
+    """Waits in short turns: a signal that comes between the last look for one and the wait itself, or to
+    another thread, does not wake the wait, and would be seen only after it.
+    """
+    while not future.done():
+        wait((future,), timeout=TURN_SECONDS)
+    return future.result()
+
+
+def _create(vendor: ObjectStore, path: str, data: bytes) -> None:
+    try:
+        obstore.put(vendor, path, data, mode="create", use_multipart=False)
+    except (AlreadyExistsError, PreconditionError) as error:
+        raise ConflictError from error
+
+
+def _replace(vendor: ObjectStore, path: str, data: bytes) -> None:
+    obstore.put(vendor, path, data, mode="overwrite", use_multipart=False)
+
+
+def _etag(meta: ObjectMeta) -> str:
+    return (meta["e_tag"] or "").removeprefix("W/").strip('"')
+
+
+def _status(error: Exception, text: str) -> int | None:
+    """HTTP's status; a store without HTTP says it by the kind of its error."""
+    if match := _STATUS.search(text):
+        return int(match[1])
+    kinds = ((FileNotFoundError, 404), (PermissionDeniedError, 403), (UnauthenticatedError, 401))
+    return next((status for kind, status in kinds if isinstance(error, kind)), None)

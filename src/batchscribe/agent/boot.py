@@ -1,0 +1,228 @@
+"""The agent of a GPU host: finds the claim that its instance was started for, and takes it up, once.
+
+After a manual start there is no claim, and the agent does nothing. If it cannot read its record it does
+nothing either, after a timeout: it powers off only for a claim. It writes the dead-man's files before it
+takes the run up: a run that could not be ended from here is not begun.
+
+An agent that a controller starts over ssh gets its claim with the start request instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from batchscribe import __version__
+from batchscribe.agent.supervisor import Marks, Watch, Workers
+from batchscribe.core import keys
+from batchscribe.core.run.host import (
+    BootRecord,
+    BoxClaim,
+    BoxPlace,
+    BoxWaits,
+    ClaimLaunch,
+    InstanceRecord,
+    StartPermit,
+)
+from batchscribe.core.run.manifest import WorkerName
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.protocols import Clock, Store
+from batchscribe.reading import is_stored, read_record
+
+LOG = structlog.get_logger()
+RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """This boot of this machine."""
+
+    id: str
+    at: datetime
+    """By the clock as the agent began; a clock that is set later moves it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSeams:
+    """External dependencies of the agent. Opening a store makes no request; may raise MisconfiguredError."""
+
+    clock: Clock
+    workers: Workers
+    marks: Callable[[BoxClaim], Marks]
+    """The dead-man's files for a claim."""
+    permit: Callable[[str], StartPermit | None]
+    """What a controller asked for a run over ssh, during this boot."""
+    announced: Callable[[], str | None]
+    """SHA-256 of the manifest in the instance's own tag, which a writer of the store cannot change; None if
+    there is none. Raises TransientError."""
+    home: Callable[[], Store]
+    """Opens the store with the instance's record."""
+    runs: Callable[[BoxClaim], Store]
+    """Opens the store with the claim's run."""
+
+
+class BoxAgent:
+    """Lives through one boot, step by step; a restarted agent continues where the last one died."""
+
+    def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
+        """`run`: started over ssh, for that run; else the instance's record has the claim."""
+        self._place = place
+        self._boot = boot
+        self._seams = seams
+        self._run = run
+        self._began = seams.clock.monotonic()
+        self._began_at = seams.clock.now()
+        self._untimely: str | None = None
+        self._limit: float | None = None
+        self._watch: Watch | None = None
+
+    def step(self) -> float | None:
+        """Makes one poll and at most one act. Seconds until the next; None when nothing is left to do."""
+        return self._watch.step() if self._watch else self._seek()
+
+    def _seek(self) -> float | None:
+        try:
+            self._watch = self._taken_up()
+        except (TransientError, MisconfiguredError) as error:
+            if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
+                dead_man = self._limit is not None
+                then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
+                LOG.warning("box.gives_up", why=str(error), then=then)
+                return None
+            LOG.warning("box.waits_for_its_record", why=str(error))
+            return RETRY_SECONDS
+        return 0.0 if self._watch else None
+
+    def _taken_up(self) -> Watch | None:
+        claim = self._claim()
+        if claim is None:
+            return None
+        runs = self._seams.runs(claim)
+        if refused := self._refusal(claim, runs):
+            LOG.info("box.claim_left_alone", run=claim.run, why=refused)
+            return None
+        if not self._run:
+            self._in_time(claim)
+        again = self._taken_by_another(claim, runs)
+        if again and self._is_over(claim, runs):
+            LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
+            return None
+        marks = self._seams.marks(claim)
+        self._limit = self._marked(claim, marks)
+        self._note(claim, runs, marks, again=again)
+        LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
+        return Watch(
+            claim,
+            runs,
+            workers=self._seams.workers,
+            marks=marks,
+            clock=self._seams.clock,
+            waits=self._waits(marks),
+            limit=self._limit,
+            claimed=lambda: self._still_claimed(claim),
+            expected=lambda: self._expected(claim),
+            again=again,
+        )
+
+    def _expected(self, claim: BoxClaim) -> str | None:
+        """SHA-256 of the manifest to work on, empty for any; None if no work was permitted."""
+        if claim.launch is ClaimLaunch.BOOT:
+            return self._seams.announced() or None
+        permit = self._seams.permit(claim.run)
+        return permit.sha256 if permit else None
+
+    def _waits(self, marks: Marks) -> BoxWaits:
+        """An agent that powers nothing off saves nothing by an early end: another manifest may come."""
+        waits = self._place.waits
+        return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
+
+    def _claim(self) -> BoxClaim | None:
+        """The claim of the start request, or of this instance's record; None if there is none."""
+        if self._run:
+            permit = self._seams.permit(self._run)
+            return permit.claim() if permit else None
+        try:
+            record = read_record(self._seams.home(), keys.instance(self._place.instance), InstanceRecord)
+        except ObjectNotFoundError:
+            LOG.info("box.not_recorded", instance=self._place.instance)
+            return None
+        if record.claim is None:
+            LOG.info("box.no_claim", instance=self._place.instance)
+        return record.claim
+
+    def _still_claimed(self, claim: BoxClaim) -> bool:
+        now = self._claim()
+        return now is not None and now.run == claim.run
+
+    def _refusal(self, claim: BoxClaim, runs: Store) -> str:
+        """Why the claim is not for this boot; empty if it may be taken up."""
+        WorkerName(run=claim.run, worker=0).checked()
+        if claim.launch is ClaimLaunch.HELD:
+            return "it says that the box does nothing"
+        if self._untimely not in {None, claim.run}:
+            return "it was left after this boot, for another one"
+        if not is_stored(runs, keys.intent(claim.run)):
+            return "its run has no intent"
+        if is_stored(runs, keys.settlement(claim.run)):
+            return "its run is settled"
+        return ""
+
+    def _in_time(self, claim: BoxClaim) -> None:
+        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so
+        that is checked again; a claim that replaces this one is not for this boot, whatever the clock.
+        """
+        clock = self._seams.clock
+        passed = timedelta(seconds=clock.monotonic() - self._began)
+        if not claim.meant_for(self._boot.at + (clock.now() - self._began_at - passed)):
+            self._untimely = claim.run
+            raise MisconfiguredError(
+                f"the claim is of {claim.created:%H:%M} to {claim.deadline:%H:%M}, not of this boot, "
+                f"if the box's clock is right: it says {clock.now():%H:%M}"
+            )
+
+    def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
+        """True if another boot took it up; an earlier agent of this boot does not count."""
+        try:
+            record = read_record(runs, keys.boot(claim.run), BootRecord)
+        except ObjectNotFoundError:
+            return False
+        return record.boot != self._boot.id
+
+    def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
+        """True if the boot that took it up ended it; else it went down under the run, and this boot ends it.
+
+        A host that powered itself off left its reason: a later start is not for that run.
+        """
+        if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
+            return False
+        return is_stored(runs, keys.box_end(claim.run))
+
+    def _marked(self, claim: BoxClaim, marks: Marks) -> float:
+        """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
+        now = self._seams.clock.monotonic()
+        left = (claim.deadline - self._seams.clock.now()).total_seconds()
+        late = now + left + self._place.waits.overtime
+        return marks.take(claim.run, limit=late, now=now)
+
+    def _note(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
+        """Writes this boot's record: the run's first boot, or a later one."""
+        key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
+        if runs.create(key, self._record(claim)) or again or not self._taken_by_another(claim, runs):
+            return
+        marks.release()
+        self._limit = None
+        raise TransientError("another boot took the claim up at this very moment")
+
+    def _record(self, claim: BoxClaim) -> bytes:
+        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        return msgspec.json.encode(record)
+
+
+def live(agent: BoxAgent, clock: Clock) -> None:
+    """Steps the agent until nothing is left to do."""
+    while (wait := agent.step()) is not None:
+        clock.sleep(wait)

@@ -1,0 +1,348 @@
+"""The decoder's own process: bytes in, 16 kHz samples out, nothing else within reach.
+
+Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty
+environment. FD is an anonymous file that the parent fills; each line on standard input is an order
+to decode what is in it. Answers are frames on standard output: see `frames`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from typing import IO
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from batchscribe.audio.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
+from batchscribe.audio.decoding.ends import LONGEST_FRAMES, cut_off, is_cut_through
+from batchscribe.audio.decoding.frames import (
+    AUDIO,
+    END,
+    ERROR,
+    FINAL,
+    HEADER,
+    HELLO,
+    SAMPLE_RATE,
+    SPLIT_CHANNELS,
+    START,
+)
+from batchscribe.audio.decoding.holes import Holes
+from batchscribe.audio.decoding.parts import Part, find_parts, open_part
+from batchscribe.audio.decoding.progress import Progress, TooLongError, check_part, conclude, too_long
+from batchscribe.audio.decoding.resampling import Resampler
+from batchscribe.audio.decoding.scale import guess_unit
+from batchscribe.audio.decoding.tracks import (
+    RefusedError,
+    check_shape,
+    decodable,
+    group_tracks,
+    of_several_languages,
+    prepare_stream,
+)
+
+MEMORY_BYTES = 2 * 1024**3
+OPEN_FILES = 64
+CONTAINERS = "matroska,webm,ogg,wav,w64,flac,mp3,mov,mp4,m4a,aac,avi,aiff,caf,amr,asf,au,voc,wv,ac3,eac3"
+MAX_BAD_PACKETS = 10_000
+TIMED = frozenset({"matroska", "mov", "ogg"})
+"""Containers whose time stamps say where in its recording a piece belongs."""
+NUMBERED = TIMED | {"flac"}
+"""Containers whose time stamps are written down, and not counted by whoever reads them."""
+SLACK_SECONDS = 0.25
+"""What priming, padding and rounding may take from the stated length without anything being lost."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of one input: at most so many samples of each channel, and two channels apart."""
+
+    max_samples: int
+    split: bool
+
+
+@dataclass
+class Track:
+    """One track of the file while it is decoded: frames, and in between the seconds of holes to be filled."""
+
+    container: InputContainer
+    stream: AudioStream
+    sound: Iterator[AudioFrame | float]
+    first: AudioFrame
+
+    @property
+    def language(self) -> str:
+        return self.stream.language or ""
+
+    @property
+    def starts(self) -> float:
+        """When its sound begins, by the file's clock. What the container states of that is about packets, of
+        which a codec leaves out the first part, or damage all of them.
+        """
+        return self.first.time or 0.0 if TIMED & names(self.container) else 0.0
+
+
+def frames(
+    container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
+) -> Iterator[AudioFrame]:
+    """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    codec = stream.codec_context.codec.canonical_name
+    longest = LONGEST_FRAMES.get(codec, sys.maxsize) if names(container) == {codec} else sys.maxsize
+    last: Packet[Stream] | None = None
+    try:
+        for packet in container.demux(stream, *(clock.pictures if clock else ())):
+            if clock is not None and packet.stream.index != stream.index:
+                clock.note(packet)
+                continue
+            if size := packet.size:
+                last = packet
+                progress.damaged |= size > longest
+            try:
+                decoded = [frame for frame in packet.decode() if isinstance(frame, AudioFrame)]
+            except FFmpegError:
+                progress.count_bad()
+                if progress.bad > MAX_BAD_PACKETS:
+                    return
+                continue
+            progress.good += len(decoded)
+            yield from decoded
+    except FFmpegError:
+        progress.count_bad()
+    progress.damaged |= last is not None and is_cut_through(bytes(last), codec)
+
+
+def open_file(file: IO[bytes]) -> InputContainer:
+    """Opens it with the allow-lists."""
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
+    return av.open(file, "r", container_options=options, metadata_errors="replace")
+
+
+def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
+    """Sends how it begins, the pieces of all its recordings, and how it ended.
+
+    Raises RefusedError, FFmpegError.
+    """
+    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
+    parts, refused = find_parts(file), list[RefusedError | FFmpegError]()
+    ended: dict[str, object] = {"span": None, "tracks_missing": False}
+    for part in parts:
+        progress.begin_part()
+        try:
+            found = decode_part(file.fileno(), part, order, progress, out)
+            ended["tracks_missing"] = ended["tracks_missing"] or found["tracks_missing"]
+            # By the clock of one recording: of several, the sound of each follows that of the one before.
+            ended["span"] = found["span"] if len(parts) == 1 else None
+        except TooLongError:
+            raise
+        except (RefusedError, FFmpegError) as error:
+            refused.append(error)
+        progress.damaged |= part.leaves_out_sound(progress.part_seconds)
+    if len(refused) == len(parts):
+        raise refused[0]
+    progress.damaged |= bool(refused)
+    out(END, json.dumps(conclude(progress) | ended).encode())
+
+
+def decode_part(
+    descriptor: int, part: Part, order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
+) -> dict[str, object]:
+    """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
+    with ExitStack() as opened:
+
+        def reopen() -> InputContainer:
+            file = opened.enter_context(open_part(descriptor, part))
+            return opened.enter_context(open_file(file))
+
+        progress.damaged |= cut_off(opened.enter_context(open_part(descriptor, part)))
+        container = reopen()
+        clock = FileClock(container)
+        places, left_out = decodable(container)
+        tracks = list(begin_tracks(container, places, clock, progress, reopen))
+        begins = min((track.starts for track in tracks), default=0.0)
+        if tracks and not progress.begun:
+            progress.begun = True
+            opening = beginning(tracks, begins - min(begins, clock.begins), order, progress)
+            opening["unit"] = max(guess_unit(track.stream, reopen) for track in tracks)
+            out(START, json.dumps(opening).encode())
+        if tracks:
+            send(tracks, begins, order, progress)
+        check_part(progress)
+        return {"span": clock.span(begins, progress.part_seconds), "tracks_missing": left_out}
+
+
+def begin_tracks(
+    container: InputContainer,
+    places: Sequence[int],
+    clock: FileClock,
+    progress: Progress,
+    reopen: Callable[[], InputContainer],
+) -> Iterator[Track]:
+    """Each track that has a sound, up to its first frame; the pictures pass by with the first track."""
+    for place in places:
+        opened = container if place == places[0] else reopen()
+        stream = opened.streams.audio[place]
+        if opened is not container:
+            prepare_stream(stream)
+        stated = stated_length(opened, stream)
+        if stated is not None and stated.least > progress.seconds_left:
+            raise TooLongError(too_long(progress.max_samples))
+        decoded = frames(opened, stream, clock if opened is container else None, progress)
+        sound = whole(opened, decoded, progress, stated)
+        first = next(sound, None)
+        if isinstance(first, AudioFrame):
+            check_shape(first.sample_rate, first.layout.nb_channels)
+            yield Track(opened, stream, chain([first], sound), first)
+
+
+def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Progress) -> dict[str, object]:
+    """What START says, see `audio.Beginning`; `lead` is how long the pictures run before the first sound."""
+    first = tracks[0]
+    languages = [track.language for track in tracks]
+    if len(tracks) > 1:
+        progress.channels = len(group_tracks(languages, split=order.split))
+    elif order.split:
+        progress.channels = min(SPLIT_CHANNELS, first.first.layout.nb_channels)
+    if not NEAR < lead <= progress.max_samples / SAMPLE_RATE:
+        progress.damaged |= lead > NEAR
+        lead = 0.0
+    return {
+        "position": min(track.starts for track in tracks) if TIMED & names(first.container) else None,
+        "lead": lead,
+        "rate": first.first.sample_rate,
+        "channels": sum(track.first.layout.nb_channels for track in tracks),
+        "sent": progress.channels,
+        "apart": not order.split and of_several_languages(languages),
+        "codec": first.stream.codec_context.codec.canonical_name,
+    }
+
+
+def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progress) -> None:
+    """Sends the sound of one track, or the mix of several."""
+    if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
+        resample(tracks[0].sound, progress)
+        return
+    from batchscribe.audio.decoding.mixing import mix_tracks, samples_of  # noqa: PLC0415 - see resampling
+
+    groups = group_tracks([track.language for track in tracks], split=order.split)
+    if len(groups) != progress.channels:
+        # The recording before it had other tracks.
+        groups = [[*range(len(tracks))]] * progress.channels
+    sounds = [samples_of(resampled(track.sound, 1, progress), track.starts - begins) for track in tracks]
+    for block in mix_tracks(sounds, groups):
+        progress.add(len(block), block.tobytes())
+
+
+def whole(
+    container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: Stated | None
+) -> Iterator[AudioFrame | float]:
+    """Frames, and in between the seconds of holes to be filled."""
+    holes: Holes | None = None
+    if NUMBERED & names(container):
+        limit = progress.max_samples / SAMPLE_RATE
+        holes = Holes(min(limit, limit if stated is None else stated.most + SLACK_SECONDS))
+    seconds = 0.0
+    for part in holes.fill(decoded) if holes else decoded:
+        yield part
+        seconds += part.samples / part.sample_rate if isinstance(part, AudioFrame) else part
+    short = stated is not None and seconds < stated.least - SLACK_SECONDS
+    progress.damaged |= short or bool(holes and holes.found)
+
+
+def resampled(
+    sound: Iterable[AudioFrame | float], channels: int, progress: Progress
+) -> Iterator[AudioFrame | int]:
+    """Frames of 16 kHz, and in between the samples of holes."""
+    resampler = Resampler(channels)
+    for part in sound:
+        if isinstance(part, AudioFrame):
+            try:
+                yield from resampler.push(part)
+            except RefusedError:
+                # No recorder changes to such a shape: a damaged packet does.
+                progress.count_bad()
+        else:
+            yield from resampler.flush()
+            yield round(part * SAMPLE_RATE)
+    yield from resampler.flush()
+
+
+def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
+    """Adds frames and holes to what is sent."""
+    for part in resampled(sound, progress.channels, progress):
+        if isinstance(part, AudioFrame):
+            progress.add_frame(part)
+        else:
+            progress.add_silence(part)
+
+
+def limit(cpu_seconds: float) -> None:
+    """Bounds the next file's computing time; it ends this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = used.ru_utime + used.ru_stime
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
+
+
+def confine() -> None:
+    """Memory, files and sizes that decoding never needs are out of reach from here on."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
+    """Carries out one order. Every refusal is an answer; only a crash or a limit ends the process."""
+    wanted = json.loads(line)
+    limit(wanted["cpu_seconds"])
+    order = Order(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
+    try:
+        with os.fdopen(os.dup(fd), "rb") as file:
+            decode(file, order, out)
+    except RefusedError as error:
+        out(FINAL if error.final else ERROR, str(error).encode())
+    except MemoryError:
+        out(ERROR, b"needs more memory than decoding is given")
+    except BrokenPipeError:
+        raise
+    except EOFError:
+        out(ERROR, b"it ends before any sound: empty, or only a header")
+    except av.error.ArgumentError:
+        # What FFmpeg answers for a format that is not on the list.
+        out(FINAL, b"not in a format that is decoded here")
+    except FFmpegError as error:
+        out(ERROR, f"not readable as audio: {error.strerror}".encode())
+    except Exception as error:  # noqa: BLE001 - whatever hostile bytes provoke is an answer, not a crash
+        out(ERROR, f"not readable as audio: {type(error).__name__} in the decoder".encode())
+
+
+def main() -> None:
+    fd = int(sys.argv[1])
+    stdout = sys.stdout.buffer
+
+    def out(kind: bytes, payload: bytes) -> None:
+        stdout.write(HEADER.pack(kind, len(payload)) + payload)
+        stdout.flush()
+
+    confine()
+    out(HELLO, f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}".encode())
+    try:
+        for line in sys.stdin:
+            answer(line, fd, out)
+    except (BrokenPipeError, KeyboardInterrupt):
+        # The parent is gone or asked for the end: nobody is left to tell.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Frames of any shape become 16 kHz float32: part of the decoder's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from av.audio.fifo import AudioFifo
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from batchscribe.audio.decoding.frames import SAMPLE_RATE, SPLIT_CHANNELS
+from batchscribe.audio.decoding.tracks import check_shape
+
+if TYPE_CHECKING:
+    from batchscribe.audio.decoding.mixing import Fold
+
+GATHERED_SAMPLES = 9600
+"""So many of the file's own rate are resampled at once: a call costs more than 20 ms of sound."""
+
+
+class Resampler:
+    """To 16 kHz float32 of one channel or two, whatever arrives; a stream may change its shape on the way.
+
+    More channels than are wanted are mixed, not left out: the voice may be in the middle one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._layout = {1: "mono", SPLIT_CHANNELS: "stereo"}[channels]
+        self._shape: tuple[object, ...] = ()
+        self._channels = channels
+        self._inner: AudioResampler | None = None
+        self._fold: Fold | None = None
+        self._gathered = AudioFifo()
+
+    def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        """Raises RefusedError for a shape that is not decoded."""
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            check_shape(frame.sample_rate, frame.layout.nb_channels)
+            yield from self.flush()
+            self._shape = shape
+            self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
+            self._fold = new_fold(frame, self._channels)
+        # Samples are counted here: `Holes` has looked at the time stamps.
+        frame.pts = None
+        self._gathered.write(frame)
+        if self._gathered.samples >= GATHERED_SAMPLES:
+            yield from self._resampled()
+
+    def flush(self) -> Iterator[AudioFrame]:
+        if self._inner is not None:
+            yield from self._resampled()
+            yield from self._inner.resample(None)
+        self._inner, self._shape, self._gathered = None, (), AudioFifo()
+
+    def _resampled(self) -> Iterator[AudioFrame]:
+        gathered = self._gathered.read()
+        if self._inner is None or not gathered:
+            return
+        for frame in self._fold.push(gathered) if self._fold else (gathered,):
+            yield from self._inner.resample(frame)
+
+
+def new_fold(frame: AudioFrame, channels: int) -> Fold | None:
+    """What mixes frames of this shape; None for those that have no more channels than are wanted."""
+    if frame.layout.nb_channels <= channels:
+        return None
+    # Numpy is imported for the first file that needs it: most have one track of one channel.
+    from batchscribe.audio.decoding.mixing import Fold  # noqa: PLC0415 - see above
+
+    return Fold(frame, channels)

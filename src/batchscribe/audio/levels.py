@@ -1,0 +1,64 @@
+"""Brings samples into [-1, 1], whatever was decoded: unit, offset, and peaks beyond full scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscribe.core.text.speech import SAMPLE_RATE
+
+Samples = npt.NDArray[np.float32]
+
+OFFSET = 0.05
+"""Speech has no mean: so much of one is a fault of the recorder, and loud where nothing is said."""
+OFFSET_SAMPLES = SAMPLE_RATE
+"""A shorter piece does not show its offset."""
+SPARE = 1e-4
+"""The loudest samples of a piece that may be damage: they are clipped and do not lower its level."""
+LEAST_GAIN = 1 / 32
+"""What is louder is noise of a damaged packet, and is clipped."""
+RISE = 2.0
+"""From one piece to the next the gain rises by at most this factor."""
+
+
+class Level:
+    """The level of one sound, piece by piece; `unit` is what full scale is in its samples."""
+
+    def __init__(self, unit: float = 1.0) -> None:
+        self._unit = unit
+        self._offset: Samples | None = None
+        self._gain = 1.0
+
+    def apply(self, piece: Samples) -> Samples:
+        """The piece within [-1, 1]; the piece itself if nothing is to be done."""
+        if self._unit != 1.0:
+            piece = piece / np.float32(self._unit)
+        piece = self._without_offset(piece)
+        peak = _peak(piece)
+        self._gain = min(self._gain * RISE, 1.0, max(LEAST_GAIN, 1.0 / max(peak, 1.0)))
+        if self._gain < 1.0:
+            piece = piece * np.float32(self._gain)
+        beyond = peak > 1.0 or self._gain < 1.0
+        return np.clip(piece, -1.0, 1.0) if beyond or _loudest(piece) > 1.0 else piece
+
+    def _without_offset(self, piece: Samples) -> Samples:
+        """Each channel of the piece without its mean."""
+        if self._offset is None or len(piece) >= OFFSET_SAMPLES:
+            peak = _peak(piece)
+            kept = np.clip(piece, -peak, peak) if _loudest(piece) > peak else piece
+            mean: Samples = kept.mean(axis=0, dtype=np.float32)
+            self._offset = np.where(np.abs(mean) > OFFSET, mean, np.float32(0.0))
+        return piece - self._offset if self._offset.any() else piece
+
+
+def _loudest(piece: Samples) -> float:
+    return max(float(piece.max(initial=0.0)), -float(piece.min(initial=0.0)))
+
+
+def _peak(piece: Samples) -> float:
+    """The loudest sample but for the few that may be damage."""
+    if _loudest(piece) <= 1.0:
+        return 1.0
+    loud = np.abs(piece).ravel()
+    spare = int(len(loud) * SPARE)
+    return float(np.partition(loud, -1 - spare)[-1 - spare])

@@ -1,0 +1,232 @@
+"""Transcribe again, and chunks that failed for good: what a person, or the end of a run, changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from batchscribe.controller.attempts import Attempts, forget_attempts, read_failures
+from batchscribe.controller.fetching import fetched
+from batchscribe.controller.previous_failures import by_chunk, quarantine_of, read_quarantine
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
+from batchscribe.core.scan.chunks import TOP, split
+from batchscribe.core.scan.folders import AudioObject, Side
+from batchscribe.core.text import transcripts
+from batchscribe.core.text.transcripts import Transcript
+from batchscribe.errors import ObjectNotFoundError, PermanentError, StoreUnavailableError
+from batchscribe.protocols import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Redone:
+    """A chunk that is pending again, and where its old transcripts lie now."""
+
+    key: str
+    session: str
+    kept: tuple[str, ...]
+
+
+def by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
+    """The audio object of that key. Raises ObjectNotFoundError."""
+    found = [audio for audio in scanner.audio(split(key)[0]) if audio.info.key == key]
+    return _found(found, f"no audio {key!r} in {scanner.source.url}; `batchscribe scan` shows what is there")
+
+
+def by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
+    """All audio objects of a session. Raises ObjectNotFoundError."""
+    folder = "" if session == TOP else session if session.endswith("/") else split(session)[0]
+    found = [audio for audio in scanner.audio(folder) if audio.name.session == session]
+    return _found(
+        found, f"no session {session!r} in {scanner.source.url}; `batchscribe scan` shows what is there"
+    )
+
+
+def stale(scanner: Scanner) -> Sequence[AudioObject]:
+    """Every audio object that is newer than its transcripts."""
+    return [audio for audio in scanner.audio() if audio.stale]
+
+
+def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
+    """Every transcribed audio object with no transcript by that model; all transcripts are read.
+
+    A transcript that names no model (the original system's, or an unreadable one) is not by it.
+    """
+    done = [audio for audio in scanner.audio() if audio.transcripts]
+    stores = {Side.SOURCE: scanner.source, Side.OUTPUT: scanner.output, Side.BOTH: scanner.output}
+    by_model: set[tuple[Side, str]] = set()
+    for side, store in stores.items():
+        lying = [info.key for audio in done for where, info in audio.transcripts if where is side]
+        read = fetched(store, lying, limit=TRANSCRIPT_BYTES)
+        by_model |= {(side, key) for key, data in read if _model(data) == model}
+    return [
+        audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
+    ]
+
+
+def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
+    """Moves the transcripts of each aside, and forgets its failures: it is pending again.
+
+    The failures of all are forgotten first, in few requests. A transcript is copied before it is deleted, so
+    a crash in between loses none. `stamp` names the folder that the old ones are kept in, below
+    `_batchscribe/superseded/`.
+    """
+    chosen = tuple(chosen)
+    _forget(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
+    for audio in chosen:
+        old = (*audio.transcripts, *audio.blank)
+        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
+        for side, transcript in old:
+            _store(scanner, side).delete(transcript.key)
+        yield Redone(audio.info.key, audio.name.session, tuple(kept))
+
+
+def quarantined(output: Store) -> Sequence[QuarantineRecord]:
+    """Every chunk that failed for good, by key."""
+    return sorted(read_quarantine(output).values(), key=lambda record: record.key)
+
+
+def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
+    """Forgets the failures of these keys, or of all that are quarantined; returns the keys released.
+
+    Raises ObjectNotFoundError for a key that is not quarantined; then nothing was released.
+    """
+    held = {record.key: digest for digest, record in read_quarantine(output).items()}
+    wanted = sorted(held) if chosen is None else list(chosen)
+    digests = [held.get(key, keys.digest(key)) for key in wanted]
+    for key, digest in zip(wanted, digests, strict=True):
+        if digest not in held.values():
+            raise ObjectNotFoundError(
+                f"{key!r} is not quarantined; `batchscribe quarantine list` shows what is"
+            )
+    _forget(output, digests)
+    return wanted
+
+
+def _forget(output: Store, digests: Sequence[str]) -> None:
+    """Revokes the failed attempts at these chunks, then their quarantine: until then they are held back."""
+    if not digests:
+        return
+    forget_attempts(output, frozenset(digests))
+    for digest in digests:
+        output.delete(f"{keys.QUARANTINE}{digest}.json")
+
+
+def quarantine(output: Store, record: QuarantineRecord) -> None:
+    """Holds a chunk back for good; a record for another ETag or decoder is outdated, and replaced."""
+    place, data = keys.quarantine(record.key), wire.encode(record)
+    if output.create(place, data):
+        return
+    there = quarantine_of(output, record.key)
+    if there is None or (there.etag, there.decoder) != (record.etag, record.decoder):
+        output.replace(place, data)
+
+
+def quarantine_failed(
+    output: Store,
+    manifests: Iterable[Manifest],
+    *,
+    max_attempts: int,
+    now: datetime,
+    reported: Iterable[Failure] = (),
+) -> Sequence[QuarantineRecord]:
+    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or once if the
+    failure that its worker `reported` is final.
+    """
+    asked = {
+        (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
+    }
+    failures = read_failures(output, lambda listed: _often(listed, asked, max_attempts))
+    records = [
+        _record(asked[place], own, now)
+        for place, some in by_chunk(failures).items()
+        if len(own := _counted(some)) >= max_attempts
+    ]
+    places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
+    held = {record.key for record in records}
+    records += [
+        _record(asked[place], [failure], now)
+        for place, failure in places.items()
+        if place in asked and failure.key not in held
+    ]
+    for record in records:
+        quarantine(output, record)
+    return sorted(records, key=lambda record: record.key)
+
+
+def record_crash(
+    output: Store, manifest: Manifest, in_flight: Iterable[str], *, now: datetime
+) -> Sequence[str]:
+    """Counts an attempt at each chunk that was in flight when its worker died, once for each run."""
+    asked = {chunk.key: chunk for chunk in manifest.chunks}
+    blamed = [asked[key] for key in in_flight if key in asked]
+    for chunk in blamed:
+        failure = Failure(
+            key=chunk.key,
+            etag=chunk.etag,
+            run=manifest.run,
+            kind=FailureKind.CRASH,
+            message=f"it was in flight when worker {manifest.worker} died",
+            at=now,
+            alone=len(blamed) == 1,
+        )
+        output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
+    return [chunk.key for chunk in blamed]
+
+
+def _found(found: Sequence[AudioObject], message: str) -> Sequence[AudioObject]:
+    if not found:
+        raise ObjectNotFoundError(message)
+    return found
+
+
+def _model(data: bytes) -> str | None:
+    try:
+        transcript = transcripts.decode(data)
+    except PermanentError:
+        return None
+    return transcript.model if isinstance(transcript, Transcript) else None
+
+
+def _store(scanner: Scanner, side: Side) -> Store:
+    return scanner.source if side is Side.SOURCE else scanner.output
+
+
+def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
+    # Source and output may both hold a transcript of one name.
+    aside = keys.superseded(transcript, f"{stamp}-source" if side is Side.SOURCE else stamp)
+    if not scanner.output.create(aside, _store(scanner, side).get(transcript, limit=COPIED_BYTES).data):
+        raise StoreUnavailableError(
+            f"{aside} is taken by another redo of this moment; nothing was moved, try again"
+        )
+    return aside
+
+
+def _often(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> Sequence[str]:
+    """Attempts at those chunks that were tried so often at all: only these are worth reading."""
+    names = [name for name in listed.stored if keys.chunk_of(name) in asked]
+    count = Counter(keys.chunk_of(name) for name in names)
+    return [name for name in names if count[keys.chunk_of(name)] >= times]
+
+
+def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
+    """The chunk's own failures with the decoder that was used last, oldest first."""
+    own = sorted(wire.counted(failures), key=lambda failure: failure.at)
+    last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
+    return [failure for failure in own if failure.decoder in {"", last}]
+
+
+def _record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
+    return QuarantineRecord(
+        key=chunk.key,
+        etag=chunk.etag,
+        decoder=next((failure.decoder for failure in reversed(failures) if failure.decoder), ""),
+        attempts=len(failures),
+        message=failures[-1].message,
+        at=now,
+    )

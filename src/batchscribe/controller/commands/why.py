@@ -1,0 +1,191 @@
+"""The whole life of one chunk, as far as the store tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from unicodedata import normalize
+
+from batchscribe.controller.attempts import read_failures
+from batchscribe.controller.fetching import fetched
+from batchscribe.controller.previous_failures import quarantine_of
+from batchscribe.controller.scan import Scanner
+from batchscribe.controller.sessions import EMPTY
+from batchscribe.core import keys
+from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, ObjectInfo
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Failure, Manifest, QuarantineRecord
+from batchscribe.core.run.records import decode_outcome
+from batchscribe.core.scan.backlog import ChunkState, state_of
+from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, split
+from batchscribe.core.scan.folders import AudioObject, Side
+from batchscribe.core.text.transcripts import Transcript
+from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
+from batchscribe.protocols import Store
+from batchscribe.reading import read_bytes, read_transcript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One transcript, without a word of what was said. What cannot be known of a foreign one is None."""
+
+    key: str
+    side: Side
+    written: datetime
+    size: int
+    engine: str | None = None
+    model: str | None = None
+    run: str | None = None
+    duration: float | None = None
+    flags: tuple[str, ...] = ()
+    unreadable: str | None = None
+    """Why it cannot be read; None if it can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """A run that took the chunk. `outcome` is None while the run is open."""
+
+    run: str
+    worker: int
+    etag: str
+    dispatched: datetime
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """Everything that the store knows of one chunk, each list oldest first."""
+
+    key: str
+    session: str
+    state: ChunkState | None
+    """None where there is no such audio (any more)."""
+    audio: ObjectInfo | None
+    stale: bool = False
+    planned: str | None = None
+    """Where its transcript goes; None where there is no such audio."""
+    transcripts: tuple[Told, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    quarantine: QuarantineRecord | None = None
+    """Also where it no longer counts: for an older ETag or another decoder."""
+    runs: tuple[Mention, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        return bool(self.audio or self.failures or self.quarantine or self.runs)
+
+
+def why(scanner: Scanner, key: str) -> Life:
+    """A key whose accents are composed in another way is found if it is the only one.
+
+    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
+    nothing at all is known of it.
+    """
+    name = audio_name(key)
+    if (kind := passed_over(key)) is not None:
+        raise MisconfiguredError(
+            f"{key!r} is passed over: .{kind} is not decoded here; convert it, such as to .wav or .flac"
+        )
+    if name is None:
+        raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
+    life = _life(scanner, key, name)
+    if not life.known and (other := _spelled_otherwise(scanner, key)):
+        return _life(scanner, other.info.key, other.name)
+    if not life.known:
+        raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
+    return life
+
+
+def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
+    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    folder, wanted = split(key)[0], normalize("NFC", key)
+    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
+    found = {
+        audio.info.key: audio
+        for each in folders
+        for audio in scanner.audio(each)
+        if normalize("NFC", audio.info.key) == wanted
+    }
+    return found.popitem()[1] if len(found) == 1 else None
+
+
+def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
+    audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
+    output = scanner.output
+    return Life(
+        key=key,
+        session=name.session,
+        state=state_of(audio, scanner.rules()) if audio else None,
+        audio=audio.info if audio else None,
+        stale=audio.stale if audio else False,
+        planned=audio.planned if audio else None,
+        transcripts=tuple(_told(scanner, audio)) if audio else (),
+        failures=_failures(output, key),
+        quarantine=quarantine_of(output, key),
+        runs=tuple(sorted(_mentions(output, key), key=lambda mention: mention.dispatched)),
+    )
+
+
+def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
+    everything = (*audio.transcripts, *audio.blank)
+    for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
+        store = scanner.source if side is Side.SOURCE else scanner.output
+        told = Told(key=info.key, side=side, written=info.modified, size=info.size)
+        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
+
+
+def _read(store: Store, told: Told) -> Told:
+    try:
+        found = read_transcript(store, told.key)
+    except PermanentError as error:
+        return replace(told, unreadable=str(error))
+    if not isinstance(found, Transcript):
+        return told
+    return replace(
+        told,
+        engine=found.engine,
+        model=found.model,
+        run=found.run,
+        duration=found.duration,
+        flags=found.flags,
+    )
+
+
+def _failures(output: Store, key: str) -> tuple[Failure, ...]:
+    digest = keys.digest(key)
+    read = read_failures(
+        output, lambda listed: [name for name in listed.stored if keys.chunk_of(name)[0] == digest], digest
+    )
+    return tuple(sorted(read.values(), key=lambda failure: failure.at))
+
+
+def _mentions(output: Store, key: str) -> Iterator[Mention]:
+    """From every manifest that is still kept. One of another version says nothing here."""
+    listed = {info.key: info for info in output.list(keys.RUNS)}
+    manifests = [place for place in listed if place.endswith("/manifest.json")]
+    for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
+        try:
+            manifest = wire.decode(data, Manifest)
+        except MisconfiguredError:
+            continue
+        for chunk in manifest.chunks:
+            if chunk.key == key:
+                yield Mention(
+                    run=manifest.run,
+                    worker=manifest.worker,
+                    etag=chunk.etag,
+                    dispatched=listed[place].modified,
+                    outcome=_outcome(output, manifest.run, listed),
+                )
+
+
+def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
+    place = keys.settlement(run)
+    if place not in listed:
+        return None
+    try:
+        return decode_outcome(read_bytes(output, place, RECORD_BYTES))
+    except MisconfiguredError:
+        return "unknown"  # written by another version

@@ -1,0 +1,84 @@
+"""The place that a rehearsal has for itself inside the output: its own audio, transcripts and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+from batchscribe.control_place import control_of, url_of
+from batchscribe.controller.context import Terms, World
+from batchscribe.controller.scan import Scanner
+from batchscribe.core import keys
+from batchscribe.core.messages import Message
+from batchscribe.core.objects import Blob, ObjectInfo
+from batchscribe.core.run.runs import Run
+from batchscribe.protocols import Store
+
+FOLDER = keys.REHEARSALS
+
+
+class Below:
+    """A protocols.Store: the objects of another one under a prefix that ends in `/`."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.url = url_of(store, prefix.rstrip("/"))
+        self._store = store
+        self._prefix = prefix
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        start = f"{self._prefix}{after}" if after else ""
+        for info in self._store.list(f"{self._prefix}{prefix}", after=start):
+            yield replace(info, key=info.key.removeprefix(self._prefix))
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        return self._store.get(f"{self._prefix}{key}", limit=limit)
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._store.create(f"{self._prefix}{key}", data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._store.replace(f"{self._prefix}{key}", data)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(f"{self._prefix}{key}")
+
+
+class _Silence:
+    """A protocols.Notifier: what is only rehearsed wakes nobody."""
+
+    def send(self, message: Message) -> None:
+        """Tells nobody."""
+
+
+def place_of(world: World, name: str) -> World:
+    """The world as the rehearsal called `name` sees it: with the real instance, guard and ledger."""
+    store = Below(world.home, f"{FOLDER}{name}/")
+
+    def scanner(_by_hand: bool) -> Scanner:
+        return Scanner(store, store, clock=world.clock, min_age=timedelta(0))
+
+    return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
+
+
+def world_of(world: World, terms: Terms, run: Run) -> World:
+    """The world that a run belongs to: a rehearsal's, the one of the settings, or that of earlier settings.
+
+    A run is stopped and finished where it was opened, whatever the settings say by now.
+    """
+    root = url_of(world.home, FOLDER)
+    if run.output.startswith(root):
+        return place_of(world, run.output.removeprefix(root))
+    stores = (world.source.url, world.output.url, control_of(world.home))
+    place = (terms.provider, terms.region, terms.instances, terms.guard, *stores)
+    guard = run.guard or terms.guard
+    opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)
+    if not run.source or place == opened:
+        return world
+    return world.elsewhere(world, run)
+
+
+def rehearsed(run: Run) -> bool:
+    """True for a run of a rehearsal, whose place is below the control objects."""
+    root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
+    return root in run.output

@@ -1,0 +1,133 @@
+"""How long a backlog takes, what it costs, and what of it fits into one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+
+from batchscribe.core.decide.money import Rate, Usd, cost
+from batchscribe.core.scan.chunks import Chunk, audio_name
+
+BYTES_PER_SECOND = {
+    **dict.fromkeys(("aif", "aifc", "aiff", "caf", "w64", "wav"), 32_000.0),
+    **dict.fromkeys(("asf", "mkv", "ogv", "qt", "wmv"), 16_000.0),
+    **dict.fromkeys(("3gp", "ac3", "au", "m4b", "mp2", "mpga", "wma"), 8_000.0),
+    **dict.fromkeys(("mka", "oga"), 5_000.0),
+    "weba": 4_000.0,
+    "spx": 3_000.0,
+    "amr": 1_600.0,
+    "wv": 18_000.0,
+    "flac": 18_000.0,
+    "avi": 40_000.0,
+    "mov": 40_000.0,
+    "mp4": 16_000.0,
+    "m4v": 16_000.0,
+    "m4a": 8_000.0,
+    "aac": 8_000.0,
+    "mp3": 8_000.0,
+    "ogg": 5_000.0,
+    "opus": 4_000.0,
+    "webm": 4_000.0,
+}
+"""What a second of speech takes until this source has taught us better: 16 kHz mono PCM for wav, the
+usual speech bit rates for the rest, low where unsure so that a batch is over- rather than underestimated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priors:
+    """What earlier runs taught: speed, set-up time, and how long a byte lasts."""
+
+    speed: float = 20.0
+    """Audio seconds for each second of work (RTFx)."""
+    setup_seconds: float = 150.0
+    """From the start call to the first window."""
+    release_seconds: float = 60.0
+    bytes_per_second: Mapping[str, float] = field(default_factory=dict)
+    """By file extension."""
+    learned: bool = False
+
+    def audio_seconds(self, chunk: Chunk) -> float:
+        """An estimate: the true duration is known only after decoding."""
+        name = audio_name(chunk.key)
+        kind = name.type if name else "webm"
+        return chunk.size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    chunks: int
+    audio_seconds: float
+    setup_seconds: float
+    work_seconds: float
+    release_seconds: float
+    cost: Usd
+    rate: Rate
+
+    @property
+    def seconds(self) -> float:
+        return self.setup_seconds + self.work_seconds + self.release_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The chunks that one run takes, and how many startable ones it leaves."""
+
+    chunks: tuple[Chunk, ...]
+    estimate: Estimate
+    left: int
+
+
+def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate) -> Estimate:
+    """Time and money for these chunks in one run of their own."""
+    audio = sum(priors.audio_seconds(chunk) for chunk in chunks)
+    work = audio / priors.speed
+    return Estimate(
+        chunks=len(chunks),
+        audio_seconds=audio,
+        setup_seconds=priors.setup_seconds,
+        work_seconds=work,
+        release_seconds=priors.release_seconds,
+        cost=cost(rate, priors.setup_seconds + work + priors.release_seconds),
+        rate=rate,
+    )
+
+
+def pack(
+    candidates: Sequence[Chunk],
+    *,
+    pending: int,
+    priors: Priors,
+    rate: Rate,
+    seconds: float,
+    limit: int | None = None,
+) -> Batch:
+    """The candidates, in their order, until `seconds` are full: at least one chunk, where there is any.
+
+    Whole sessions where possible: one that no longer fits is left for the next run, unless it comes
+    first and is too long for any. A chunk that is longer than the time by itself is taken only where
+    nothing else is left, and alone: its engine may be faster than we think.
+    """
+    budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
+    wanted = candidates[:limit]
+    fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
+    taken = _whole_sessions(fitting, priors, budget) or list(wanted[:1])
+    return Batch(chunks=tuple(taken), estimate=estimate(taken, priors, rate), left=pending - len(taken))
+
+
+def _whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+    taken: list[Chunk] = []
+    for _session, group in groupby(chunks, key=lambda chunk: chunk.session):
+        session = list(group)
+        length = sum(priors.audio_seconds(chunk) for chunk in session)
+        if length > budget:
+            return taken or _beginning(session, priors, budget)
+        taken += session
+        budget -= length
+    return taken
+
+
+def _beginning(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+    """As much of a session as fits, from its first chunk on."""
+    ends = accumulate(priors.audio_seconds(chunk) for chunk in session)
+    return [chunk for chunk, end in zip(session, ends, strict=True) if end <= budget]

@@ -1,0 +1,117 @@
+"""A run as it is stored: in the ledger, and in the store as its record and its settlement.
+
+Version 1 stored an intent with fields of its own in the store, and the times of polls beside the other fields
+in the ledger; both are still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from batchscribe.core.bounds import EARLIEST, LATEST, MOST
+from batchscribe.core.run.manifest import NAME
+from batchscribe.core.run.runs import VERSION, Run
+from batchscribe.core.unreadable import UNREADABLE
+from batchscribe.errors import MisconfiguredError
+
+_METER = (
+    ("start_requested", "start_requested"),
+    ("start_accepted", "start_accepted"),
+    ("idle_until", "idle_until"),
+    ("up_since", "seen_up"),
+    ("running_since", "running_since"),
+    ("running_until", "running_until"),
+    ("stopped", "stopped"),
+)
+"""Fields of a meter, and where version 1 had them."""
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    outcome: str
+
+
+def encode_run(run: Run) -> bytes:
+    return msgspec.json.encode(run)
+
+
+@lru_cache(maxsize=128)
+def decode_run(data: bytes | str) -> Run:
+    """The run in `data`. Raises MisconfiguredError if it is none, or of a newer version.
+
+    Every step reads the open runs again; the same text is decoded once.
+    """
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        version = fields.get("version", 1)
+        if version != VERSION:
+            fields = _from_version_1(fields, version)
+        run = msgspec.convert(fields, Run, strict=False)
+        _check_bounds(msgspec.to_builtins(run, builtin_types=(datetime,)))
+    except (*UNREADABLE, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise MisconfiguredError(f"not a readable run: {error}") from error
+    if not NAME.fullmatch(run.id):
+        raise MisconfiguredError(f"not a readable run: {run.id!r} is no name of one")
+    return run
+
+
+def _check_bounds(value: object) -> None:
+    """Raises ValueError for a number or a time that must not be reckoned with: a store may hold anything."""
+    match value:
+        case dict():
+            for item in value.values():
+                _check_bounds(item)
+        case list() | tuple():
+            for item in value:
+                _check_bounds(item)
+        case int() | float() if not 0 <= value <= MOST:
+            raise ValueError(f"the number {value} is out of bounds")
+        case datetime() if not EARLIEST <= value <= LATEST:
+            raise ValueError(f"the time {value} is out of bounds")
+
+
+def decode_settlement(data: bytes, run: Run) -> Run:
+    """The settled run in `data`, if that is `run`. Raises MisconfiguredError."""
+    settled = decode_run(data)
+    if settled.open or settled.id != run.id:
+        raise MisconfiguredError(f"not the settlement of run {run.id}")
+    return settled
+
+
+def decode_outcome(data: bytes) -> str:
+    """The outcome in a settlement of either version."""
+    try:
+        return msgspec.json.decode(data, type=_Outcome).outcome
+    except UNREADABLE as error:
+        raise MisconfiguredError(f"not a readable settlement: {error}") from error
+
+
+def _from_version_1(fields: dict[str, Any], version: object) -> dict[str, Any]:
+    if version != 1:
+        raise MisconfiguredError(
+            f"this run has version {version}, this batchscribe reads version {VERSION}: install the same "
+            "batchscribe on both sides"
+        )
+    document = dict(fields) if "id" in fields else _from_intent(fields)
+    meter: dict[str, Any] = {name: _moment(document.pop(old, None)) for name, old in _METER}
+    meter |= {name: document.pop(name, None) for name in ("launched_before", "launched")}
+    moments = {name: _moment(document.get(name)) for name in ("reaching_since", "stop_requested")}
+    return document | moments | {"meter": meter, "version": VERSION}
+
+
+def _from_intent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    rate = {
+        "per_hour": {"micros": fields["rate_micros"]},
+        "source": fields["rate_source"],
+        "as_of": fields.get("rate_as_of", ""),
+    }
+    renamed = {"id": fields["run"], "rate": rate, "planned_chunks": fields["chunks"]}
+    return dict(fields) | renamed | {"planned_audio_seconds": fields["audio_seconds"], "audio_seconds": 0.0}
+
+
+def _moment(at: object) -> dict[str, object] | None:
+    return {"at": at} if at is not None else None

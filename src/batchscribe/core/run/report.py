@@ -1,0 +1,370 @@
+"""What is told of a run and of a period: from settled runs to reports, with money in dollars.
+
+Seconds of the GPU are an upper bound (from the last look before it ran to the first after it
+stopped), so every cost is "at most".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+import msgspec
+
+from batchscribe.core.decide.money import Usd, units_per_dollar
+from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.run.engine_time import Work, total, work_of
+from batchscribe.core.run.meter import Moment
+from batchscribe.core.run.runs import Run
+from batchscribe.core.scan.backlog import Backlog
+
+FORMAT = "batchscribe.report"
+VERSION = 1
+_HOUR = 3600.0
+Line = tuple[str, str]
+
+
+class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A run came into `state`, or stayed there, at a time."""
+
+    at: datetime
+    state: str
+    note: str = ""
+
+
+class QueueSample(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tick that held saw, and why it held; `decision` is the reason's code."""
+
+    at: datetime
+    pending: int
+    triggering: int
+    waiting: int
+    oldest: datetime | None
+    decision: str
+    sentence: str
+    numbers: dict[str, float | int | str | None] = {}
+
+
+class Timestamps(msgspec.Struct, frozen=True, kw_only=True):
+    """When what was seen; None is what was not."""
+
+    created: datetime
+    deadline: datetime
+    dispatched: datetime | None = None
+    first_window: datetime | None = None
+    work_ended: datetime | None = None
+    settled: datetime | None = None
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the listing said before the run, and what the run took of it."""
+
+    planned_chunks: int
+    planned_audio_seconds: float
+    sessions: int | None = None
+    pending: int | None = None
+    pending_bytes: int | None = None
+    waiting: int | None = None
+    done: int | None = None
+    stale: int | None = None
+    quarantined: int | None = None
+    passed_over: dict[str, int] = {}
+    """Files of sound that are not decoded, by extension."""
+    oldest: datetime | None = None
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """`cost` and `rate` are dollars for reading; the micro-dollars beside them are exact."""
+
+    provider: str
+    instance: str
+    type: str
+    tried: tuple[str, ...]
+    """Types that the cloud had no machine for."""
+    was_running: bool
+    started_by_us: bool
+    start: datetime | None
+    running: datetime | None
+    stop: datetime | None
+    stopped: datetime | None
+    seconds: float
+    """Billed, at most."""
+    cost: float
+    cost_micros: int
+    rate: float
+    rate_micros: int
+    source: str
+    as_of: str
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+    done: int
+    failed: int
+    audio_seconds: float
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store and the cloud said afterwards, whatever the worker had claimed."""
+
+    complete: bool
+    """Every chunk of the batch is done or quarantined."""
+    gpu_seen_stopped: bool
+
+
+class Performance(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds. `phases` are the states of the run, by their names."""
+
+    phases: dict[str, float]
+    launch: str
+    """How its workers came to life: boot, ssh or local."""
+    to_running: float | None
+    """From the start request to the look that saw it running."""
+    to_worker: float | None
+    """From the start request to the worker's first moment."""
+    setup: float | None
+    """From the start request to the first window."""
+    work: float | None
+    """From the first window to the end of the work."""
+    release: float | None
+    """From the stop request to the look that saw it stopped."""
+    total: float | None
+    audio_per_second: float | None
+    """Audio seconds for each second of work."""
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One run, for people and programs; written as `batch-reports/batch-….json`."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    run: str
+    status: str
+    """The outcome, or the state of a run that has none yet."""
+    success: bool
+    detail: str
+    policy: str
+    reason: str
+    lock: str
+    """Who held the tick's lock: "PID timestamp"; empty where it was not noted."""
+    timestamps: Timestamps
+    scan: Scan
+    gpu: Gpu
+    transcription: Transcription
+    verification: Verification
+    performance: Performance
+    work: Work | None = None
+    """By the words of its workers; None where they said nothing, or were not asked yet."""
+    queue: tuple[QueueSample, ...]
+    """Ticks that held since the run before this one."""
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over settled runs; `cost` is dollars for reading."""
+
+    runs: int
+    starts: int
+    chunks_done: int
+    chunks_failed: int
+    audio_hours: float
+    billed_hours: float
+    cost: float
+    cost_micros: int
+    cost_per_audio_hour: float | None
+    work: Work | None = None
+
+
+def build(
+    run: Run,
+    *,
+    events: Iterable[RunEvent] = (),
+    samples: Iterable[QueueSample] = (),
+    backlog: Backlog | None = None,
+    lock: str = "",
+) -> RunReport:
+    """The report of a run as it stands; `backlog` is the one that its decision was made on."""
+    return RunReport(
+        run=run.id,
+        status=(run.outcome or run.state).value,
+        success=bool(run.outcome and run.outcome.success),
+        detail=run.detail,
+        policy=run.policy,
+        reason=run.reason,
+        lock=lock,
+        timestamps=_timestamps(run),
+        scan=_scan(run, backlog),
+        gpu=_gpu(run),
+        transcription=Transcription(
+            done=run.chunks_done, failed=run.chunks_failed, audio_seconds=run.audio_seconds
+        ),
+        verification=_verification(run),
+        performance=_performance(run, tuple(events)),
+        work=work_of(run.worked),
+        queue=tuple(samples),
+    )
+
+
+def encode(report: RunReport) -> bytes:
+    """JSON for people and programs: indented, UTF-8, newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def cost_block(report: RunReport) -> list[Line]:
+    """The lines under "Cost Tracking:", as (label, value)."""
+    gpu, hours = report.gpu, report.transcription.audio_seconds / _HOUR
+    cost = Usd(gpu.cost_micros)
+    return [
+        ("GPU Type", gpu.type or gpu.provider),
+        ("Hourly Rate", _rate_text(Usd(gpu.rate_micros), gpu.source, gpu.as_of)),
+        ("GPU Time", f"at most {gpu.seconds / _HOUR:.3f} hours ({gpu.seconds:.0f} s)"),
+        ("GPU Cost", f"at most ${cost.text(4)}"),
+        ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
+        ("Audio", f"{hours:.3f} hours"),
+        ("$/Audio Hour", _per_audio_hour(cost, hours)),
+    ]
+
+
+def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
+    """The same lines for a run that is only planned."""
+    hours = estimate.audio_seconds / _HOUR
+    return [
+        ("GPU Type", instance_type),
+        ("Hourly Rate", _rate_text(estimate.rate.per_hour, estimate.rate.source, estimate.rate.as_of)),
+        ("Estimated Time", f"{estimate.seconds / _HOUR:.3f} hours ({estimate.seconds:.0f} s)"),
+        ("Estimated Cost", f"${estimate.cost.text(4)}"),
+        ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
+        ("Audio", f"about {hours:.3f} hours"),
+        ("$/Audio Hour", _per_audio_hour(estimate.cost, hours, bound="about ")),
+    ]
+
+
+def render_block(lines: Sequence[Line], title: str = "Cost Tracking") -> str:
+    """The block as text: the title, then one line for each entry, values in one column."""
+    width = max(len(label) for label, _ in lines) + 1
+    return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
+
+
+def totals(runs: Iterable[Run]) -> Totals:
+    """Sums over the settled runs among `runs`."""
+    settled = [run for run in runs if not run.open]
+    cost = sum((run.cost for run in settled), start=Usd(0))
+    hours = sum(run.audio_seconds for run in settled) / _HOUR
+    each = cost.per(hours)
+    return Totals(
+        runs=len(settled),
+        starts=sum(run.started and not run.borrowed for run in settled),
+        chunks_done=sum(run.chunks_done for run in settled),
+        chunks_failed=sum(run.chunks_failed for run in settled),
+        audio_hours=hours,
+        billed_hours=sum(run.billed_seconds for run in settled) / _HOUR,
+        cost=cost.dollars,
+        cost_micros=cost.micros,
+        cost_per_audio_hour=each.dollars if each else None,
+        work=work_of(total(run.worked for run in settled)),
+    )
+
+
+def _timestamps(run: Run) -> Timestamps:
+    return Timestamps(
+        created=run.created,
+        deadline=run.deadline,
+        dispatched=run.dispatched,
+        first_window=run.first_window,
+        work_ended=run.work_ended,
+        settled=run.settled,
+    )
+
+
+def _scan(run: Run, backlog: Backlog | None) -> Scan:
+    planned = Scan(planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds)
+    if backlog is None:
+        return planned
+    return msgspec.structs.replace(
+        planned,
+        sessions=backlog.sessions,
+        pending=backlog.pending,
+        pending_bytes=backlog.pending_bytes,
+        waiting=backlog.waiting,
+        done=backlog.done,
+        stale=backlog.stale,
+        quarantined=backlog.quarantined,
+        passed_over=backlog.passed_over,
+        oldest=backlog.oldest,
+    )
+
+
+def _gpu(run: Run) -> Gpu:
+    meter = run.meter
+    return Gpu(
+        provider=run.provider,
+        instance=run.instance,
+        type=run.instance_type,
+        tried=run.tried_types,
+        was_running=run.borrowed,
+        started_by_us=run.started and not run.borrowed,
+        start=_at(meter.start_requested),
+        running=_at(meter.running_since),
+        stop=_at(run.stop_requested),
+        stopped=_at(meter.stopped),
+        seconds=run.billed_seconds,
+        cost=run.cost.dollars,
+        cost_micros=run.cost.micros,
+        rate=run.rate.per_hour.dollars,
+        rate_micros=run.rate.per_hour.micros,
+        source=run.rate.source,
+        as_of=run.rate.as_of,
+    )
+
+
+def _verification(run: Run) -> Verification:
+    return Verification(
+        complete=bool(run.outcome and run.outcome.success),
+        gpu_seen_stopped=run.meter.stopped is not None and not run.borrowed and not run.abandoned_gpu,
+    )
+
+
+def _performance(run: Run, events: Sequence[RunEvent]) -> Performance:
+    work = _seconds(run.first_window, run.work_ended)
+    meter, start = run.meter, _at(run.meter.start_requested)
+    return Performance(
+        phases=phases(events),
+        launch=run.launch,
+        to_running=_seconds(start, _at(meter.running_since)),
+        to_worker=_seconds(start, run.worker_since),
+        setup=_seconds(start, run.first_window),
+        work=work,
+        release=_seconds(_at(run.stop_requested), _at(meter.stopped)),
+        total=_seconds(run.created, run.settled),
+        audio_per_second=run.audio_seconds / work if work else None,
+    )
+
+
+def phases(events: Sequence[RunEvent]) -> dict[str, float]:
+    """Seconds in each state, in the order in which they were entered first."""
+    spent: dict[str, float] = {}
+    for event, after in pairwise(events):
+        spent[event.state] = spent.get(event.state, 0.0) + (after.at - event.at).total_seconds()
+    return spent
+
+
+def _at(moment: Moment | None) -> datetime | None:
+    return moment.at if moment else None
+
+
+def _seconds(begin: datetime | None, end: datetime | None) -> float | None:
+    return max(0.0, (end - begin).total_seconds()) if begin and end else None
+
+
+def _rate_text(rate: Usd, source: str, as_of: str) -> str:
+    dated = f", as of {as_of}" if as_of else ""
+    return f"${rate.text(3)} ({source}{dated})"
+
+
+def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
+    each = units_per_dollar(chunks, cost)
+    return "no cost" if each is None else f"~{each:.0f}"
+
+
+def _per_audio_hour(cost: Usd, hours: float, bound: str = "at most ") -> str:
+    each = cost.per(hours)
+    return "no audio" if each is None else f"{bound}${each.text(4)}"

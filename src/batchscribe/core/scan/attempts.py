@@ -1,0 +1,115 @@
+"""Compacted form of failed attempts: many records of `_batchscribe/attempts/` in one object.
+
+An attempt has the same name (`keys.attempt_name`) in its own object and in a compacted one. A compacted
+object is a set of names: merging in any order, or the same object twice, gives the same result. So two
+schedulers may compact at once, and a crash between any two steps loses nothing and counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from hashlib import sha256
+from itertools import islice
+
+import msgspec
+
+from batchscribe.core import keys
+from batchscribe.core.run.manifest import VERSION, Failure
+from batchscribe.core.unreadable import UNREADABLE
+from batchscribe.errors import MisconfiguredError
+
+PER_OBJECT = 50_000
+"""Attempts in one object: 100,000 take two, of about 3 MB each."""
+MAX_BYTES = 256 * 1024 * 1024
+"""Unpacked size of one object; a larger one is not ours."""
+_GZIP = zlib.MAX_WBITS | 16
+
+
+class StoredFailure(msgspec.Struct, frozen=True, array_like=True):
+    """A failed attempt, and when the store received its record, by the store's own time."""
+
+    failure: Failure
+    stored: datetime
+
+
+class QuarantineMark(msgspec.Struct, frozen=True, array_like=True):
+    """The part of a quarantine record that a scan needs."""
+
+    etag: str
+    decoder: str
+
+
+class CompactedAttempts(msgspec.Struct, frozen=True, kw_only=True):
+    """One compacted object, or the union of all."""
+
+    version: int = VERSION
+    attempts: dict[str, StoredFailure] = {}
+    forgotten: dict[str, datetime] = {}
+    """Names that no longer count, in whatever object they are, with the time at which each was stored."""
+    quarantine: dict[str, QuarantineMark] = {}
+    """By `mark_name`: saves reading the record of each quarantined chunk again."""
+
+
+def mark_name(digest: str, version: str) -> str:
+    """Name of a mark: digest of the chunk's key, and the ETag of its quarantine record."""
+    return f"{digest}/{version}"
+
+
+def merge(parts: Iterable[CompactedAttempts]) -> CompactedAttempts:
+    """Union of compacted objects. Forgotten names win; of two records of one name, the one stored first."""
+    attempts: dict[str, StoredFailure] = {}
+    forgotten: dict[str, datetime] = {}
+    quarantine: dict[str, QuarantineMark] = {}
+    for part in parts:
+        forgotten |= part.forgotten
+        quarantine |= part.quarantine
+        for name, attempt in part.attempts.items():
+            known = attempts.get(name)
+            if known is None or attempt.stored < known.stored:
+                attempts[name] = attempt
+    counted = {name: attempt for name, attempt in attempts.items() if name not in forgotten}
+    return CompactedAttempts(attempts=counted, forgotten=forgotten, quarantine=quarantine)
+
+
+def pack(whole: CompactedAttempts) -> Iterator[tuple[str, bytes]]:
+    """(key, bytes) of the objects that hold `whole`, at most PER_OBJECT attempts in each."""
+    names = iter(sorted(whole.attempts))
+    rest = CompactedAttempts(forgotten=whole.forgotten, quarantine=whole.quarantine)
+    while (some := list(islice(names, PER_OBJECT))) or rest.forgotten or rest.quarantine:
+        part = msgspec.structs.replace(rest, attempts={name: whole.attempts[name] for name in some})
+        data = encode(part)
+        yield keys.compacted(sha256(data).hexdigest()), data
+        rest = CompactedAttempts()
+
+
+def pack_forgotten(names: dict[str, datetime]) -> tuple[str, bytes]:
+    """(key, bytes) of an object that revokes these attempts."""
+    data = encode(CompactedAttempts(forgotten=names))
+    return keys.forgotten(sha256(data).hexdigest()), data
+
+
+def encode(value: CompactedAttempts) -> bytes:
+    """The same bytes for the same attempts."""
+    return gzip.compress(msgspec.json.encode(value, order="sorted"), compresslevel=6, mtime=0)
+
+
+def decode(data: bytes) -> CompactedAttempts:
+    """Raises MisconfiguredError for bytes that are not a compacted object of this version."""
+    try:
+        value = msgspec.json.decode(_unpack(data), type=CompactedAttempts)
+    except (*UNREADABLE, zlib.error) as error:
+        raise MisconfiguredError(f"not readable compacted attempts: {error}") from error
+    if value.version != VERSION:
+        raise MisconfiguredError(f"compacted attempts have version {value.version}, not {VERSION}")
+    return value
+
+
+def _unpack(data: bytes) -> bytes:
+    stream = zlib.decompressobj(_GZIP)
+    content = stream.decompress(data, MAX_BYTES)
+    if not stream.eof:
+        raise MisconfiguredError("compacted attempts are cut short, or larger than any of ours")
+    return content

@@ -1,0 +1,138 @@
+"""From the text of a setting to its value: small parsers that raise ValueError and know no default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from batchscribe.core.decide.money import Usd
+
+E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How a setting is spelled, how its text becomes a value, and what to say where it does not."""
+
+    name: str
+    parse: Callable[[str], Any]
+    allowed: str
+    other: str = ""
+    secret: bool = False
+    placed: bool = False
+    """Its value depends on the folder: `parse` gets an absolute path or a URL."""
+
+
+def matching(pattern: str = r".+") -> Callable[[str], str]:
+    """Printable text that matches the whole pattern."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text) or not text.isprintable():
+            raise ValueError
+        return text
+
+    return parse
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError
+        return text.lower()
+
+    return parse
+
+
+def member(kind: type[E]) -> Callable[[str], E]:
+    return lambda text: kind(text.lower())
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def number(above: float, high: float) -> Callable[[str], float]:
+    """A decimal number above `above` and up to `high`; no exponent, no sign, no infinity."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{0,12}(\.[0-9]{0,12})?", text) or not above < float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return parse
+
+
+def dollars(text: str) -> Usd:
+    amount = Usd.parse(text)
+    if amount.micros < 0:
+        raise ValueError
+    return amount
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[\s,]+", text) if word)
+
+
+def language(text: str) -> str | None:
+    """A language code in lower case; None for `auto`."""
+    return None if text.lower() == "auto" else matching(r"[A-Za-z]{2,3}")(text).lower()
+
+
+def milliseconds(text: str) -> int | None:
+    """Up to half a minute; None for `auto`."""
+    return None if text.lower() == "auto" else whole(0, 30_000)(text)
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """E-mail addresses, separated by commas or spaces."""
+    found = words(text)
+    if not found or not all(re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address) for address in found):
+        raise ValueError
+    return found
+
+
+def urls(text: str) -> tuple[str, ...]:
+    """URLs separated by spaces or commas, split where a URL begins: one may hold commas itself."""
+    found = tuple(re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", text.strip(" ,")))
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url) for url in found):
+        raise ValueError
+    return found
+
+
+def store_url(text: str) -> str:
+    """A store's URL without a slash at its end; an absolute path becomes a `file://` URL."""
+    if text.startswith("/"):
+        return f"file://{quote(matching()(text))}"
+    parts = urlsplit(matching()(text))
+    local = parts.scheme == "file"
+    if parts.scheme not in _STORES or parts.query or parts.fragment or bool(parts.netloc) == local:
+        raise ValueError
+    return "file:///" if local and not parts.path.strip("/") else text.rstrip("/")
+
+
+_STORES = frozenset({"s3", "gs", "az", "file"})
+_HOSTED = frozenset({"http", "https", "smtp", "smtps", "mailto", "mailtos", "json", "jsons", "xml", "xmls"})
+
+
+def secret_parts(url: str) -> Iterator[str]:
+    """A URL, and the parts of it that vendors print alone: password, path and its words, query.
+
+    A path of plain lower-case words is no secret: messages use such words. Where a scheme names a vendor, the
+    place of the host is a token as well.
+    """
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    password = login.partition(":")[2]
+    path = parts.path.strip("/")
+    words = [word for word in (path, *path.split("/")) if not re.fullmatch(r"[a-z/_-]*", word)]
+    token = "" if parts.scheme.lower() in _HOSTED else host
+    yield from filter(None, (url, password, unquote(password), *words, parts.query, token))

@@ -1,4 +1,0 @@
-"""A seeded simulator that tries to break the production tick: one process, one clock, any fault, any step.
-
-`python -m batchscribe.testing.simulation --help` plays episodes; `episode.play` plays one.
-"""

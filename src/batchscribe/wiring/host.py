@@ -1,0 +1,131 @@
+"""`python -m batchscribe.wiring.host WORD`: the box beside the GPU, asked over ssh by a controller.
+
+The question's data is JSON on standard input; the last line of standard output is the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchscribe import __version__, aws_environment
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.host import AGENT_COMMAND, BOX_COMMAND, Box
+from batchscribe.core.run.host import (
+    BoxPlace,
+    BoxReply,
+    CheckRequest,
+    EnvironmentRequest,
+    Finding,
+    StartRequest,
+)
+from batchscribe.core.run.manifest import EngineSpec, decode
+from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.wiring import engines
+from batchscribe.wiring.engines import engine_factory, resolve
+from batchscribe.wiring.stores import open_store
+
+
+def main(
+    words: Sequence[str] | None = None,
+    *,
+    aside: Sequence[str] = BOX_COMMAND,
+    agent: Sequence[str] = AGENT_COMMAND,
+) -> int:
+    """Answers one question on standard output; 0 where the answer is no error."""
+    os.umask(0o077)
+    home = Path.home()
+    os.chdir(home)
+    asked = list(sys.argv[1:] if words is None else words)
+    reply = answer(asked, Box(home, SystemClock(), aside=aside, agent=agent), sys.stdin.buffer.read)
+    # A library may have printed half a line before.
+    sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
+    sys.stdout.flush()
+    return 1 if reply.error else 0
+
+
+def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+    """The reply to one question; an error of ours is a reply too."""
+    try:
+        return _answer(words, asked, data)
+    except BatchscribeError as error:
+        lasting = not isinstance(error, TransientError)
+        return BoxReply(release=__version__, error=str(error), permanent=lasting)
+
+
+def _answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+    if list(words) == ["version"]:
+        return asked.version()
+    kind, respond = _ANSWERS.get(" ".join(words), (None, None))
+    if kind is None or respond is None:
+        raise MisconfiguredError(f"the box does not know {' '.join(words)!r}: run `batchscribe gpu setup`")
+    return respond(asked, decode(data(), kind))
+
+
+def inspect(request: CheckRequest) -> BoxReply:
+    """Loads the engine and looks into the stores, in the environment that this process has."""
+    engine = _not_tried(request.engine) if request.busy else _engine(request.engine)
+    findings = (engine, *_stores(request))
+    return BoxReply(release=__version__, findings=findings)
+
+
+def fetch(spec: EngineSpec) -> BoxReply:
+    """Fetches the model where the engine has one to fetch."""
+    if not engines.can_fetch(spec.engine):
+        return BoxReply(release=__version__)
+    engines.fetch(spec)
+    return BoxReply(release=__version__, done=True)
+
+
+def _engine(spec: EngineSpec) -> Finding:
+    mend = "batchscribe gpu setup"
+    what = f"engine {resolve(spec.engine)}"
+    try:
+        factory = engine_factory(spec.engine)
+        problems = factory.problems(spec)
+        if problems:
+            return Finding(what=what, ok=False, detail="; ".join(problems), mend=mend)
+        factory.load(spec)
+    except BatchscribeError as error:
+        return Finding(what=what, ok=False, detail=str(error), mend=mend)
+    return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
+
+
+def _not_tried(spec: EngineSpec) -> Finding:
+    detail = "not tried: a run is at work here, and a second model could take its GPU's memory"
+    return Finding(what=f"engine {resolve(spec.engine)}", ok=True, detail=detail)
+
+
+def _stores(request: CheckRequest) -> Iterator[Finding]:
+    region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
+    for url in dict.fromkeys(each for each in (request.source, request.output, request.control) if each):
+        mend = "mend what it names; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
+        try:
+            expected = url != request.control
+            store = open_store(url, region=region, endpoint=endpoint, expected=expected)
+            next(iter(store.list()), None)
+        except BatchscribeError as error:
+            yield Finding(what="store", ok=False, detail=str(error), mend=mend)
+        else:
+            yield Finding(what="store", ok=True, detail=f"{url} can be listed")
+
+
+_ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
+    "start": (StartRequest, Box.start),
+    "check": (CheckRequest, Box.check),
+    "environment": (EnvironmentRequest, Box.keep_environment),
+    "place": (BoxPlace, Box.keep_place),
+    "prefetch": (EngineSpec, Box.prefetch),
+    "inspect": (CheckRequest, lambda _, request: inspect(request)),
+    "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
+}
+"""What may be asked besides the version: the kind of its data, and who answers."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""The way to the box of an instance: over ssh, or none at all where the GPU is in this machine."""
+
+from __future__ import annotations
+
+from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.launcher import AgentLauncher
+from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
+from batchscribe.adapters.local.launcher import LocalBox
+from batchscribe.control_place import control_of
+from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.protocols import Clock, Launcher, Store
+from batchscribe.settings import Settings
+
+LOCAL = "local"
+
+
+def open_ssh(settings: Settings) -> Ssh | None:
+    """None where the GPU is in this machine."""
+    if settings.provider == LOCAL:
+        return None
+    return Ssh(
+        SshOptions(
+            known_hosts=settings.state_dir / "known_hosts",
+            user=settings.ssh_user,
+            port=settings.ssh_port,
+            key=settings.ssh_key_path,
+            host=settings.ssh_host,
+        )
+    )
+
+
+def box_launcher(settings: Settings, output: Store) -> Launcher:
+    """Starts workers through the agent of the host."""
+    ssh = open_ssh(settings)
+    assert ssh is not None
+    return AgentLauncher(output, output, SshBox(ssh))
+
+
+def box_setup(
+    settings: Settings, clock: Clock, compute: HandCompute, output: Store, spec: EngineSpec
+) -> BoxSetup:
+    """What makes the box of these settings ready, and looks whether it is."""
+    ssh = open_ssh(settings)
+    cloud = compute if isinstance(compute, Ec2Compute) else None
+    return BoxSetup(
+        asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
+        clock=clock,
+        terms=BoxTerms(
+            engine=spec,
+            gpu=spec.device == "cuda",
+            source=settings.source,
+            output=settings.output,
+            control=control_of(output),
+            region=settings.region,
+            endpoint=settings.endpoint_url,
+        ),
+        output=lambda: output,
+        published=cloud.host_key_fingerprints if cloud else lambda _id: frozenset(),
+        shows_tags=cloud.shows_tags if cloud else lambda _id: False,
+        show_tags=cloud.show_tags if cloud else lambda _id: None,
+        shutdown=cloud.shutdown_behaviour if cloud else lambda _id: "",
+        ssh=ssh,
+    )

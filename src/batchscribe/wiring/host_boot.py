@@ -1,0 +1,132 @@
+"""`python -m batchscribe.wiring.host_boot`: the agent of a GPU host, started by its unit or over ssh.
+
+The unit starts it at every boot, without arguments: it then begins anew in the workers' own environment,
+where the credentials for the stores are. `live RUN` is the agent that a controller starts over ssh, for that
+run alone. At most one agent lives on a host: the next one ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import structlog
+
+from batchscribe import aws_environment
+from batchscribe.adapters.aws.metadata import read_tag
+from batchscribe.adapters.machine import logs
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, live
+from batchscribe.agent.host import WORKER_COMMAND, Box
+from batchscribe.agent.state_files import MarkerFiles, NoDeadman
+from batchscribe.agent.supervisor import Marks
+from batchscribe.control_place import split
+from batchscribe.core.run.host import BOOT_MODULE, LIVE, BoxClaim, BoxPlace, ClaimLaunch
+from batchscribe.core.run.instances import MANIFEST_TAG
+from batchscribe.detached import boot_id, try_lock
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.protocols import Store
+from batchscribe.wiring.stores import open_store
+
+MARKERS = Path("/run/batchscribe")
+"""The unit's RuntimeDirectory: in memory, so that nothing in it survives a stop."""
+ASSET_TAG = Path("/sys/devices/virtual/dmi/id/board_asset_tag")
+"""Where EC2's newer instances have their id."""
+LOG = structlog.get_logger()
+
+
+def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Lives through this boot. 0 when nothing is left to do, 2 for what an operator must fix."""
+    os.umask(0o077)
+    os.chdir(Path.home())
+    logs.configure(secrets=aws_environment.secrets())
+    clock = SystemClock()
+    box = Box(Path.home(), clock, command=command)
+    given = list(sys.argv[1:] if words is None else words)
+    try:
+        if len(given) == 2:
+            _live(_place_over_ssh(box), box, clock, run=given[1])
+            return 0
+        place = box.place()
+        if another := copied_from(place):
+            LOG.warning("box.is_a_copy", here=another, recorded=place.instance)
+            return 0
+        if given != [LIVE]:
+            begin_anew(box.environment(region=place.region, endpoint=place.endpoint))
+        _live(place, box, clock)
+    except BatchscribeError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _live(place: BoxPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
+    with try_lock(box.agent_lock) as alone:
+        if not alone:
+            LOG.info("agent.already_alive", run=run)
+            return
+        boot = Boot(id=boot_id(), at=clock.booted())
+        live(BoxAgent(place, boot, seams(place, box, clock), run=run), clock)
+
+
+def _place_over_ssh(box: Box) -> BoxPlace:
+    """The host's place; a host that never got units has none, and its start permit says the rest."""
+    try:
+        return box.place()
+    except MisconfiguredError:
+        return BoxPlace(instance="", home="")
+
+
+def begin_anew(environment: dict[str, str]) -> None:
+    """Replaces this process by one that lives in that environment."""
+    os.execve(  # noqa: S606  nothing of this process is left, least of all a shell
+        sys.executable, [sys.executable, "-I", "-m", BOOT_MODULE, LIVE], environment
+    )
+
+
+def copied_from(place: BoxPlace, tag: Path = ASSET_TAG) -> str:
+    """The id of this instance if its disk is a copy of another's; else, or if it is unknown, empty."""
+    try:
+        here = tag.read_text().strip()
+    except OSError:
+        return ""
+    return here if here.startswith("i-") and here != place.instance else ""
+
+
+def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
+    """The agent's seams on this machine; each store is opened once."""
+
+    @cache
+    def opened(url: str, region: str, endpoint: str) -> Store:
+        there, at = aws_environment.place(region=region, endpoint=endpoint)
+        store = open_store(url, region=there, endpoint=at)
+        control = place.control_of(url)
+        return split(store, open_store(control, region=there, endpoint=at)) if control else store
+
+    def runs(claim: BoxClaim) -> Store:
+        return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
+
+    return BoxSeams(
+        clock=clock,
+        workers=box,
+        marks=lambda claim: marks_of(claim, markers),
+        permit=box.permit,
+        announced=lambda: read_tag(MANIFEST_TAG, aws_environment.metadata()),
+        home=lambda: opened(place.home, place.region, place.endpoint),
+        runs=runs,
+    )
+
+
+def marks_of(claim: BoxClaim, folder: Path) -> Marks:
+    """The dead-man's files; without units there is no dead-man, and a borrowed instance has none of ours."""
+    over_ssh = claim.launch is not ClaimLaunch.BOOT
+    if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):
+        return NoDeadman()
+    return MarkerFiles(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""From a URL to its store.
+
+Nothing here imports boto3: beside the GPU there is none. Where it is installed, it is found at run
+time: for its chain of credentials, and for the keys that obstore cannot name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from datetime import timedelta
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+import obstore.store
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
+from batchscribe.errors import MisconfiguredError
+from batchscribe.protocols import Store
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, S3Config, S3CredentialProvider
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+# botocore renews credentials 10 to 15 minutes before they end: what is kept longer than that may end first.
+_CREDENTIALS_KEPT = timedelta(minutes=10)
+
+
+def open_store(
+    url: str, *, region: str | None = None, endpoint: str | None = None, expected: bool = True
+) -> Store:
+    """The store under `s3://bucket/prefix`, `file:///folder`, an absolute path, `gs://`, `az://`, `memory://name`.
+
+    An S3 prefix is taken as it stands, a file URL is percent-decoded. `endpoint` replaces AWS (else
+    AWS_ENDPOINT_URL is honoured). A folder that is not `expected` to be there is made by the first write, and
+    lists as empty until then. No request is made yet. Raises MisconfiguredError.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return DirectoryStore(Path(url), expected=expected)
+    if scheme == "s3":
+        return _s3(rest, region, endpoint)
+    if scheme == "file":
+        return DirectoryStore(_folder(rest), expected=expected)
+    if scheme == "memory":
+        return _memory(rest)
+    if scheme in {"gs", "az"}:
+        return _other(url)
+    raise MisconfiguredError(
+        f"{scheme}:// is not a store that batchscribe knows: use s3://, gs://, az:// or file://"
+    )
+
+
+def _folder(rest: str) -> Path:
+    host, slash, path = rest.partition("/")
+    if host not in {"", "localhost"} or not slash:
+        raise MisconfiguredError("a file URL has three slashes and an absolute path: file:///data/recordings")
+    return Path(os.fsdecode(unquote_to_bytes("/" + path)))
+
+
+@cache
+def _memory(name: str) -> ObstoreStore:
+    """One store for each name, for as long as the process lives."""
+    return ObstoreStore(f"memory://{name}", obstore.store.MemoryStore())
+
+
+def _other(url: str) -> ObstoreStore:
+    try:
+        vendor: ObjectStore = obstore.store.from_url(url, client_options=CLIENT, retry_config=RETRY)
+    except (BaseError, ValueError) as error:
+        raise MisconfiguredError(f"{url} cannot be opened: check the URL and its credentials") from error
+    return ObstoreStore(url.rstrip("/"), vendor)
+
+
+def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
+    bucket, _, prefix = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise MisconfiguredError("an S3 URL names a bucket, and maybe a prefix: s3://my-bucket/recordings")
+    base = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+    url = f"s3://{bucket}/{base}".rstrip("/")
+    provider, home = _credentials()
+    config: S3Config = {"disable_bulk_delete": True}  # many S3-alikes have no bulk delete
+    if endpoint:
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # the second would win from outside
+    if region or home:
+        config["region"] = region or home or ""
+    vendor = S3Store(
+        bucket, config=config, client_options=CLIENT, retry_config=RETRY, credential_provider=provider
+    )
+    fallback = partial(_fallback, url, bucket, base, region=region, endpoint=endpoint)
+    return ObstoreStore(url, vendor, base=base, fallback=fallback)
+
+
+def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
+    """boto3's chain and its region where boto3 is installed; else (None, None): obstore's own chain."""
+    try:
+        auth = importlib.import_module("obstore.auth.boto3")
+    except ModuleNotFoundError:
+        return None, None
+    try:
+        provider = auth.Boto3CredentialProvider(ttl=_CREDENTIALS_KEPT)
+    except ValueError as error:
+        raise MisconfiguredError(
+            "no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    return provider, provider.config.get("region")
+
+
+def _fallback(url: str, bucket: str, base: str, *, region: str | None, endpoint: str | None) -> Store:
+    found = entry_points(group="batchscribe.stores", name="boto3")
+    try:
+        opened: Store = next(iter(found)).load()(url, bucket, base, region=region, endpoint=endpoint)
+    except (StopIteration, ModuleNotFoundError) as error:
+        raise MisconfiguredError(
+            f"{url} holds a key with a control character, `//`, `.` or `..`: install batchscribe[aws] on "
+            "this machine, which can reach it"
+        ) from error
+    return opened
