@@ -1,0 +1,53 @@
+"""The words of the field in all prose, and one name for one class."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PROSE = [
+    *SOURCES,
+    *sorted((ROOT / "simulation").rglob("*.py")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CONTRIBUTING.md",
+]
+BANNED = re.compile(
+    r"\b(nobody|somebody|anybody|whoever|strangers?|mend(s|ed|ing)?|signs? of life|stands? still"
+    r"|weav(e|es|ing)|last word|taken? back|gives? back|afresh|anew|retreat|fruitless|unfit)\b",
+    re.IGNORECASE,
+)
+
+
+def prose_of(path: Path) -> list[tuple[int, str]]:
+    """Lines and texts: of Python its comments and strings, of other files everything."""
+    if path.suffix != ".py":
+        return list(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+    with path.open("rb") as file:
+        tokens = list(tokenize.tokenize(file.readline))
+    kinds = {tokenize.COMMENT, tokenize.STRING}
+    return [(token.start[0], token.string) for token in tokens if token.type in kinds]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_idiom_stands_for_a_term_of_the_field(path: Path) -> None:
+    assert [f"{line}: {at[0]}" for line, text in prose_of(path) for at in BANNED.finditer(text)] == []
+
+
+def test_every_class_has_a_name_of_its_own() -> None:
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES)
+    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_module_is_too_long_to_be_read() -> None:
+    long = {path.name: count for path in SOURCES if (count := len(path.read_text().splitlines())) > 400}
+    assert long == {}
