@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.external_state import disarm_settled
+from batchscribe.controller.external_state import NOTED, disarm_settled, sweep
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
@@ -93,6 +93,12 @@ def test_tags_that_cannot_be_emptied_are_emptied_later(at: Stage) -> None:
     assert (run.outcome, tags(at)) == (Outcome.COMPLETED, run.id)
     tick(at.world, at.terms)
     assert tags(at) is None
+
+
+def test_a_note_about_a_run_that_was_never_recorded_is_dropped(at: Stage) -> None:
+    at.ledger.put(f"{NOTED}never-recorded", "1")
+    sweep(at.world, at.terms)
+    assert not at.ledger.facts(NOTED)
 
 
 def test_a_broken_way_back_breaks_nothing_else(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,9 @@ def sweep(world: World, terms: Terms) -> None:
     """Takes away what runs that are settled could not take away themselves, each where it was opened."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
-        if run is not None and not run.open:
+        if run is None:  # a crash came before the run was recorded, so nothing followed from the note
+            world.ledger.put(key, None)
+        elif not run.open:
             take_away(world_of(world, terms, run), run)
 
 
