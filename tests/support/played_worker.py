@@ -1,6 +1,6 @@
 """A worker that works through a manifest without an engine: transcripts, progress, and its last word.
 
-Run as a program: `played_worker.py [HOLD] URL`. What it publishes goes through the real store,
+Run as a program: `played_worker.py [HOLD] URL [OPTIONS]`. What it publishes goes through the real store,
 create-only. While the file HOLD is there, the last chunk is not done.
 """
 
@@ -26,15 +26,16 @@ def main() -> None:
     sys.modules["obstore.auth.boto3"] = None  # type: ignore[assignment]  # beside a GPU there is none
     sys.stdout.write("at work\n")
     sys.stdout.flush()
-    root, mark, rest = sys.argv[-1].rpartition(keys.RUNS)
+    hold, url = _arguments(sys.argv[1:])
+    root, mark, rest = url.rpartition(keys.RUNS)
     region, endpoint = aws_environment.place()
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
     _progress(store, manifest, 0)
     done = []
     for chunk in manifest.chunks:
-        if chunk == manifest.chunks[-1] and len(sys.argv) > 2:
-            _wait_while(Path(sys.argv[1]))
+        if hold and chunk == manifest.chunks[-1]:
+            _wait_while(hold)
         done.append(store.create(chunk.transcript, encode(_transcript(manifest, chunk))))
     _progress(store, manifest, len(done))
     record = ExitRecord(
@@ -46,6 +47,12 @@ def main() -> None:
         timings=_TIMINGS,
     )
     store.create(keys.exit_record(manifest.run, manifest.worker), wire.encode(record))
+
+
+def _arguments(words: list[str]) -> tuple[Path | None, str]:
+    """The file HOLD, if it is named, and the URL; options of a real worker are of no use here."""
+    (number,) = (number for number, word in enumerate(words) if keys.RUNS in word)
+    return Path(words[0]) if number else None, words[number]
 
 
 def _wait_while(hold: Path) -> None:
