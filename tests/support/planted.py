@@ -343,8 +343,8 @@ def a_clock_set_back_grants_grace(patch: Patch) -> None:
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
     endless = settle._endless
 
-    def alone(run: Run, work: settle.Work, *, fruitless: bool) -> Any:
-        return endless(run, work, fruitless=False)
+    def alone(run: Run, work: settle.Work, *, unproductive: bool) -> Any:
+        return endless(run, work, unproductive=False)
 
     patch.setattr(settle, "_endless", alone)
 
