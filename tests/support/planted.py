@@ -118,7 +118,7 @@ def the_tag_is_forgotten(patch: Patch) -> None:
 
 
 def the_tag_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_give_back", lambda _world, _run: None)
+    patch.setattr(external_state, "_restore_instance", lambda _world, _run: None)
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
@@ -198,7 +198,7 @@ def anybodys_instance_is_stopped(patch: Patch) -> None:
 
 
 def a_claim_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_take_claim", lambda _world, _run: None)
+    patch.setattr(external_state, "_remove_claim", lambda _world, _run: None)
 
 
 def quarantine_is_forgotten(patch: Patch) -> None:
@@ -228,7 +228,7 @@ def type_is_kept(patch: Patch) -> None:
         if seen.run == run.id:
             world.compute.release(run.instance)
 
-    patch.setattr(external_state, "_give_back", release_only)
+    patch.setattr(external_state, "_restore_instance", release_only)
 
 
 def nothing_is_billed(patch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""Gives a run its work: a manifest before its start, and a worker on it once the host is reachable."""
+"""Gives a run its manifest before the start, and a worker once the host is reachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL_LOAD_SECONDS = 30.0
 
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
-    """Waits for a host that answers, and starts a worker on the last manifest."""
+    """Waits until the host answers, then starts a worker on the last manifest."""
     poll = poll_instance(world, run)
     if down := why_not_up(run, poll.instance):
         run = read_poll(run, poll)
@@ -49,7 +49,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:
-    """The pending chunks that fit into the time left and were not tried in this run."""
+    """Pending chunks that fit into the time left and were not tried in this run."""
     backlog = world.scanner(run.by_hand).backlog()
     given = (read_manifest(world, run, worker) for worker in range(len(run.manifests)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
@@ -73,7 +73,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
 
 
 def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
-    """The run with a manifest that is stored and not worked off; on its way out if nothing is pending."""
+    """Ensures a stored, unprocessed manifest; begins teardown if nothing is pending."""
     if run.manifests and read_exit(world, run.worker) is None:
         store_manifest(world, run)
         return run
@@ -84,14 +84,14 @@ def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
 
 
 def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """Records the next manifest, then stores it. Raises RefusedError if another one is there already."""
+    """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
     run = save(world, with_manifest(world, terms, run, chunks))
     store_manifest(world, run)
     return run
 
 
 def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """The run with its next manifest, which is in the ledger and not yet in the store."""
+    """Returns the run with its next manifest, recorded in the ledger but not yet stored."""
     key = record_manifest(world, _manifest(terms, run, chunks))
     return replace(run, manifests=(*run.manifests, key), work_ended=None)
 
