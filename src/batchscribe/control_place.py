@@ -1,6 +1,6 @@
-"""Control objects in a store of their own (`BATCH_CONTROL`) instead of the output's `_batchscribe/`.
+"""Control objects in a separate store (`BATCH_CONTROL`) instead of the output's `_batchscribe/`.
 
-Keys stay as they are: what `_batchscribe/runs/…` names is `runs/…` in the control store.
+Callers use the same keys: `_batchscribe/runs/…` is `runs/…` in the control store.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Store
 
 FORMER = (keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE)
-"""Prefixes that are also read below the output, for one version, as they were before `BATCH_CONTROL` was set.
+"""Prefixes that are also read below the output, for one version, from before `BATCH_CONTROL` was set.
+
 At worst such an object holds a chunk back. Runs and instance records are read from the control store only."""
 
 
 class SplitStore:
-    """A protocols.Store: an output whose control objects are in another store.
+    """A protocols.Store: an output with its control objects in another store.
 
-    A listing without a control prefix leaves them out.
+    A listing without a control prefix omits them.
     """
 
     def __init__(self, output: Store, control: Store) -> None:
@@ -35,7 +36,7 @@ class SplitStore:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """Those of the output, as its store counts them."""
+        """Odd keys of the output's store."""
         found: tuple[str, ...] = getattr(self._output, "odd_keys", ())
         return found
 
@@ -73,7 +74,7 @@ class SplitStore:
             self._output.delete(key)
 
     def _place(self, key: str) -> tuple[Store, str]:
-        """Store and key in it."""
+        """Returns the store of a key, and the key in it."""
         if key.startswith(CONTROL):
             return self._control, key.removeprefix(CONTROL)
         return self._output, key
@@ -85,7 +86,7 @@ class SplitStore:
 
 
 def split(output: Store, control: Store) -> Store:
-    """The output with its control objects in another store; the output itself if they are there anyway."""
+    """Combines output and control store; returns the output if it already holds the control objects."""
     return output if control.url == url_of(output, CONTROL).rstrip("/") else SplitStore(output, control)
 
 
