@@ -86,12 +86,12 @@ class SplitStore:
 
 
 def split(output: Store, control: Store) -> Store:
-    """Combines output and control store; returns the output if it already holds the control objects."""
+    """Combines output and control store. Returns the output if it already holds the control objects."""
     return output if control.url == url_of(output, CONTROL).rstrip("/") else SplitStore(output, control)
 
 
 def control_of(store: Store) -> str:
-    """URL of the control objects of an output; empty if they are below it."""
+    """URL of the control objects of an output. Empty if they are below it."""
     return store.control_url if isinstance(store, SplitStore) else ""
 
 

@@ -34,7 +34,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> bool:
-    """Starts `argv` in its own session, unless `record` shows that it was started before.
+    """Starts `argv` in its own session, unless `record` shows an earlier start.
 
     `argv[0]` is an absolute path. Standard output and error are appended to `log`. True if this call started
     it. Raises LaunchError if it cannot be started.
@@ -62,7 +62,7 @@ def alive(record: Path) -> bool:
 
 
 def ask_to_end(record: Path, *, force: bool = False) -> bool:
-    """Sends SIGTERM, or SIGKILL with `force`, to the recorded process; True if it ran."""
+    """Sends SIGTERM (`force`: SIGKILL) to the recorded process. True if it ran."""
     known = _recorded(record)
     if known is None:
         return False
@@ -71,7 +71,7 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
 
 
 def end(known: Identity, *, force: bool = False) -> bool:
-    """Sends SIGTERM, or SIGKILL with `force`, to a process; True if it ran."""
+    """Sends SIGTERM (`force`: SIGKILL) to a process. True if it ran."""
     with grasped(known) as handle:
         if handle is None:
             return False
@@ -84,7 +84,7 @@ def end(known: Identity, *, force: bool = False) -> bool:
 
 @contextmanager
 def grasped(known: Identity) -> Iterator[int | None]:
-    """Holds a pidfd of the process, so that its pid is not reused; None if it is gone."""
+    """Holds a pidfd of the process, which reserves its pid. None if it is gone."""
     try:
         handle = os.pidfd_open(known.pid)
     except ProcessLookupError:
@@ -111,7 +111,7 @@ def descendants(pid: int) -> tuple[Identity, ...]:
 
 
 def identity(pid: int) -> Identity | None:
-    """Identity of the process with this pid; None if there is none, or only a zombie."""
+    """Identity of the process with this pid. None without one, or for a zombie."""
     fields = _stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
         return None
@@ -124,7 +124,7 @@ def boot_id() -> str:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
-    """Writes `data` durably: a reader, even after a crash, sees the old or the new bytes."""
+    """Writes `data` durably. A reader, even after a crash, sees the old or the new bytes."""
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -142,7 +142,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat after the program's name; empty if there is no such process."""
+    """Fields of /proc/PID/stat after the program's name. Empty if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -172,7 +172,7 @@ def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock file for the block; False if another process holds it. The kernel frees it at death."""
+    """Holds the lock file for the block. False if another process holds it. The kernel frees it at death."""
     make_folder(path.parent)
     with path.open("ab") as lock:
         try:
@@ -204,6 +204,6 @@ def _recorded(record: Path) -> Identity | None:
 
 
 def _reap(pid: int) -> None:
-    """Reaps the process if it is a child of ours that has ended; never waits."""
+    """Reaps an ended child process. Never waits."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

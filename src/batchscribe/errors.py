@@ -34,13 +34,13 @@ from typing import ClassVar
 
 
 class BatchscribeError(Exception):
-    """Root of the tree; its text is one line that a user can act on."""
+    """Root of the tree. Its text is one line that a user can act on."""
 
     exit_code: ClassVar[int] = 1
 
 
 class TransientError(BatchscribeError):
-    """May pass by itself; retried a limited number of times or for a limited time."""
+    """May pass by itself; retried within a limit."""
 
 
 class StoreUnavailableError(TransientError):
@@ -48,7 +48,7 @@ class StoreUnavailableError(TransientError):
 
 
 class ComputeUnavailableError(TransientError):
-    """The cloud's API did not answer, throttled, or lost a reply: what it did is unknown."""
+    """The cloud's API did not answer, throttled, or lost a reply. What it did is unknown."""
 
 
 class LaunchError(TransientError):
@@ -68,7 +68,7 @@ class ObjectArchivedError(PermanentError):
 
 
 class ObjectTooLargeError(PermanentError):
-    """The object exceeds the size that its reader accepts; its content was not read."""
+    """The object exceeds the size that its reader accepts. Its content was not read."""
 
 
 class AudioError(PermanentError):
@@ -76,7 +76,7 @@ class AudioError(PermanentError):
 
 
 class UnsupportedAudioError(AudioError):
-    """The audio is of a kind that is never decoded here: a second attempt changes nothing."""
+    """The audio is of a kind that is never decoded here. A second attempt changes nothing."""
 
 
 class EngineError(PermanentError):
@@ -116,7 +116,7 @@ class CredentialsError(MisconfiguredError):
 
 
 class DamagedLedgerError(MisconfiguredError):
-    """The ledger's file is damaged; the store still has every transcript and open run."""
+    """The ledger's file is damaged. The store still has every transcript and open run."""
 
 
 class UnreadableError(MisconfiguredError):
@@ -124,7 +124,7 @@ class UnreadableError(MisconfiguredError):
 
 
 class GpuError(MisconfiguredError):
-    """A GPU is required, and there is no usable one: driver, device or libraries."""
+    """A required GPU is not usable: driver, device or libraries."""
 
 
 class NotStoppedError(BatchscribeError):

@@ -45,7 +45,7 @@ class Store(Protocol):
     url: str
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in ascending order of the key's UTF-8 bytes.
+        """Objects with the key prefix `prefix`, in order of their UTF-8 bytes.
 
         `after` skips keys up to and including it. An incomplete listing raises, so that it is never taken for
         a complete one.
@@ -61,7 +61,7 @@ class Store(Protocol):
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes or overwrites the object; a reader sees the old or the new bytes, never a mixture."""
+        """Writes or overwrites the object. A reader sees the old or the new bytes, never a mixture."""
 
     def delete(self, key: str) -> None:
         """Removes the object; does nothing if there is none."""
@@ -81,7 +81,7 @@ class Compute(Protocol):
         """Tags the instance with the claim, then requests its start. Repeatable."""
 
     def announce(self, instance: str, manifest: str) -> None:
-        """Writes the SHA-256 of another manifest into the tag of a running instance."""
+        """Writes another manifest's SHA-256 into the tag of a running instance."""
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         """Requests the stop. Repeatable; only `describe` proves success."""
@@ -101,7 +101,7 @@ class Launcher(Protocol):
     """Starts workers on the GPU host. Progress is read from the store, not from here."""
 
     def probe(self, instance: Instance) -> str | None:
-        """Version of the worker installed there; None while the GPU host cannot be reached yet.
+        """Version of the installed worker. None while the GPU host is unreachable.
 
         Raises MisconfiguredError if waiting cannot help: a changed host key, a missing right, no worker.
         """
@@ -117,7 +117,7 @@ class Launcher(Protocol):
         """True if the worker runs; None if that is unknown now."""
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
-        """Asks the worker to finish its window, publish and end; `force` kills it.
+        """Asks the worker to finish its window and end. `force` kills it.
 
         Does nothing if none runs.
         """
@@ -157,7 +157,7 @@ class Engine(Protocol):
     """
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """Yields one result for each window, in any order, as soon as it is ready. Raises EngineError.
+        """Yields one result per window, in any order, when ready. Raises EngineError.
 
         A None in `windows` means that no window is ready yet: an engine that collects a batch then
         transcribes what it has. An engine without collected windows never gets one.
@@ -182,7 +182,7 @@ class EngineFactory(Protocol):
     name: str
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Reasons why this engine cannot run `spec` here, each with the fix; empty if it can.
+        """Reasons why this engine cannot run `spec` here, each with the fix. Empty if it can.
 
         Loads no model and uses no network.
         """
@@ -204,4 +204,4 @@ class Lock(Protocol):
         """Holds the lock for the block. Raises LockHeldError, with its holder, after `patience` seconds."""
 
     def holder(self) -> str | None:
-        """The "PID timestamp" of the current holder; None if the lock is free."""
+        """The "PID timestamp" of the holder. None if the lock is free."""

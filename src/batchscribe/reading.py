@@ -46,7 +46,7 @@ def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
 
 
 def is_filled(store: Store, key: str) -> bool:
-    """True if there is an object of more than 0 bytes under `key`; does not read its content."""
+    """True if there is a non-empty object under `key`. Does not read it."""
     try:
         store.get(key, limit=0)
     except ObjectNotFoundError:

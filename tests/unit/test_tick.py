@@ -734,7 +734,7 @@ def test_one_session_that_cannot_be_written_holds_up_nothing_else(at: Stage) -> 
     ready(at)
     ticked = tick(at.world, at.terms)
     assert ticked.runs[0].state is RunState.SETTLED
-    assert "not ours" in str(ticked.errors[0])
+    assert "are foreign files" in str(ticked.errors[0])
     assert at.notes.messages[-1].title.endswith("completed")
     assert at.store.get("s/transcript.json").data == b"somebody's own"
 

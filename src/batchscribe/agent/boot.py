@@ -67,10 +67,10 @@ class BoxSeams:
 
 
 class BoxAgent:
-    """The agent of one boot, run in steps; a restarted agent continues where the last one died."""
+    """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
 
     def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
-        """`run`: id of the run if started over ssh; else the instance's record has the claim."""
+        """`run`: id of the run if started over ssh; else empty, and the instance's record has the claim."""
         self._place = place
         self._boot = boot
         self._seams = seams
@@ -130,19 +130,19 @@ class BoxAgent:
         )
 
     def _expected_hash(self, claim: BoxClaim) -> str | None:
-        """SHA-256 of the permitted manifest, empty for any; None if no work is permitted."""
+        """SHA-256 of the permitted manifest. Empty for any; None if no work is permitted."""
         if claim.launch is ClaimLaunch.BOOT:
             return self._seams.announced() or None
         permit = self._seams.permit(claim.run)
         return permit.sha256 if permit else None
 
     def _choose_waits(self, marks: Marks) -> BoxWaits:
-        """Timeouts; an agent that does not power off waits longer for another manifest."""
+        """Timeouts; without power-off, the agent waits longer for another manifest."""
         waits = self._place.waits
         return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
 
     def _read_claim(self) -> BoxClaim | None:
-        """Reads the claim of the start request or of this instance's record; None if there is none."""
+        """Reads the claim from the start request or the instance's record."""
         if self._run:
             permit = self._seams.permit(self._run)
             return permit.claim() if permit else None
@@ -160,7 +160,7 @@ class BoxAgent:
         return now is not None and now.run == claim.run
 
     def _refusal_reason(self, claim: BoxClaim, runs: Store) -> str:
-        """Reason why the claim is not for this boot; empty if it may be taken."""
+        """Reason why the claim is not for this boot. Empty if it may be taken."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
             return "it requires that the GPU host does nothing"
@@ -188,7 +188,7 @@ class BoxAgent:
             )
 
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
-        """True if another boot took the claim; an earlier agent of this boot does not count."""
+        """True if another boot took the claim. An earlier agent of this boot does not count."""
         try:
             record = read_record(runs, keys.boot(claim.run), BootRecord)
         except ObjectNotFoundError:
@@ -196,7 +196,7 @@ class BoxAgent:
         return record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
-        """True if the boot that took the claim ended it; else it went down, and this boot ends the run.
+        """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
 
         A host that powers itself off stores its reason: a later start is not for that run.
         """

@@ -79,14 +79,14 @@ class Box:
 
     @property
     def agent_lock(self) -> Path:
-        """Lock file that the only agent of this host holds while it runs."""
+        """Lock file that this host's only agent holds while it runs."""
         return self._root / "agent.lock"
 
     def version(self) -> BoxReply:
         return BoxReply(release=__version__)
 
     def start(self, request: StartRequest) -> BoxReply:
-        """Permits the agent to start the run's workers, and starts an agent if none runs.
+        """Permits the run's workers, and starts an agent if none runs.
 
         Raises MisconfiguredError, LaunchError.
         """
@@ -113,7 +113,7 @@ class Box:
         return BoxReply(release=__version__, done=free)
 
     def permit(self, run: str) -> StartPermit | None:
-        """Reads the permit to start the run's workers; None if there is none of this boot."""
+        """Reads the run's permit. None if there is none of this boot."""
         try:
             permit = decode(self._permit_path(run).read_bytes(), StartPermit)
         except FileNotFoundError:
@@ -121,7 +121,7 @@ class Box:
         return permit if permit.boot == boot_id() else None
 
     def start_worker(self, name: WorkerName, url: str, *, region: str, endpoint: str, sha256: str) -> None:
-        """Starts the worker on the manifest at `url`, once, if its hash matches; empty for any.
+        """Starts the worker on the manifest at `url`, once. An empty hash permits any.
 
         Raises MisconfiguredError, LaunchError.
         """
@@ -183,7 +183,7 @@ class Box:
         return BoxReply(release=__version__, findings=tuple(findings))
 
     def _check_stores(self, home: str, control: str) -> Finding | None:
-        """Finding if the next boot would read its claim from another store, or from none."""
+        """Finding if the next boot would read claims from another store."""
         try:
             place = self.place()
         except MisconfiguredError as error:
@@ -199,7 +199,7 @@ class Box:
         return self._run_aside("fetch", spec, FETCH_SECONDS, self.environment())
 
     def environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
-        """Environment of a worker: the file's lines and a plain base; nothing of this session.
+        """Environment of a worker: the file's lines and a plain base.
 
         `region` and `endpoint` are set for AWS unless the file sets them. Raises MisconfiguredError if other
         users could read or change the file.
@@ -285,7 +285,7 @@ class Box:
     def _run_aside(
         self, command: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
     ) -> BoxReply:
-        """Runs a command that needs a worker's environment, and may crash, in a separate process."""
+        """Runs a command in a separate process: it may crash, and needs a worker's environment."""
         try:
             done = subprocess.run(
                 [*self._aside_command, command],
@@ -328,7 +328,7 @@ def _check_driver() -> Finding:
 
 
 def _check_units() -> Finding:
-    """Checks that the systemd units of the next boot are enabled, and the dead-man's are active."""
+    """Checks that the systemd units are enabled, and the dead-man active."""
     dead_man = [unit for unit in host.DEADMAN_UNITS if not unit.endswith(".service")]
     missing = [unit for unit in (host.BOX_UNIT, *dead_man) if not _query_systemd("is-enabled", unit)]
     missing += [unit for unit in dead_man if unit not in missing and not _query_systemd("is-active", unit)]

@@ -15,7 +15,7 @@ READABLE = 0o644
 
 
 class NoDeadman:
-    """State of a host that must not, or cannot, be powered off: writes no files."""
+    """State of a host that must not, or cannot, be powered off. Writes no files."""
 
     powers_off = False
 
@@ -33,7 +33,7 @@ class NoDeadman:
 
 
 class MarkerFiles:
-    """Run-time state files in `folder`, which is in memory and belongs to this user.
+    """Run-time state files in `folder`, in memory, owned by this user.
 
     Each method raises MisconfiguredError if its file cannot be written.
     """

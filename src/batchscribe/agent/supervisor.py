@@ -147,7 +147,7 @@ class Watch:
         return POLL_SECONDS if self._workers.was_started(self._name) else IDLE_POLL_SECONDS
 
     def _power_off(self) -> float | None:
-        """Requests the power-off; retries while the file cannot be written, or the host would stay on."""
+        """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
         try:
             self._marks.off()
         except MisconfiguredError as error:
@@ -189,7 +189,7 @@ class Watch:
         return None
 
     def _end_after_reboot(self) -> Verdict:
-        """Ends a run whose workers died with the earlier boot: nothing is started twice."""
+        """Ends a run whose workers died with the earlier boot. Nothing is started twice."""
         while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
         given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
@@ -216,7 +216,7 @@ class Watch:
         return self._start_worker(expected or "")
 
     def _refusal_reason(self, expected: str | None) -> str:
-        """Reason why no worker may start on the manifest; empty if one may. A tag may lag behind it."""
+        """Reason why no worker may start on the manifest. Empty if one may. A tag may lag behind it."""
         if expected is None:
             over_ssh = self._claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
@@ -265,12 +265,12 @@ class Watch:
         return None
 
     def _kill_earlier_workers(self) -> None:
-        """Kills earlier workers that outlive their exit record: they would occupy GPU memory."""
+        """Kills earlier workers that outlive their exit record. They would occupy GPU memory."""
         for worker in range(self._worker):
             self._ask_to_end(worker, force=True)
 
     def _obey_cancel(self) -> None:
-        """Ends the worker if its controller requests it: by signal first, by force after the grace period."""
+        """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
         asked = self._read_optional(keys.cancel(self._claim.run, self._worker), EndRequest)
         if asked is None:
             return
@@ -282,7 +282,7 @@ class Watch:
             self._obeyed = force
 
     def _follow_progress(self) -> None:
-        """Reads the worker's progress; reports that continue while the engine hangs are no progress.
+        """Reads the worker's progress. Reports that continue while the engine hangs are no progress.
 
         An unreadable report counts as none, so that the request to end the worker is still read.
         """
@@ -295,7 +295,7 @@ class Watch:
             self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 
     def _record_progress(self, mark: Mark) -> None:
-        """Records progress since the last poll; the first poll of a restarted agent is none."""
+        """Records progress since the last poll. The first poll of a restarted agent is none."""
         if self._mark not in {None, mark}:
             self._moved_at = self._clock.monotonic()
             self._marks.alive(self._moved_at)
@@ -342,7 +342,7 @@ class Watch:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
 
     def _is_running(self) -> bool | None:
-        """True if the worker runs; None if its process record cannot be read."""
+        """True if the worker runs. None if its process record is unreadable."""
         try:
             return self._workers.is_running(self._name)
         except BatchscribeError as error:

@@ -118,7 +118,7 @@ def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) 
 
 
 def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
-    """Outcome and reason if a run must end now, whatever its next step; None if it may continue."""
+    """Outcome and reason if a run must end now. None if it may continue."""
     now = world.clock.now()
     if run.ending or not run.open:
         return None
@@ -132,7 +132,7 @@ def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
 
 
 def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """Takes a step that may fail: transient errors are retried, any other leads to teardown."""
+    """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     try:
         run = ACTS[step](world, terms, run)
     except InterruptedRunError:
@@ -169,7 +169,7 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
 
 
 def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
-    """True if live work may continue without being followed: credentials can fail for minutes."""
+    """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = run.meter.running_until
     return last is not None and moment(world).is_within(timedelta(seconds=terms.waits.blind), of=last)
 
@@ -182,7 +182,7 @@ def _clear_unreachable(world: World, run: Run) -> None:
 
 
 def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
-    """Alerts if a paid run cannot be followed for a long time; it continues until its deadline."""
+    """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
         since = world.ledger.get(key)
@@ -199,14 +199,14 @@ def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: Transient
 def _give_up(
     world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
 ) -> Run:
-    """Moves the run to teardown, from its last record: a step may have recorded more than it returned."""
+    """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
     log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
     return save_best_effort(world, _latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
 def _latest(world: World, run: Run) -> Run:
-    """Returns the run as last recorded: a step may have recorded progress before it failed."""
+    """Returns the run as last recorded. A step may have recorded progress before it failed."""
     try:
         return world.ledger.run(run.id) or run
     except BatchscribeError:
@@ -234,7 +234,7 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _latest_stopping(world: World, run: Run) -> Run:
-    """Returns the run with what a poll recorded before the step failed, unless the ledger lags behind."""
+    """Returns the run as recorded before the step failed, unless the ledger lags behind."""
     latest = _latest(world, run)
     return latest if latest.stop_requested is not None else run
 

@@ -151,7 +151,7 @@ def _read_single(
 
 
 def _failure(name: str, data: bytes, stored: datetime) -> Failure:
-    """Decodes the record; an unreadable one counts as a failure of the chunk, which starts no GPU."""
+    """Decodes the record. An unreadable one counts as the chunk's failure: it starts no GPU."""
     try:
         return record.decode(data, Failure)
     except MisconfiguredError:

@@ -12,7 +12,7 @@ from batchscribe.errors import CredentialsError, MisconfiguredError, NoCapacityE
 
 
 def take_another_type(world: World, terms: Terms, run: Run, error: NoCapacityError) -> Run:
-    """Requests the next type of the list, or begins teardown if none is left.
+    """Requests the next type, or begins teardown if none is left.
 
     Only records the request: `become_that_type` repeats the change until polls show it.
     """
@@ -28,7 +28,7 @@ def take_another_type(world: World, terms: Terms, run: Run, error: NoCapacityErr
 
 
 def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """Requests the recorded type until polls show it, then prices the run by it.
+    """Requests the recorded type until polls show it, then updates the rate.
 
     Skips a type that the instance cannot have.
     """
@@ -46,7 +46,7 @@ def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Ru
 
 
 def _is_payable(world: World, terms: Terms, run: Run, instance_type: str) -> bool:
-    """True if the type's price is known and stays within the daily budget."""
+    """True if the type has a known price within the daily budget."""
     try:
         rate = terms.rate_of(instance_type)
     except MisconfiguredError as error:

@@ -142,7 +142,7 @@ class World:
 
 
 def refuse_unfit(unfit: str) -> None:
-    """Raises MisconfiguredError if no machine can run the configuration; nothing has been paid yet."""
+    """Raises MisconfiguredError if no machine can run the configuration. Nothing has been paid yet."""
     if unfit:
         raise MisconfiguredError(f"{unfit} (nothing was started)")
 
@@ -166,12 +166,12 @@ def poll_instance(world: World, run: Run) -> Poll:
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
-    """True if `seconds` have passed since then, also if the clock was set back meanwhile."""
+    """True if `seconds` have passed, even if the clock was set back."""
     return since is not None and not now.is_within(timedelta(seconds=seconds), of=since)
 
 
 def save_best_effort(world: World, run: Run, note: str = "") -> Run:
-    """Records the run if possible: during teardown, a broken ledger must not keep a GPU running."""
+    """Records the run if possible. During teardown, a broken ledger must not keep a GPU running."""
     try:
         return save(world, run, note)
     except BatchscribeError as error:

@@ -21,7 +21,7 @@ MODEL_LOAD_SECONDS = 30.0
 
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
-    """Waits until the host answers, then starts a worker on the last manifest."""
+    """Starts a worker on the last manifest once the host answers."""
     poll = poll_instance(world, run)
     if down := why_not_up(run, poll.instance):
         run = read_poll(run, poll)
@@ -49,7 +49,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:
-    """Pending chunks that fit into the time left and were not tried in this run."""
+    """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
     given = (read_manifest(world, run, worker) for worker in range(len(run.manifests)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
@@ -91,7 +91,7 @@ def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> 
 
 
 def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """Returns the run with its next manifest, recorded in the ledger but not yet stored."""
+    """Returns the run with its next manifest, recorded but not yet stored."""
     key = record_manifest(world, _manifest(terms, run, chunks))
     return replace(run, manifests=(*run.manifests, key), work_ended=None)
 

@@ -35,7 +35,7 @@ def note_down(world: World, run: Run) -> None:
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Writes the claim into the instance's record; returns how the run's workers will be started.
+    """Writes the claim into the instance's record. Returns how the run's workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
@@ -60,14 +60,14 @@ def leave_claim(world: World, terms: Terms, run: Run) -> str:
 
 
 def launch_left(world: World, run: Run) -> str:
-    """Launch kind of a run that the ledger lost, from its claim; empty without a claim."""
+    """Launch kind of a run that the ledger lost, from its claim. Empty without a claim."""
     record = instance_record(world, run.instance)
     claim = record.claim if record else None
     return claim.launch if claim and claim.run == run.id else ""
 
 
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
-    """Record that `gpu setup` wrote of the instance; None if there is none, or it cannot be read."""
+    """The instance's record by `gpu setup`. None if missing or unreadable."""
     try:
         return read_record(world.home, keys.instance(instance), InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -105,7 +105,7 @@ def take_away(world: World, run: Run) -> None:
 
 
 def sweep(world: World, terms: Terms) -> None:
-    """Retries the clean-up of settled runs, each in the place where it was opened."""
+    """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
         if run is not None and not run.open:
@@ -113,7 +113,7 @@ def sweep(world: World, terms: Terms) -> None:
 
 
 def disarm_settled(world: World, instance: str) -> None:
-    """Disarms the guard's orders of all settled runs, recorded or not: a ledger may have been lost."""
+    """Disarms the guard's orders of all settled runs, recorded or not. A ledger may have been lost."""
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:
@@ -128,7 +128,7 @@ def _remove_claim(world: World, run: Run) -> None:
 
 
 def _restore_instance(world: World, run: Run) -> None:
-    """Empties the tags and restores the instance's own type, unless another owner changed them since."""
+    """Empties the tags and restores the type, unless another owner changed them."""
     if not run.started and not run.tried_types:
         return
     seen = world.compute.describe(run.instance)
@@ -152,7 +152,7 @@ def _restore_instance(world: World, run: Run) -> None:
 
 
 def _just_over(world: World, run: Run) -> bool:
-    """True if the run's last call on its instance is so recent that polls may be older than it."""
+    """True if polls may be older than the run's last call."""
     last = run.stop_requested or run.meter.start_accepted or run.meter.start_requested
     return last is not None and moment(world).is_within(START_LANDS, of=last)
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def fetched(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-    """Yields (key, bytes) of each existing object, in the given order; missing ones are left out.
+    """Yields (key, bytes) of each existing object, in the given order. Missing ones are left out.
 
     An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects.
     A store's attribute `threads` limits the number of concurrent readers.

@@ -24,7 +24,7 @@ from batchscribe.errors import BatchscribeError, TransientError
 
 
 def follow(world: World, terms: Terms, run: Run) -> Run:
-    """Polls the instance if that is due, even if the store fails, then reads the worker's reports."""
+    """Polls the instance if due, then reads the worker's reports."""
     run, seen = _poll_if_due(world, terms, run)
     down = why_not_up(run, seen) if seen else ""
     try:
@@ -41,7 +41,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _poll_if_due(world: World, terms: Terms, run: Run) -> tuple[Run, Instance | None]:
-    """Polls the instance if due; a transient failure does not prevent reading the store."""
+    """Polls the instance if due. A transient failure does not prevent reading the store."""
     if not poll_due(run, terms, moment(world)):
         return run, None
     try:
@@ -74,12 +74,12 @@ def _follow_progress(
 
 
 def _awaits_host(run: Run) -> bool:
-    """True if the host starts the last manifest by itself, and no worker on it was observed yet."""
+    """True if the host itself starts the last manifest, and has not yet."""
     return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.manifests) > 1)
 
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:
-    """Restarts an agent that died; the host itself only restarts agents that it started at boot."""
+    """Restarts an agent that died. The host itself only restarts agents that it started at boot."""
     if run.launch != ClaimLaunch.SSH:
         return
     url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
@@ -90,7 +90,7 @@ def ensure_agent(world: World, run: Run, seen: Instance) -> None:
 
 
 def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
-    """Outcome and reason of a run if its host is already stopped; None if work never began."""
+    """Outcome and reason of a run with a stopped host. None if work never began."""
     if not run.manifests:
         return None
     if (record := read_exit(world, run.worker)) is not None:
@@ -100,7 +100,7 @@ def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
 
 
 def _gone_down(world: World, run: Run, down: str) -> Run:
-    """Moves the run to teardown after its instance went down without an exit record of its worker."""
+    """Moves the run to teardown: its instance went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
         detail = f"{down} while its worker was running: stopped from outside"
@@ -111,7 +111,7 @@ def _gone_down(world: World, run: Run, down: str) -> Run:
 
 
 def _after_exit(world: World, terms: Terms, run: Run, record: ExitRecord) -> Run:
-    """Chooses the next step by the exit record; only the store decides which chunks are done."""
+    """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
     run = replace(_with_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
     if record.end is WorkerEnd.FINISHED:
@@ -131,7 +131,7 @@ def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | 
 
 
 def _go_on(world: World, terms: Terms, run: Run) -> Run:
-    """Gives the same host another manifest if work and time are left; else begins teardown."""
+    """Gives the host another manifest if possible. Else begins teardown."""
     note = f"worker {run.worker.worker} finished"
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
     if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
@@ -144,7 +144,7 @@ def _go_on(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _with_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
-    """Returns the run with the start times of its first worker and of its first window."""
+    """Returns the run with the start times of its first worker and window."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run
     at = by_our_clock(run, reported.at, now)

@@ -11,7 +11,7 @@ from batchscribe.core.run.runs import Run
 
 
 def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:
-    """Records speed, set-up time and bytes per audio second, if any work was done."""
+    """Records speed, set-up time and bitrate if any work was done."""
     seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
     if not seen:
         return

@@ -63,7 +63,7 @@ def paused_until(world: World) -> datetime | None:
 
 
 def stranger(world: World, instance: Instance, now: datetime) -> str | None:
-    """Reason why the instance belongs to another scheduler; None if it does not.
+    """Reason why the instance belongs to another scheduler, or None.
 
     A claim is foreign if its run is unknown here and its deadline has not passed.
     """

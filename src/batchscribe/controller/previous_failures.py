@@ -23,7 +23,7 @@ log = structlog.get_logger("batchscribe")
 
 
 def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Trouble, ...]]:
-    """Earlier failures by the digest of the chunk's key, one entry per ETag.
+    """Earlier failures by digest of the chunk's key and by ETag.
 
     Failures with another decoder do not count. Attempts at quarantined chunks are not read. Compacted
     attempts and quarantine marks cost a few requests in total.
@@ -60,7 +60,7 @@ def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
 def read_marks(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark]
 ) -> dict[str, QuarantineMark]:
-    """Marks of the listed quarantine records, by `mark_name`; only those not `known` are read.
+    """Marks of the listed quarantine records, by `mark_name`. Only those not `known` are read.
 
     An unreadable record gets no mark, so that each scan logs it.
     """
@@ -74,7 +74,7 @@ def read_marks(
 
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
-    """Quarantine record of one chunk, even if outdated; None if there is no readable one."""
+    """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
     try:
         return read_record(output, keys.quarantine(key), QuarantineRecord)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -84,7 +84,7 @@ def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
 def _list_held(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark], decoder: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Digest and ETag of each chunk that is quarantined for this decoder; only unknown records are read."""
+    """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
     new = []
     for info in listed:
         mark = known.get(mark_name(_name(info.key), info.etag))
@@ -128,7 +128,7 @@ def _name(key: str) -> str:
 
 
 def _quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
-    """Decodes a record; an unreadable one still holds its chunk back, so that it starts no GPU."""
+    """Decodes a record. An unreadable one still holds its chunk back, so that it starts no GPU."""
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:

@@ -46,7 +46,7 @@ def recover(world: World, terms: Terms) -> None:
 
 
 def adopt_overdue(world: World, terms: Terms) -> None:
-    """Takes over a run of another scheduler that left its instance running past its deadline.
+    """Takes over a foreign run with an instance running past its deadline.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
     """
@@ -80,7 +80,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
 
 
 def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
-    """Builds the run from the cloud and our settings; its record only supplies the scheduler's name."""
+    """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
     run = Run(
         id=run_id,
@@ -129,7 +129,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
 
 
 def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
-    """True if this scheduler opened the run here, for its present instance and stores."""
+    """True if this scheduler opened the run for its present settings."""
     opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
     here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
@@ -149,7 +149,7 @@ def _as_stored(world: World, record: Run) -> Run:
 
 
 def _as_it_stands(world: World, run: Run) -> Run:
-    """Reopens a run; billed from its creation on, since its start is not recorded."""
+    """Reopens a run. It is billed from its creation on, since its start is not recorded."""
     manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run), manifests=manifests)
     poll = poll_instance(world, run)
@@ -178,7 +178,7 @@ def _may_be_left(world: World, run: Run) -> bool:
 
 
 def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
-    """Returns the run with the type that it gave its instance: an allowed type, or any under our tag."""
+    """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
     if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
         return run
@@ -192,7 +192,7 @@ def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
 
 
 def _list_records(world: World) -> Iterator[tuple[World, str, str]]:
-    """Yields (world, run id, record name) of each run record in the store.
+    """Yields (world, run id, record name) of each stored run record.
 
     A rehearsal has a world of its own.
     """
@@ -204,6 +204,6 @@ def _list_records(world: World) -> Iterator[tuple[World, str, str]]:
 
 
 def _run_of(key: str) -> tuple[str, str]:
-    """Splits a key into run id and record name; both empty for any other key."""
+    """Splits a key into run id and record name. Both empty for any other key."""
     run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
     return (run_id, record) if key.startswith(keys.RUNS) else ("", "")

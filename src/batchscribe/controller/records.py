@@ -41,7 +41,7 @@ def write_settlement(world: World, run: Run) -> bool:
 
 
 def read_record(world: World, run_id: str) -> tuple[Run, bool]:
-    """Reads a run's record; the flag is True if this scheduler wrote it.
+    """Reads a run's record. The flag is True if this scheduler wrote it.
 
     Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
@@ -50,7 +50,7 @@ def read_record(world: World, run_id: str) -> tuple[Run, bool]:
 
 
 def read_settlement(world: World, run: Run) -> Run | None:
-    """Reads this scheduler's settlement of the run; None if there is none, or a foreign one."""
+    """Reads this scheduler's settlement of the run. None if missing or foreign."""
     try:
         data = read_bytes(world.output, keys.settlement(run.id), RECORD_BYTES)
         return decode_settlement(data, run) if is_sealed(data, world.secret) else None
@@ -59,7 +59,7 @@ def read_settlement(world: World, run: Run) -> Run | None:
 
 
 def record_manifest(world: World, manifest: Manifest) -> str:
-    """Keeps a copy in the ledger before the manifest is stored, and returns the manifest's key."""
+    """Keeps a copy of the manifest in the ledger and returns its key."""
     sealed = seal(wire.encode(manifest), world.secret)
     world.ledger.put(_copy_key(manifest.run, manifest.worker), sealed.decode())
     return keys.manifest(manifest.run, manifest.worker)
@@ -80,7 +80,7 @@ def store_manifest(world: World, run: Run) -> None:
 
 
 def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
-    """Reads the manifest of a worker, by default the last; from the store if the ledger was lost.
+    """Reads a worker's manifest, by default the last. From the store if the ledger was lost.
 
     Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
@@ -109,7 +109,7 @@ def _copy_key(run_id: str, worker: int) -> str:
 
 
 def manifests_of(world: World, run_id: str) -> tuple[str, ...]:
-    """Keys of all manifests of a run in the store, in the order of their workers."""
+    """Keys of a run's stored manifests, in the order of their workers."""
     prefix = f"{keys.RUNS}{run_id}/workers/"
     return tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
 
@@ -142,7 +142,7 @@ def _replace_unreadable(world: World, worker: WorkerRef, message: str) -> ExitRe
 
 
 def read_progress(world: World, worker: WorkerRef) -> Progress | None:
-    """Reads the progress of a worker; None if there is none yet, or it cannot be read."""
+    """Reads the progress of a worker. None if missing or unreadable."""
     try:
         return reading.read_record(world.output, keys.progress(worker.run, worker.worker), Progress)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -150,7 +150,7 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
 
 
 def read_box_end(world: World, run: Run) -> BoxEnd | None:
-    """Reads why the GPU host powered itself off; None if it did not, or could not report it."""
+    """Reads why the GPU host powered itself off. None if not reported."""
     try:
         return reading.read_record(world.output, keys.box_end(run.id), BoxEnd)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -158,6 +158,6 @@ def read_box_end(world: World, run: Run) -> BoxEnd | None:
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
-    """Clamps a time of the GPU host's clock between the first poll that showed it up, and now."""
+    """Clamps a GPU host's time between its first poll and now."""
     since = run.meter.running_since
     return min(now, max(reported, since.at) if since else reported)

@@ -52,7 +52,7 @@ class _Silence:
 
 
 def place_of(world: World, name: str) -> World:
-    """The world of the rehearsal `name`, with the real instance, guard and ledger."""
+    """World of a rehearsal, with the real instance, guard and ledger."""
     store = Below(world.home, f"{FOLDER}{name}/")
 
     def scanner(_by_hand: bool) -> Scanner:
@@ -62,7 +62,7 @@ def place_of(world: World, name: str) -> World:
 
 
 def world_of(world: World, terms: Terms, run: Run) -> World:
-    """The world that a run was opened in: a rehearsal's, that of the settings, or of earlier settings.
+    """World that a run was opened in: a rehearsal's, or that of its settings.
 
     A run is stopped and finished where it was opened, even if the settings changed since.
     """
@@ -79,6 +79,6 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
 
 
 def rehearsed(run: Run) -> bool:
-    """True for a run of a rehearsal, whose prefix is below the control objects."""
+    """True if the run is a rehearsal's, below the control objects."""
     root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
     return root in run.output

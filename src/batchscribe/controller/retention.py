@@ -29,7 +29,7 @@ KEEP_ALIVE_EVERY = 1000
 
 
 def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
-    """Deletes control objects older than `keep`, compacts failed attempts, and prunes the ledger.
+    """Deletes old control objects, compacts failed attempts, and prunes the ledger.
 
     An open run keeps everything, and so does a quarantined chunk. Returns the number of deleted objects.
     Repeatable after a crash between any two steps. Raises what Store.list, create and delete raise.
@@ -61,13 +61,13 @@ def compact_loose(world: World) -> None:
 
 
 def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
-    """Newest time in the listing; never later than `now`, because a file's time may be set manually."""
+    """Newest time in the listing. Never later than `now`, because a file's time may be set manually."""
     newest = max((info.modified for info in listed), default=None)
     return min(now, newest) if newest else None
 
 
 def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
-    """Objects of runs that were settled earlier than `before`, except intents and settlements."""
+    """Objects of runs settled before `before`, except intents and settlements."""
     for run, group in groupby(runs, key=lambda info: info.key.removeprefix(keys.RUNS).partition("/")[0]):
         found = {info.key: info for info in group}
         settled = found.get(keys.settlement(run))
@@ -78,7 +78,7 @@ def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
 def _compacted(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
-    """Compacts the attempts if there are enough; returns the keys of the objects to delete."""
+    """Compacts the attempts if there are enough. Returns the keys of the objects to delete."""
     held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
     free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
     old = {name for name, at in free.items() if at < before}
@@ -111,6 +111,6 @@ def _ended(world: World, names: Collection[str]) -> set[str]:
 
 
 def _listed_chunks(world: World, digests: Collection[str]) -> Mapping[str, bool]:
-    """The chunks with listed audio, by digest: True if there is a transcript."""
+    """Chunks with listed audio, by digest: True if transcribed."""
     listed = ((keys.digest(audio.info.key), audio) for audio in world.scanner(False).audio())
     return {digest: bool(audio.transcripts) for digest, audio in listed if digest in digests}

@@ -68,13 +68,13 @@ class Scanner:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """Keys that were listed differently or skipped so far, each with its reason."""
+        """Keys listed differently or skipped so far, each with its reason."""
         stores = (self.source,) if self._one_store else (self.source, self.output)
         return tuple(row for store in stores for row in getattr(store, "odd_keys", ()))
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """Number of audio files not decoded, by extension, listed since the last call of `rules`."""
+        """Number of skipped audio files by extension, since the last `rules`."""
         return dict(self._passed_over)
 
     def _leave_out(self, key: str) -> None:
@@ -109,7 +109,7 @@ class Scanner:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
     def audio(self, prefix: str = "") -> Iterator[AudioObject]:
-        """Streams every audio object with its transcripts; a prefix must be a whole folder."""
+        """Streams every audio object with its transcripts. A prefix must be a whole folder."""
         for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
             yield from folder
 
@@ -139,7 +139,7 @@ class Scanner:
 def read_live_lock(
     store: Store, key: str, now: datetime, stale_after: timedelta = LOCK_STALE_AFTER
 ) -> LiveLock | None:
-    """Reads a recorder's lock, in the original's format; None if there is none, or it is stale.
+    """Reads a recorder's lock. None if there is none, or it is stale.
 
     A fresh lock that cannot be read covers all sessions: waiting costs minutes, but a transcript of half a
     recording would stay.

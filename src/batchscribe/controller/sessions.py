@@ -59,7 +59,7 @@ def publish_session(
 
 
 def record_unreadable(ledger: Ledger, parts: Iterable[PartInput]) -> None:
-    """Records unreadable transcripts in the ledger, for `scan`, which does not read them."""
+    """Records unreadable transcripts in the ledger, for `scan`."""
     known = ledger.facts(UNREADABLE_FACTS)
     for part in parts:
         fact = f"{UNREADABLE_FACTS}{part.transcript}"
@@ -92,7 +92,7 @@ def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
-    """Chunks of a session in order, each with its newest transcript if it has one."""
+    """Chunks of a session in order, each with its newest transcript."""
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
@@ -103,7 +103,7 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
 
 
 def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
-    """Transcripts to read: each within its size limit, all of them within the session's."""
+    """Transcripts to read, within the size limits of each and of the session."""
     left = SESSION_BYTES
     for audio in own:
         if audio.newest is not None and audio.newest[1].size <= min(TRANSCRIPT_BYTES, left):
@@ -126,7 +126,7 @@ def _read_contents(
 def _build_part(
     audio: AudioObject, asked: Collection[str], contents: Mapping[str, Content | PermanentError]
 ) -> PartInput:
-    """Builds a chunk's part; an unreadable transcript leaves a gap in the session."""
+    """Builds a chunk's part. An unreadable transcript leaves a gap in the session."""
     if audio.newest is None:
         place = audio.blank[0][1].key if audio.blank else audio.planned
         return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
@@ -143,7 +143,7 @@ def _build_part(
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The fields of a session file that identify it; its text is not decoded."""
+    """The fields of a session file that identify it. Its text is not decoded."""
 
     format: str
     session: str
@@ -151,7 +151,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def _find_place(output: Store, session: str) -> tuple[str, _Head | None]:
-    """First stem without foreign files, and the session's present JSON there, if any."""
+    """First stem without foreign files, and the session's JSON there."""
     stems = session_stems(session)
     for stem in stems:
         taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}

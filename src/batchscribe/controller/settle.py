@@ -152,7 +152,7 @@ def _verify_chunks(
 
 
 def _send_message(world: World, run: Run, result: Verdict) -> None:
-    """Sends a message for the run; for repeated failed starts, at most one every six hours."""
+    """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
         log.info("not reported again so soon", run=run.id, outcome=outcome.value)
@@ -176,7 +176,7 @@ def message(run: Run, result: Verdict) -> Message:
 
 
 def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
-    """Runs one of several actions; logs and collects its error, so that the others still run."""
+    """Runs one of several actions. Logs and collects its error, so that the others still run."""
     try:
         act()
     except BatchscribeError as error:
@@ -198,7 +198,7 @@ def _read_work(world: World, run: Run) -> Iterable[Work]:
 
 
 def _count_failures(world: World, run: Run, work: list[Work]) -> None:
-    """Stores every failed attempt: those in exit records, and those that a dead worker did not report.
+    """Stores every failed attempt, also those that a dead worker did not report.
 
     A chunk in flight when its worker died may have killed it, and counts once. If the machine was stopped
     under its worker, no failure is attributed.
@@ -257,7 +257,7 @@ def _passed_over(work: Work) -> Iterable[ManifestChunk]:
 
 
 def _list_redone(world: World, run: Run) -> frozenset[str]:
-    """Keys of the transcripts that the user moved aside (`redo`) since the run began."""
+    """Keys of transcripts moved aside (`redo`) since the run began."""
     aside = (info for info in world.output.list(keys.SUPERSEDED) if info.modified >= run.created)
     return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
 

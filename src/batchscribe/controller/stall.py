@@ -10,7 +10,7 @@ from batchscribe.core.run.runs import Run
 
 
 def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None) -> str | None:
-    """Reason why the worker counts as lost; None if it made progress within the limit.
+    """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
     rises while the engine hangs. The ledger keeps the last progress for the next pass.

@@ -69,7 +69,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
 
 
 def arm(world: World, terms: Terms, run: Run) -> Run:
-    """Stores the run's record and manifest, then arms the stop order outside this machine.
+    """Stores the run's record and manifest, then arms the guard.
 
     If any of these fails, nothing is started.
     """
@@ -85,7 +85,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
 
 
 def provision(world: World, terms: Terms, run: Run) -> Run:
-    """Records the start request once the instance is free, before the start itself."""
+    """Records the coming start request once the instance is free."""
     poll = poll_instance(world, run)
     state, now = poll.instance.state, poll.answered
     if run.borrowed and state is InstanceState.PENDING and now.at - run.created < INTENT_LASTS:
@@ -115,7 +115,7 @@ def _provision_own(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
 
 
 def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
-    """Reason why this run must no longer start the instance; empty if it may."""
+    """Reason why this run must no longer start the instance. Empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
     if _claimed_by_another(world, run, seen, now):
@@ -126,7 +126,7 @@ def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 
 def await_running(world: World, terms: Terms, run: Run) -> Run:
-    """Requests the start until it is accepted, then polls until the instance runs."""
+    """Requests the start until accepted, then polls until the instance runs."""
     poll = poll_instance(world, run)
     seen, now = poll.instance, poll.answered
     if run.meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
@@ -150,7 +150,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
-    """Returns the run with its instance observed running under its tag, even if no start was confirmed."""
+    """Returns the run with its instance observed running under its tag."""
     seen, now = poll.instance, poll.answered
     accepted = run.meter.start_accepted or now
     return run.moved(
@@ -163,7 +163,7 @@ def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
 
 
 def _is_our_start(run: Run, poll: Poll) -> bool:
-    """True if this poll, however old, shows our own start: any later launch is then foreign."""
+    """True if this poll, however old, shows our own start. Any later launch is then foreign."""
     accepted = run.meter.start_accepted
     old_enough = accepted is not None and not poll.answered.is_within(START_LANDS, of=accepted)
     return (
@@ -192,7 +192,7 @@ def _borrow(run: Run, poll: Poll) -> Run:
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """True if another run's claim is valid; a leftover claim of our own settled run is not."""
+    """True if another run's claim is valid. A leftover claim of our own settled run is not."""
     if seen.run in {None, run.id} or (seen.deadline is not None and seen.deadline <= now):
         return False
     known = world.ledger.run(seen.run or "")
@@ -215,12 +215,12 @@ def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
 
 
 def _announced_hash(world: World, run: Run) -> str:
-    """Hash of the manifest if the host begins work at boot; empty if it gets the hash over ssh."""
+    """Manifest hash if the host begins work at boot. Empty if started over ssh."""
     return digest(read_manifest(world, run)) if run.launch == ClaimLaunch.BOOT else ""
 
 
 def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
-    """Moves the run to teardown: its host did all its work between two passes, or it never came up."""
+    """Moves the run to teardown. Its host did all its work between two passes, or it never came up."""
     if worked := end_of_work(world, run):
         return run.releasing(*worked)
     reason = seen.state_reason or "the cloud gave no reason"
@@ -228,7 +228,7 @@ def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
 
 
 def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
-    """Makes the start call; after a lost reply, the next poll shows its result."""
+    """Makes the start call. After a lost reply, the next poll shows its result."""
     try:
         if run.wanted_type:
             return become_that_type(world, terms, run, seen)

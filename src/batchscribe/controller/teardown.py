@@ -56,7 +56,7 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:
-    """Makes one poll of a run in teardown, and at most one act."""
+    """Makes one poll in teardown, and at most one act."""
     since = run.stop_requested
     assert since is not None
     run = run if run.started else _check_tag(world, run)
@@ -74,7 +74,7 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _check_tag(world: World, run: Run) -> Run:
-    """Returns the run as started if its tag is on the instance; unchanged if the cloud does not answer."""
+    """Returns the run as started if its tag is on the instance."""
     try:
         return read_tag(run, poll_instance(world, run))
     except BatchscribeError as error:
@@ -103,7 +103,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
 
 
 def _is_ours(run: Run, poll: Poll) -> bool:
-    """True if our tag is on our own start, or no tag on a start that is known to be ours.
+    """True if the instance runs by our start, by its tag or launch.
 
     Tags get lost. If the tag was emptied after our start, the claim was released: an instance that is up
     since then is foreign.
@@ -122,7 +122,7 @@ def _is_ours(run: Run, poll: Poll) -> bool:
 
 
 def _may_become_ours(run: Run, poll: Poll) -> bool:
-    """True if the poll may be older than our start, in its state or only in its tags."""
+    """True if the poll's state or tags may be older than our start."""
     seen, now = poll.instance, poll.answered
     if run.meter.launched is None and seen.run is None and _start_lands(run, now):
         return True
@@ -143,15 +143,16 @@ def _record_meter(world: World, run: Run, poll: Poll) -> Run:
 
 
 def _may_still_start(run: Run, now: Moment) -> bool:
-    """True if `stopped` may be older than our start, whose reply may be lost.
+    """True if `stopped` may be older than our start.
 
-    It proves a stop only once the instance was observed up, or the start had time to show.
+    The start's reply may be lost: `stopped` is proof only once the instance was observed up, or the start had
+    time to show.
     """
     return run.meter.up_since is None and _start_lands(run, now)
 
 
 def _start_lands(run: Run, now: Moment) -> bool:
-    """True if a start may have been requested so recently that not every poll shows it."""
+    """True if polls may not show the last start request yet."""
     if run.meter.start_requested is None:
         return False
     if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and run.meter.start_accepted is None:
@@ -162,7 +163,7 @@ def _start_lands(run: Run, now: Moment) -> bool:
 
 
 def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
-    """True if our worker is gone from a machine that stays up; asks it to end, then kills it."""
+    """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     if not run.manifests:
         return True
     alive = world.launcher.alive(poll.instance, run.worker)
@@ -176,7 +177,7 @@ def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
 
 
 def _is_ended(world: World, run: Run, seen: Instance) -> bool:
-    """True if the worker has ended or died, or if the store or the host does not answer."""
+    """True if the worker has ended or died, or cannot be checked."""
     if not run.dispatched or run.work_ended is not None or run.outcome is Outcome.WORKER_LOST:
         return True
     try:
@@ -186,7 +187,7 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
 
 
 def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
-    """Asks the worker to finish and publish its current windows, or kills it. Never raises."""
+    """Asks the worker to finish its current windows, or kills it. Never raises."""
     try:
         seen = world.compute.describe(run.instance)
         if seen.state.billable:
@@ -196,7 +197,7 @@ def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
 
 
 def _let_go(world: World, run: Run, note: str) -> Run:
-    """Cleans up after an instance that was observed stopped, or that is handed back."""
+    """Cleans up after an instance was observed stopped or handed back."""
     take_away(world, run)
     return save_best_effort(world, run.moved(RunState.VERIFYING), note)
 

@@ -64,7 +64,7 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """Result of a pass over the open runs: a summary sentence, and the runs that it closed."""
+    """Result of a pass over the open runs: summary and closed runs."""
 
     found: str
     runs: tuple[Run, ...] = ()
@@ -105,7 +105,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
 
 
 def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
-    """Stops instances that must not run; starts nothing and leaves live work alone.
+    """Stops instances that must not run. Starts nothing and leaves live work alone.
 
     Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
     run was tried.
@@ -124,7 +124,7 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
 
 
 def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
-    """Runs one pass over the open runs; a timer calls it each minute.
+    """Runs one pass over the open runs. A timer calls it each minute.
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
     """
@@ -146,7 +146,7 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
 
 
 def forget_run(world: World, run_id: str) -> Run:
-    """Closes an open run at the user's request, because its instance no longer exists.
+    """Closes an open run manually, because its instance no longer exists.
 
     Its cost follows from earlier polls. Raises ObjectNotFoundError if no such run is open.
     """
@@ -161,7 +161,7 @@ def forget_run(world: World, run_id: str) -> Run:
 
 
 def _run_pass(world: World, terms: Terms, passed: Passed) -> Ticked:
-    """Runs one pass of a tick; instances that must stop come first, from the ledger alone."""
+    """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
             advance(world, terms, run, passed)
@@ -215,7 +215,7 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
 
 
 def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_ending: bool = False) -> bool:
-    """Repeats passes until no run can be closed by another one; True if none is left open."""
+    """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
     while still_open := [
         run
@@ -249,7 +249,7 @@ def _end_runs(
     passed: Passed,
     locked: Locked,
 ) -> None:
-    """Ends runs because their process was asked to end; signals are deferred until they are closed."""
+    """Ends runs because their process was asked to end. Signals are deferred until they are closed."""
     with world.shield.shielded():
         with locked():
             for run in runs:
@@ -306,7 +306,7 @@ def _raise_not_stopped(passed: Passed) -> None:
 
 
 def _refuse_unreadable(world: World) -> None:
-    """Raises MisconfiguredError if open runs cannot be read, after all others were advanced."""
+    """Raises MisconfiguredError if open runs cannot be read."""
     world.ledger.open_runs()
     if world.ledger.unreadable:
         raise MisconfiguredError(
@@ -338,7 +338,7 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
 
 
 def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
-    """Alerts if a start failed and the next may come after a chunk's longest wait."""
+    """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
     if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):

@@ -36,12 +36,12 @@ class HandCompute(Compute, Protocol):
     """A Compute that can also start an instance manually."""
 
     def start_unclaimed(self, instance: str) -> None:
-        """Requests the start without a claim, so that no scheduler adopts the instance."""
+        """Requests a start without a claim, so no scheduler adopts the instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """Timeouts in seconds: until running, until the host answers, until stopped, between polls."""
+    """Timeouts in seconds: until running, answering and stopped; between polls."""
 
     up: float = 600.0
     reach: float = 600.0
@@ -171,7 +171,7 @@ class Hand:
             )
 
     def _ask_for_start(self) -> bool:
-        """Requests the start; False if the reply was lost: the next poll shows its result."""
+        """Requests the start. False if the reply was lost: the next poll shows its result."""
         self.asked = True
         try:
             self._compute.start_unclaimed(self._instance)
@@ -181,7 +181,7 @@ class Hand:
 
 
 class HandOrders:
-    """Stop orders of a manually controlled instance: arms one per session, clears stale ones."""
+    """Stop orders of a manually controlled instance. Arms one per session, clears stale ones."""
 
     def __init__(self, guard: Guard, clock: Clock, instance: str) -> None:
         self._guard = guard
@@ -189,7 +189,7 @@ class HandOrders:
         self._instance = instance
 
     def give(self, session: str, seconds: float) -> None:
-        """Arms a stop order outside this machine that stops the instance soon after `seconds`.
+        """Arms a stop order that takes effect soon after `seconds`.
 
         Raises what the guard raises: the session must not begin without an order.
         """

@@ -25,7 +25,7 @@ from batchscribe.protocols import Store
 
 @dataclass(frozen=True, slots=True)
 class Redone:
-    """A chunk that is pending again, and the new keys of its old transcripts."""
+    """A chunk that is pending again, with its old transcripts' new keys."""
 
     key: str
     session: str
@@ -68,7 +68,7 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
 
 
 def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
-    """Moves the transcripts of each object aside and revokes its failures: it is pending again.
+    """Moves the transcripts of each object aside and revokes its failures. It is pending again.
 
     All failures are revoked first, in few requests. A transcript is copied before it is deleted, so a crash
     in between loses none. `stamp` names the folder of the old ones, below `_batchscribe/superseded/`.
@@ -89,7 +89,7 @@ def quarantined(output: Store) -> Sequence[QuarantineRecord]:
 
 
 def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
-    """Revokes the failures of these keys, or of all quarantined ones; returns the released keys.
+    """Revokes the failures of these keys, or of all quarantined ones. Returns the released keys.
 
     Raises ObjectNotFoundError, and releases nothing, if a key is not quarantined.
     """
@@ -106,7 +106,7 @@ def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]
 
 
 def _forget(output: Store, digests: Sequence[str]) -> None:
-    """Revokes the failed attempts at these chunks, then their quarantine, which holds them back till then."""
+    """Revokes the chunks' failed attempts, then their quarantine. It holds them back until then."""
     if not digests:
         return
     forget_attempts(output, frozenset(digests))
@@ -160,7 +160,7 @@ def quarantine_failed(
 def record_crash(
     output: Store, manifest: Manifest, in_flight: Iterable[str], *, now: datetime
 ) -> Sequence[str]:
-    """Counts an attempt at each chunk that was in flight when its worker died, once for each run."""
+    """Records an attempt at each in-flight chunk of a dead worker. Once per run."""
     asked = {chunk.key: chunk for chunk in manifest.chunks}
     crashed = [asked[key] for key in in_flight if key in asked]
     for chunk in crashed:
@@ -206,7 +206,7 @@ def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> 
 
 
 def _list_retried(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> Sequence[str]:
-    """Attempts at those of the chunks that were tried at least `times` times."""
+    """Attempts at the chunks that were tried at least `times` times."""
     names = [name for name in listed.stored if keys.chunk_of(name) in asked]
     count = Counter(keys.chunk_of(name) for name in names)
     return [name for name in names if count[keys.chunk_of(name)] >= times]

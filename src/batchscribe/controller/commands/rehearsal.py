@@ -163,7 +163,7 @@ def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
 
 
 def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
-    """Polls, and does nothing else, until the instance is stopped or the time is over."""
+    """Only polls, until the instance is stopped or the time is over."""
     end = run.created + LONGEST[act]
     while world.clock.now() < end:
         try:
@@ -214,7 +214,7 @@ def _run_of(world: World) -> Run | None:
 
 
 def _finish_run(world: World, terms: Terms) -> None:
-    """Tears down and settles the killed controller's run, as the next tick would."""
+    """Tears down and settles the killed controller's run, like a tick."""
     run = _run_of(world)
     if run is not None:
         over = replace(run, work_ended=run.work_ended or world.clock.now())

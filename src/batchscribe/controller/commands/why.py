@@ -78,7 +78,7 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """History of the chunk with this key, or with its only other Unicode spelling.
+    """History of a chunk by its key or its only Unicode variant.
 
     Raises MisconfiguredError if the key is not that of an audio file, and ObjectNotFoundError if there is no
     record of it.
@@ -99,7 +99,7 @@ def why(scanner: Scanner, key: str) -> Life:
 
 
 def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
-    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    """The only audio object whose key is a Unicode variant (NFC, NFD)."""
     folder, wanted = split(key)[0], normalize("NFC", key)
     folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
     found = {
@@ -162,7 +162,7 @@ def _list_failures(output: Store, key: str) -> tuple[Failure, ...]:
 
 
 def _list_mentions(output: Store, key: str) -> Iterator[Mention]:
-    """Yields the runs of all manifests that are still kept; skips manifests of another version."""
+    """Yields the runs of all manifests that are still kept. Skips manifests of another version."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
     for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
