@@ -1,4 +1,4 @@
-"""Processes that outlive their starter: started once, found by any later process, asked to end.
+"""Processes that outlive their starter: start once, find later, end.
 
 Linux only. A process is identified by its pid, its start in ticks since boot, and the boot id: pids are
 reused, and the wall clock can be set.

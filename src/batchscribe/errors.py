@@ -44,7 +44,7 @@ class TransientError(BatchscribeError):
 
 
 class StoreUnavailableError(TransientError):
-    """The object store did not answer, or answered with 5xx or a throttle."""
+    """The object store did not answer, or failed (5xx, throttle)."""
 
 
 class ComputeUnavailableError(TransientError):
@@ -120,7 +120,7 @@ class DamagedLedgerError(MisconfiguredError):
 
 
 class UnreadableError(MisconfiguredError):
-    """A control object in the store is torn, out of bounds or too large."""
+    """A control object is torn, out of bounds or too large."""
 
 
 class GpuError(MisconfiguredError):

@@ -1,4 +1,4 @@
-"""Agent of a GPU host: reads the claim of its instance, and starts work on it once.
+"""Agent of a GPU host: takes its instance's claim, once.
 
 After a manual start there is no claim, and the agent does nothing. If it cannot read its record within a
 timeout, it does nothing either: it powers off only for a claim. It writes the dead-man's files before it
@@ -70,7 +70,7 @@ class BoxAgent:
     """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
 
     def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
-        """`run`: id of the run if started over ssh; else empty, and the instance's record has the claim."""
+        """`run`: id of the run if started over ssh, else empty."""
         self._place = place
         self._boot = boot
         self._seams = seams
@@ -163,7 +163,7 @@ class BoxAgent:
         """Reason why the claim is not for this boot. Empty if it may be taken."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
-            return "it requires that the GPU host does nothing"
+            return "its launch is `held`: the GPU host must do nothing"
         if self._untimely not in {None, claim.run}:
             return "it was written after this boot, for another one"
         if not is_stored(runs, keys.intent(claim.run)):

@@ -1,4 +1,4 @@
-"""The GPU host: starts its agent, starts and ends workers, and checks itself.
+"""The GPU host: starts the agent, controls workers, checks itself.
 
 Everything lies under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
 for each run with its start permit, the agent's log, and each worker's process and log.
@@ -272,7 +272,7 @@ class Box:
             count = len(self._environment_file())
         except MisconfiguredError as error:
             return Finding(what="environment file", ok=False, detail=str(error), mend="see above")
-        detail = f"{count} settings" if count else "none: the workers use the instance's role"
+        detail = f"settings: {count}" if count else "none: the workers use the instance's role"
         return Finding(what="environment file", ok=True, detail=detail)
 
     def _check_engine(self, request: CheckRequest) -> tuple[Finding, ...]:
@@ -285,7 +285,7 @@ class Box:
     def _run_aside(
         self, command: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
     ) -> BoxReply:
-        """Runs a command in a separate process: it may crash, and needs a worker's environment."""
+        """Runs a command in a separate process. It may crash, and needs a worker's environment."""
         try:
             done = subprocess.run(
                 [*self._aside_command, command],

@@ -1,7 +1,7 @@
-"""Run-time state files of the agent for the dead-man: three small files of plain numbers, kept in memory.
+"""Run-time state files of the agent for the dead-man.
 
-The dead-man runs as root and reads nothing else of ours. All times are seconds since boot, which do not
-change when a clock is set.
+There are three small files of plain numbers, kept in memory. The dead-man runs as root and reads nothing else
+of ours. All times are seconds since boot, which do not change when a clock is set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Supervisor of a claim: starts the run's workers, watches them, powers the host off.
+"""Supervisor of a claim: starts workers, watches them, powers off.
 
 It ends when the work has ended, is stalled, or is late; never because a controller is away. Its whole state
 is in the store, in the workers' records and in the dead-man's files, so a restarted agent needs no special

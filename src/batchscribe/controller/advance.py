@@ -234,7 +234,7 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _latest_stopping(world: World, run: Run) -> Run:
-    """Returns the run as recorded before the step failed, unless the ledger lags behind."""
+    """Returns the run as recorded before the step failed, if possible."""
     latest = _latest(world, run)
     return latest if latest.stop_requested is not None else run
 

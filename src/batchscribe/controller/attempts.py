@@ -1,4 +1,4 @@
-"""Failed attempts in the store: the only reader and writer of their objects, single and compacted.
+"""Reader and writer of failed attempts in the store, single and compacted.
 
 Each failure is first an object of its own (`keys.attempt`), written by a worker or by `settle`. A listing of
 100,000 of them takes 100 pages, so they are compacted: their records are written into a few objects, then the

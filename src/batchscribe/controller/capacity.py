@@ -1,4 +1,4 @@
-"""Changes a stopped instance's type if the cloud has no capacity for its own."""
+"""Changes a stopped instance's type if its own has no capacity."""
 
 from __future__ import annotations
 

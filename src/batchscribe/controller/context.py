@@ -1,4 +1,4 @@
-"""Dependencies of a tick: the world through its protocols, and the settings resolved for the tick."""
+"""Dependencies of a tick: external systems and resolved settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gives a run its manifest before the start, and a worker once the host is reachable."""
+"""Gives a run its manifests, and workers once the host is reachable."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
         world.compute.announce(run.instance, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
     changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
-    return save(world, changed, f"worker {manifest.worker} started on {len(manifest.chunks)} chunks")
+    return save(world, changed, f"worker {manifest.worker} started, chunks: {len(manifest.chunks)}")
 
 
 def _manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:

@@ -1,4 +1,4 @@
-"""Follows a worker: its instance by polls, its progress and its exit record through the store."""
+"""Follows a worker by polls of its instance and its stored reports."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _follow_progress(
 
 
 def _awaits_host(run: Run) -> bool:
-    """True if the host itself starts the last manifest, and has not yet."""
+    """True if the host itself still has to start the last manifest."""
     return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.manifests) > 1)
 
 
@@ -100,7 +100,7 @@ def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
 
 
 def _gone_down(world: World, run: Run, down: str) -> Run:
-    """Moves the run to teardown: its instance went down without an exit record."""
+    """Begins teardown after the instance went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
         detail = f"{down} while its worker was running: stopped from outside"
@@ -138,13 +138,13 @@ def _go_on(world: World, terms: Terms, run: Run) -> Run:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING, reaching_since=moment(world))
-            again = save(world, again, f"{note}; {len(batch.chunks)} more chunks fit")
+            again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             return give_work(world, terms, again, batch.chunks)
     return save(world, run.releasing(None), note)
 
 
 def _with_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
-    """Returns the run with the start times of its first worker and window."""
+    """Adds the start times of the run's first worker and window."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run
     at = by_our_clock(run, reported.at, now)

@@ -1,4 +1,4 @@
-"""Measurements of a run for the next estimate: speed, set-up time and bitrate."""
+"""Measurements of a run for the next estimate."""
 
 from __future__ import annotations
 

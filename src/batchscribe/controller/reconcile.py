@@ -1,4 +1,4 @@
-"""Recovers runs that the ledger lost, from the store and from the instance."""
+"""Recovers runs that the ledger lost, from store and instance."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_settlement(world: World, run: Run) -> Run | None:
 
 
 def record_manifest(world: World, manifest: Manifest) -> str:
-    """Keeps a copy of the manifest in the ledger and returns its key."""
+    """Copies the manifest into the ledger and returns its key."""
     sealed = seal(wire.encode(manifest), world.secret)
     world.ledger.put(_copy_key(manifest.run, manifest.worker), sealed.decode())
     return keys.manifest(manifest.run, manifest.worker)

@@ -1,4 +1,4 @@
-"""A rehearsal's separate prefix in the output, with its own audio, transcripts and records."""
+"""A rehearsal's separate prefix for audio, transcripts and records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def place_of(world: World, name: str) -> World:
 
 
 def world_of(world: World, terms: Terms, run: Run) -> World:
-    """World that a run was opened in: a rehearsal's, or that of its settings.
+    """World that a run was opened in, or a rehearsal's.
 
     A run is stopped and finished where it was opened, even if the settings changed since.
     """

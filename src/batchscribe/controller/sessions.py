@@ -1,4 +1,4 @@
-"""Session files: `transcript.json`, `.srt`, `.vtt` and `.txt` of a session, on its clock.
+"""Session files: `transcript.json`, `.srt`, `.vtt` and `.txt`, on the session's clock.
 
 They are written again if their inputs change, the JSON last, so that it proves the others complete. A foreign
 file is never overwritten; the session's files then get another name.
@@ -103,7 +103,7 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
 
 
 def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
-    """Transcripts to read, within the size limits of each and of the session."""
+    """Transcripts to read, within the size limits of transcript and session."""
     left = SESSION_BYTES
     for audio in own:
         if audio.newest is not None and audio.newest[1].size <= min(TRANSCRIPT_BYTES, left):

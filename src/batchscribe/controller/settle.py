@@ -1,4 +1,4 @@
-"""Settlement of a run: list the store again, write session files, fix the cost.
+"""Settlement of a run: list the store, write session files, compute the cost.
 
 A failure of one action (a session's files, a message, a report) is logged and does not stop the others: the
 run is settled in any case.
@@ -198,7 +198,7 @@ def _read_work(world: World, run: Run) -> Iterable[Work]:
 
 
 def _count_failures(world: World, run: Run, work: list[Work]) -> None:
-    """Stores every failed attempt, also those that a dead worker did not report.
+    """Stores every failed attempt, also those of a dead worker.
 
     A chunk in flight when its worker died may have killed it, and counts once. If the machine was stopped
     under its worker, no failure is attributed.

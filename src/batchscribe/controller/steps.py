@@ -1,7 +1,7 @@
-"""Steps of a run up to a running instance: each makes one poll and at most one act.
+"""Steps of a run up to a running instance.
 
-A step records the changed run and returns it. A step that has to wait returns it in the same state, and a
-later pass repeats it; so a crash between two steps is only a pause.
+Each makes one poll and at most one act, records the changed run and returns it. A step that has to wait
+returns it in the same state, and a later pass repeats it; so a crash between two steps is only a pause.
 """
 
 from __future__ import annotations

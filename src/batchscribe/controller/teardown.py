@@ -1,4 +1,4 @@
-"""Teardown of every run: ask the worker to end, observe the instance stopped, disarm the guard.
+"""Teardown of every run: end worker, stop instance, disarm guard.
 
 The stop depends on no answer of the store, the ledger or the worker. An instance that has another owner by
 now is not touched, and is not reported as stopped.
@@ -95,7 +95,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
         return run
     if moment(world).seconds_since(now) >= OLD_POLL:
         return run
-    # Force only an instance that accepted a stop request before, however late it is.
+    # Force only an instance that was observed stopping, however late it is.
     hangs = is_late(run.meter.stopped, now, terms.waits.force_after)
     if hangs or seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING}:
         world.compute.stop(seen.id, force=hangs)
@@ -103,7 +103,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
 
 
 def _is_ours(run: Run, poll: Poll) -> bool:
-    """True if the instance runs by our start, by its tag or launch.
+    """True if our start runs, by tag or launch time.
 
     Tags get lost. If the tag was emptied after our start, the claim was released: an instance that is up
     since then is foreign.
@@ -122,7 +122,7 @@ def _is_ours(run: Run, poll: Poll) -> bool:
 
 
 def _may_become_ours(run: Run, poll: Poll) -> bool:
-    """True if the poll's state or tags may be older than our start."""
+    """True if the poll may be older than our start."""
     seen, now = poll.instance, poll.answered
     if run.meter.launched is None and seen.run is None and _start_lands(run, now):
         return True

@@ -1,4 +1,4 @@
-"""Manual control: starts the instance without a claim, stops it until observed stopped."""
+"""Manual control: starts the instance without a claim, and stops it."""
 
 from __future__ import annotations
 

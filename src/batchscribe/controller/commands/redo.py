@@ -1,4 +1,4 @@
-"""Redo of chunks, and quarantine of failed ones, by the user or by a settlement."""
+"""Redo and quarantine of chunks, by the user or a settlement."""
 
 from __future__ import annotations
 

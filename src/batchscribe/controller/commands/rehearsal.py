@@ -1,4 +1,4 @@
-"""Rehearsal: kill a controller during its run, and check that the GPU is stopped.
+"""Rehearsal: kill a controller during its run, check the GPU's stop.
 
 It uses a separate prefix in the store, its own run in the ledger, and the real instance, GPU host and guard.
 In any case the instance is observed stopped at the end.
