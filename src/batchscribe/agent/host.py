@@ -1,6 +1,6 @@
 """The GPU host: starts the agent, controls workers, checks itself.
 
-Everything lies under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
+Everything is under `~/.batchscribe`: `env` for the workers' environment, the agent's lock, and a folder
 for each run with its start permit, the agent's log, and each worker's process and log.
 """
 

@@ -113,12 +113,14 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
             alert_conflict(world, keys.settlement(run.id))
     if not rehearsed(run):
         _try_action(
-            errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work])
+            errors,
+            "the measurements were not recorded",
+            lambda: learn(world, terms, run, [each.record for each in work]),
         )
     if run.started or (run.outcome and run.outcome.no_start):
         _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
     _try_action(errors, "no report was written", lambda: world.report(run))
-    _try_action(errors, "nothing was retired", lambda: retire(world, now=world.clock.now()))
+    _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
     run = save(world, run, run.detail)
     _try_action(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run

@@ -105,8 +105,8 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
 def _is_ours(run: Run, poll: Poll) -> bool:
     """True if the run may act on the instance.
 
-    Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was emptied
-    after our start, the claim was released: an instance that is up since then is foreign.
+    Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was
+    emptied after our start, the claim was released: an instance that is up since then is foreign.
     """
     seen, meter = poll.instance, run.meter
     if run.borrowed:
