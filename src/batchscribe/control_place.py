@@ -47,11 +47,11 @@ class SplitStore:
         listed = [self._list_control(prefix, after)]
         if prefix.startswith(FORMER):
             listed.append(self._output.list(prefix, after=after))
-        for _key, same in groupby(merge(*listed, key=_order), key=_order):
+        for _key, same in groupby(merge(*listed, key=_sort_key), key=_sort_key):
             yield next(same)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         try:
             return store.get(name, limit=limit)
         except ObjectNotFoundError:
@@ -60,20 +60,20 @@ class SplitStore:
             return self._output.get(key, limit=limit)
 
     def create(self, key: str, data: bytes) -> bool:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         return store.create(name, data)
 
     def replace(self, key: str, data: bytes) -> None:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         store.replace(name, data)
 
     def delete(self, key: str) -> None:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         store.delete(name)
         if key.startswith(FORMER):
             self._output.delete(key)
 
-    def _place(self, key: str) -> tuple[Store, str]:
+    def _find_place(self, key: str) -> tuple[Store, str]:
         """Returns the store of a key, and the key in it."""
         if key.startswith(CONTROL):
             return self._control, key.removeprefix(CONTROL)
@@ -102,5 +102,5 @@ def url_of(store: Store, key: str) -> str:
     return f"{store.url.rstrip('/')}/{key}"
 
 
-def _order(info: ObjectInfo) -> bytes:
+def _sort_key(info: ObjectInfo) -> bytes:
     return info.key.encode()

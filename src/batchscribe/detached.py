@@ -40,7 +40,7 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
     it. Raises LaunchError if it cannot be started.
     """
     try:
-        with _exclusive(record):
+        with _hold_lock(record):
             if record.exists():
                 return False
             pid = spawn(argv, environment=environment, log=log)
@@ -54,7 +54,7 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
 
 def alive(record: Path) -> bool:
     """True if the recorded process still runs."""
-    known = _recorded(record)
+    known = _read_identity(record)
     if known is None:
         return False
     _reap(known.pid)
@@ -63,7 +63,7 @@ def alive(record: Path) -> bool:
 
 def ask_to_end(record: Path, *, force: bool = False) -> bool:
     """Sends SIGTERM (`force`: SIGKILL) to the recorded process. True if it ran."""
-    known = _recorded(record)
+    known = _read_identity(record)
     if known is None:
         return False
     _reap(known.pid)
@@ -101,7 +101,7 @@ def descendants(pid: int) -> tuple[Identity, ...]:
     """All descendants of a process, parents first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
+        if entry.name.isdecimal() and (fields := _read_stat(int(entry.name))):
             children.setdefault(int(fields[_PARENT]), []).append(int(entry.name))
     found, left = [], [*children.get(pid, [])]
     while left:
@@ -112,7 +112,7 @@ def descendants(pid: int) -> tuple[Identity, ...]:
 
 def identity(pid: int) -> Identity | None:
     """Identity of the process with this pid. None without one, or for a zombie."""
-    fields = _stat(pid)
+    fields = _read_stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
         return None
     return Identity(pid, boot_id(), int(fields[_START_TICKS]))
@@ -141,7 +141,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
         os.close(folder)
 
 
-def _stat(pid: int) -> list[str]:
+def _read_stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat after the program's name. Empty if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -184,7 +184,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _exclusive(record: Path) -> Iterator[None]:
+def _hold_lock(record: Path) -> Iterator[None]:
     make_folder(record.parent)
     lock = os.open(record.with_name(f"{record.name}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE)
     try:
@@ -194,7 +194,7 @@ def _exclusive(record: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _recorded(record: Path) -> Identity | None:
+def _read_identity(record: Path) -> Identity | None:
     try:
         return msgspec.json.decode(record.read_bytes(), type=Identity)
     except FileNotFoundError:

@@ -95,7 +95,7 @@ def forget_attempts(output: Store, digests: Collection[str]) -> None:
     listed = list_attempts(output)
     names = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] in digests}
     if names:
-        _write(output, *wire.pack_forgotten(names))
+        _write_pack(output, *wire.pack_forgotten(names))
     for name, info in listed.single.items():
         if keys.chunk_of(name)[0] in digests:
             output.delete(info.key)
@@ -130,7 +130,7 @@ def compact(
     )
     placed = dict(wire.pack(whole))
     for key in sorted(placed.keys() - listed.packs):
-        _write(output, key, placed[key])
+        _write_pack(output, key, placed[key])
     yield from sorted(listed.packs - placed.keys())
     yield from (info.key for info in taken.values())
 
@@ -147,10 +147,10 @@ def _read_single(
     for key, data in fetched(output, wanted, limit=RECORD_BYTES):
         name = wanted[key]
         stored = listed.single[name].modified
-        yield name, StoredFailure(_failure(name, data, stored), stored)
+        yield name, StoredFailure(_decode_failure(name, data, stored), stored)
 
 
-def _failure(name: str, data: bytes, stored: datetime) -> Failure:
+def _decode_failure(name: str, data: bytes, stored: datetime) -> Failure:
     """Decodes the record. An unreadable one counts as the chunk's failure: it starts no GPU."""
     try:
         return record.decode(data, Failure)
@@ -171,11 +171,11 @@ def _read_packs(output: Store) -> dict[str, CompactedAttempts]:
         listed = [info.key for info in output.list(keys.COMPACTED) if info.size <= wire.MAX_BYTES]
         found = dict(fetched(output, listed, limit=wire.MAX_BYTES))
         if len(found) == len(listed):
-            return {key: pack for key, data in found.items() if (pack := _readable(key, data))}
+            return {key: pack for key, data in found.items() if (pack := _decode_pack(key, data))}
     raise StoreUnavailableError("failed attempts were compacted while they were read: try again")
 
 
-def _readable(key: str, data: bytes) -> CompactedAttempts | None:
+def _decode_pack(key: str, data: bytes) -> CompactedAttempts | None:
     try:
         return wire.decode(data)
     except MisconfiguredError as error:
@@ -183,7 +183,7 @@ def _readable(key: str, data: bytes) -> CompactedAttempts | None:
         return None
 
 
-def _write(output: Store, key: str, data: bytes) -> None:
+def _write_pack(output: Store, key: str, data: bytes) -> None:
     if not output.create(key, data):
         raise StoreUnavailableError(
             f"{key} holds other data: no failed attempt was changed; remove the object"

@@ -32,7 +32,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     try:
         version = world.launcher.probe(poll.instance)
         if version == terms.release:
-            return _launch(world, terms, run, poll.instance)
+            return _launch_worker(world, terms, run, poll.instance)
         trouble = "its host never answered"
     except TransientError as error:
         version, trouble = None, str(error)
@@ -92,11 +92,11 @@ def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> 
 
 def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with its next manifest, recorded but not yet stored."""
-    key = record_manifest(world, _manifest(terms, run, chunks))
+    key = record_manifest(world, _build_manifest(terms, run, chunks))
     return replace(run, manifests=(*run.manifests, key), work_ended=None)
 
 
-def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """Starts the worker of the last manifest. Repeating it is harmless."""
     run = ensure_manifest(world, terms, run)
     if run.ending:
@@ -109,7 +109,7 @@ def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     return save(world, changed, f"worker {manifest.worker} started, chunks: {len(manifest.chunks)}")
 
 
-def _manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.manifests),

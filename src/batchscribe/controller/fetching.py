@@ -21,7 +21,7 @@ def fetched(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tupl
     An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects.
     A store's attribute `threads` limits the number of concurrent readers.
     """
-    for key, data in _for_each(store, wanted, lambda key: _read(store, key, limit)):
+    for key, data in _for_each(store, wanted, lambda key: _read_bytes(store, key, limit)):
         if data is not None:
             yield key, data
 
@@ -48,7 +48,7 @@ def _for_each(store: Store, wanted: Iterable[str], act: Callable[[str], T]) -> I
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
-def _read(store: Store, key: str, limit: int) -> bytes | None:
+def _read_bytes(store: Store, key: str, limit: int) -> bytes | None:
     try:
         return store.get(key, limit=limit).data
     except ObjectNotFoundError:

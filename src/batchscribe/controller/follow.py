@@ -32,7 +32,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
             return _after_exit(world, terms, run, record)
         progress = read_progress(world, run.worker)
         if down:
-            return save(world, _gone_down(world, run, down))
+            return save(world, _end_gone_down(world, run, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -58,7 +58,7 @@ def _follow_progress(
     now = moment(world)
     if progress is not None:
         world.view.show(run, progress)
-        timed = _with_times(run, progress, now.at)
+        timed = _add_times(run, progress, now.at)
         run = run if timed == run else save(world, timed)
     if seen:
         ensure_agent(world, run, seen)
@@ -99,7 +99,7 @@ def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _gone_down(world: World, run: Run, down: str) -> Run:
+def _end_gone_down(world: World, run: Run, down: str) -> Run:
     """Begins teardown after the instance went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
@@ -113,9 +113,9 @@ def _gone_down(world: World, run: Run, down: str) -> Run:
 def _after_exit(world: World, terms: Terms, run: Run, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
-    run = replace(_with_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
+    run = replace(_add_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
     if record.end is WorkerEnd.FINISHED:
-        return _go_on(world, terms, run)
+        return _continue_run(world, terms, run)
     return save(world, run.releasing(*_outcome_of(run, record, over=now >= run.deadline)))
 
 
@@ -130,7 +130,7 @@ def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | 
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _go_on(world: World, terms: Terms, run: Run) -> Run:
+def _continue_run(world: World, terms: Terms, run: Run) -> Run:
     """Gives the host another manifest if possible. Else begins teardown."""
     note = f"worker {run.worker.worker} finished"
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
@@ -143,7 +143,7 @@ def _go_on(world: World, terms: Terms, run: Run) -> Run:
     return save(world, run.releasing(None), note)
 
 
-def _with_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
+def _add_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
     """Adds the start times of the run's first worker and window."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run

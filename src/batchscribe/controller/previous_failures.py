@@ -37,8 +37,8 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Troub
 
     found: dict[str, list[Trouble]] = {}
     for (digest, etag), failures in by_chunk(read_failures(output, at_others)).items():
-        counted = [failure for failure in failures if _current(failure.decoder, decoder)]
-        found.setdefault(digest, []).extend(_trouble(etag, counted))
+        counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
+        found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
         found.setdefault(digest, []).insert(0, Trouble(etag=etag, quarantined=True))
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
@@ -64,8 +64,8 @@ def read_marks(
 
     An unreadable record gets no mark, so that each scan logs it.
     """
-    names = {_name(info.key): mark_name(_name(info.key), info.etag) for info in listed}
-    new = [info for info in listed if names[_name(info.key)] not in known]
+    names = {_digest_of(info.key): mark_name(_digest_of(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[_digest_of(info.key)] not in known]
     marks = {name: known[name] for name in names.values() if name in known}
     for digest, record in _read_quarantines(output, new).items():
         if record.etag:
@@ -87,23 +87,23 @@ def _list_held(
     """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
     new = []
     for info in listed:
-        mark = known.get(mark_name(_name(info.key), info.etag))
+        mark = known.get(mark_name(_digest_of(info.key), info.etag))
         if mark is None:
             new.append(info)
-        elif _current(mark.decoder, decoder):
-            yield _name(info.key), mark.etag
+        elif _is_current(mark.decoder, decoder):
+            yield _digest_of(info.key), mark.etag
     for digest, record in _read_quarantines(output, new).items():
-        if _current(record.decoder, decoder):
+        if _is_current(record.decoder, decoder):
             yield digest, record.etag
 
 
 def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
     read = fetched(output, modified, limit=RECORD_BYTES)
-    return {_name(key): _quarantine(key, data, modified[key]) for key, data in read}
+    return {_digest_of(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
-def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
+def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
     known = list(failures)
     kinds = {failure.kind for failure in known}
     counting = len(wire.counted(known))
@@ -119,15 +119,15 @@ def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
         )
 
 
-def _current(recorded: str, decoder: str | None) -> bool:
+def _is_current(recorded: str, decoder: str | None) -> bool:
     return decoder is None or recorded in {"", decoder}
 
 
-def _name(key: str) -> str:
+def _digest_of(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 
-def _quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
+def _decode_quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
     """Decodes a record. An unreadable one still holds its chunk back, so that it starts no GPU."""
     try:
         return wire.decode(data, QuarantineRecord)

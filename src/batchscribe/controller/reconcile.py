@@ -74,12 +74,12 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
         raise RefusedError(
             f"{seen.id} is tagged with run {seen.run or '(none)'}, not with {run_id}: not touched"
         )
-    run = _as_it_stands(world, _foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
+    run = _reopen_run(world, _build_foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
     note_down(world, run)
     return save(world, run, "adopted")
 
 
-def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
+def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
     run = Run(
@@ -121,7 +121,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
     seen = world.compute.describe(record.instance)
-    run = _retyped(terms, _as_stored(world, record), seen)
+    run = _apply_type(terms, _restore_stored(world, record), seen)
     if _may_be_left(world, run) or run.id == seen.run:
         # The record of its external state was lost with the ledger.
         note_down(world, run)
@@ -136,7 +136,7 @@ def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
     return record.id == run_id and opened_here and same_place
 
 
-def _as_stored(world: World, record: Run) -> Run:
+def _restore_stored(world: World, record: Run) -> Run:
     """Returns the run from its settlement, or else in its present state."""
     fresh = replace(
         record,
@@ -145,10 +145,10 @@ def _as_stored(world: World, record: Run) -> Run:
         manifests=(),
         meter=Meter(launched_before=record.meter.launched_before),
     )
-    return read_settlement(world, record) or _as_it_stands(world, fresh)
+    return read_settlement(world, record) or _reopen_run(world, fresh)
 
 
-def _as_it_stands(world: World, run: Run) -> Run:
+def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
     manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run), manifests=manifests)
@@ -177,7 +177,7 @@ def _may_be_left(world: World, run: Run) -> bool:
     return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
-def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
+def _apply_type(terms: Terms, run: Run, seen: Instance) -> Run:
     """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
     if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
@@ -197,13 +197,13 @@ def _list_records(world: World) -> Iterator[tuple[World, str, str]]:
     A rehearsal has a world of its own.
     """
     for info in world.output.list(keys.RUNS):
-        yield world, *_run_of(info.key)
+        yield world, *_split_key(info.key)
     for info in world.home.list(keys.REHEARSALS):
         name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
-        yield place_of(world, name), *_run_of(key)
+        yield place_of(world, name), *_split_key(key)
 
 
-def _run_of(key: str) -> tuple[str, str]:
+def _split_key(key: str) -> tuple[str, str]:
     """Splits a key into run id and record name. Both empty for any other key."""
     run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
     return (run_id, record) if key.startswith(keys.RUNS) else ("", "")

@@ -41,8 +41,8 @@ def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
     if today is None:
         return 0
     # All listings end before the first deletion, so that none loses its own pages.
-    outdated = list(_outdated(runs, today - keep))
-    replaced = _compacted(world, listed, quarantine, today - keep)
+    outdated = list(_list_outdated(runs, today - keep))
+    replaced = _compact_attempts(world, listed, quarantine, today - keep)
     number = 0
     for number, _ in enumerate(delete_all(output, [*outdated, *replaced]), start=1):
         if number % KEEP_ALIVE_EVERY == 0:
@@ -66,7 +66,7 @@ def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
     return min(now, newest) if newest else None
 
 
-def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
+def _list_outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
     """Objects of runs settled before `before`, except intents and settlements."""
     for run, group in groupby(runs, key=lambda info: info.key.removeprefix(keys.RUNS).partition("/")[0]):
         found = {info.key: info for info in group}
@@ -75,7 +75,7 @@ def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
             yield from (key for key in found if key not in {keys.intent(run), keys.settlement(run)})
 
 
-def _compacted(
+def _compact_attempts(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
     """Compacts the attempts if there are enough. Returns the keys of the objects to delete."""
@@ -86,11 +86,11 @@ def _compacted(
     unmarked = len(marks.keys() - listed.compacted.quarantine.keys())
     if not old and listed.loose <= LOOSE and unmarked <= LOOSE:
         return []
-    dropped = old | _ended(world, free.keys() - old)
+    dropped = old | _find_ended(world, free.keys() - old)
     return list(compact(world.output, listed, dropped=dropped, before=before, quarantine=marks))
 
 
-def _ended(world: World, names: Collection[str]) -> set[str]:
+def _find_ended(world: World, names: Collection[str]) -> set[str]:
     """Attempts at chunks that are done or deleted.
 
     An unlisted chunk counts as deleted only if the attempt is of our own run on this source: another

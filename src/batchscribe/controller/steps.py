@@ -92,11 +92,11 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
         return run
     if run.borrowed:
         run = replace(run, launch=leave_claim(world, terms, run))
-        return save(world, _borrow(run, poll), f"instance is {state}")
+        return save(world, _borrow_instance(run, poll), f"instance is {state}")
     if (tagged := read_tag(run, poll)).started:
         launched = replace(tagged, launch=launch_left(world, run))
         return save(world, launched.moved(RunState.PROVISIONING), "its tag is on the instance already")
-    if why := _not_for_us(world, run, poll.instance, now.at):
+    if why := _refusal_reason(world, run, poll.instance, now.at):
         return save(world, run.releasing(Outcome.ABANDONED, why))
     return _provision_own(world, terms, run, poll)
 
@@ -114,7 +114,7 @@ def _provision_own(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
             return save(world, run.releasing(Outcome.START_FAILED, detail))
 
 
-def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
+def _refusal_reason(world: World, run: Run, seen: Instance, now: datetime) -> str:
     """Reason why this run must no longer start the instance. Empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
@@ -136,7 +136,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     # Until it is observed up, `stopped` may be older than the start.
     run = replace(run, meter=run.meter.read(poll, ours=up or _is_our_start(run, poll), lands=True))
     if up:
-        return save(world, _is_up(run, terms, poll), "observed running")
+        return save(world, _observe_up(run, terms, poll), "observed running")
     if is_late(run.meter.start_requested, now, terms.waits.up):
         return save(world, run.releasing(*_start_timeout(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
@@ -149,7 +149,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     )
 
 
-def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
+def _observe_up(run: Run, terms: Terms, poll: Poll) -> Run:
     """Returns the run with its instance observed running under its tag."""
     seen, now = poll.instance, poll.answered
     accepted = run.meter.start_accepted or now
@@ -183,7 +183,7 @@ def claim_of(run: Run) -> Claim:
     return Claim(instance=run.instance, run=run.id, deadline=run.deadline)
 
 
-def _borrow(run: Run, poll: Poll) -> Run:
+def _borrow_instance(run: Run, poll: Poll) -> Run:
     if poll.instance.state is not InstanceState.RUNNING:
         detail = f"{run.instance} was running, but is {poll.instance.state} now"
         return run.releasing(Outcome.START_FAILED, detail)

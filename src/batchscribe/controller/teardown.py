@@ -61,15 +61,15 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
     assert since is not None
     run = run if run.started else _check_tag(world, run)
     if not run.started:
-        return _let_go(world, replace(run, meter=run.meter.end(since)), "never started")
+        return _clean_up(world, replace(run, meter=run.meter.end(since)), "never started")
     poll = poll_instance(world, run)
     if not _is_ours(run, poll):
-        return run if _may_become_ours(run, poll) else _hands_off(world, run, poll)
+        return run if _may_become_ours(run, poll) else _leave_foreign(world, run, poll)
     run = _record_meter(world, run, poll)
     if (run.borrowed or terms.shared_machine) and not _is_work_over(world, terms, run, poll):
         return run
     if run.borrowed:
-        return _let_go(world, replace(run, meter=run.meter.end(poll.answered)), "handed back running")
+        return _clean_up(world, replace(run, meter=run.meter.end(poll.answered)), "handed back running")
     return _stop(world, terms, run, poll)
 
 
@@ -88,7 +88,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
     if seen.state.proved_stopped or gone:
         if _may_still_start(run, now):
             return run
-        return _let_go(world, replace(run, meter=run.meter.end(now)), "observed stopped")
+        return _clean_up(world, replace(run, meter=run.meter.end(now)), "observed stopped")
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
@@ -196,13 +196,13 @@ def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
         log.warning("the worker could not be asked to end", run=run.id, error=str(error))
 
 
-def _let_go(world: World, run: Run, note: str) -> Run:
+def _clean_up(world: World, run: Run, note: str) -> Run:
     """Cleans up after an instance was observed stopped or handed back."""
     take_away(world, run)
     return save_best_effort(world, run.moved(RunState.VERIFYING), note)
 
 
-def _hands_off(world: World, run: Run, poll: Poll) -> Run:
+def _leave_foreign(world: World, run: Run, poll: Poll) -> Run:
     seen: Instance = poll.instance
     owner = f"claimed by run {seen.run}" if seen.run else "in use by another owner"
     detail = f"{seen.id} is {seen.state} and {owner}: not touched"

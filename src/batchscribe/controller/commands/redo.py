@@ -61,7 +61,7 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     for side, store in stores.items():
         lying = [info.key for audio in done for place, info in audio.transcripts if place is side]
         read = fetched(store, lying, limit=TRANSCRIPT_BYTES)
-        by_model |= {(side, key) for key, data in read if _model(data) == model}
+        by_model |= {(side, key) for key, data in read if _read_model(data) == model}
     return [
         audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
     ]
@@ -74,12 +74,12 @@ def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iter
     in between loses none. `stamp` names the folder of the old ones, below `_batchscribe/superseded/`.
     """
     chosen = tuple(chosen)
-    _forget(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
+    _forget_failures(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
     for audio in chosen:
         old = (*audio.transcripts, *audio.blank)
-        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
+        kept = [_copy_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
         for side, transcript in old:
-            _store(scanner, side).delete(transcript.key)
+            _store_of(scanner, side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 
 
@@ -101,11 +101,11 @@ def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]
             raise ObjectNotFoundError(
                 f"{key!r} is not quarantined; `batchscribe quarantine list` shows what is"
             )
-    _forget(output, digests)
+    _forget_failures(output, digests)
     return wanted
 
 
-def _forget(output: Store, digests: Sequence[str]) -> None:
+def _forget_failures(output: Store, digests: Sequence[str]) -> None:
     """Revokes the chunks' failed attempts, then their quarantine. It holds them back until then."""
     if not digests:
         return
@@ -141,14 +141,14 @@ def quarantine_failed(
     }
     failures = read_failures(output, lambda listed: _list_retried(listed, asked, max_attempts))
     records = [
-        _record(asked[place], own, now)
+        _build_record(asked[place], own, now)
         for place, some in by_chunk(failures).items()
-        if len(own := _counted(some)) >= max_attempts
+        if len(own := _list_own(some)) >= max_attempts
     ]
     places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
     held = {record.key for record in records}
     records += [
-        _record(asked[place], [failure], now)
+        _build_record(asked[place], [failure], now)
         for place, failure in places.items()
         if place in asked and failure.key not in held
     ]
@@ -183,7 +183,7 @@ def _require_found(found: Sequence[AudioObject], message: str) -> Sequence[Audio
     return found
 
 
-def _model(data: bytes) -> str | None:
+def _read_model(data: bytes) -> str | None:
     try:
         transcript = transcripts.decode(data)
     except PermanentError:
@@ -191,14 +191,14 @@ def _model(data: bytes) -> str | None:
     return transcript.model if isinstance(transcript, Transcript) else None
 
 
-def _store(scanner: Scanner, side: Side) -> Store:
+def _store_of(scanner: Scanner, side: Side) -> Store:
     return scanner.source if side is Side.SOURCE else scanner.output
 
 
-def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
+def _copy_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
     # Source and output may both hold a transcript of one name.
     aside = keys.superseded(transcript, f"{stamp}-source" if side is Side.SOURCE else stamp)
-    if not scanner.output.create(aside, _store(scanner, side).get(transcript, limit=COPIED_BYTES).data):
+    if not scanner.output.create(aside, _store_of(scanner, side).get(transcript, limit=COPIED_BYTES).data):
         raise StoreUnavailableError(
             f"{aside} was written by another redo at the same time; nothing was moved, try again"
         )
@@ -212,14 +212,14 @@ def _list_retried(listed: Attempts, asked: Collection[tuple[str, str]], times: i
     return [name for name in names if count[keys.chunk_of(name)] >= times]
 
 
-def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
+def _list_own(failures: Iterable[Failure]) -> Sequence[Failure]:
     """The chunk's own failures with the decoder used last, oldest first."""
     own = sorted(wire.counted(failures), key=lambda failure: failure.at)
     last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
     return [failure for failure in own if failure.decoder in {"", last}]
 
 
-def _record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
+def _build_record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
     return QuarantineRecord(
         key=chunk.key,
         etag=chunk.etag,

@@ -155,7 +155,7 @@ def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
         output = victim.ended()
         if output is not None:
             raise LaunchError(f"the rehearsal's controller ended before its worker started: {output}")
-        run = _run_of(world)
+        run = _find_run(world)
         if run is not None and run.dispatched is not None:
             return run
         world.keep_alive()
@@ -209,13 +209,13 @@ def _work_ended(world: World, run: Run) -> datetime | None:
     return by_our_clock(run, record.at, world.clock.now()) if record else None
 
 
-def _run_of(world: World) -> Run | None:
+def _find_run(world: World) -> Run | None:
     return next((run for run in world.ledger.open_runs() if run.output == world.output.url), None)
 
 
 def _finish_run(world: World, terms: Terms) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
-    run = _run_of(world)
+    run = _find_run(world)
     if run is not None:
         over = replace(run, work_ended=run.work_ended or world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))

@@ -177,11 +177,11 @@ def _list_mentions(output: Store, key: str) -> Iterator[Mention]:
                     worker=manifest.worker,
                     etag=chunk.etag,
                     dispatched=listed[place].modified,
-                    outcome=_outcome(output, manifest.run, listed),
+                    outcome=_read_outcome(output, manifest.run, listed),
                 )
 
 
-def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
+def _read_outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
     place = keys.settlement(run)
     if place not in listed:
         return None
