@@ -1,6 +1,6 @@
-"""Control objects in a store of their own (`BATCH_CONTROL`) instead of the output's `_batchscribe/`.
+"""Control objects in a separate store (`BATCH_CONTROL`) instead of the output's `_batchscribe/`.
 
-Keys stay as they are: what `_batchscribe/runs/…` names is `runs/…` in the control store.
+Callers use the same keys: `_batchscribe/runs/…` is `runs/…` in the control store.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from batchscribe.errors import ObjectNotFoundError
 from batchscribe.protocols import Store
 
 FORMER = (keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE)
-"""Prefixes that are also read below the output, for one version, as they were before `BATCH_CONTROL` was set.
+"""Prefixes that are also read below the output, for one version, from before `BATCH_CONTROL` was set.
+
 At worst such an object holds a chunk back. Runs and instance records are read from the control store only."""
 
 
 class SplitStore:
-    """A protocols.Store: an output whose control objects are in another store.
+    """A protocols.Store: an output with its control objects in another store.
 
-    A listing without a control prefix leaves them out.
+    A listing without a control prefix omits them.
     """
 
     def __init__(self, output: Store, control: Store) -> None:
@@ -35,7 +36,7 @@ class SplitStore:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """Those of the output, as its store counts them."""
+        """Odd keys of the output's store."""
         found: tuple[str, ...] = getattr(self._output, "odd_keys", ())
         return found
 
@@ -46,11 +47,11 @@ class SplitStore:
         listed = [self._list_control(prefix, after)]
         if prefix.startswith(FORMER):
             listed.append(self._output.list(prefix, after=after))
-        for _key, same in groupby(merge(*listed, key=_order), key=_order):
+        for _key, same in groupby(merge(*listed, key=_sort_key), key=_sort_key):
             yield next(same)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         try:
             return store.get(name, limit=limit)
         except ObjectNotFoundError:
@@ -59,21 +60,21 @@ class SplitStore:
             return self._output.get(key, limit=limit)
 
     def create(self, key: str, data: bytes) -> bool:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         return store.create(name, data)
 
     def replace(self, key: str, data: bytes) -> None:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         store.replace(name, data)
 
     def delete(self, key: str) -> None:
-        store, name = self._place(key)
+        store, name = self._find_place(key)
         store.delete(name)
         if key.startswith(FORMER):
             self._output.delete(key)
 
-    def _place(self, key: str) -> tuple[Store, str]:
-        """Store and key in it."""
+    def _find_place(self, key: str) -> tuple[Store, str]:
+        """Returns the store of a key, and the key in it."""
         if key.startswith(CONTROL):
             return self._control, key.removeprefix(CONTROL)
         return self._output, key
@@ -85,12 +86,12 @@ class SplitStore:
 
 
 def split(output: Store, control: Store) -> Store:
-    """The output with its control objects in another store; the output itself if they are there anyway."""
+    """Combines output and control store. Returns the output if it already holds the control objects."""
     return output if control.url == url_of(output, CONTROL).rstrip("/") else SplitStore(output, control)
 
 
 def control_of(store: Store) -> str:
-    """URL of the control objects of an output; empty if they are below it."""
+    """URL of the control objects of an output. Empty if they are below it."""
     return store.control_url if isinstance(store, SplitStore) else ""
 
 
@@ -101,5 +102,5 @@ def url_of(store: Store, key: str) -> str:
     return f"{store.url.rstrip('/')}/{key}"
 
 
-def _order(info: ObjectInfo) -> bytes:
+def _sort_key(info: ObjectInfo) -> bytes:
     return info.key.encode()

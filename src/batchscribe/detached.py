@@ -1,7 +1,7 @@
-"""A process that outlives its starter: started once, found again by any later process, asked to end.
+"""Processes that outlive their starter: start once, find later, end.
 
-Linux only. A process is known by its number, its start in ticks since boot and the boot itself:
-numbers are used again, and times of day move when a clock is set.
+Linux only. A process is identified by its pid, its start in ticks since boot, and the boot id: pids are
+reused, and the wall clock can be set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _START_TICKS = 19
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """One process of one boot, never mistaken for another."""
+    """Unique identity of a process of one boot."""
 
     pid: int
     boot: str
@@ -34,18 +34,18 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> bool:
-    """Starts `argv` in a session of its own, unless `record` says that it was started before.
+    """Starts `argv` in its own session, unless `record` shows an earlier start.
 
-    `argv[0]` is an absolute path. Standard output and error go to the end of `log`. True if this
-    call started it. Raises LaunchError where it cannot be started.
+    `argv[0]` is an absolute path. Standard output and error are appended to `log`. True if this call started
+    it. Raises LaunchError if it cannot be started.
     """
     try:
-        with _exclusive(record):
+        with _hold_lock(record):
             if record.exists():
                 return False
             pid = spawn(argv, environment=environment, log=log)
-            # Between these two lines a crash could let a second process in: harmless, since
-            # workers publish create-only.
+            # A crash between these two lines could allow a second process: harmless, since workers publish
+            # create-only.
             write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
             return True
     except OSError as error:
@@ -53,8 +53,8 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
 
 
 def alive(record: Path) -> bool:
-    """Whether the recorded process still runs."""
-    known = _recorded(record)
+    """True if the recorded process still runs."""
+    known = _read_identity(record)
     if known is None:
         return False
     _reap(known.pid)
@@ -62,8 +62,8 @@ def alive(record: Path) -> bool:
 
 
 def ask_to_end(record: Path, *, force: bool = False) -> bool:
-    """Sends SIGTERM, or SIGKILL, to the recorded process; True if it was there to get it."""
-    known = _recorded(record)
+    """Sends SIGTERM (`force`: SIGKILL) to the recorded process. True if it ran."""
+    known = _read_identity(record)
     if known is None:
         return False
     _reap(known.pid)
@@ -71,7 +71,7 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
 
 
 def end(known: Identity, *, force: bool = False) -> bool:
-    """The same for a process that is known otherwise."""
+    """Sends SIGTERM (`force`: SIGKILL) to a process. True if it ran."""
     with grasped(known) as handle:
         if handle is None:
             return False
@@ -84,24 +84,24 @@ def end(known: Identity, *, force: bool = False) -> bool:
 
 @contextmanager
 def grasped(known: Identity) -> Iterator[int | None]:
-    """A handle on this very process, whose number nobody else gets meanwhile; None where it is gone."""
+    """Holds a pidfd of the process, which reserves its pid. None if it is gone."""
     try:
         handle = os.pidfd_open(known.pid)
     except ProcessLookupError:
         yield None
         return
     try:
-        # Compared after it was opened: what the handle stands for cannot change any more.
+        # Compared after opening: the handle cannot refer to another process any more.
         yield handle if identity(known.pid) == known else None
     finally:
         os.close(handle)
 
 
 def descendants(pid: int) -> tuple[Identity, ...]:
-    """The processes that this one started, that they started, and so on; parents first."""
+    """All descendants of a process, parents first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
+        if entry.name.isdecimal() and (fields := _read_stat(int(entry.name))):
             children.setdefault(int(fields[_PARENT]), []).append(int(entry.name))
     found, left = [], [*children.get(pid, [])]
     while left:
@@ -111,20 +111,20 @@ def descendants(pid: int) -> tuple[Identity, ...]:
 
 
 def identity(pid: int) -> Identity | None:
-    """Who has this number now; None where nobody has it, or only a zombie."""
-    fields = _stat(pid)
+    """Identity of the process with this pid. None without one, or for a zombie."""
+    fields = _read_stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
         return None
     return Identity(pid, boot_id(), int(fields[_START_TICKS]))
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot."""
+    """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
-    """Puts `data` there for good: a reader, even after a crash, sees the old or the new bytes."""
+    """Writes `data` durably. A reader, even after a crash, sees the old or the new bytes."""
     make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -141,8 +141,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = FILE) -> None:
         os.close(folder)
 
 
-def _stat(pid: int) -> list[str]:
-    """What the kernel says of a process, after the name of its program; empty where there is none."""
+def _read_stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat after the program's name. Empty if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -151,7 +151,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
-    """Starts `argv` as `start_once` does, whatever was started before; its number. Raises OSError."""
+    """Starts `argv` like `start_once`, but unconditionally; returns the pid. Raises OSError."""
     make_folder(log.parent)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
@@ -164,7 +164,7 @@ def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> 
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,
-        # A caller may ignore or block signals; the worker must be able to get them.
+        # A caller may ignore or block signals; the worker must receive them.
         setsigmask=[],
         setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE],
     )
@@ -172,7 +172,7 @@ def spawn(argv: Sequence[str], *, environment: Mapping[str, str], log: Path) -> 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock file for the block; False if another process holds it. The kernel frees it at death."""
+    """Holds the lock file for the block. False if another process holds it. The kernel frees it at death."""
     make_folder(path.parent)
     with path.open("ab") as lock:
         try:
@@ -184,7 +184,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _exclusive(record: Path) -> Iterator[None]:
+def _hold_lock(record: Path) -> Iterator[None]:
     make_folder(record.parent)
     lock = os.open(record.with_name(f"{record.name}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE)
     try:
@@ -194,16 +194,16 @@ def _exclusive(record: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _recorded(record: Path) -> Identity | None:
+def _read_identity(record: Path) -> Identity | None:
     try:
         return msgspec.json.decode(record.read_bytes(), type=Identity)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
-        raise LaunchError(f"{record} does not say which process it stands for: {error}") from error
+        raise LaunchError(f"{record} does not identify a process: {error}") from error
 
 
 def _reap(pid: int) -> None:
-    """Takes leave of a child of ours that has ended; other people's processes are not waited for."""
+    """Reaps an ended child process. Never waits."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

@@ -1,10 +1,10 @@
-"""Every error that batchscribe raises on purpose, on one page.
+"""All errors that batchscribe raises on purpose.
 
-    BatchscribeError                 one line for a person: what happened, what was kept, what to do
-    |-- TransientError               may go away by itself; the only branch that is ever retried
+    BatchscribeError                 one line for the user: what happened, what was kept, what to do
+    |-- TransientError               may pass by itself; the only branch that is ever retried
     |   |-- StoreUnavailableError    the object store did not answer, or answered with 5xx or a throttle
     |   |-- ComputeUnavailableError  the cloud's API did not answer, throttled, or lost a reply
-    |   `-- LaunchError              the box was not reachable, or the worker did not start
+    |   `-- LaunchError              the GPU host was not reachable, or the worker did not start
     |-- PermanentError               the same input will fail again
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
@@ -12,16 +12,16 @@
     |   |-- AudioError               the audio cannot be decoded within the limits
     |   |   `-- UnsupportedAudioError  it is of a kind that is never decoded here
     |   `-- EngineError              the speech model cannot run, or broke while it ran
-    |-- RefusedError                 a rule of ours said no; nothing was done
+    |-- RefusedError                 a rule of batchscribe forbids the action; nothing was done
     |   |-- LockHeldError            another tick is running
-    |   |-- NotOursError             the instance or the run belongs to somebody else
+    |   |-- NotOursError             the instance or the run is foreign
     |   `-- NoCapacityError          the cloud has no machine of this type right now
     |       `-- QuotaError           the account's quota does not allow one more
-    |-- MisconfiguredError           a setting, a credential or an installation must be mended first
+    |-- MisconfiguredError           a setting, a credential or an installation must be fixed first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
     |   |-- UnreadableError          a control object is torn, out of bounds or too large
-    |   |-- DamagedLedgerError       the ledger's file is damaged: it is set aside, the store knows the rest
-    |   `-- GpuError                 there is no usable GPU where one was asked for
+    |   |-- DamagedLedgerError       the ledger's file is damaged and set aside; the store has the rest
+    |   `-- GpuError                 a GPU is required, and there is no usable one
     |-- NotStoppedError              an instance of ours could not be proved stopped
     `-- InterruptedRunError          SIGTERM, Ctrl-C, or the deadline asked the run to end
 
@@ -34,25 +34,25 @@ from typing import ClassVar
 
 
 class BatchscribeError(Exception):
-    """Root of the tree; its text is one line that a person can act on."""
+    """Root of the tree. Its text is one line that a user can act on."""
 
     exit_code: ClassVar[int] = 1
 
 
 class TransientError(BatchscribeError):
-    """May go away by itself; retried, with a bound."""
+    """May pass by itself; retried within a limit."""
 
 
 class StoreUnavailableError(TransientError):
-    """The object store did not answer, or answered with 5xx or a throttle."""
+    """The object store did not answer, or failed (5xx, throttle)."""
 
 
 class ComputeUnavailableError(TransientError):
-    """The cloud's API did not answer, throttled, or lost a reply: what it did is unknown."""
+    """The cloud's API did not answer, throttled, or lost a reply. What it did is unknown."""
 
 
 class LaunchError(TransientError):
-    """The box was not reachable, or the worker did not start."""
+    """The GPU host was not reachable, or the worker did not start."""
 
 
 class PermanentError(BatchscribeError):
@@ -68,7 +68,7 @@ class ObjectArchivedError(PermanentError):
 
 
 class ObjectTooLargeError(PermanentError):
-    """The object exceeds the size that its reader accepts; its content was not read."""
+    """The object exceeds the size that its reader accepts. Its content was not read."""
 
 
 class AudioError(PermanentError):
@@ -76,7 +76,7 @@ class AudioError(PermanentError):
 
 
 class UnsupportedAudioError(AudioError):
-    """The audio is of a kind that is never decoded here: a second attempt changes nothing."""
+    """The audio is of a kind that is never decoded here. A second attempt changes nothing."""
 
 
 class EngineError(PermanentError):
@@ -84,7 +84,7 @@ class EngineError(PermanentError):
 
 
 class RefusedError(BatchscribeError):
-    """A rule of ours said no; nothing was done."""
+    """A rule of batchscribe forbids the action; nothing was done."""
 
 
 class LockHeldError(RefusedError):
@@ -94,7 +94,7 @@ class LockHeldError(RefusedError):
 
 
 class NotOursError(RefusedError):
-    """The instance or the run belongs to somebody else."""
+    """The instance or the run is foreign."""
 
 
 class NoCapacityError(RefusedError):
@@ -106,7 +106,7 @@ class QuotaError(NoCapacityError):
 
 
 class MisconfiguredError(BatchscribeError):
-    """A setting, a credential or an installation must be mended first."""
+    """A setting, a credential or an installation must be fixed first."""
 
     exit_code: ClassVar[int] = 2
 
@@ -116,15 +116,15 @@ class CredentialsError(MisconfiguredError):
 
 
 class DamagedLedgerError(MisconfiguredError):
-    """The ledger's file is damaged; the store still knows every transcript and open run."""
+    """The ledger's file is damaged. The store still has every transcript and open run."""
 
 
 class UnreadableError(MisconfiguredError):
-    """A control object in the store is torn, out of bounds or too large."""
+    """A control object is torn, out of bounds or too large."""
 
 
 class GpuError(MisconfiguredError):
-    """There is no usable GPU where one was asked for: the driver, the device or its libraries."""
+    """A required GPU is not usable: driver, device or libraries."""
 
 
 class NotStoppedError(BatchscribeError):
@@ -138,5 +138,5 @@ class InterruptedRunError(BatchscribeError):
 
 
 def exit_code(errors: list[BatchscribeError]) -> int:
-    """The exit code for what went wrong: 3 wins over 2, 2 over 1; no error is 0."""
+    """Exit code for these errors: the highest one; 0 without errors."""
     return max((error.exit_code for error in errors), default=0)

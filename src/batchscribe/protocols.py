@@ -1,8 +1,8 @@
-"""Every seam of batchscribe on one page.
+"""Protocols of all external dependencies of batchscribe.
 
-All are synchronous and small. Each has a double in `batchscribe.testing` and one conformance suite
-in tests/contract that the double and the real thing pass. What is not here has no seam: the ledger
-is SQLite, and SQLite in a temporary folder is its own double.
+All are synchronous and small. Each has a double in `batchscribe.testing` and a conformance suite in
+tests/contract that the double and the real implementation pass. The ledger has no protocol: it is SQLite, and
+tests use SQLite in a temporary folder.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from batchscribe.core.text.speech import Recognition, Window
 
 
 class Clock(Protocol):
-    """The only source of time. `sleep` returns early, by raising, when the process is asked to end."""
+    """The only source of time."""
 
     def now(self) -> datetime:
         """Wall time, aware, UTC."""
 
     def monotonic(self) -> float:
-        """Seconds since boot, suspend included; only differences mean anything."""
+        """Seconds since boot, including suspend; only differences are meaningful."""
 
     def boot(self) -> str:
-        """Id of this boot: monotonic times of two boots cannot be compared."""
+        """Id of this boot; monotonic times of different boots cannot be compared."""
 
     def sleep(self, seconds: float) -> None:
-        """Waits. Raises InterruptedRunError when a signal arrives meanwhile."""
+        """Waits. Raises InterruptedRunError if a signal arrives meanwhile."""
 
 
 class Store(Protocol):
-    """Objects under one URL; keys are relative to it and are data, never paths or shell words.
+    """Objects under one URL. Keys are relative to it; they are data, never paths or shell words.
 
     Raises StoreUnavailableError (retry later), ObjectNotFoundError, ObjectArchivedError,
     MisconfiguredError (no such bucket, no right). Keys may hold any character S3 allows.
@@ -45,151 +45,154 @@ class Store(Protocol):
     url: str
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, in ascending order of the key's UTF-8 bytes.
+        """Objects with the key prefix `prefix`, in order of their UTF-8 bytes.
 
-        `after` skips keys up to and including it. A listing that cannot be finished raises: a
-        partial listing is never mistaken for a whole one.
+        `after` skips keys up to and including it. An incomplete listing raises, so that it is never taken for
+        a complete one.
         """
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        """The whole object. Raises ObjectTooLargeError, without reading it, above `limit` bytes."""
+        """Reads the whole object. Raises ObjectTooLargeError, without reading, above `limit` bytes."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes if nothing is there, atomically. True if the object now holds `data` through us.
+        """Writes atomically if there is no such object. True if the object now holds our `data`.
 
-        A conflict is read back: True where what is there is what we wrote (a lost reply), else False.
+        After a conflict, the object is read: True if it equals `data` (a lost reply), else False.
         """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Writes whatever is there; a reader sees the old or the new bytes, never a mixture."""
+        """Writes or overwrites the object. A reader sees the old or the new bytes, never a mixture."""
 
     def delete(self, key: str) -> None:
-        """Removes the object; nothing happens where there is none."""
+        """Removes the object; does nothing if there is none."""
 
 
 class Compute(Protocol):
-    """Instances that exist already: looked at, started and stopped by id.
+    """Polls, starts and stops existing instances by id.
 
-    Raises ComputeUnavailableError (what was done is unknown: look again), NoCapacityError,
-    MisconfiguredError. Creating and terminating would be a second protocol.
+    Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, MisconfiguredError.
+    Never creates or terminates an instance.
     """
 
     def describe(self, instance: str) -> Instance:
-        """One look. An id that does not exist is an instance in state `missing`, not an error."""
+        """Polls once. An unknown id returns an instance in state `missing`, not an error."""
 
     def start(self, claim: Claim) -> None:
-        """Tags the instance with the claim, then asks for its start. Repeating it is harmless."""
+        """Tags the instance with the claim, then requests its start. Repeatable."""
 
     def announce(self, instance: str, manifest: str) -> None:
-        """Writes the SHA-256 of another manifest into the tag of a running instance."""
+        """Writes another manifest's SHA-256 into the tag of a running instance."""
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        """Asks for the stop. Repeating it is harmless; success is only what `describe` shows."""
+        """Requests the stop. Repeatable; only `describe` proves success."""
 
     def release(self, instance: str) -> None:
         """Empties the claim's tags, after the stop was observed."""
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        """Gives a stopped instance another type, from its next start on. Repeating it is harmless.
+        """Changes the type of a stopped instance, from its next start on. Repeatable.
 
-        Raises ComputeUnavailableError where it is not stopped (look again), MisconfiguredError where it
-        cannot have that type.
+        Raises ComputeUnavailableError if it is not stopped (poll again), and MisconfiguredError if it cannot
+        have that type.
         """
 
 
 class Launcher(Protocol):
-    """Brings a worker to life beside the GPU. It follows nothing: progress comes through the store."""
+    """Starts workers on the GPU host. Progress is read from the store, not from here."""
 
     def probe(self, instance: Instance) -> str | None:
-        """The version of the worker installed there; None while the box cannot be reached yet.
+        """Version of the installed worker. None while the GPU host is unreachable.
 
-        Raises MisconfiguredError where waiting cannot help: a changed host key, no right, no worker.
+        Raises MisconfiguredError if waiting cannot help: a changed host key, a missing right, no worker.
         """
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        """Makes sure that a worker is, or was, at work on the manifest stored at `url`. Idempotent: a worker
-        is never started twice, an agent that died is started again. Raises LaunchError, MisconfiguredError.
+        """Ensures that a worker was started on the manifest stored at `url`.
+
+        Idempotent: never starts a worker twice, but restarts an agent that died. Raises LaunchError,
+        MisconfiguredError.
         """
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """Whether the worker runs; None where that cannot be told right now."""
+        """True if the worker runs; None if that is unknown now."""
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:
-        """Asks the worker to finish its window, publish and end; `force` kills it.
+        """Asks the worker to finish its window and end. `force` kills it.
 
-        Harmless where none runs.
+        Does nothing if none runs.
         """
 
 
 class Guard(Protocol):
-    """A stop order outside this machine, for the case that this machine is gone.
+    """Stop orders outside this machine, in case this machine fails.
 
-    An order belongs to one instance and one run (or one session by hand); it stops the instance every
-    GUARD_EVERY from GUARD_FIRST to GUARD_LAST after the deadline, and is gone after that by itself.
-    Raises ComputeUnavailableError (what was done is unknown: look again), MisconfiguredError.
+    An order belongs to one instance and one run (or one manual session). It stops the instance every
+    GUARD_EVERY from GUARD_FIRST to GUARD_LAST after the deadline, then expires. Raises
+    ComputeUnavailableError (the effect is unknown: poll again), MisconfiguredError.
     """
 
     description: str
-    """In a few words for `status`: which guard this is, or why there is none."""
+    """Short text for `status`: the kind of guard, or why there is none."""
 
     def arm(self, claim: Claim) -> None:
-        """Gives the order for the claim. Repeating it is harmless. Raises where it is not armed."""
+        """Arms the order for the claim. Repeatable. Raises if it is not armed."""
 
     def disarm(self, instance: str, run: str) -> None:
-        """Takes the order of a run back. Harmless where there is none."""
+        """Removes the order of a run; does nothing if there is none."""
 
     def armed(self, instance: str) -> frozenset[str]:
-        """The runs whose orders stand for this instance."""
+        """Runs with an armed order for this instance."""
 
 
 class Engine(Protocol):
     """A loaded speech model.
 
-    An engine may have any of these:
+    An engine may have any of these optional attributes:
 
-    - `model: str` and `device: str`: what it is and where it runs, for transcripts and reports;
-    - `batch: int`: how many windows it hears at once; it is given so many that are alike in length;
-    - `reads_ahead: bool`: it hears no window before it has asked for what comes behind that window's batch.
-      What must be in the store before a batch is heard is then written while the one before is being heard.
-    - `hurry() -> None`: the worker is to end: what it holds is all it gets, and need not be heard twice.
+    - `model: str` and `device: str`: its model and device, for transcripts and reports;
+    - `batch: int`: number of windows that it transcribes at once; it gets that many of similar length;
+    - `reads_ahead: bool`: True if it transcribes a window only after it has requested the window after that
+      window's batch. Objects required before a batch are then written during the transcription of the last;
+    - `hurry() -> None`: the worker is ending: no more windows follow, and none needs to be decoded again.
     """
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """One result for each window, in any order, as soon as it is known. Raises EngineError.
+        """Yields one result per window, in any order, when ready. Raises EngineError.
 
-        None comes where no window is ready yet: an engine that gathers windows works on what it holds.
-        It never comes to an engine that holds none.
+        A None in `windows` means that no window is ready yet: an engine that collects a batch then
+        transcribes what it has. An engine without collected windows never gets one.
         """
 
 
 @runtime_checkable
 class EngineFactory(Protocol):
-    """What an entry point of the group `batchscribe.engines` names.
+    """Object named by an entry point of the group `batchscribe.engines`.
 
-    A factory may also have any of these (`wiring/engines.py` asks for them):
+    A factory may also have any of these (`wiring/engines.py` checks for them):
 
-    - `model_name(wanted: str) -> str`: the model that is loaded for this WHISPER_MODEL, which names one of
-      Whisper's unless somebody chose;
-    - `unable(spec) -> tuple[str, ...]`: why no machine at all could run `spec`, each with the mend. It is
-      asked on the scheduler's machine before anything is started, so it needs none of the engine's packages;
-    - `models() -> Mapping[str, bool]`: the names it knows, and whether each is on this machine. No network;
-    - `fetch(spec) -> Path`: brings the model onto this machine. Raises MisconfiguredError, EngineError;
-    - `gpu_missing(spec) -> bool`: whether `spec` wants a GPU, and this machine has none that is usable.
+    - `model_name(wanted: str) -> str`: the model to load for this WHISPER_MODEL, which by default is the name
+      of a Whisper model;
+    - `unable(spec) -> tuple[str, ...]`: reasons why no machine can run `spec`, each with the fix. It runs on
+      the scheduler's machine before anything is started, so it must not need the engine's packages;
+    - `models() -> Mapping[str, bool]`: known model names; True if the model is on this machine. No network;
+    - `fetch(spec) -> Path`: downloads the model to this machine. Raises MisconfiguredError, EngineError;
+    - `gpu_missing(spec) -> bool`: True if `spec` requires a GPU and this machine has no usable one.
     """
 
     name: str
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Why this engine cannot run `spec` here, each with the mend; empty where it can. Costs
-        no model load and no network.
+        """Reasons why this engine cannot run `spec` here, each with the fix. Empty if it can.
+
+        Loads no model and uses no network.
         """
 
     def load(self, spec: EngineSpec) -> Engine:
-        """Loads the model, from this machine only. Raises EngineError, MisconfiguredError."""
+        """Loads the model from local files only. Raises EngineError, MisconfiguredError."""
 
 
 class Notifier(Protocol):
-    """Tells people. It never raises and never takes long: a dead receiver is a line in the log."""
+    """Sends messages to the user. Never raises or blocks for long: a failure is only logged."""
 
     def send(self, message: Message) -> None: ...
 
@@ -201,4 +204,4 @@ class Lock(Protocol):
         """Holds the lock for the block. Raises LockHeldError, with its holder, after `patience` seconds."""
 
     def holder(self) -> str | None:
-        """The "PID timestamp" of whoever holds it now; None where nobody does."""
+        """The "PID timestamp" of the holder. None if the lock is free."""

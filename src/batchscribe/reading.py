@@ -1,4 +1,4 @@
-"""Bounded reads. An object in a store is untrusted input, and so is its size."""
+"""Bounded reads: objects in a store are untrusted input, including their size."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LISTING_CHUNKS = (Manifest, ExitRecord)
 
 
 def limit_of(kind: type[msgspec.Struct]) -> int:
-    """Largest size in bytes at which a control object of this kind is read."""
+    """Size limit in bytes for reading a control object of this kind."""
     return CHUNK_LIST_BYTES if issubclass(kind, _LISTING_CHUNKS) else RECORD_BYTES
 
 
 def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> bytes:
-    """A control object as it is. Raises what Store.get raises, and UnreadableError if it is too large."""
+    """Reads a control object's bytes. Raises what Store.get raises, UnreadableError if it is too large."""
     try:
         return store.get(key, limit=limit).data
     except ObjectTooLargeError as error:
@@ -32,7 +32,7 @@ def read_bytes(store: Store, key: str, limit: int, *, what: str = "record") -> b
 
 
 def read_record(store: Store, key: str, kind: type[T]) -> T:
-    """The control object under `key`.
+    """Reads the control object under `key`.
 
     Raises what Store.get raises, UnreadableError if it is too large or not a `kind`, and
     MisconfiguredError if it has another version.
@@ -41,12 +41,12 @@ def read_record(store: Store, key: str, kind: type[T]) -> T:
 
 
 def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
-    """The transcript under `key`. Raises what Store.get raises, and PermanentError if it is not readable."""
+    """Reads a transcript. Raises what Store.get raises, and PermanentError if it is not readable."""
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
 
 
 def is_filled(store: Store, key: str) -> bool:
-    """True if there is an object of more than 0 bytes under `key`; its content is not read."""
+    """True if there is a non-empty object under `key`. Does not read it."""
     try:
         store.get(key, limit=0)
     except ObjectNotFoundError:
@@ -57,7 +57,7 @@ def is_filled(store: Store, key: str) -> bool:
 
 
 def is_stored(store: Store, key: str) -> bool:
-    """True if there is an object under `key`; its content is not read. Raises what Store.get raises."""
+    """True if there is an object under `key`; does not read it. Raises what Store.get raises."""
     try:
         store.get(key, limit=0)
     except ObjectNotFoundError:

@@ -164,13 +164,13 @@ def test_a_box_that_a_person_started_is_left_alone(cloud: Cloud) -> None:
 def test_the_rehearsal_of_the_box(cloud: Cloud) -> None:
     (proof,) = cloud.desk.json("rehearse", "--act", "box", "--yes")
     assert proof["proved"] is True
-    assert proof["detail"] == "the box powered itself off: work ended"
+    assert proof["detail"] == "the GPU host powered itself off: work ended"
     assert cloud.box.power.pulled == 1
     assert (cloud.state, cloud.orders, cloud.record.claim) == ("stopped", [], None)
     assert list(cloud.home.list("_batchscribe/rehearsal/")) == []
     status = cloud.desk.run("status").stdout
     assert "Proved" in status
-    assert "the box powered itself off" in status
+    assert "the GPU host powered itself off" in status
     (listed,) = cloud.desk.json_of("report", "--last", "24h", "--format", "json")["runs"]
     assert listed["run"] == proof["run"]
 

@@ -264,7 +264,7 @@ def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_l
     box.machine.kill()
     box.machine.boot()
     box.machine.wait_off(60)
-    assert (box.end().why, box.end().worker) == ("the box was booted again in the middle of the run", 0)
+    assert (box.end().why, box.end().worker) == ("the GPU host was rebooted during the run", 0)
     (later,) = box.store.list(keys.later_boot(RUN, "").removesuffix(".json"))
     boots = [decode(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
     assert len({*boots}) == 2

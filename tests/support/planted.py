@@ -118,7 +118,7 @@ def the_tag_is_forgotten(patch: Patch) -> None:
 
 
 def the_tag_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_give_back", lambda _world, _run: None)
+    patch.setattr(external_state, "_restore_instance", lambda _world, _run: None)
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
@@ -198,7 +198,7 @@ def anybodys_instance_is_stopped(patch: Patch) -> None:
 
 
 def a_claim_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_take_claim", lambda _world, _run: None)
+    patch.setattr(external_state, "_remove_claim", lambda _world, _run: None)
 
 
 def quarantine_is_forgotten(patch: Patch) -> None:
@@ -228,7 +228,7 @@ def type_is_kept(patch: Patch) -> None:
         if seen.run == run.id:
             world.compute.release(run.instance)
 
-    patch.setattr(external_state, "_give_back", release_only)
+    patch.setattr(external_state, "_restore_instance", release_only)
 
 
 def nothing_is_billed(patch: Patch) -> None:
@@ -247,7 +247,7 @@ def others_claims_are_ignored(patch: Patch) -> None:
 def hung_work_is_waited_for(patch: Patch) -> None:
     """On both sides: the controller's rule and the supervisor's each stop it alone."""
     patch.setattr(follow, "stall_reason", lambda *_progress: None)
-    patch.setattr(supervisor.Watch, "_stalled", lambda _watch: None)
+    patch.setattr(supervisor.Watch, "_check_stall", lambda _watch: None)
 
 
 def a_last_word_is_not_heard(patch: Patch) -> None:
@@ -343,8 +343,8 @@ def a_clock_set_back_grants_grace(patch: Patch) -> None:
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
     endless = settle._endless
 
-    def alone(run: Run, work: settle.Work, *, fruitless: bool) -> Any:
-        return endless(run, work, fruitless=False)
+    def alone(run: Run, work: settle.Work, *, unproductive: bool) -> Any:
+        return endless(run, work, unproductive=False)
 
     patch.setattr(settle, "_endless", alone)
 
@@ -393,8 +393,8 @@ def a_copy_on_another_host_is_the_same_scheduler(patch: Patch) -> None:
 def any_manifest_is_worked_on(patch: Patch) -> None:
     """Of its three guards the seal stays: the ledger is rarely lost at that moment."""
     patch.setattr(box, "refuse_foreign_work", lambda *_manifest, **_place: None)
-    refusal = supervisor.Watch._refusal
-    patch.setattr(supervisor.Watch, "_refusal", lambda self, sha256: refusal(self, sha256 and ""))
+    refusal = supervisor.Watch._refusal_reason
+    patch.setattr(supervisor.Watch, "_refusal_reason", lambda self, sha256: refusal(self, sha256 and ""))
 
 
 def a_run_of_other_settings_is_refused(patch: Patch) -> None:

@@ -440,7 +440,7 @@ def test_a_key_that_holds_something_else_deletes_nothing(at: Stage) -> None:
     (key,) = at.store.keys(keys.COMPACTED)
     at.store.place(key, b"forged")
     fail(at.store, "a.mp3", *(f"r{number}" for number in range(9)))
-    with pytest.raises(StoreUnavailableError, match="remove it"):
+    with pytest.raises(StoreUnavailableError, match="remove the object"):
         compact(at)
     assert (singles(at.store), read(at.store)) == (9, before)
 

@@ -357,7 +357,7 @@ def test_a_box_that_is_booted_again_under_its_run_works_nothing_and_powers_itsel
     assert again.marks.taken
     end = again.end()
     assert end is not None
-    assert (end.worker, end.why) == (0, "the box was booted again in the middle of the run")
+    assert (end.worker, end.why) == (0, "the GPU host was rebooted during the run")
     assert [*box.store.list(keys.later_boot(RUN, "boot-2"))]
     assert box.taken_by() == "boot-1"
     # Whoever starts it now has it to themselves.

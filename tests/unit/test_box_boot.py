@@ -290,7 +290,7 @@ def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path)
 def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, control: str, fits: bool
 ) -> None:
-    monkeypatch.setattr(boxes, "_systemd_says", lambda _question, _unit: True)
+    monkeypatch.setattr(boxes, "_query_systemd", lambda _question, _unit: True)
     made = Box(tmp_path, SystemClock(), aside=("/bin/false",))
     made.keep_place(PLACE)
     request = CheckRequest(

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.follow import _gone_down
+from batchscribe.controller.follow import _end_gone_down
 from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
@@ -199,7 +199,7 @@ def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> No
     run = at_work(at)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     box_ends(at, run, "the deadline passed", worker=0)
-    assert _gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
+    assert _end_gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
 
 
 def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:

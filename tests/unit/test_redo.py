@@ -418,7 +418,7 @@ def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None
 
 
 def test_why_of_nothing(scanner: Scanner) -> None:
-    with pytest.raises(ObjectNotFoundError, match="nothing is known"):
+    with pytest.raises(ObjectNotFoundError, match="no record of"):
         why(scanner, "never.mp3")
     with pytest.raises(MisconfiguredError, match="not the key of an audio file"):
         why(scanner, "notes.txt")
@@ -438,7 +438,7 @@ def test_why_takes_the_key_as_it_is_asked_if_both_are_there(store: MemoryStore, 
     both = [normalize("NFC", "é-è.mp3"), normalize("NFD", "é-è.mp3")]
     put(store, *both)
     assert [why(scanner, key).key for key in both] == both
-    with pytest.raises(ObjectNotFoundError, match="nothing is known"):
+    with pytest.raises(ObjectNotFoundError, match="no record of"):
         why(scanner, both[0][0] + both[1][1:])
 
 

@@ -107,7 +107,7 @@ def stopped_and_tidy(at: Stage) -> None:
 def test_the_box_that_powers_itself_off_is_the_proof(at: Stage) -> None:
     box_powers_off(at, 300)
     proof = play(at, Act.BOX)
-    assert (proof.proved, proof.detail) == (True, "the box powered itself off: work ended")
+    assert (proof.proved, proof.detail) == (True, "the GPU host powered itself off: work ended")
     assert proof.seconds is not None
     assert 270 < proof.seconds < 330
     assert the_run(at).outcome is Outcome.INTERRUPTED
@@ -149,7 +149,7 @@ def _claim(at: Stage) -> ClaimLaunch | None:
 def test_a_stop_before_its_time_is_not_the_guards(at: Stage, early: timedelta) -> None:
     guard_fires(at, early)
     proof = play(at, Act.GUARD)
-    assert (proof.proved, proof.detail) == (False, "it was stopped, and not by the guard")
+    assert (proof.proved, proof.detail) == (False, "it was stopped, but not by the guard")
     stopped_and_tidy(at)
 
 

@@ -360,5 +360,5 @@ def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: Stopped
 
 def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
     put(store, "a.dss")
-    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is passed over: \.dss is not decoded"):
+    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
         why(scanner(store), "a.dss")

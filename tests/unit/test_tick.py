@@ -734,7 +734,7 @@ def test_one_session_that_cannot_be_written_holds_up_nothing_else(at: Stage) -> 
     ready(at)
     ticked = tick(at.world, at.terms)
     assert ticked.runs[0].state is RunState.SETTLED
-    assert "not ours" in str(ticked.errors[0])
+    assert "are foreign files" in str(ticked.errors[0])
     assert at.notes.messages[-1].title.endswith("completed")
     assert at.store.get("s/transcript.json").data == b"somebody's own"
 
@@ -750,7 +750,7 @@ def test_what_was_deleted_or_replaced_meanwhile_is_not_called_done(at: Stage) ->
     at.clock.at(40, change)
     (run,) = tick(at.world, at.terms).runs
     assert run.chunks_done == 118
-    assert "2 chunks were deleted or replaced" in run.detail
+    assert "chunks deleted or replaced meanwhile: 2" in run.detail
 
 
 def test_a_moment_without_credentials_does_not_shoot_live_work(at: Stage) -> None:

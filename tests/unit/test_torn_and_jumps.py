@@ -161,7 +161,7 @@ def test_a_torn_manifest_without_a_copy_keeps_no_run_open(
     looks(at.world, at.terms)
     run = at.ledger.run(run.id) or run
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.WORKER_LOST)
-    assert "1 of 1 manifests could not be read" in run.detail
+    assert "manifests that could not be read: 1 of 1" in run.detail
     assert stopped(at)
     at.clock.sleep(4 * 3600)
     tick(at.world, at.terms)
@@ -177,7 +177,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     over = replace(over, meter=over.meter.end(moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
-    assert "1 of 1 manifests could not be read" in run.detail
+    assert "manifests that could not be read: 1 of 1" in run.detail
 
 
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)

@@ -34,7 +34,7 @@ def test_a_dead_worker_is_named_and_its_controller_gets_a_moment(box: Awake) -> 
     off = box.live()
     end = box.end()
     assert end is not None
-    assert (end.worker, end.why) == (0, "worker 0 died without a last word")
+    assert (end.worker, end.why) == (0, "worker 0 died without an exit record")
     assert off is not None
     assert 50 + WAITS.told <= off <= 50 + WAITS.told + LOOK
 

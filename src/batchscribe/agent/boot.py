@@ -1,8 +1,8 @@
-"""The agent of a GPU host: finds the claim that its instance was started for, and takes it up, once.
+"""Agent of a GPU host: takes its instance's claim, once.
 
-After a manual start there is no claim, and the agent does nothing. If it cannot read its record it does
-nothing either, after a timeout: it powers off only for a claim. It writes the dead-man's files before it
-takes the run up: a run that could not be ended from here is not begun.
+After a manual start there is no claim, and the agent does nothing. If it cannot read its record within a
+timeout, it does nothing either: it powers off only for a claim. It writes the dead-man's files before it
+takes the claim: a run that could not be ended from here does not begin.
 
 An agent that a controller starts over ssh gets its claim with the start request instead.
 """
@@ -43,7 +43,7 @@ class Boot:
 
     id: str
     at: datetime
-    """By the clock as the agent began; a clock that is set later moves it."""
+    """By the clock at the agent's start; corrected if the clock is set later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +55,11 @@ class BoxSeams:
     marks: Callable[[BoxClaim], Marks]
     """The dead-man's files for a claim."""
     permit: Callable[[str], StartPermit | None]
-    """What a controller asked for a run over ssh, during this boot."""
+    """Returns a controller's start request for a run over ssh, during this boot."""
     announced: Callable[[], str | None]
-    """SHA-256 of the manifest in the instance's own tag, which a writer of the store cannot change; None if
-    there is none. Raises TransientError."""
+    """Returns the SHA-256 of the manifest from the instance's tag, or None; raises TransientError.
+
+    A writer of the store cannot change the tag."""
     home: Callable[[], Store]
     """Opens the store with the instance's record."""
     runs: Callable[[BoxClaim], Store]
@@ -66,10 +67,10 @@ class BoxSeams:
 
 
 class BoxAgent:
-    """Lives through one boot, step by step; a restarted agent continues where the last one died."""
+    """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
 
     def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
-        """`run`: started over ssh, for that run; else the instance's record has the claim."""
+        """`run`: id of the run if started over ssh, else empty."""
         self._place = place
         self._boot = boot
         self._seams = seams
@@ -81,12 +82,12 @@ class BoxAgent:
         self._watch: Watch | None = None
 
     def step(self) -> float | None:
-        """Makes one poll and at most one act. Seconds until the next; None when nothing is left to do."""
-        return self._watch.step() if self._watch else self._seek()
+        """Makes one poll and at most one act. Returns the seconds until the next; None if done."""
+        return self._watch.step() if self._watch else self._seek_claim()
 
-    def _seek(self) -> float | None:
+    def _seek_claim(self) -> float | None:
         try:
-            self._watch = self._taken_up()
+            self._watch = self._take_claim()
         except (TransientError, MisconfiguredError) as error:
             if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
                 dead_man = self._limit is not None
@@ -97,23 +98,23 @@ class BoxAgent:
             return RETRY_SECONDS
         return 0.0 if self._watch else None
 
-    def _taken_up(self) -> Watch | None:
-        claim = self._claim()
+    def _take_claim(self) -> Watch | None:
+        claim = self._read_claim()
         if claim is None:
             return None
         runs = self._seams.runs(claim)
-        if refused := self._refusal(claim, runs):
+        if refused := self._refusal_reason(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why=refused)
             return None
         if not self._run:
-            self._in_time(claim)
+            self._require_timely(claim)
         again = self._taken_by_another(claim, runs)
         if again and self._is_over(claim, runs):
             LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
             return None
         marks = self._seams.marks(claim)
-        self._limit = self._marked(claim, marks)
-        self._note(claim, runs, marks, again=again)
+        self._limit = self._write_marks(claim, marks)
+        self._write_boot_record(claim, runs, marks, again=again)
         LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
             claim,
@@ -121,27 +122,27 @@ class BoxAgent:
             workers=self._seams.workers,
             marks=marks,
             clock=self._seams.clock,
-            waits=self._waits(marks),
+            waits=self._choose_waits(marks),
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
-            expected=lambda: self._expected(claim),
+            expected=lambda: self._expected_hash(claim),
             again=again,
         )
 
-    def _expected(self, claim: BoxClaim) -> str | None:
-        """SHA-256 of the manifest to work on, empty for any; None if no work was permitted."""
+    def _expected_hash(self, claim: BoxClaim) -> str | None:
+        """SHA-256 of the permitted manifest. Empty for any; None if no work is permitted."""
         if claim.launch is ClaimLaunch.BOOT:
             return self._seams.announced() or None
         permit = self._seams.permit(claim.run)
         return permit.sha256 if permit else None
 
-    def _waits(self, marks: Marks) -> BoxWaits:
-        """An agent that powers nothing off saves nothing by an early end: another manifest may come."""
+    def _choose_waits(self, marks: Marks) -> BoxWaits:
+        """Timeouts; without power-off, the agent waits longer for another manifest."""
         waits = self._place.waits
         return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
 
-    def _claim(self) -> BoxClaim | None:
-        """The claim of the start request, or of this instance's record; None if there is none."""
+    def _read_claim(self) -> BoxClaim | None:
+        """Reads the claim from the start request or the instance's record."""
         if self._run:
             permit = self._seams.permit(self._run)
             return permit.claim() if permit else None
@@ -155,37 +156,39 @@ class BoxAgent:
         return record.claim
 
     def _still_claimed(self, claim: BoxClaim) -> bool:
-        now = self._claim()
+        now = self._read_claim()
         return now is not None and now.run == claim.run
 
-    def _refusal(self, claim: BoxClaim, runs: Store) -> str:
-        """Why the claim is not for this boot; empty if it may be taken up."""
+    def _refusal_reason(self, claim: BoxClaim, runs: Store) -> str:
+        """Reason why the claim is not for this boot. Empty if it may be taken."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
-            return "it says that the box does nothing"
+            return "its launch is `held`: the GPU host must do nothing"
         if self._untimely not in {None, claim.run}:
-            return "it was left after this boot, for another one"
+            return "it was written after this boot, for another one"
         if not is_stored(runs, keys.intent(claim.run)):
             return "its run has no intent"
         if is_stored(runs, keys.settlement(claim.run)):
             return "its run is settled"
         return ""
 
-    def _in_time(self, claim: BoxClaim) -> None:
-        """Raises MisconfiguredError if the claim is not of this boot. The host's clock may yet be set, so
-        that is checked again; a claim that replaces this one is not for this boot, whatever the clock.
+    def _require_timely(self, claim: BoxClaim) -> None:
+        """Raises MisconfiguredError if the claim is not of this boot.
+
+        The check is repeated, since the host's clock may yet be set. A claim that replaces this one is never
+        for this boot.
         """
         clock = self._seams.clock
         passed = timedelta(seconds=clock.monotonic() - self._began)
         if not claim.meant_for(self._boot.at + (clock.now() - self._began_at - passed)):
             self._untimely = claim.run
             raise MisconfiguredError(
-                f"the claim is of {claim.created:%H:%M} to {claim.deadline:%H:%M}, not of this boot, "
-                f"if the box's clock is right: it says {clock.now():%H:%M}"
+                f"the claim is valid from {claim.created:%H:%M} to {claim.deadline:%H:%M}, not for this boot "
+                f"(time by the host's clock: {clock.now():%H:%M})"
             )
 
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
-        """True if another boot took it up; an earlier agent of this boot does not count."""
+        """True if another boot took the claim. An earlier agent of this boot does not count."""
         try:
             record = read_record(runs, keys.boot(claim.run), BootRecord)
         except ObjectNotFoundError:
@@ -193,31 +196,31 @@ class BoxAgent:
         return record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
-        """True if the boot that took it up ended it; else it went down under the run, and this boot ends it.
+        """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
 
-        A host that powered itself off left its reason: a later start is not for that run.
+        A host that powers itself off stores its reason: a later start is not for that run.
         """
         if is_stored(runs, keys.later_boot(claim.run, self._boot.id)):
             return False
         return is_stored(runs, keys.box_end(claim.run))
 
-    def _marked(self, claim: BoxClaim, marks: Marks) -> float:
+    def _write_marks(self, claim: BoxClaim, marks: Marks) -> float:
         """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
         return marks.take(claim.run, limit=late, now=now)
 
-    def _note(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
+    def _write_boot_record(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
-        if runs.create(key, self._record(claim)) or again or not self._taken_by_another(claim, runs):
+        if runs.create(key, self._encode_record(claim)) or again or not self._taken_by_another(claim, runs):
             return
         marks.release()
         self._limit = None
-        raise TransientError("another boot took the claim up at this very moment")
+        raise TransientError("another boot took the claim at the same time")
 
-    def _record(self, claim: BoxClaim) -> bytes:
+    def _encode_record(self, claim: BoxClaim) -> bytes:
         record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
         return msgspec.json.encode(record)
 

@@ -1,7 +1,7 @@
-"""What the box's agent leaves for the dead-man: three small files of plain numbers, gone with the power.
+"""Run-time state files of the agent for the dead-man.
 
-The dead-man is root's, and reads nothing else of ours. All times are seconds since boot, which no setting
-of a clock moves.
+There are three small files of plain numbers, kept in memory. The dead-man runs as root and reads nothing else
+of ours. All times are seconds since boot, which do not change when a clock is set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ READABLE = 0o644
 
 
 class NoDeadman:
-    """A host that must not, or cannot, be powered off: its state files would have no reader."""
+    """State of a host that must not, or cannot, be powered off. Writes no files."""
 
     powers_off = False
 
@@ -26,15 +26,16 @@ class NoDeadman:
         """Does nothing."""
 
     def off(self) -> None:
-        """Does nothing: the controller stops the instance, or the instance is not ours."""
+        """Does nothing: the controller stops the instance, or it is borrowed."""
 
     def release(self) -> None:
         """Does nothing."""
 
 
 class MarkerFiles:
-    """Markers in `folder`, which lies in memory and belongs to this user. Each word raises
-    MisconfiguredError where its marker cannot be written.
+    """Run-time state files in `folder`, in memory, owned by this user.
+
+    Each method raises MisconfiguredError if its file cannot be written.
     """
 
     powers_off = True
@@ -43,8 +44,9 @@ class MarkerFiles:
         self._folder = folder
 
     def take(self, run: str, *, limit: float, now: float) -> float:
-        """Says that a claim was taken up, and until when. Returns the limit in force: an earlier agent
-        of this boot may have set it.
+        """Records that a claim was taken, and its limit.
+
+        Returns the limit in force: an earlier agent of this boot may have set it.
         """
         before = self._limit_of(run)
         if before is not None:
@@ -54,15 +56,15 @@ class MarkerFiles:
         return limit
 
     def alive(self, now: float) -> None:
-        """Says that there was progress."""
+        """Records progress."""
         self._write("alive", f"{now:.0f}\n")
 
     def off(self) -> None:
-        """Asks for the power to be switched off, now."""
+        """Requests an immediate power-off."""
         self._write("off", "")
 
     def release(self) -> None:
-        """Takes the claim's markers away: the dead-man has nothing to do here any more."""
+        """Deletes the claim's files: the dead-man no longer powers off for it."""
         for name in ("claim", "alive"):
             try:
                 (self._folder / name).unlink(missing_ok=True)
@@ -84,4 +86,4 @@ class MarkerFiles:
 
     def _trouble(self, name: str, error: OSError) -> MisconfiguredError:
         path = self._folder / name
-        return MisconfiguredError(f"{path} cannot be written ({error.strerror}): the dead-man goes by it")
+        return MisconfiguredError(f"{path} cannot be written ({error.strerror}): the dead-man needs it")

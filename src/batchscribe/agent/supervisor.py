@@ -1,11 +1,11 @@
-"""What the agent does for a claim: starts the run's workers, supervises them, powers the host off.
+"""Supervisor of a claim: starts workers, watches them, powers off.
 
 It ends when the work has ended, is stalled, or is late; never because a controller is away. Its whole state
-lies in the store, in the workers' own records and in the dead-man's files, so a restarted agent is no
-special case.
+is in the store, in the workers' records and in the dead-man's files, so a restarted agent needs no special
+handling.
 
-A claim with launch `ssh` is taken up like any other; its workers begin after the controller's start request.
-On a host that is not to be powered off (it is borrowed, or has no units) only the workers are ended.
+A claim with launch `ssh` is taken like any other; its workers begin after the controller's start request.
+On a host that must not be powered off (borrowed, or without units) only the workers are ended.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from batchscribe.reading import is_stored, limit_of, read_bytes, read_record
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
-"""While a paid GPU has no work."""
+"""Poll interval while a paid GPU has no work."""
 POLL_SECONDS = 5.0
 
 Mark = tuple[int, str, int, int]
-"""How far the work is: worker, phase, chunks seen, windows through the engine."""
+"""Progress of the work: worker, phase, chunks done with, windows through the engine."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -56,7 +56,7 @@ class Workers(Protocol):
 
 
 class Marks(Protocol):
-    """The dead-man's files: agent.state_files. Times are the clock's monotonic ones."""
+    """The dead-man's files: agent.state_files. Times are monotonic."""
 
     powers_off: bool
     """False if nothing powers this host off."""
@@ -72,8 +72,9 @@ class Marks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why the agent ends the run. `worker` is the one that died or hung; `wait` comes before the end, in
-    seconds; `leave` is an end without a power-off.
+    """Reason why the agent ends the run.
+
+    `worker` died or hung; `wait` is the delay before the power-off, in seconds; `leave` ends without one.
     """
 
     why: str
@@ -99,10 +100,10 @@ class Watch:
         expected: Callable[[], str | None],
         again: bool = False,
     ) -> None:
-        """`limit`: when the dead-man powers off, by the monotonic clock. `claimed`: True while the claim
-        stands in the record; raises what the store raises. `expected`: SHA-256 of the manifest that a worker
-        may begin on, empty for any; None while none may begin. `again`: an earlier boot took the claim up and
-        went down under it; this one only ends it.
+        """`limit`: monotonic time at which the dead-man powers off. `claimed`: True while the record has the
+        claim; raises what the store raises. `expected`: SHA-256 of the manifest that a worker may start on,
+        empty for any; None while none may start. `again`: an earlier boot took the claim and went down
+        during it; this one only ends the run.
         """
         self._claim = claim
         self._runs = runs
@@ -129,23 +130,24 @@ class Watch:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
-        """One poll and at most one act. Seconds until the next; None when the agent is done: the power is
-        about to go, or the host runs on.
+        """Makes one poll and at most one act.
+
+        Returns the seconds until the next; None if the agent is done: the host powers off, or stays up.
         """
         if self._ending:
-            return self._off()
+            return self._power_off()
         try:
-            verdict = self._look() or self._late() or self._stalled()
+            result = self._poll_worker() or self._check_deadline() or self._check_stall()
         except (TransientError, MisconfiguredError) as error:
-            # Work that cannot be observed counts as stalled: that has a bound.
+            # Work that cannot be observed counts as stalled, which has a time limit.
             LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
-            verdict = self._late() or self._over() or self._stalled()
-        if verdict:
-            return self._leave(verdict) if verdict.leave else self._end(verdict)
+            result = self._check_deadline() or self._check_ended() or self._check_stall()
+        if result:
+            return self._release_claim(result) if result.leave else self._end_run(result)
         return POLL_SECONDS if self._workers.was_started(self._name) else IDLE_POLL_SECONDS
 
-    def _off(self) -> float | None:
-        """Retries while the file cannot be written: an agent that ended here would leave the host on."""
+    def _power_off(self) -> float | None:
+        """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
         try:
             self._marks.off()
         except MisconfiguredError as error:
@@ -153,68 +155,68 @@ class Watch:
             return POLL_SECONDS
         return None
 
-    def _leave(self, verdict: Verdict) -> float | None:
+    def _release_claim(self, result: Verdict) -> float | None:
         self._kill_workers()
         try:
             self._marks.release()
         except MisconfiguredError as error:
             LOG.warning("box.not_let_go", run=self._claim.run, why=str(error))
             return POLL_SECONDS
-        LOG.info("box.let_go", run=self._claim.run, why=verdict.why)
+        LOG.info("box.let_go", run=self._claim.run, why=result.why)
         return None
 
-    def _look(self) -> Verdict | None:
-        """Polls the present worker, or for the next one. Raises what the store raises."""
+    def _poll_worker(self) -> Verdict | None:
+        """Polls the current worker, or for the next manifest. Raises what the store raises."""
         if self._again:
-            return self._went_down()
+            return self._end_after_reboot()
         if not self._marks.powers_off and is_stored(self._runs, keys.settlement(self._claim.run)):
             return Verdict("its run is settled", leave=True)
         # Before the exit record is read: a worker may end between the two.
-        running = self._running()
+        running = self._is_running()
         if running:
             self._idle_since = self._clock.monotonic()
         while is_stored(self._runs, keys.exit_record(self._claim.run, self._worker)):
-            self._go_on()
-            running = self._running()
+            self._move_to_next_worker()
+            running = self._is_running()
         if not self._workers.was_started(self._name):
-            return self._unstarted()
+            return self._poll_manifest()
         if running is False:
-            how = "was killed, as its controller asked" if self._obeyed else "died without a last word"
+            how = "was killed, as its controller asked" if self._obeyed else "died without an exit record"
             return Verdict(f"worker {self._worker} {how}", self._worker, self._waits.told)
         # Progress counts first: an unreadable cancel object ends no work.
-        self._follow()
-        self._obey()
+        self._follow_progress()
+        self._obey_cancel()
         return None
 
-    def _went_down(self) -> Verdict:
-        """The end of a run whose workers died with the earlier boot: nothing is begun twice."""
+    def _end_after_reboot(self) -> Verdict:
+        """Ends a run whose workers died with the earlier boot. Nothing is started twice."""
         while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
         given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
-        why = "the box was booted again in the middle of the run"
+        why = "the GPU host was rebooted during the run"
         return Verdict(why, self._worker if given else None, self._waits.told)
 
-    def _go_on(self) -> None:
+    def _move_to_next_worker(self) -> None:
         self._worker += 1
         self._idle_since = self._clock.monotonic()
         self._cancelled_at = self._obeyed = None
 
-    def _unstarted(self) -> Verdict | None:
+    def _poll_manifest(self) -> Verdict | None:
         if not is_stored(self._runs, keys.manifest(self._claim.run, self._worker)):
-            self._note((self._worker, "none", 0, 0))
-            return self._idle()
-        self._note((self._worker, "given", 0, 0))
+            self._record_progress((self._worker, "none", 0, 0))
+            return self._check_idle()
+        self._record_progress((self._worker, "given", 0, 0))
         expected = self._expected()
-        if why := self._refusal(expected):
+        if why := self._refusal_reason(expected):
             LOG.info("box.worker_not_begun", run=self._claim.run, worker=self._worker, why=why)
             waited = self._clock.monotonic() - self._moved_at
             return Verdict(why) if waited >= self._waits.first else None
         if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
-            return Verdict(f"worker {self._worker} was called off before it began", wait=self._waits.told)
-        return self._start(expected or "")
+            return Verdict(f"worker {self._worker} was cancelled before it started", wait=self._waits.told)
+        return self._start_worker(expected or "")
 
-    def _refusal(self, expected: str | None) -> str:
-        """Why no worker may begin on the manifest; empty if it may. A tag may lag behind its manifest."""
+    def _refusal_reason(self, expected: str | None) -> str:
+        """Reason why no worker may start on the manifest. Empty if one may. A tag may lag behind it."""
         if expected is None:
             over_ssh = self._claim.launch is not ClaimLaunch.BOOT
             return f"its controller did not start the work {'over ssh' if over_ssh else 'by its tag'}"
@@ -223,33 +225,35 @@ class Watch:
             return f"{key} is not the manifest that its controller announced"
         return ""
 
-    def _idle(self) -> Verdict | None:
+    def _check_idle(self) -> Verdict | None:
         waited = self._clock.monotonic() - self._idle_since
         if self._worker == 0:
-            return self._workless() if waited >= self._waits.first else None
+            return self._end_without_work() if waited >= self._waits.first else None
         return Verdict("work ended") if waited >= self._waits.linger else None
 
-    def _over(self) -> Verdict | None:
-        """The end of work under an unreachable store: a dead worker is observed without it."""
+    def _check_ended(self) -> Verdict | None:
+        """Detects ended work while the store is unreachable, by the worker's process."""
         given = self._mark == (self._worker, "given", 0, 0)
         begun = self._workers.was_started(self._name) or (self._worker > 0 and not given)
         waited = self._clock.monotonic() - self._idle_since
-        if not begun or waited < self._waits.linger or self._running() is not False:
+        if not begun or waited < self._waits.linger or self._is_running() is not False:
             return None
         return Verdict("its worker ended, and the store could not be reached since")
 
-    def _workless(self) -> Verdict:
-        """The end without any manifest. A controller whose start failed takes its claim back, and leaves the
-        instance to the user who started it meanwhile.
+    def _end_without_work(self) -> Verdict:
+        """Ends a run without any manifest.
+
+        A controller revokes its claim if its start failed; the instance then stays up for the user who
+        started it meanwhile.
         """
         if self._claimed():
             return Verdict("no work came")
-        return Verdict("its claim was taken back before any work came", leave=True)
+        return Verdict("its claim was revoked before any work came", leave=True)
 
-    def _start(self, sha256: str) -> Verdict | None:
+    def _start_worker(self, sha256: str) -> Verdict | None:
         claim = self._claim
         url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
-        self._clear_away()
+        self._kill_earlier_workers()
         try:
             self._workers.start_worker(
                 self._name, url, region=claim.region, endpoint=claim.endpoint, sha256=sha256
@@ -260,14 +264,14 @@ class Watch:
         LOG.info("box.worker_started", run=claim.run, worker=self._worker)
         return None
 
-    def _clear_away(self) -> None:
-        """Kills earlier workers that outlive their exit record: they would hold the next one's GPU memory."""
+    def _kill_earlier_workers(self) -> None:
+        """Kills earlier workers that outlive their exit record. They would occupy GPU memory."""
         for worker in range(self._worker):
             self._ask_to_end(worker, force=True)
 
-    def _obey(self) -> None:
-        """Ends the worker if its controller asks for that: politely first, by force after the grace."""
-        asked = self._read(keys.cancel(self._claim.run, self._worker), EndRequest)
+    def _obey_cancel(self) -> None:
+        """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
+        asked = self._read_optional(keys.cancel(self._claim.run, self._worker), EndRequest)
         if asked is None:
             return
         now = self._clock.monotonic()
@@ -277,58 +281,58 @@ class Watch:
             self._ask_to_end(self._worker, force=force)
             self._obeyed = force
 
-    def _follow(self) -> None:
-        """Notes how far the work is; the sequence of reports beside a hung engine is no progress.
+    def _follow_progress(self) -> None:
+        """Reads the worker's progress. Reports that continue while the engine hangs are no progress.
 
-        A report that cannot be read is none, either: the request to end the worker is still read.
+        An unreadable report counts as none, so that the request to end the worker is still read.
         """
         try:
-            progress = self._read(keys.progress(self._claim.run, self._worker), Progress)
+            progress = self._read_optional(keys.progress(self._claim.run, self._worker), Progress)
         except MisconfiguredError as error:
             LOG.warning("box.progress_unreadable", run=self._claim.run, why=str(error))
             return
         if progress:
-            self._note((self._worker, progress.phase.value, progress.tally.seen, progress.results))
+            self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
 
-    def _note(self, mark: Mark) -> None:
-        """Records progress against the last poll; the first poll of a restarted agent is none."""
+    def _record_progress(self, mark: Mark) -> None:
+        """Records progress since the last poll. The first poll of a restarted agent is none."""
         if self._mark not in {None, mark}:
             self._moved_at = self._clock.monotonic()
             self._marks.alive(self._moved_at)
         self._mark = mark
 
-    def _late(self) -> Verdict | None:
+    def _check_deadline(self) -> Verdict | None:
         now = self._clock.monotonic()
         if now < self._deadline:
             return None
         why = "the deadline passed"
-        if self._running() is False:
+        if self._is_running() is False:
             return Verdict(why)
         if self._asked_at is None:
             self._asked_at = now
             self._ask_to_end(self._worker, force=False)
         return Verdict(why, self._worker) if now - self._asked_at >= self._waits.grace else None
 
-    def _stalled(self) -> Verdict | None:
-        silent = self._clock.monotonic() - self._moved_at
-        if silent < self._waits.silence:
+    def _check_stall(self) -> Verdict | None:
+        stalled = self._clock.monotonic() - self._moved_at
+        if stalled < self._waits.silence:
             return None
         worker = self._worker if self._workers.was_started(self._name) else None
-        return Verdict(f"no progress was seen for {silent / 60:.0f} min", worker)
+        return Verdict(f"no progress was observed for {stalled / 60:.0f} min", worker)
 
-    def _end(self, verdict: Verdict) -> float | None:
-        LOG.info("box.ends", run=self._claim.run, worker=verdict.worker, why=verdict.why)
+    def _end_run(self, result: Verdict) -> float | None:
+        LOG.info("box.ends", run=self._claim.run, worker=result.worker, why=result.why)
         self._kill_workers()
-        end = BoxEnd(run=self._claim.run, worker=verdict.worker, why=verdict.why, at=self._clock.now())
+        end = BoxEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())
         try:
             self._runs.create(keys.box_end(self._claim.run), msgspec.json.encode(end))
         except BatchscribeError as error:
             LOG.warning("box.last_word_not_stored", run=self._claim.run, why=str(error))
         self._ending = True
-        return verdict.wait
+        return result.wait
 
     def _kill_workers(self) -> None:
-        self._clear_away()
+        self._kill_earlier_workers()
         self._ask_to_end(self._worker, force=True)
 
     def _ask_to_end(self, worker: int, *, force: bool) -> None:
@@ -337,15 +341,15 @@ class Watch:
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
 
-    def _running(self) -> bool | None:
-        """None if its process record cannot be read: its progress decides then."""
+    def _is_running(self) -> bool | None:
+        """True if the worker runs. None if its process record is unreadable."""
         try:
             return self._workers.is_running(self._name)
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
             return None
 
-    def _read(self, key: str, kind: type[T]) -> T | None:
+    def _read_optional(self, key: str, kind: type[T]) -> T | None:
         try:
             return read_record(self._runs, key, kind)
         except ObjectNotFoundError:

@@ -1,7 +1,7 @@
-"""Advances open runs: each by the steps that need no waiting, and each by itself.
+"""Advances open runs, each independently, by the steps that need no waiting.
 
-A run is a persisted state machine. A process that dies in here only pauses it: the next pass continues from
-what is true. An error of one run never keeps another from being stopped.
+A run is a persisted state machine. A process that dies here only pauses it: the next pass continues from the
+recorded and observed state. An error of one run never prevents the stop of another.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ HOPELESS = {
     Step.PROVISION: Outcome.ABANDONED,
     Step.AWAIT_RUNNING: Outcome.THROTTLED,
 }
-"""Outcome of a run whose transient errors on the way to an instance do not pass."""
+"""Outcome of a run if transient errors before its instance runs do not pass."""
 UNREACHABLE = "unreachable/"
-"""Facts of the ledger: since when the steps of a run fail."""
+"""Ledger facts: monotonic time since when the steps of a run fail."""
 
 
 @dataclass(slots=True)
 class Passed:
-    """What one or more passes came to."""
+    """Result of one or more passes."""
 
     runs: dict[str, Run] = field(default_factory=dict)
-    """Runs that were open at one of the passes, as they stand now, by id."""
+    """Present state of the runs that were open at one of the passes, by id."""
     errors: list[BatchscribeError] = field(default_factory=list)
-    """What went wrong with the work of a run, and led to its release."""
+    """Errors that led to the teardown of a run."""
     stuck: dict[str, BatchscribeError] = field(default_factory=dict)
-    """Why a run is still open that another pass of this process would not close, by id."""
+    """Errors that keep a run open, by id."""
 
     @property
     def all_errors(self) -> tuple[BatchscribeError, ...]:
@@ -70,17 +70,17 @@ class Passed:
 
 
 def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = True) -> None:
-    """Advances every open run. Without `start`, one that asked for no start is only closed in time."""
+    """Advances every open run. Without `start`, a run without a start request is only closed when due."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
-        # A ledger that cannot be written may be behind what this process has done.
+        # If the ledger cannot be written, it may lag behind this process.
         run = known if known.ending and not recorded.ending else recorded
         if start or run.started or run.ending or _expiry(world, run):
             advance(world, terms, run, passed)
 
 
 def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
-    """Steps a run on until a step has to wait. Raises InterruptedRunError alone."""
+    """Advances a run until a step has to wait. Raises only InterruptedRunError."""
     passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
     try:
@@ -92,7 +92,7 @@ def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
     except BatchscribeError as error:
         log.warning("run stays open", run=run.id, error=str(error))
         passed.stuck[run.id] = error
-    except Exception as error:  # noqa: BLE001  a mistake of ours in one run must not keep another running
+    except Exception as error:  # noqa: BLE001  a bug in one run must not keep another GPU running
         log.exception("internal error", run=run.id)
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
@@ -108,7 +108,7 @@ def _advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
 
 def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) -> Run:
     if expired := _expiry(world, run):
-        # A ledger that cannot be written is no reason to go on.
+        # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
     if step is Step.RELEASE:
         return _tear_down(world, terms, run)
@@ -118,12 +118,12 @@ def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) 
 
 
 def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
-    """Why a run must not go on, whatever its next step; None if it may."""
+    """Outcome and reason if a run must end now. None if it may continue."""
     now = world.clock.now()
     if run.ending or not run.open:
         return None
     if not run.started and now - run.created >= INTENT_LASTS:
-        return Outcome.ABANDONED, "no start was asked for in time: what it was decided on is out of date"
+        return Outcome.ABANDONED, "no start was requested in time: its decision is out of date"
     if now < run.deadline:
         return None
     hours = (run.deadline - run.created).total_seconds() / 3600
@@ -132,7 +132,7 @@ def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
 
 
 def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
-    """A step that may fail: transient errors are waited out, any other leads to the release."""
+    """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     try:
         run = ACTS[step](world, terms, run)
     except InterruptedRunError:
@@ -148,16 +148,16 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
             return _latest(world, run)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
-    except Exception as error:  # noqa: BLE001  whatever broke, a GPU that may run is released
+    except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
         log.exception("internal error", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
         return _give_up(world, run, FAILED[step], wrapped, errors)
-    _reached(world, run)
+    _clear_unreachable(world, run)
     return run
 
 
 def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
-    """True if transient errors have lasted too long. Live work is left to its deadline."""
+    """True if transient errors have lasted too long. Live work continues until its deadline."""
     now = moment(world)
     match step:
         case Step.AWAIT_RUNNING:
@@ -169,20 +169,20 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
 
 
 def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
-    """True if live work may go on although it cannot be followed: credentials come and go for minutes."""
+    """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = run.meter.running_until
     return last is not None and moment(world).is_within(timedelta(seconds=terms.waits.blind), of=last)
 
 
-def _reached(world: World, run: Run) -> None:
+def _clear_unreachable(world: World, run: Run) -> None:
     key = f"{UNREACHABLE}{run.id}"
-    with suppress(BatchscribeError):  # a note for an alert: no reason to fail
+    with suppress(BatchscribeError):  # used for an alert only
         if world.ledger.get(key) is not None:
             world.ledger.put(key, None)
 
 
 def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
-    """Alerts if a paid run cannot be followed for long: it goes on until its deadline."""
+    """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
         since = world.ledger.get(key)
@@ -191,7 +191,7 @@ def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: Transient
         if since is None or float(since) > now:  # uptime begins again with each boot
             world.ledger.put(key, str(now))
         elif now - float(since) >= terms.waits.unreachable:
-            text = f"run {run.id} cannot be followed for {(now - float(since)) / 60:.0f} min: {error}"
+            text = f"run {run.id} could not be followed for {(now - float(since)) / 60:.0f} min: {error}"
             alert(world, f"unreachable/{run.id}", "batchscribe: a run cannot be followed", text)
     return run
 
@@ -199,14 +199,14 @@ def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: Transient
 def _give_up(
     world: World, run: Run, outcome: Outcome, error: BatchscribeError, errors: list[BatchscribeError]
 ) -> Run:
-    """The run on its way out, from its last record: a step may have recorded more than it returned."""
+    """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
     log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
     return save_best_effort(world, _latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
 def _latest(world: World, run: Run) -> Run:
-    """The run as it was recorded last: a step that failed may have got further than it returned."""
+    """Returns the run as last recorded. A step may have recorded progress before it failed."""
     try:
         return world.ledger.run(run.id) or run
     except BatchscribeError:
@@ -214,7 +214,7 @@ def _latest(world: World, run: Run) -> Run:
 
 
 def _tear_down(world: World, terms: Terms, run: Run) -> Run:
-    """One poll on the way out. Raises NotStoppedError if the instance is not observed stopped in time."""
+    """Polls once during teardown. Raises NotStoppedError if the instance is not observed stopped in time."""
     if run.stop_requested is None:
         run = begin_teardown(world, run)
     trouble = ""
@@ -224,17 +224,17 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
         raise
     except BatchscribeError as error:
         log.warning("teardown will be retried", run=run.id, error=str(error))
-        run, trouble = _further(world, run), str(error)
-    except Exception as error:  # noqa: BLE001  whatever broke, the stop is asked for again
+        run, trouble = _latest_stopping(world, run), str(error)
+    except Exception as error:  # noqa: BLE001  the stop is requested again after any error
         log.exception("internal error during teardown", run=run.id)
-        run, trouble = _further(world, run), f"internal error {type(error).__name__}"
+        run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
     if run.state is RunState.RELEASING and is_late(run.stop_requested, moment(world), terms.waits.stop):
         raise _not_stopped(world, terms, run, trouble)
     return run
 
 
-def _further(world: World, run: Run) -> Run:
-    """The run with what a poll recorded before the step failed, if the ledger has kept up at all."""
+def _latest_stopping(world: World, run: Run) -> Run:
+    """Returns the run as recorded before the step failed, if possible."""
     latest = _latest(world, run)
     return latest if latest.stop_requested is not None else run
 
@@ -253,7 +253,7 @@ def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStopp
 
 
 def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: Passed) -> None:
-    """Puts a run on its way out because its process was asked to end."""
+    """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
     here = world_of(world, terms, run)
     out = save_best_effort(here, _latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
@@ -261,7 +261,7 @@ def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError
 
 
 def finish(world: World, terms: Terms, run: Run) -> None:
-    """Follows a run that is on its way out until it is closed. Raises what keeps it open."""
+    """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
     passed = Passed()
     while passed.runs.get(run.id, run).open:
         advance(world, terms, passed.runs.get(run.id, run), passed)

@@ -1,4 +1,4 @@
-"""What people are told beside the runs: now and then, and not at every look."""
+"""Alerts to the user, each repeated only after some hours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ALERT_EVERY_HOURS = 6
 
 
 def alert_conflict(world: World, key: str) -> None:
-    """Alerts because of a control object that this scheduler did not write. It is ignored."""
+    """Alerts about an ignored control object of another writer."""
     place = url_of(world.output, keys.CONTROL)
     text = f"{key} was not written by this scheduler: it is ignored. Check who may write to {place}"
     alert(world, "conflict", "batchscribe: a control object is not ours", text)
 
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
-    """Sends it, unless the same was said lately. A ledger that does not answer keeps no alarm back."""
+    """Sends an alert, unless one with this key was sent lately."""
     log.warning(title, detail=text)
     try:
         due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))

@@ -1,9 +1,9 @@
-"""Failed attempts in the store: the only reader and writer of their objects, single and compacted.
+"""Reader and writer of failed attempts in the store, single and compacted.
 
 Each failure is first an object of its own (`keys.attempt`), written by a worker or by `settle`. A listing of
-100,000 of them takes 100 pages, so they are compacted: their records are written into a few objects, and the
-single objects are deleted after that. Every reader lists single objects first and compacted ones after it: an
-attempt that was compacted in between is then found in one of both.
+100,000 of them takes 100 pages, so they are compacted: their records are written into a few objects, then the
+single objects are deleted. Every reader lists single objects first and compacted ones second, so it finds an
+attempt that is compacted in between.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from batchscribe.protocols import Store
 
 LOOSE = 4
-"""Objects that may stay single, or revoke attempts, until they are compacted: a listing reads each."""
+"""Single or revoking objects that trigger a compaction if there are more: a listing reads each."""
 AT_ONCE = 100_000
 """Single objects that one compaction takes; the next one takes the rest."""
 TRIES = 5
-"""A reader starts again when what it listed has been compacted meanwhile."""
+"""Reads, repeated if the listed objects are compacted meanwhile."""
 
 log = structlog.get_logger("batchscribe")
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Every failed attempt in the store, by its name."""
+    """All failed attempts in the store, by name."""
 
     single: Mapping[str, ObjectInfo]
     packs: Collection[str]
@@ -62,7 +62,7 @@ class Attempts:
 
 
 def list_attempts(output: Store, digest: str = "") -> Attempts:
-    """All attempts; of the single objects only those of one chunk, if its digest is given."""
+    """Lists all attempts; with `digest`, single objects of that chunk only."""
     prefix = f"{keys.ATTEMPTS}{digest}/" if digest else keys.ATTEMPTS
     single = {name: info for info in output.list(prefix) if (name := keys.name_of_single(info.key))}
     packs = _read_packs(output)
@@ -74,7 +74,7 @@ def read_failures(
     choose: Callable[[Attempts], Iterable[str]],
     digest: str = "",
 ) -> dict[str, Failure]:
-    """Records of the chosen attempts, by name. `digest` limits the listing to the chunk it is of."""
+    """Records of the chosen attempts, by name. `digest` limits the listing to one chunk."""
     found: dict[str, StoredFailure] = {}
     for _ in range(TRIES):
         listed = list_attempts(output, digest)
@@ -88,20 +88,21 @@ def read_failures(
 
 
 def forget_attempts(output: Store, digests: Collection[str]) -> None:
-    """Revokes all attempts at these chunks, first in a record of its own: a concurrent compaction may
-    hold their records already.
+    """Revokes all attempts at these chunks.
+
+    A record of the revocation comes first: a concurrent compaction may already hold their records.
     """
     listed = list_attempts(output)
     names = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] in digests}
     if names:
-        _write(output, *wire.pack_forgotten(names))
+        _write_pack(output, *wire.pack_forgotten(names))
     for name, info in listed.single.items():
         if keys.chunk_of(name)[0] in digests:
             output.delete(info.key)
 
 
 def has_loose(output: Store) -> bool:
-    """True if so many attempts are single objects that they are worth compacting; one request."""
+    """True if there are enough single objects to compact; makes one request."""
     return len(list(islice(output.list(keys.ATTEMPTS), LOOSE + 1))) > LOOSE
 
 
@@ -113,8 +114,10 @@ def compact(
     before: datetime,
     quarantine: Mapping[str, QuarantineMark],
 ) -> Iterator[str]:
-    """Writes all attempts but those `dropped` into compacted objects, then yields the keys that these
-    replace: the caller deletes them. Attempts stored earlier than `before` need not be revoked any longer.
+    """Writes all attempts except those `dropped` into compacted objects.
+
+    Then yields the keys that these replace; the caller deletes them. Revocations of attempts stored earlier
+    than `before` are dropped.
     """
     merged = listed.compacted
     taken = dict(islice(listed.single.items(), AT_ONCE))
@@ -127,7 +130,7 @@ def compact(
     )
     placed = dict(wire.pack(whole))
     for key in sorted(placed.keys() - listed.packs):
-        _write(output, key, placed[key])
+        _write_pack(output, key, placed[key])
     yield from sorted(listed.packs - placed.keys())
     yield from (info.key for info in taken.values())
 
@@ -135,7 +138,7 @@ def compact(
 def _read_single(
     output: Store, listed: Attempts, names: Iterable[str]
 ) -> Iterator[tuple[str, StoredFailure]]:
-    """Records of those attempts that are not compacted. One that went meanwhile is left out."""
+    """Records of the attempts that are not compacted. One that was deleted meanwhile is left out."""
     wanted = {
         listed.single[name].key: name
         for name in names
@@ -144,11 +147,11 @@ def _read_single(
     for key, data in fetched(output, wanted, limit=RECORD_BYTES):
         name = wanted[key]
         stored = listed.single[name].modified
-        yield name, StoredFailure(_failure(name, data, stored), stored)
+        yield name, StoredFailure(_decode_failure(name, data, stored), stored)
 
 
-def _failure(name: str, data: bytes, stored: datetime) -> Failure:
-    """The record; an unreadable one counts as a failure of the chunk, which is safe: it starts no GPU."""
+def _decode_failure(name: str, data: bytes, stored: datetime) -> Failure:
+    """Decodes the record. An unreadable one counts as the chunk's failure: it starts no GPU."""
     try:
         return record.decode(data, Failure)
     except MisconfiguredError:
@@ -163,16 +166,16 @@ def _failure(name: str, data: bytes, stored: datetime) -> Failure:
 
 
 def _read_packs(output: Store) -> dict[str, CompactedAttempts]:
-    """Compacted objects by key. One that cannot be read is logged and left as it is."""
+    """Compacted objects by key. An unreadable one is logged and left unchanged."""
     for _ in range(TRIES):
         listed = [info.key for info in output.list(keys.COMPACTED) if info.size <= wire.MAX_BYTES]
         found = dict(fetched(output, listed, limit=wire.MAX_BYTES))
         if len(found) == len(listed):
-            return {key: pack for key, data in found.items() if (pack := _readable(key, data))}
-    raise StoreUnavailableError("failed attempts were compacted again while they were read: try again")
+            return {key: pack for key, data in found.items() if (pack := _decode_pack(key, data))}
+    raise StoreUnavailableError("failed attempts were compacted while they were read: try again")
 
 
-def _readable(key: str, data: bytes) -> CompactedAttempts | None:
+def _decode_pack(key: str, data: bytes) -> CompactedAttempts | None:
     try:
         return wire.decode(data)
     except MisconfiguredError as error:
@@ -180,6 +183,8 @@ def _readable(key: str, data: bytes) -> CompactedAttempts | None:
         return None
 
 
-def _write(output: Store, key: str, data: bytes) -> None:
+def _write_pack(output: Store, key: str, data: bytes) -> None:
     if not output.create(key, data):
-        raise StoreUnavailableError(f"{key} holds something else: no failed attempt was changed; remove it")
+        raise StoreUnavailableError(
+            f"{key} holds other data: no failed attempt was changed; remove the object"
+        )

@@ -1,4 +1,4 @@
-"""A stopped instance becomes another type where the cloud has no machine of its own."""
+"""Changes a stopped instance's type if its own has no capacity."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from batchscribe.errors import CredentialsError, MisconfiguredError, NoCapacityE
 
 
 def take_another_type(world: World, terms: Terms, run: Run, error: NoCapacityError) -> Run:
-    """The run that wants the next type of the list; on its way out where none is left.
+    """Requests the next type, or begins teardown if none is left.
 
-    Only recorded here: the change itself is made, and made again, until it shows.
+    Only records the request: `become_that_type` repeats the change until polls show it.
     """
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
     for other in terms.instance_types:
-        if other not in tried and _payable(world, terms, run, other):
+        if other not in tried and _is_payable(world, terms, run, other):
             changed = replace(run, tried_types=tried, wanted_type=other)
-            return save(world, changed, f"no {refused} to be had: the instance becomes {other}")
+            return save(world, changed, f"no capacity for {refused}: changing the instance to {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
-    which = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""
-    return save(world, run.releasing(outcome, f"{error}{which}"))
+    listed = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""
+    return save(world, run.releasing(outcome, f"{error}{listed}"))
 
 
 def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """Asks for the change that was recorded, until it shows: from then on the run is priced as that.
+    """Requests the recorded type until polls show it, then updates the rate.
 
-    A type that the instance cannot have is passed over.
+    Skips a type that the instance cannot have.
     """
     if seen.type == run.wanted_type:
         rate = terms.rate_of(seen.type)
@@ -45,16 +45,16 @@ def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Ru
     return run
 
 
-def _payable(world: World, terms: Terms, run: Run, instance_type: str) -> bool:
-    """Whether it is known what the type costs, and whether that stays within the day's budget."""
+def _is_payable(world: World, terms: Terms, run: Run, instance_type: str) -> bool:
+    """True if the type has a known price within the daily budget."""
     try:
         rate = terms.rate_of(instance_type)
     except MisconfiguredError as error:
-        log.warning("a type is left out", instance_type=instance_type, error=str(error))
+        log.warning("instance type skipped", instance_type=instance_type, error=str(error))
         return False
     budget = terms.policy.daily_budget
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     if budget is not None and world.ledger.spent(midnight) + cost(rate, run.planned_seconds) > budget:
-        log.warning("a type is left out: it would pass the day's budget", instance_type=instance_type)
+        log.warning("instance type skipped: it would exceed the daily budget", instance_type=instance_type)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a tick works with: the world through its seams, and the terms that the settings set."""
+"""Dependencies of a tick: external systems and resolved settings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Sto
 log = structlog.get_logger("batchscribe")
 
 START_LANDS = timedelta(seconds=60)
-"""How long a start may take to show: a lost reply, and looks that are older than the start."""
+"""Longest delay until polls show a start: its reply may be lost, and answers may be older than it."""
 
 
 class Shield(Protocol):
-    """Holds signals back: inside the block they are only recorded."""
+    """Defers signals: inside the block they are only recorded."""
 
     def shielded(self) -> AbstractContextManager[None]: ...
 
@@ -43,76 +43,76 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """Intervals and timeouts of a run; seconds."""
+    """Intervals and timeouts of a run, in seconds."""
 
     poll: float = 5.0
-    """Between two passes of a tick that waits; without one, a timer makes a pass each minute."""
+    """Between two passes of a waiting tick; without one, a timer runs a pass each minute."""
     describe: float = 30.0
     """Between two polls of the instance while its worker works."""
     up: float = 600.0
     """From the start request to `running`."""
     reach: float = 600.0
-    """From `running` to a worker that answers."""
+    """From `running` to a host that can start a worker."""
     silence: float = 900.0
-    """A worker whose progress does not change for so long is lost."""
+    """A worker counts as lost if its progress does not change for this time."""
     blind: float = 300.0
-    """Live work goes on for so long although neither its store nor its instance can be looked at."""
+    """Live work continues for this time if neither its store nor its instance can be polled."""
     grace: float = 10.0
-    """For the last window, after a worker was asked to end."""
+    """Time for the last window after a worker is asked to end."""
     stop: float = STOP_PATIENCE_SECONDS
-    """From the stop request to `stopped`, before it is an alarm."""
+    """From the stop request to `stopped`; later than this raises an alert."""
     force_after: float = 240.0
     unreachable: float = 900.0
-    """An open run whose store or cloud does not answer for so long is an alert."""
+    """Alert if the store or the cloud of an open run does not answer for this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What was agreed before the tick began; from the settings, resolved."""
+    """Settings resolved for one tick."""
 
     scheduler: str
-    """Id of this scheduler: its runs are recovered if the ledger is lost."""
+    """Id of this scheduler; it recovers its own runs if the ledger is lost."""
     host: str = ""
-    """Name of this machine: a copy of its disk on another machine is another scheduler."""
+    """Name of this machine; a copy of its disk on another machine is another scheduler."""
     release: str
     provider: str
     instances: tuple[str, ...]
     instance_type: str
     instance_types: tuple[str, ...] = ()
-    """Types to try, in this order, when the cloud has no machine of the instance's own."""
+    """Types to try, in this order, if the cloud has no capacity for the instance's own type."""
     launch: str = "auto"
-    """auto (boot where the box is set up for it), boot, ssh; held for a rehearsal."""
+    """auto (boot if the GPU host is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
     endpoint: str = ""
     guard: str = ""
     """Kind of guard (BATCH_CLOUD_GUARD)."""
     shared_machine: bool = False
-    """The GPU is in a machine that runs on: a run has ended when its worker is gone."""
+    """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     rate_of: Callable[[str], Rate]
-    """The rate for an instance type as it was seen."""
+    """Returns the rate of an instance type."""
     policy: Policy
     engine: EngineSpec
     unfit: str = ""
-    """Why no machine could do what is asked of the engine, with the mend; empty where one could."""
+    """Why no machine can run this engine configuration, with the fix; empty if one can."""
     hearing: Hearing = field(default_factory=Hearing)
     settings_hash: str
-    """Of everything that makes a transcript another one: engine and hearing."""
+    """Hash of all settings that change a transcript: engine and audio options."""
     limits: Limits
     max_attempts: int
     priors: Priors
-    """What to believe before anything was learned."""
+    """Defaults until earlier runs provide measurements."""
     waits: Waits = Waits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Everything outside that a tick can see or touch."""
+    """External dependencies of a tick."""
 
     clock: Clock
     source: Store
     output: Store
     home: Store
-    """Where the instances are recorded, and claims are left for a box that boots."""
+    """Store of the instance records, which hold the claims for hosts that boot."""
     compute: Compute
     launcher: Launcher
     guard: Guard
@@ -120,42 +120,42 @@ class World:
     ledger: Ledger
     shield: Shield
     keep_alive: Callable[[], None]
-    """Restarts the time limit after which a process that hangs is killed; called at each step."""
+    """Restarts the time limit after which a hung process is killed; called at each step."""
     elsewhere: Callable[[World, Run], World]
-    """This world with the stores, region and provider of a run that was opened with other settings."""
+    """Returns this world with the stores, region and provider of a run opened with other settings."""
     view: View
     scanner: Callable[[bool], Scanner]
-    """A scanner; True where a person asked, so that age and live locks do not count."""
+    """Returns a scanner; True if the user started the run manually: it ignores age and live locks."""
     preflight: Callable[[], None]
-    """Raises MisconfiguredError where a start could only fail: asked before anything is paid."""
+    """Raises MisconfiguredError if a start is bound to fail; called before anything costs money."""
     secret: str
-    """Seals what this scheduler stores; empty if its state directory cannot keep one."""
+    """Key that seals this scheduler's control objects; empty if the state directory cannot keep one."""
     new_run_id: Callable[[datetime], str]
     render: Callable[[SessionTranscript, str], bytes]
-    """A session's transcript as a file of a format."""
+    """Renders a session's transcript in a file format."""
     run_log: Callable[[Run], AbstractContextManager[None]]
-    """While it is held, what is logged goes to the run's own file too."""
+    """Inside the block, log lines also go to the run's own file."""
     report: Callable[[Run], None]
-    """Writes the report of a settled run, for people and for later."""
+    """Writes the report of a settled run."""
     lag: timedelta = LONGEST_LAG
-    """How old the answer to a poll may be."""
+    """Maximum age of the answer to a poll."""
 
 
 def refuse_unfit(unfit: str) -> None:
-    """Raises MisconfiguredError, which has cost nothing yet, where no machine could do what is asked."""
+    """Raises MisconfiguredError if no machine can run the configuration. Nothing has been paid yet."""
     if unfit:
         raise MisconfiguredError(f"{unfit} (nothing was started)")
 
 
 def moment(world: World) -> Moment:
-    """Now, by both clocks."""
+    """Returns the present wall time, monotonic time and boot."""
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
 
 def poll_instance(world: World, run: Run) -> Poll:
     """Polls the instance of a run.
 
-    Raises what Compute.describe raises, ComputeUnavailableError if the answer may be older than the last one.
+    Raises what Compute.describe raises, and ComputeUnavailableError if the answer may be older than the last.
     """
     asked = moment(world)
     seen = world.compute.describe(run.instance)
@@ -166,12 +166,12 @@ def poll_instance(world: World, run: Run) -> Poll:
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
-    """True if `seconds` have passed since then; a clock that was set back grants no grace."""
+    """True if `seconds` have passed, even if the clock was set back."""
     return since is not None and not now.is_within(timedelta(seconds=seconds), of=since)
 
 
 def save_best_effort(world: World, run: Run, note: str = "") -> Run:
-    """Records the run if possible: on the way out, a broken ledger must not keep a GPU running."""
+    """Records the run if possible. During teardown, a broken ledger must not keep a GPU running."""
     try:
         return save(world, run, note)
     except BatchscribeError as error:
@@ -183,7 +183,7 @@ def save_best_effort(world: World, run: Run, note: str = "") -> Run:
 
 
 def save(world: World, run: Run, note: str = "") -> Run:
-    """Records the run as it stands now, durably, before anything else happens."""
+    """Records the run durably and logs the note."""
     world.ledger.save_run(run, at=world.clock.now(), note=note)
     if text := note or (run.detail if run.state is RunState.RELEASING else ""):
         log.info(text, run=run.id, state=run.state.value)

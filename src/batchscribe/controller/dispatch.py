@@ -1,4 +1,4 @@
-"""Gives a run its work: a manifest before its start, and a worker on it once the host is reachable."""
+"""Gives a run its manifests, and workers once the host is reachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL_LOAD_SECONDS = 30.0
 
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
-    """Waits for a host that answers, and starts a worker on the last manifest."""
+    """Starts a worker on the last manifest once the host answers."""
     poll = poll_instance(world, run)
     if down := why_not_up(run, poll.instance):
         run = read_poll(run, poll)
@@ -32,7 +32,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     try:
         version = world.launcher.probe(poll.instance)
         if version == terms.release:
-            return _launch(world, terms, run, poll.instance)
+            return _launch_worker(world, terms, run, poll.instance)
         trouble = "its host never answered"
     except TransientError as error:
         version, trouble = None, str(error)
@@ -49,7 +49,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:
-    """The pending chunks that fit into the time left and were not tried in this run."""
+    """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
     given = (read_manifest(world, run, worker) for worker in range(len(run.manifests)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
@@ -73,7 +73,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
 
 
 def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
-    """The run with a manifest that is stored and not worked off; on its way out if nothing is pending."""
+    """Ensures a stored, unprocessed manifest; begins teardown if nothing is pending."""
     if run.manifests and read_exit(world, run.worker) is None:
         store_manifest(world, run)
         return run
@@ -84,19 +84,19 @@ def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
 
 
 def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """Records the next manifest, then stores it. Raises RefusedError if another one is there already."""
+    """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
     run = save(world, with_manifest(world, terms, run, chunks))
     store_manifest(world, run)
     return run
 
 
 def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """The run with its next manifest, which is in the ledger and not yet in the store."""
-    key = record_manifest(world, _manifest(terms, run, chunks))
+    """Returns the run with its next manifest, recorded but not yet stored."""
+    key = record_manifest(world, _build_manifest(terms, run, chunks))
     return replace(run, manifests=(*run.manifests, key), work_ended=None)
 
 
-def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """Starts the worker of the last manifest. Repeating it is harmless."""
     run = ensure_manifest(world, terms, run)
     if run.ending:
@@ -106,10 +106,10 @@ def _launch(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
         world.compute.announce(run.instance, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
     changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
-    return save(world, changed, f"worker {manifest.worker} started on {len(manifest.chunks)} chunks")
+    return save(world, changed, f"worker {manifest.worker} started, chunks: {len(manifest.chunks)}")
 
 
-def _manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.manifests),

@@ -1,8 +1,7 @@
-"""What a run puts down outside itself before its start, and takes away after it.
+"""External state of a run: stop order, claim, tags and instance type.
 
-The guard's order, the claim that a booting box looks for, the tags, another type: none of them may
-keep a run open once its instance was seen stopped, and none may be forgotten. What could not be taken
-away is noted in the ledger, and a later tick takes it away.
+The claim is read by a host at boot. None of this may keep a run open once its instance was observed stopped,
+and all of it must be cleaned up. The ledger records what is left, and a later tick retries the clean-up.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ LOCAL = "local"
 
 
 def note_down(world: World, run: Run) -> None:
-    """Remembers, before anything is put down, that it will have to be taken away."""
+    """Records external state for clean-up, before it is created."""
     world.ledger.put(f"{NOTED}{run.id}", run.instance)
 
 
 def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Writes the claim into the instance's record; returns how the run's workers will be started.
+    """Writes the claim into the instance's record. Returns how the run's workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
@@ -56,19 +55,19 @@ def leave_claim(world: World, terms: Terms, run: Run) -> str:
         region=terms.region,
         endpoint=terms.endpoint,
     )
-    _write(world, msgspec.structs.replace(record, claim=claim))
+    _write_record(world, msgspec.structs.replace(record, claim=claim))
     return launch
 
 
 def launch_left(world: World, run: Run) -> str:
-    """How the workers of a run come to life that only the store remembers; empty where no claim tells."""
+    """Launch kind of a run that the ledger lost, from its claim. Empty without a claim."""
     record = instance_record(world, run.instance)
     claim = record.claim if record else None
     return claim.launch if claim and claim.run == run.id else ""
 
 
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
-    """What `gpu setup` wrote of the instance; None where it wrote nothing that can be read."""
+    """The instance's record by `gpu setup`. None if missing or unreadable."""
     try:
         return read_record(world.home, keys.instance(instance), InstanceRecord)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -76,8 +75,9 @@ def instance_record(world: World, instance: str) -> InstanceRecord | None:
 
 
 def own_type(world: World, seen: Instance) -> str:
-    """The type that an instance has of its own: not one that an earlier run gave it, and that it still
-    shows because nobody could give it back yet, or because looks are older than that.
+    """The instance's own type, not one that an earlier run gave it.
+
+    Polls still show that one if it could not be restored yet, or if they are older than its change.
     """
     left = (world.ledger.run(key.removeprefix(NOTED)) for key in world.ledger.facts(NOTED))
     lately = world.ledger.runs(world.clock.now() - START_LANDS)
@@ -88,20 +88,24 @@ def own_type(world: World, seen: Instance) -> str:
 
 
 def take_away(world: World, run: Run) -> None:
-    """Takes away what stands there for a run whose instance was seen stopped, or was let go. Never raises."""
+    """Cleans up the run's external state after its teardown. Never raises."""
     if run.borrowed:
         return
     gone = [
-        _done("the guard was not disarmed", run, partial(world.guard.disarm, run.instance, run.id)),
-        _done("its claim was not taken back", run, partial(_take_claim, world, run)),
-        _done("its instance was not given back as it was", run, partial(_give_back, world, run)),
+        _try_cleanup("the guard was not disarmed", run, partial(world.guard.disarm, run.instance, run.id)),
+        _try_cleanup("its claim was not removed", run, partial(_remove_claim, world, run)),
+        _try_cleanup(
+            "its instance's tags and type were not restored", run, partial(_restore_instance, world, run)
+        ),
     ]
     if all(gone):
-        _done("what is gone was not noted", run, partial(world.ledger.put, f"{NOTED}{run.id}", None))
+        _try_cleanup(
+            "the clean-up was not recorded", run, partial(world.ledger.put, f"{NOTED}{run.id}", None)
+        )
 
 
 def sweep(world: World, terms: Terms) -> None:
-    """Takes away what runs that are settled could not take away themselves, each where it was opened."""
+    """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
         if run is None:  # a crash came before the run was recorded, so nothing followed from the note
@@ -111,26 +115,26 @@ def sweep(world: World, terms: Terms) -> None:
 
 
 def disarm_settled(world: World, instance: str) -> None:
-    """Takes back the guard's orders of runs that are settled, noted or not: a ledger may have been lost."""
+    """Disarms the guard's orders of all settled runs, recorded or not. A ledger may have been lost."""
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:
-            log.info("a stale order of the guard is taken back", run=run_id, instance=instance)
+            log.info("stale guard order disarmed", run=run_id, instance=instance)
             world.guard.disarm(instance, run_id)
 
 
-def _take_claim(world: World, run: Run) -> None:
+def _remove_claim(world: World, run: Run) -> None:
     record = instance_record(world, run.instance)
     if record is not None and record.claim is not None and record.claim.run == run.id:
-        _write(world, msgspec.structs.replace(record, claim=None))
+        _write_record(world, msgspec.structs.replace(record, claim=None))
 
 
-def _give_back(world: World, run: Run) -> None:
-    """The tags emptied, and its own type: as far as nobody else has taken or changed it since."""
+def _restore_instance(world: World, run: Run) -> None:
+    """Empties the tags and restores the type, unless another owner changed them."""
     if not run.started and not run.tried_types:
         return
     seen = world.compute.describe(run.instance)
-    # Whichever of them it was changed to: the last that was wanted may never have come about.
+    # Any of these types may be in force: the last request may never have taken effect.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
     to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
     if to_change and seen.state is InstanceState.STOPPED:
@@ -138,31 +142,33 @@ def _give_back(world: World, run: Run) -> None:
     if seen.run == run.id:
         world.compute.release(run.instance)
     elif seen.run is None and run.meter.up_since is None and _just_over(world, run):
-        raise ComputeUnavailableError(f"whether {seen.id} bears its tag is too early to tell")
+        raise ComputeUnavailableError(f"the tags of {seen.id} may be outdated: will poll again")
     if to_change and seen.state is not InstanceState.STOPPED:
         raise ComputeUnavailableError(
-            f"{seen.id} is {seen.state}: it becomes {run.own_type} again once stopped"
+            f"{seen.id} is {seen.state}: its type {run.own_type} is restored once it is stopped"
         )
     if run.wanted_type and seen.type == run.own_type and _just_over(world, run):
-        raise ComputeUnavailableError(f"whether {seen.id} became {run.wanted_type} is too early to tell")
+        raise ComputeUnavailableError(
+            f"a change of {seen.id} to {run.wanted_type} may not show yet: will poll again"
+        )
 
 
 def _just_over(world: World, run: Run) -> bool:
-    """True if the run's last call on its instance is so recent that polls may be older than it."""
+    """True if polls may be older than the run's last call."""
     last = run.stop_requested or run.meter.start_accepted or run.meter.start_requested
     return last is not None and moment(world).is_within(START_LANDS, of=last)
 
 
-def _write(world: World, record: InstanceRecord) -> None:
+def _write_record(world: World, record: InstanceRecord) -> None:
     world.home.replace(keys.instance(record.instance), msgspec.json.encode(record))
 
 
-def _done(what: str, run: Run, act: Callable[[], object]) -> bool:
+def _try_cleanup(what: str, run: Run, act: Callable[[], object]) -> bool:
     try:
         act()
     except BatchscribeError as error:
-        log.warning(f"{what}: a later tick tries again", run=run.id, error=str(error))
-    except Exception:  # noqa: BLE001  the way out of a run must not break on what it left behind
+        log.warning(f"{what}: a later tick will retry", run=run.id, error=str(error))
+    except Exception:  # noqa: BLE001  a failed clean-up must not stop the teardown
         log.exception(what, run=run.id)
     else:
         return True

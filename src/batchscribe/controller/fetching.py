@@ -1,4 +1,4 @@
-"""Many small objects at once."""
+"""Concurrent reads and deletions of many small objects."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from batchscribe.protocols import Store
 
 THREADS = 16
 AT_ONCE = 2_000
-"""Objects that are queued for the threads together: bounds the memory of a long list."""
+"""Objects queued for the threads at once; bounds memory for a long list."""
 T = TypeVar("T")
 
 
 def fetched(store: Store, wanted: Iterable[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-    """(key, bytes) of each object that is there, in the order asked; one that went meanwhile is left out.
+    """Yields (key, bytes) of each existing object, in the given order. Missing ones are left out.
 
-    An object of more than `limit` bytes is not read: it comes as no bytes, which no decoder accepts.
-    A store may say in `threads` how many readers it wants at once.
+    An object of more than `limit` bytes is not read: it yields empty bytes, which every decoder rejects.
+    A store's attribute `threads` limits the number of concurrent readers.
     """
-    for key, data in _for_each(store, wanted, lambda key: _read(store, key, limit)):
+    for key, data in _for_each(store, wanted, lambda key: _read_bytes(store, key, limit)):
         if data is not None:
             yield key, data
 
 
 def delete_all(store: Store, unwanted: Iterable[str]) -> Iterator[str]:
-    """Deletes each object, and yields its key, in the order asked."""
+    """Deletes each object and yields its key, in the given order."""
     for key, _ in _for_each(store, unwanted, store.delete):
         yield key
 
@@ -48,7 +48,7 @@ def _for_each(store: Store, wanted: Iterable[str], act: Callable[[str], T]) -> I
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
-def _read(store: Store, key: str, limit: int) -> bytes | None:
+def _read_bytes(store: Store, key: str, limit: int) -> bytes | None:
     try:
         return store.get(key, limit=limit).data
     except ObjectNotFoundError:

@@ -1,4 +1,4 @@
-"""Follows a worker: its instance by polls, its progress and its exit record through the store."""
+"""Follows a worker by polls of its instance and its stored reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from batchscribe.errors import BatchscribeError, TransientError
 
 
 def follow(world: World, terms: Terms, run: Run) -> Run:
-    """Polls the instance if that is due, whatever the store answers; then reads what the worker reports."""
+    """Polls the instance if due, then reads the worker's reports."""
     run, seen = _poll_if_due(world, terms, run)
     down = why_not_up(run, seen) if seen else ""
     try:
@@ -32,7 +32,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
             return _after_exit(world, terms, run, record)
         progress = read_progress(world, run.worker)
         if down:
-            return save(world, _gone_down(world, run, down))
+            return save(world, _end_gone_down(world, run, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -41,7 +41,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _poll_if_due(world: World, terms: Terms, run: Run) -> tuple[Run, Instance | None]:
-    """A cloud that does not answer now does not hide what the store shows."""
+    """Polls the instance if due. A transient failure does not prevent reading the store."""
     if not poll_due(run, terms, moment(world)):
         return run, None
     try:
@@ -58,7 +58,7 @@ def _follow_progress(
     now = moment(world)
     if progress is not None:
         world.view.show(run, progress)
-        timed = _with_times(run, progress, now.at)
+        timed = _add_times(run, progress, now.at)
         run = run if timed == run else save(world, timed)
     if seen:
         ensure_agent(world, run, seen)
@@ -74,12 +74,12 @@ def _follow_progress(
 
 
 def _awaits_host(run: Run) -> bool:
-    """True if the host takes its last manifest by itself, and no worker was observed since that was given."""
+    """True if the host itself still has to start the last manifest."""
     return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.manifests) > 1)
 
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:
-    """Starts the agent again if it died; its host cannot do that for one that was started over ssh."""
+    """Restarts an agent that died. The host itself only restarts agents that it started at boot."""
     if run.launch != ClaimLaunch.SSH:
         return
     url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
@@ -90,7 +90,7 @@ def ensure_agent(world: World, run: Run, seen: Instance) -> None:
 
 
 def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
-    """How the work of a run ended whose host is stopped already; None if it never began."""
+    """Outcome and reason of a run with a stopped host. None if work never began."""
     if not run.manifests:
         return None
     if (record := read_exit(world, run.worker)) is not None:
@@ -99,8 +99,8 @@ def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _gone_down(world: World, run: Run, down: str) -> Run:
-    """The run on its way out after its instance went down without an exit record of its worker."""
+def _end_gone_down(world: World, run: Run, down: str) -> Run:
+    """Begins teardown after the instance went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
         detail = f"{down} while its worker was running: stopped from outside"
@@ -111,11 +111,11 @@ def _gone_down(world: World, run: Run, down: str) -> Run:
 
 
 def _after_exit(world: World, terms: Terms, run: Run, record: ExitRecord) -> Run:
-    """The exit record decides what is next, not what is done: that the store decides."""
+    """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
-    run = replace(_with_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
+    run = replace(_add_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
     if record.end is WorkerEnd.FINISHED:
-        return _go_on(world, terms, run)
+        return _continue_run(world, terms, run)
     return save(world, run.releasing(*_outcome_of(run, record, over=now >= run.deadline)))
 
 
@@ -130,21 +130,21 @@ def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | 
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _go_on(world: World, terms: Terms, run: Run) -> Run:
-    """Another manifest for the same host, if work and time are left; else the way out."""
+def _continue_run(world: World, terms: Terms, run: Run) -> Run:
+    """Gives the host another manifest if possible. Else begins teardown."""
     note = f"worker {run.worker.worker} finished"
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
     if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING, reaching_since=moment(world))
-            again = save(world, again, f"{note}; {len(batch.chunks)} more chunks fit")
+            again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             return give_work(world, terms, again, batch.chunks)
     return save(world, run.releasing(None), note)
 
 
-def _with_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
-    """The run with the start of its first worker and of its first window."""
+def _add_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
+    """Adds the start times of the run's first worker and window."""
     if run.first_window is not None or len(run.manifests) > 1:
         return run
     at = by_our_clock(run, reported.at, now)

@@ -1,4 +1,4 @@
-"""What a run teaches the next estimate: speed, set-up time, and how long a byte lasts."""
+"""Measurements of a run for the next estimate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchscribe.core.run.runs import Run
 
 
 def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:
-    """Speed, set-up time and bytes for a second, for the next estimate; only from work that was done."""
+    """Records speed, set-up time and bitrate if any work was done."""
     seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
     if not seen:
         return

@@ -1,4 +1,4 @@
-"""What a poll of a working instance means for its run."""
+"""Interpretation of a poll for a run whose worker is running."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchscribe.core.run.runs import Run
 
 
 def why_not_up(run: Run, seen: Instance) -> str:
-    """Why the instance is not up for this run; empty if it is."""
+    """Reason why the instance is not up for this run. Empty if it is."""
     if not seen.state.billable:
         return f"{seen.id} is {seen.state}"
     again = run.meter.is_started_again(seen.launched_at)
@@ -20,9 +20,9 @@ def why_not_up(run: Run, seen: Instance) -> str:
 
 
 def read_tag(run: Run, poll: Poll) -> Run:
-    """The run as started, if the instance's tag names it although its ledger knows of no start.
+    """Returns the run as started if only the instance's tag shows that.
 
-    The ledger was replaced by an older copy of itself: the run is billed from its creation on.
+    The ledger was replaced by an older copy, so the run is billed from its creation on.
     """
     if run.started or run.borrowed or poll.instance.run != run.id:
         return run
@@ -31,11 +31,11 @@ def read_tag(run: Run, poll: Poll) -> Run:
 
 
 def read_poll(run: Run, poll: Poll) -> Run:
-    """The run with its meter after a poll of its working instance."""
+    """Returns the run with its meter after a poll."""
     return replace(run, meter=run.meter.read(poll, ours=True))
 
 
 def poll_due(run: Run, terms: Terms, now: Moment) -> bool:
-    """True if the last poll that showed it running is too old."""
+    """True if the last poll of the running instance is too old."""
     last = run.meter.running_until
     return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)

@@ -1,4 +1,4 @@
-"""One look at everything that a decision depends on. The clock is read once."""
+"""Observation of everything that a decision depends on, at one time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FAILED_WITHIN = timedelta(days=7)
 
 
 def observe(world: World, terms: Terms) -> Observation:
-    """The world now. A listing that fails raises: it is never an empty backlog."""
+    """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
     settled = _settled_lately(world, now)
-    fruitless = _fruitless(settled)
+    unproductive = _unproductive_runs(settled)
     instance = world.compute.describe(terms.instances[0])
     instance_type = instance.type or terms.instance_type
     return Observation(
@@ -36,8 +36,8 @@ def observe(world: World, terms: Terms) -> Observation:
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
-        fruitless=len(fruitless),
-        last_fruitless=fruitless[-1].settled if fruitless else None,
+        fruitless=len(unproductive),
+        last_fruitless=unproductive[-1].settled if unproductive else None,
         stranger=stranger(world, instance, now),
     )
 
@@ -47,8 +47,8 @@ def _settled_lately(world: World, now: datetime) -> list[Run]:
     return [run for run in runs if not run.open and not rehearsed(run)]
 
 
-def _fruitless(settled: list[Run]) -> list[Run]:
-    """The newest runs that cost something and got no chunk done, oldest first."""
+def _unproductive_runs(settled: list[Run]) -> list[Run]:
+    """Newest paid runs without any finished chunk, oldest first."""
     paid = [run for run in settled if run.billed_seconds]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
 
@@ -63,9 +63,9 @@ def paused_until(world: World) -> datetime | None:
 
 
 def stranger(world: World, instance: Instance, now: datetime) -> str | None:
-    """Why the instance is in the hands of another scheduler; None where it is not.
+    """Reason why the instance belongs to another scheduler, or None.
 
-    A claim whose run we do not know, with its deadline ahead, is somebody else's work.
+    A claim is foreign if its run is unknown here and its deadline has not passed.
     """
     if instance.run is None or world.ledger.run(instance.run) is not None:
         return None
@@ -73,5 +73,5 @@ def stranger(world: World, instance: Instance, now: datetime) -> str | None:
         return None
     return (
         f"instance {instance.id} is claimed by run {instance.run} of another scheduler "
-        f"until {instance.deadline:%Y-%m-%d %H:%M} UTC: left alone"
+        f"until {instance.deadline:%Y-%m-%d %H:%M} UTC: not touched"
     )

@@ -1,4 +1,4 @@
-"""What earlier attempts left behind in the store: failures, and chunks that failed for good."""
+"""Records of earlier attempts in the store: failures and quarantined chunks."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ log = structlog.get_logger("batchscribe")
 
 
 def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Trouble, ...]]:
-    """By the digest of the chunk's key, one entry for each ETag. Another decoder's verdicts do not count.
+    """Earlier failures by digest of the chunk's key and by ETag.
 
-    Attempts at quarantined chunks are not read. Compacted attempts and quarantine marks cost a few
-    requests together, however many they are.
+    Failures with another decoder do not count. Attempts at quarantined chunks are not read. Compacted
+    attempts and quarantine marks cost a few requests in total.
     """
     quarantine = list(output.list(keys.QUARANTINE))
     held: set[tuple[str, str]] = set()
 
     def at_others(listed: Attempts) -> list[str]:
-        held.update(_held(output, quarantine, listed.compacted.quarantine, decoder))
+        held.update(_list_held(output, quarantine, listed.compacted.quarantine, decoder))
         return [name for name in listed.stored if keys.chunk_of(name) not in held]
 
     found: dict[str, list[Trouble]] = {}
     for (digest, etag), failures in by_chunk(read_failures(output, at_others)).items():
-        counted = [failure for failure in failures if _current(failure.decoder, decoder)]
-        found.setdefault(digest, []).extend(_trouble(etag, counted))
+        counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
+        found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
         found.setdefault(digest, []).insert(0, Trouble(etag=etag, quarantined=True))
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
@@ -53,61 +53,61 @@ def by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Fail
 
 
 def read_quarantine(output: Store) -> Mapping[str, QuarantineRecord]:
-    """Every quarantined chunk, by the digest of its key."""
-    return _records(output, list(output.list(keys.QUARANTINE)))
+    """All quarantine records, by the digest of the chunk's key."""
+    return _read_quarantines(output, list(output.list(keys.QUARANTINE)))
 
 
 def read_marks(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark]
 ) -> dict[str, QuarantineMark]:
-    """Marks of the listed quarantine records, by `mark_name`; only those not `known` are read.
+    """Marks of the listed quarantine records, by `mark_name`. Only those not `known` are read.
 
     An unreadable record gets no mark, so that each scan logs it.
     """
-    names = {_name(info.key): mark_name(_name(info.key), info.etag) for info in listed}
-    new = [info for info in listed if names[_name(info.key)] not in known]
+    names = {_digest_of(info.key): mark_name(_digest_of(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[_digest_of(info.key)] not in known]
     marks = {name: known[name] for name in names.values() if name in known}
-    for digest, record in _records(output, new).items():
+    for digest, record in _read_quarantines(output, new).items():
         if record.etag:
             marks[names[digest]] = QuarantineMark(record.etag, record.decoder)
     return marks
 
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
-    """The quarantine of one chunk, whether it still counts or not; None where there is none to read."""
+    """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
     try:
         return read_record(output, keys.quarantine(key), QuarantineRecord)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 
 
-def _held(
+def _list_held(
     output: Store, listed: Sequence[ObjectInfo], known: Mapping[str, QuarantineMark], decoder: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Digest and ETag of each chunk that is quarantined for this decoder; only unknown records are read."""
+    """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
     new = []
     for info in listed:
-        mark = known.get(mark_name(_name(info.key), info.etag))
+        mark = known.get(mark_name(_digest_of(info.key), info.etag))
         if mark is None:
             new.append(info)
-        elif _current(mark.decoder, decoder):
-            yield _name(info.key), mark.etag
-    for digest, record in _records(output, new).items():
-        if _current(record.decoder, decoder):
+        elif _is_current(mark.decoder, decoder):
+            yield _digest_of(info.key), mark.etag
+    for digest, record in _read_quarantines(output, new).items():
+        if _is_current(record.decoder, decoder):
             yield digest, record.etag
 
 
-def _records(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
+def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
     read = fetched(output, modified, limit=RECORD_BYTES)
-    return {_name(key): _quarantine(key, data, modified[key]) for key, data in read}
+    return {_digest_of(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
-def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
+def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
     known = list(failures)
     kinds = {failure.kind for failure in known}
     counting = len(wire.counted(known))
-    # Changed, and yet listed with this very ETag: what the listing shows cannot be read.
+    # A changed chunk that is still listed with this ETag cannot be read.
     troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
     if counting or troubled:
         yield Trouble(
@@ -119,19 +119,19 @@ def _trouble(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
         )
 
 
-def _current(recorded: str, decoder: str | None) -> bool:
+def _is_current(recorded: str, decoder: str | None) -> bool:
     return decoder is None or recorded in {"", decoder}
 
 
-def _name(key: str) -> str:
+def _digest_of(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 
-def _quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
-    """A record that cannot be read holds its chunk back, whatever its bytes are: it starts no GPU."""
+def _decode_quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
+    """Decodes a record. An unreadable one still holds its chunk back, so that it starts no GPU."""
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:
-        log.warning("a quarantine record cannot be read: its chunk is left out", key=key, error=str(error))
-        message = "this record cannot be read: release it, and its chunk is tried again"
+        log.warning("a quarantine record cannot be read: its chunk is skipped", key=key, error=str(error))
+        message = "this record cannot be read: release it to retry its chunk"
         return QuarantineRecord(key=key, etag="", decoder="", attempts=0, message=message, at=at)

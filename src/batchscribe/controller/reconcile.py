@@ -1,4 +1,4 @@
-"""Runs that the ledger does not know, or not to their end: recovered from the store and from the instance."""
+"""Recovers runs that the ledger lost, from store and instance."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 
 OVERDUE = timedelta(minutes=5)
-"""After its deadline a run is left to its own scheduler for so long."""
+"""Time after a run's deadline that its own scheduler has to stop it."""
 FOREIGN = "foreign/"
-"""Facts of the ledger: runs in the store that are not ours to recover; their records are read once."""
+"""Ledger facts: runs in the store that are not ours to recover; their records are read once."""
 
 
 def recover(world: World, terms: Terms) -> None:
-    """Puts back what the store knows and the ledger does not.
+    """Restores runs that are in the store but not in the ledger.
 
-    Runs of this scheduler that the ledger lost are open again, or settled as their settlement has it. An open
-    run with a settlement in the store (its ledger could not be written) goes to its teardown: what is stored
-    never proves that an instance is stopped. Nothing is started for either again.
+    Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
+    run with a stored settlement (its ledger could not be written) goes to teardown: the store never proves
+    that an instance is stopped. Neither starts an instance again.
     """
     stored = tuple(_list_records(world))
     settled = {run_id for _, run_id, name in stored if name == "settlement.json"}
@@ -46,7 +46,7 @@ def recover(world: World, terms: Terms) -> None:
 
 
 def adopt_overdue(world: World, terms: Terms) -> None:
-    """Takes over a run of another scheduler that left its instance running past its deadline.
+    """Takes over a foreign run with an instance running past its deadline.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
     """
@@ -65,7 +65,7 @@ def adopt_overdue(world: World, terms: Terms) -> None:
 
 
 def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: str) -> Run:
-    """Makes a run of another scheduler ours, on its way out. Its results stay where they are.
+    """Takes over a run of another scheduler and tears it down. Its results stay where they are.
 
     Raises RefusedError if the instance's tag does not name it.
     """
@@ -74,13 +74,13 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
         raise RefusedError(
             f"{seen.id} is tagged with run {seen.run or '(none)'}, not with {run_id}: not touched"
         )
-    run = _as_it_stands(world, _foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
+    run = _reopen_run(world, _build_foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
     note_down(world, run)
     return save(world, run, "adopted")
 
 
-def _foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
-    """The run by the cloud and our own settings: its record names its scheduler, and proves nothing."""
+def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
+    """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
     run = Run(
         id=run_id,
@@ -110,7 +110,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     except ObjectNotFoundError:
         return
     except MisconfiguredError as error:
-        log.warning("a run cannot be read and is left alone", run=run_id, error=str(error))
+        log.warning("a run cannot be read and is not touched", run=run_id, error=str(error))
         world.ledger.put(f"{FOREIGN}{run_id}", "unreadable")
         return
     if not _is_ours(record, terms, run_id, world):
@@ -121,23 +121,23 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
     seen = world.compute.describe(record.instance)
-    run = _retyped(terms, _as_stored(world, record), seen)
+    run = _apply_type(terms, _restore_stored(world, record), seen)
     if _may_be_left(world, run) or run.id == seen.run:
-        # What it put down outside itself is forgotten with the ledger: it is looked for again.
+        # The record of its external state was lost with the ledger.
         note_down(world, run)
     save(world, run, "recovered from the store")
 
 
 def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
-    """True for a run that this scheduler opened here, for the instance and the stores that it works on."""
+    """True if this scheduler opened the run for its present settings."""
     opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
     here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
     return record.id == run_id and opened_here and same_place
 
 
-def _as_stored(world: World, record: Run) -> Run:
-    """The run as its settlement has it, or as it stands now."""
+def _restore_stored(world: World, record: Run) -> Run:
+    """Returns the run from its settlement, or else in its present state."""
     fresh = replace(
         record,
         state=RunState.PLANNED,
@@ -145,11 +145,11 @@ def _as_stored(world: World, record: Run) -> Run:
         manifests=(),
         meter=Meter(launched_before=record.meter.launched_before),
     )
-    return read_settlement(world, record) or _as_it_stands(world, fresh)
+    return read_settlement(world, record) or _reopen_run(world, fresh)
 
 
-def _as_it_stands(world: World, run: Run) -> Run:
-    """An open run again: billed from its creation on, since its start is not recorded."""
+def _reopen_run(world: World, run: Run) -> Run:
+    """Reopens a run. It is billed from its creation on, since its start is not recorded."""
     manifests = manifests_of(world, run.id)
     run = replace(run, launch=launch_left(world, run), manifests=manifests)
     poll = poll_instance(world, run)
@@ -173,36 +173,37 @@ def _as_it_stands(world: World, run: Run) -> Run:
 
 
 def _may_be_left(world: World, run: Run) -> bool:
-    """True if something that the run put down outside itself may still be there."""
+    """True if external state of the run may be left."""
     return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
-def _retyped(terms: Terms, run: Run, seen: Instance) -> Run:
-    """The run with the type that it gave its instance: one of those that it may take, or under our tag."""
+def _apply_type(terms: Terms, run: Run, seen: Instance) -> Run:
+    """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
     if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
         return run
     try:
         rate = terms.rate_of(seen.type)
     except MisconfiguredError as error:
-        log.warning("it is priced as the type that it was", run=run.id, error=str(error))
+        log.warning("no price for the new type: the earlier price is used", run=run.id, error=str(error))
         rate = run.rate
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
     return replace(changed, rate=rate) if run.open else changed
 
 
 def _list_records(world: World) -> Iterator[tuple[World, str, str]]:
-    """The world that each run in the store belongs to (a rehearsal has its own), its id, and the name of one
-    of its records.
+    """Yields (world, run id, record name) of each stored run record.
+
+    A rehearsal has a world of its own.
     """
     for info in world.output.list(keys.RUNS):
-        yield world, *_run_of(info.key)
+        yield world, *_split_key(info.key)
     for info in world.home.list(keys.REHEARSALS):
         name, _, key = info.key.removeprefix(keys.REHEARSALS).partition("/")
-        yield place_of(world, name), *_run_of(key)
+        yield place_of(world, name), *_split_key(key)
 
 
-def _run_of(key: str) -> tuple[str, str]:
-    """The run that this key is of, and the name of the record; empty for any other key."""
+def _split_key(key: str) -> tuple[str, str]:
+    """Splits a key into run id and record name. Both empty for any other key."""
     run_id, _, record = key.removeprefix(keys.RUNS).partition("/")
     return (run_id, record) if key.startswith(keys.RUNS) else ("", "")

@@ -1,4 +1,4 @@
-"""The control objects of runs in the store: one reader and one writer for each."""
+"""Readers and writers of the runs' control objects in the store."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedE
 from batchscribe.reading import read_bytes
 
 COPIES = "manifest/"
-"""Facts of the ledger: manifests as they were written, for as long as their run is open."""
+"""Ledger facts: manifests as written, kept while their run is open."""
 
 
 def write_record(world: World, run: Run) -> None:
-    """Stores the record of a run, create-only: which run this is, and until when it may run."""
+    """Stores the record of a run with its deadline, create-only."""
     world.output.create(keys.intent(run.id), seal(encode_run(run), world.secret))
 
 
 def write_settlement(world: World, run: Run) -> bool:
-    """Stores a settled run, create-only; False if another settlement is there."""
+    """Stores a settled run, create-only; False if another settlement is stored."""
     return world.output.create(keys.settlement(run.id), seal(encode_run(run), world.secret))
 
 
 def read_record(world: World, run_id: str) -> tuple[Run, bool]:
-    """The run as its record has it, and True if this scheduler wrote that.
+    """Reads a run's record. The flag is True if this scheduler wrote it.
 
-    Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
+    Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
     data = read_bytes(world.output, keys.intent(run_id), RECORD_BYTES)
     return decode_run(data), is_sealed(data, world.secret)
 
 
 def read_settlement(world: World, run: Run) -> Run | None:
-    """The run as this scheduler settled it before; None if there is no settlement, or a foreign one."""
+    """Reads this scheduler's settlement of the run. None if missing or foreign."""
     try:
         data = read_bytes(world.output, keys.settlement(run.id), RECORD_BYTES)
         return decode_settlement(data, run) if is_sealed(data, world.secret) else None
@@ -59,19 +59,19 @@ def read_settlement(world: World, run: Run) -> Run | None:
 
 
 def record_manifest(world: World, manifest: Manifest) -> str:
-    """Keeps a copy in the ledger before the manifest is stored, and returns the manifest's key."""
+    """Copies the manifest into the ledger and returns its key."""
     sealed = seal(wire.encode(manifest), world.secret)
-    world.ledger.put(_copy(manifest.run, manifest.worker), sealed.decode())
+    world.ledger.put(_copy_key(manifest.run, manifest.worker), sealed.decode())
     return keys.manifest(manifest.run, manifest.worker)
 
 
 def store_manifest(world: World, run: Run) -> None:
     """Stores the last manifest of a run, create-only; repeatable.
 
-    Raises RefusedError if another one is stored under its key: whoever may write control objects could
-    otherwise choose what the GPU host works on.
+    Raises RefusedError if another one is stored under its key: otherwise any writer of control objects could
+    choose the work of the GPU host.
     """
-    copy = world.ledger.get(_copy(run.id, run.worker.worker))
+    copy = world.ledger.get(_copy_key(run.id, run.worker.worker))
     if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
         raise RefusedError(
             f"{run.manifests[-1]} was not written by this scheduler: check who may write to "
@@ -80,12 +80,12 @@ def store_manifest(world: World, run: Run) -> None:
 
 
 def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
-    """The manifest of a worker, by default the last; from the store if the ledger was lost.
+    """Reads a worker's manifest, by default the last. From the store if the ledger was lost.
 
-    Raises ObjectNotFoundError, MisconfiguredError if it cannot be read.
+    Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
     key = run.manifests[worker]
-    copy = world.ledger.get(_copy(run.id, worker % len(run.manifests)))
+    copy = world.ledger.get(_copy_key(run.id, worker % len(run.manifests)))
     try:
         if copy is not None:
             return wire.decode(copy.encode(), Manifest)
@@ -104,29 +104,31 @@ def forget_manifests(world: World, run: Run) -> None:
         world.ledger.put(key, None)
 
 
-def _copy(run_id: str, worker: int) -> str:
+def _copy_key(run_id: str, worker: int) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 
 def manifests_of(world: World, run_id: str) -> tuple[str, ...]:
-    """Keys of all manifests of a run in the store, in the order of their workers."""
+    """Keys of a run's stored manifests, in the order of their workers."""
     prefix = f"{keys.RUNS}{run_id}/workers/"
     return tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
-    """The exit record of a worker. One that cannot be read is a failure: its worker has ended."""
+    """Reads the exit record of a worker. An unreadable one counts as failed: the worker has ended."""
     key = keys.exit_record(worker.run, worker.worker)
     try:
         return reading.read_record(world.output, key, ExitRecord)
     except ObjectNotFoundError:
         return None
     except MisconfiguredError as error:
-        return _unreadable(world, worker, f"the worker's exit record cannot be read: {key} is {error}")
+        return _replace_unreadable(
+            world, worker, f"the worker's exit record cannot be read: {key} is {error}"
+        )
 
 
-def _unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
-    """An exit record from the last progress report."""
+def _replace_unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
+    """Builds an exit record from the last progress report."""
     progress = read_progress(world, worker)
     return ExitRecord(
         run=worker.run,
@@ -140,7 +142,7 @@ def _unreadable(world: World, worker: WorkerRef, message: str) -> ExitRecord:
 
 
 def read_progress(world: World, worker: WorkerRef) -> Progress | None:
-    """The progress of a worker; None if there is none yet, or it cannot be read."""
+    """Reads the progress of a worker. None if missing or unreadable."""
     try:
         return reading.read_record(world.output, keys.progress(worker.run, worker.worker), Progress)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -148,7 +150,7 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
 
 
 def read_box_end(world: World, run: Run) -> BoxEnd | None:
-    """Why the GPU host powered itself off; None if it did not, or could not report it."""
+    """Reads why the GPU host powered itself off. None if not reported."""
     try:
         return reading.read_record(world.output, keys.box_end(run.id), BoxEnd)
     except (ObjectNotFoundError, MisconfiguredError):
@@ -156,6 +158,6 @@ def read_box_end(world: World, run: Run) -> BoxEnd | None:
 
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
-    """A time by the GPU host's clock, kept between the first poll that showed it up, and now."""
+    """Clamps a GPU host's time between its first poll and now."""
     since = run.meter.running_since
     return min(now, max(reported, since.at) if since else reported)

@@ -1,4 +1,4 @@
-"""The place that a rehearsal has for itself inside the output: its own audio, transcripts and records."""
+"""A rehearsal's separate prefix for audio, transcripts and records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = keys.REHEARSALS
 
 
 class Below:
-    """A protocols.Store: the objects of another one under a prefix that ends in `/`."""
+    """A protocols.Store: another store's objects below a prefix that ends in `/`."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self.url = url_of(store, prefix.rstrip("/"))
@@ -45,14 +45,14 @@ class Below:
 
 
 class _Silence:
-    """A protocols.Notifier: what is only rehearsed wakes nobody."""
+    """A protocols.Notifier that sends nothing: a rehearsal alerts no user."""
 
     def send(self, message: Message) -> None:
-        """Tells nobody."""
+        """Does nothing."""
 
 
 def place_of(world: World, name: str) -> World:
-    """The world as the rehearsal called `name` sees it: with the real instance, guard and ledger."""
+    """World of a rehearsal, with the real instance, guard and ledger."""
     store = Below(world.home, f"{FOLDER}{name}/")
 
     def scanner(_by_hand: bool) -> Scanner:
@@ -62,9 +62,9 @@ def place_of(world: World, name: str) -> World:
 
 
 def world_of(world: World, terms: Terms, run: Run) -> World:
-    """The world that a run belongs to: a rehearsal's, the one of the settings, or that of earlier settings.
+    """World that a run was opened in, or a rehearsal's.
 
-    A run is stopped and finished where it was opened, whatever the settings say by now.
+    A run is stopped and finished where it was opened, even if the settings changed since.
     """
     root = url_of(world.home, FOLDER)
     if run.output.startswith(root):
@@ -79,6 +79,6 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
 
 
 def rehearsed(run: Run) -> bool:
-    """True for a run of a rehearsal, whose place is below the control objects."""
+    """True if the run is a rehearsal's, below the control objects."""
     root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
     return root in run.output

@@ -1,8 +1,8 @@
-"""How long control objects and rows of the ledger are kept.
+"""Retention of control objects and of rows of the ledger.
 
-Kept for ever: transcripts, audio, superseded transcripts, quarantine, reports, and of each run its intent
-and its settlement. Kept for 30 days: the other control objects of settled runs, and failed attempts. Kept for
-90 days: samples in the ledger, and the events and small facts of settled runs. Age is measured by the store's
+Kept for ever: transcripts, audio, superseded transcripts, quarantine, reports, and the intent and settlement
+of each run. Kept for 30 days: the other control objects of settled runs, and failed attempts. Kept for 90
+days: samples in the ledger, and the events and small facts of settled runs. Age is measured by the store's
 own time: a local clock that runs ahead deletes nothing.
 """
 
@@ -22,14 +22,14 @@ from batchscribe.core.objects import ObjectInfo
 from batchscribe.errors import PermanentError, TransientError
 
 KEPT = timedelta(days=30)
-"""Manifests, progress, exit records and the like of a run after its settlement; failed attempts."""
+"""For manifests, progress and exit records of a run after its settlement, and for failed attempts."""
 KEPT_IN_LEDGER = timedelta(days=90)
 KEEP_ALIVE_EVERY = 1000
 """Deleted objects."""
 
 
 def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
-    """Deletes what is older than `keep`, compacts failed attempts, and prunes the ledger.
+    """Deletes old control objects, compacts failed attempts, and prunes the ledger.
 
     An open run keeps everything, and so does a quarantined chunk. Returns the number of deleted objects.
     Repeatable after a crash between any two steps. Raises what Store.list, create and delete raise.
@@ -40,9 +40,9 @@ def retire(world: World, *, now: datetime, keep: timedelta = KEPT) -> int:
     today = _store_time(now, [*runs, *quarantine, *listed.single.values()])
     if today is None:
         return 0
-    # All listings end before the first object goes: no listing is cut from under itself.
-    outdated = list(_outdated(runs, today - keep))
-    replaced = _compacted(world, listed, quarantine, today - keep)
+    # All listings end before the first deletion, so that none loses its own pages.
+    outdated = list(_list_outdated(runs, today - keep))
+    replaced = _compact_attempts(world, listed, quarantine, today - keep)
     number = 0
     for number, _ in enumerate(delete_all(output, [*outdated, *replaced]), start=1):
         if number % KEEP_ALIVE_EVERY == 0:
@@ -61,13 +61,13 @@ def compact_loose(world: World) -> None:
 
 
 def _store_time(now: datetime, listed: Iterable[ObjectInfo]) -> datetime | None:
-    """Newest time in the listing; never later than `now`, because a file's time may be set by hand."""
+    """Newest time in the listing. Never later than `now`, because a file's time may be set manually."""
     newest = max((info.modified for info in listed), default=None)
     return min(now, newest) if newest else None
 
 
-def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
-    """Objects of runs that were settled earlier than `before`, except intents and settlements."""
+def _list_outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
+    """Objects of runs settled before `before`, except intents and settlements."""
     for run, group in groupby(runs, key=lambda info: info.key.removeprefix(keys.RUNS).partition("/")[0]):
         found = {info.key: info for info in group}
         settled = found.get(keys.settlement(run))
@@ -75,10 +75,10 @@ def _outdated(runs: Iterable[ObjectInfo], before: datetime) -> Iterator[str]:
             yield from (key for key in found if key not in {keys.intent(run), keys.settlement(run)})
 
 
-def _compacted(
+def _compact_attempts(
     world: World, listed: Attempts, quarantine: Sequence[ObjectInfo], before: datetime
 ) -> list[str]:
-    """Compacts the attempts if they are worth it; returns the keys of the objects that are not needed now."""
+    """Compacts the attempts if there are enough. Returns the keys of the objects to delete."""
     held = {info.key.removeprefix(keys.QUARANTINE).removesuffix(".json") for info in quarantine}
     free = {name: at for name, at in listed.stored.items() if keys.chunk_of(name)[0] not in held}
     old = {name for name, at in free.items() if at < before}
@@ -86,14 +86,14 @@ def _compacted(
     unmarked = len(marks.keys() - listed.compacted.quarantine.keys())
     if not old and listed.loose <= LOOSE and unmarked <= LOOSE:
         return []
-    dropped = old | _ended(world, free.keys() - old)
+    dropped = old | _find_ended(world, free.keys() - old)
     return list(compact(world.output, listed, dropped=dropped, before=before, quarantine=marks))
 
 
-def _ended(world: World, names: Collection[str]) -> set[str]:
-    """Attempts at chunks that are done, or gone.
+def _find_ended(world: World, names: Collection[str]) -> set[str]:
+    """Attempts at chunks that are done or deleted.
 
-    A chunk that is not listed is gone only if the attempt is of a run of ours on this source: another
+    An unlisted chunk counts as deleted only if the attempt is of our own run on this source: another
     scheduler may write into the same output from another source.
     """
     done = _listed_chunks(world, {keys.chunk_of(name)[0] for name in names}) if names else {}
@@ -111,6 +111,6 @@ def _ended(world: World, names: Collection[str]) -> set[str]:
 
 
 def _listed_chunks(world: World, digests: Collection[str]) -> Mapping[str, bool]:
-    """Those of these chunks whose audio is listed, by digest: True if it has a transcript."""
+    """Chunks with listed audio, by digest: True if transcribed."""
     listed = ((keys.digest(audio.info.key), audio) for audio in world.scanner(False).audio())
     return {digest: bool(audio.transcripts) for digest, audio in listed if digest in digests}

@@ -1,4 +1,4 @@
-"""The scan: what the stores hold, as sessions and as a backlog."""
+"""Scan of the stores, as sessions and as a backlog."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ def no_lock() -> LiveLock | None:
 
 
 class Scanner:
-    """One look at source and output, repeatable. Whatever a listing raises goes through: a partial
-    backlog does not exist.
+    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial.
 
-    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the version that
-    would decode now: failures of another one no longer count. `keep_alive` is called during a listing.
-    `unreadable` has the ETags of transcripts that could not be read before, by their keys.
+    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the current version:
+    failures with another one do not count. `keep_alive` is called during a listing. `unreadable` has the
+    ETags of transcripts that could not be read before, by their keys.
     """
 
     def __init__(
@@ -69,13 +68,13 @@ class Scanner:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """Keys that were listed another way or left out so far, each with its reason."""
+        """Keys listed differently or skipped so far, each with its reason."""
         stores = (self.source,) if self._one_store else (self.source, self.output)
         return tuple(row for store in stores for row in getattr(store, "odd_keys", ()))
 
     @property
     def passed_over(self) -> dict[str, int]:
-        """Files of sound that are not decoded, by extension, listed since `rules` was called last."""
+        """Number of skipped audio files by extension, since the last `rules`."""
         return dict(self._passed_over)
 
     def _leave_out(self, key: str) -> None:
@@ -83,8 +82,9 @@ class Scanner:
             self._passed_over[kind] += 1
 
     def rules(self) -> ScanRules:
-        """Time, lock and earlier trouble, as of now: read before the listing, so that what fails or is
-        locked meanwhile is at worst taken a tick later.
+        """Present time, lock and earlier failures.
+
+        Read before the listing, so that a change meanwhile delays a chunk by one tick at most.
         """
         now = self._clock.now()
         self._passed_over.clear()
@@ -101,7 +101,7 @@ class Scanner:
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
-        """Every session, streaming; a prefix must be a whole folder."""
+        """Streams every session; a prefix must be a whole folder."""
         rules = self.rules()
         yield from sessions(self._listing(prefix), rules)
 
@@ -109,7 +109,7 @@ class Scanner:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
     def audio(self, prefix: str = "") -> Iterator[AudioObject]:
-        """Every audio object with its transcripts, streaming; a prefix must be a whole folder."""
+        """Streams every audio object with its transcripts. A prefix must be a whole folder."""
         for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
             yield from folder
 
@@ -139,15 +139,16 @@ class Scanner:
 def read_live_lock(
     store: Store, key: str, now: datetime, stale_after: timedelta = LOCK_STALE_AFTER
 ) -> LiveLock | None:
-    """The lock that a recorder holds, as the original writes it; None where there is none, or a stale one.
+    """Reads a recorder's lock. None if there is none, or it is stale.
 
-    A fresh lock that cannot be read covers everything: waiting costs minutes, a half recording stays.
+    A fresh lock that cannot be read covers all sessions: waiting costs minutes, but a transcript of half a
+    recording would stay.
     """
     info = next((info for info in store.list(key) if info.key == key), None)
     if info is None or now - info.modified >= stale_after:
         return None
     try:
-        content = _content(store, info)
+        content = _read_content(store, info)
     except ObjectNotFoundError:
         return None
     since = min(info.modified, _timestamp(content) or info.modified)
@@ -158,7 +159,7 @@ def read_live_lock(
     return LiveLock(named or None, since)
 
 
-def _content(store: Store, info: ObjectInfo) -> dict[str, Any]:
+def _read_content(store: Store, info: ObjectInfo) -> dict[str, Any]:
     try:
         content = json.loads(store.get(info.key, limit=MAX_LOCK_BYTES).data)
     except (ValueError, RecursionError, ObjectTooLargeError):

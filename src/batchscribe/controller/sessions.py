@@ -1,7 +1,7 @@
-"""A complete session as one text: `transcript.json`, `.srt`, `.vtt` and `.txt`, on the session's clock.
+"""Session files: `transcript.json`, `.srt`, `.vtt` and `.txt`, on the session's clock.
 
-The files are derived: they are made anew when what goes into them changes, the JSON last, so that it
-vouches for the others. A file that is not ours is never overwritten; ours then get another name.
+They are written again if their inputs change, the JSON last, so that it proves the others complete. A foreign
+file is never overwritten; the session's files then get another name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from batchscribe.ledger.ledger import Ledger
 from batchscribe.protocols import Store
 
 FORMATS = ("srt", "vtt", "txt", "json")
-"""The JSON last: where it is there, so are the others."""
+"""The JSON last: if it exists, so do the others."""
 Render = Callable[[SessionTranscript, str], bytes]
 Content = transcripts.Transcript | transcripts.ForeignTranscript
 UNREADABLE_FACTS = "unreadable/"
@@ -41,14 +41,15 @@ def publish_session(
     *,
     record: Callable[[Sequence[PartInput]], object] = lambda _parts: None,
 ) -> str | None:
-    """Writes a session's files where they are missing or outdated; the stem they got, None if nothing
-    was to be written. `record` is called with the parts as they were read.
+    """Writes a session's files if they are missing or outdated.
+
+    Returns their stem, or None if nothing was written. `record` is called with the parts as read.
     """
     parts = session_parts(scanner, session)
     record(parts)
     if not any(part.content for part in parts):
         return None
-    stem, there = _place(scanner.output, session)
+    stem, there = _find_place(scanner.output, session)
     if there is not None and there.digest == digest(parts):
         return None
     whole = stitch(session, parts)
@@ -58,7 +59,7 @@ def publish_session(
 
 
 def record_unreadable(ledger: Ledger, parts: Iterable[PartInput]) -> None:
-    """Keeps in the ledger which transcripts could not be read, for `scan`, which only lists them."""
+    """Records unreadable transcripts in the ledger, for `scan`."""
     known = ledger.facts(UNREADABLE_FACTS)
     for part in parts:
         fact = f"{UNREADABLE_FACTS}{part.transcript}"
@@ -74,12 +75,12 @@ def known_unreadable(ledger: Ledger) -> dict[str, str]:
 
 
 def assemble(scanner: Scanner, session: str) -> SessionTranscript:
-    """The session as it stands now, up to its last transcript. Raises ObjectNotFoundError."""
+    """Assembles the session up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
     if not any(part.content for part in parts):
         raise ObjectNotFoundError(_no_transcript(session, parts))
     there = [place for place, part in enumerate(parts) if part.content or part.unreadable]
-    # A chunk in between that has none yet keeps its place: what comes next overlaps it, and not another.
+    # A chunk without a transcript in between keeps its place: the next chunk overlaps it, not an earlier one.
     return stitch(session, parts[: there[-1] + 1])
 
 
@@ -91,18 +92,18 @@ def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
 
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
-    """The chunks of a session in its order, each with its newest transcript where it has one."""
+    """Chunks of a session in order, each with its newest transcript."""
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
     within = list(_within_limits(own))
     asked = {info.key for _side, info in within}
-    contents = dict(_contents(scanner, within))
-    return [_part(audio, asked, contents) for audio in own]
+    contents = dict(_read_contents(scanner, within))
+    return [_build_part(audio, asked, contents) for audio in own]
 
 
 def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
-    """The transcripts that are read: each within its limit, all of them within the session's."""
+    """Transcripts to read, within the size limits of transcript and session."""
     left = SESSION_BYTES
     for audio in own:
         if audio.newest is not None and audio.newest[1].size <= min(TRANSCRIPT_BYTES, left):
@@ -110,7 +111,9 @@ def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
             yield audio.newest
 
 
-def _contents(scanner: Scanner, wanted: Sequence[Tagged]) -> Iterator[tuple[str, Content | PermanentError]]:
+def _read_contents(
+    scanner: Scanner, wanted: Sequence[Tagged]
+) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         keys = [info.key for side, info in wanted if side in sides]
         for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
@@ -120,10 +123,10 @@ def _contents(scanner: Scanner, wanted: Sequence[Tagged]) -> Iterator[tuple[str,
                 yield key, error
 
 
-def _part(
+def _build_part(
     audio: AudioObject, asked: Collection[str], contents: Mapping[str, Content | PermanentError]
 ) -> PartInput:
-    """Unreadable: the chunk has a transcript, and is a missing part of its session all the same."""
+    """Builds a chunk's part. An unreadable transcript leaves a gap in the session."""
     if audio.newest is None:
         place = audio.blank[0][1].key if audio.blank else audio.planned
         return PartInput(key=audio.info.key, transcript=place, unreadable=EMPTY if audio.blank else "")
@@ -140,27 +143,27 @@ def _part(
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The fields of a session file that identify it; its text is not decoded."""
+    """The fields of a session file that identify it. Its text is not decoded."""
 
     format: str
     session: str
     digest: str
 
 
-def _place(output: Store, session: str) -> tuple[str, _Head | None]:
-    """The stem for a session's files, and what of ours is there: the first stem that nobody else has."""
+def _find_place(output: Store, session: str) -> tuple[str, _Head | None]:
+    """First stem without foreign files, and the session's JSON there."""
     stems = session_stems(session)
     for stem in stems:
         taken = {info.key for info in output.list(f"{stem}.")} & {f"{stem}.{kind}" for kind in FORMATS}
-        ours = _ours(output, f"{stem}.json", session) if taken else None
+        ours = _read_head(output, f"{stem}.json", session) if taken else None
         if ours is not None or not taken:
             return stem, ours
     raise PermanentError(
-        f"the files of session {session!r} cannot be written: {stems[0]}.json and its like are not ours"
+        f"the files of session {session!r} cannot be written: {stems[0]}.json and others are foreign files"
     )
 
 
-def _ours(output: Store, key: str, session: str) -> _Head | None:
+def _read_head(output: Store, key: str, session: str) -> _Head | None:
     try:
         there = msgspec.json.decode(output.get(key, limit=SESSION_FILE_BYTES).data, type=_Head)
     except (ObjectNotFoundError, ObjectTooLargeError, *UNREADABLE):

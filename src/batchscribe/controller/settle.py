@@ -1,7 +1,7 @@
-"""After the GPU: the store is listed again and believed, sessions are written, the cost is fixed.
+"""Settlement of a run: list the store, write session files, compute the cost.
 
-One thing that cannot be done here (a session's files, a message, a report) is told, and costs nothing
-else: the run is settled all the same.
+A failure of one action (a session's files, a message, a report) is logged and does not stop the others: the
+run is settled in any case.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
-ENDLESS = "it filled a whole run and was not done: raise BATCH_MAX_RUNTIME_HOURS, or cut it"
-FORGOTTEN = "its worker said that it was done, and there is no transcript"
+ENDLESS = "it took a whole run and was not finished: raise BATCH_MAX_RUNTIME_HOURS, or split the file"
+FORGOTTEN = "its worker reported it as done, but there is no transcript"
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One manifest of the run, and what its worker left behind."""
+    """One manifest of the run, and the last reports of its worker."""
 
     manifest: Manifest
     record: ExitRecord | None
@@ -63,31 +63,31 @@ class Work:
 
     @property
     def tally(self) -> Tally:
-        """The last word, or else the last report."""
-        told = self.record or self.progress
-        return told.tally if told else Tally()
+        """Counts of the exit record, or else of the last progress report."""
+        report = self.record or self.progress
+        return report.tally if report else Tally()
 
     @property
     def worked(self) -> Worked:
-        """Its time, by the same words; flags are in the last word only."""
-        told = self.record or self.progress
-        return worked(told.timings, self.record.flags if self.record else {}) if told else Worked()
+        """Engine time from the same report; only an exit record has flags."""
+        report = self.record or self.progress
+        return worked(report.timings, self.record.flags if self.record else {}) if report else Worked()
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What the store says of the chunks of a run."""
+    """State of a run's chunks, as listed in the store."""
 
     done: int = 0
     quarantined: int = 0
     left: list[ManifestChunk] = field(default_factory=list)
-    """Neither done nor quarantined, and still the very audio that was asked for."""
+    """Neither done nor quarantined, with unchanged audio."""
     gone: int = 0
-    """Deleted or uploaded anew since: no longer this run's business."""
+    """Deleted or uploaded again since: no longer part of this run."""
     complete: set[str] = field(default_factory=set)
-    """Sessions of which nothing is pending or waiting any more."""
+    """Sessions without pending or waiting chunks."""
     passed_over: dict[str, int] = field(default_factory=dict)
-    """Files of sound in the source that are not decoded, by extension."""
+    """Number of audio files in the source that are not decoded, by extension."""
 
     @property
     def missing(self) -> int:
@@ -95,38 +95,41 @@ class Verdict:
 
 
 def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
-    """Verifies, writes what follows from it, and closes the run; repeatable until its last line.
+    """Verifies the run's chunks, publishes the results, and closes the run; repeatable.
 
-    A settlement that this scheduler stored before stands: its process died, or its ledger could not be
-    written.
+    An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
     """
     if not run.manifests and run.started:
         run = replace(run, manifests=manifests_of(world, run.id))
-    work = list(_work(world, run))
+    work = list(_read_work(world, run))
     before = read_settlement(world, run)
     if before is not None:
-        verdict = _verdict(world.scanner(run.by_hand), [each.manifest for each in work])
+        result = _check_chunks(world.scanner(run.by_hand), [each.manifest for each in work])
         run = before
     else:
-        verdict = _verified(world, terms, run, work, errors)
-        run = _closed(world, run, verdict, work)
+        result = _verify_chunks(world, terms, run, work, errors)
+        run = _closed(world, run, result, work)
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
     if not rehearsed(run):
-        _each(errors, "nothing was learned", lambda: learn(world, terms, run, [each.record for each in work]))
+        _try_action(
+            errors,
+            "the measurements were not recorded",
+            lambda: learn(world, terms, run, [each.record for each in work]),
+        )
     if run.started or (run.outcome and run.outcome.no_start):
-        _each(errors, "no message was sent", lambda: _tell(world, run, verdict))
-    _each(errors, "no report was written", lambda: world.report(run))
-    _each(errors, "nothing was retired", lambda: retire(world, now=world.clock.now()))
+        _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
+    _try_action(errors, "no report was written", lambda: world.report(run))
+    _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
     run = save(world, run, run.detail)
-    _each(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
+    _try_action(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run
 
 
-def _verified(
+def _verify_chunks(
     world: World, terms: Terms, run: Run, work: list[Work], errors: list[BatchscribeError]
 ) -> Verdict:
-    """What the store says of the run's chunks, with blame where it belongs, and complete sessions written."""
+    """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
     quarantine = partial(
@@ -139,54 +142,54 @@ def _verified(
     )
     quarantine()
     scanner = world.scanner(run.by_hand)
-    verdict = _verdict(scanner, manifests)
-    if _blame_by(verdict, world, run, work) and quarantine():
-        verdict = _verdict(scanner, manifests)
+    result = _check_chunks(scanner, manifests)
+    if _attribute_failures(result, world, run, work) and quarantine():
+        result = _check_chunks(scanner, manifests)
     record = partial(record_unreadable, world.ledger)
-    for session in sorted(verdict.complete):
+    for session in sorted(result.complete):
         world.keep_alive()
         publish = partial(publish_session, scanner, session, world.render, record=record)
-        _each(errors, "a session was not written", publish)
-    return verdict
+        _try_action(errors, "a session was not written", publish)
+    return result
 
 
-def _tell(world: World, run: Run, verdict: Verdict) -> None:
-    """A message for each run; but for starts that fail alike, hour after hour, only one now and then."""
+def _send_message(world: World, run: Run, result: Verdict) -> None:
+    """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
-        log.info("told before, and not again", run=run.id, outcome=outcome.value)
+        log.info("not reported again so soon", run=run.id, outcome=outcome.value)
         return
-    world.notifier.send(message(run, verdict))
+    world.notifier.send(message(run, result))
 
 
-def message(run: Run, verdict: Verdict) -> Message:
-    """What people are told of a settled run."""
+def message(run: Run, result: Verdict) -> Message:
+    """Message to the user about a settled run."""
     outcome = run.outcome or Outcome.INCOMPLETE
     level = Level.SUCCESS if outcome.success else Level.FAILURE
     body = (
-        f"{verdict.done} of {verdict.done + verdict.quarantined + verdict.missing} chunks done, "
-        f"{verdict.quarantined} quarantined, {verdict.missing} left.\n"
+        f"{result.done} of {result.done + result.quarantined + result.missing} chunks done, "
+        f"{result.quarantined} quarantined, {result.missing} left.\n"
         f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on "
         f"{run.instance_type or run.provider}.\n{run.detail}".rstrip()
     )
     counted = flag_text(run.worked.flags)
-    body = "\n".join(filter(None, (body, counted, passed_over_text(verdict.passed_over))))
+    body = "\n".join(filter(None, (body, counted, passed_over_text(result.passed_over))))
     return Message(f"batchscribe: run {run.id} {outcome.value}", body, level)
 
 
-def _each(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
-    """One of several things: where it fails, it is told, and the others are done all the same."""
+def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
+    """Runs one of several actions. Logs and collects its error, so that the others still run."""
     try:
         act()
     except BatchscribeError as error:
         log.warning(what, error=str(error))
         errors.append(error)
-    except Exception as error:  # noqa: BLE001  a mistake of ours must not keep the run open for good
+    except Exception as error:  # noqa: BLE001  a bug must not keep the run open for good
         log.exception(what)
         errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
 
 
-def _work(world: World, run: Run) -> Iterable[Work]:
+def _read_work(world: World, run: Run) -> Iterable[Work]:
     for worker in range(len(run.manifests)):
         try:
             manifest = read_manifest(world, run, worker)
@@ -197,11 +200,10 @@ def _work(world: World, run: Run) -> Iterable[Work]:
 
 
 def _count_failures(world: World, run: Run, work: list[Work]) -> None:
-    """Sees to it that every failed attempt is in the store: what the worker said last, and what it
-    could no longer say.
+    """Stores every failed attempt, also those of a dead worker.
 
-    A chunk in flight when its worker died may have killed it, and counts once. Where a machine was stopped
-    under its worker, nobody is to blame.
+    A chunk in flight when its worker died may have killed it, and counts once. If the machine was stopped
+    under its worker, no failure is attributed.
     """
     for each in work:
         for failure in each.record.failures if each.record else ():
@@ -213,28 +215,29 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _blame_by(verdict: Verdict, world: World, run: Run, work: list[Work]) -> bool:
-    """Counts an attempt at each chunk that failed and nobody said so; whether there was one.
+def _attribute_failures(result: Verdict, world: World, run: Run, work: list[Work]) -> bool:
+    """Records an attempt for each unreported failure; True if there was one.
 
-    What filled a whole run will fill the next, and what its worker passed over in silence would be paid
-    for with every run. The store tells both, not the worker: what is gone or done meanwhile is not to blame.
+    A chunk that took a whole run would take the next one too, and a chunk that its worker skipped would be
+    paid for with every run. The store decides, not the worker: chunks that are gone or done do not count.
     """
-    left = {(chunk.key, chunk.etag) for chunk in verdict.left}
-    fruitless = not verdict.done and not any(each.tally.failed for each in work)
-    endless = [(chunk, ENDLESS) for each in work for chunk in _endless(run, each, fruitless=fruitless)]
+    left = {(chunk.key, chunk.etag) for chunk in result.left}
+    unproductive = not result.done and not any(each.tally.failed for each in work)
+    endless = [(chunk, ENDLESS) for each in work for chunk in _endless(run, each, unproductive=unproductive)]
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
-    blamed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
-    redone = _redone(world, run) if blamed else frozenset()
-    blamed = [(chunk, why) for chunk, why in blamed if keys.aside(chunk.transcript) not in redone]
-    for chunk, why in blamed:
-        log.warning("a chunk is to blame", run=run.id, key=chunk.key, why=why)
-        _blame(world, run, chunk, why)
-    return bool(blamed)
+    failed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
+    redone = _list_redone(world, run) if failed else frozenset()
+    failed = [(chunk, why) for chunk, why in failed if keys.aside(chunk.transcript) not in redone]
+    for chunk, why in failed:
+        log.warning("a failure is attributed to a chunk", run=run.id, key=chunk.key, why=why)
+        _record_attempt(world, run, chunk, why)
+    return bool(failed)
 
 
-def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk]:
-    """The chunks that filled a run in which nothing was done: the one that was alone in its manifest, or
-    those in flight where the worker had most of the run.
+def _endless(run: Run, work: Work, *, unproductive: bool) -> Iterable[ManifestChunk]:
+    """Chunks that took a whole run in which no chunk was done.
+
+    The only chunk of its manifest, or those in flight if the worker had most of the run.
     """
     chunks = work.manifest.chunks
     if run.outcome is not Outcome.TIMED_OUT:
@@ -243,25 +246,25 @@ def _endless(run: Run, work: Work, *, fruitless: bool) -> Iterable[ManifestChunk
         return chunks
     since = run.worker_since or run.dispatched
     most = since is not None and run.deadline - since > (run.deadline - run.created) / 2
-    in_flight = work.progress.in_flight if work.progress and fruitless and most else ()
+    in_flight = work.progress.in_flight if work.progress and unproductive and most else ()
     return [chunk for chunk in chunks if chunk.key in in_flight]
 
 
 def _passed_over(work: Work) -> Iterable[ManifestChunk]:
-    """All of which the worker says that it ended them, and of none that it failed."""
+    """Chunks of a finished worker, except those that it reported as failed."""
     if work.record is None or work.record.end is not WorkerEnd.FINISHED:
         return ()
     failed = {failure.key for failure in work.record.failures}
     return [chunk for chunk in work.manifest.chunks if chunk.key not in failed]
 
 
-def _redone(world: World, run: Run) -> frozenset[str]:
-    """Where the transcripts lay that a person had moved aside since the run was begun."""
+def _list_redone(world: World, run: Run) -> frozenset[str]:
+    """Keys of transcripts moved aside (`redo`) since the run began."""
     aside = (info for info in world.output.list(keys.SUPERSEDED) if info.modified >= run.created)
     return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
 
 
-def _blame(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
+def _record_attempt(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
     failure = Failure(
         key=chunk.key,
         etag=chunk.etag,
@@ -273,44 +276,44 @@ def _blame(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
     world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
 
 
-def _verdict(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
-    """One more pass over the listing, for the chunks and the sessions of these manifests."""
+def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
+    """Lists the store again for the chunks and sessions of these manifests."""
     asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
-    verdict = Verdict(gone=len(asked), complete={chunk.session for chunk in asked.values()})
+    result = Verdict(gone=len(asked), complete={chunk.session for chunk in asked.values()})
     if not asked:
-        return verdict
+        return result
     rules = scanner.rules()
     for audio in scanner.audio():
         state = state_of(audio, rules)
         if state in {ChunkState.PENDING, ChunkState.WAITING}:
-            verdict.complete.discard(audio.name.session)
+            result.complete.discard(audio.name.session)
         chunk = asked.get(audio.info.key)
         if chunk is None or (chunk.etag != audio.info.etag and state is not ChunkState.DONE):
             continue
-        verdict.gone -= 1
-        verdict.done += state is ChunkState.DONE
-        verdict.quarantined += state is ChunkState.QUARANTINED
-        verdict.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
-    verdict.passed_over = scanner.passed_over
+        result.gone -= 1
+        result.done += state is ChunkState.DONE
+        result.quarantined += state is ChunkState.QUARANTINED
+        result.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
+    result.passed_over = scanner.passed_over
     if rules.live is not None:
-        verdict.complete = {session for session in verdict.complete if not rules.live.covers(session)}
-    return verdict
+        result.complete = {session for session in result.complete if not rules.live.covers(session)}
+    return result
 
 
-def _closed(world: World, run: Run, verdict: Verdict, work: list[Work]) -> Run:
+def _closed(world: World, run: Run, result: Verdict, work: list[Work]) -> Run:
     outcome = run.outcome
     unread = len(run.manifests) - len(work)
     if outcome is None:
-        outcome = Outcome.INCOMPLETE if verdict.missing or unread else Outcome.COMPLETED
-    gone = f"{verdict.gone} chunks were deleted or replaced meanwhile" if verdict.gone else ""
-    lost = f"{unread} of {len(run.manifests)} manifests could not be read" if unread else ""
+        outcome = Outcome.INCOMPLETE if result.missing or unread else Outcome.COMPLETED
+    gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
+    lost = f"manifests that could not be read: {unread} of {len(run.manifests)}" if unread else ""
     return run.moved(
         RunState.SETTLED,
         outcome=outcome,
         detail="; ".join(filter(None, (run.detail, gone, lost))),
         settled=world.clock.now(),
-        chunks_done=verdict.done,
-        chunks_failed=verdict.missing + verdict.quarantined,
+        chunks_done=result.done,
+        chunks_failed=result.missing + result.quarantined,
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=total(each.worked for each in work),
         cost=run.bill(),

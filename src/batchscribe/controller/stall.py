@@ -10,10 +10,10 @@ from batchscribe.core.run.runs import Run
 
 
 def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None) -> str | None:
-    """Why the worker counts as lost; None if it made progress within the limit.
+    """Reason why the worker counts as lost. None if it made progress.
 
-    Progress is phase, chunks and windows, measured by a clock that cannot jump: a reporter that goes on
-    counting beside a hung engine is no heartbeat. The mark stays in the ledger for the next pass.
+    Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
+    rises while the engine hangs. The ledger keeps the last progress for the next pass.
     """
     key = f"watch/{run.id}/{run.worker.worker}"
     mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)

@@ -1,7 +1,7 @@
-"""The steps of a run up to a running instance: each makes one poll and at most one act.
+"""Steps of a run up to a running instance.
 
-A step returns the run as it is afterwards, already recorded. A step that has to wait returns it in the same
-state, and a later pass repeats it; so a crash between two steps is only a pause.
+Each makes one poll and at most one act, records the changed run and returns it. A step that has to wait
+returns it in the same state, and a later pass repeats it; so a crash between two steps is only a pause.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
 
 
 def arm(world: World, terms: Terms, run: Run) -> Run:
-    """Stores the run's record and its work, then arms the stop order outside this machine.
+    """Stores the run's record and manifest, then arms the guard.
 
-    If any of them fails, nothing is started.
+    If any of these fails, nothing is started.
     """
     run = ensure_manifest(world, terms, run)
     if run.ending:
@@ -85,18 +85,18 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
 
 
 def provision(world: World, terms: Terms, run: Run) -> Run:
-    """Records that the instance may be started from now on, once it is free."""
+    """Records the coming start request once the instance is free."""
     poll = poll_instance(world, run)
     state, now = poll.instance.state, poll.answered
     if run.borrowed and state is InstanceState.PENDING and now.at - run.created < INTENT_LASTS:
         return run
     if run.borrowed:
         run = replace(run, launch=leave_claim(world, terms, run))
-        return save(world, _borrow(run, poll), f"instance is {state}")
+        return save(world, _borrow_instance(run, poll), f"instance is {state}")
     if (tagged := read_tag(run, poll)).started:
         launched = replace(tagged, launch=launch_left(world, run))
         return save(world, launched.moved(RunState.PROVISIONING), "its tag is on the instance already")
-    if why := _not_for_us(world, run, poll.instance, now.at):
+    if why := _refusal_reason(world, run, poll.instance, now.at):
         return save(world, run.releasing(Outcome.ABANDONED, why))
     return _provision_own(world, terms, run, poll)
 
@@ -114,8 +114,8 @@ def _provision_own(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
             return save(world, run.releasing(Outcome.START_FAILED, detail))
 
 
-def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
-    """Why this run must not start the instance any more; empty if it may."""
+def _refusal_reason(world: World, run: Run, seen: Instance, now: datetime) -> str:
+    """Reason why this run must no longer start the instance. Empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
     if _claimed_by_another(world, run, seen, now):
@@ -126,7 +126,7 @@ def _not_for_us(world: World, run: Run, seen: Instance, now: datetime) -> str:
 
 
 def await_running(world: World, terms: Terms, run: Run) -> Run:
-    """Asks for the start until it is accepted, then polls until the instance runs."""
+    """Requests the start until accepted, then polls until the instance runs."""
     poll = poll_instance(world, run)
     seen, now = poll.instance, poll.answered
     if run.meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
@@ -136,19 +136,21 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     # Until it is observed up, `stopped` may be older than the start.
     run = replace(run, meter=run.meter.read(poll, ours=up or _is_our_start(run, poll), lands=True))
     if up:
-        return save(world, _is_up(run, terms, poll), "observed running")
+        return save(world, _observe_up(run, terms, poll), "observed running")
     if is_late(run.meter.start_requested, now, terms.waits.up):
-        return save(world, run.releasing(*_never_up(run, seen, terms)))
+        return save(world, run.releasing(*_start_timeout(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
         return _ask_for_start(world, terms, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(run.meter.idle_until, now, START_LANDS.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
         return save(world, run)
-    return save(world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, and not ours"))
+    return save(
+        world, run.releasing(Outcome.START_FAILED, f"{seen.id} is {seen.state}, without this run's tag")
+    )
 
 
-def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
-    """The run as its instance was observed running under its tag, whatever became of the start's reply."""
+def _observe_up(run: Run, terms: Terms, poll: Poll) -> Run:
+    """Returns the run with its instance observed running under its tag."""
     seen, now = poll.instance, poll.answered
     accepted = run.meter.start_accepted or now
     return run.moved(
@@ -161,7 +163,7 @@ def _is_up(run: Run, terms: Terms, poll: Poll) -> Run:
 
 
 def _is_our_start(run: Run, poll: Poll) -> bool:
-    """True if this poll, however old, is about our own start: a later launch is then another user's."""
+    """True if this poll, however old, shows our own start. Any later launch is then foreign."""
     accepted = run.meter.start_accepted
     old_enough = accepted is not None and not poll.answered.is_within(START_LANDS, of=accepted)
     return (
@@ -169,7 +171,7 @@ def _is_our_start(run: Run, poll: Poll) -> bool:
     )
 
 
-def _never_up(run: Run, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
+def _start_timeout(run: Run, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
     detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
     if run.meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
@@ -181,16 +183,16 @@ def claim_of(run: Run) -> Claim:
     return Claim(instance=run.instance, run=run.id, deadline=run.deadline)
 
 
-def _borrow(run: Run, poll: Poll) -> Run:
+def _borrow_instance(run: Run, poll: Poll) -> Run:
     if poll.instance.state is not InstanceState.RUNNING:
-        detail = f"{run.instance} was to be used, but is {poll.instance.state} now"
+        detail = f"{run.instance} was running, but is {poll.instance.state} now"
         return run.releasing(Outcome.START_FAILED, detail)
     provisioning = run.moved(RunState.PROVISIONING, meter=run.meter.borrow(poll.answered))
     return provisioning.moved(RunState.DISPATCHING, reaching_since=poll.answered)
 
 
 def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -> bool:
-    """True for a claim of another run that still counts; one of our own settled runs was only left behind."""
+    """True if another run's claim is valid. A leftover claim of our own settled run is not."""
     if seen.run in {None, run.id} or (seen.deadline is not None and seen.deadline <= now):
         return False
     known = world.ledger.run(seen.run or "")
@@ -198,39 +200,39 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
 
 
 def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """One start call, if no other run claims the instance by now."""
+    """Makes one start call, unless another run has claimed the instance."""
     now, accepted = moment(world), run.meter.start_accepted
     if accepted is not None and run.meter.up_since is None and now.is_within(START_LANDS, of=accepted):
-        return run  # what the cloud shows may be older than our start
+        return run  # the answer may be older than our start
     if accepted is not None:
         return save(world, _stopped_again(world, run, seen))
     if _claimed_by_another(world, run, seen, now.at):
         return save(world, run.releasing(Outcome.ABANDONED, f"{seen.id} was claimed by run {seen.run}"))
     if read_settlement(world, run) is not None:
-        # The ledger could not be written meanwhile: what is settled is not started again.
+        # The ledger could not be written meanwhile: a settled run is not started again.
         return save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
-    return _start(world, terms, run, seen, now)
+    return _request_start(world, terms, run, seen, now)
 
 
-def _announced(world: World, run: Run) -> str:
-    """Hash of the manifest, if its host begins as soon as it is up; else it gets that over ssh."""
+def _announced_hash(world: World, run: Run) -> str:
+    """Manifest hash if the host begins work at boot. Empty if started over ssh."""
     return digest(read_manifest(world, run)) if run.launch == ClaimLaunch.BOOT else ""
 
 
 def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
-    """The run on its way out: its host did all its work between two passes, or it never came up."""
+    """Moves the run to teardown. Its host did all its work between two passes, or it never came up."""
     if worked := end_of_work(world, run):
         return run.releasing(*worked)
     reason = seen.state_reason or "the cloud gave no reason"
     return run.releasing(Outcome.STAYED_STOPPED, f"{seen.id} was started but is stopped again: {reason}")
 
 
-def _start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
-    """A lost reply changes nothing here: the next poll shows what became of the start."""
+def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
+    """Makes the start call. After a lost reply, the next poll shows its result."""
     try:
         if run.wanted_type:
             return become_that_type(world, terms, run, seen)
-        world.compute.start(replace(claim_of(run), manifest=_announced(world, run)))
+        world.compute.start(replace(claim_of(run), manifest=_announced_hash(world, run)))
     except NoCapacityError as error:
         return take_another_type(world, terms, run, error)
     except ComputeUnavailableError as error:

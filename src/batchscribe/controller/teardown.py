@@ -1,7 +1,7 @@
-"""The way out of every run: the worker is asked to end, the instance is observed stopped, then disarmed.
+"""Teardown of every run: end worker, stop instance, disarm guard.
 
-Nothing comes between the way out and the stop: neither the store, nor the ledger, nor the worker has to
-answer for it. An instance that another owner uses by now is left alone, and is not reported as stopped.
+The stop depends on no answer of the store, the ledger or the worker. An instance that has another owner by
+now is not touched, and is not reported as stopped.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
 
 SILENT_HOST = 120.0
-"""Seconds after which a borrowed host is handed back that does not report whether our worker still runs."""
+"""Seconds until a borrowed host is handed back if it does not report whether our worker still runs."""
 
 OLD_POLL = 60.0
-"""Seconds after which a poll is repeated before a stop: meanwhile the instance may have another owner."""
+"""Maximum age in seconds of a poll before a stop: the instance may have another owner since."""
 
 
 def begin_teardown(world: World, run: Run) -> Run:
-    """Asks a worker that may still be at work to end. Never raises: the stop comes in any case."""
+    """Asks a worker that may still run to end. Never raises: the stop follows in any case."""
     now = moment(world)
     run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
         _ask_to_end(world, run, force=False)
         if not _is_recorded(world, run):
-            # The next pass would begin the worker's grace again, and never stop: it gets none.
+            # The next pass would restart the worker's grace period, and never stop: it gets none.
             run = replace(run, work_ended=now.at)
     return run
 
@@ -56,29 +56,29 @@ def _is_recorded(world: World, run: Run) -> bool:
 
 
 def teardown(world: World, terms: Terms, run: Run) -> Run:
-    """One poll of a run that is on its way out, and at most one act."""
+    """Makes one poll in teardown, and at most one act."""
     since = run.stop_requested
     assert since is not None
-    run = run if run.started else _tagged(world, run)
+    run = run if run.started else _check_tag(world, run)
     if not run.started:
-        return _let_go(world, replace(run, meter=run.meter.end(since)), "never started")
+        return _clean_up(world, replace(run, meter=run.meter.end(since)), "never started")
     poll = poll_instance(world, run)
     if not _is_ours(run, poll):
-        return run if _may_become_ours(run, poll) else _hands_off(world, run, poll)
-    run = _recorded(world, run, poll)
+        return run if _may_become_ours(run, poll) else _leave_foreign(world, run, poll)
+    run = _record_meter(world, run, poll)
     if (run.borrowed or terms.shared_machine) and not _is_work_over(world, terms, run, poll):
         return run
     if run.borrowed:
-        return _let_go(world, replace(run, meter=run.meter.end(poll.answered)), "handed back running")
+        return _clean_up(world, replace(run, meter=run.meter.end(poll.answered)), "handed back running")
     return _stop(world, terms, run, poll)
 
 
-def _tagged(world: World, run: Run) -> Run:
-    """The run as started, if its tag is on the instance; as it was recorded, if the cloud does not answer."""
+def _check_tag(world: World, run: Run) -> Run:
+    """Returns the run as started if its tag is on the instance."""
     try:
         return read_tag(run, poll_instance(world, run))
     except BatchscribeError as error:
-        log.warning("not checked for a tag of a run that was never started", run=run.id, error=str(error))
+        log.warning("the tag of a run that was never started was not checked", run=run.id, error=str(error))
         return run
 
 
@@ -88,14 +88,14 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
     if seen.state.proved_stopped or gone:
         if _may_still_start(run, now):
             return run
-        return _let_go(world, replace(run, meter=run.meter.end(now)), "observed stopped")
+        return _clean_up(world, replace(run, meter=run.meter.end(now)), "observed stopped")
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run
     if moment(world).seconds_since(now) >= OLD_POLL:
         return run
-    # A system that was never asked to stop is not forced to, however late it is.
+    # Force only an instance that was observed stopping, however late it is.
     hangs = is_late(run.meter.stopped, now, terms.waits.force_after)
     if hangs or seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING}:
         world.compute.stop(seen.id, force=hangs)
@@ -103,9 +103,10 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
 
 
 def _is_ours(run: Run, poll: Poll) -> bool:
-    """True for our tag on our own start, and for no tag at all on a start that is known to be ours.
+    """True if the run may act on the instance.
 
-    Tags get lost. A tag that was emptied after our start was released: what is up since is another user's.
+    Requires our tag on our own start, or no tag on a start known as ours: tags get lost. If the tag was
+    emptied after our start, the claim was released: an instance that is up since then is foreign.
     """
     seen, meter = poll.instance, run.meter
     if run.borrowed:
@@ -121,16 +122,17 @@ def _is_ours(run: Run, poll: Poll) -> bool:
 
 
 def _may_become_ours(run: Run, poll: Poll) -> bool:
-    """True if what the cloud shows may be older than our start: its state, or only the tags beside it."""
+    """True if the poll may be older than our start."""
     seen, now = poll.instance, poll.answered
     if run.meter.launched is None and seen.run is None and _start_lands(run, now):
         return True
     return _may_still_start(run, now) and not seen.state.billable
 
 
-def _recorded(world: World, run: Run, poll: Poll) -> Run:
-    """The run with its meter after the poll: stored if the bill depends on it, since a stop that fails or a
-    crash would lose it.
+def _record_meter(world: World, run: Run, poll: Poll) -> Run:
+    """Returns the run with its meter after the poll.
+
+    Saved if the bill depends on it: a failed stop or a crash would lose it.
     """
     meter = run.meter.read(poll, ours=True, lands=_may_still_start(run, poll.answered))
     bounds = (meter.up_since, meter.idle_until, meter.running_since, meter.stopped)
@@ -141,25 +143,27 @@ def _recorded(world: World, run: Run, poll: Poll) -> Run:
 
 
 def _may_still_start(run: Run, now: Moment) -> bool:
-    """`stopped` proves nothing until the instance was observed otherwise since our start, or had time to be:
-    the reply may have been lost, and what the cloud shows may be older than our start.
+    """True if `stopped` may be older than our start.
+
+    The start's reply may be lost: `stopped` is proof only once the instance was observed up, or the start had
+    time to show.
     """
     return run.meter.up_since is None and _start_lands(run, now)
 
 
 def _start_lands(run: Run, now: Moment) -> bool:
-    """True if a start was asked for, or may have been, so recently that not every poll shows it."""
+    """True if polls may not show the last start request yet."""
     if run.meter.start_requested is None:
         return False
     if run.outcome in {Outcome.NO_CAPACITY, Outcome.QUOTA} and run.meter.start_accepted is None:
         return False
-    # A start that was never confirmed may have been asked for again just before the way out.
+    # An unconfirmed start may have been requested again just before teardown.
     asked = run.meter.start_accepted or run.stop_requested or run.meter.start_requested
     return now.is_within(START_LANDS, of=asked)
 
 
 def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
-    """True if our worker is gone from a machine that stays up: it is asked to end first, then killed."""
+    """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     if not run.manifests:
         return True
     alive = world.launcher.alive(poll.instance, run.worker)
@@ -173,7 +177,7 @@ def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
 
 
 def _is_ended(world: World, run: Run, seen: Instance) -> bool:
-    """True if the worker has ended or died. A store that does not answer is not waited for."""
+    """True if the worker has ended or died, or cannot be checked."""
     if not run.dispatched or run.work_ended is not None or run.outcome is Outcome.WORKER_LOST:
         return True
     try:
@@ -183,22 +187,22 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
 
 
 def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
-    """What the worker has in its engine is paid for: it gets a moment to finish and publish that."""
+    """Asks the worker to finish its current windows, or kills it. Never raises."""
     try:
         seen = world.compute.describe(run.instance)
         if seen.state.billable:
             world.launcher.cancel(seen, run.worker, force=force)
-    except Exception as error:  # noqa: BLE001  whatever breaks here, the stop must come
+    except Exception as error:  # noqa: BLE001  the stop must follow any error
         log.warning("the worker could not be asked to end", run=run.id, error=str(error))
 
 
-def _let_go(world: World, run: Run, note: str) -> Run:
-    """Takes away all that is ours on an instance that was observed stopped, or that is handed back."""
+def _clean_up(world: World, run: Run, note: str) -> Run:
+    """Cleans up after an instance was observed stopped or handed back."""
     take_away(world, run)
     return save_best_effort(world, run.moved(RunState.VERIFYING), note)
 
 
-def _hands_off(world: World, run: Run, poll: Poll) -> Run:
+def _leave_foreign(world: World, run: Run, poll: Poll) -> Run:
     seen: Instance = poll.instance
     owner = f"claimed by run {seen.run}" if seen.run else "in use by another owner"
     detail = f"{seen.id} is {seen.state} and {owner}: not touched"

@@ -1,7 +1,7 @@
-"""One pass of the scheduler: recover, advance open runs, observe, decide, and begin what was decided.
+"""One pass of the scheduler: recover, advance open runs, observe, decide, act.
 
-No pass waits. A tick that waits repeats passes until no run is open; whatever ends it, the next pass, of this
-process or of a timer, continues from what is true.
+No pass waits. A waiting tick repeats passes until no run is open. If it dies, the next pass, of any process,
+continues from the recorded and observed state.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from batchscribe.errors import (
 )
 
 MAX_CHECKS = 8
-"""Decisions of one tick that waits: a bound, not a target."""
+"""Upper bound on the decisions of one waiting tick."""
 Locked = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """What a tick decided and did. `seen` is None if a run was open, so that nothing was to be decided."""
+    """Result of a tick. `seen` is None if a run was open, which leaves nothing to decide."""
 
     seen: Observation | None
     decision: Decision
@@ -64,17 +64,18 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What a pass over the open runs found, in a sentence, and the runs that it closed."""
+    """Result of a pass over the open runs: summary and closed runs."""
 
     found: str
     runs: tuple[Run, ...] = ()
 
 
 def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
-    """Advances open runs, decides, and begins a run if starting pays; with `wait`, until no run is open.
+    """Advances open runs, decides, and starts a run if that is worthwhile.
 
-    `locked` is held for each pass, not between them. A signal ends the runs that this tick opened. Raises
-    what prevents a decision, NotStoppedError if an instance could not be proved stopped; both are alerts.
+    With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them. A signal
+    ends the runs that this tick opened. Raises any error that prevents a decision, and NotStoppedError if an
+    instance could not be proved stopped; both send an alert.
     """
     passed = Passed()
     before = {run.id for run in world.ledger.open_runs()}
@@ -82,7 +83,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     try:
         for _ in range(MAX_CHECKS):
             with locked():
-                ticked = _check(world, terms, passed)
+                ticked = _run_pass(world, terms, passed)
             closed = wait and _follow(world, terms, passed, locked)
             if not (closed and isinstance(ticked.decision, Resume)):
                 break
@@ -104,32 +105,33 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
 
 
 def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
-    """Stops what should not run, starts nothing, and leaves live work alone; the runs that it closed.
+    """Stops instances that must not run. Starts nothing and leaves live work alone.
 
-    Waits for the runs on their way out. Raises the worst of what went wrong once every run had its turn.
+    Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
+    run was tried.
     """
     passed = Passed()
     with locked():
-        _attempted(passed, lambda: recover(world, terms))
+        _collect_error(passed, lambda: recover(world, terms))
         advance_all(world, terms, passed, start=False)
         sweep(world, terms)
-        _attempted(passed, lambda: disarm_settled(world, terms.instances[0]))
+        _collect_error(passed, lambda: disarm_settled(world, terms.instances[0]))
     _follow(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return _closed(passed)
+    return _closed_runs(passed)
 
 
 def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
-    """One pass over the open runs, as a timer makes each minute. Lists nothing while none is open.
+    """Runs one pass over the open runs. A timer calls it each minute.
 
-    Raises what keeps a run open that should be closed; that is an alert.
+    Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
     """
     passed = Passed()
     try:
         with locked():
-            quiet = _quiet(world, terms)
+            quiet = _idle_reason(world, terms)
             if not quiet:
                 advance_all(world, terms, passed)
                 sweep(world, terms)
@@ -140,26 +142,26 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
     if passed.stuck:
         raise max(passed.stuck.values(), key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return Watched(found=quiet or _summary(passed), runs=_closed(passed))
+    return Watched(found=quiet or _describe_open_runs(passed), runs=_closed_runs(passed))
 
 
 def forget_run(world: World, run_id: str) -> Run:
-    """Closes an open run at a user's request: its instance is gone for good, and cannot be polled.
+    """Closes an open run manually, because its instance no longer exists.
 
-    Its cost is what polls showed of it. Raises ObjectNotFoundError if no such run is open.
+    Its cost follows from earlier polls. Raises ObjectNotFoundError if no such run is open.
     """
     run = world.ledger.run(run_id)
     if run is None or not run.open:
         raise ObjectNotFoundError(f"no run {run_id!r} is open; `batchscribe status` shows the one that is")
-    out = run.releasing(Outcome.INSTANCE_LOST, "closed by hand: its instance was not polled")
+    out = run.releasing(Outcome.INSTANCE_LOST, "closed manually: its instance was not polled")
     closed = replace(
         out, state=RunState.SETTLED, settled=world.clock.now(), abandoned_gpu=True, cost=out.bill()
     )
-    return save(world, closed, "closed by hand")
+    return save(world, closed, "closed manually")
 
 
-def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
-    """One pass of a tick: what must be stopped comes first, from the ledger alone."""
+def _run_pass(world: World, terms: Terms, passed: Passed) -> Ticked:
+    """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
             advance(world, terms, run, passed)
@@ -175,28 +177,28 @@ def _check(world: World, terms: Terms, passed: Passed) -> Ticked:
     seen = observe(world, terms)
     decision = decide(seen, terms.policy)
     log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
-    _begin(world, terms, seen, decision, passed)
+    _carry_out(world, terms, seen, decision, passed)
     return Ticked(seen, decision)
 
 
 def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
-    """Raises MisconfiguredError if BATCH_CONTROL was changed under an open run. That one goes on."""
+    """Raises MisconfiguredError if BATCH_CONTROL was changed during an open run, which continues."""
     for run in still_open:
         if run.control != control_of(world.home):
             before = f"BATCH_CONTROL={run.control}" if run.control else "no BATCH_CONTROL"
             raise MisconfiguredError(
-                f"BATCH_CONTROL was changed while run {run.id} is open: nothing was started; wait until "
-                f"`batchscribe watchdog` has settled the run, which goes on with {before}, or set that again"
+                f"BATCH_CONTROL was changed while run {run.id} is open; nothing was started. The run "
+                f"continues with {before}: wait until `batchscribe watchdog` settles it, or restore that"
             )
 
 
-def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, passed: Passed) -> None:
-    """Does what the decision says, as far as that needs no waiting."""
+def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision, passed: Passed) -> None:
+    """Carries out the decision, as far as that needs no waiting."""
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
             compact_loose(world)
-            # Reported while it costs nothing, not with the first start, which may be days away.
+            # Reported before the first start, which may be days away.
             refuse_unfit(terms.unfit)
         case Launch():
             refuse_unfit(terms.unfit)
@@ -213,12 +215,12 @@ def _begin(world: World, terms: Terms, seen: Observation, decision: Decision, pa
 
 
 def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_ending: bool = False) -> bool:
-    """Repeats passes until no run is open that another pass would close; True if none is left open."""
+    """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
     while still_open := [
         run
         for run in world.ledger.open_runs()
-        # A ledger that cannot be written is behind what this process has done.
+        # If the ledger cannot be written, it lags behind this process.
         if passed.runs.get(run.id, run).ending or not only_ending
     ]:
         patient = world.clock.monotonic() - begin < terms.waits.stop
@@ -229,12 +231,12 @@ def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_
             with locked():
                 advance_all(world, terms, passed, start=not only_ending)
         except LockHeldError:
-            continue  # another pass is at it
+            continue  # another process runs a pass
     return True
 
 
 def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
-    """True if another pass is of no use; each process insists for a while on what may pass."""
+    """True if another pass cannot help; transient errors are retried while `patient`."""
     return error is not None and not (patient and isinstance(error, (NotStoppedError, TransientError)))
 
 
@@ -247,7 +249,7 @@ def _end_runs(
     passed: Passed,
     locked: Locked,
 ) -> None:
-    """Ends runs because their process was asked to end; nothing cuts their way out short."""
+    """Ends runs because their process was asked to end. Signals are deferred until they are closed."""
     with world.shield.shielded():
         with locked():
             for run in runs:
@@ -255,8 +257,8 @@ def _end_runs(
         _follow(world, terms, passed, locked, only_ending=True)
 
 
-def _quiet(world: World, terms: Terms) -> str:
-    """Why there is nothing to advance; empty if there is. One poll of the cloud, no listing."""
+def _idle_reason(world: World, terms: Terms) -> str:
+    """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
     if terms.shared_machine:
@@ -272,23 +274,23 @@ def _quiet(world: World, terms: Terms) -> str:
     return ""
 
 
-def _summary(passed: Passed) -> str:
+def _describe_open_runs(passed: Passed) -> str:
     still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
     return ", ".join(still_open) or "no run is open"
 
 
 def _latest_runs(world: World, passed: Passed) -> Iterator[Run]:
-    """The runs as they stand now: another process may have closed one meanwhile."""
+    """Yields the present runs: another process may have closed one meanwhile."""
     for run in passed.runs.values():
         recorded = world.ledger.run(run.id) if run.open else None
         yield recorded if recorded and not recorded.open else run
 
 
-def _closed(passed: Passed) -> tuple[Run, ...]:
+def _closed_runs(passed: Passed) -> tuple[Run, ...]:
     return tuple(run for run in passed.runs.values() if not run.open)
 
 
-def _attempted(passed: Passed, act: Callable[[], object]) -> None:
+def _collect_error(passed: Passed, act: Callable[[], object]) -> None:
     try:
         act()
     except InterruptedRunError:
@@ -304,12 +306,12 @@ def _raise_not_stopped(passed: Passed) -> None:
 
 
 def _refuse_unreadable(world: World) -> None:
-    """Raises MisconfiguredError for open runs that cannot be read, once all others had their turn."""
+    """Raises MisconfiguredError if open runs cannot be read."""
     world.ledger.open_runs()
     if world.ledger.unreadable:
         raise MisconfiguredError(
-            f"{len(world.ledger.unreadable)} open runs in the ledger cannot be read "
-            f"({world.ledger.unreadable[0]}): install the version that wrote them; the others were advanced"
+            f"open runs in the ledger that cannot be read: {len(world.ledger.unreadable)} "
+            f"({world.ledger.unreadable[0]}); the others were advanced. Install the version that wrote them"
         )
 
 
@@ -327,18 +329,18 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     if decision.overdue:
         given_up = seen.backlog.exhausted
         text = (
-            f"{given_up} chunks failed too often to start a GPU again, and are not quarantined: see "
-            "`batchscribe why KEY`"
+            f"Chunks that failed too often to start a GPU again, and are not quarantined: {given_up}. "
+            "See `batchscribe why KEY`"
             if given_up
-            else f"The longest wait is in reach, and no start is possible: {decision.reason.sentence}"
+            else f"A chunk's longest wait is near, and no start is possible: {decision.reason.sentence}"
         )
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
 def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
-    """Alerts before a chunk's longest wait is missed: this start failed, and the next may come too late."""
+    """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
     if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):
-        text = f"The longest wait is in reach, and the start failed ({run.outcome}): {run.detail}"
+        text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)

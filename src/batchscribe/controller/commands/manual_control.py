@@ -1,4 +1,4 @@
-"""The instance in a person's hands: started without a claim, stopped until it is seen stopped."""
+"""Manual control: starts the instance without a claim, and stops it."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ _GONE = frozenset({InstanceState.MISSING, InstanceState.TERMINATED, InstanceStat
 
 
 Allowed = Callable[[Instance], None]
-"""Raises RefusedError where the instance, as it was seen, is in other hands."""
+"""Raises RefusedError if the observed instance has another owner."""
 
 
 class _NotThereError(MisconfiguredError):
-    """There is no such instance here, and there never was."""
+    """The instance does not exist here, and was not started from here."""
 
 
 class HandCompute(Compute, Protocol):
-    """A Compute that a person can start too."""
+    """A Compute that can also start an instance manually."""
 
     def start_unclaimed(self, instance: str) -> None:
-        """Asks for the start without a claim, so that no scheduler takes it for its own."""
+        """Requests a start without a claim, so no scheduler adopts the instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait, in seconds: for running, for a box that answers, for stopped, between looks."""
+    """Timeouts in seconds: until running, answering and stopped; between polls."""
 
     up: float = 600.0
     reach: float = 600.0
     stop: float = STOP_PATIENCE_SECONDS
     force_after: float = 240.0
-    """A stop that may be forced is forced only then: forcing skips what the disk has not got yet."""
+    """Time before a stop may be forced: forcing loses data that is not on the disk yet."""
     poll: float = 5.0
 
 
 class Hand:
-    """Starts and stops one instance, and believes only what it sees."""
+    """Starts and stops one instance; only polls prove its state."""
 
     def __init__(self, compute: HandCompute, clock: Clock, instance: str, patience: Patience) -> None:
         self._compute = compute
@@ -60,31 +60,33 @@ class Hand:
         self._instance = instance
         self._patience = patience
         self.asked = False
-        """A start was asked for, and may have had its effect."""
+        """True once a start was requested, which may have taken effect."""
 
     def look(self) -> Instance:
         return self._compute.describe(self._instance)
 
     def free(self) -> Instance:
-        """The instance as it is now. Raises NotOursError, MisconfiguredError where it cannot be started."""
+        """Polls the instance. Raises NotOursError, MisconfiguredError if it cannot be started."""
         seen = self.look()
         if seen.state is not InstanceState.RUNNING:
-            self._startable(seen)
+            self._check_startable(seen)
         return seen
 
     def start(self) -> Instance:
-        """The instance, running. Raises NotOursError where a run claims it, MisconfiguredError,
-        NoCapacityError, ComputeUnavailableError where it does not come up.
+        """Starts the instance and returns it running.
+
+        Raises NotOursError if a run claims it, MisconfiguredError, NoCapacityError, and
+        ComputeUnavailableError if it does not come up.
         """
         limit = self._clock.monotonic() + self._patience.up
         accepted = False
         seen = self.look()
         while seen.state is not InstanceState.RUNNING:
-            self._startable(seen)
+            self._check_startable(seen)
             if self._clock.monotonic() >= limit:
                 raise ComputeUnavailableError(
-                    f"{seen.id} did not come up in time, it is {seen.state}: "
-                    "to be sure, `batchscribe gpu stop`"
+                    f"{seen.id} did not come up within {self._patience.up / 60:.0f} min, it is {seen.state}: "
+                    "stop it with `batchscribe gpu stop`"
                 )
             if seen.state is InstanceState.STOPPED:
                 if accepted and seen.state_reason:
@@ -95,10 +97,10 @@ class Hand:
         return seen
 
     def stop(self, *, force: bool = False, allowed: Allowed | None = None) -> Instance:
-        """The instance, seen stopped. What `allowed` raises when it is first seen ends it.
+        """Stops the instance and returns it observed stopped. `allowed` may refuse the stop.
 
-        Raises NotStoppedError with the cause whenever it was not seen stopped, MisconfiguredError at once
-        where there is no such instance.
+        Raises NotStoppedError with the cause if it was not observed stopped, and MisconfiguredError if there
+        is no such instance.
         """
         try:
             return self._until_stopped(force=force, allowed=allowed)
@@ -110,7 +112,7 @@ class Hand:
             raise self._not_stopped(str(error)) from error
 
     def reached(self, probe: Callable[[Instance], object | None]) -> Instance:
-        """The instance, as soon as `probe` gets an answer from it. Raises LaunchError."""
+        """Waits until `probe` gets an answer from the instance. Raises LaunchError."""
         limit = self._clock.monotonic() + self._patience.reach
         while True:
             seen = self.look()
@@ -124,12 +126,12 @@ class Hand:
 
     def _until_stopped(self, *, force: bool, allowed: Allowed | None) -> Instance:
         begin = self._clock.monotonic()
-        met = False
+        present = False
         while True:
             waited = self._clock.monotonic() - begin
             try:
                 seen = self.look()
-                met = met or self._met(seen, allowed)
+                present = present or self._check_present(seen, allowed)
                 if seen.state.proved_stopped:
                     return seen
                 trouble = f"it is {seen.state}"
@@ -146,22 +148,22 @@ class Hand:
 
     def _not_stopped(self, why: str) -> NotStoppedError:
         return NotStoppedError(
-            f"{self._instance} was not seen stopped ({why}): look at it in the cloud's console now"
+            f"{self._instance} was not observed stopped ({why}): check it in the cloud's console now"
         )
 
-    def _met(self, seen: Instance, allowed: Allowed | None) -> bool:
-        """Whether the instance is there, and ours to stop. What we started ourselves must be somewhere."""
+    def _check_present(self, seen: Instance, allowed: Allowed | None) -> bool:
+        """True if the instance exists and may be stopped. One that we started must exist."""
         if seen.state is InstanceState.MISSING:
             if not self.asked:
-                raise _NotThereError(f"there is no {seen.id} here: mend GPU_INSTANCE_ID or AWS_REGION")
+                raise _NotThereError(f"there is no {seen.id} here: correct GPU_INSTANCE_ID or AWS_REGION")
             return False
         if allowed:
             allowed(seen)
         return True
 
-    def _startable(self, seen: Instance) -> None:
+    def _check_startable(self, seen: Instance) -> None:
         if seen.state in _GONE:
-            raise MisconfiguredError(f"{seen.id} is {seen.state}: mend GPU_INSTANCE_ID or AWS_REGION")
+            raise MisconfiguredError(f"{seen.id} is {seen.state}: correct GPU_INSTANCE_ID or AWS_REGION")
         if seen.run and seen.deadline and seen.deadline > self._clock.now():
             raise NotOursError(
                 f"{seen.id} is claimed by run {seen.run} until {seen.deadline:%Y-%m-%d %H:%M} UTC: "
@@ -169,7 +171,7 @@ class Hand:
             )
 
     def _ask_for_start(self) -> bool:
-        """A lost reply changes nothing: the next look shows what it did."""
+        """Requests the start. False if the reply was lost: the next poll shows its result."""
         self.asked = True
         try:
             self._compute.start_unclaimed(self._instance)
@@ -179,7 +181,7 @@ class Hand:
 
 
 class HandOrders:
-    """The stop orders around an instance in a person's hands: one for the session, none left of others."""
+    """Stop orders of a manually controlled instance. Arms one per session, clears stale ones."""
 
     def __init__(self, guard: Guard, clock: Clock, instance: str) -> None:
         self._guard = guard
@@ -187,9 +189,9 @@ class HandOrders:
         self._instance = instance
 
     def give(self, session: str, seconds: float) -> None:
-        """Has the instance stopped outside this machine if nobody has stopped it soon after `seconds`.
+        """Arms a stop order that takes effect soon after `seconds`.
 
-        Raises what the guard raises: the session must not begin without it.
+        Raises what the guard raises: the session must not begin without an order.
         """
         deadline = self._clock.now() + timedelta(seconds=seconds)
         self._guard.arm(Claim(instance=self._instance, run=session, deadline=deadline))
@@ -198,8 +200,9 @@ class HandOrders:
         self._guard.disarm(self._instance, session)
 
     def clear(self, seen: Instance, *, keep: str | None = None) -> tuple[str, ...]:
-        """Takes back what would stop the next session, and says whose orders those were; `keep` is the
-        open run of ours.
+        """Disarms orders that would stop the next session, and returns their runs.
+
+        `keep` is the id of our open run.
         """
         armed = self._guard.armed(self._instance)
         stale = stale_orders(armed, seen, keep=keep, now=self._clock.now())

@@ -1,4 +1,4 @@
-"""Transcribe again, and chunks that failed for good: what a person, or the end of a run, changes."""
+"""Redo and quarantine of chunks, by the user or a settlement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchscribe.protocols import Store
 
 @dataclass(frozen=True, slots=True)
 class Redone:
-    """A chunk that is pending again, and where its old transcripts lie now."""
+    """A chunk that is pending again, with its old transcripts' new keys."""
 
     key: str
     session: str
@@ -33,68 +33,65 @@ class Redone:
 
 
 def by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
-    """The audio object of that key. Raises ObjectNotFoundError."""
+    """Finds the audio object of a key. Raises ObjectNotFoundError."""
     found = [audio for audio in scanner.audio(split(key)[0]) if audio.info.key == key]
-    return _found(found, f"no audio {key!r} in {scanner.source.url}; `batchscribe scan` shows what is there")
+    return _require_found(found, f"no audio {key!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
 def by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
-    """All audio objects of a session. Raises ObjectNotFoundError."""
+    """Finds all audio objects of a session. Raises ObjectNotFoundError."""
     folder = "" if session == TOP else session if session.endswith("/") else split(session)[0]
     found = [audio for audio in scanner.audio(folder) if audio.name.session == session]
-    return _found(
-        found, f"no session {session!r} in {scanner.source.url}; `batchscribe scan` shows what is there"
-    )
+    return _require_found(found, f"no session {session!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
 def stale(scanner: Scanner) -> Sequence[AudioObject]:
-    """Every audio object that is newer than its transcripts."""
+    """Audio objects that are newer than their transcripts."""
     return [audio for audio in scanner.audio() if audio.stale]
 
 
 def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
-    """Every transcribed audio object with no transcript by that model; all transcripts are read.
+    """Transcribed audio objects without a transcript by that model; reads all transcripts.
 
-    A transcript that names no model (the original system's, or an unreadable one) is not by it.
+    A transcript without a model (the original system's, or an unreadable one) does not count as by it.
     """
     done = [audio for audio in scanner.audio() if audio.transcripts]
     stores = {Side.SOURCE: scanner.source, Side.OUTPUT: scanner.output, Side.BOTH: scanner.output}
     by_model: set[tuple[Side, str]] = set()
     for side, store in stores.items():
-        lying = [info.key for audio in done for where, info in audio.transcripts if where is side]
+        lying = [info.key for audio in done for place, info in audio.transcripts if place is side]
         read = fetched(store, lying, limit=TRANSCRIPT_BYTES)
-        by_model |= {(side, key) for key, data in read if _model(data) == model}
+        by_model |= {(side, key) for key, data in read if _read_model(data) == model}
     return [
         audio for audio in done if not any((side, info.key) in by_model for side, info in audio.transcripts)
     ]
 
 
 def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
-    """Moves the transcripts of each aside, and forgets its failures: it is pending again.
+    """Moves the transcripts of each object aside and revokes its failures. It is pending again.
 
-    The failures of all are forgotten first, in few requests. A transcript is copied before it is deleted, so
-    a crash in between loses none. `stamp` names the folder that the old ones are kept in, below
-    `_batchscribe/superseded/`.
+    All failures are revoked first, in few requests. A transcript is copied before it is deleted, so a crash
+    in between loses none. `stamp` names the folder of the old ones, below `_batchscribe/superseded/`.
     """
     chosen = tuple(chosen)
-    _forget(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
+    _forget_failures(scanner.output, [keys.digest(audio.info.key) for audio in chosen])
     for audio in chosen:
         old = (*audio.transcripts, *audio.blank)
-        kept = [_copied_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
+        kept = [_copy_aside(scanner, side, transcript.key, stamp) for side, transcript in old]
         for side, transcript in old:
-            _store(scanner, side).delete(transcript.key)
+            _store_of(scanner, side).delete(transcript.key)
         yield Redone(audio.info.key, audio.name.session, tuple(kept))
 
 
 def quarantined(output: Store) -> Sequence[QuarantineRecord]:
-    """Every chunk that failed for good, by key."""
+    """All quarantined chunks, by key."""
     return sorted(read_quarantine(output).values(), key=lambda record: record.key)
 
 
 def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]:
-    """Forgets the failures of these keys, or of all that are quarantined; returns the keys released.
+    """Revokes the failures of these keys, or of all quarantined ones. Returns the released keys.
 
-    Raises ObjectNotFoundError for a key that is not quarantined; then nothing was released.
+    Raises ObjectNotFoundError, and releases nothing, if a key is not quarantined.
     """
     held = {record.key: digest for digest, record in read_quarantine(output).items()}
     wanted = sorted(held) if chosen is None else list(chosen)
@@ -104,12 +101,12 @@ def release(output: Store, chosen: Iterable[str] | None = None) -> Sequence[str]
             raise ObjectNotFoundError(
                 f"{key!r} is not quarantined; `batchscribe quarantine list` shows what is"
             )
-    _forget(output, digests)
+    _forget_failures(output, digests)
     return wanted
 
 
-def _forget(output: Store, digests: Sequence[str]) -> None:
-    """Revokes the failed attempts at these chunks, then their quarantine: until then they are held back."""
+def _forget_failures(output: Store, digests: Sequence[str]) -> None:
+    """Revokes the chunks' failed attempts, then their quarantine. It holds them back until then."""
     if not digests:
         return
     forget_attempts(output, frozenset(digests))
@@ -118,7 +115,7 @@ def _forget(output: Store, digests: Sequence[str]) -> None:
 
 
 def quarantine(output: Store, record: QuarantineRecord) -> None:
-    """Holds a chunk back for good; a record for another ETag or decoder is outdated, and replaced."""
+    """Quarantines a chunk; replaces an outdated record for another ETag or decoder."""
     place, data = keys.quarantine(record.key), wire.encode(record)
     if output.create(place, data):
         return
@@ -135,22 +132,23 @@ def quarantine_failed(
     now: datetime,
     reported: Iterable[Failure] = (),
 ) -> Sequence[QuarantineRecord]:
-    """Quarantines each chunk of these manifests that failed by itself `max_attempts` times, or once if the
-    failure that its worker `reported` is final.
+    """Quarantines each chunk of these manifests with `max_attempts` own failures.
+
+    One failure is enough if its worker `reported` it as final.
     """
     asked = {
         (keys.digest(chunk.key), chunk.etag): chunk for manifest in manifests for chunk in manifest.chunks
     }
-    failures = read_failures(output, lambda listed: _often(listed, asked, max_attempts))
+    failures = read_failures(output, lambda listed: _list_retried(listed, asked, max_attempts))
     records = [
-        _record(asked[place], own, now)
+        _build_record(asked[place], own, now)
         for place, some in by_chunk(failures).items()
-        if len(own := _counted(some)) >= max_attempts
+        if len(own := _list_own(some)) >= max_attempts
     ]
     places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}
     held = {record.key for record in records}
     records += [
-        _record(asked[place], [failure], now)
+        _build_record(asked[place], [failure], now)
         for place, failure in places.items()
         if place in asked and failure.key not in held
     ]
@@ -162,10 +160,10 @@ def quarantine_failed(
 def record_crash(
     output: Store, manifest: Manifest, in_flight: Iterable[str], *, now: datetime
 ) -> Sequence[str]:
-    """Counts an attempt at each chunk that was in flight when its worker died, once for each run."""
+    """Records an attempt at each in-flight chunk of a dead worker. Once per run."""
     asked = {chunk.key: chunk for chunk in manifest.chunks}
-    blamed = [asked[key] for key in in_flight if key in asked]
-    for chunk in blamed:
+    crashed = [asked[key] for key in in_flight if key in asked]
+    for chunk in crashed:
         failure = Failure(
             key=chunk.key,
             etag=chunk.etag,
@@ -173,19 +171,19 @@ def record_crash(
             kind=FailureKind.CRASH,
             message=f"it was in flight when worker {manifest.worker} died",
             at=now,
-            alone=len(blamed) == 1,
+            alone=len(crashed) == 1,
         )
         output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
-    return [chunk.key for chunk in blamed]
+    return [chunk.key for chunk in crashed]
 
 
-def _found(found: Sequence[AudioObject], message: str) -> Sequence[AudioObject]:
+def _require_found(found: Sequence[AudioObject], message: str) -> Sequence[AudioObject]:
     if not found:
         raise ObjectNotFoundError(message)
     return found
 
 
-def _model(data: bytes) -> str | None:
+def _read_model(data: bytes) -> str | None:
     try:
         transcript = transcripts.decode(data)
     except PermanentError:
@@ -193,35 +191,35 @@ def _model(data: bytes) -> str | None:
     return transcript.model if isinstance(transcript, Transcript) else None
 
 
-def _store(scanner: Scanner, side: Side) -> Store:
+def _store_of(scanner: Scanner, side: Side) -> Store:
     return scanner.source if side is Side.SOURCE else scanner.output
 
 
-def _copied_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
+def _copy_aside(scanner: Scanner, side: Side, transcript: str, stamp: str) -> str:
     # Source and output may both hold a transcript of one name.
     aside = keys.superseded(transcript, f"{stamp}-source" if side is Side.SOURCE else stamp)
-    if not scanner.output.create(aside, _store(scanner, side).get(transcript, limit=COPIED_BYTES).data):
+    if not scanner.output.create(aside, _store_of(scanner, side).get(transcript, limit=COPIED_BYTES).data):
         raise StoreUnavailableError(
-            f"{aside} is taken by another redo of this moment; nothing was moved, try again"
+            f"{aside} was written by another redo at the same time; nothing was moved, try again"
         )
     return aside
 
 
-def _often(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> Sequence[str]:
-    """Attempts at those chunks that were tried so often at all: only these are worth reading."""
+def _list_retried(listed: Attempts, asked: Collection[tuple[str, str]], times: int) -> Sequence[str]:
+    """Attempts at the chunks that were tried at least `times` times."""
     names = [name for name in listed.stored if keys.chunk_of(name) in asked]
     count = Counter(keys.chunk_of(name) for name in names)
     return [name for name in names if count[keys.chunk_of(name)] >= times]
 
 
-def _counted(failures: Iterable[Failure]) -> Sequence[Failure]:
-    """The chunk's own failures with the decoder that was used last, oldest first."""
+def _list_own(failures: Iterable[Failure]) -> Sequence[Failure]:
+    """The chunk's own failures with the decoder used last, oldest first."""
     own = sorted(wire.counted(failures), key=lambda failure: failure.at)
     last = next((failure.decoder for failure in reversed(own) if failure.decoder), "")
     return [failure for failure in own if failure.decoder in {"", last}]
 
 
-def _record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
+def _build_record(chunk: ManifestChunk, failures: Sequence[Failure], now: datetime) -> QuarantineRecord:
     return QuarantineRecord(
         key=chunk.key,
         etag=chunk.etag,

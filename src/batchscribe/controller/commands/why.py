@@ -1,4 +1,4 @@
-"""The whole life of one chunk, as far as the store tells it."""
+"""History of one chunk, as far as the store records it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from batchscribe.reading import read_bytes, read_transcript
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """One transcript, without a word of what was said. What cannot be known of a foreign one is None."""
+    """Metadata of one transcript, without its text. Fields unknown for a foreign one are None."""
 
     key: str
     side: Side
@@ -45,7 +45,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mention:
-    """A run that took the chunk. `outcome` is None while the run is open."""
+    """A run that was given the chunk. `outcome` is None while the run is open."""
 
     run: str
     worker: int
@@ -56,20 +56,20 @@ class Mention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """Everything that the store knows of one chunk, each list oldest first."""
+    """All records of one chunk in the store, each list oldest first."""
 
     key: str
     session: str
     state: ChunkState | None
-    """None where there is no such audio (any more)."""
+    """None if there is no such audio (any more)."""
     audio: ObjectInfo | None
     stale: bool = False
     planned: str | None = None
-    """Where its transcript goes; None where there is no such audio."""
+    """Key of its transcript; None if there is no such audio."""
     transcripts: tuple[Told, ...] = ()
     failures: tuple[Failure, ...] = ()
     quarantine: QuarantineRecord | None = None
-    """Also where it no longer counts: for an older ETag or another decoder."""
+    """Also an outdated one, for an older ETag or another decoder."""
     runs: tuple[Mention, ...] = ()
 
     @property
@@ -78,28 +78,28 @@ class Life:
 
 
 def why(scanner: Scanner, key: str) -> Life:
-    """A key whose accents are composed in another way is found if it is the only one.
+    """History of a chunk by its key or its only Unicode variant.
 
-    Raises MisconfiguredError where the key is no audio by its name, ObjectNotFoundError where
-    nothing at all is known of it.
+    Raises MisconfiguredError if the key is not that of an audio file, and ObjectNotFoundError if there is no
+    record of it.
     """
     name = audio_name(key)
     if (kind := passed_over(key)) is not None:
         raise MisconfiguredError(
-            f"{key!r} is passed over: .{kind} is not decoded here; convert it, such as to .wav or .flac"
+            f"{key!r} is skipped: .{kind} is not decoded; convert it, for example to .wav or .flac"
         )
     if name is None:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
-    life = _life(scanner, key, name)
+    life = _read_life(scanner, key, name)
     if not life.known and (other := _spelled_otherwise(scanner, key)):
-        return _life(scanner, other.info.key, other.name)
+        return _read_life(scanner, other.info.key, other.name)
     if not life.known:
-        raise ObjectNotFoundError(f"nothing is known of {key!r} in {scanner.source.url}")
+        raise ObjectNotFoundError(f"no record of {key!r} in {scanner.source.url}")
     return life
 
 
 def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
-    """The one audio object whose key differs only in how accents are composed (NFC, NFD)."""
+    """The only audio object whose key is a Unicode variant (NFC, NFD)."""
     folder, wanted = split(key)[0], normalize("NFC", key)
     folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
     found = {
@@ -111,7 +111,7 @@ def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
     return found.popitem()[1] if len(found) == 1 else None
 
 
-def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
+def _read_life(scanner: Scanner, key: str, name: AudioName) -> Life:
     audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
     output = scanner.output
     return Life(
@@ -121,30 +121,30 @@ def _life(scanner: Scanner, key: str, name: AudioName) -> Life:
         audio=audio.info if audio else None,
         stale=audio.stale if audio else False,
         planned=audio.planned if audio else None,
-        transcripts=tuple(_told(scanner, audio)) if audio else (),
-        failures=_failures(output, key),
+        transcripts=tuple(_list_transcripts(scanner, audio)) if audio else (),
+        failures=_list_failures(output, key),
         quarantine=quarantine_of(output, key),
-        runs=tuple(sorted(_mentions(output, key), key=lambda mention: mention.dispatched)),
+        runs=tuple(sorted(_list_mentions(output, key), key=lambda mention: mention.dispatched)),
     )
 
 
-def _told(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
+def _list_transcripts(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
     everything = (*audio.transcripts, *audio.blank)
     for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        told = Told(key=info.key, side=side, written=info.modified, size=info.size)
-        yield _read(store, told) if info.size else replace(told, unreadable=EMPTY)
+        transcript = Told(key=info.key, side=side, written=info.modified, size=info.size)
+        yield _add_content(store, transcript) if info.size else replace(transcript, unreadable=EMPTY)
 
 
-def _read(store: Store, told: Told) -> Told:
+def _add_content(store: Store, transcript: Told) -> Told:
     try:
-        found = read_transcript(store, told.key)
+        found = read_transcript(store, transcript.key)
     except PermanentError as error:
-        return replace(told, unreadable=str(error))
+        return replace(transcript, unreadable=str(error))
     if not isinstance(found, Transcript):
-        return told
+        return transcript
     return replace(
-        told,
+        transcript,
         engine=found.engine,
         model=found.model,
         run=found.run,
@@ -153,7 +153,7 @@ def _read(store: Store, told: Told) -> Told:
     )
 
 
-def _failures(output: Store, key: str) -> tuple[Failure, ...]:
+def _list_failures(output: Store, key: str) -> tuple[Failure, ...]:
     digest = keys.digest(key)
     read = read_failures(
         output, lambda listed: [name for name in listed.stored if keys.chunk_of(name)[0] == digest], digest
@@ -161,8 +161,8 @@ def _failures(output: Store, key: str) -> tuple[Failure, ...]:
     return tuple(sorted(read.values(), key=lambda failure: failure.at))
 
 
-def _mentions(output: Store, key: str) -> Iterator[Mention]:
-    """From every manifest that is still kept. One of another version says nothing here."""
+def _list_mentions(output: Store, key: str) -> Iterator[Mention]:
+    """Yields the runs of all manifests that are still kept. Skips manifests of another version."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
     for place, data in fetched(output, manifests, limit=CHUNK_LIST_BYTES):
@@ -177,11 +177,11 @@ def _mentions(output: Store, key: str) -> Iterator[Mention]:
                     worker=manifest.worker,
                     etag=chunk.etag,
                     dispatched=listed[place].modified,
-                    outcome=_outcome(output, manifest.run, listed),
+                    outcome=_read_outcome(output, manifest.run, listed),
                 )
 
 
-def _outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
+def _read_outcome(output: Store, run: str, listed: Mapping[str, ObjectInfo]) -> str | None:
     place = keys.settlement(run)
     if place not in listed:
         return None
