@@ -138,8 +138,10 @@ def summary(
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
-    rest = ("waiting", "done", "stale", "quarantined", "troubled", "empty")
-    yield ", ".join(f"{getattr(backlog, name)} {name}" for name in rest) + f", in {backlog.sessions} sessions"
+    rest = ("waiting", "done", "stale", "quarantined", "empty")
+    counts = [f"{getattr(backlog, name)} {name}" for name in rest]
+    counts.insert(-1, f"{backlog.troubled} failed before")
+    yield ", ".join(counts) + f", in {backlog.sessions} sessions"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         yield (

@@ -31,7 +31,7 @@ SHORTEST = SAMPLE_RATE // 10
 """Shortest speech that the voice detector reports, in samples."""
 POLLS = 6000
 """Maximum number of polls of an idle source, each 0.01 s."""
-SECRET = "nobody may read this sentence in a log"  # noqa: S105 - spoken words, not a password
+SECRET = "this sentence must not appear in a log"  # noqa: S105 - spoken words, not a password
 
 
 class FeedingError(Exception):
