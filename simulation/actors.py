@@ -1,4 +1,4 @@
-"""Actors beside the scheduler: a second host, an operator, and a writer of the bucket."""
+"""Actors beside the scheduler: second host, operator, writer of the bucket."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Actors:
         return self.second is None or self.second.rests
 
     def open_ledger(self) -> None:
-        """Sets a damaged ledger aside, as a process of the first host does at its start."""
+        """Sets a damaged ledger aside, as a process does at its start."""
         if self.damaged:
             self.damaged = False
             self._stage.lose_ledger()
@@ -99,7 +99,7 @@ class Actors:
         self._stage.promises.wrong(HOUR)
 
     def _second_arrives(self) -> None:
-        """Adds the second host; its ledger is a copy only if no run is open, which would have two drivers."""
+        """Adds the second host; copies the ledger only if no run is open."""
         stage = self._stage
         cloned = stage.rng.random() < self._weather.cloned
         self._met(f"a second host{', cloned' if cloned else ''}")

@@ -108,7 +108,7 @@ class Bills:
             )
 
     def _most(self, run: Run, spans: list[Span]) -> float:
-        """Longest bill that polls explain: from the last poll before it ran to the first after.
+        """Longest bill that the polls around its running time explain.
 
         A poll counts if its process worked on the run and recorded the run next. Its time is between
         its request and its answer. With a lost ledger the bill begins at the intent. A run that never ran is

@@ -1,4 +1,4 @@
-"""A simulated GPU host, from boot to power-off, with the production agent and a dead-man timer.
+"""A simulated GPU host with the production agent and a dead-man timer.
 
 Its disk keeps the started workers and the controller's requests over ssh; the workers are
 simulated. The dead-man timer needs neither store nor agent, only the state files of this boot. Both use the
@@ -37,7 +37,7 @@ RESTART_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Course of a boot: seconds until the host is up, if it answers, and when its agent dies."""
+    """Course of a boot: duration, if the host answers, and agent death."""
 
     seconds: float = 30.0
     deaf: bool = False

@@ -51,7 +51,7 @@ class ChunkRules:
             self._gate.violated("I4", f"{run.id} reports {run.chunks_done} chunks done, {done} are")
 
     def may_start(self, run: Run) -> None:
-        """I10, against the store: a pending chunk that never failed, or one whose next attempt was due."""
+        """I10: a pending chunk never failed, or its next attempt was due."""
         then = self._line.now() - timedelta(minutes=10)
         if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")

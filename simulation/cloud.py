@@ -1,4 +1,4 @@
-"""Simulated cloud with delays, refusals, stale reads, bills and foreign users, which emulators lack.
+"""Simulated cloud with delays, refusals, stale reads, bills and foreign users.
 
 The machines change by events on the timeline. The states that `CloudApi` shows may be older than the true
 ones; its requests on foreign machines are recorded, and checked elsewhere.
@@ -112,7 +112,7 @@ class Cloud:
         self.start(instance, "a user")
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        """Requests the stop, for any holder. Refused while it is pending, as before the first `running`."""
+        """Requests the stop for any holder; refused while pending."""
         machine = self.machines.get(instance)
         if machine is None or machine.state in {InstanceState.STOPPED, *_GONE}:
             return

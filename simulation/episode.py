@@ -97,7 +97,7 @@ class Episode:
         self._to_the_end()
 
     def _to_the_end(self) -> None:
-        """Waits for the remaining chunks, as long as one after the other is done or quarantined."""
+        """Waits for the remaining chunks while they keep being closed."""
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
@@ -175,7 +175,7 @@ class Episode:
         self.stage.line.at(MINUTE, knock)
 
     def _bystander(self) -> None:
-        """Plays a process that a user starts: the lock refuses it, or it has nothing to do."""
+        """Plays an idle process that a user starts beside a tick."""
         try:
             self.stage.lock.take(BY_HAND)
         except BatchscribeError:
@@ -267,7 +267,7 @@ class Episode:
             raise stage.gate.violation
 
     def _signal(self, number: int) -> None:
-        """Plans SIGTERM to this process with some probability, and SIGKILL if it does not end."""
+        """Plans a random SIGTERM, and SIGKILL if the process does not end."""
         if self.rng.random() >= self.weather.signal:
             return
         later = between(self.rng, 0.0, 30 * MINUTE)

@@ -81,7 +81,7 @@ class Trouble:
         return seconds
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
-        """Returns the error of the call, and True if it still takes effect; None without a fault."""
+        """Error of the call, and True if it still takes effect; or None."""
         found = self._stands(name)
         if found:
             self.wrong(0.0)

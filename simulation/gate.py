@@ -1,4 +1,4 @@
-"""Gate of all seam calls: each call is a step, and may be the process's last.
+"""Gate of all seam calls: the process may die at each.
 
 A step has a point before and a point after the call's effect. At each point the process may die, as
 after SIGKILL: from then on each of its calls raises `Crashed`, so that nothing in its exception handlers

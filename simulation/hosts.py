@@ -1,4 +1,4 @@
-"""A second scheduler's host on the same bucket and instance, with separate timers and ledger."""
+"""A second scheduler's host on the same bucket and instance."""
 
 from __future__ import annotations
 

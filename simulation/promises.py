@@ -98,7 +98,7 @@ class Promises:
             self._gate.violated("I2", f"{run.id} is settled, and its worker still runs on a borrowed machine")
 
     def ledger_lost(self) -> None:
-        """The next tick lists the store; a pass before it relies on the tags, which may be lost, too."""
+        """Records a lost ledger, which the next tick recovers from the store."""
         self._last_sent.clear()
         self.wrong(HOUR)
 

@@ -1,4 +1,4 @@
-"""Texts for the totals of many episodes, and for a broken one with its replay command."""
+"""Texts for totals of episodes, and for a broken one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trace of an episode: a digest of all steps, and the text of the last ones."""
+"""Trace of an episode: digest of all steps, text of the last."""
 
 from __future__ import annotations
 

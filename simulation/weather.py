@@ -67,7 +67,7 @@ class Weather:
     partitions: int = 0
     box_partitions: int = 0
     jumps: int = 0
-    """Of the host's wall clock, by up to an hour."""
+    """Jumps of the host's wall clock, by up to an hour."""
     droughts: int = 0
     """Times without capacity, without quota, or with expired credentials."""
     refused_types: float = 0.0

@@ -56,7 +56,7 @@ class Hands:
 
 
 class Worker:
-    """One worker on a GPU host, until its exit record, its death, or the host's stop."""
+    """One worker on a GPU host, until its exit record or death."""
 
     def __init__(self, line: Timeline, bucket: Bucket, manifest: Manifest, hands: Hands) -> None:
         self.manifest = manifest
@@ -78,7 +78,7 @@ class Worker:
         self.alive = False
 
     def ask_to_end(self) -> None:
-        """Finishes the window in the engine and writes the exit record; a hung worker ignores it."""
+        """Ends after the current window; a hung worker ignores this."""
         if self.alive and not self.hung:
             self._line.at(5.0, lambda: self._end(WorkerEnd.STOPPED))
 

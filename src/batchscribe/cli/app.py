@@ -19,9 +19,9 @@ WIDTH = 130
 
 
 class PlainConsole(Console):
-    """Prints texts with control characters escaped: object keys and stored records are untrusted.
+    """Console that escapes control characters.
 
-    The code that fills a table escapes its cells.
+    Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -39,7 +39,10 @@ class App:
         """True for commands that stop a GPU: they raise settings errors at their end."""
 
     def take_source(self, source: str) -> None:
-        """Replaces the configured source. Results go beside it, unless the environment sets BATCH_OUTPUT."""
+        """Replaces the configured source.
+
+        Results go beside it, unless the environment sets BATCH_OUTPUT.
+        """
         self.flags["BATCH_SOURCE"] = source
         origins = configuration.load(flags=self.flags).origins
         if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
@@ -51,12 +54,12 @@ class App:
 
     @cached_property
     def console(self) -> Console:
-        """Console with a fixed width if stdout is no terminal, so that files and pipes get unfolded lines."""
+        """Console; unfolded lines if stdout is no terminal."""
         return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def configured(settings: Settings) -> Settings:
-    """Applies the settings: exports AWS credentials, and configures the log to redact secrets."""
+    """Applies the settings to the AWS environment and the log."""
     settings.apply_aws_environment()
     logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
     return settings

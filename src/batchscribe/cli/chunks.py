@@ -48,7 +48,10 @@ def why(app: App, key: str, *, as_json: bool) -> None:
 @json_option
 @pass_app
 def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_json: bool) -> None:
-    """Transcribe WHAT (a key or a session) again; old transcripts are moved aside and kept."""
+    """Transcribe WHAT (a key or a session) again.
+
+    Old transcripts are moved aside and kept.
+    """
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = _scanner(app)
@@ -130,7 +133,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
 
 
 def session_id(name: str) -> str:
-    """Session id for a user's name of it: a folder with its slash, a file's key unchanged."""
+    """Session id: a folder with its slash, a file's key unchanged."""
     audio = audio_name(name)
     if audio is not None and audio.number is None:
         return name

@@ -1,4 +1,4 @@
-"""`demo`: one complete run on this machine, on bundled speech, without account or network.
+"""`demo`: one complete run on this machine, on bundled speech.
 
 It is a real tick: a bucket on disk, this machine as the GPU, and Whisper tiny.en from a Python package.
 Only the audio and its spoken text are bundled.
@@ -95,7 +95,7 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
 
 
 def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
-    """Table of transcripts beside the spoken text, with the overall word error rate.
+    """Table of transcripts and spoken text, with the word error rate.
 
     The recording that was cut at fixed times, within words too, is compared as a session.
     """
@@ -126,7 +126,7 @@ def plain(text: str) -> str:
 
 
 def priced(run: Run) -> str:
-    """Sentence with the price of the same seconds on PRICED_AS; a GPU would need fewer seconds."""
+    """Sentence with the price of the same seconds on PRICED_AS."""
     rate = PriceTable().rate(PRICED_AS, REGION)
     if rate is None:
         raise MisconfiguredError(f"the price table has no {PRICED_AS}: reinstall batchscribe")

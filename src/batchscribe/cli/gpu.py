@@ -79,7 +79,10 @@ def start(ctx: click.Context, seconds: float | None) -> None:
 @click.option("--force", is_flag=True, help="Stop it even if a run uses it; also forces a stuck stop.")
 @click.pass_context
 def stop(ctx: click.Context, force: bool) -> None:
-    """Stop the instance, and wait until it is observed stopped (exit code 3 if it is not)."""
+    """Stop the instance, and wait until it is observed stopped.
+
+    Exit code 3 if it is not observed stopped.
+    """
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
@@ -116,7 +119,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, check, stop it again.")
 @click.pass_context
 def check(ctx: click.Context, start_it: bool) -> None:
-    """Check each step from the instance to the worker, with a fix for what fails."""
+    """Check the instance and its worker, step by step."""
     at = tools(ctx)
     refuse_unfit(at.unfit)
     seen = at.hand.look()
@@ -148,7 +151,10 @@ def check(ctx: click.Context, start_it: bool) -> None:
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
 @click.pass_context
 def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
-    """Install the worker on the GPU host, fetch its model, pin its host key, and check it."""
+    """Install and check the worker on the GPU host.
+
+    Fetches its model and pins its host key.
+    """
     at = tools(ctx)
     refuse_unfit(at.unfit)
     with _running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
@@ -167,7 +173,10 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
 @click.argument("command", nargs=-1)
 @click.pass_context
 def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
-    """Log in on the GPU host, or run a command there: `gpu ssh -- nvidia-smi`."""
+    """Log in on the GPU host, or run a command there.
+
+    Example: `gpu ssh -- nvidia-smi`
+    """
     at = tools(ctx)
     if at.ssh is None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
@@ -187,7 +196,7 @@ def _print_findings(findings: Iterable[Finding]) -> bool:
 
 
 def _setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
-    """Returns the set-up; it loads no second model while a run uses the GPU."""
+    """Returns the set-up; loads no second model while a run uses the GPU."""
     if at.open_run(at.instance) is None and not _is_claimed(at, seen):
         return at.setup
     return replace(at.setup, terms=replace(at.setup.terms, busy=True))
@@ -235,7 +244,7 @@ def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
 
 
 def _prepare_session(at: GpuTools, hand: Hand, seconds: float | None) -> str:
-    """Clears stale orders, and returns the name of a guarded session; empty without a time limit."""
+    """Clears stale orders; returns a guarded session, empty without a time limit."""
     seen = hand.free()
     _clear_orders(at, seen)
     if seconds is None:
@@ -245,7 +254,7 @@ def _prepare_session(at: GpuTools, hand: Hand, seconds: float | None) -> str:
 
 
 def _arm_order(at: GpuTools, seconds: float) -> str:
-    """Arms the stop order of a new session, and returns the session's name."""
+    """Arms the stop order of a new session; returns its name."""
     session = at.new_session()
     try:
         at.orders.give(session, seconds)
@@ -299,7 +308,7 @@ def _stop_after(at: GpuTools, hand: Hand, started: Instance, seconds: float, ses
 
 
 def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
-    """Stops the instance, unless it was restarted or claimed by another owner since."""
+    """Stops the instance, unless another owner restarted or claimed it since."""
 
     def still_ours(seen: Instance) -> None:
         if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:

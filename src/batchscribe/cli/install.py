@@ -42,7 +42,7 @@ unit_dir_option = click.option(
 
 @click.group()
 def install() -> None:
-    """Put the scheduler on a schedule."""
+    """Install the schedule of tick and watchdog."""
 
 
 @install.command()
@@ -107,7 +107,7 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
 @click.option("--user", help="Owner of the crontab; default: you, as root also the owner of .env.")
 @unit_dir_option
 def uninstall(user: str | None, unit_dir: Path) -> None:
-    """Remove the schedule of this folder's scheduler; a running tick is not interrupted."""
+    """Remove this folder's schedule; a running tick is not interrupted."""
     folder = Path.cwd()
     done = installed.uninstall_units(unit_dir, folder)
     crontabs = [None, _owner(folder)] if _is_root() and not user else [user]
@@ -117,7 +117,10 @@ def uninstall(user: str | None, unit_dir: Path) -> None:
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
-    """Returns the plan. Raises MisconfiguredError for a bad interval, user or missing program."""
+    """Returns the plan.
+
+    Raises MisconfiguredError for a bad interval or user, or a missing program.
+    """
     interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
     name = user or _owner(settings.folder)
     installed.known_user(name)
@@ -134,7 +137,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
 
 
 def _is_root() -> bool:
-    """True under `sudo`: the installation then belongs to the owner of `.env`, not to root."""
+    """True under `sudo`: the installation then belongs to the owner of `.env`."""
     return os.geteuid() == 0
 
 

@@ -33,15 +33,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
     "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
     "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
-    "install": ("install:install", "Install the timers of the scheduler."),
-    "uninstall": ("install:uninstall", "Remove the timers of the scheduler."),
+    "install": ("install:install", "Install the schedule of tick and watchdog."),
+    "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
     "worker": ("worker:worker", "Process one manifest on the GPU host."),
     "engines": ("worker:engines", "Speech engines, and whether each can run here."),
     "iam-policy": (
         "rights:iam_policy",
         "The least rights on AWS for the scheduler, the stop role and the GPU host.",
     ),
-    "config": ("status:config", "The effective settings, and where each comes from."),
+    "config": ("status:config", "The effective settings, and the origin of each."),
 }
 
 
@@ -70,7 +70,7 @@ class FrontDoor(click.Group):
 @click.version_option(__version__, prog_name="batchscribe")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Transcribe the audio of a bucket on a GPU that runs only while there is enough work.
+    """Transcribe the audio of a bucket on a GPU started on demand.
 
     Settings come from `.env` in the working directory; the environment wins over it, options win
     over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU was not
@@ -107,7 +107,7 @@ def main() -> NoReturn:
 
 
 def _print_error(error: BatchscribeError) -> int:
-    """Prints the error in one line, with --json as a document too; returns the exit code."""
+    """Prints the error, with --json as a document too; returns the exit code."""
     click.echo(printable(f"batchscribe: {error}"), err=True)
     if "--json" in sys.argv[1:]:
         document = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}

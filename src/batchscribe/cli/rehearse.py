@@ -1,4 +1,4 @@
-"""`rehearse`: proves on the user's account that the GPU stops without its controller."""
+"""`rehearse`: proves that the GPU stops without its controller."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ SPEECH = "rehearsal/chunk-001.ogg"
 @json_option
 @pass_app
 def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | None, as_json: bool) -> int:
-    """Start the GPU, kill its controller, and verify that the GPU host, then the guard, stops the GPU."""
+    """Start the GPU, kill its controller, and verify the stop.
+
+    First the GPU host has to power itself off, then the guard has to stop it.
+    """
     chosen = tuple(Act(act) for act in acts) or tuple(Act)
     if controller:
         return _run_controller(app, controller, chosen[0])
@@ -123,7 +126,7 @@ class _Controller:
 
 
 def _run_controller(app: App, name: str, act: Act) -> int:
-    """Runs one tick without the lock, which the parent holds; ends with the parent."""
+    """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
         ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
@@ -134,7 +137,7 @@ def _run_controller(app: App, name: str, act: Act) -> int:
 
 
 def _end_with_parent() -> None:
-    """Exits when the parent's end of the pipe closes, also if the parent was killed."""
+    """Exits when the parent ends, also if it was killed."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)  # without clean-up, as if killed

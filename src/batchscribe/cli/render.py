@@ -1,4 +1,4 @@
-"""Decisions and runs as lines for users, and as one document for programs."""
+"""Decisions and runs as text lines and as a JSON document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def decided(ticked: Ticked) -> list[str]:
 
 
 def planned(seen: Observation, decision: Decision) -> list[str]:
-    """Lines of a dry run: decision, reason, batch, and estimates of time and cost."""
+    """Lines of a dry run: decision, reason, batch and estimates."""
     lines = [f"Would {type(decision).__name__.lower()}: {decision.reason.sentence}"]
     if isinstance(decision, Launch):
         lines.append(_batch(decision.batch))
@@ -35,7 +35,7 @@ def planned(seen: Observation, decision: Decision) -> list[str]:
 
 
 def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
-    """Lines with a run's outcome, maximum cost, and folders of report and log."""
+    """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     yield ""
     yield f"Run {run.id}: {outcome if not run.open else run.state}{f' ({run.detail})' if run.detail else ''}"

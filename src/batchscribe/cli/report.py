@@ -1,4 +1,4 @@
-"""`batchscribe report`: the runs of a period and what they cost, from the ledger."""
+"""`batchscribe report`: runs of a period and their cost, from the ledger."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs settled in a period or open at its end, and totals of the settled ones."""
+    """Runs settled in a period or open at its end, with totals."""
 
     since: datetime
     until: datetime
@@ -82,7 +82,7 @@ class Span(click.ParamType[timedelta]):
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
 @pass_app
 def report(app: App, last: timedelta, shape: str) -> None:
-    """The runs of a period, and what they cost."""
+    """The runs of a period, and their cost."""
     now = SystemClock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)

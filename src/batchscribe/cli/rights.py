@@ -1,4 +1,4 @@
-"""`batchscribe iam-policy`: the AWS rights of each role, filled in from the settings."""
+"""`batchscribe iam-policy`: AWS rights of each role, from the settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MEANT = {
 @json_option
 @pass_app
 def iam_policy(app: App, *, role: str | None, template: bool, as_json: bool) -> None:
-    """The least rights on AWS for the scheduler, the stop role and the GPU host."""
+    """The least AWS rights of scheduler, stop role and GPU host."""
     if template:
         click.echo((files("batchscribe.deploy") / "guard.yaml").read_text(encoding="utf-8"), nl=False)
         return
@@ -80,14 +80,14 @@ def place_of(settings: Settings) -> Place:
 
 
 def _types(settings: Settings) -> tuple[str, ...]:
-    """All instance types that the scheduler may set, the own one included; empty if it sets none."""
+    """Instance types that the scheduler may set; empty if it sets none."""
     if not settings.instance_types:
         return ()
     return tuple(dict.fromkeys((settings.instance_type or OWN_TYPE, *settings.instance_types)))
 
 
 def _folder(url: str) -> Folder | None:
-    """Parses an S3 URL; None for another store, a placeholder for an empty URL."""
+    """Parses an S3 URL; None for other stores, placeholder if empty."""
     scheme, _, rest = url.partition("://")
     if url and scheme != "s3":
         return None

@@ -171,7 +171,7 @@ def span(age: timedelta) -> str:
 
 
 def _collect_rows(scans: Iterator[SessionScan], kept: list[Row]) -> Iterator[SessionScan]:
-    """Yields the sessions, and keeps only a row of each: their chunks may be millions."""
+    """Yields the sessions, and keeps only a row of each."""
     for scan in scans:
         kept.append(_row(scan))
         yield scan

@@ -46,7 +46,10 @@ def status(app: App, *, as_json: bool) -> None:
 @click.option("--for", "length", metavar="8h", help="Duration: 30m, 8h or 2d. Default: until `resume`.")
 @pass_app
 def pause(app: App, *, length: str | None) -> None:
-    """Suspend scheduling until `resume`, or for a duration. A run in progress is still finished."""
+    """Suspend scheduling until `resume`, or for a duration.
+
+    A run in progress is still finished.
+    """
     until = SystemClock().now() + _length(length) if length else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
@@ -79,7 +82,7 @@ def config(app: App, *, as_json: bool) -> None:
 
 
 def _observed(made: Scheduler) -> Observation | BatchscribeError:
-    """Returns the observation, or the error that prevented it: `status` shows the rest."""
+    """Returns the observation, or the error that prevented it."""
     try:
         return observe(made.world, made.terms)
     except BatchscribeError as error:
@@ -132,7 +135,7 @@ def _guard(made: Scheduler) -> dict[str, Any]:
 
 
 def _promises(made: Scheduler) -> tuple[Promise, ...]:
-    """Time bounds with these settings and this GPU host; empty for a local GPU."""
+    """Time bounds of settings and GPU host; empty if local."""
     if made.terms.shared_machine:
         return ()
     try:

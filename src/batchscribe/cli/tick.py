@@ -80,7 +80,10 @@ def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
 @json_option
 @pass_app
 def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool) -> int:
-    """Stop runs that should have ended; start nothing, and do not interrupt live work."""
+    """Stop runs that should have ended; start nothing.
+
+    Live work is not interrupted.
+    """
     app.lenient = True
     with opened(app) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
@@ -140,7 +143,7 @@ def _dry_run(app: App, *, as_json: bool) -> int:
 
 
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
-    """Returns the error that would refuse a start; checks the start's needs only for a launch."""
+    """Error that would refuse the start; None if it can start."""
     try:
         refuse_unfit(made.terms.unfit)
         if start:
@@ -165,7 +168,7 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
 
 
 def _left(ticked: Ticked) -> int | None:
-    """Number of chunks that were pending at the decision and are still not done; None without a launch."""
+    """Number of pending chunks that are still not done; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
     return max(0, ticked.seen.backlog.pending - ticked.runs[-1].chunks_done)

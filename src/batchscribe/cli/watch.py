@@ -1,4 +1,4 @@
-"""`watchdog`: one pass over the open runs, called by a timer each minute."""
+"""`watchdog`: one pass over the open runs, for a timer."""
 
 from __future__ import annotations
 

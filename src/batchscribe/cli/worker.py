@@ -51,7 +51,7 @@ def worker(manifest: str, control: str, sha256: str) -> None:
 @json_option
 @pass_app
 def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> None:
-    """Speech engines, whether each can run here, their models, and the measured speed.
+    """Speech engines of this machine: availability, models and measured speed.
 
     The speed comes from the runs of this machine: audio seconds per second of work.
     """

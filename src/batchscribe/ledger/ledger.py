@@ -53,7 +53,10 @@ _PRIMARY = 0xFF
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Median speed of `runs`, in audio seconds per second of work; an empty type is this machine."""
+    """Median speed of `runs`, in audio seconds per second of work.
+
+    An empty instance type is this machine.
+    """
 
     engine: str
     model: str
@@ -63,10 +66,11 @@ class Speed:
 
 
 class Ledger:
-    """The open ledger; a context manager. Every write is one transaction, on disk when it returns.
+    """The open ledger; a context manager.
 
-    Raises TransientError if another process holds it for too long, MisconfiguredError if its
-    file cannot be used. `pragmas` are for tests that need no disk.
+    Every write is one transaction, on disk when it returns. Raises TransientError if another process
+    holds it for too long, MisconfiguredError if its file cannot be used. `pragmas` are for tests that
+    need no disk.
     """
 
     def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
@@ -265,7 +269,7 @@ class Ledger:
                 self._query("put", {"key": key, "value": value})
 
     def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
-        """True if an alert is due, at most once in `every`; records it as sent."""
+        """True if an alert is due; records it as sent."""
         with self._transaction():
             rows = self._query("last_alert", {"key": key}).fetchall()
             due = not rows or at - _time(rows[0][0]) >= every
@@ -274,9 +278,10 @@ class Ledger:
         return due
 
     def prune(self, before: datetime) -> None:
-        """Deletes samples and alerts older than `before`, and events and facts of runs settled earlier.
+        """Deletes old samples, alerts, events and facts.
 
-        Runs, what was learned, and everything about an open run stay.
+        Samples and alerts are older than `before`, events and facts belong to runs settled before it.
+        Runs, lessons, and everything about an open run stay.
         """
         with self._transaction():
             for name in PRUNED:
@@ -356,7 +361,7 @@ def _translate_error(path: Path, error: sqlite3.Error | OSError) -> BatchscribeE
 
 
 def _text(at: datetime) -> str:
-    """Formats a time in UTC with microseconds, so that it sorts as text."""
+    """Formats a time in UTC with microseconds; sorts as text."""
     if at.tzinfo is None:
         raise ValueError(f"time without a time zone: {at}")
     return at.astimezone(UTC).isoformat(timespec="microseconds")

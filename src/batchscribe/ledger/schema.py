@@ -1,4 +1,4 @@
-"""The ledger's SQL: named queries, and the numbered migrations that build its tables."""
+"""The ledger's SQL: named queries and numbered migrations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def migrations() -> dict[int, str]:
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Brings the tables up to date; a migration and its record are one transaction.
+    """Applies the missing migrations in one transaction.
 
     `db` is in autocommit mode. Raises MisconfiguredError if a newer batchscribe wrote the ledger.
     """

@@ -1,4 +1,4 @@
-"""In-memory cloud: instances that take time to start and stop, and planned faults."""
+"""In-memory cloud with start and stop times and planned faults."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class FakeCompute:
         self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
 
     def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls of `describe`, `start`, `stop` or `release`; None is no fault."""
+        """Plans faults of the next calls of a method; None is none."""
         self._faults.setdefault(call, deque()).extend(faults)
 
     def break_boot(self, instance: str, *, broken: bool = True) -> None:
-        """Sets if the machine falls back to stopped from its next start on."""
+        """Makes the next starts fall back to stopped."""
         self._settled(instance).broken_boot = broken
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""In-memory guard that validates like EventBridge and fires its orders; moto does neither."""
+"""In-memory guard that validates like EventBridge and fires its orders."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class _Standing:
 
 
 class FakeGuard:
-    """A protocols.Guard whose orders call `stop(instance)` at the deadline + 10, 15 and 20 minutes.
+    """A protocols.Guard whose orders call `stop(instance)`.
 
+    Tries are at the deadline + 10, 15 and 20 minutes.
     It uses the clock's time: if a simulator moves the clock, `fire_due` makes the due tries, and
     `next_due` is the moment of the next. With `plan` (FakeClock.at) the guard plans its tries itself. A try
     whose stop raises has failed, is not repeated, and is recorded in `fired`; after its last try an
@@ -66,7 +67,7 @@ class FakeGuard:
         self._faults: dict[str, deque[Fault | None]] = {}
 
     def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls of `arm`, `disarm`, `armed` or `fire`; None is no fault."""
+        """Plans faults of the next calls or `fire`; None is none."""
         self._faults.setdefault(call, deque()).extend(faults)
 
     def arm(self, claim: Claim) -> None:

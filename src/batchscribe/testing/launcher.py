@@ -1,4 +1,4 @@
-"""In-memory launcher: hosts that answer after some probes, and workers played by callbacks."""
+"""In-memory launcher with late answers and workers played by callbacks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FakeLauncher:
         self._faults: dict[str, deque[BatchscribeError | None]] = {}
 
     def fail(self, call: str, *errors: BatchscribeError | None) -> None:
-        """Plans errors of the next calls of `probe`, `launch`, `alive` or `cancel`; None is no error."""
+        """Plans errors of the next calls of a method; None is none."""
         self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str | None:
@@ -68,7 +68,7 @@ class FakeLauncher:
             self._on_launch(instance, manifest, url)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """Returns `is_alive` of a launched worker, False for any other, None at a planned error."""
+        """`is_alive` of a launched worker; None at a planned error."""
         try:
             self._meet("alive")
         except BatchscribeError:

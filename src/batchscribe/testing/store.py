@@ -23,7 +23,7 @@ class _Stored:
 
 
 class MemoryStore:
-    """Stores any key, lists in key order, thread-safe; S3's ETags, the clock's times.
+    """Thread-safe store with S3's ETags and the clock's times.
 
     `before` is called with method name and key before every call and may raise, to simulate faults.
     `archived` holds keys that must be restored first. `calls` counts the calls of each method.
@@ -85,7 +85,7 @@ class MemoryStore:
     def place(
         self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
     ) -> ObjectInfo:
-        """Puts an object without counting a call; `size` overrides the size of its bytes."""
+        """Puts an object without a call; `size` overrides its size."""
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         info = ObjectInfo(key, len(data) if size is None else size, modified or self._clock.now(), etag)
         with self._lock:
