@@ -1,4 +1,4 @@
-"""A seeded simulator that tries to break the production tick: one process, one clock, any fault, any step.
+"""Seeded simulator of the production tick: one process, one clock, faults at any step.
 
 `python -m simulation --help` plays episodes; `episode.play` plays one.
 """

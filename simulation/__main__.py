@@ -1,4 +1,4 @@
-"""Plays episodes and says what came of them; the exit code is 1 where an invariant was broken."""
+"""Plays episodes and prints their results; exit code 1 if an invariant was broken."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from simulation.summary import Summary, broken, sound
 from simulation.weather import ACTORS, FOCI, Focus
 
 SHARE = 100
-"""Episodes that a process plays before it hands them in."""
+"""Episodes of a process between two returns of results."""
 APART = 1_000_000
-"""Between the first episodes of two seeds."""
+"""Distance between the first episodes of two seeds."""
 NAMED = {**FOCI, **ACTORS}
 Played = tuple[list[Result], float]
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def played(seeds: Sequence[int], focus: Focus | None = None) -> Played:
-    """The episodes of these seeds, and the seconds of processor time that they took."""
+    """Plays the episodes of these seeds; returns them and their processor time in seconds."""
     begun = os.times()
     with listening() as listener:
         results = [play(seed, listener, focus) for seed in seeds]
@@ -60,7 +60,7 @@ def _shares(seeds: range, processes: int, focus: Focus) -> Iterator[Played]:
 
 
 def _focus(text: str) -> Focus:
-    """`people=3,crash=0.01`: fields of the weather; a name of FOCI or ACTORS is all that it stands for."""
+    """Parses `people=3,crash=0.01` or a name of FOCI or ACTORS."""
     if text in NAMED:
         return NAMED[text]
     pairs = (each.partition("=") for each in text.split(",") if each)

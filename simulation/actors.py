@@ -1,4 +1,4 @@
-"""Who else changes what the scheduler works with: a second host, an operator, and a writer of the bucket."""
+"""Actors beside the scheduler: second host, operator, writer of the bucket."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from simulation.weather import CALM, HOUR, MINUTE, Weather, between
 
 
 class Actors:
-    """All of them, on one stage; without any of them in the weather it draws nothing."""
+    """All actors of a stage; draws no random numbers if the weather has none."""
 
     def __init__(self, stage: Stage, weather: Weather, process: Process) -> None:
         self.second: SecondHost | None = None
         self.damaged = False
-        """True if the ledger's file is damaged: the next process of the first host finds that."""
+        """True if the ledger's file is damaged, which the next process of the first host detects."""
         self._stage = stage
         self._weather = weather
         self._process = process
@@ -44,7 +44,7 @@ class Actors:
             stage.line.at(between(stage.rng, 0.0, hours / 2 * HOUR), self._second_arrives)
 
     def calm(self) -> None:
-        """The settings are those of the first start again; no host but the first one starts anything."""
+        """Restores the first settings; no host but the first one starts anything."""
         self._weather, self._forger.over, self._operator.over = CALM, True, True
         self._stage.ledger.drop_unreadable()
         if self._stage.settings:
@@ -58,7 +58,7 @@ class Actors:
         return self.second is None or self.second.rests
 
     def open_ledger(self) -> None:
-        """The first thing that a process of the first host does: a damaged ledger is set aside."""
+        """Sets a damaged ledger aside, as a process does at its start."""
         if self.damaged:
             self.damaged = False
             self._stage.lose_ledger()
@@ -99,7 +99,7 @@ class Actors:
         self._stage.promises.wrong(HOUR)
 
     def _second_arrives(self) -> None:
-        """Its ledger is a copy only if no run is open: one that is open would have two drivers."""
+        """Adds the second host; copies the ledger only if no run is open."""
         stage = self._stage
         cloned = stage.rng.random() < self._weather.cloned
         self._met(f"a second host{', cloned' if cloned else ''}")
@@ -110,14 +110,14 @@ class Actors:
         if cloned and not stage.ledger.open_runs():
             ledger.restore(stage.ledger.copy())
         stage.others = (ledger,)
-        # A borrowed instance bears no tag: two schedulers may borrow it for the same chunks.
+        # A borrowed instance has no tag: two schedulers may borrow it for the same chunks.
         stage.pays_twice = stage.policy.if_running is IfRunning.USE
         world = stage.world_of(slot, ledger, FIRST if cloned else SECOND)
         self.second = SecondHost(slot, ledger, world, self._agreed, self._process, cloned=cloned)
         self.second.plan(stage.line, between(stage.rng, 0.0, stage.policy.check_interval.total_seconds()))
 
     def _set_back(self, run: Run) -> None:
-        """The clock is set back by hours while a run works, and set right later."""
+        """Sets the clock back by hours while a run works, and corrects it later."""
         stage, chance = self._stage, self._weather.set_back
         if run.state is not RunState.DISPATCHING or not chance or stage.at_work.host != FIRST:
             return

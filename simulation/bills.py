@@ -1,4 +1,4 @@
-"""I7 and I13: the bill of each settled run, held against the time for which its machine ran."""
+"""I7 and I13: compares the bill of each settled run with its machine's running time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from simulation.gate import Gate
 from simulation.timeline import Timeline
 
 CALL_SECONDS = 60.0
-"""What the calls between a poll and its record may add to a bill, on both ends together."""
+"""Time that the calls between a poll and its record may add to a bill, at both ends together."""
 Look = tuple[float, float, bool]
-"""A poll: when it was asked for, when it was answered, and whether it showed `pending`."""
+"""A poll: its request time, its answer time, and True if it showed `pending`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The recorded polls of each run at one moment: what a copy of the ledger holds."""
+    """Recorded polls of each run in a copy of the ledger."""
 
     looks: Mapping[str, Sequence[Look]]
 
 
 class Bills:
-    """Compares bills with the truth. It changes nothing."""
+    """Compares bills with the true running times; read-only."""
 
     def __init__(
         self, gate: Gate, line: Timeline, cloud: Cloud, ours: Machine, jumps: Sequence[tuple[float, float]]
@@ -36,7 +36,7 @@ class Bills:
         self.rates: Mapping[str, Usd] = {}
         """Dollars an hour of each type."""
         self.in_doubt: set[str] = set()
-        """Runs that pay for more than they ran: for a foreign start, or for the time before a takeover."""
+        """Runs billed for more than they ran: for a foreign start, or for the time before a takeover."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -50,16 +50,16 @@ class Bills:
         self._begun.setdefault(run.id, self._line.seconds)
 
     def keep(self, run: str, look: Look) -> None:
-        """The run was recorded after this poll."""
+        """Records that the run was saved after this poll."""
         self._kept.setdefault(run, []).append(look)
 
     def copy(self) -> Kept:
         return Kept({run: tuple(looks) for run, looks in self._kept.items()})
 
     def ledger_lost(self, lost: Collection[str], older: Kept | None = None) -> None:
-        """The records of these runs are gone, but for those in an older copy of the ledger.
+        """Drops the polls of these runs, except those in an older copy of the ledger.
 
-        Their start may be one of them: they are billed from their intent on.
+        Their start may be among the lost ones, so they are billed from their intent on.
         """
         looks = older.looks if older else {}
         self._recovered |= set(lost)
@@ -67,7 +67,7 @@ class Bills:
         self._kept |= {run: list(each) for run, each in looks.items() if run in lost}
 
     def check(self, run: Run) -> None:
-        """A borrowed machine runs anyway, and one in other hands is not ours to measure."""
+        """Checks a settled run; a borrowed machine runs anyway and is not measured."""
         if run.borrowed:
             return
         spans = [span for span in self._ours.spans if span.holder == run.id]
@@ -87,7 +87,7 @@ class Bills:
         self._paid(run, spans, truth - jumped - self.lag - 1.0, most)
 
     def _nothing(self, run: Run, truth: float) -> None:
-        """I13, however the clocks were set."""
+        """I13, independent of the clocks."""
         if truth and run.meter.ran and not (run.billed_seconds and run.cost.micros):
             self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
 
@@ -108,12 +108,11 @@ class Bills:
             )
 
     def _most(self, run: Run, spans: list[Span]) -> float:
-        """The longest bill that polls explain: from the last one before it ran to the first after it.
+        """Longest bill that the polls around its running time explain.
 
-        A poll counts if its process was at work on the run, and recorded the run next. It is as early as it
-        was asked for, and as late as it was answered.
-        With a lost ledger the bill begins at the intent. A run that never ran is billed for no more than
-        its life; stale polls and the time that calls take come on top, once on each side.
+        A poll counts if its process worked on the run and recorded the run next. Its time is between
+        its request and its answer. With a lost ledger the bill begins at the intent. A run that never ran is
+        billed for at most its life; stale polls and the time of calls are added once on each side.
         """
         looks = self._kept.get(run.id, [])
         created = self._begun[run.id]
@@ -127,8 +126,9 @@ class Bills:
         return end - begin + 2 * self.lag + CALL_SECONDS
 
     def _idle(self, looks: list[Look], begin: float, first: float) -> float:
-        """Until when polls show that it has not run yet. One that shows it on its way up, after what its
-        host took for a long time without any, does not show that it is for the first time.
+        """Last time at which polls prove that it had not run yet.
+
+        A poll that shows `pending` after a long time without polls does not prove a first start.
         """
         for asked, at, pending in looks:
             passed = asked - begin + sum(seconds for when, seconds in self._jumps if begin <= when <= asked)

@@ -1,8 +1,8 @@
-"""A simulated GPU host, from boot to power-off, with the production agent and a dead-man.
+"""A simulated GPU host with the production agent and a dead-man timer.
 
-Its disk remembers which workers were started and what a controller asked for over ssh; the workers are
-simulated. The dead-man needs neither store nor agent, only the state files of this boot. Both go by the
-host's own clock, which is right.
+Its disk keeps the started workers and the controller's requests over ssh; the workers are
+simulated. The dead-man timer needs neither store nor agent, only the state files of this boot. Both use the
+host's own clock, which is correct.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from simulation.timeline import START, Timeline
 from simulation.worker import Hands, Worker
 
 AGENT_SECONDS = 15.0
-"""At least so long between two polls of the agent: it polls more often, and observes no more."""
+"""Minimum time between two polls of the agent; the real one polls more often and observes no more."""
 DEADMAN_SECONDS = 30.0
 SILENCE_SECONDS = 900.0
 RESTART_SECONDS = 20.0
@@ -37,7 +37,7 @@ RESTART_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """How a boot goes: seconds until the host is up, whether it answers, and when its unit's agent dies."""
+    """Course of a boot: duration, if the host answers, and agent death."""
 
     seconds: float = 30.0
     deaf: bool = False
@@ -47,7 +47,7 @@ class Boot:
 
 
 class Marks:
-    """The state files of one boot, and what the dead-man makes of them."""
+    """State files of one boot, and the dead-man timer's decision from them."""
 
     powers_off = True
 
@@ -71,14 +71,14 @@ class Marks:
         self.limit = None
 
     def over(self, now: float) -> bool:
-        """Whether the power is to be switched off."""
+        """True if the power is to be switched off."""
         return self.limit is not None and (
             self.asked or now >= self.limit or now - self.moved >= SILENCE_SECONDS
         )
 
 
 class FromTheBox:
-    """The bucket as the box reaches it."""
+    """The bucket as the GPU host reaches it."""
 
     def __init__(self, bucket: Bucket, online: Callable[[], bool]) -> None:
         self.url = bucket.url
@@ -107,7 +107,7 @@ class FromTheBox:
 
 
 class Box:
-    """The host of one machine, through all its boots; the production agent's Workers, too."""
+    """Host of one machine, through all its boots; also the production agent's Workers."""
 
     def __init__(self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: Machine, hands: Hands) -> None:
         self.next_boot: Callable[[], Boot] = Boot
@@ -115,11 +115,11 @@ class Box:
         self.up = False
         self.workers: dict[tuple[str, int], Worker] = {}
         self.begun: Callable[[Manifest], object] = lambda _manifest: None
-        """Called with each manifest that is about to be worked on."""
+        """Called with each manifest before its worker starts."""
         self.powered_off = 0
-        """How often it switched itself off."""
+        """Number of its own power-offs."""
         self.agent_at: float | None = None
-        """Since when an agent of this boot supervises a claim; None while none does."""
+        """Time since which an agent of this boot supervises a claim; None without one."""
         self._line = line
         self._cloud = cloud
         self._bucket = bucket
@@ -132,7 +132,7 @@ class Box:
         self._marks: Marks | None = None
         """None without units."""
         self._agent: BoxAgent | None = None
-        """The one that lives."""
+        """The live agent."""
 
     @property
     def online(self) -> bool:
@@ -144,11 +144,11 @@ class Box:
 
     @property
     def powers_off(self) -> bool:
-        """True if the dead-man acts for a claim."""
+        """True if the dead-man timer acts for a claim."""
         return self._marks is not None and self._marks.limit is not None
 
     def played(self, run: str) -> list[Worker]:
-        """Every worker that was started here for the run."""
+        """Workers that were started here for the run."""
         return [worker for (name, _number), worker in self.workers.items() if name == run]
 
     def given(self, run: str, worker: int) -> bool:
@@ -164,14 +164,14 @@ class Box:
         return read_record(self._bucket, keys.instance(self._machine.id), InstanceRecord)
 
     def begin(self) -> None:
-        """The machine runs: its system boots."""
+        """Boots the system of the running machine."""
         self._boots += 1
         boot, number = self.next_boot(), self._boots
         if not boot.deaf:
             self._line.at(boot.seconds, lambda: self._booted(boot, number))
 
     def end(self) -> None:
-        """The machine is going down, and everything on it."""
+        """Ends everything on the machine when it goes down."""
         self._boots += 1
         self.up, self.agent_at, self._agent, self._marks = False, None, None, None
         for worker in self.workers.values():
@@ -180,7 +180,7 @@ class Box:
     # what a controller asks over ssh
 
     def start(self, request: StartRequest) -> None:
-        """Permits the run's workers, and starts an agent if none lives: agent.host.Box.start."""
+        """Permits the run's workers, and starts an agent if none is live: agent.host.Box.start."""
         given = msgspec.structs.asdict(request)
         self._permits[request.run] = StartPermit(**given, boot=self._boot_id, at=self._line.now())
         if self._agent is None:
@@ -193,7 +193,7 @@ class Box:
         return permit if permit and permit.boot == self._boot_id else None
 
     def marks(self, claim: BoxClaim) -> Marks | NoDeadman:
-        """The agent takes the claim up."""
+        """Records that the agent accepts the claim, and returns the state files."""
         if self.agent_at is None:
             self.agent_at = self._line.seconds
         return NoDeadman() if claim.borrowed or self._marks is None else self._marks
@@ -257,7 +257,7 @@ class Box:
         self._step_agent(self._agent, boot)
 
     def _step_agent(self, agent: BoxAgent, boot: Boot) -> None:
-        """One step of the agent, unless it died or its machine went down."""
+        """Makes one step of the agent, unless it died or its machine went down."""
         if self._agent is not agent:
             return
         if self._line.seconds - self._since() >= boot.agent_lasts:

@@ -1,4 +1,4 @@
-"""I4, I5, I10, I11 and I14: what becomes of each uploaded chunk."""
+"""I4, I5, I10, I11 and I14: invariants of each uploaded chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALERTED_AGAIN = timedelta(hours=ALERT_EVERY_HOURS)
 
 
 class ChunkRules:
-    """Holds chunks against the bucket. It changes nothing."""
+    """Checks chunks against the bucket; read-only."""
 
     def __init__(
         self, gate: Gate, line: Timeline, bucket: Bucket, jumps: Sequence[tuple[float, float]]
@@ -39,7 +39,7 @@ class ChunkRules:
         self._alerted = datetime.min.replace(tzinfo=UTC)
 
     def count(self, run: Run) -> None:
-        """I4 for a run: what it says is done has its transcript, whatever the worker said."""
+        """I4 for a run: every chunk counted as done has its transcript."""
         prefix = f"{keys.RUNS}{run.id}/workers/"
         given = {key for key in (*self._bucket.keys(prefix), *self._bucket.spoilt) if key.startswith(prefix)}
         originals = [self._bucket.original(key) for key in sorted(given) if key.endswith("/manifest.json")]
@@ -48,10 +48,10 @@ class ChunkRules:
         chunks = {chunk for data in originals if data for chunk in wire.decode(data, Manifest).chunks}
         done = sum(self._bucket.has(chunk.transcript) for chunk in chunks)
         if run.chunks_done > done:
-            self._gate.violated("I4", f"{run.id} says that {run.chunks_done} chunks are done, {done} are")
+            self._gate.violated("I4", f"{run.id} reports {run.chunks_done} chunks done, {done} are")
 
     def may_start(self, run: Run) -> None:
-        """I10, against the store: a pending chunk that never failed, or one whose next attempt was due."""
+        """I10: a pending chunk never failed, or its next attempt was due."""
         then = self._line.now() - timedelta(minutes=10)
         if not any(self._startable(key, then) or self._retry_due(key) for key in self.uploaded):
             self._gate.violated("I10", f"{run.id} was begun although all that is pending failed before")
@@ -64,7 +64,7 @@ class ChunkRules:
         return all(at is None or at > then for at in (done, held, *failed))
 
     def _retry_due(self, key: str) -> bool:
-        """True if the chunk failed, and has waited for its next attempt as long as any chunk may."""
+        """True if the chunk failed, and has waited the maximum time for its next attempt."""
         if self._closed(key) or not (failed := self._failed(key)):
             return False
         lead = self.policy.check_interval + self.policy.max_runtime + timedelta(hours=1)
@@ -72,7 +72,7 @@ class ChunkRules:
         return self._line.now() - max(failed) >= self.policy.max_wait - lead - jumped
 
     def _failed(self, key: str) -> list[datetime]:
-        """When the bucket received each failure of the chunk's own, compacted or not."""
+        """Times at which the bucket received each failure of the chunk, compacted or not."""
         digest = keys.digest(key)
         stored = list_attempts(self._bucket, digest).stored
         names = [name for name in stored if keys.chunk_of(name)[0] == digest]
@@ -81,7 +81,7 @@ class ChunkRules:
         return [stored[name] for name, failure in failures.items() if id(failure) in own]
 
     def tick_ended(self, scanner: Scanner) -> None:
-        """I4 and I5, where the store has changed since the last look."""
+        """I4 and I5, if the store changed since the last check."""
         if self._bucket.changes == self._checked:
             return
         self._checked = self._bucket.changes
@@ -107,19 +107,19 @@ class ChunkRules:
         return [key for key in self.uploaded if not self._closed(key)]
 
     def closed(self) -> int:
-        """How many chunks are done or quarantined."""
+        """Number of chunks that are done or quarantined."""
         return sum(map(self._closed, self.uploaded))
 
     def _closed(self, key: str) -> bool:
         return self._bucket.has(transcript_of(key)) or self._bucket.has(keys.quarantine(key))
 
     def alerted(self, title: str) -> None:
-        """A message was sent."""
+        """Records a sent message."""
         if title == OVERDUE_TITLE:
             self._alerted = self._line.now()
 
     def waited(self, begun: int) -> None:
-        """I14, after a tick in the calm that began so many runs."""
+        """I14, after a tick in the calm period; `begun`: number of runs that it began."""
         now = self._line.now()
         if begun or now - self._alerted <= self.policy.max_wait + ALERTED_AGAIN:
             return
@@ -128,10 +128,10 @@ class ChunkRules:
             self._gate.violated("I14", f"no start, no alert, and still waiting: {', '.join(late)}")
 
     def _waits_since(self, key: str) -> datetime:
-        """Its upload, or its last failure."""
+        """Time of its upload, or of its last failure."""
         uploaded = self._bucket.modified(key)
         return max(filter(None, (uploaded, *self._failed(key))))
 
     def never_done(self) -> None:
         if undone := self.undone():
-            self._gate.violated("I11", f"everything is well, and still not done: {', '.join(undone)}")
+            self._gate.violated("I11", f"no faults, and still not done: {', '.join(undone)}")

@@ -1,7 +1,7 @@
-"""A cloud with what emulators lack: windows, refusals, late truth, a bill, and other people's hands.
+"""Simulated cloud with delays, refusals, stale reads, bills and foreign users.
 
-The machines move by events on the timeline. What `CloudApi` shows of them may be older than the truth;
-what it is asked to do on a machine in somebody else's hands is remembered, and judged elsewhere.
+The machines change by events on the timeline. The states that `CloudApi` shows may be older than the true
+ones; its requests on foreign machines are recorded, and checked elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 
 @dataclass(slots=True)
 class Span:
-    """A time for which a machine was billed, in seconds of the timeline; `end` is None while it runs."""
+    """Billed period of a machine, in seconds of the timeline; `end` is None while it runs."""
 
     holder: str
     begin: float
@@ -38,23 +38,23 @@ class Machine:
     state: InstanceState = InstanceState.STOPPED
     tags: dict[str, str] = field(default_factory=dict)
     holder: str = ""
-    """Who has it up: the id of a run of ours, or the name of somebody else; empty while nobody has."""
+    """Id of our run, or name of the foreign user, that started it; empty while it is free."""
     since: float = 0.0
-    """When the holder got it."""
+    """Time at which the holder started it."""
     starts: int = 0
     launched_at: datetime | None = None
     reason: str = ""
     stuck: bool = False
     """Its stop does not end unless it is forced."""
     move: int = 0
-    """Counts its changes of state: an event that was planned before the last one is void."""
+    """Number of state changes: an event planned before the last one is void."""
     shown: list[tuple[float, Instance]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How the next start goes: seconds until it runs, and whether it falls back to stopped instead."""
+    """Course of the next start: seconds until it runs; `broken` if it falls back to stopped."""
 
     pending: float = 20.0
     broken: bool = False
@@ -62,7 +62,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What a controller asked of an instance, and when: the call may have lasted long."""
+    """A controller's request on an instance, with its time: the call may last long."""
 
     call: str
     instance: str
@@ -72,7 +72,7 @@ class Act:
 
 
 class Cloud:
-    """The machines of an account, and the truth about them."""
+    """Machines of an account, with their true states."""
 
     def __init__(self, line: Timeline) -> None:
         self.machines: dict[str, Machine] = {}
@@ -87,16 +87,16 @@ class Cloud:
         self._line = line
 
     def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> Machine:
-        """A stopped machine."""
+        """Adds a stopped machine."""
         machine = self.machines[instance] = Machine(instance, instance_type)
         self._show(machine)
         return machine
 
     def start(self, instance: str, holder: str) -> None:
-        """Starts it for `holder`; nothing happens where it is up already."""
+        """Starts it for `holder`; does nothing if it is up already."""
         machine = self.machine(instance)
         if machine.state in _GONE or machine.state is InstanceState.STOPPING:
-            raise ComputeUnavailableError(f"{instance} is {machine.state}: look again")
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
         if machine.state is not InstanceState.STOPPED:
             return
         machine.holder, machine.since = holder, self._line.seconds
@@ -108,18 +108,18 @@ class Cloud:
         self._later(start.pending, machine, lambda: self._up(machine, broken=start.broken))
 
     def start_unclaimed(self, instance: str) -> None:
-        """A person starts it."""
-        self.start(instance, "a person")
+        """Starts it as a user would."""
+        self.start(instance, "a user")
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        """Asks for the stop, whoever asks. Refused while it is pending, as before the first `running`."""
+        """Requests the stop for any holder; refused while pending."""
         machine = self.machines.get(instance)
         if machine is None or machine.state in {InstanceState.STOPPED, *_GONE}:
             return
         if machine.state is InstanceState.PENDING:
-            raise ComputeUnavailableError(f"{instance} is {machine.state}: look again")
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
         if machine.state is InstanceState.RUNNING:
-            # A forced stop does not ask the system, so that it cannot hang.
+            # A forced stop does not wait for the operating system, so it cannot hang.
             machine.stuck = not force and self.gets_stuck()
             self._move(machine, InstanceState.STOPPING)
             self._later(self.next_stop(), machine, lambda: self._stopped(machine))
@@ -135,19 +135,19 @@ class Cloud:
     def retype(self, instance: str, instance_type: str) -> None:
         machine = self.machine(instance)
         if machine.state is not InstanceState.STOPPED:
-            raise ComputeUnavailableError(f"{instance} is {machine.state}: look again")
+            raise ComputeUnavailableError(f"{instance} is {machine.state}: will retry")
         if instance_type in self.refused_types:
-            raise MisconfiguredError(f"{instance} cannot be {instance_type}: mend GPU_INSTANCE_TYPES")
+            raise MisconfiguredError(f"{instance} cannot be {instance_type}: correct GPU_INSTANCE_TYPES")
         machine.type = instance_type
         self._show(machine)
 
     def machine(self, instance: str) -> Machine:
         if instance not in self.machines:
-            raise MisconfiguredError(f"there is no instance {instance}: mend GPU_INSTANCE_ID")
+            raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
         return self.machines[instance]
 
     def billed(self, holder: str) -> float:
-        """The truth about the bill: seconds for which machines ran for `holder`, so far."""
+        """True billed time of `holder` so far, in seconds."""
         now = self._line.seconds
         spans = [span for machine in self.machines.values() for span in machine.spans]
         return sum((now if s.end is None else s.end) - s.begin for s in spans if s.holder == holder)
@@ -175,11 +175,11 @@ class Cloud:
             self.on_down(machine)
         machine.state = state
         machine.move += 1
-        self.on_change(f"{machine.id} is {state} for {machine.holder or 'nobody'}")
+        self.on_change(f"{machine.id} is {state} for {machine.holder or 'no holder'}")
         self._show(machine)
 
     def _later(self, seconds: float, machine: Machine, act: Callable[[], object]) -> None:
-        """An event of this state: void once the machine has left it."""
+        """Plans an event of this state, void once the machine has left it."""
         move = machine.move
         self._line.at(seconds, lambda: act() if machine.move == move else None)
 
@@ -199,10 +199,10 @@ class Cloud:
 
 
 class CloudApi:
-    """A protocols.Compute on the cloud, as one controller sees it.
+    """A protocols.Compute on the cloud, as one controller reaches it.
 
-    `lag` says how many seconds old the next look is, `late_tags` how much older its tags. `refused` may
-    raise for a start; `looked` and `acted` are told what was seen, and what was asked for before it is done.
+    `lag` is the age of the next poll in seconds, `late_tags` the further age of its tags. `refused` may
+    return an error of a start; `looked` gets every polled state, `acted` every request before its effect.
     """
 
     def __init__(self, cloud: Cloud, line: Timeline, gate: Gate) -> None:
@@ -220,7 +220,7 @@ class CloudApi:
         return self._call("describe", instance, lambda: self._look(instance))
 
     def start(self, claim: Claim) -> None:
-        # Two requests, as on EC2: the tags come first, and either may be the last thing that is done.
+        # Two requests, as on EC2: the tags come first, and the process may die after either.
         self._call("tag", claim.run, lambda: self._tag(claim))
         self._call("start", claim.run, lambda: self._start(claim))
 
@@ -280,5 +280,5 @@ class CloudApi:
 
 
 def _shown(machine: Machine, then: float) -> tuple[float, Instance]:
-    """What was shown of it at that moment, and since when."""
+    """State shown at that moment, with the time since which it is shown."""
     return next((shown for shown in reversed(machine.shown) if shown[0] <= then), machine.shown[0])

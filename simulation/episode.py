@@ -1,7 +1,7 @@
-"""One episode: a host, its schedule, and half a day of what may go wrong, from one seed.
+"""One episode: a host, its schedule, and half a day of faults, from one seed.
 
-The production tick runs in here unchanged, process after process on one timeline. What a process had in
-memory is gone with it; ledger, store, cloud and box go on.
+The production tick runs unchanged, process after process on one timeline. A process loses its memory
+when it ends; ledger, store, cloud and GPU host continue.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from simulation.stage import Stage
 from simulation.weather import HOUR, MINUTE, Focus, between, drawn, pick
 
 STOP_TIMEOUT_SECONDS = 900.0
-"""From the signal that asks a tick to end to the one that does not ask."""
+"""Time from SIGTERM to SIGKILL."""
 LONGEST_END = 60
-"""Ticks until one more chunk is done or quarantined, each after the longest wait: for that, three runs may be
-paid for nothing, each a day after the one before."""
+"""Maximum number of ticks, each after the longest wait, until one more chunk is done or quarantined: up to
+three unproductive starts, each a day after the previous one."""
 LONGEST_REST = 6 * HOUR
-"""Until a second host that starts nothing any more has finished what is open."""
+"""Maximum time for a second host to finish its open runs in the calm period."""
 BY_HAND = -1
 """Id of a process that a user starts."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What an episode came to."""
+    """Result of an episode."""
 
     seed: int
     digest: str = ""
@@ -62,11 +62,11 @@ def play(seed: int, listener: Listener, focus: Focus | None = None) -> Result:
     except Violation as violation:
         episode.result.violation = str(violation)
         episode.result.last = episode.stage.trace.last()
-    return episode.told()
+    return episode.collect_result()
 
 
 class Episode:
-    """The controller's host: its timers, its power, and the processes that it starts."""
+    """The controller's host: timers, power and processes."""
 
     def __init__(self, seed: int, focus: Focus | None = None) -> None:
         self.rng = random.Random(seed)
@@ -76,7 +76,7 @@ class Episode:
         self.hours = between(self.rng, 5.0, 11.0)
         self._every = self.stage.policy.check_interval.total_seconds()
         self._waits = self.rng.random() < 0.3
-        """Its ticks wait, as at a terminal or from units of version 0.1."""
+        """True if its ticks wait, as in a terminal or from units of version 0.1."""
         self._after = self.rng.random() < 0.3
         self._next_tick = between(self.rng, 0.0, self._every)
         self._next_watch = between(self.rng, 0.0, MINUTE)
@@ -84,7 +84,7 @@ class Episode:
         self.actors = Actors(self.stage, self.weather, self._as_process)
 
     def run(self) -> None:
-        """The storm, then the calm, in which everything has to come to rest."""
+        """Plays the faults, then the calm period, in which everything has to finish."""
         self._plan()
         line = self.stage.line
         while line.seconds < self.hours * HOUR:
@@ -97,7 +97,7 @@ class Episode:
         self._to_the_end()
 
     def _to_the_end(self) -> None:
-        """Whatever is left is waited for, as long as one chunk after the other comes to its end."""
+        """Waits for the remaining chunks while they keep being closed."""
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
@@ -109,8 +109,8 @@ class Episode:
             waited = 0 if closed > before else waited + 1
         checker.never_done()
 
-    def told(self) -> Result:
-        """The result, with all that was counted on the way."""
+    def collect_result(self) -> Result:
+        """Returns the result with all counters."""
         stage, result = self.stage, self.result
         result.digest = stage.trace.digest
         result.hours = stage.line.seconds / HOUR
@@ -127,10 +127,10 @@ class Episode:
         return result
 
     def logged(self, event: Event) -> None:
-        """I9 for the log, and E: a mistake of the production's own is told in there."""
+        """I9 for the log, and E: an internal error is logged there."""
         self.stage.checker.heard("line of the log", " ".join(map(str, event.values())))
         if "exception" in event or event.get("level") in {"error", "critical"}:
-            self.stage.gate.violated("E", f"an error of our own was logged: {event}")
+            self.stage.gate.violated("E", f"an internal error was logged: {event}")
 
     # what is planned
 
@@ -163,7 +163,7 @@ class Episode:
         self.stage.jump(between(self.rng, -HOUR, HOUR))
 
     def _knock(self, number: int) -> None:
-        """The watchdog's timer, while this process is at work."""
+        """Plays the watchdog's timer while this process runs."""
 
         def knock() -> None:
             if not self._still(number):
@@ -175,22 +175,22 @@ class Episode:
         self.stage.line.at(MINUTE, knock)
 
     def _bystander(self) -> None:
-        """A process that somebody starts by hand: the lock turns it away, or it has nothing to do."""
+        """Plays an idle process that a user starts beside a tick."""
         try:
             self.stage.lock.take(BY_HAND)
         except BatchscribeError:
-            self.result.met["turned away by the lock"] += 1
+            self.result.met["refused by the lock"] += 1
         else:
             self.stage.lock.bury(BY_HAND)
 
     def _still(self, number: int) -> bool:
-        """Whether the process of that number is still at work."""
+        """True if the process of that number still runs."""
         return self.stage.main.lives and self.stage.main.pid == number
 
     # the host's schedule
 
     def _wait(self) -> None:
-        """Until the next timer of the host; then what it starts."""
+        """Waits until the next timer of the host, and plays its process."""
         line = self.stage.line
         due = min(self._next_tick, self._next_watch)
         line.advance(max(0.0, due - line.seconds))
@@ -205,7 +205,7 @@ class Episode:
             self._next_watch = min(self._next_watch, line.seconds + MINUTE)
         else:
             self._watch(self.stage.main)
-            # While nothing is open a pass is one poll: fewer of them show the same.
+            # While no run is open a pass is one poll: fewer passes suffice.
             again = MINUTE if self.stage.ledger.open_runs() else 5 * MINUTE
             self._next_watch = max(self._next_watch + again, line.seconds + 1.0)
 
@@ -243,7 +243,7 @@ class Episode:
         self.stage.trace.add(f"it ended, after {len(runs)} runs")
 
     def _as_process(self, name: str, slot: Slot, act: Callable[[], object]) -> None:
-        """A process from its start to its end, whatever ends it."""
+        """Plays a process from its start to its end, or to its crash."""
         stage = self.stage
         stage.begin(slot, name)
         if slot is stage.main and name != "watchdog":
@@ -259,7 +259,7 @@ class Episode:
         except BatchscribeError as error:
             self.result.met[f"{name} ended: {type(error).__name__}"] += 1
             stage.trace.add(f"it ended: {type(error).__name__} {error}")
-        except Exception as error:  # noqa: BLE001  a mistake of ours, whichever
+        except Exception as error:  # noqa: BLE001  any internal error
             stage.gate.violated("E", f"{name} raised {type(error).__name__}: {error}")
         finally:
             stage.end(slot)
@@ -267,7 +267,7 @@ class Episode:
             raise stage.gate.violation
 
     def _signal(self, number: int) -> None:
-        """SIGTERM to this process, perhaps, and SIGKILL where it does not end."""
+        """Plans a random SIGTERM, and SIGKILL if the process does not end."""
         if self.rng.random() >= self.weather.signal:
             return
         later = between(self.rng, 0.0, 30 * MINUTE)
@@ -285,7 +285,7 @@ class Episode:
         self.stage.line.at(later, ask)
 
     def _calm(self) -> None:
-        """Everything that is not ours heals, or goes away."""
+        """Ends all faults and foreign use."""
         self.weather = replace(self.weather, signal=0.0)
         line = self.stage.line
         line.advance(max(0.0, self._down_until - line.seconds))
@@ -299,7 +299,7 @@ class Episode:
             self._rest(MINUTE)
 
     def _rest(self, seconds: float) -> None:
-        """The watchdog's timer alone, for so long."""
+        """Plays only the watchdog's timer for `seconds`."""
         until = self.stage.line.seconds + seconds
         while self.stage.line.seconds < until:
             self._watch(self.stage.main)

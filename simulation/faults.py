@@ -1,4 +1,4 @@
-"""What stands in the way of the controller's calls: outages, partitions, droughts, throttles, bad luck."""
+"""Faults of the controller's calls: outages, partitions, lack of capacity, throttling, random errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from batchscribe.errors import (
 from simulation.timeline import Timeline
 from simulation.weather import CALM, HOUR, Weather, between, pick
 
-SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYCANARYKEY"  # noqa: S105  a canary, and nobody's key
+SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYCANARYKEY"  # noqa: S105  a canary, not a real key
 LONGEST_LAG = 20.0
 HANG_SECONDS = 900.0
-"""A process that hangs is killed then: see wiring.scheduler.HANG_SECONDS."""
+"""Time limit of a hung process: see wiring.scheduler.HANG_SECONDS."""
 _UNAVAILABLE: dict[str, type[BatchscribeError]] = {
     "compute": ComputeUnavailableError,
     "guard": ComputeUnavailableError,
@@ -32,19 +32,19 @@ _UNAVAILABLE: dict[str, type[BatchscribeError]] = {
 
 
 class VendorError(Exception):
-    """What a vendor's library raises below an adapter: it tells more than anybody should see."""
+    """Error of a vendor's library below an adapter; its text holds a secret."""
 
 
 class Trouble:
-    """The troubles of one episode, as the gate asks for them; `calm` ends them all."""
+    """Faults of one episode, drawn at each call of the gate; `calm` ends all."""
 
     def __init__(self, rng: random.Random, line: Timeline, weather: Weather) -> None:
         self.partitioned_until = 0.0
         self.full_until = 0.0
         self.unwritten = float("-inf")
-        """When the ledger did not take something last."""
+        """Time of the last failed write to the ledger."""
         self.wrong: Callable[[float], object] = lambda _seconds: None
-        """Told of everything that stands in the way of a call, and for how long it does."""
+        """Called at each fault of a call, with its duration in seconds."""
         self._rng = rng
         self._line = line
         self._weather = weather
@@ -55,7 +55,7 @@ class Trouble:
         self._drought = (0.0, NoCapacityError)
 
     def plan(self, hours: float) -> None:
-        """The partitions and droughts of the episode."""
+        """Plans partitions, times without capacity, and full disks."""
         for _ in range(self._weather.partitions):
             self._line.at(between(self._rng, 0.0, hours * HOUR), self._partition)
         for _ in range(self._weather.droughts):
@@ -64,7 +64,7 @@ class Trouble:
             self._line.at(between(self._rng, 0.0, hours * HOUR), self._fill)
 
     def takes(self, name: str) -> float:
-        """Seconds that the call lasts."""
+        """Duration of the call in seconds."""
         if name.startswith("ledger") or name == "show":
             return 0.0
         if self._line.seconds < self.partitioned_until:
@@ -81,7 +81,7 @@ class Trouble:
         return seconds
 
     def stands(self, name: str) -> tuple[BatchscribeError, bool] | None:
-        """The error of the call, and whether it has its effect; None where it goes well."""
+        """Error of the call, and True if it still takes effect; or None."""
         found = self._stands(name)
         if found:
             self.wrong(0.0)
@@ -95,20 +95,21 @@ class Trouble:
         if unavailable is None:
             return None
         if self._line.seconds < self.partitioned_until:
-            return _told(unavailable("no answer: look again")), False
+            return _with_vendor_cause(unavailable("no answer: will retry")), False
         until, drought = self._drought
         if drought is CredentialsError and self._line.seconds < until and kind in {"compute", "guard"}:
-            return _told(CredentialsError("the cloud does not accept these credentials: renew them")), False
+            error = CredentialsError("the cloud does not accept these credentials: renew them")
+            return _with_vendor_cause(error), False
         if self._weather.fault and self._rng.random() < self._weather.fault:
-            return _told(unavailable("it did not answer: look again")), self._lost()
+            return _with_vendor_cause(unavailable("it did not answer: will retry")), self._lost()
         return None
 
     def refused(self) -> BatchscribeError | None:
-        """Why no machine is to be had for a start; None where one is."""
+        """Error of a start without capacity; None if there is capacity."""
         until, drought = self._drought
         if self._line.seconds < until and drought is not CredentialsError:
             self.wrong(0.0)
-            return _told(drought("the cloud has no machine of this type now: try again later"))
+            return _with_vendor_cause(drought("the cloud has no machine of this type now: try again later"))
         return None
 
     def lag(self) -> float:
@@ -118,7 +119,7 @@ class Trouble:
         return self._late(self._weather.late_tags)
 
     def torn(self) -> bool:
-        """Whether what a worker writes next cannot be read."""
+        """True if the next record of a worker is unreadable."""
         return self._happens(self._weather.torn)
 
     def _late(self, chance: float) -> float:
@@ -161,7 +162,7 @@ class Trouble:
             self._drought = (self._line.seconds + between(self._rng, 0.1 * HOUR, 3 * HOUR), kind)
 
 
-def _told(error: BatchscribeError) -> BatchscribeError:
-    """As an adapter translates it: our line for people, with the vendor's words behind it."""
+def _with_vendor_cause(error: BatchscribeError) -> BatchscribeError:
+    """Adds a vendor's error as the cause, as an adapter does."""
     error.__cause__ = VendorError(f"AuthFailure: the request was signed with {SECRET}")
     return error

@@ -1,4 +1,4 @@
-"""A user who may write the bucket, and nothing else: forges control objects, and deletes them in mid-run."""
+"""A user with write access to the bucket only, who forges and deletes control objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from simulation.weather import HOUR, between, pick
 
 
 class Forger:
-    """Reads everything in the bucket, ids of runs and of the scheduler too."""
+    """Reads everything in the bucket, including ids of runs and of the scheduler."""
 
     def __init__(
         self, rng: random.Random, line: Timeline, bucket: Bucket, instance: str, runs: Mapping[str, Run]
@@ -64,7 +64,7 @@ class Forger:
             self._line.at(between(self._rng, 0.0, hours * HOUR), self._act(pick(self._rng, acts)))
 
     def _act(self, forge: Callable[[Run], None]) -> Callable[[], None]:
-        """The act on the latest open run; if none is open, the forger returns until one is."""
+        """Returns an act on the latest open run, which retries until a run is open."""
 
         def act() -> None:
             still_open = [run for run in self._runs.values() if run.open and not run.id.startswith(FORGED)]
@@ -83,7 +83,7 @@ class Forger:
         return self._line.now()
 
     def _settlement(self, run: Run) -> None:
-        """Says that the run is over: for nothing, for a fortune, or for what looks like its bill."""
+        """Forges a settlement: with no cost, a huge one, or a plausible one."""
         begin = Moment(run.created)
         end = Moment(run.created + timedelta(hours=pick(self._rng, (0.0, 0.2, 2.0, 1e5))))
         meter = Meter(start_requested=begin, up_since=begin, running_since=begin, stopped=end)
@@ -93,7 +93,7 @@ class Forger:
         self._bucket.forge(keys.settlement(run.id), encode_run(replace(over, cost=cost)))
 
     def _intent(self, run: Run) -> None:
-        """The record of a run that never was, as if this scheduler's ledger had been lost."""
+        """Forges a run record, as if this scheduler's ledger had been lost."""
         lie = self._forged_run(run)
         self._bucket.forge(keys.intent(lie.id), encode_run(lie))
 
@@ -114,7 +114,7 @@ class Forger:
         )
 
     def _manifest(self, run: Run) -> None:
-        """The run's next work, or the work that it has: in another store, under other names."""
+        """Forges the run's next or current manifest, with another store or other names."""
         number = max(0, len(run.manifests) - pick(self._rng, (0, 1)))
         self._bucket.forge(keys.manifest(run.id, number), wire.encode(self._forged_manifest(run, number)))
 
@@ -134,7 +134,7 @@ class Forger:
         )
 
     def _exit_record(self, run: Run) -> None:
-        """Says that everything is done."""
+        """Forges an exit record that reports everything done."""
         record = ExitRecord(
             run=run.id,
             worker=max(0, len(run.manifests) - 1),
@@ -146,7 +146,7 @@ class Forger:
         self._bucket.forge(keys.exit_record(record.run, record.worker), wire.encode(record))
 
     def _claim(self, run: Run) -> None:
-        """In the instance's record, with an intent and a manifest of a run that never was."""
+        """Forges a claim in the instance's record, with intent and manifest of a forged run."""
         place = keys.instance(self._instance)
         record = msgspec.json.decode(self._bucket.get(place).data, type=InstanceRecord)
         lie = self._forged_run(run)
@@ -162,7 +162,7 @@ class Forger:
         self._bucket.forge(place, msgspec.json.encode(msgspec.structs.replace(record, claim=claim)))
 
     def _attempts(self, run: Run) -> None:
-        """Failures of a chunk that never were."""
+        """Forges failures of a chunk."""
         if not self.uploaded:
             return
         key = pick(self._rng, self.uploaded)
@@ -175,7 +175,7 @@ class Forger:
             self._bucket.forge(keys.attempt(key, etag, name), wire.encode(failure))
 
     def _deletion(self, run: Run) -> None:
-        """One control object of the run, or all of them."""
+        """Deletes one control object of the run, or all of them."""
         found = list(self._bucket.keys(f"{keys.RUNS}{run.id}/"))
         for key in pick(self._rng, (found, found[:1], found[-1:])):
             self._bucket.forge_deletion(key)

@@ -1,9 +1,9 @@
-"""Where the controller meets the world: every call of a seam is a step, and may be its last.
+"""Gate of all seam calls: the process may die at each.
 
-A step has a point before and a point after the call's effect. At each of them the process may be gone,
-as after SIGKILL: from then on every call of it raises `Crashed`, so that nothing that it still does
-while it unwinds reaches the world. Between the points time passes, and a call may fail without its
-effect, or with it and only its reply lost.
+A step has a point before and a point after the call's effect. At each point the process may die, as
+after SIGKILL: from then on each of its calls raises `Crashed`, so that nothing in its exception handlers
+reaches the world. Between the points time passes, and a call may fail without its effect, or take
+effect and lose its reply.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Crashed(BaseException):
-    """The process is gone. No `except Exception` of it can hold this up."""
+    """The process died. No `except Exception` catches this."""
 
 
 class Violation(BaseException):
@@ -34,16 +34,16 @@ class Violation(BaseException):
 
 
 LONGEST = 100_000
-"""Steps of an episode: beyond that it is a loop that never ends."""
+"""Maximum number of steps of an episode: more is an endless loop."""
 Trouble = Callable[[str], tuple[BatchscribeError, bool] | None]
-"""What stands in the way of a call by its name: the error, and whether its effect comes all the same."""
+"""Returns the fault of a call by its name: the error, and True if the call still takes effect."""
 
 
 class Gate:
     """Counts the steps of a process that can die at each of them.
 
-    `crash` is the probability of that for each step. `check` looks at the invariants; `trouble` says
-    what goes wrong with a call, `takes` how many seconds it lasts.
+    `crash` is the probability of that at each step. `check` checks the invariants; `trouble` returns
+    the fault of a call, `takes` its duration in seconds.
     """
 
     def __init__(self, rng: random.Random, line: Timeline, trace: Trace) -> None:
@@ -51,7 +51,7 @@ class Gate:
         self.dead = False
         self.crashes = 0
         self.met: Counter[str] = Counter()
-        """The troubles that calls met, by kind."""
+        """Faults of calls, by kind."""
         self.crash = 0.0
         self.check: Callable[[], None] = lambda: None
         self.trouble: Trouble = lambda _name: None
@@ -59,7 +59,7 @@ class Gate:
         self.violation: Violation | None = None
         self.died: Callable[[], None] = lambda: None
         self.limit = math.inf
-        """Seconds that the process may live without `keep_alive`."""
+        """Maximum seconds of the process without `keep_alive`."""
         self._alive_at = 0.0
         self._rng = rng
         self._line = line
@@ -72,7 +72,7 @@ class Gate:
         self._crash_at = self.steps + self._rare(crash) if crash else -1
 
     def begin(self) -> None:
-        """A new process, after the old one is gone."""
+        """Begins a new process after the previous one ended."""
         self.dead = False
         self._line.cut = False
         self.keep_alive()
@@ -82,13 +82,13 @@ class Gate:
         self._alive_at = self._line.seconds
 
     def kill(self) -> None:
-        """The process is gone from now on, wherever it is."""
+        """Kills the process at once."""
         self.died()
         self.dead = True
         self._line.cut = True
 
     def call(self, name: str, subject: str, act: Callable[[], T]) -> T:
-        """One call of a seam, with its two points."""
+        """Makes one call of a seam, with its two points."""
         self.point(name, subject)
         seconds = self.takes(name)
         if seconds:
@@ -118,7 +118,7 @@ class Gate:
             raise Crashed
 
     def point(self, name: str, subject: str = "") -> None:
-        """A place where the process may be gone."""
+        """A point at which the process may die."""
         self._alive()
         self.steps += 1
         self._trace.add(f"{name} {subject}")
@@ -133,7 +133,7 @@ class Gate:
             raise Crashed
 
     def violated(self, invariant: str, text: str) -> NoReturn:
-        """Ends the episode. What is raised once is raised at every later step, whoever caught it."""
+        """Ends the episode. Every later step raises the violation again, even if it was caught."""
         self.violation = self.violation or Violation(invariant, text)
         raise self.violation
 
@@ -144,5 +144,5 @@ class Gate:
             raise Crashed
 
     def _rare(self, chance: float) -> int:
-        """How many steps it takes until something with this chance at each step happens."""
+        """Draws the number of steps until an event with this chance at each step."""
         return 1 + int(math.log(1.0 - self._rng.random()) / math.log(1.0 - chance))

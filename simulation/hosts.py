@@ -1,4 +1,4 @@
-"""A second scheduler's host on the same bucket and instance, with timers and a ledger of its own."""
+"""A second scheduler's host on the same bucket and instance."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ Process = Callable[[str, Slot, Callable[[], object]], None]
 
 
 class SecondHost:
-    """Its passes never wait; they come between the steps of the first host's processes."""
+    """Host whose passes never wait, and run between steps of the first host's processes."""
 
     def __init__(
         self, slot: Slot, ledger: LedgerSeam, world: World, terms: Terms, process: Process, *, cloned: bool
     ) -> None:
-        """`cloned`: its state directory is a copy, so that it has the first host's id. `process` plays a
-        process from its start to its end.
-        """
+        """`cloned`: its state directory is a copy with the first host's id. `process` plays a process."""
         self.slot = slot
         self.ledger = ledger
         self.terms = replace(terms, host=SECOND, scheduler=terms.scheduler if cloned else "another")
@@ -46,7 +44,7 @@ class SecondHost:
         line.at(MINUTE, partial(self._watch, line))
 
     def retire(self) -> None:
-        """It starts nothing from here on, and finishes what is open."""
+        """Starts nothing from now on, and finishes open runs."""
         self._starts = False
 
     def _tick(self, line: Timeline) -> None:
@@ -60,7 +58,7 @@ class SecondHost:
         if not self._starts and self.rests:
             return
         self._minutes += 1
-        # While nothing is open a pass is one poll: fewer of them show the same.
+        # While no run is open a pass is one poll: fewer passes suffice.
         due = bool(self.ledger.open_runs()) or self._minutes % 5 == 0
         if due and not self.slot.running:
             self._process("watchdog", self.slot, lambda: watch(self._world, self.terms))

@@ -1,25 +1,24 @@
-"""What must hold at every step, whatever dies; each is held against the truth, not against what was told.
+"""Invariants of every step, checked against the true state and never against reports.
 
-I1   ours is up only with a durable intent and a guard's order (or with its window past)
-I2   ours never runs past its deadline + 20 minutes, nor does a worker of ours on a borrowed machine
-I3   what is in other hands, or claimed by others, is not touched, as far as looks could tell; and only a
+I1   our instance is up only with a durable intent and a guard's order (or after the order's window)
+I2   our instance never runs past its deadline + 20 minutes, nor does our worker on a borrowed machine
+I3   a foreign or foreign-claimed instance is not touched, as far as polls could show it; and only a
      stop that hangs is forced
-I4   every uploaded chunk is done, pending or quarantined, as the scan says it
-I5   a transcript is written at most once, and what is done is not done again
+I4   every uploaded chunk is done, pending or quarantined, and the scan reports so
+I5   a transcript is written at most once, and no chunk is done twice
 I6   at most one process holds the lock
-I7   a settled run is billed for no less than it ran, and for no more than the gaps between looks explain,
+I7   a settled run is billed for no less than it ran, and for no more than the gaps between polls explain,
      in seconds and in dollars of the type that ran
-I8   after two ticks without faults nothing of ours is left, and the instance is of its own type
+I8   after two ticks without faults no external state of ours is left, and the instance has its own type
 I9   no secret in any line, message, report or stored object
-I10  a chunk that failed by itself starts no GPU before its longest wait, and then once for each attempt
+I10  a chunk that failed before starts no GPU before its longest wait, and then once for each attempt
 I11  in the end everything is done or quarantined: no chunk waits for ever
-I12  no control object that we did not write is acted on: a forged one never starts, stops, bills, or makes
-     a chunk done
+I12  no forged control object is acted on: it never starts, stops, bills, or makes a chunk done
 I13  a run that was observed up is never billed 0
 I14  no chunk is older than its longest wait without a start, a quarantine or an alert
-E    no error of our own making: what a tick raises is one of ours, and no mistake is logged
+E    no internal error: a tick raises only errors of `errors.py`, and logs no exception
 
-What our words promise of times, `promises` holds: P1 to P4.
+`promises` checks the documented time bounds: P1 to P4.
 """
 
 from __future__ import annotations
@@ -46,59 +45,58 @@ from simulation.timeline import Timeline
 
 LIMIT = timedelta(minutes=20)
 FORGED = "forged-"
-"""How the runs begin that are nowhere but in forged objects."""
+"""Prefix of runs that exist in forged objects only."""
 OLD_LOOK_SECONDS = 120.0
-"""An act on a look that is older than this is no act on a look."""
+"""Maximum age of a poll that excuses an act."""
 SKEW = timedelta(minutes=5)
-"""EC2 takes no request that was signed by a clock more wrong than that; the simulated cloud does."""
+"""Maximum clock error of a request to EC2; the simulated cloud accepts more."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What a process has seen of the instance."""
+    """Polls of the instance by one process."""
 
     look: tuple[float, Instance] | None = None
-    """The last one, and the moment that it showed."""
+    """The last poll, with the moment that it showed."""
     unwritten: Look | None = None
-    """When the last one was asked for and answered, and whether it showed `pending`; until something is
-    written down after it."""
+    """The last poll, until a run is saved after it."""
     at_work: set[str] = field(default_factory=set)
-    """The runs that it has written down: what it sees from then on, it sees for them."""
+    """Runs that the process has saved: its later polls count for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a ledger holds at one moment."""
+    """Contents of a ledger at one moment."""
 
     bills: Kept
     launched: Mapping[str, datetime]
 
 
 class Checker:
-    """Holds the episode against its invariants. It changes nothing."""
+    """Checks the episode's invariants; read-only."""
 
     def __init__(
         self, gate: Gate, line: Timeline, cloud: Cloud, bucket: Bucket, guard: FakeGuard, *, ours: str
     ) -> None:
         self.ledgers: Callable[[], tuple[LedgerSeam, ...]] = tuple
-        """Of all hosts."""
+        """Returns the ledgers of all hosts."""
         self.runs: dict[str, Run] = {}
-        """Every run of ours as it was saved last, whatever became of the ledger."""
+        """All our runs as last saved, even if the ledger was lost since."""
         self.jumps: list[tuple[float, float]] = []
-        """(moment, seconds) of the jumps of the host's clock."""
+        """Jumps of the host's clock: (moment, seconds)."""
         self.secrets: tuple[str, ...] = ()
         self.own_type = ""
         self.unguarded: set[str] = set()
-        """Runs that were begun with the guard switched off: nothing outside the host stops them."""
+        """Runs begun with the guard switched off: nothing outside the host stops them."""
         self.left_armed: set[str] = set()
         """Runs that ended with the guard switched off: their stop orders stay until they fire."""
         self._host = ""
         self._host_now: Callable[[], datetime] = line.now
-        """By the host's clock a claim that was observed is over or not."""
+        """The host's clock, which decides if an observed claim has expired."""
         self._owners: dict[str, str] = {}
         """The host that opened each run."""
         self._taken_over: set[tuple[str, str]] = set()
-        """Runs, each with another host that took it over after its deadline."""
+        """Runs, each with the host that took it over after its deadline."""
         self._gate = gate
         self._line = line
         self._cloud = cloud
@@ -111,13 +109,13 @@ class Checker:
         self._pid = 0
         self._seen: dict[int, _Seen] = {}
         self._deadlines: dict[str, datetime] = {}
-        """Of every run that claimed an instance, whether anybody wrote it down or not."""
+        """Deadlines of all runs that claimed an instance, saved or not."""
         self._late: dict[str, datetime] = {}
-        """When a run was started last by a host whose clock is so wrong that the deadline may be past."""
+        """Last start of a run by a host whose clock is so wrong that the deadline may be past."""
         self._doubtful = 0
-        """The start of the machine, by its number, that we may take for ours."""
+        """Number of the machine's start that we may mistake for ours."""
         self._launched: dict[str, datetime] = {}
-        """The launch time of each run that somebody saw up, and wrote down after that."""
+        """Launch time of each run that was observed up and saved after that."""
 
     # every step
 
@@ -134,19 +132,17 @@ class Checker:
         intended = keys.intent(run)
         known = any(run in ledger.known for ledger in self.ledgers())
         if not known and not self._bucket.has(intended) and intended not in self._bucket.spoilt:
-            self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which nobody intended")
+            self._gate.violated("I1", f"{machine.id} is {machine.state} for {run}, which has no intent")
         unarmed = run not in self._guard.standing(machine.id) and run not in self.unguarded
         if now < deadline + GUARD_LAST and unarmed:
             fired = any(firing.run == run for firing in self._guard.fired)
             if not fired:
                 self._gate.violated("I1", f"{machine.id} is {machine.state} for {run} without a guard")
 
-    # I3: looks, and what was done on them
+    # I3: polls, and acts on them
 
     def enter(self, pid: int, host: str, now: Callable[[], datetime]) -> None:
-        """Whose looks and writes come from here on. A new process has seen nothing yet; what one that is
-        gone did not write down is lost.
-        """
+        """Sets the process of the next polls and writes; unsaved polls of ended ones are lost."""
         self._seen = {each: seen for each, seen in self._seen.items() if each in {pid, self._pid}}
         self._me = self._seen.setdefault(pid, _Seen())
         self._pid, self._host, self._host_now = pid, host, now
@@ -156,23 +152,23 @@ class Checker:
         self._me.unwritten = (asked, self._line.seconds, seen.state is InstanceState.PENDING)
 
     def acted(self, act: Act) -> None:
-        """Something was asked of an instance, with a claim where one goes with it."""
+        """Checks a request on an instance, with its claim if it has one."""
         call, instance, claim = act.call, act.instance, act.claim
         machine = self._cloud.machines.get(instance)
         if claim is not None:
             self._claimed(act, claim)
         if machine is not self._ours:
-            self._gate.violated("I3", f"{call} of {instance}, which is none of our business")
+            self._gate.violated("I3", f"{call} of {instance}, which is foreign")
         self._as_seen(act, machine)
         if machine.holder == "" or (machine.holder in self._deadlines and not self._foreign(machine.holder)):
             return
         tag = machine.tags.get(RUN_TAG, "")
         tagged = None if self._foreign(tag) else self.runs.get(tag)
         if call == "release" and (tagged or not tag):
-            return  # who empties our own tag, or an empty one, touches nothing of anybody else's
+            return  # clearing our own tag, or an empty one, changes nothing foreign
         if tagged and self._launched.get(tagged.id) in {None, machine.launched_at}:
-            # We asked for a start and never saw it up: what is up under our tag when we see it first
-            # cannot be told from it, from here to its stop.
+            # We requested a start and never observed it up: a foreign start under our tag cannot be
+            # distinguished from ours until its stop.
             self._doubtful = machine.starts
             self.bills.in_doubt.add(tagged.id)
         if machine.starts == self._doubtful:
@@ -182,7 +178,7 @@ class Checker:
         look = self._me.look
         age = float("inf") if look is None else act.asked - look[0]
         if look is None or look[0] >= machine.since or age > OLD_LOOK_SECONDS:
-            self._gate.violated("I3", f"{call} of {instance} in the hands of {machine.holder}")
+            self._gate.violated("I3", f"{call} of {instance}, which {machine.holder} holds")
         if claim is not None and (call == "start" or machine.holder in self._deadlines):
             self._join(machine, claim.run)
 
@@ -195,20 +191,20 @@ class Checker:
             self._late[claim.run] = self._line.now()
 
     def _as_seen(self, act: Act, machine: Machine) -> None:
-        """I3, of what the last look showed plainly."""
+        """I3, for what the last poll showed clearly."""
         if self._me.look is None:
             return
         seen = self._me.look[1]
         if act.force and seen.state is InstanceState.RUNNING:
-            self._gate.violated("I3", f"{act.call} of {machine.id} by force, which runs and was never asked")
+            self._gate.violated("I3", f"forced {act.call} of {machine.id}, which runs and got no plain stop")
         unknown = seen.run not in self.runs and seen.run not in self._deadlines
         theirs = seen.run and (unknown or self._foreign(seen.run))
         over = seen.deadline is not None and seen.deadline <= self._host_now()
         if theirs and not over and seen.run == machine.tags.get(RUN_TAG):
-            self._gate.violated("I3", f"{act.call} of {machine.id}, which {seen.run} was seen to claim")
+            self._gate.violated("I3", f"{act.call} of {machine.id}, which was observed claimed by {seen.run}")
 
     def _foreign(self, run: str) -> bool:
-        """True for a run that another host opened, and may still stop itself."""
+        """True if another host opened the run and may still stop it."""
         if self._owners.get(run, self._host) == self._host or (run, self._host) in self._taken_over:
             return False
         deadline = self._deadlines.get(run)
@@ -220,9 +216,9 @@ class Checker:
             self._taken_over.add((run, self._host))
 
     def _join(self, machine: Machine, run: str) -> None:
-        """Two started it at once, and neither could know: from now on it runs for us, too.
+        """Makes the machine ours after two simultaneous starts that neither side could detect.
 
-        Of two schedulers of ours it is the one that the tag names: the other one lets go.
+        Between two of our schedulers the tag decides, and the other one lets go.
         """
         tag = machine.tags.get(RUN_TAG, "")
         run = tag if self._foreign(tag) and machine.holder in self._deadlines else run
@@ -234,12 +230,13 @@ class Checker:
     # the ledger
 
     def memory(self) -> Memory:
-        """What the ledger of the first host shows now, for a copy of it."""
+        """Current contents of the first host's ledger, for a copy of it."""
         return Memory(self.bills.copy(), dict(self._launched))
 
     def ledger_lost(self, host: str, older: Memory | None = None) -> None:
-        """What this host recorded of its runs is gone, but for what an older copy of its ledger shows:
-        from here on they are billed from their intent on.
+        """Drops this host's records, except those in an older copy of its ledger.
+
+        From now on its runs are billed from their intent on.
         """
         own = {run for run, owner in self._owners.items() if owner == host}
         lost = own & self.runs.keys()
@@ -249,7 +246,7 @@ class Checker:
         self._launched |= {run: at for run, at in launched.items() if run in lost}
 
     def saved(self, run: Run, _at: datetime) -> None:
-        """A run was written down, and with it what was seen so far."""
+        """Records a saved run, with the polls so far."""
         before = self.runs.get(run.id)
         self.bills.begin(run)
         self.runs[run.id] = run
@@ -269,12 +266,12 @@ class Checker:
             self.chunks.count(run)
 
     def _acted_on_forgery(self, run: Run) -> None:
-        """I12, of runs that never were."""
+        """I12, for forged runs."""
         if run.cost.micros or run.dispatched or run.chunks_done:
             self._gate.violated("I12", f"{run.id} was forged, and is {run.state} for ${run.cost.text(4)}")
 
     def _up_as(self, run: Run) -> None:
-        """Who saw it up under its own tag, and wrote down anything then, knows which start was its own."""
+        """Records the launch time if the run was observed up under its own tag."""
         if self._me.look is None:
             return
         at, seen = self._me.look
@@ -288,25 +285,25 @@ class Checker:
         """I9."""
         for secret in self.secrets:
             if secret in text:
-                self._gate.violated("I9", f"a {kind} tells a secret")
+                self._gate.violated("I9", f"a {kind} contains a secret")
 
     def written(self, key: str) -> None:
-        """I9, of what is stored."""
+        """I9, for stored objects."""
         data = self._bucket.get(key).data
         if any(secret.encode() in data for secret in self.secrets):
-            self._gate.violated("I9", f"{key} tells a secret")
+            self._gate.violated("I9", f"{key} contains a secret")
 
     def owner(self, run: str) -> str:
-        """The host that opened it."""
+        """Host that opened the run."""
         return self._owners.get(run, "")
 
     def work_begun(self, manifest: Manifest) -> None:
-        """I12, of what the GPU host works on."""
+        """I12, for the manifests of the GPU host."""
         if self._bucket.is_forged(keys.manifest(manifest.run, manifest.worker)):
             self._gate.violated("I12", f"the GPU host works on a forged manifest of {manifest.run}")
 
     def ours(self, run: str) -> bool:
-        """Whether somebody claimed an instance for this run of ours."""
+        """True if an instance was claimed for this run."""
         return run in self._deadlines
 
     def quiet(self) -> None:

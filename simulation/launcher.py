@@ -1,4 +1,4 @@
-"""The way from the controller to a simulated GPU host over ssh."""
+"""Access from the controller to a simulated GPU host over ssh."""
 
 from __future__ import annotations
 

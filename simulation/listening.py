@@ -1,4 +1,4 @@
-"""The log of a simulated controller: through the production's own redaction, to whoever listens."""
+"""Log of a simulated controller: production redaction, then a listener."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchscribe.core.redaction import Redactor
 
 
 class Listener:
-    """Takes every event of the log; whose episode it is changes with the episode."""
+    """Receives every log event, for the current episode."""
 
     def __init__(self) -> None:
         self.heard: Callable[[Event], None] = lambda _event: None
@@ -25,14 +25,14 @@ class Listener:
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """Sends all events to the listener for the block, and what was configured before gets its place back."""
+    """Sends all events to a listener during the block, and restores the configuration afterwards."""
     before = structlog.get_config()
     listener = Listener()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            clean(Redactor()),  # it is not told the canary: what keeps it out of the log is nobody's filter
+            clean(Redactor()),  # without the canary: the code itself must keep it out of the log
             listener,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

@@ -1,4 +1,4 @@
-"""The operator of the first host: edits its settings for a while, and handles the file of its ledger."""
+"""The first host's operator: edits settings for a while, and handles the ledger's file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL = "local"
 
 
 class Edit(StrEnum):
-    """Which settings differ from those of the first start."""
+    """Settings that differ from the first ones."""
 
     STORES = "source and output"
     INSTANCE = "instance, source and output"
@@ -30,7 +30,7 @@ class Edit(StrEnum):
 
 
 class File(StrEnum):
-    """What becomes of the ledger's file."""
+    """What happens to the ledger's file."""
 
     DAMAGED = "damaged"
     SET_ASIDE = "set aside"
@@ -56,7 +56,7 @@ class Unguarded(NoGuard):
 
 
 class ThisMachine:
-    """A protocols.Compute: the GPU is in the scheduler's own machine."""
+    """A protocols.Compute with the GPU in the scheduler's own machine."""
 
     def describe(self, instance: str) -> Instance:
         return Instance(id=instance, state=InstanceState.RUNNING)
@@ -65,21 +65,21 @@ class ThisMachine:
         """It runs already."""
 
     def announce(self, instance: str, manifest: str) -> None:
-        """It bears no tags."""
+        """It has no tags."""
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         """It stays up."""
 
     def release(self, instance: str) -> None:
-        """It bears no tags."""
+        """It has no tags."""
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        """It has the type that it has."""
+        """Its type cannot change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings as they are now, and the empty place to which some of them lead."""
+    """Current settings, and the empty store that some of them select."""
 
     edit: Edit | None
     place: Store
@@ -97,7 +97,7 @@ class Settings:
                 return terms
 
     def world(self, world: World) -> World:
-        """The world that they lead to; `elsewhere` leads back to a run's own."""
+        """World of these settings; its `elsewhere` returns a run's own world."""
         if self.edit is None:
             return world
         if self.edit is Edit.GUARD:

@@ -1,4 +1,4 @@
-"""Everybody else: who uploads, who uses the GPU by hand, and another scheduler with claims of its own."""
+"""Uploads, manual users of the GPU, and another scheduler with its own claims."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE, Weather, between
 from simulation.worker import Kind
 
-PERSON = "a person"
+PERSON = "a user"
 CHUNK_BYTES = 2_400_000
-"""Ten minutes of webm, at what the packer believes of it."""
+"""Ten minutes of webm, at the packer's default bitrate."""
 
 
 class Uploads:
-    """Sessions of chunks that arrive over the episode; some chunks are not what they seem."""
+    """Sessions of chunks that arrive during the episode; some chunks are bad."""
 
     def __init__(self, rng: random.Random, line: Timeline, bucket: Bucket, weather: Weather) -> None:
         self.kinds: dict[str, Kind] = {}
@@ -32,7 +32,7 @@ class Uploads:
         self._weather = weather
 
     def plan(self, hours: float) -> None:
-        """Sessions until so many hours from now."""
+        """Plans sessions within `hours` from now."""
         for session in range(2 + int(self._rng.random() * 5)):
             begin = between(self._rng, 0.0, hours * HOUR)
             for number in range(1, 3 + int(self._rng.random() * 5)):
@@ -64,7 +64,7 @@ class Uploads:
 
 
 class Hands:
-    """People at the console, and a second scheduler. They know nothing of us, and ask nobody."""
+    """Users at the console, and another scheduler; both act without regard to ours."""
 
     def __init__(self, rng: random.Random, line: Timeline, cloud: Cloud, instance: str) -> None:
         self.over = False
@@ -78,10 +78,10 @@ class Hands:
             act = self._visit if self._rng.random() < 0.6 else self._meddle
             self._line.at(between(self._rng, 0.0, hours * HOUR), act)
         for number in range(weather.strangers):
-            self._line.at(between(self._rng, 0.0, hours * HOUR), self._stranger(f"other-{number}"))
+            self._line.at(between(self._rng, 0.0, hours * HOUR), self._foreign_run(f"other-{number}"))
 
     def leave(self) -> None:
-        """Nobody is at it any more: what they hold is stopped, and their claims are taken off."""
+        """Ends all foreign use: stops their instance and removes their claims."""
         self.over = True
         machine = self._cloud.machine(self._id)
         if machine.holder.startswith(("other-", PERSON)):
@@ -91,13 +91,13 @@ class Hands:
             self._cloud.tag(self._id, RELEASED_TAGS)
 
     def _force(self) -> None:
-        """What hangs on its way down in their hands is theirs to see to."""
+        """Forces a hung stop of their instance."""
         machine = self._cloud.machine(self._id)
         if machine.stuck and machine.holder.startswith(("other-", PERSON)):
             self._cloud.stop(self._id, force=True)
 
     def _visit(self) -> None:
-        """Uses the GPU for a while, where it is free, and stops it."""
+        """Uses the GPU for a while if it is free, and stops it."""
         if self.over or self._cloud.machine(self._id).state is not InstanceState.STOPPED:
             return
         self._cloud.start_unclaimed(self._id)
@@ -107,7 +107,7 @@ class Hands:
         self._stop(PERSON)
 
     def _meddle(self) -> None:
-        """Stops the GPU whoever uses it, and perhaps starts it again for something else."""
+        """Stops the GPU regardless of its user, and perhaps starts it again."""
         if self.over:
             return
         self._stop(self._cloud.machine(self._id).holder)
@@ -115,7 +115,7 @@ class Hands:
             self._line.at(between(self._rng, 1 * MINUTE, 40 * MINUTE), self._visit)
 
     def _stop(self, holder: str) -> None:
-        """Stops it for that holder: again, where it was still on its way up."""
+        """Stops it for that holder; retries while it is pending."""
         machine = self._cloud.machine(self._id)
         if not holder or machine.holder != holder:
             return
@@ -124,8 +124,8 @@ class Hands:
         if machine.state is InstanceState.PENDING:
             self._line.at(0.5 * MINUTE, lambda: self._stop(holder))
 
-    def _stranger(self, name: str) -> Callable[[], None]:
-        """A run of another scheduler, with tags and a deadline, as careful as ours."""
+    def _foreign_run(self, name: str) -> Callable[[], None]:
+        """Returns the start of a foreign run, with tags and a deadline, as careful as ours."""
 
         def begin() -> None:
             machine = self._cloud.machine(self._id)

@@ -1,4 +1,4 @@
-"""A place for one process of the controller's host: its gate, its clock, and the world as it reaches it."""
+"""Slot of one process of the controller's host: gate, clock and world."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from simulation.timeline import HostClock
 
 
 class Slot:
-    """Holds one process after the other; what the last one had in memory is gone with it."""
+    """Holds one process after the other, without shared memory."""
 
     def __init__(self, gate: Gate, clock: HostClock, host: str) -> None:
         self.gate = gate
@@ -16,7 +16,7 @@ class Slot:
         self.host = host
         """Name of its machine."""
         self.interrupted: Slot | None = None
-        """Whose process was at work as this one began, and goes on after it."""
+        """Slot whose process was running when this one began, and continues after it."""
         self.world: World
         self.pid = 0
         self.running = False

@@ -1,14 +1,12 @@
-"""What our words promise of times, held against the truth wherever nothing stands in the way.
+"""Documented time bounds, checked against the true state in the absence of faults.
 
-P1   a GPU whose work has ended is asked to stop within two minutes while the controller's host is up
-P2   without any controller its box switches it off within three
-P3   work that hangs is ended a quarter of an hour after its last sign of life, on a borrowed machine, too
-P4   a live controller looks at the instance that it pays for; and what people are told they are not told
-     again within six hours
+P1   a GPU whose work has ended gets its stop request within two minutes while the controller's host is up
+P2   without any controller the GPU host switches it off within three
+P3   hung work is ended a quarter of an hour after its last heartbeat, on a borrowed machine, too
+P4   a live controller polls the instance that it pays for; and a message is not repeated within six hours
 
-Each counts from the last moment at which something was wrong that the world did: a failed or slow call, an
-old look, a box without a network, a process that dies. While the controller's host has no power, P2 takes
-over from P1.
+Each counts from the last simulated fault: a failed or slow call, a stale poll, a GPU host without a network,
+a process that dies. While the controller's host has no power, P2 replaces P1.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from simulation.weather import HOUR, MINUTE
 BY_CONTROLLER = AFTER_WORK.total_seconds()
 BY_BOX = BY_HOST.total_seconds()
 DEAD_WORKER = 1 * MINUTE
-"""On top of both: a worker without a last word is missed at a look at its instance."""
+"""Added to both for a worker without an exit record: a poll of its instance detects its death."""
 HUNG = STALLED.total_seconds() + 4 * MINUTE
 LOOK = 1 * MINUTE
-"""On top of the time between two polls: for the calls between them."""
+"""Added to the time between two polls: for the calls between them."""
 TOLD_AGAIN = 6 * HOUR
 NOT_STOPPED = "batchscribe: a GPU may still be running"
 WORK = frozenset({RunState.PROVISIONING, RunState.DISPATCHING, RunState.TRANSCRIBING})
@@ -41,7 +39,7 @@ _NO_START = frozenset(outcome.value for outcome in Outcome if outcome.no_start)
 
 
 class Promises:
-    """Looks on at every step. It changes nothing."""
+    """Checks the time bounds at every step; read-only."""
 
     def __init__(self, gate: Gate, line: Timeline, machine: Machine, box: Box, waits: Waits) -> None:
         self.ours: Callable[[str], bool] = lambda _run: True
@@ -50,7 +48,7 @@ class Promises:
         self.elsewhere: Callable[[str], bool] = lambda _run: False
         """True for a run of another host, which always has power."""
         self.unwritten: Callable[[], float] = lambda: float("-inf")
-        """When the ledger did not take something last."""
+        """Time of the last failed write to the ledger."""
         self._gate = gate
         self._line = line
         self._machine = machine
@@ -59,26 +57,26 @@ class Promises:
         self._wrong_until = 0.0
         self._alone_since = 0.0
         self._down_until = 0.0
-        """When the controller's host was last without power."""
+        """Last time at which the controller's host had no power."""
         self._idle_since: float | None = None
         self._hung_since: float | None = None
         self._states: dict[str, RunState] = {}
         self._looked = 0.0
-        self._told: dict[str, float] = {}
+        self._last_sent: dict[str, float] = {}
         self._jumped = float("-inf")
         self._telling = 0.0
 
     def wrong(self, seconds: float = 0.0) -> None:
-        """Something stands in the way of somebody, for so long."""
+        """Records a fault that lasts `seconds`."""
         self._wrong_until = max(self._wrong_until, self._line.seconds + seconds)
 
     def jumped(self) -> None:
-        """The host's clock was set."""
+        """Records a jump of the host's clock."""
         self._jumped = self._line.seconds
         self.wrong()
 
     def booted(self) -> None:
-        """The controller's host has its power back."""
+        """Records that the controller's host has power again."""
         self._down_until = self._line.seconds
 
     def looked(self) -> None:
@@ -87,39 +85,41 @@ class Promises:
     def saved(self, run: Run) -> None:
         self._states[run.id] = run.state
         if run.state is RunState.SETTLED:
-            # It was observed stopped: the next alarm is another one.
-            self._told = {said: at for said, at in self._told.items() if not said.endswith(NOT_STOPPED)}
-            self._handed_back(run)
+            # It was observed stopped: the next alert is a new one.
+            self._last_sent = {
+                subject: at for subject, at in self._last_sent.items() if not subject.endswith(NOT_STOPPED)
+            }
+            self._check_returned(run)
 
-    def _handed_back(self, run: Run) -> None:
-        """I2 on a borrowed machine: it runs on, and nothing of ours with it."""
+    def _check_returned(self, run: Run) -> None:
+        """I2 on a borrowed machine: it keeps running, without our workers."""
         left = run.borrowed and any(worker.alive for worker in self._box.played(run.id))
         if left and self._box.reachable and self._line.seconds - self._wrong_until > BY_BOX:
-            self._gate.violated("I2", f"{run.id} is settled, and its worker works on a borrowed machine")
+            self._gate.violated("I2", f"{run.id} is settled, and its worker still runs on a borrowed machine")
 
     def ledger_lost(self) -> None:
-        """The next tick lists the store; a pass in between goes by the tags, which may be lost, too."""
-        self._told.clear()
+        """Records a lost ledger, which the next tick recovers from the store."""
+        self._last_sent.clear()
         self.wrong(HOUR)
 
     def telling(self) -> None:
-        """A message is on its way: by the host's clock it was due now."""
+        """Records that a message is being sent, due now by the host's clock."""
         self._telling = self._line.seconds
 
     def told(self, title: str, host: str) -> None:
-        """P4, of what is said now and then: an alarm, or a start that fails like the last one."""
-        said = title
+        """P4, for repeated messages: an alert, or a start that fails like the last one."""
+        subject = title
         if named := _NAME.search(title):
             outcome = title[named.end() :]
-            said = outcome if outcome in _NO_START else ""
-        said = said and f"{host}: {said}"
+            subject = outcome if outcome in _NO_START else ""
+        subject = subject and f"{host}: {subject}"
         now = self._telling
-        before = self._told.get(said)
-        self._told[said] = now
-        if said and before is not None and now - before < TOLD_AGAIN - MINUTE:
+        before = self._last_sent.get(subject)
+        self._last_sent[subject] = now
+        if subject and before is not None and now - before < TOLD_AGAIN - MINUTE:
             if self._jumped >= before or self.unwritten() >= before - MINUTE:
                 return
-            self._gate.violated("P4", f"people were told again after {(now - before) / HOUR:.1f} h: {title}")
+            self._gate.violated("P4", f"message repeated after {(now - before) / HOUR:.1f} h: {title}")
 
     def step(self) -> None:
         now = self._line.seconds
@@ -150,16 +150,16 @@ class Promises:
         agent = self._box.agent_at
         late, known = 0.0, begun
         if not workers[-1].ended:
-            # Only its agent knows of a death; without one it counts as silence.
+            # Only its agent detects a death; without one the worker counts as stalled.
             late, known = (DEAD_WORKER, max(begun, agent)) if agent is not None else (HUNG, begun)
         if self._box.given(run, len(workers)):
-            late = self._waits.reach  # a box that does not take up what it was given has so long
+            late = self._waits.reach  # time limit of a host that does not accept its manifest
         if driven is not None and now - max(known, driven, self._wrong_until) > BY_CONTROLLER + late:
-            self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller lives")
+            self._gate.violated("P1", f"{run} has no work for {now - begun:.0f} s, and its controller runs")
         powers_off = agent is not None and self._box.powers_off
         alone = max(begun, agent or 0.0, self._alone_since, self._wrong_until) if powers_off else None
         if alone is not None and now - alone > BY_BOX + late:
-            self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its box is on")
+            self._gate.violated("P2", f"{run} has no work for {now - begun:.0f} s, and its host is on")
 
     def _hangs(self, run: str, driven: float | None, now: float) -> None:
         """P3."""
@@ -172,9 +172,9 @@ class Promises:
             self._gate.violated("P3", f"{run} hangs for {(now - begun) / MINUTE:.0f} min")
 
     def _unseen(self, run: str, driven: float, now: float) -> None:
-        """P4, of looks."""
+        """P4, for polls."""
         if self._states.get(run) not in WORK:
             return
         since = max(driven, self._looked, self._machine.spans[-1].begin, self._wrong_until)
         if now - since > self._waits.describe + MINUTE + LOOK:
-            self._gate.violated("P4", f"nobody looked at {self._machine.id} for {now - since:.0f} s")
+            self._gate.violated("P4", f"{self._machine.id} was not polled for {now - since:.0f} s")

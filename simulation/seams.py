@@ -1,4 +1,4 @@
-"""The controller's other seams: its stores, its ledger, its lock, and those it talks to."""
+"""Other seams of the controller: stores, ledger, lock, notifier and view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRAGMAS = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
 
 
 class Bucket(MemoryStore):
-    """The objects themselves, whoever writes them, and how often each was written."""
+    """The objects of all writers, with the number of writes of each."""
 
     threads = 1
 
@@ -36,9 +36,9 @@ class Bucket(MemoryStore):
         self.changes = 0
         self.on_write: Callable[[str], None] = lambda _key: None
         self.forged: dict[str, bytes] = {}
-        """What a user wrote who may write the bucket, and is no part of batchscribe."""
+        """Objects written by the forger."""
         self.spoilt: dict[str, bytes] = {}
-        """What that user overwrote or deleted."""
+        """Objects that the forger overwrote or deleted."""
 
     def forge(self, key: str, data: bytes) -> None:
         self._spoil(key)
@@ -53,7 +53,7 @@ class Bucket(MemoryStore):
         return key in self.forged and self.has(key) and self.get(key).data == self.forged[key]
 
     def original(self, key: str) -> bytes | None:
-        """The object as batchscribe wrote it last; None if it never did."""
+        """Last version written by batchscribe; None if there is none."""
         if self.is_forged(key) or not self.has(key):
             return self.spoilt.get(key)
         return self.get(key).data
@@ -79,7 +79,7 @@ class Bucket(MemoryStore):
         return key in self._objects
 
     def modified(self, key: str) -> datetime | None:
-        """When it was written last; None where it is not there."""
+        """Time of its last write; None if it does not exist."""
         stored = self._objects.get(key)
         return stored.info.modified if stored else None
 
@@ -88,7 +88,7 @@ class StoreSeam:
     """A protocols.Store: the bucket as the controller reaches it."""
 
     threads = 1
-    """One reader at a time: the order of the calls is part of an episode."""
+    """One reader: the order of the calls is part of an episode."""
 
     def __init__(self, bucket: Bucket, gate: Gate) -> None:
         self.url = bucket.url
@@ -119,27 +119,27 @@ class LedgerCopy:
 
 
 class LedgerSeam(Ledger):
-    """A ledger in memory that outlives its process: what was committed stays, the rest never was."""
+    """In-memory ledger that outlives its process and keeps committed data only."""
 
     def __init__(self, gate: Gate, *, saved: Callable[[Run, datetime], None]) -> None:
         super().__init__(Path(":memory:"), pragmas=PRAGMAS)
         self.known: dict[str, Run] = {}
-        """Every run in it, as it was saved last."""
+        """All its runs, as last saved."""
         self.gate = gate
-        """Of the process that is at it now."""
+        """Gate of the process that uses it now."""
         self._saved = saved
 
     def copy(self) -> LedgerCopy:
-        """Its file as it is now."""
+        """Returns a copy of its file."""
         return LedgerCopy(self._db.serialize(), dict(self.known))
 
     def restore(self, older: LedgerCopy) -> None:
-        """Becomes that copy."""
+        """Restores a copy."""
         self._db.deserialize(older.file)
         self.known = dict(older.known)
 
     def hold_unreadable(self) -> None:
-        """An open run of a newer version stands in front of all others."""
+        """Adds an open run of a newer version before all others."""
         row = {"id": UNREADABLE, "state": "planned", "outcome": None, "created": "", "settled": None}
         self._query("save_run", {**row, "cost_micros": 0, "document": '{"version":99}'})
 
@@ -190,11 +190,11 @@ class GuardSeam:
 
 
 SENDING = "message that is about to be sent"
-"""What `Ears` say first, without its text: it may take long to arrive, or never do."""
+"""Kind that `Ears` reports before a message is sent, without its text."""
 
 
 class Ears:
-    """A notifier, a view and a reader of reports; `heard` is given every text that people would see."""
+    """Notifier, view and reader of reports; `heard` gets every text that users would see."""
 
     def __init__(self, gate: Gate, heard: Callable[[str, str], None]) -> None:
         self._gate = gate
@@ -202,26 +202,26 @@ class Ears:
 
     def send(self, message: Message) -> None:
         self._heard(SENDING, "")
-        self._gate.call("notify", message.level.value, lambda: self._tell(message))
+        self._gate.call("notify", message.level.value, lambda: self._deliver(message))
 
     def show(self, run: Run, progress: Progress) -> None:
         self._gate.point("show", f"{run.id} {progress.sequence}")
 
-    def _tell(self, message: Message) -> None:
+    def _deliver(self, message: Message) -> None:
         self._heard("message", f"{message.title}\n{message.body}")
 
 
 class KernelLock:
-    """A protocols.Lock on a file that is never unlinked: the kernel knows who holds which file.
+    """A protocols.Lock on a file that is never unlinked; models the kernel's lock table.
 
-    A file is a number here, and `at` is the one that the path leads to. `doubled` is called where a
-    second process holds the lock although the first is still at work.
+    A file is a number, and `at` is the path's current file. `doubled` is called if a
+    second process gets the lock while the first one still runs.
     """
 
     def __init__(self, doubled: Callable[[str], object]) -> None:
         self.at = 1
         self.process: Callable[[], int] = lambda: 0
-        """The process that asks for the lock now."""
+        """The process that requests the lock now."""
         self._files = 1
         self._holders: dict[int, int] = {}
         self._doubled = doubled
@@ -240,7 +240,7 @@ class KernelLock:
         return f"{pid} simulated" if pid else None
 
     def take(self, process: int) -> None:
-        """The file at the path is now locked for the process. Raises LockHeldError."""
+        """Locks the file at the path for the process. Raises LockHeldError."""
         file = self.open()
         if file in self._holders:
             raise LockHeldError(f"another tick is running ({self.holder()}); nothing was done")
@@ -250,16 +250,16 @@ class KernelLock:
             self._doubled(f"processes {process} and {', '.join(others)} hold the lock at once")
 
     def open(self) -> int:
-        """The file at the path: made where there is none."""
+        """Returns the file at the path; creates it if missing."""
         if not self.at:
             self._files += 1
             self.at = self._files
         return self.at
 
     def unlink(self) -> None:
-        """Takes the file's name away; whoever has it locked has it locked still. Nobody should."""
+        """Removes the file's name; its holder keeps its lock. batchscribe must never do this."""
         self.at = 0
 
     def bury(self, pid: int) -> None:
-        """The process let go of it, or is gone and the kernel freed what it held."""
+        """Frees the lock of a process that released it or died."""
         self._holders = {file: holder for file, holder in self._holders.items() if holder != pid}

@@ -1,4 +1,4 @@
-"""Everything that an episode plays on, wired together: the world as the production tick gets it."""
+"""Wiring of an episode: the simulated world of the production tick."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ RATES = {
 
 
 class Stage:
-    """The world of an episode, and a hand on everything in it."""
+    """World of an episode, with access to all its parts."""
 
     def __init__(self, rng: random.Random, weather: Weather) -> None:
         self.rng = rng
@@ -73,7 +73,7 @@ class Stage:
         self.host_up = True
         self.main = self.new_slot(self.host, FIRST)
         self.beside = self.new_slot(self.host, FIRST)
-        """Where the watchdog's passes run while a tick waits."""
+        """Slot of the watchdog's passes while a tick waits."""
         self.at_work = self.main
         self.gate = self.main.gate
         self.pays_twice = False
@@ -110,7 +110,7 @@ class Stage:
     # the course of an episode
 
     def plan(self, hours: float) -> None:
-        """Everything that happens by itself, within so many hours."""
+        """Plans uploads, users and faults within `hours`."""
         self.uploads.plan(hours)
         self.people.plan(self._weather, hours)
         self.trouble.plan(hours)
@@ -120,7 +120,7 @@ class Stage:
         self.beside.gate.expect(self._weather.crash)
 
     def begin(self, slot: Slot, name: str) -> None:
-        """A new process of the controller."""
+        """Begins a new process of the controller."""
         self._pids += 1
         self.trace.add(f"--- {name}{' of the second host' if slot.host == SECOND else ''}")
         slot.interrupted = self.at_work if self.at_work.running else None
@@ -128,7 +128,7 @@ class Stage:
         self._give_way(slot)
 
     def end(self, slot: Slot) -> None:
-        """The process is gone; time goes on without it. The one that it interrupted goes on, or ends, too."""
+        """Ends the process; the one that it interrupted continues, or ends too."""
         slot.end()
         self.lock.bury(slot.pid)
         before = slot.interrupted or self.main
@@ -136,10 +136,10 @@ class Stage:
         self.line.cut = before.running and before.gate.dead
 
     def kill(self, slot: Slot) -> None:
-        """SIGKILL: the kernel frees what it held, and its next step is none."""
+        """Kills the process with SIGKILL; the kernel frees its lock."""
         self.trace.add(f"process {slot.pid} is killed")
         slot.gate.kill()
-        self.line.cut = slot is self.at_work  # what runs beside it goes on
+        self.line.cut = slot is self.at_work  # a process beside it continues
         self.lock.bury(slot.pid)
 
     def power_off(self) -> None:
@@ -150,7 +150,7 @@ class Stage:
         self.line.cut = self.at_work.running and self.at_work.gate.dead
 
     def boot(self) -> None:
-        """The host has its power back."""
+        """Boots the host after a power loss."""
         self.host.booted = self.line.seconds
         self.host_up = True
         self.promises.booted()
@@ -162,7 +162,7 @@ class Stage:
         self.checker.enter(slot.pid, slot.host, slot.clock.now)
 
     def jump(self, seconds: float) -> None:
-        """The wall clock of the host is set, by so much; its uptime goes on."""
+        """Sets the host's wall clock by `seconds`; its uptime is unchanged."""
         self.trace.add(f"the host's clock jumps by {seconds:.0f} s")
         self.host.offset += timedelta(seconds=seconds)
         self.checker.jumps.append((self.line.seconds, seconds))
@@ -182,7 +182,7 @@ class Stage:
         self.wire_worlds()
 
     def calm(self) -> None:
-        """No more faults from here on; what is broken stays broken until somebody stops it."""
+        """Ends all faults; a stuck instance stays stuck until it is stopped."""
         self.trace.add("=== calm")
         self._weather = CALM
         self.main.gate.expect(0.0)
@@ -253,7 +253,7 @@ class Stage:
             act()
 
     def _done_twice(self, key: str) -> None:
-        """I5, as a worker meets it: there was a transcript already."""
+        """I5, when a worker finds an existing transcript."""
         if not self.pays_twice:
             self.gate.violated("I5", f"{key} was done, and was done again")
 
@@ -333,13 +333,13 @@ class Stage:
         )
 
     def wire_worlds(self) -> None:
-        """The world of each process, with the ledger as it is now."""
+        """Rebuilds the world of each process with the current ledger."""
         for slot in (self.main, self.beside):
             world = self.world_of(slot, self.ledger)
             slot.world = self.settings.world(world) if self.settings else world
 
     def world_of(self, slot: Slot, ledger: LedgerSeam, owner: str = FIRST) -> World:
-        """The world as a process sees it; the host `owner` made the secret in its state directory."""
+        """World of one process; host `owner` created the secret in its state directory."""
         gate, clock = slot.gate, slot.clock
         store = StoreSeam(self.bucket, gate)
         ears = Ears(gate, self._heard)

@@ -1,4 +1,4 @@
-"""What many episodes came to, in words; and one that was broken, with the command that plays it again."""
+"""Texts for totals of episodes, and for a broken one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPLAY = "python -m simulation --replay"
 
 @dataclass(slots=True)
 class Summary:
-    """Sums over episodes. `seconds` is the processor's time that they took."""
+    """Totals of episodes. `seconds` is their processor time."""
 
     episodes: int = 0
     hours: float = 0.0
@@ -43,7 +43,7 @@ class Summary:
             self.violations.append(result)
 
     def text(self) -> str:
-        """A page of sums."""
+        """Totals as a page of text."""
         passes = self.ticks + self.reconciles + self.watches
         lines = [
             f"episodes    {self.episodes}, {self.hours:.0f} simulated hours",
@@ -54,7 +54,7 @@ class Summary:
             f"  a second  {self._rate(passes)} passes, {self._rate(self.steps)} steps",
             "runs by outcome",
             *_rows(self.outcomes),
-            "troubles by kind",
+            "faults by kind",
             *_rows(self.met),
             f"violations  {len(self.violations)}",
             *(f"  {result.violation} (seed {result.seed})" for result in self.violations),
@@ -66,7 +66,7 @@ class Summary:
 
 
 def broken(result: Result, focus: Focus | None = None) -> str:
-    """The violation, the last steps before it, and how to see it again."""
+    """Text of a violation: the last steps, and the replay command."""
     steps = "\n".join(result.last)
     pairs = ",".join(f"{name}={level}" for name, level in (focus or {}).items())
     again = f"{REPLAY} {result.seed}" + (f" --focus {pairs}" if pairs else "")
@@ -74,7 +74,7 @@ def broken(result: Result, focus: Focus | None = None) -> str:
 
 
 def sound(result: Result) -> str:
-    """One episode that held."""
+    """Text of an episode without a violation."""
     ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.outcomes.items()))
     return (
         f"seed {result.seed}: every invariant held for {result.hours:.1f} h, {result.ticks} ticks, "

@@ -1,4 +1,4 @@
-"""Simulated time: one line of events, the true clock that runs along it, and the host's clock beside it."""
+"""Simulated time: a timeline of events, the true clock, and the host's clock."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Act = Callable[[], object]
 
 
 class Timeline:
-    """A protocols.Clock of the truth, in float seconds from START; events happen while it advances.
+    """The true protocols.Clock, in seconds from START; events happen while it advances.
 
-    `after` is called after every event. An event may `cut` the line: whoever advances it comes back
-    early, as a process does whose machine loses its power.
+    `after` is called after every event. An event may `cut` the line: `advance` then returns early, as
+    when a process's machine loses its power.
     """
 
     def __init__(self) -> None:
@@ -41,16 +41,16 @@ class Timeline:
         self.advance(seconds)
 
     def moment(self, at: datetime) -> float:
-        """A moment on this line, in seconds."""
+        """Seconds of a moment on this timeline."""
         return (at - START).total_seconds()
 
     def at(self, seconds: float, act: Act) -> None:
-        """Plans an event for so many seconds from now."""
+        """Plans an event in `seconds` from now."""
         self._count += 1
         heapq.heappush(self._heap, (self.seconds + max(0.0, seconds), self._count, act))
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass, event by event, up to the end of the span or to a cut."""
+        """Advances the time, event by event, by `seconds` or up to a cut."""
         until = self.seconds + seconds
         heap = self._heap
         while heap and heap[0][0] <= until and not self.cut:
@@ -65,20 +65,20 @@ class Timeline:
 
 @dataclass(slots=True)
 class HostTime:
-    """What all processes of the host share: how wrong its wall clock is, and when it booted."""
+    """Clock state of a host: error of its wall clock, and boot time."""
 
     offset: timedelta = timedelta(0)
     booted: float = -1000.0
 
 
 class HostClock(Shielded):
-    """The Clock and Shield of one process of the controller's host."""
+    """Clock and Shield of one process of the controller's host."""
 
     def __init__(self, line: Timeline, host: HostTime) -> None:
         super().__init__()
         self.host = host
         self.pause: Callable[[float], None] = line.advance
-        """How a sleep passes; a simulated process puts its crash points around it."""
+        """Passes the time of a sleep; a simulated process adds crash points."""
         self._line = line
 
     def now(self) -> datetime:
@@ -100,5 +100,5 @@ class HostClock(Shielded):
         self.signal = name
 
     def begin(self) -> None:
-        """A new process: no signal was sent to it yet, and it shields nothing."""
+        """Begins a new process, without signal or shield."""
         self.signal, self._shields = None, 0

@@ -1,4 +1,4 @@
-"""What happened in an episode: a digest of all of it, and its last steps in words."""
+"""Trace of an episode: digest of all steps, text of the last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN = 90
 
 
 class Trace:
-    """Every step and every event, in order. Two runs of one seed have the same digest, or a bug."""
+    """All steps and events, in order. Two runs of one seed must have the same digest."""
 
     def __init__(self, line: Timeline) -> None:
         self._line = line

@@ -1,6 +1,6 @@
-"""What goes wrong in an episode, and how often: drawn once, from the episode's own randomness.
+"""Kinds and rates of faults in an episode, drawn once from its seed.
 
-Most episodes have only a few kinds of trouble, so that no kind drowns the others.
+Most episodes have only a few kinds of faults, so that no kind hides the others.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ class Weather:
     fault: float = 0.0
     """That a call of the cloud, the store, the guard or the launcher fails."""
     lost_reply: float = 0.4
-    """That a call which fails had its effect all the same."""
+    """That a failed call still took effect."""
     slow: float = 0.0
     """That a call takes minutes."""
     hang: float = 0.0
-    """That a call comes back after hours only."""
+    """That a call returns only after hours."""
     stale: float = 0.0
-    """That a look shows what was true some seconds ago."""
+    """That a poll shows a state that is some seconds old."""
     late_tags: float = 0.0
-    """That a look shows tags that are older than the state beside them."""
+    """That a poll shows tags that are older than its state."""
     ledger: float = 0.0
     """That a write to the ledger fails."""
     full_disks: int = 0
     """Times in which nothing can be written on the controller's host."""
     broken_boot: float = 0.0
     deaf_boot: float = 0.0
-    """That a box boots and never answers, neither its controller nor its own units."""
+    """That a GPU host boots but runs no units and never answers."""
     lost_agent: float = 0.0
-    """That the agent on the box dies after a while, and only the dead-man is left."""
+    """That the host's agent dies after a while, and only the dead-man timer is left."""
     dies: float = 0.0
     """That the worker dies at a chunk."""
     hangs: float = 0.0
@@ -51,34 +51,34 @@ class Weather:
     killer: float = 0.0
     """That a chunk kills its worker."""
     forgotten: float = 0.0
-    """That a worker says it is done with a chunk, and published nothing."""
+    """That a worker reports a chunk as done without publishing it."""
     endless: float = 0.0
     """That a chunk keeps its worker busy for good."""
     torn: float = 0.0
-    """That what a worker writes of its progress, or as its last word, cannot be read."""
+    """That a worker's progress or exit record is unreadable."""
     stuck: float = 0.0
     """That a stop does not end unless it is forced."""
     signal: float = 0.0
-    """That a tick is asked to end while it is at work."""
+    """That a running tick gets SIGTERM."""
     outages: int = 0
-    """Of the controller's host; its timer goes on after it."""
+    """Outages of the controller's host; its timers continue after each."""
     lost_disk: float = 0.0
     """That a host comes back from an outage without its ledger."""
     partitions: int = 0
     box_partitions: int = 0
     jumps: int = 0
-    """Of the host's wall clock, by up to an hour."""
+    """Jumps of the host's wall clock, by up to an hour."""
     droughts: int = 0
     """Times without capacity, without quota, or with expired credentials."""
     refused_types: float = 0.0
-    """That a type is one which the instance cannot have."""
+    """That the instance cannot have a type."""
     use: float = 0.15
-    """That a GPU which somebody else has up is used."""
+    """That a GPU which is up for another user is borrowed."""
     people: int = 0
     strangers: int = 0
-    """Other schedulers with claims of their own."""
+    """Runs of other schedulers with their own claims."""
     bystanders: int = 0
-    """Processes started by hand while a tick is at work."""
+    """Processes started manually while a tick runs."""
     second_host: float = 0.0
     """That another scheduler's host works on the same bucket and instance."""
     cloned: float = 0.0
@@ -130,7 +130,7 @@ _FOCUSED = 0.3
 _ACTED = 0.25
 
 Focus = Mapping[str, float]
-"""Fields of the weather that are set, whatever is drawn for the others."""
+"""Fields of the weather with fixed values; the others are drawn."""
 FOCI: Mapping[str, Focus] = {
     "whose start was it": {"people": 3, "crash": 0.005, "fault": 0.1, "lost_reply": 0.8, "broken_boot": 0.3},
     "another claims it": {"strangers": 3, "people": 2, "fault": 0.05, "lost_reply": 0.8, "stale": 0.1},
@@ -146,7 +146,7 @@ FOCI: Mapping[str, Focus] = {
     "stops that hang": {"stuck": 0.5, "fault": 0.1, "crash": 0.01},
     "nothing but the work": {"crash": 0.0, "fault": 0.0, "hangs": 0.05, "dies": 0.05},
 }
-"""Weathers in which rare pairs of troubles meet."""
+"""Weathers in which rare pairs of faults meet."""
 
 
 ACTORS: Mapping[str, Focus] = {
@@ -161,9 +161,9 @@ ACTORS: Mapping[str, Focus] = {
 
 
 def drawn(rng: random.Random, focus: Focus | None = None, actors: random.Random | None = None) -> Weather:
-    """The weather of an episode; one in a few has a focus of its own.
+    """Draws the weather of an episode; some have a focus.
 
-    `actors` decides by itself whether there are any: an episode without them is the same with and without it.
+    `actors` is a separate random source, so that an episode without actors is the same with and without it.
     """
     crash = pick(rng, _CRASHES)
     spices = {name: pick(rng, levels) for name, levels in _SPICES.items() if rng.random() < _SPICED}
@@ -176,7 +176,7 @@ def drawn(rng: random.Random, focus: Focus | None = None, actors: random.Random 
 
 
 def pick(rng: random.Random, among: Sequence[T]) -> T:
-    """One of them."""
+    """Picks one element."""
     return among[int(rng.random() * len(among))]
 
 

@@ -1,4 +1,4 @@
-"""A worker as the simulator plays it: chunk after chunk into the store, by events, until its last word."""
+"""Simulated worker: publishes chunk after chunk by events, until its exit record."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from simulation.seams import Bucket
 from simulation.timeline import Timeline
 
 SECONDS_PER_CHUNK = 600.0
-"""Of audio."""
+"""Audio seconds of a chunk."""
 RETRY_SECONDS = 20.0
 _WORDS = (Word(word="one", start=0.5, end=0.9), Word(word="two", start=1.0, end=1.4))
 _SEGMENTS = (Segment(text="one two", start=0.5, end=1.4, words=_WORDS),)
 
 
 class Kind(Enum):
-    """What becomes of a chunk under a worker."""
+    """Result of a chunk under a worker."""
 
     GOOD = "good"
     POISON = "poison"
     KILLER = "killer"
     ENDLESS = "endless"
     FORGOTTEN = "forgotten"
-    """The worker says that it is done, and published nothing."""
+    """Reported as done, but not published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """What a worker is given: its chunks' fates, how long each takes, and the way to the store."""
+    """Callbacks of a worker: result and duration of each chunk, and its network."""
 
     fate: Callable[[str], Kind]
     seconds: Callable[[], float]
     online: Callable[[], bool]
     torn: Callable[[], bool] = lambda: False
-    """Whether its next word about itself cannot be read."""
+    """True if its next record is unreadable."""
     twice: Callable[[str], object] = lambda _key: None
-    """Told of a chunk that was done already."""
+    """Called with a chunk that was done already."""
 
 
 class Worker:
-    """One worker on one box. It lives until its last word, its death, or the box's stop."""
+    """One worker on a GPU host, until its exit record or death."""
 
     def __init__(self, line: Timeline, bucket: Bucket, manifest: Manifest, hands: Hands) -> None:
         self.manifest = manifest
         self.alive = True
         self.ended = False
-        """Its last word was said."""
+        """True if it wrote its exit record."""
         self.hung = False
-        """It is at a chunk for good, and hears nobody."""
+        """True if it hangs at a chunk and ignores signals."""
         self._line = line
         self._bucket = bucket
         self._hands = hands
@@ -78,12 +78,12 @@ class Worker:
         self.alive = False
 
     def ask_to_end(self) -> None:
-        """Finishes what is in its engine, and says its last word; a hung one does not hear it."""
+        """Ends after the current window; a hung worker ignores this."""
         if self.alive and not self.hung:
             self._line.at(5.0, lambda: self._end(WorkerEnd.STOPPED))
 
     def _then(self, act: Callable[[], None]) -> None:
-        """The next thing that it does, unless it is gone by then."""
+        """Plans its next act, unless it is dead by then."""
         self._line.at(self._hands.seconds(), lambda: act() if self.alive else None)
 
     def _load(self) -> None:
@@ -91,7 +91,7 @@ class Worker:
         self._then(lambda: self._work(0))
 
     def _work(self, index: int) -> None:
-        """A chunk whose time is over: what came of it."""
+        """Finishes a chunk with its result."""
         if not self._hands.online():
             self._line.at(RETRY_SECONDS, lambda: self._work(index) if self.alive else None)
             return
@@ -174,10 +174,10 @@ class Worker:
             in_flight=in_flight,
         )
         place = keys.progress(self.manifest.run, self.manifest.worker)
-        self._bucket.replace(place, self._word(wire.encode(progress)))
+        self._bucket.replace(place, self._tear(wire.encode(progress)))
 
     def _end(self, end: WorkerEnd) -> None:
-        """Its last word, as soon as the store can be reached."""
+        """Writes its exit record as soon as the store is reachable."""
         if not self.alive:
             return
         if not self._hands.online():
@@ -192,14 +192,15 @@ class Worker:
             timings=self._timings,
             failures=tuple(self._failures),
         )
-        self._bucket.create(keys.exit_record(record.run, record.worker), self._word(wire.encode(record)))
+        key = keys.exit_record(record.run, record.worker)
+        self._bucket.create(key, self._tear(wire.encode(record)))
         self.alive, self.ended = False, True
 
-    def _word(self, data: bytes) -> bytes:
+    def _tear(self, data: bytes) -> bytes:
         return data[: len(data) // 2] if self._hands.torn() else data
 
 
 def transcript_of(key: str) -> str:
-    """Where the transcript of a simulated chunk lies."""
+    """Transcript key of a simulated chunk."""
     folder, _, name = key.rpartition("/")
     return f"{folder}/transcription-{name.removesuffix('.webm')}.json"

@@ -308,7 +308,7 @@ def test_a_run_is_guarded_while_it_lasts_and_status_says_so(cloud: Cloud) -> Non
     (order,) = cloud.orders()
     run = cloud.tags["batchscribe:run"]
     assert (order["Name"], order["State"]) == (f"{cloud.instance}.{run}", "ENABLED")
-    assert f"standing orders: {run}" in cloud.desk.run("status").stdout
+    assert f"active stop orders: {run}" in cloud.desk.run("status").stdout
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert (cloud.state, cloud.orders()) == ("stopped", [])

@@ -178,5 +178,5 @@ def test_the_rehearsal_of_the_box(cloud: Cloud) -> None:
 def test_a_rehearsal_is_not_begun_without_a_yes(cloud: Cloud) -> None:
     done = cloud.desk.run("rehearse", "--act", "box")
     assert done.returncode == 1
-    assert "Go on?" in done.stderr
+    assert "Continue?" in done.stderr
     assert (cloud.state, cloud.box.boots) == ("stopped", 0)

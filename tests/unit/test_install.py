@@ -115,7 +115,7 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert calls(machine)[3:] == ["daemon-reload", f"enable --now {timers}"]
     changed = run(project, "systemd", *where, "--every", "30m")
     assert f"wrote {machine / 'units' / TIMER}" in changed
-    assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 stands in the schedule" in changed
+    assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 is set in the schedule" in changed
     assert "OnCalendar=*:0/30" in lines((machine / "units" / TIMER).read_text())
 
 

@@ -8,7 +8,7 @@ from unicodedata import normalize
 import msgspec
 import pytest
 
-from batchscribe.cli.chunks import _told
+from batchscribe.cli.chunks import _describe_life
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.redo import (
     Redone,
@@ -387,7 +387,7 @@ def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: 
 def test_why_says_what_a_transcript_says_of_itself(store: MemoryStore, scanner: Scanner) -> None:
     put(store, "a.mp3")
     put(store, "transcription-a.json", data=told())
-    (line,) = [line for line in _told(why(scanner, "a.mp3")) if "transcribed" in line]
+    (line,) = [line for line in _describe_life(why(scanner, "a.mp3")) if "transcribed" in line]
     assert "by faster-whisper small.en [no-speech]" in line
 
 
@@ -396,7 +396,7 @@ def test_why_names_a_transcript_that_cannot_be_read(store: MemoryStore, scanner:
     put(store, "transcription-a.json", data=told()[:50])
     life = why(scanner, "a.mp3")
     assert life.state is ChunkState.DONE
-    (line,) = [line for line in _told(life) if "unreadable" in line]
+    (line,) = [line for line in _describe_life(life) if "unreadable" in line]
     assert "`batchscribe redo a.mp3`" in line
     assert "not a transcript" in line
 

@@ -339,7 +339,7 @@ def test_the_command_prints_one_document_and_says_what_is_missing(
     whole = CliRunner().invoke(cli, ["iam-policy", "--json"])
     assert set(json.loads(whole.stdout)) == {"scheduler", "stop", "box"}
     for name in ("ACCOUNT_ID", "REGION", "INSTANCE_ID", "GUARD_ROLE", "BUCKET"):
-        assert f"{name} is not known here" in whole.stderr
+        assert f"{name} is unknown and stays" in whole.stderr
     one = CliRunner().invoke(cli, ["iam-policy", "--role", "stop", "--json"], env=NAMED)
     assert json.loads(one.stdout) == {
         "policy": policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
@@ -347,6 +347,6 @@ def test_the_command_prints_one_document_and_says_what_is_missing(
     }
     assert one.stderr == ""
     unnamed = CliRunner().invoke(cli, ["iam-policy"], env=NAMED | {"GPU_INSTANCE_TYPE": ""})
-    assert "OWN_TYPE is not known here" in unnamed.stderr
+    assert "OWN_TYPE is unknown and stays" in unnamed.stderr
     shown = CliRunner().invoke(cli, ["iam-policy"], env=NAMED).stdout
     assert "# box: for the instance's own role" in shown

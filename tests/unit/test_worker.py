@@ -242,7 +242,7 @@ def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.Monk
                 release_seconds=None,
                 bytes_per_second={},
             )
-    seen = "seen: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
+    seen = "measured: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
     assert seen in asked_of_engines().output
     (found,) = [each for each in json.loads(asked_of_engines("--json").output) if each["name"] == "parakeet"]
     assert found["speeds"][0]["speed"] == 80.0

@@ -1,4 +1,4 @@
-"""What the commands share: the settings, a console, and one way to print JSON."""
+"""Context of the commands: settings, console and JSON output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ WIDTH = 130
 
 
 class PlainConsole(Console):
-    """Prints texts with control characters spelled out: object keys and stored records are untrusted.
+    """Console that escapes control characters.
 
-    The cells of a table are spelled out where it is filled.
+    Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -30,17 +30,18 @@ class PlainConsole(Console):
 
 
 class App:
-    """The context object of every command; nothing is read before it is needed."""
+    """Context object of every command; reads settings on first use."""
 
     def __init__(self) -> None:
         self.flags: dict[str, str] = {}
         """Settings given as options: they win over the environment and over `.env`."""
         self.lenient = False
-        """True for commands that stop a GPU: what is wrong with the settings is raised at their end."""
+        """True for commands that stop a GPU: they raise settings errors at their end."""
 
     def take_source(self, source: str) -> None:
-        """Another source than the configured one. Its results go beside it, not where `.env` puts those
-        of the other, unless the environment says so now.
+        """Replaces the configured source.
+
+        Results go beside it, unless the environment sets BATCH_OUTPUT.
         """
         self.flags["BATCH_SOURCE"] = source
         origins = configuration.load(flags=self.flags).origins
@@ -53,19 +54,19 @@ class App:
 
     @cached_property
     def console(self) -> Console:
-        """Wide where no terminal sets a width: what goes into a file or a pipe is not folded."""
+        """Console; unfolded lines if stdout is no terminal."""
         return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def configured(settings: Settings) -> Settings:
-    """The settings, put into effect: credentials for the libraries, a log that knows the secrets."""
+    """Applies the settings to the AWS environment and the log."""
     settings.apply_aws_environment()
     logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
     return settings
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout: values of ours become objects, times ISO 8601."""
+    """Prints one JSON document: structs become objects, times ISO 8601."""
     text = msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2).decode()
     click.echo(printable_json(text))
 

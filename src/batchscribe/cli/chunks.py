@@ -32,12 +32,12 @@ from batchscribe.wiring.scheduler import new_scanner, open_stores
 @json_option
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
-    """The whole life of one chunk: seen, tried, transcribed, held back, and by which runs."""
+    """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
     life = life_of(_scanner(app), _relative(app, key))
     if as_json:
         print_json(life)
         return
-    for line in _told(life):
+    for line in _describe_life(life):
         app.console.print(printable(line), markup=False)
 
 
@@ -48,9 +48,12 @@ def why(app: App, key: str, *, as_json: bool) -> None:
 @json_option
 @pass_app
 def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_json: bool) -> None:
-    """Transcribe WHAT (a key or a session) again; the old transcripts are kept aside."""
+    """Transcribe WHAT (a key or a session) again.
+
+    Old transcripts are moved aside and kept.
+    """
     if sum(map(bool, (what, stale, model_not))) != 1:
-        raise click.UsageError("name a key or a session, or give --stale, or --model-not MODEL")
+        raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = _scanner(app)
     chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
     stamp = f"{SystemClock().now():%Y%m%d-%H%M%S}"
@@ -73,7 +76,7 @@ def quarantine() -> None:
 @json_option
 @pass_app
 def quarantine_list(app: App, *, as_json: bool) -> None:
-    """Every chunk that failed for good, and why."""
+    """Every quarantined chunk, with its last error."""
     records = redoing.quarantined(open_stores(app.settings)[1])
     if as_json:
         print_json({"quarantined": records})
@@ -90,9 +93,9 @@ def quarantine_list(app: App, *, as_json: bool) -> None:
 @json_option
 @pass_app
 def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_json: bool) -> None:
-    """Forget the failures of KEYS, so that they are tried again."""
+    """Forget the failures of KEYS, so that the next runs retry them."""
     if bool(keys) == everything:
-        raise click.UsageError("name the keys, or give --all")
+        raise click.UsageError("give the keys, or --all")
     wanted = None if everything else [_relative(app, key) for key in keys]
     released = redoing.release(open_stores(app.settings)[1], wanted)
     if as_json:
@@ -113,7 +116,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 )
 @pass_app
 def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
-    """A session's transcript, as it stands now."""
+    """A session's transcript, assembled from its current transcripts."""
     from batchscribe.adapters.output.subtitles import render
 
     whole = assemble(_scanner(app), session_id(_relative(app, session)))
@@ -130,7 +133,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
 
 
 def session_id(name: str) -> str:
-    """What a person calls a session, as its id: a folder with its slash, a file's key as it is."""
+    """Session id: a folder with its slash, a file's key unchanged."""
     audio = audio_name(name)
     if audio is not None and audio.number is None:
         return name
@@ -156,7 +159,7 @@ def _scanner(app: App) -> Scanner:
 
 
 def _relative(app: App, key: str) -> str:
-    """The key below the source, whether it was given so or as a whole URL."""
+    """Returns the key below the source; `key` may be a whole URL."""
     return key.removeprefix(app.settings.required("BATCH_SOURCE").rstrip("/") + "/")
 
 
@@ -164,24 +167,24 @@ def _unreadable(transcript: str, key: str) -> str:
     return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
 
 
-def _told(life: Life) -> Iterator[str]:
+def _describe_life(life: Life) -> Iterator[str]:
     yield f"{life.key}  (session {shown(life.session)})"
     if life.audio is None:
-        yield "  the audio is not there any more"
+        yield "  the audio was deleted"
     else:
         yield f"  audio       {life.audio.size} bytes, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
         yield f"  state       {life.state}" + (" (stale: the audio is newer)" if life.stale else "")
         yield f"  transcript  goes to {life.planned}"
-    for told in life.transcripts:
-        if told.unreadable:
-            yield f"  unreadable  {_unreadable(told.key, life.key)} ({told.unreadable})"
+    for transcript in life.transcripts:
+        if transcript.unreadable:
+            yield f"  unreadable  {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
             continue
-        by = f" by {told.engine} {told.model or ''}".rstrip() if told.engine else ""
-        flags = f" [{', '.join(told.flags)}]" if told.flags else ""
-        yield f"  transcribed {told.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {told.key}"
+        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
+        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
+        yield f"  transcribed {transcript.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {transcript.key}"
     for mention in life.runs:
         yield f"  run         {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
     for failure in life.failures:
         yield f"  failed      {failure.at:%Y-%m-%d %H:%M:%S} UTC ({failure.kind}): {failure.message}"
     if life.quarantine:
-        yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` tries it again"
+        yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"

@@ -1,7 +1,7 @@
-"""`demo`: the whole of the main job on this machine, on bundled speech, with no account and no network.
+"""`demo`: one complete run on this machine, on bundled speech.
 
-One real tick: a bucket on disk, this machine as the GPU, a real Whisper, tiny.en, that a Python package
-holds. What is bundled is only the audio and the text that was spoken.
+It is a real tick: a bucket on disk, this machine as the GPU, and Whisper tiny.en from a Python package.
+Only the audio and its spoken text are bundled.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MODEL = "tiny.en"
 
 
 @click.command()
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to put it all.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where to put all files.")
 @click.option("--engine", default="faster-whisper", show_default=True, help="The speech engine to use.")
 @pass_app
 def demo(app: App, *, folder: Path | None, engine: str) -> int:
-    """The whole main job on this machine: bundled speech, no account, no network."""
+    """A complete run on this machine: bundled speech, no account, no network."""
     try:
-        import jiwer  # noqa: F401  asked for before anything is written
+        import jiwer  # noqa: F401  checked before anything is written
     except ImportError as error:
         raise MisconfiguredError("the demo needs its extra: pip install 'batchscribe[demo]'") from error
     home = (folder or Path(tempfile.mkdtemp(prefix="batchscribe-demo-"))).absolute()
@@ -60,20 +60,20 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     run = ticked.runs[-1] if ticked.runs else None
     if run is None or run.outcome is not Outcome.COMPLETED:
         why = run.detail if run else ticked.decision.reason.sentence
-        raise BatchscribeError(f"the demo did not complete: {why}; look into {home / 'logs'}")
+        raise BatchscribeError(f"the demo did not complete: {why}; see the logs in {home / 'logs'}")
     say("[bold]3. Transcripts[/], beside what was spoken")
     say(comparison(home / "bucket", corpus))
     say("[bold]4. Money[/]")
     say("\n".join(settled(run, made.settings, left=None)), markup=False)
     say(priced(run), markup=False)
-    say("[bold]5. Where everything lies[/]")
+    say("[bold]5. Files[/]")
     for what, path in places(home):
         say(f"  {what:<12} {path}", markup=False)
     return 0
 
 
 def put_speech(bucket: Path) -> dict[str, Any]:
-    """Copies the bundled speech into a folder, and returns the text that is spoken in it."""
+    """Copies the bundled speech into a folder, and returns its spoken text."""
     with as_file(files("batchscribe") / "demo") as bundled:
         for folder in ("audio", "cut"):
             shutil.copytree(bundled / folder, bucket, dirs_exist_ok=True)
@@ -82,7 +82,7 @@ def put_speech(bucket: Path) -> dict[str, Any]:
 
 
 def demo_settings(home: Path, engine: str) -> configuration.Settings:
-    """Settings of its own: neither `.env` nor the environment of the caller has a say."""
+    """Settings of the demo; ignores `.env` and the environment."""
     flags = {
         "BATCH_SOURCE": (home / "bucket").as_uri(),
         "BATCH_ENGINE": engine,
@@ -95,9 +95,9 @@ def demo_settings(home: Path, engine: str) -> configuration.Settings:
 
 
 def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
-    """Each transcript beside the text that was spoken, and the word error rate of all.
+    """Table of transcripts and spoken text, with the word error rate.
 
-    The recording that a clock cut, words included, is compared as a session.
+    The recording that was cut at fixed times, within words too, is compared as a session.
     """
     import jiwer
 
@@ -113,27 +113,27 @@ def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
         shown = escape(text) if plain(text) == spoken else f"[yellow]{escape(text)}[/]"
         table.add_row(escape(key), escape(spoken), shown)
     table.add_section()
-    said = [spoken for _, spoken, _ in rows]
-    rate = jiwer.wer(said, [plain(text) for _, _, text in rows])
-    words = len(" ".join(said).split())
+    reference = [spoken for _, spoken, _ in rows]
+    rate = jiwer.wer(reference, [plain(text) for _, _, text in rows])
+    words = len(" ".join(reference).split())
     table.add_row("[bold]word error rate[/]", f"[bold]{rate:.3f}[/] over {words} words", "")
     return table
 
 
 def plain(text: str) -> str:
-    """The words alone, as they are spoken: lower case, no marks."""
+    """Returns the words in lower case, without punctuation."""
     return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def priced(run: Run) -> str:
-    """What the same seconds would have cost on a GPU with a name; not what a GPU would have needed."""
+    """Sentence with the price of the same seconds on PRICED_AS."""
     rate = PriceTable().rate(PRICED_AS, REGION)
     if rate is None:
         raise MisconfiguredError(f"the price table has no {PRICED_AS}: reinstall batchscribe")
     amount = cost(rate, run.billed_seconds)
     return (
-        f"This machine costs nothing here. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
-        f"would have cost ${amount.text(4)}: a minute is the least that EC2 bills."
+        f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
+        f"would have cost ${amount.text(4)}: EC2 bills at least one minute."
     )
 
 

@@ -1,4 +1,4 @@
-"""`batchscribe gpu`: the instance by hand."""
+"""`batchscribe gpu`: manual control of the instance."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from batchscribe.errors import (
 TOOLS = "batchscribe.gpu.tools"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-_LOOK_SECONDS = 60.0
-_BORROWED_SECONDS = 3600.0
-"""Enough for a check or a set-up; then the order outside this machine stops what nobody has stopped."""
+_POLL_SECONDS = 60.0
+_SESSION_SECONDS = 3600.0
+"""Time for a check or a set-up; after it the stop order outside this machine takes effect."""
 
 
 def tools(ctx: click.Context) -> GpuTools:
-    """What to work with: made by the function that was put into `ctx.meta`."""
+    """Builds the tools with the factory in `ctx.meta`."""
     make: Callable[[], GpuTools] = ctx.meta[TOOLS]
     return make()
 
@@ -55,7 +55,7 @@ def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 @click.group()
 def gpu() -> None:
-    """The GPU instance by hand."""
+    """Manual control of the GPU instance."""
 
 
 @gpu.command()
@@ -66,36 +66,37 @@ def start(ctx: click.Context, seconds: float | None) -> None:
     at = tools(ctx)
     hand = at.hand
     with at.lock.held():
-        _no_open_run(at)
-        session = _prepared(at, hand, seconds)
-        seen = _started(at, hand, session)
-    click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_place(seen)}.")
+        _refuse_open_run(at)
+        session = _prepare_session(at, hand, seconds)
+        seen = _start_instance(at, hand, session)
+    click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_describe_address(seen)}.")
     click.echo("The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`.")
     if seconds is not None:
-        _stay(at, hand, seen, seconds, session)
+        _stop_after(at, hand, seen, seconds, session)
 
 
 @gpu.command()
-@click.option("--force", is_flag=True, help="Also while a run uses it; forces a stuck stop, too.")
+@click.option("--force", is_flag=True, help="Stop it even if a run uses it; also forces a stuck stop.")
 @click.pass_context
 def stop(ctx: click.Context, force: bool) -> None:
-    """Stop the instance, and wait until it is seen stopped (exit code 3 if it is not)."""
+    """Stop the instance, and wait until it is observed stopped.
+
+    Exit code 3 if it is not observed stopped.
+    """
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
     if force:
-        # The tick that holds the lock is driving the very run that is to be cut short.
+        # Without the lock: the tick that holds it drives the run that is to be stopped.
         seen = at.hand.stop(force=True)
     else:
         try:
             with at.lock.held():
-                _no_open_run(at, "or `batchscribe gpu stop --force`")
-                seen = at.hand.stop(allowed=lambda found: _nobody_elses(at, found))
+                _refuse_open_run(at, "or `batchscribe gpu stop --force`")
+                seen = at.hand.stop(allowed=lambda found: _refuse_foreign_claim(at, found))
         except LockHeldError as error:
-            raise RefusedError(
-                f"{error}; to stop the GPU all the same: `batchscribe gpu stop --force`"
-            ) from error
-    click.echo(f"{seen.id} is {seen.state}: observed, not only asked for.")
+            raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
+    click.echo(f"{seen.id} is {seen.state} (observed).")
     _clear_orders(at, seen)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
@@ -105,7 +106,7 @@ def stop(ctx: click.Context, force: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """What the instance is doing, and for whom."""
+    """State of the instance, its claim, lock and worker version."""
     rows = status_of(tools(ctx))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
@@ -118,50 +119,53 @@ def status(ctx: click.Context, as_json: bool) -> None:
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, check, stop it again.")
 @click.pass_context
 def check(ctx: click.Context, start_it: bool) -> None:
-    """Test the way to the worker, step by step, and say what mends each step."""
+    """Check the instance and its worker, step by step."""
     at = tools(ctx)
     refuse_unfit(at.unfit)
     seen = at.hand.look()
     exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
-    mend = "mend GPU_INSTANCE_ID or AWS_REGION"
+    fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    well = _show([Finding(what="instance", ok=exists, detail=name, mend=mend)])
+    passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
     if not exists:
         ctx.exit(1)
-    with _running(at, seen, start_it=start_it) as running:
+    with _running_instance(at, seen, start_it=start_it) as running:
         up = running is not None
-        mend = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
+        fix = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
         state = (running or seen).state
-        well &= _show([Finding(what="state", ok=up, detail=state.value, mend=mend)])
+        passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
         if running is not None:
-            well &= _show(_beside_runs(at, running).check(running))
-    if not well:
+            passed &= _print_findings(_setup_beside_runs(at, running).check(running))
+    if not passed:
         ctx.exit(1)
 
 
 @gpu.command()
 @click.option(
-    "--extra", type=click.Choice(EXTRAS), help="What the box computes with; else what the engine needs."
+    "--extra", type=click.Choice(EXTRAS), help="Extra to install on the host; default: the engine's."
 )
-@click.option("--wheel", type=click.Path(path_type=Path), help="This version's wheel, built before.")
+@click.option("--wheel", type=click.Path(path_type=Path), help="An existing wheel of this version.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="Settings and credentials of the workers.")
-@click.option("--repin", is_flag=True, help="Trust the host key that the box shows now.")
+@click.option("--repin", is_flag=True, help="Trust the host key that the host presents now.")
 @click.option("--fingerprint", help="The only host key to trust, as SHA256:...")
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
 @click.pass_context
 def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
-    """Install the worker on the box, fetch its model, pin its host key, and check it."""
+    """Install and check the worker on the GPU host.
+
+    Fetches its model and pins its host key.
+    """
     at = tools(ctx)
     refuse_unfit(at.unfit)
-    with _running(at, at.hand.look(), start_it=start_it, alone=True) as running:
+    with _running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
-        click.echo(f"setting up {running.id}: this takes minutes where CUDA's libraries are fetched")
-        well = _show(at.setup.set_up(running, Wishes(**wishes)))
-    if not well:
-        click.echo("not recorded as ready: mend what failed, and run `batchscribe gpu setup` again")
+        click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
+        passed = _print_findings(at.setup.set_up(running, Wishes(**wishes)))
+    if not passed:
+        click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
 
 
@@ -169,62 +173,65 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
 @click.argument("command", nargs=-1)
 @click.pass_context
 def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
-    """Log in on the box, or run a command there: `gpu ssh -- nvidia-smi`."""
+    """Log in on the GPU host, or run a command there.
+
+    Example: `gpu ssh -- nvidia-smi`
+    """
     at = tools(ctx)
     if at.ssh is None:
-        raise MisconfiguredError("the GPU is in this machine: there is nothing to log in to")
+        raise MisconfiguredError("the GPU is in this machine: no login is needed")
     argv = at.ssh.argv(at.hand.look(), command)
-    os.execvp(argv[0], argv)  # noqa: S606  the person's terminal becomes ssh's
+    os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
 
 
-def _show(findings: Iterable[Finding]) -> bool:
-    """Prints each finding as it comes; True where all is well."""
-    well = True
+def _print_findings(findings: Iterable[Finding]) -> bool:
+    """Prints each finding when it arrives; True if all passed."""
+    passed = True
     for finding in findings:
-        well &= finding.ok
+        passed &= finding.ok
         click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.detail}")
         if not finding.ok and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
-    return well
+    return passed
 
 
-def _beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
-    """The set-up, which loads no second model where a run is at work."""
-    if at.open_run(at.instance) is None and not _claimed(at, seen):
+def _setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
+    """Returns the set-up; loads no second model while a run uses the GPU."""
+    if at.open_run(at.instance) is None and not _is_claimed(at, seen):
         return at.setup
     return replace(at.setup, terms=replace(at.setup.terms, busy=True))
 
 
 @contextmanager
-def _running(
+def _running_instance(
     at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
 ) -> Iterator[Instance | None]:
-    """The instance while it runs; one that had to be started is stopped again, whatever happens.
+    """Yields the running instance, and stops it again if it was started here.
 
-    None where it does not run and shall not be started.
+    Yields None if it does not run and `start_it` is False.
     """
     if seen.state is InstanceState.RUNNING:
-        with _alone(at) if alone else nullcontext():
+        with _exclude_runs(at) if alone else nullcontext():
             yield seen
     elif not start_it:
         yield None
     else:
-        with _alone(at), _borrowed(at) as borrowed:
-            yield borrowed
+        with _exclude_runs(at), _start_temporarily(at) as started:
+            yield started
 
 
 @contextmanager
-def _alone(at: GpuTools) -> Iterator[None]:
+def _exclude_runs(at: GpuTools) -> Iterator[None]:
     with at.lock.held():
-        _no_open_run(at)
+        _refuse_open_run(at)
         yield
 
 
 @contextmanager
-def _borrowed(at: GpuTools) -> Iterator[Instance]:
+def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
     hand = at.hand
     _clear_orders(at, hand.free())
-    session = _guarded(at, _BORROWED_SECONDS)
+    session = _arm_order(at, _SESSION_SECONDS)
     try:
         hand.start()
         yield hand.reached(at.setup.reachable)
@@ -236,23 +243,23 @@ def _borrowed(at: GpuTools) -> Iterator[Instance]:
             at.orders.take_back(session)
 
 
-def _prepared(at: GpuTools, hand: Hand, seconds: float | None) -> str:
-    """The session that may begin: no order of others stands against it, and its own is given."""
+def _prepare_session(at: GpuTools, hand: Hand, seconds: float | None) -> str:
+    """Clears stale orders; returns a guarded session, empty without a time limit."""
     seen = hand.free()
     _clear_orders(at, seen)
     if seconds is None:
         return ""
-    _nobody_elses(at, seen)
-    return _guarded(at, seconds)
+    _refuse_foreign_claim(at, seen)
+    return _arm_order(at, seconds)
 
 
-def _guarded(at: GpuTools, seconds: float) -> str:
-    """The name of a new session, for which the order outside this machine has been given."""
+def _arm_order(at: GpuTools, seconds: float) -> str:
+    """Arms the stop order of a new session; returns its name."""
     session = at.new_session()
     try:
         at.orders.give(session, seconds)
     except BatchscribeError:
-        # It may stand all the same; the session it was for will not begin.
+        # The order may exist in spite of the error; its session does not begin.
         with suppress(BatchscribeError):
             at.orders.take_back(session)
         raise
@@ -262,13 +269,13 @@ def _guarded(at: GpuTools, seconds: float) -> str:
 def _clear_orders(at: GpuTools, seen: Instance) -> None:
     run = at.open_run(at.instance)
     if stale := at.orders.clear(seen, keep=run.id if run else None):
-        click.echo(f"Taken back, since nothing stands behind them: the stop orders of {', '.join(stale)}.")
+        click.echo(f"Removed stale stop orders of {', '.join(stale)}.")
 
 
-def _started(at: GpuTools, hand: Hand, session: str) -> Instance:
-    """The instance, running. Whoever interrupts a start does not want it.
+def _start_instance(at: GpuTools, hand: Hand, session: str) -> Instance:
+    """Starts the instance; an interrupt stops it again.
 
-    Where it is not known what became of the start, the order stays: it stops what comes up late.
+    If the result of the start is unknown, the order stays: it stops an instance that comes up late.
     """
     try:
         return hand.start()
@@ -276,24 +283,24 @@ def _started(at: GpuTools, hand: Hand, session: str) -> Instance:
         with at.shield.shielded():
             if hand.asked:
                 hand.stop()
-            _over(at, session)
+            _revoke_order(at, session)
         raise
     except (RefusedError, MisconfiguredError):
-        _over(at, session)
+        _revoke_order(at, session)
         raise
 
 
-def _over(at: GpuTools, session: str) -> None:
+def _revoke_order(at: GpuTools, session: str) -> None:
     if session:
         at.orders.take_back(session)
 
 
-def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: str) -> None:
+def _stop_after(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: str) -> None:
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
     try:
         while (left := end - at.clock.monotonic()) > 0:
-            at.clock.sleep(min(left, _LOOK_SECONDS))
+            at.clock.sleep(min(left, _POLL_SECONDS))
     finally:
         with at.shield.shielded():
             _stop_own(at, hand, started)
@@ -301,11 +308,11 @@ def _stay(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: 
 
 
 def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
-    """Stops what we started, unless it has been stopped and started by somebody else since."""
+    """Stops the instance, unless another owner restarted or claimed it since."""
 
     def still_ours(seen: Instance) -> None:
         if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:
-            raise NotOursError(f"{seen.id} is in other hands now ({seen.state}): it was left alone.")
+            raise NotOursError(f"{seen.id} has another owner now ({seen.state}): not stopped.")
 
     try:
         seen = hand.stop(allowed=still_ours)
@@ -315,27 +322,27 @@ def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
     click.echo(f"{seen.id} is {seen.state}.")
 
 
-def _no_open_run(at: GpuTools, way_out: str = "or stop its tick with SIGTERM") -> None:
+def _refuse_open_run(at: GpuTools, alternative: str = "or stop its tick with SIGTERM") -> None:
     run = at.open_run(at.instance)
     if run:
         raise RefusedError(
             f"run {run.id} is {run.state} on {at.instance}; nothing was done: wait until it is settled, "
-            f"{way_out}"
+            f"{alternative}"
         )
 
 
-def _claimed(at: GpuTools, seen: Instance) -> bool:
+def _is_claimed(at: GpuTools, seen: Instance) -> bool:
     return bool(seen.run) and (seen.deadline is None or seen.deadline > at.clock.now())
 
 
-def _nobody_elses(at: GpuTools, seen: Instance) -> None:
-    if _claimed(at, seen):
+def _refuse_foreign_claim(at: GpuTools, seen: Instance) -> None:
+    if _is_claimed(at, seen):
         raise NotOursError(
             f"{seen.id} is claimed by run {seen.run}, which is not in this ledger; nothing was done: "
-            "if you know better, `batchscribe gpu stop --force`"
+            "to stop it anyway, `batchscribe gpu stop --force`"
         )
 
 
-def _place(seen: Instance) -> str:
+def _describe_address(seen: Instance) -> str:
     kind = f" ({seen.type})" if seen.type else ""
     return f"{kind} at {seen.public_address}" if seen.public_address else kind

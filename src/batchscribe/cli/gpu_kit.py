@@ -1,4 +1,4 @@
-"""What the commands of `batchscribe gpu` work with, and what they say of the instance."""
+"""Tools of the `batchscribe gpu` commands, and the instance's status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batchscribe.reading import read_record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuTools:
-    """What these commands work with."""
+    """Tools of the `batchscribe gpu` commands."""
 
     provider: str
     instance: str
@@ -31,15 +31,15 @@ class GpuTools:
     shield: Shield
     lock: Lock
     open_run: Callable[[str], Run | None]
-    """The open run of ours that uses an instance."""
+    """Returns our open run on an instance."""
     new_session: Callable[[], str]
-    """A name for the order that guards a session by hand."""
+    """Returns a name for the stop order of a manual session."""
     output: Callable[[], Store]
     setup: BoxSetup
     unfit: str = ""
-    """Why no machine could do what is asked of the engine, with the mend; empty where one could."""
+    """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
-    """None where the GPU is in this machine."""
+    """None if the GPU is in this machine."""
     patience: Patience = field(default_factory=Patience)
 
     @property
@@ -52,7 +52,7 @@ class GpuTools:
 
 
 def status_of(at: GpuTools) -> dict[str, object]:
-    """What the instance is doing, and for whom."""
+    """Returns the rows of `gpu status`: state, claim, lock and worker version."""
     seen = at.hand.look()
     run = at.open_run(at.instance)
     return {
@@ -67,18 +67,18 @@ def status_of(at: GpuTools) -> dict[str, object]:
         "deadline": seen.deadline.isoformat() if seen.deadline else None,
         "open_run": run.id if run else None,
         "lock": at.lock.holder(),
-        "worker": _recorded(at, seen.state),
+        "worker": _read_worker_version(at, seen.state),
         "scheduler": __version__,
     }
 
 
-def _recorded(at: GpuTools, state: InstanceState) -> str | None:
-    """The version of the worker that was set up there, as far as the store knows."""
+def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
+    """Returns the worker's version from the instance record; None without a record."""
     key = keys.instance(at.instance)
     try:
         return read_record(at.output(), key, InstanceRecord).release
     except ObjectNotFoundError:
         return None
     except MisconfiguredError as error:
-        why = f"{at.instance} is {state}, and its record {key} is {error}"
-        raise MisconfiguredError(f"{why}: `batchscribe gpu setup` writes it anew") from error
+        problem = f"{at.instance} is {state}, and its record {key} is {error}"
+        raise MisconfiguredError(f"{problem}: `batchscribe gpu setup` rewrites it") from error

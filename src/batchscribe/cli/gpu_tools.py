@@ -1,4 +1,4 @@
-"""What `batchscribe gpu` works with, from the settings."""
+"""Builds the tools of `batchscribe gpu` from the settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchscribe.wiring.scheduler import (
 
 
 def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
-    """The tools of one command; signals are turned into errors until it ends."""
+    """Builds the tools of one command; signals raise errors until it ends."""
     settings = app.settings
     interrupts = ctx.with_resource(Interrupts())
     clock = SystemClock(interrupts)
@@ -53,6 +53,6 @@ def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
 
 
 def open_run_on(settings: Settings, instance: str) -> Run | None:
-    """The open run of ours that uses an instance, by the ledger."""
+    """Returns our open run on an instance, from the ledger."""
     with open_ledger(settings, remember=False) as ledger:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)

@@ -1,4 +1,4 @@
-"""`batchscribe install` and `uninstall`: the schedule, on systemd or on cron."""
+"""`batchscribe install` and `uninstall`: timers of systemd or lines of cron."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 every_option = click.option(
     "--every", metavar="INTERVAL", help=f"How often, such as 30m or 1h; wins over {CHECK_HOURS}."
 )
-print_option = click.option("--print", "print_only", is_flag=True, help="Show it, and change nothing.")
+print_option = click.option(
+    "--print", "print_only", is_flag=True, help="Print the units or lines; change nothing."
+)
 unit_dir_option = click.option(
     "--unit-dir",
     type=click.Path(path_type=Path),
     default=installed.UNIT_DIR,
     show_default=True,
-    help="Where systemd looks for units.",
+    help="Folder of systemd's units.",
 )
 
 
 @click.group()
 def install() -> None:
-    """Put the scheduler on a schedule."""
+    """Install the schedule of tick and watchdog."""
 
 
 @install.command()
 @every_option
-@click.option("--user", help="As whom it runs; default: the owner of .env, or of its folder.")
+@click.option("--user", help="User that runs it; default: the owner of .env, or of its folder.")
 @print_option
 @unit_dir_option
 @pass_app
 def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, print_only: bool) -> None:
-    """Timers and services of systemd: the tick's, and its watchdog's."""
+    """Install systemd timers and services of the tick and the watchdog."""
     plan = plan_of(app.settings, every=every, user=user)
     names = installed.names_of(plan.folder, unit_dir)
     units = render_units(plan, names)
@@ -59,29 +61,29 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
             click.echo(f"# {unit_dir / name}\n{text}")
         return
     app.settings.required("BATCH_SOURCE")
-    _say(installed.install_units(units, unit_dir, names))
-    _say_what_is_unseen(app.settings)
-    _say(
+    _print_lines(installed.install_units(units, unit_dir, names))
+    _warn_about_shell_settings(app.settings)
+    _print_lines(
         [
-            *_what_is_told(plan),
+            *_interval_note(plan),
             f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
-            "  see them:    systemctl list-timers 'batch-transcribe-*'",
-            f"  their logs:  journalctl -u {names.of(SERVICE)} -u {names.of(WATCHDOG_SERVICE)} -f",
+            "  show timers: systemctl list-timers 'batch-transcribe-*'",
+            f"  show logs:   journalctl -u {names.of(SERVICE)} -u {names.of(WATCHDOG_SERVICE)} -f",
             f"  stop ticks:  sudo systemctl stop {names.of(TIMER)}",
             f"  disable all: sudo systemctl disable --now {' '.join(names.timers)}",
-            "  remove it:   batchscribe uninstall, in this folder",
-            "  change it:   run this again with another --every",
+            "  remove all:  batchscribe uninstall, in this folder",
+            "  change:      run this again with another --every",
         ]
     )
 
 
 @install.command()
 @every_option
-@click.option("--user", help="Whose crontab; default: your own, as root that of the owner of .env.")
+@click.option("--user", help="Owner of the crontab; default: you, as root the owner of .env.")
 @print_option
 @pass_app
 def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> None:
-    """Lines in a crontab: the tick's, and its watchdog's."""
+    """Install crontab lines of the tick and the watchdog."""
     plan = plan_of(app.settings, every=every, user=user)
     block = render_cron(plan)
     if print_only:
@@ -89,33 +91,36 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
         return
     app.settings.required("BATCH_SOURCE")
     installed.make_cron_log(plan.log_dir / CRON_LOG, plan.user)
-    whose = plan.user if _as_root() else user
-    _say(installed.install_cron(block, whose, plan.folder))
-    _say_what_is_unseen(app.settings)
-    shown = f"`crontab -u {whose} -l`" if whose else "`crontab -l`"
-    _say(
+    owner = plan.user if _is_root() else user
+    _print_lines(installed.install_cron(block, owner, plan.folder))
+    _warn_about_shell_settings(app.settings)
+    shown = f"`crontab -u {owner} -l`" if owner else "`crontab -l`"
+    _print_lines(
         [
-            *_what_is_told(plan),
+            *_interval_note(plan),
             f"A tick every {plan.interval}, a watchdog every {WATCH_EVERY}, in {plan.folder}. See {shown}.",
         ]
     )
 
 
 @click.command()
-@click.option("--user", help="Whose crontab; default: your own, as root also that of the owner of .env.")
+@click.option("--user", help="Owner of the crontab; default: you, as root also the owner of .env.")
 @unit_dir_option
 def uninstall(user: str | None, unit_dir: Path) -> None:
-    """Take this folder's scheduler off its schedule; a tick that is under way ends in its own time."""
+    """Remove this folder's schedule; a running tick is not interrupted."""
     folder = Path.cwd()
     done = installed.uninstall_units(unit_dir, folder)
-    crontabs = [None, _owner(folder)] if _as_root() and not user else [user]
-    for whose in crontabs:
-        done += installed.uninstall_cron(whose, folder)
-    _say(done or [f"nothing was installed for {folder}"])
+    crontabs = [None, _owner(folder)] if _is_root() and not user else [user]
+    for owner in crontabs:
+        done += installed.uninstall_cron(owner, folder)
+    _print_lines(done or [f"nothing was installed for {folder}"])
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
-    """What to install. Raises MisconfiguredError for an interval, a user or a program that is not there."""
+    """Returns the plan.
+
+    Raises MisconfiguredError for a bad interval or user, or a missing program.
+    """
     interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
     name = user or _owner(settings.folder)
     installed.known_user(name)
@@ -124,15 +129,15 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         folder=settings.folder,
         user=name,
         interval=interval,
-        # Whatever does not stand in .env would be unknown to the policy of the scheduled tick.
+        # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
         told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )
 
 
-def _as_root() -> bool:
-    """Whether `sudo` was said: what is installed then belongs to the owner of `.env`, not to root."""
+def _is_root() -> bool:
+    """True under `sudo`: the installation then belongs to the owner of `.env`."""
     return os.geteuid() == 0
 
 
@@ -148,25 +153,25 @@ def _executable() -> Path:
     return path
 
 
-def _say_what_is_unseen(settings: Settings) -> None:
-    """Settings of this shell end with it: the schedule reads `.env` alone."""
+def _warn_about_shell_settings(settings: Settings) -> None:
+    """Warns about settings of this shell: the schedule reads only `.env`."""
     names = [
         name for name, origin in settings.origins.items() if origin == ENVIRONMENT and name != CHECK_HOURS
     ]
     if names:
         click.echo(
-            f"warning: the schedule does not see your shell; put into {settings.folder / DOTENV}: "
+            f"warning: the schedule does not read your shell; put into {settings.folder / DOTENV}: "
             f"{', '.join(names)}",
             err=True,
         )
 
 
-def _what_is_told(plan: Plan) -> list[str]:
+def _interval_note(plan: Plan) -> list[str]:
     if not plan.told:
         return []
-    return [f"{CHECK_HOURS}={plan.interval.hours:g} stands in the schedule: there it wins over .env."]
+    return [f"{CHECK_HOURS}={plan.interval.hours:g} is set in the schedule, and wins over .env there."]
 
 
-def _say(lines: list[str]) -> None:
+def _print_lines(lines: list[str]) -> None:
     for line in lines:
         click.echo(line)

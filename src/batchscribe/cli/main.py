@@ -1,7 +1,6 @@
-"""The command line's front door: names and one line each, and nothing imported that is not used.
+"""Entry point of the command line: table of commands, imported on use.
 
-`batchscribe --help` shows this table and starts in a blink; a command's module is imported when the
-command is called.
+`batchscribe --help` prints this table without importing any command.
 """
 
 from __future__ import annotations
@@ -18,36 +17,36 @@ from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo:demo", "The whole main job on this machine: bundled speech, no account, no network."),
+    "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
     "scan": ("scan:scan", "The backlog, by session."),
-    "tick": ("tick:tick", "One decision, and what follows from it."),
-    "run": ("tick:run", "Transcribe the backlog now, whatever policy and age say."),
+    "tick": ("tick:tick", "Make one decision, and carry it out."),
+    "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),
     "status": ("status:status", "Lock, run in progress, backlog, GPU, pause, last runs."),
     "report": ("report:report", "Sessions and costs of a period."),
-    "why": ("chunks:why", "The whole life of one chunk."),
-    "redo": ("chunks:redo", "Transcribe again; the old transcripts are kept aside."),
+    "why": ("chunks:why", "The history of one chunk."),
+    "redo": ("chunks:redo", "Transcribe again; old transcripts are kept."),
     "quarantine": ("chunks:quarantine", "Chunks that failed for good."),
     "export": ("chunks:export", "A session's transcript."),
-    "pause": ("status:pause", "Ticks hold until `resume`, or for a while."),
-    "resume": ("status:resume", "Ticks decide again."),
-    "gpu": ("gpu:gpu", "The GPU instance by hand."),
-    "reconcile": ("tick:reconcile", "Stop what should not run; start nothing."),
+    "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
+    "resume": ("status:resume", "Resume scheduling."),
+    "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
+    "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
     "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
-    "rehearse": ("rehearse:rehearse", "Kill the controller, and watch what stops the GPU."),
-    "install": ("install:install", "Put the scheduler on a schedule."),
-    "uninstall": ("install:uninstall", "Take the scheduler off its schedule."),
-    "worker": ("worker:worker", "Work off one manifest, beside the GPU."),
-    "engines": ("worker:engines", "Which speech engines can run here, and why not."),
+    "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
+    "install": ("install:install", "Install the schedule of tick and watchdog."),
+    "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
+    "worker": ("worker:worker", "Process one manifest on the GPU host."),
+    "engines": ("worker:engines", "Speech engines, and whether each can run here."),
     "iam-policy": (
         "rights:iam_policy",
-        "The least rights on AWS for the scheduler, the stop role and the box.",
+        "The least rights on AWS for the scheduler, the stop role and the GPU host.",
     ),
-    "config": ("status:config", "The effective settings, and where each comes from."),
+    "config": ("status:config", "The effective settings, and the origin of each."),
 }
 
 
 class FrontDoor(click.Group):
-    """Lists commands from the table; imports the module of the one that is called."""
+    """Lists commands from the table; imports a command's module on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -71,11 +70,11 @@ class FrontDoor(click.Group):
 @click.version_option(__version__, prog_name="batchscribe")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Transcribes everything in a bucket on a GPU that exists only while it is worth paying for.
+    """Transcribe the audio of a bucket on a GPU started on demand.
 
     Settings come from `.env` in the working directory; the environment wins over it, options win
-    over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU could
-    not be proved stopped.
+    over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU was not
+    observed stopped.
     """
     from batchscribe.cli.app import App
 
@@ -90,7 +89,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends the process with the exit code of the contract."""
+    """Runs the command line and exits with the documented code."""
     try:
         code = cli.main(prog_name="batchscribe", standalone_mode=False)
     except click.ClickException as error:
@@ -100,15 +99,15 @@ def main() -> NoReturn:
         click.echo("batchscribe: interrupted", err=True)
         sys.exit(1)
     except BatchscribeError as error:
-        sys.exit(_failed(error))
+        sys.exit(_print_error(error))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`| head`); nothing is left to say
+        sys.stderr.close()  # the reader closed the pipe (`| head`)
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _failed(error: BatchscribeError) -> int:
-    """Says what happened in one line, as JSON too where that was asked for; the exit code."""
+def _print_error(error: BatchscribeError) -> int:
+    """Prints the error, with --json as a document too; returns the exit code."""
     click.echo(printable(f"batchscribe: {error}"), err=True)
     if "--json" in sys.argv[1:]:
         document = {"error": str(error), "kind": type(error).__name__, "exit_code": error.exit_code}

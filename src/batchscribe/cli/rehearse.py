@@ -1,4 +1,4 @@
-"""`rehearse`: prove on your own account that the GPU stops when its controller is gone."""
+"""`rehearse`: proves that the GPU stops without its controller."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from batchscribe.wiring.scheduler import Scheduler
 
 ACTS = [act.value for act in Act]
 USUAL = {Act.BOX: 420.0, Act.GUARD: LONGEST[Act.GUARD].total_seconds() / 2}
-"""Seconds that an act is paid for when all is well."""
+"""Billed seconds of a successful act."""
 SPEECH = "rehearsal/chunk-001.ogg"
 
 
@@ -48,29 +48,32 @@ SPEECH = "rehearsal/chunk-001.ogg"
     "acts",
     type=click.Choice([act.value for act in Act]),
     multiple=True,
-    help="Only this one; default: both.",
+    help="Play only this act; default: both.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--controller", hidden=True, help="Be the controller of the rehearsal of this name.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--controller", hidden=True, help="Run as the controller of this rehearsal.")
 @json_option
 @pass_app
 def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | None, as_json: bool) -> int:
-    """Start the GPU, kill its controller, and watch what stops the GPU: first its box, then the guard."""
+    """Start the GPU, kill its controller, and verify the stop.
+
+    First the GPU host has to power itself off, then the guard has to stop it.
+    """
     chosen = tuple(Act(act) for act in acts) or tuple(Act)
     if controller:
-        return _be_controller(app, controller, chosen[0])
+        return _run_controller(app, controller, chosen[0])
     with opened(app) as made, made.lock.held():
         for act in chosen:
             check(made.world, made.terms, act, guarded=made.settings.cloud_guard != "off")
         if not yes:
-            click.confirm(_question(made, chosen), abort=True, err=True)
-        played = [_play(app, made, act, quiet=as_json) for act in chosen]
+            click.confirm(_cost_question(made, chosen), abort=True, err=True)
+        played = [_play_act(app, made, act, quiet=as_json) for act in chosen]
     if as_json:
         print_json(played)
     return 0 if all(proof.proved for proof in played) else 1
 
 
-def _question(made: Scheduler, acts: tuple[Act, ...]) -> str:
+def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
     rate = made.terms.rate_of(made.terms.instance_type or _type(made))
     usual = sum((cost(rate, USUAL[act]) for act in acts), start=Usd(0))
     most = sum((cost(rate, LONGEST[act].total_seconds()) for act in acts), start=Usd(0))
@@ -78,7 +81,7 @@ def _question(made: Scheduler, acts: tuple[Act, ...]) -> str:
     return (
         f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
         f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
-        f"and never more than ${most.text(2)}. Go on?"
+        f"and never more than ${most.text(2)}. Continue?"
     )
 
 
@@ -86,28 +89,28 @@ def _type(made: Scheduler) -> str:
     return made.world.compute.describe(made.terms.instances[0]).type
 
 
-def _play(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
+def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
     name = f"{made.world.clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     if not quiet:
         app.console.print(f"{act}: {_PLOTS[act]}", markup=False)
     put_speech(made.world, name, _speech())
     log = made.settings.log_dir / "rehearsal.log"
     make_folder(log.parent)
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as said:
-        proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, said, log))
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as output:
+        proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, output, log))
     if not quiet:
         app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {told(proof)}", markup=False)
     return proof
 
 
 class _Controller:
-    """A rehearsal.Victim: a tick in a process of its own."""
+    """A rehearsal.Victim: a tick in a separate process."""
 
-    def __init__(self, made: Scheduler, name: str, act: Act, said: IO[bytes], log: Path) -> None:
+    def __init__(self, made: Scheduler, name: str, act: Act, output: IO[bytes], log: Path) -> None:
         argv = [sys.executable, "-m", "batchscribe", "rehearse", "--controller", name, "--act", act.value]
         self._log = log
         self._process = subprocess.Popen(
-            argv, cwd=made.settings.folder, stdin=subprocess.PIPE, stdout=said, stderr=said
+            argv, cwd=made.settings.folder, stdin=subprocess.PIPE, stdout=output, stderr=output
         )
 
     def kill(self) -> None:
@@ -122,8 +125,8 @@ class _Controller:
         return lines[-1] if lines else f"its controller ended with code {code}"
 
 
-def _be_controller(app: App, name: str, act: Act) -> int:
-    """One tick without the lock: the process that rehearses holds it, and takes this one along."""
+def _run_controller(app: App, name: str, act: Act) -> int:
+    """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
         ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
@@ -134,22 +137,22 @@ def _be_controller(app: App, name: str, act: Act) -> int:
 
 
 def _end_with_parent() -> None:
-    """Its end of the pipe closes whatever it died of."""
+    """Exits when the parent ends, also if it was killed."""
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os._exit(1)  # as dead as killed: that is what the rehearsal is about
+    os._exit(1)  # without clean-up, as if killed
 
 
 def _speech() -> dict[str, bytes]:
-    """One bundled chunk: a few seconds of speech."""
+    """One bundled chunk of speech, a few seconds long."""
     bundled = files("batchscribe") / "demo" / "audio" / "morning-walk" / "chunk-002.ogg"
     return {SPEECH: bundled.read_bytes()}
 
 
 _PLOTS = {
-    Act.BOX: "the controller is killed while the box works; then the box has to power itself off",
+    Act.BOX: "the controller is killed while the GPU host works; then the host has to power itself off",
     Act.GUARD: (
-        "the controller is killed and the box holds still; then the guard has to stop it, from "
+        "the controller is killed and the GPU host stays on; then the guard has to stop it, from "
         f"{GUARD_FIRST.total_seconds() / 60:.0f} min after a near deadline on"
     ),
 }

@@ -1,4 +1,4 @@
-"""Decisions and runs as lines for people, and as one document for programs."""
+"""Decisions and runs as text lines and as a JSON document."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from batchscribe.settings import Settings
 
 
 def decided(ticked: Ticked) -> list[str]:
-    """The decision, in one line; and what the listing passed over."""
+    """Lines with the decision and the files that the listing passed over."""
     over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
 def planned(seen: Observation, decision: Decision) -> list[str]:
-    """What a tick would do now, why, for how long and for how much."""
+    """Lines of a dry run: decision, reason, batch and estimates."""
     lines = [f"Would {type(decision).__name__.lower()}: {decision.reason.sentence}"]
     if isinstance(decision, Launch):
         lines.append(_batch(decision.batch))
         lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
         if not seen.priors.learned:
-            lines.append("Speed and set-up time are assumptions until a first run has taught better.")
+            lines.append("Speed and set-up time are assumed until the first run measures them.")
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines
 
 
 def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
-    """How a run ended, what it cost at most, and where everything lies."""
+    """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     yield ""
     yield f"Run {run.id}: {outcome if not run.open else run.state}{f' ({run.detail})' if run.detail else ''}"
@@ -55,7 +55,7 @@ def tick_document(
     refused: BatchscribeError | None = None,
     exit_code: int = 0,
 ) -> dict[str, Any]:
-    """The one JSON document of `tick --json` and `run --json`."""
+    """JSON document of `tick --json` and `run --json`."""
     decision = ticked.decision
     batch = decision.batch if isinstance(decision, Launch) else None
     return {

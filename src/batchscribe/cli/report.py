@@ -1,4 +1,4 @@
-"""`batchscribe report`: the runs of a period and what they cost, from the ledger."""
+"""`batchscribe report`: runs of a period and their cost, from the ledger."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from batchscribe.wiring.scheduler import open_ledger
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 WIDTH = 120
-"""Of the table where it does not go to a terminal: wide enough to fold nothing."""
+"""Columns of the table if stdout is no terminal: wide enough to fold nothing."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One run as a line; `cost` is dollars for reading, at most."""
+    """One run of a report; `cost` is an upper bound in dollars."""
 
     run: str
     created: datetime
@@ -45,7 +45,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cost_micros: int
     load_seconds: float | None = None
     busy_share: float | None = None
-    """Shares are of the engines' time after loading; None where no worker said anything of it."""
+    """Shares of the engines' time after loading; None if no worker reported it."""
     starved_share: float | None = None
     blocked_share: float | None = None
     to_blame: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs that were settled in a period or are open at its end, and the sums of the settled ones."""
+    """Runs settled in a period or open at its end, with totals."""
 
     since: datetime
     until: datetime
@@ -82,7 +82,7 @@ class Span(click.ParamType[timedelta]):
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
 @pass_app
 def report(app: App, last: timedelta, shape: str) -> None:
-    """The runs of a period, and what they cost."""
+    """The runs of a period, and their cost."""
     now = SystemClock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)
@@ -99,7 +99,7 @@ def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
 
 
 def render_csv(period: Period) -> str:
-    """One line for each run, below the names of its columns."""
+    """CSV with a header and one line for each run."""
     text = io.StringIO()
     writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
     writer.writeheader()
@@ -108,14 +108,14 @@ def render_csv(period: Period) -> str:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    """A cell holds text: stages and flags as people write them."""
+    """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
     cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
     return {name: _cell(value) for name, value in cells.items()}
 
 
 def _cell(value: object) -> object:
-    """Text that a terminal shows as it is, and that no spreadsheet takes for a formula."""
+    """Escapes control characters, and prevents spreadsheet formulas."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -139,7 +139,7 @@ def show_table(app: App, period: Period) -> None:
 
 
 def summary(sums: Totals) -> str:
-    """The sums in a sentence or two."""
+    """Totals of a period in two lines."""
     each = (
         ""
         if sums.cost_per_audio_hour is None

@@ -1,4 +1,4 @@
-"""`batchscribe iam-policy`: the rights that each side needs on AWS, filled in from the settings."""
+"""`batchscribe iam-policy`: AWS rights of each role, from the settings."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _FROM = {
     REGION: "set AWS_REGION",
     INSTANCE: "set GPU_INSTANCE_ID",
     ROLE: "set BATCH_GUARD_ROLE_ARN to the role that the --template makes",
-    OWN_TYPE: "the type that the instance has, and gets back: set GPU_INSTANCE_TYPE",
+    OWN_TYPE: "the instance's own type, restored after a run: set GPU_INSTANCE_TYPE",
     BUCKET: "set BATCH_SOURCE=s3://…",
 }
 _MEANT = {
-    Who.SCHEDULER: "for whoever runs `batchscribe tick`",
+    Who.SCHEDULER: "for the account that runs `batchscribe tick`",
     Who.STOP: "for the role that EventBridge stops the instance with (BATCH_GUARD_ROLE_ARN)",
     Who.BOX: "for the instance's own role",
 }
 
 
 @click.command(name="iam-policy")
-@click.option("--template", is_flag=True, help="The CloudFormation template of the stop role instead.")
-@click.option("--role", type=click.Choice([each.value for each in Who]), help="Only this one.")
+@click.option("--template", is_flag=True, help="Print the CloudFormation template of the stop role instead.")
+@click.option("--role", type=click.Choice([each.value for each in Who]), help="Print only this role.")
 @json_option
 @pass_app
 def iam_policy(app: App, *, role: str | None, template: bool, as_json: bool) -> None:
-    """The least rights on AWS for the scheduler, the stop role and the box."""
+    """The least AWS rights of scheduler, stop role and GPU host."""
     if template:
         click.echo((files("batchscribe.deploy") / "guard.yaml").read_text(encoding="utf-8"), nl=False)
         return
@@ -58,11 +58,11 @@ def iam_policy(app: App, *, role: str | None, template: bool, as_json: bool) -> 
         for who, parts in documents.items():
             _show(who, parts)
     for name in place.missing:
-        click.echo(f"{name} is not known here and left as it is: {_FROM[name]}", err=True)
+        click.echo(f"{name} is unknown and stays a placeholder: {_FROM[name]}", err=True)
 
 
 def place_of(settings: Settings) -> Place:
-    """What the settings say of where everything is; placeholders for the rest."""
+    """Returns the locations from the settings, with placeholders for unknown ones."""
     role = settings.guard_role_arn
     place = Place(
         partition=role.split(":")[1] if role else _partition(settings.region),
@@ -80,14 +80,14 @@ def place_of(settings: Settings) -> Place:
 
 
 def _types(settings: Settings) -> tuple[str, ...]:
-    """All that the instance may become, its own type included; nothing where it stays what it is."""
+    """Instance types that the scheduler may set; empty if it sets none."""
     if not settings.instance_types:
         return ()
     return tuple(dict.fromkeys((settings.instance_type or OWN_TYPE, *settings.instance_types)))
 
 
 def _folder(url: str) -> Folder | None:
-    """None where it is not on S3; the placeholder where it is nowhere yet."""
+    """Parses an S3 URL; None for other stores, placeholder if empty."""
     scheme, _, rest = url.partition("://")
     if url and scheme != "s3":
         return None

@@ -23,14 +23,14 @@ from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
 
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
-"""Unreadable transcripts in the last lines; `--json` has every one."""
+"""Maximum number of unreadable transcripts in the summary; `--json` lists all."""
 SHOWN = 50
-"""Rows on a terminal; `--all` and `--json` show every session."""
+"""Maximum number of rows; `--all` and `--json` show every session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is shown of one session: counts, and bytes of what is pending."""
+    """Counts of one session, and bytes of its pending chunks."""
 
     session: str
     pending: int
@@ -52,8 +52,8 @@ class Row:
 
 
 @click.command()
-@click.option("--source", help="Another source than BATCH_SOURCE: s3://bucket/prefix, or a folder.")
-@click.option("--all", "everything", is_flag=True, help="Every session, not only those with work.")
+@click.option("--source", help="Source instead of BATCH_SOURCE: s3://bucket/prefix, or a folder.")
+@click.option("--all", "everything", is_flag=True, help="Show every session, not only those with work.")
 @json_option
 @pass_app
 def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     )
     kept: list[Row] = []
     backlog = summarise(
-        _keeping(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
+        _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
     )
     now = clock.now()
     if as_json:
@@ -82,9 +82,9 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
 
 
 def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
-    """Transcripts that earlier runs could not read, and how many of their own carry each flag.
+    """Returns unreadable transcripts of earlier runs, and the count of each flag.
 
-    Both are empty if the ledger cannot be opened: `scan` does without it.
+    Both are empty if the ledger cannot be opened: `scan` does not require it.
     """
     try:
         with open_ledger(app.settings, remember=False) as ledger:
@@ -94,7 +94,7 @@ def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
-    """The one JSON document of `scan --json`; sizes are bytes, ages seconds."""
+    """JSON document of `scan --json`; sizes in bytes, ages in seconds."""
     return {
         "source": source,
         "at": now,
@@ -138,8 +138,10 @@ def summary(
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
-    rest = ("waiting", "done", "stale", "quarantined", "troubled", "empty")
-    yield ", ".join(f"{getattr(backlog, name)} {name}" for name in rest) + f", in {backlog.sessions} sessions"
+    rest = ("waiting", "done", "stale", "quarantined", "empty")
+    counts = [f"{getattr(backlog, name)} {name}" for name in rest]
+    counts.insert(-1, f"{backlog.troubled} failed before")
+    yield ", ".join(counts) + f", in {backlog.sessions} sessions"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         yield (
@@ -151,16 +153,16 @@ def summary(
     if backlog.passed_over:
         yield passed_over_text(backlog.passed_over)
     if backlog.odd_keys:
-        yield "Listed the slow way, for their unusual keys: " + ", ".join(map(printable, backlog.odd_keys))
+        yield "Unusual keys, listed by a slower method: " + ", ".join(map(printable, backlog.odd_keys))
 
 
 def shown(session: str) -> str:
-    """A session as people name it: a folder without its slash."""
+    """Session name for users: a folder without its slash."""
     return "." if session == TOP else session.removesuffix("/")
 
 
 def span(age: timedelta) -> str:
-    """A time span in its two largest units."""
+    """Formats a time span in its two largest units."""
     seconds = max(0, int(age.total_seconds()))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:
@@ -168,8 +170,8 @@ def span(age: timedelta) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
 
 
-def _keeping(scans: Iterator[SessionScan], kept: list[Row]) -> Iterator[SessionScan]:
-    """Passes the sessions on, and keeps a row of each: their chunks may be millions."""
+def _collect_rows(scans: Iterator[SessionScan], kept: list[Row]) -> Iterator[SessionScan]:
+    """Yields the sessions, and keeps only a row of each."""
     for scan in scans:
         kept.append(_row(scan))
         yield scan

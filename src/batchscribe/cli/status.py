@@ -1,4 +1,4 @@
-"""`status`, `pause`, `resume` and `config`: how things stand, and whether ticks may decide."""
+"""`status`, `pause`, `resume` and `config`: current state, and suspension of scheduling."""
 
 from __future__ import annotations
 
@@ -43,31 +43,34 @@ def status(app: App, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--for", "length", metavar="8h", help="How long: 30m, 8h or 2d. Without it, until `resume`.")
+@click.option("--for", "length", metavar="8h", help="Duration: 30m, 8h or 2d. Default: until `resume`.")
 @pass_app
 def pause(app: App, *, length: str | None) -> None:
-    """Ticks hold until `resume`, or for a while. A run in progress is finished all the same."""
+    """Suspend scheduling until `resume`, or for a duration.
+
+    A run in progress is still finished.
+    """
     until = SystemClock().now() + _length(length) if length else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
-    app.console.print(f"paused {_until(until)}; a run in progress is finished all the same")
+    app.console.print(f"paused {_until(until)}; a run in progress is still finished")
 
 
 @click.command()
 @pass_app
 def resume(app: App) -> None:
-    """Ticks decide again."""
+    """Resume scheduling."""
     with open_ledger(app.settings) as ledger:
         paused = ledger.get(PAUSED)
         ledger.put(PAUSED, None)
-    app.console.print("resumed" if paused else "it was not paused")
+    app.console.print("resumed" if paused else "scheduling was not paused")
 
 
 @click.command()
 @json_option
 @pass_app
 def config(app: App, *, as_json: bool) -> None:
-    """The effective settings, and where each comes from. Secrets are masked."""
+    """The effective settings, and the origin of each. Secrets are masked."""
     rows = app.settings.effective()
     if as_json:
         print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
@@ -79,7 +82,7 @@ def config(app: App, *, as_json: bool) -> None:
 
 
 def _observed(made: Scheduler) -> Observation | BatchscribeError:
-    """The world now, or why it cannot be seen: what else is known is shown all the same."""
+    """Returns the observation, or the error that prevented it."""
     try:
         return observe(made.world, made.terms)
     except BatchscribeError as error:
@@ -121,18 +124,18 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
 
 
 def _guard(made: Scheduler) -> dict[str, Any]:
-    """Which guard this is, and the runs whose stop orders stand outside this machine."""
+    """Describes the guard, and lists runs with active stop orders."""
     guard = made.world.guard
     try:
         armed = sorted({run for each in made.terms.instances for run in guard.armed(each)})
     except BatchscribeError as error:
-        return {"says": f"{guard.description}; which orders stand is not known: {error}", "armed": None}
-    orders = f"; standing orders: {', '.join(armed)}" if armed else ""
+        return {"says": f"{guard.description}; its stop orders could not be listed: {error}", "armed": None}
+    orders = f"; active stop orders: {', '.join(armed)}" if armed else ""
     return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
 def _promises(made: Scheduler) -> tuple[Promise, ...]:
-    """What is promised with these settings and this box; nothing where the GPU is in this machine."""
+    """Time bounds of settings and GPU host; empty if local."""
     if made.terms.shared_machine:
         return ()
     try:
@@ -144,7 +147,7 @@ def _promises(made: Scheduler) -> tuple[Promise, ...]:
 
 
 def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was promised, and when it was last proved on this account."""
+    """Lines with the time bounds, and their last proofs on this account."""
     lines = [
         ("Promise" if promise.given else "No promise", promise.sentence) for promise in document["promises"]
     ]
@@ -153,7 +156,7 @@ def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         label = "Proved" if proof.proved else "Not proved"
         lines.append((label, f"{proof.at:%Y-%m-%d %H:%M} UTC: {row['told']}"))
     if lines and not document["proofs"]:
-        lines.append(("Proved", "never on this account: `batchscribe rehearse` does, for a few cents"))
+        lines.append(("Proved", "never on this account: `batchscribe rehearse` proves it, for a few cents"))
     return lines
 
 

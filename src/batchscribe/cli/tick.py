@@ -1,4 +1,4 @@
-"""`tick`, `run` and `reconcile`: one decision and what follows, by schedule or by hand."""
+"""`tick`, `run` and `reconcile`: one decision and its execution, scheduled or manual."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
 from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
-"""Outcomes that are no failure of the tick: done, or nothing begun."""
+"""Outcomes that are no failure of the tick: completed, or nothing started."""
 
 
 LOCK_PATIENCE = 120.0
-"""Seconds that a tick waits for the lock: a pass of the timer ends within that."""
+"""Seconds that a tick waits for the lock; longer than a usual pass of the timer."""
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
-    help="Wait until no run is open, or return after one pass and leave the rest to the watchdog's timer.",
+    help="Wait until no run is open, or return after one pass; the watchdog's timer does the rest.",
 )
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Print what it would do and why, in dollars; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the decision, its reason and its cost; do nothing.")
 @wait_option
 @json_option
 @pass_app
 def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
-    """One decision, and what follows from it."""
+    """Make one decision, and carry it out."""
     if dry_run:
         return _dry_run(app, as_json=as_json)
     return _tick(app, wait=wait, as_json=as_json)
 
 
 @click.command()
-@click.option("--source", help="Where the audio is: s3://bucket/prefix, or a folder.")
+@click.option("--source", help="Source of the audio: s3://bucket/prefix, or a folder.")
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of chunks.")
 @wait_option
 @json_option
 @pass_app
 def run(app: App, *, source: str | None, limit: int | None, wait: bool, as_json: bool) -> int:
-    """Transcribe the backlog now, whatever policy and age say."""
+    """Transcribe the backlog now, ignoring policy and age."""
     if source:
         app.take_source(source)
     if limit:
@@ -71,14 +71,19 @@ def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--forget", metavar="RUN", help="Close a run whose instance is gone for good, unpolled.")
+@click.option(
+    "--forget", metavar="RUN", help="Close a run without polling its instance, which is gone for good."
+)
 @click.option(
     "--adopt", metavar="RUN", help="Stop and settle a run of another scheduler, before its deadline."
 )
 @json_option
 @pass_app
 def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool) -> int:
-    """Stop what should not run; start nothing, and leave live work alone."""
+    """Stop runs that should have ended; start nothing.
+
+    Live work is not interrupted.
+    """
     app.lenient = True
     with opened(app) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
@@ -96,13 +101,13 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
     if not runs:
-        app.console.print("nothing to release: no run is open, or its work is alive")
+        app.console.print("nothing to release: no run is open, or its work is in progress")
     return 0
 
 
 @contextmanager
 def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
-    """The scheduler, with signals turned into errors and progress on stderr."""
+    """Opens the scheduler; signals raise errors, and progress goes to stderr."""
     from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
     from batchscribe.adapters.output.progress import ProgressView
 
@@ -138,7 +143,7 @@ def _dry_run(app: App, *, as_json: bool) -> int:
 
 
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
-    """Why the tick would refuse to start; what only a start needs is looked at where there would be one."""
+    """Error that would refuse the start; None if it can start."""
     try:
         refuse_unfit(made.terms.unfit)
         if start:
@@ -163,13 +168,13 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
 
 
 def _left(ticked: Ticked) -> int | None:
-    """Of the chunks that the decision saw pending, those that this tick got not done; None for no launch."""
+    """Number of pending chunks that are still not done; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
     return max(0, ticked.seen.backlog.pending - ticked.runs[-1].chunks_done)
 
 
 def _exit_code(ticked: Ticked) -> int:
-    """0 for what is done, held or half way; otherwise the worst that happened."""
+    """0 if done, held or in progress; otherwise the worst error's code."""
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
     return max(exit_code(list(ticked.errors)), int(failed))

@@ -1,4 +1,4 @@
-"""`watchdog`: one pass over the open runs, made by a timer each minute."""
+"""`watchdog`: one pass over the open runs, for a timer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import watch
 
 PASS_PATIENCE = 0.5
-"""Seconds that a pass of the timer waits for the lock: the next one comes in a minute."""
+"""Seconds that a timer's pass waits for the lock; the next pass follows in a minute."""
 
 
 @click.command()
 @json_option
 @pass_app
 def watchdog(app: App, *, as_json: bool) -> int:
-    """Advance open runs by one pass: start, follow, stop. Begins none."""
+    """Advance open runs by one pass: start, follow, stop. Opens no run."""
     app.lenient = True
     with opened(app) as made:
         watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))

@@ -1,4 +1,4 @@
-"""`batchscribe worker` and `batchscribe engines`: beside the GPU."""
+"""`batchscribe worker` and `batchscribe engines`: commands for the GPU host."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from batchscribe.wiring.engines import EngineReport
 
 INDENT = 16
-"""Columns of an engine's name."""
+"""Width of the engine names, in columns."""
 
 
 @click.command()
 @click.argument("manifest")
 @click.option("--control", default="", metavar="URL", help="BATCH_CONTROL of the scheduler, if it has one.")
-@click.option("--sha256", default="", metavar="HASH", help="The hash that the manifest must have.")
+@click.option("--sha256", default="", metavar="HASH", help="The required hash of the manifest.")
 def worker(manifest: str, control: str, sha256: str) -> None:
     """Process one MANIFEST, given as OUTPUT/_batchscribe/runs/RUN/workers/N/manifest.json.
 
-    SIGTERM and Ctrl-C let the window in the engine finish; what is whole is published. Exit codes: 0
+    SIGTERM and Ctrl-C let the window in the engine finish; complete chunks are published. Exit codes: 0
     finished or stopped, 1 failed, 2 misconfigured.
     """
-    # Numpy and the decoder's packages come with it: other commands start without them.
+    # Imports numpy and the decoder's packages, which other commands do not need.
     from batchscribe import aws_environment
     from batchscribe.adapters.machine import logs
     from batchscribe.wiring.worker import work
@@ -51,9 +51,9 @@ def worker(manifest: str, control: str, sha256: str) -> None:
 @json_option
 @pass_app
 def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> None:
-    """Which speech engines can run here, and why not; their models, and the speed seen so far.
+    """Speech engines of this machine: availability, models and measured speed.
 
-    The speed is what runs from this machine taught: audio seconds for each second of work.
+    The speed comes from the runs of this machine: audio seconds per second of work.
     """
     from batchscribe.wiring.worker import engines as find
     from batchscribe.wiring.worker import fetch_model
@@ -93,13 +93,13 @@ def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object
 
 def _details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str]:
     here = [name for name, there in report.models.items() if there]
-    away = [name for name, there in report.models.items() if not there]
+    missing = [name for name, there in report.models.items() if not there]
     if report.models:
         yield f"models here: {', '.join(here) or 'none'}"
-    if away:
-        yield f"to fetch: {', '.join(away)}"
-    for seen in speeds:
-        if seen.engine == report.name:
-            on = seen.instance_type or "this machine"
-            runs = f"{seen.runs} run{'s' if seen.runs > 1 else ''}"
-            yield f"seen: {seen.speed:.1f} x with {seen.model or 'its own model'} on {on} ({runs})"
+    if missing:
+        yield f"to fetch: {', '.join(missing)}"
+    for row in speeds:
+        if row.engine == report.name:
+            host = row.instance_type or "this machine"
+            runs = f"{row.runs} run{'s' if row.runs > 1 else ''}"
+            yield f"measured: {row.speed:.1f} x with {row.model or 'its own model'} on {host} ({runs})"

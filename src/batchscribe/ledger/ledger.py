@@ -1,7 +1,7 @@
-"""Runs, what happened to them, what was seen and what was learned; one SQLite file on this machine.
+"""Runs, events, samples and priors in one SQLite file on this machine.
 
-A convenience, not the truth: what is done, what is running and what it cost can be told again from
-the store alone. No network call ever happens inside one of its transactions.
+The store is the source of truth: transcripts, open runs and costs can be recovered from it alone. No
+network call happens inside a transaction.
 """
 
 from __future__ import annotations
@@ -36,24 +36,27 @@ from batchscribe.ledger.schema import migrate, queries, refuse_damage
 from batchscribe.private_files import make_folder, restrict
 
 FILE_NAME = "ledger.sqlite"
-"""Its name in the state directory."""
+"""File name in the state directory."""
 PRAGMAS = {"busy_timeout": "10000", "journal_mode": "WAL", "synchronous": "FULL", "foreign_keys": "ON"}
 CHECKED_BYTES = 256 * 1024 * 1024
-"""A larger ledger is not checked at each start: it would take seconds."""
+"""Maximum size of a ledger that is checked at each start: a larger one would take seconds."""
 LESSONS = 10
-"""So many of the latest lessons count: old hardware and old models are forgotten."""
+"""Number of the latest lessons per median, so that old hardware and models drop out."""
 PRUNED = ("prune_samples", "prune_events", "prune_alerts", "prune_facts")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_FULL})
-"""Extended codes: the file itself may be sound, but there is no room for what SQLite lays beside it."""
+"""Extended codes: the file may be intact, but the disk has no room for SQLite's files beside it."""
 _PRIMARY = 0xFF
 """SQLite's extended codes keep the primary one in the low byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """`speed` is audio seconds for each second of work, the median of `runs`; no type is this machine."""
+    """Median speed of `runs`, in audio seconds per second of work.
+
+    An empty instance type is this machine.
+    """
 
     engine: str
     model: str
@@ -63,25 +66,26 @@ class Speed:
 
 
 class Ledger:
-    """The open ledger; a context manager. Every write is one transaction, on disk when it returns.
+    """The open ledger; a context manager.
 
-    Raises TransientError where another process holds it for too long, MisconfiguredError where its
-    file cannot be used. `pragmas` are for tests that need no disk.
+    Every write is one transaction, on disk when it returns. Raises TransientError if another process
+    holds it for too long, MisconfiguredError if its file cannot be used. `pragmas` are for tests that
+    need no disk.
     """
 
     def __init__(self, path: Path, *, pragmas: Mapping[str, str] = PRAGMAS) -> None:
         self.path = path
         self.unreadable: tuple[str, ...] = ()
-        """Why open runs were left out by the last `open_runs`."""
-        with self._told():
+        """Errors of the open runs that the last `open_runs` left out."""
+        with self._translate_errors():
             make_folder(path.parent)
             try:
-                self._db = _opened(path, pragmas)
+                self._db = _open_database(path, pragmas)
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) not in _NO_ROOM:
                     raise
-                # Alone it needs no index beside it: on a full disk, what should not run can still be read.
-                self._db = _opened(path, {"locking_mode": "EXCLUSIVE", **pragmas})
+                # Exclusive mode needs no shared-memory file: open runs can still be read on a full disk.
+                self._db = _open_database(path, {"locking_mode": "EXCLUSIVE", **pragmas})
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +99,9 @@ class Ledger:
         self._db.close()
 
     def save_run(self, run: Run, *, at: datetime, note: str = "") -> None:
-        """The run as it stands, and a row of its history, in one transaction.
+        """Saves the run and a row of its history in one transaction.
 
-        Raises RefusedError for a run that was settled meanwhile, by another process: it is over.
+        Raises RefusedError if another process settled the run meanwhile.
         """
         run = replace(run, detail=_storable(run.detail), reason=_storable(run.reason))
         row = {
@@ -123,7 +127,7 @@ class Ledger:
     def open_runs(self) -> tuple[Run, ...]:
         """Runs that are not settled, oldest first.
 
-        One that cannot be read is left out, and named by `unreadable`: the others still have to be stopped.
+        Unreadable ones are left out and listed in `unreadable`: the others still have to be stopped.
         """
         runs, unreadable = [], []
         for (document,) in self._rows("open_runs", {}):
@@ -139,7 +143,7 @@ class Ledger:
         return tuple(self._runs("runs", {"since": _text(since)}))
 
     def spent(self, since: datetime) -> Usd:
-        """What the runs cost, at most, that were settled at `since` or later."""
+        """Upper bound of the cost of the runs settled at `since` or later."""
         return Usd(int(self._rows("spent", {"since": _text(since)})[0][0]))
 
     def events(self, run_id: str) -> tuple[RunEvent, ...]:
@@ -159,7 +163,10 @@ class Ledger:
         sentence: str,
         numbers: str,
     ) -> None:
-        """What a tick that held saw. `decision` is the reason's code, `numbers` a JSON object."""
+        """Saves the backlog that a holding tick observed.
+
+        `decision` is the reason's code, `numbers` a JSON object.
+        """
         row = {
             "at": _text(at),
             "pending": pending,
@@ -174,11 +181,11 @@ class Ledger:
             self._query("save_sample", row)
 
     def samples(self, since: datetime) -> tuple[QueueSample, ...]:
-        """What the ticks that held saw at `since` or later, oldest first."""
+        """Samples of holding ticks at `since` or later, oldest first."""
         return tuple(_sample(row) for row in self._rows("samples", {"since": _text(since)}))
 
     def last_tick(self) -> datetime | None:
-        """The last time that a tick wrote something down."""
+        """Time of the last tick that recorded something."""
         latest = self._rows("last_tick", {})[0][0]
         return _time(latest) if latest else None
 
@@ -195,8 +202,10 @@ class Ledger:
         release_seconds: float | None,
         bytes_per_second: Mapping[str, float],
     ) -> None:
-        """What a run taught: audio seconds for each second of work, its overheads in seconds, and bytes
-        for each second of audio by file extension. Not positive is not known. Repeating it replaces.
+        """Saves a run's measurements, replacing earlier ones of the run.
+
+        Speed is audio seconds per second of work, overheads are seconds, bitrates are bytes per audio second
+        by file extension. Values that are not positive are unknown.
         """
         lesson = {
             "run": run,
@@ -216,10 +225,9 @@ class Ledger:
                     self._query("learn_bytes", {"run": run, "type": kind, "bytes_per_second": value})
 
     def priors(self, *, engine: str, model: str, instance_type: str, default: Priors) -> Priors:
-        """What to expect of the next run: medians of the latest lessons, `default` where there is none.
+        """Returns medians of the latest lessons, `default` if there are none.
 
-        Speed and overheads belong to engine, model and instance type; bytes for a second belong to the
-        recordings, whoever transcribed them.
+        Speed and overheads depend on engine, model and instance type; bitrates on the recordings alone.
         """
         of = {"engine": engine, "model": model, "instance_type": instance_type, "last": LESSONS}
         speeds, setups, releases = _columns(self._rows("lessons", of), 3)
@@ -236,7 +244,7 @@ class Ledger:
         )
 
     def speeds(self) -> tuple[Speed, ...]:
-        """How fast each engine was with each model on each instance type: medians of the latest lessons."""
+        """Median speed for each engine, model and instance type, from the latest lessons."""
         rows = self._rows("speeds", {"last": LESSONS})
         return tuple(
             Speed(engine, model, kind, median(speeds), len(speeds))
@@ -249,11 +257,11 @@ class Ledger:
         return rows[0][0] if rows else None
 
     def facts(self, prefix: str) -> dict[str, str]:
-        """Every small fact whose key starts with `prefix`, in the order of the keys."""
+        """Facts whose keys start with `prefix`, in key order."""
         return dict(self._rows("facts", {"prefix": prefix}))
 
     def put(self, key: str, value: str | None) -> None:
-        """Keeps a small fact under a key; None forgets it."""
+        """Stores a fact under a key; None deletes it."""
         with self._transaction():
             if value is None:
                 self._query("drop", {"key": key})
@@ -261,7 +269,7 @@ class Ledger:
                 self._query("put", {"key": key, "value": value})
 
     def alert_due(self, key: str, at: datetime, every: timedelta) -> bool:
-        """Whether people should be told again, and that they were: at most once in `every`."""
+        """True if an alert is due; records it as sent."""
         with self._transaction():
             rows = self._query("last_alert", {"key": key}).fetchall()
             due = not rows or at - _time(rows[0][0]) >= every
@@ -270,9 +278,10 @@ class Ledger:
         return due
 
     def prune(self, before: datetime) -> None:
-        """Deletes samples and alerts older than `before`, and events and facts of runs settled earlier.
+        """Deletes old samples, alerts, events and facts.
 
-        Runs, what was learned, and everything about an open run stay.
+        Samples and alerts are older than `before`, events and facts belong to runs settled before it.
+        Runs, lessons, and everything about an open run stay.
         """
         with self._transaction():
             for name in PRUNED:
@@ -282,7 +291,7 @@ class Ledger:
         return self._db.execute(queries()[name], values)
 
     def _rows(self, name: str, values: Mapping[str, object]) -> list[Any]:
-        with self._told():
+        with self._translate_errors():
             return self._query(name, values).fetchall()
 
     def _runs(self, name: str, values: Mapping[str, object]) -> Iterator[Run]:
@@ -297,8 +306,8 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of the block or nothing of it, whatever ends it."""
-        with self._told():
+        """Commits the whole block, or rolls it back on any exception."""
+        with self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -309,19 +318,19 @@ class Ledger:
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise _explained(self.path, error) from error
+            raise _translate_error(self.path, error) from error
 
 
-def _opened(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
+def _open_database(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     try:
-        # Before anything is written: new files beside it get the mode that it has then.
+        # Before the first write: SQLite gives new files beside it the database's mode.
         for suffix in ("", "-wal", "-shm"):
-            with suppress(OSError):  # a file system that is read-only can still be read
+            with suppress(OSError):  # a ledger on a read-only file system can still be read
                 restrict(path.with_name(path.name + suffix))
         for name, value in pragmas.items():
             db.execute(f"PRAGMA {name} = {value}")
@@ -334,27 +343,27 @@ def _opened(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection:
     return db
 
 
-def _explained(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
-    """What went wrong with the file, in one line that says what was kept and what to do."""
+def _translate_error(path: Path, error: sqlite3.Error | OSError) -> BatchscribeError:
+    """Returns the error for the user: what happened, what was kept, what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _BUSY:
         return TransientError(f"the ledger {path} is held by another process: nothing was changed, try again")
     if code in _DAMAGED:
         return DamagedLedgerError(
-            f"the ledger {path} is damaged ({error}); the store still knows every transcript and open run"
+            f"the ledger {path} is damaged ({error}); the store still has every transcript and open run"
         )
     if code == sqlite3.SQLITE_FULL:
         return MisconfiguredError(f"the disk of the ledger {path} is full: nothing was changed, make room")
     return MisconfiguredError(
-        f"the ledger {path} cannot be used ({error}): nothing was changed; mend the folder, or its owner "
+        f"the ledger {path} cannot be used ({error}): nothing was changed; correct the folder, or its owner "
         "and rights (the schedule and your shell must be the same user)"
     )
 
 
 def _text(at: datetime) -> str:
-    """UTC with microseconds: sorts as text."""
+    """Formats a time in UTC with microseconds; sorts as text."""
     if at.tzinfo is None:
-        raise ValueError(f"a time without its zone: {at}")
+        raise ValueError(f"time without a time zone: {at}")
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -363,7 +372,7 @@ def _time(text: str) -> datetime:
 
 
 def _storable(text: str) -> str:
-    """Text that UTF-8 can hold: names of files may carry bytes that are none."""
+    """Escapes bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -372,7 +381,7 @@ def _positive(value: float | None) -> float | None:
 
 
 def _columns(rows: Iterable[tuple[float | None, ...]], width: int) -> list[list[float]]:
-    """The known values of each column."""
+    """Returns the values of each column that are not None."""
     columns: list[list[float]] = [[] for _ in range(width)]
     for row in rows:
         for column, value in zip(columns, row, strict=True):

@@ -1,4 +1,4 @@
-"""The ledger's SQL: named queries, and the numbered migrations that build its tables."""
+"""The ledger's SQL: named queries and numbered migrations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 @cache
 def queries() -> dict[str, str]:
-    """The queries of queries.sql by their names."""
+    """Queries of queries.sql, by name."""
     text = (resources.files(__package__) / "queries.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)
     return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))
@@ -24,7 +24,7 @@ def queries() -> dict[str, str]:
 
 @cache
 def migrations() -> dict[int, str]:
-    """The migrations by number, in order."""
+    """Migrations by number, in order."""
     folder = resources.files(__package__) / "migrations"
     found = ((match, file) for file in folder.iterdir() if (match := _FILE.fullmatch(file.name)))
     texts = {int(match[1]): file.read_text(encoding="utf-8") for match, file in found}
@@ -32,9 +32,9 @@ def migrations() -> dict[int, str]:
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Brings the tables up to date; a migration and its record are one transaction.
+    """Applies the missing migrations in one transaction.
 
-    `db` is in autocommit mode. Raises MisconfiguredError where a newer batchscribe wrote the ledger.
+    `db` is in autocommit mode. Raises MisconfiguredError if a newer batchscribe wrote the ledger.
     """
     known = migrations()
     if _version(db) == max(known):
@@ -55,7 +55,7 @@ def migrate(db: sqlite3.Connection) -> None:
 
 
 def refuse_damage(db: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError if pages are damaged or a table is gone."""
+    """Raises sqlite3.DatabaseError if pages are damaged or a table is missing."""
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise _damaged(found)
@@ -75,8 +75,8 @@ def _damaged(found: str) -> sqlite3.DatabaseError:
 def _refuse_newer(done: int, known: int) -> None:
     if done > known:
         raise MisconfiguredError(
-            f"the ledger was written by a newer batchscribe (tables {done}, this one knows {known}): "
-            "install that one again; nothing was changed"
+            f"the ledger was written by a newer batchscribe (tables {done}, this one supports {known}): "
+            "install that version again; nothing was changed"
         )
 
 
@@ -87,7 +87,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> list[str]:
-    """One statement each: sqlite3's own `executescript` would commit the transaction around it."""
+    """Splits a script into statements: `executescript` would commit the surrounding transaction."""
     found, statement = [], ""
     for piece in script.split(";")[:-1]:
         statement += piece + ";"

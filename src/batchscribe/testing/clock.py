@@ -1,4 +1,4 @@
-"""A clock that stands still until somebody sleeps, and whose sleeps can be met by events."""
+"""A clock that advances only by sleeps, with calls planned at moments."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from batchscribe.adapters.machine.clock import Shielded
 
 
 class FakeClock(Shielded):
-    """A protocols.Clock, and the Shield that goes with it.
+    """A protocols.Clock with its Shield.
 
-    `at` plans a call for a moment; it is made when a sleep reaches that moment. `interrupt` is a
-    signal: it cuts the sleep short by raising, unless the sleeper is shielded.
+    `at` plans a call, which is made when a sleep reaches its moment. `interrupt` is a signal: it ends
+    the sleep with an exception, unless the sleeper is shielded.
     """
 
     def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
@@ -41,11 +41,11 @@ class FakeClock(Shielded):
         self._move(max(until, self._uptime))
 
     def at(self, seconds: float, act: Callable[[], object]) -> None:
-        """Plans a call for so many seconds from now."""
+        """Plans a call in `seconds` from now."""
         self._plans.append((self._uptime + timedelta(seconds=seconds), act))
 
     def jump(self, seconds: float) -> None:
-        """Somebody sets the wall clock; no time passes by it."""
+        """Sets the wall clock forward or back; no monotonic time passes."""
         self._now += timedelta(seconds=seconds)
 
     def interrupt(self, name: str = "SIGTERM") -> None:

@@ -1,4 +1,4 @@
-"""A cloud in memory: instances that take their time to start and stop, and calls that go wrong."""
+"""In-memory cloud with start and stop times and planned faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GONE = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What a call does instead of answering; `applied` where the call has its effect all the same."""
+    """Error that a call raises; `applied` if the call still takes effect."""
 
     error: BatchscribeError
     applied: bool = False
@@ -39,7 +39,7 @@ class _Machine:
 class FakeCompute:
     """A protocols.Compute whose machines move by the injected clock, as EC2's do.
 
-    `pending` and `stopping` are how long a start and a stop take. A stop is refused while a machine
+    `pending` and `stopping` are the durations of a start and a stop. A stop is refused while a machine
     is pending, a start while it is stopping. Addresses and the launch time are new at every start.
     """
 
@@ -53,7 +53,7 @@ class FakeCompute:
     ) -> None:
         self.calls: list[tuple[str, str]] = []
         self.lag = timedelta(0)
-        """How old the states are that `describe` shows."""
+        """Age of the states that `describe` shows."""
         self._clock = clock
         self._windows = {
             InstanceState.PENDING: pending,
@@ -65,7 +65,7 @@ class FakeCompute:
         self._faults: dict[str, deque[Fault | None]] = {}
 
     def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> None:
-        """A stopped machine."""
+        """Adds a stopped machine."""
         now = self._clock.now()
         stopped = Instance(
             id=instance, state=InstanceState.STOPPED, type=instance_type, private_address="10.0.0.7"
@@ -73,36 +73,36 @@ class FakeCompute:
         self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
 
     def fail(self, call: str, *faults: Fault | None) -> None:
-        """The next calls of `describe`, `start`, `stop` or `release` meet these; None is no fault."""
+        """Plans faults of the next calls of a method; None is none."""
         self._faults.setdefault(call, deque()).extend(faults)
 
     def break_boot(self, instance: str, *, broken: bool = True) -> None:
-        """From its next start on, the machine falls back to stopped instead of running; or no longer."""
+        """Makes the next starts fall back to stopped."""
         self._settled(instance).broken_boot = broken
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
-        """The machine stays pending or stopping for as long as it is held; a forced stop frees it."""
+        """Keeps the machine pending or stopping while held; a forced stop frees it."""
         self._settled(instance).stuck = stuck
 
     def terminate(self, instance: str) -> None:
-        """Somebody throws the machine away."""
+        """Terminates the machine from outside."""
         self._move(self._settled(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
 
     def start_unclaimed(self, instance: str) -> None:
-        """A person starts it."""
+        """Starts the machine as a user would."""
         self._begin(instance)
 
     def tag(self, instance: str, tags: dict[str, str]) -> None:
-        """Somebody else writes on it."""
+        """Sets tags from outside."""
         self._tag(instance, tags)
 
     def untag(self, instance: str) -> None:
-        """Somebody's tooling takes all tags off."""
+        """Removes all tags from outside."""
         machine = self._settled(instance)
         machine.seen = replace(machine.seen, tags={})
 
     def billed_seconds(self, instance: str) -> float:
-        """The truth about the bill: how long it has been running so far."""
+        """True billed time so far, in seconds."""
         machine = self._settled(instance)
         ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
         return sum(
@@ -154,13 +154,13 @@ class FakeCompute:
         if fault is None or fault.applied:
             machine = self._settled(instance)
             if machine.seen.state is not InstanceState.STOPPED:
-                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: look again")
+                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
             machine.seen = replace(machine.seen, type=instance_type)
         if fault:
             raise fault.error
 
     def _shown(self, machine: _Machine) -> InstanceState:
-        """The state as it was `lag` ago: what a cloud shows is only eventually consistent."""
+        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
         then = self._clock.now() - self.lag
         known = [state for at, state in machine.history if at <= then]
         return known[-1] if known else machine.history[0][1]
@@ -174,7 +174,7 @@ class FakeCompute:
         machine = self._settled(instance)
         state = machine.seen.state
         if state is InstanceState.STOPPING or state in _GONE:
-            raise ComputeUnavailableError(f"{instance} is {state}: look again")
+            raise ComputeUnavailableError(f"{instance} is {state}: will retry")
         if state is not InstanceState.STOPPED:
             return
         now = self._clock.now()
@@ -188,14 +188,14 @@ class FakeCompute:
         machine.stuck = machine.stuck and not force
         state = machine.seen.state
         if state is InstanceState.PENDING and not self._stop_while_pending:
-            raise ComputeUnavailableError(f"{instance} is {state}: look again")
+            raise ComputeUnavailableError(f"{instance} is {state}: will retry")
         if state in {InstanceState.RUNNING, InstanceState.PENDING}:
             self._move(machine, InstanceState.STOPPING, self._clock.now())
 
     def _settled(self, instance: str) -> _Machine:
-        """The machine, after the time that has passed has moved it on."""
+        """Returns the machine, advanced to the current time."""
         if instance not in self._machines:
-            raise MisconfiguredError(f"there is no instance {instance}: mend GPU_INSTANCE_ID")
+            raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
         machine = self._machines[instance]
         window = self._windows.get(machine.seen.state)
         if window is not None and not machine.stuck and self._clock.now() - machine.since >= window:

@@ -1,4 +1,4 @@
-"""An engine that says what it was told to say, for tests of everything around an engine."""
+"""An engine that returns scripted text, for tests of its surroundings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from batchscribe.errors import EngineError, MisconfiguredError
 
 
 def counting(window: Window) -> str:
-    """The default script: one word for each second, the seconds in words of their own."""
+    """Default script: one numbered word for each second."""
     return " ".join(f"w{second}" for second in range(max(1, int(window.seconds))))
 
 
 @dataclass
 class ScriptedEngine:
-    """Speaks `script(window)`, spread evenly over the window.
+    """Returns `script(window)`, spread evenly over the window.
 
-    `hold` windows are taken before the first result is given, as a batching engine does it, and
-    results of one batch come last first. A script may raise EngineError.
+    It takes `hold` windows before the first result, as a batching engine does, and
+    returns the results of a batch in reverse order. A script may raise EngineError.
     """
 
     script: Callable[[Window], str] = counting
@@ -30,7 +30,7 @@ class ScriptedEngine:
     model: str = "scripted"
     device: str = "double"
     heard: list[int] = field(default_factory=list)
-    """The numbers of the windows that were transcribed, in order."""
+    """Numbers of the transcribed windows, in order."""
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
         """See Engine."""
@@ -49,19 +49,19 @@ class ScriptedEngine:
 
 
 def _spread(text: str, seconds: float) -> tuple[Segment, ...]:
-    said = text.split()
-    if not said:
+    spoken = text.split()
+    if not spoken:
         return ()
-    step = seconds / len(said)
+    step = seconds / len(spoken)
     words = tuple(
-        Word(word=word, start=place * step, end=(place + 1) * step) for place, word in enumerate(said)
+        Word(word=word, start=index * step, end=(index + 1) * step) for index, word in enumerate(spoken)
     )
     return within([Segment(text=text, start=0.0, end=seconds, words=words)], seconds)
 
 
 @dataclass
 class ScriptedFactory:
-    """Loads the engine that it was given. `broken` is what stands in the way, if anything."""
+    """Loads the given engine. `broken` holds the reported problems, if any."""
 
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
     name: str = "scripted"

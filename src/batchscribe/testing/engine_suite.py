@@ -1,4 +1,4 @@
-"""What every speech engine must do, as tests for pytest: ours pass them, and so can yours.
+"""Pytest suite for speech engines; our own engines pass it.
 
     @pytest.fixture(scope="module")
     def engine():
@@ -7,8 +7,8 @@
     class TestMine(EngineSuite):
         pass
 
-The methods hear the recordings that ship with batchscribe, in English; `speech` may give other windows
-to an engine that knows other languages. The decoder comes with the extras that bring an engine.
+The tests use the English recordings that ship with batchscribe; override `speech` for an engine of other
+languages. The extras that install an engine also install the decoder.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from batchscribe.protocols import Engine
 
 RECORDINGS = ("notes/shopping list.wav", "notes/call back.mov", "team-meeting/chunk-003.mp4")
 SHORTEST = SAMPLE_RATE // 10
-"""Samples: the voice detector calls nothing shorter speech."""
+"""Shortest speech that the voice detector reports, in samples."""
 POLLS = 6000
-"""So often the source says, a hundredth of a second apart, that nothing is ready."""
-SECRET = "nobody may read this sentence in a log"  # noqa: S105 - what was said, not what opens something
+"""Maximum number of polls of an idle source, each 0.01 s."""
+SECRET = "this sentence must not appear in a log"  # noqa: S105 - spoken words, not a password
 
 
 class FeedingError(Exception):
-    """Whoever feeds the engine broke: not the engine's fault, and nothing that it should touch."""
+    """Error of the engine's source, which the engine must pass on unchanged."""
 
 
 class UnheardOfError(Exception):
-    """What no vendor has documented; its text stands for what was said."""
+    """Undocumented vendor error; its text stands for spoken words."""
 
 
 class BrokenAudio:
-    """As long as a second of audio, and of no use for anything else."""
+    """Has the length of one second of audio; any other use raises."""
 
     def __len__(self) -> int:
         return SAMPLE_RATE
@@ -57,7 +57,7 @@ class BrokenAudio:
 
 @cache
 def recordings() -> tuple[Any, ...]:
-    """The bundled speech, each of shape (samples,), float32, 16 kHz, mono."""
+    """Bundled recordings, each of shape (samples,), float32, 16 kHz, mono."""
     folder = resources.files("batchscribe.demo") / "audio"
     with AudioDecoder() as decoder:
         found = [decoder.decode_all((folder / key).read_bytes(), max_seconds=60) for key in RECORDINGS]
@@ -65,27 +65,27 @@ def recordings() -> tuple[Any, ...]:
 
 
 def silence(number: int, seconds: float) -> Window:
-    """A window in which nobody speaks."""
+    """Returns a window of silence."""
     return Window(number, 0.0, np.zeros(int(seconds * SAMPLE_RATE), np.float32))
 
 
 def said(results: Sequence[Recognition]) -> str:
-    """The text of all results, in their order."""
+    """Text of all results, in their order."""
     return " ".join(segment.text for result in results for segment in result.segments)
 
 
 class EngineSuite:
-    """What a subclass inherits; a fixture `engine` is the loaded engine."""
+    """Tests for a subclass to inherit; its fixture `engine` is the loaded engine."""
 
     def speech(self) -> list[Window]:
-        """Windows in which somebody speaks, numbered from 10 on."""
+        """Windows with speech, numbered from 10 on."""
         return [Window(10 + number, 3.0 * number, audio) for number, audio in enumerate(recordings())]
 
     def test_one_result_for_each_window_with_its_number(self, engine: Engine) -> None:
         windows = [*self.speech(), silence(77, 1.5)]
         results = list(engine.transcribe(iter(windows)))
         assert sorted(result.window for result in results) == sorted(window.id for window in windows)
-        assert said(results), "the engine heard nothing in speech"
+        assert said(results), "the engine found no words in speech"
 
     def test_a_window_of_any_length_is_heard(self, engine: Engine) -> None:
         audio = np.resize(recordings()[0], 30 * SAMPLE_RATE)
@@ -117,10 +117,10 @@ class EngineSuite:
         for _ in range(2):
             results = list(engine.transcribe(iter(self.speech()[:2])))
             assert sorted(result.window for result in results) == [10, 11]
-            assert said(results), "the second time the engine heard nothing"
+            assert said(results), "the engine found no words at its second use"
 
     def test_it_answers_while_no_window_is_ready(self, engine: Engine) -> None:
-        """None means: work on what you hold. The next window only comes when the last one was answered."""
+        """None means: transcribe the windows that you hold. The source waits for each result."""
         answered: set[int] = set()
 
         def source() -> Iterator[Window | None]:
@@ -133,7 +133,7 @@ class EngineSuite:
         assert answered == {10, 11, 12}
 
     def test_who_reads_ahead_hears_no_batch_before_it_asked_for_more(self, engine: Any) -> None:
-        """By then it is written down what is heard, in case that it takes the worker with it."""
+        """By then the worker has recorded the batch, in case it crashes the process."""
         if not getattr(engine, "reads_ahead", False):
             return
         audio, taken = recordings()[0], list[int]()
@@ -163,7 +163,7 @@ class EngineSuite:
             list(engine.transcribe([Window(1, 0.0, audio)]))
         except EngineError as error:
             _check_text(str(error))
-        assert said(list(engine.transcribe(iter(self.speech())))), "an error was the end of it"
+        assert said(list(engine.transcribe(iter(self.speech())))), "the engine stopped working after an error"
 
     def test_what_is_left_in_the_middle_is_forgotten(self, engine: Engine) -> None:
         results = engine.transcribe(iter(self.speech()))
@@ -179,16 +179,16 @@ class EngineSuite:
 
 
 def _check_text(error: str) -> None:
-    assert SECRET not in error, "the error repeats what was said"
+    assert SECRET not in error, "the error repeats spoken words"
     assert "\n" not in error, "an error is one line"
 
 
 def _until(number: int, answered: set[int]) -> Iterator[None]:
-    """None, again and again, until the window was answered."""
+    """Yields None until the window has a result."""
     for _ in range(POLLS):
         if number in answered:
             return
         yield None
         if number not in answered:
             threading.Event().wait(0.01)
-    raise AssertionError(f"window {number} was not answered while the source had nothing else")
+    raise AssertionError(f"window {number} got no result while the source was idle")

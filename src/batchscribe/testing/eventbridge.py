@@ -1,8 +1,8 @@
-"""What EventBridge Scheduler refuses of a CreateSchedule or UpdateSchedule request.
+"""Validation of CreateSchedule and UpdateSchedule requests, as EventBridge Scheduler does it.
 
-From the service's model (lengths, patterns, ranges) and its answers to dates and expressions; and what
-EC2 would refuse of the order's input when it is too late. Nothing else on a laptop says no: emulators
-store whatever they are given.
+The rules are those of the service's model (lengths, patterns, ranges) and its answers to dates and
+expressions, and EC2's for the order's input, which it would refuse only at the stop. Emulators do not
+validate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Request = Mapping[str, Any]
 
 
 def refusals(request: Request, now: datetime, *, groups: frozenset[str] = frozenset({GROUP})) -> list[str]:
-    """Every reason for a ValidationException or a ResourceNotFoundException; empty where there is none."""
+    """Reasons for a ValidationException or a ResourceNotFoundException; empty if valid."""
     found = [*_names(request, groups), *_times(request, now), *_window(request)]
     return found + list(_target(request.get("Target", {})))
 
@@ -62,7 +62,7 @@ def _window(request: Request) -> Iterator[str]:
     if mode not in {"OFF", "FLEXIBLE"}:
         yield f"FlexibleTimeWindow.Mode {mode!r} is neither OFF nor FLEXIBLE"
     if mode == "OFF" and "MaximumWindowInMinutes" in window:
-        yield "MaximumWindowInMinutes cannot be set where FlexibleTimeWindow is OFF"
+        yield "MaximumWindowInMinutes cannot be set if FlexibleTimeWindow is OFF"
     for field, allowed in (
         ("State", {"ENABLED", "DISABLED"}),
         ("ActionAfterCompletion", {"NONE", "DELETE"}),

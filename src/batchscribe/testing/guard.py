@@ -1,4 +1,4 @@
-"""A guard in memory that does what moto's does not: it refuses what EventBridge refuses, and it fires."""
+"""In-memory guard that validates like EventBridge and fires its orders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Plan = Callable[[float, Callable[[], object]], object]
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One try of an order; `error` is why it did not stop the instance."""
+    """One try of an order; `error` if it did not stop the instance."""
 
     at: datetime
     instance: str
@@ -35,12 +35,13 @@ class _Standing:
 
 
 class FakeGuard:
-    """A protocols.Guard whose orders call `stop(instance)` at the deadline + 10, 15 and 20 minutes.
+    """A protocols.Guard whose orders call `stop(instance)`.
 
-    Time is the clock's: where a simulator moves it, `fire_due` makes the tries that have come due, and
-    `next_due` is the moment of the next. With `plan` (FakeClock.at) it sees to that by itself. A try
-    whose stop raises has failed, is not repeated, and is remembered in `fired`; after its last try an
-    order is gone. `role` and `groups` are what the account has: without them arming is refused.
+    Tries are at the deadline + 10, 15 and 20 minutes.
+    It uses the clock's time: if a simulator moves the clock, `fire_due` makes the due tries, and
+    `next_due` is the moment of the next. With `plan` (FakeClock.at) the guard plans its tries itself. A try
+    whose stop raises has failed, is not repeated, and is recorded in `fired`; after its last try an
+    order is deleted. `role` and `groups` are those of the account: without them arming is refused.
     """
 
     description = "a double: fires in memory"
@@ -66,9 +67,7 @@ class FakeGuard:
         self._faults: dict[str, deque[Fault | None]] = {}
 
     def fail(self, call: str, *faults: Fault | None) -> None:
-        """The next calls of `arm`, `disarm` or `armed`, or the next tries (`fire`), meet these; None is
-        no fault.
-        """
+        """Plans faults of the next calls or `fire`; None is none."""
         self._faults.setdefault(call, deque()).extend(faults)
 
     def arm(self, claim: Claim) -> None:
@@ -91,16 +90,16 @@ class FakeGuard:
         return self.standing(instance)
 
     def standing(self, instance: str) -> frozenset[str]:
-        """The truth that `armed` asks for, whatever goes wrong with the asking."""
+        """Runs with an order now, without the faults of `armed`."""
         self.fire_due()
         return frozenset(run for guarded, run in self._standing if guarded == instance)
 
     def next_due(self) -> datetime | None:
-        """When the next try is made; None where no order stands."""
+        """Time of the next try; None without an order."""
         return self._soonest
 
     def fire_due(self) -> None:
-        """Makes every try whose time has come, in order."""
+        """Makes every due try, in order."""
         now = self._clock.now()
         while self._soonest is not None and self._soonest <= now:
             standing = min(self._standing.values(), key=_next_try)

@@ -1,4 +1,4 @@
-"""A launcher in memory: boxes that take a few looks to answer, and workers that somebody plays."""
+"""In-memory launcher with late answers and workers played by callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FakeLauncher:
     """A protocols.Launcher that starts nothing by itself.
 
     `on_launch` and `on_cancel` play the worker: they are called once for each worker that is started
-    or asked to end, with its manifest and the URL that it was started on.
+    or cancelled, with its manifest and its URL.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class FakeLauncher:
     ) -> None:
         self.version = version
         self.silent_probes = silent_probes
-        """So many probes are answered by nobody yet."""
+        """Number of probes without an answer."""
         self.launched: dict[WorkerName, str] = {}
-        """The URL of the manifest of each worker that was started."""
+        """Manifest URL of each worker that was started."""
         self.cancelled: list[WorkerName] = []
         self.is_alive: Callable[[WorkerRef], bool] = lambda _manifest: True
-        """Whether a worker that was launched still runs; whoever plays it sets this."""
+        """True if a launched worker still runs; set by the test that plays it."""
         self._on_launch = on_launch
         self.killed: list[WorkerName] = []
         self._on_cancel = on_cancel
@@ -44,7 +44,7 @@ class FakeLauncher:
         self._faults: dict[str, deque[BatchscribeError | None]] = {}
 
     def fail(self, call: str, *errors: BatchscribeError | None) -> None:
-        """The next calls of `probe`, `launch`, `alive` or `cancel` raise these; None is no fault."""
+        """Plans errors of the next calls of a method; None is none."""
         self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str | None:
@@ -68,10 +68,7 @@ class FakeLauncher:
             self._on_launch(instance, manifest, url)
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
-        """What `is_alive` says of a worker that was launched; False for any other.
-
-        None where an error was planned for it.
-        """
+        """`is_alive` of a launched worker; None at a planned error."""
         try:
             self._meet("alive")
         except BatchscribeError:

@@ -1,4 +1,4 @@
-"""The double of every notifier: it keeps what it was told."""
+"""Double of every notifier: records its messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from batchscribe.core.messages import Level, Message
 
 
 class RecordingNotifier:
-    """A protocols.Notifier that remembers its messages, oldest first."""
+    """A protocols.Notifier that records its messages, oldest first."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -15,5 +15,5 @@ class RecordingNotifier:
         self.messages.append(message)
 
     def at(self, level: Level) -> list[Message]:
-        """The messages of one level."""
+        """Messages of one level."""
         return [message for message in self.messages if message.level is level]

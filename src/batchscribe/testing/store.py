@@ -1,4 +1,4 @@
-"""A store in memory: the double of every store, for tests and for the simulator."""
+"""In-memory store for tests and the simulator."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class _Stored:
 
 
 class MemoryStore:
-    """Any key, in key order, safe between threads; ETags are those of S3, times those of the clock.
+    """Thread-safe store with S3's ETags and the clock's times.
 
-    `before` is called with the method's name and the key ahead of every call and may raise: that is
-    how a test breaks the store. `archived` holds keys that must be restored first. `calls` counts.
+    `before` is called with method name and key before every call and may raise, to simulate faults.
+    `archived` holds keys that must be restored first. `calls` counts the calls of each method.
     """
 
     def __init__(self, clock: Clock, *, url: str = "memory://double") -> None:
@@ -85,7 +85,7 @@ class MemoryStore:
     def place(
         self, key: str, data: bytes = b"", *, modified: datetime | None = None, size: int | None = None
     ) -> ObjectInfo:
-        """Puts an object without a call; `size` lets it look bigger than its bytes."""
+        """Puts an object without a call; `size` overrides its size."""
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         info = ObjectInfo(key, len(data) if size is None else size, modified or self._clock.now(), etag)
         with self._lock:
@@ -95,7 +95,7 @@ class MemoryStore:
         return info
 
     def keys(self, prefix: str = "") -> tuple[str, ...]:
-        """What is there now, without a call."""
+        """Current keys, without counting a call."""
         with self._lock:
             return tuple(key for key in self._sorted() if key.startswith(prefix))
 
