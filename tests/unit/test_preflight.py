@@ -13,7 +13,7 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import engine_spec, preflight
+from batchscribe.wiring.preflight import engine_spec, preflight
 from support.stores import NOW, StoppedClock
 
 INSTANCE = "i-0123456789abcdef0"

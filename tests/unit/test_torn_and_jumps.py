@@ -29,7 +29,7 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import preflight
+from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
 from support.world import INSTANCE, Stage, once, stage
 

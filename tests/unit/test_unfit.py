@@ -22,7 +22,8 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring import engines
-from batchscribe.wiring.scheduler import scheduler, unfit
+from batchscribe.wiring.preflight import unfit
+from batchscribe.wiring.scheduler import scheduler
 from support.world import INSTANCE, Notes, Stage, stage
 
 WHISPER, PARAKEET, SPHINX = "faster-whisper", "parakeet", "pocketsphinx"
