@@ -125,7 +125,7 @@ def test_a_check_looks_where_the_workers_will(s3: Recorder) -> None:
 def test_beside_a_run_no_second_model_is_loaded() -> None:
     (engine,) = inspect(check(busy=True)).findings
     assert engine.ok
-    assert "not tried" in engine.detail
+    assert "not tested" in engine.detail
 
 
 @pytest.mark.parametrize("made", [True, False])
