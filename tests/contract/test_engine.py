@@ -185,7 +185,7 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
     for process in list(engine._pool._processes.values()):
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(EngineError, match="broke while transcribing"):
+    with pytest.raises(EngineError, match="failed while transcribing"):
         list(engine.transcribe(windows))
     assert said(list(engine.transcribe(windows)))
     engine.close()

@@ -144,7 +144,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
     assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de")
     assert agreed(BATCH_ENGINE="parakeet") == ""
     assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="de")
-    assert "no model of Parakeet's" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
+    assert "no Parakeet model" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
     assert "float32, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="float16")
 
 
