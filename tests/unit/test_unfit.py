@@ -100,8 +100,8 @@ def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, mend: st
 
 
 def test_a_model_that_does_not_exist_is_named() -> None:
-    assert "no Whisper model is called 'smal.en'" in unfit(spec("smal.en"))
-    assert "no Whisper model is called" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
+    assert "there is no Whisper model 'smal.en'" in unfit(spec("smal.en"))
+    assert "there is no Whisper model" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
 
 
 @pytest.mark.parametrize(
