@@ -246,7 +246,7 @@ def test_weights_that_were_not_fetched_to_their_end_are_missed(tdt: Path, tmp_pa
         (tmp_path / file.name).write_bytes(file.read_bytes())
     encoder = tmp_path / "encoder-model.onnx"
     encoder.write_bytes(encoder.read_bytes() + b"encoder-model.onnx.data")
-    assert "has no encoder-model.onnx.data" in FACTORY.problems(spec_of(tmp_path))[0]
+    assert "incomplete (encoder-model.onnx.data missing)" in FACTORY.problems(spec_of(tmp_path))[0]
 
 
 # ------------------------------------------------------------------ fetching

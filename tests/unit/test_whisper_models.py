@@ -180,7 +180,7 @@ def test_a_fetch_that_fails_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatc
         ("distil-large-v3", "translate", "de", "not trained to translate"),
         ("somebody/Distil-german", "translate", "de", "not trained to translate"),
         ("small.en", "transcribe", "fr", "English only"),
-        ("small", "transcribe", "xx", "no language 'xx'"),
+        ("small", "transcribe", "xx", "language 'xx'"),
         ("small", "summarise", None, "no task 'summarise'"),
     ],
 )

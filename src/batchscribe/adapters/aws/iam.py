@@ -78,7 +78,9 @@ class Place:
 
 def policy(who: Who, place: Place) -> Document:
     """The permissions policy of a role."""
-    made = {Who.SCHEDULER: _scheduler, Who.STOP: _stop, Who.BOX: _box}[who](place)
+    made = {Who.SCHEDULER: _scheduler_statements, Who.STOP: _stop_statements, Who.BOX: _host_statements}[who](
+        place
+    )
     return {"Version": "2012-10-17", "Statement": made}
 
 
@@ -103,27 +105,27 @@ def trust(who: Who, place: Place) -> Document | None:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _scheduler(place: Place) -> list[Document]:
-    return [*_instances(place), *_retyping(place), *_guarding(place), *_keeping(place)]
+def _scheduler_statements(place: Place) -> list[Document]:
+    return [*_allow_instance(place), *_allow_type_change(place), *_allow_guard(place), *_allow_results(place)]
 
 
-def _stop(place: Place) -> list[Document]:
+def _stop_statements(place: Place) -> list[Document]:
     return [_allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
-def _box(place: Place) -> list[Document]:
+def _host_statements(place: Place) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
     transcripts = "*transcription-*.json"
-    written = [arn for at in (place.output, place.control) for arn in _below(place, at, transcripts)]
-    written += _control(place, *records)
+    written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, transcripts)]
+    written += _control_arns(place, *records)
     return [
-        *_listing(place),
-        *_some("ReadAudioAndManifests", "s3:GetObject", _all(place)),
-        *_some("WriteTranscriptsAndProgress", "s3:PutObject", written),
+        *_allow_listing(place),
+        *_allow_if_any("ReadAudioAndManifests", "s3:GetObject", _all_store_arns(place)),
+        *_allow_if_any("WriteTranscriptsAndProgress", "s3:PutObject", written),
     ]
 
 
-def _instances(place: Place) -> list[Document]:
+def _allow_instance(place: Place) -> list[Document]:
     see = _allow("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
@@ -140,7 +142,7 @@ def _instances(place: Place) -> list[Document]:
     ]
 
 
-def _retyping(place: Place) -> list[Document]:
+def _allow_type_change(place: Place) -> list[Document]:
     if not place.types:
         return []
     change = _allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
@@ -148,7 +150,7 @@ def _retyping(place: Place) -> list[Document]:
     return [change]
 
 
-def _guarding(place: Place) -> list[Document]:
+def _allow_guard(place: Place) -> list[Document]:
     if not place.guard_role:
         return []
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
@@ -162,26 +164,26 @@ def _guarding(place: Place) -> list[Document]:
     ]
 
 
-def _keeping(place: Place) -> list[Document]:
+def _allow_results(place: Place) -> list[Document]:
     files = [f"*.{kind}" for kind in SESSION_FILES]
-    read = _all(place)
+    read = _all_store_arns(place)
     if place.live_lock:
         bucket, key = place.live_lock
-        read.append(f"arn:{place.partition}:s3:::{bucket}/{_literal(key)}")
-    written = _below(place, place.output, *files) + _control(place, f"{CONTROL}*")
+        read.append(f"arn:{place.partition}:s3:::{bucket}/{_escape_key(key)}")
+    written = _arns_below(place, place.output, *files) + _control_arns(place, f"{CONTROL}*")
     old = ["*transcription-*.json", "*layers/layer-0-raw-transcription/*.json"]
     # Records of failures from before BATCH_CONTROL was set are retired at their old place.
-    moved = _below(place, place.source, *old) + _below(place, place.output, *old, f"{CONTROL}*")
-    moved += _control(place, f"{CONTROL}*")
+    moved = _arns_below(place, place.source, *old) + _arns_below(place, place.output, *old, f"{CONTROL}*")
+    moved += _control_arns(place, f"{CONTROL}*")
     return [
-        *_listing(place),
-        *_some("ReadAudioAndResults", "s3:GetObject", read),
-        *_some("WriteResults", "s3:PutObject", written),
-        *_some("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
+        *_allow_listing(place),
+        *_allow_if_any("ReadAudioAndResults", "s3:GetObject", read),
+        *_allow_if_any("WriteResults", "s3:PutObject", written),
+        *_allow_if_any("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
     ]
 
 
-def _listing(place: Place) -> list[Document]:
+def _allow_listing(place: Place) -> list[Document]:
     """S3 needs the right to list to report a missing object as 404 instead of 403.
 
     Such a request has no prefix, hence IfExists.
@@ -193,38 +195,38 @@ def _listing(place: Place) -> list[Document]:
     for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
         statement = _allow(f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}")
         if "" not in wanted:
-            shown = [f"{_literal(text)}*" for text in sorted(wanted)]
+            shown = [f"{_escape_key(text)}*" for text in sorted(wanted)]
             statement["Condition"] = {"StringLikeIfExists": {"s3:prefix": shown}}
         made.append(statement)
     return made
 
 
-def _below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
+def _arns_below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
     if folder is None:
         return []
-    base = f"arn:{place.partition}:s3:::{folder.bucket}/{_literal(folder.prefix)}"
+    base = f"arn:{place.partition}:s3:::{folder.bucket}/{_escape_key(folder.prefix)}"
     return [base + pattern for pattern in patterns]
 
 
-def _all(place: Place) -> list[str]:
+def _all_store_arns(place: Place) -> list[str]:
     """Everything in the stores."""
     folders = (place.source, place.output, place.control)
-    return [arn for folder in folders for arn in _below(place, folder, "*")]
+    return [arn for folder in folders for arn in _arns_below(place, folder, "*")]
 
 
-def _control(place: Place, *patterns: str) -> list[str]:
+def _control_arns(place: Place, *patterns: str) -> list[str]:
     """ARNs of control objects by patterns of their keys."""
     if place.control is None:
-        return _below(place, place.output, *patterns)
-    return _below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
+        return _arns_below(place, place.output, *patterns)
+    return _arns_below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
 
 
-def _literal(key: str) -> str:
+def _escape_key(key: str) -> str:
     """A key with IAM's wildcards and variables escaped."""
     return "".join(f"${{{character}}}" if character in "*?$" else character for character in key)
 
 
-def _some(sid: str, action: str, resources: list[str]) -> list[Document]:
+def _allow_if_any(sid: str, action: str, resources: list[str]) -> list[Document]:
     return [_allow(sid, action, sorted(set(resources)))] if resources else []
 
 

@@ -29,7 +29,7 @@ PREFERRED = {
     "cpu": ("int8", "int8_float32", "float32"),
 }
 """Number formats in order of preference: half precision on a GPU, 8 bit on a CPU."""
-MENDS = {
+REMEDIES = {
     "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; check driver and free memory with nvidia-smi",
     "cpu": "install 'batchscribe[cpu]' again; check the free memory with free -h",
 }
@@ -138,7 +138,9 @@ def self_test(decoder: WhisperDecoder, device: str) -> None:
             decoder.languages(encoded)
         decoder.hear(encoded, [1.0], ENGLISH, limit=SELF_TEST_TOKENS)
     except Exception as error:
-        raise EngineError(f"{NAME} loads, but fails its self-test: {line(error)}: {MENDS[device]}") from error
+        raise EngineError(
+            f"{NAME} loads, but fails its self-test: {line(error)}: {REMEDIES[device]}"
+        ) from error
 
 
 def speech_like(seconds: float) -> Samples:

@@ -71,16 +71,16 @@ class Guard:
         self._decoder = decoder
         self._budget = budget
 
-    def judged(self, window: Window, language: str, heard: Heard) -> Recognition:
+    def judged(self, window: Window, language: str, decoded: Heard) -> Recognition:
         """The window's result, the better one if there was a second pass, with its flags."""
-        if heard.silent:
+        if decoded.silent:
             return Recognition(window.id, (), language)
-        found, flags = doubts(heard), list[str]()
+        found, flags = doubts(decoded), list[str]()
         if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
-            heard = better(heard, second)
-            found, flags = doubts(heard), [RERUN]
+            decoded = better(decoded, second)
+            found, flags = doubts(decoded), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
-        spoken = [segment for segment in heard.segments if segment.text.strip()]
+        spoken = [segment for segment in decoded.segments if segment.text.strip()]
         return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
 
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Heard | None:
