@@ -167,7 +167,9 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
     ],
     ids=["plain", "loop", "beyond the audio"],
 )
-def test_what_looks_wrong_is_flagged(heard: list[pocketsphinx_engine.DecodedWord], flags: tuple[str, ...]) -> None:
+def test_what_looks_wrong_is_flagged(
+    heard: list[pocketsphinx_engine.DecodedWord], flags: tuple[str, ...]
+) -> None:
     found = pocketsphinx_engine._to_recognition(7, 1.0, heard)
     assert found.flags == flags
     assert found.segments[-1].end <= 1.0
