@@ -110,7 +110,7 @@ def _read_uv(machine: str, instance: Instance) -> bytes:
     ours = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if ours is None or machine != platform.machine():
         raise MisconfiguredError(
-            f"{instance.id} has neither Python 3.11 with venv nor uv to install it: install one of them there"
+            f"{instance.id} has no Python 3.11 with venv, and no uv to install it: install one of them there"
             + (", or uv here (`pip install uv`)" if machine == platform.machine() else "")
         )
     return Path(ours).read_bytes()
