@@ -1,4 +1,4 @@
-"""What AWS's own libraries read from the environment: who signs, where, and what no log may hold."""
+"""The environment variables of AWS's libraries: identity, region, endpoints, secrets to redact."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 def export(written: Mapping[str, str], region: str, environ: MutableMapping[str, str]) -> None:
     """Adds the AWS_* names of `.env` and the region to `environ`, without overwriting any.
 
-    Keys, secret and token are one identity: none of them is taken from `.env` where the environment
-    names an identity of its own, since a mixture would sign with the wrong one.
+    Key, secret and token are one identity: if the environment has one, none of them is taken from `.env`,
+    since a mixture would sign with the wrong identity.
     """
     foreign = any(environ.get(name) for name in _IDENTITY)
     for name, value in written.items():
@@ -32,7 +32,7 @@ def export(written: Mapping[str, str], region: str, environ: MutableMapping[str,
 def place(
     environ: Mapping[str, str] | None = None, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:
-    """(region, endpoint) of S3 as the environment names them, else as given; None where nobody does."""
+    """(region, endpoint) of S3 from the environment, else as given; None if neither is set."""
     named = os.environ if environ is None else environ
     found = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION") or region
     url = named.get("AWS_ENDPOINT_URL_S3") or named.get("AWS_ENDPOINT_URL") or endpoint
@@ -40,12 +40,12 @@ def place(
 
 
 def metadata(environ: Mapping[str, str] | None = None) -> str:
-    """Address of EC2's metadata service, as AWS's own tools read it."""
+    """Address of EC2's metadata service, from the variable that AWS's tools read."""
     named = os.environ if environ is None else environ
     return (named.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
 
 
 def secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """AWS's secrets in the environment, for a log that must not hold them."""
+    """AWS secrets in the environment, to be redacted from logs."""
     named = os.environ if environ is None else environ
     return tuple(filter(None, (named.get(name, "") for name in SECRETS)))

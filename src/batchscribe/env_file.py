@@ -1,4 +1,4 @@
-"""The file `.env`: parsed, never executed, and closed to others where it holds secrets."""
+"""Reads `.env`: parsed, never executed, and private if it contains secrets."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from batchscribe.errors import MisconfiguredError
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The names and texts of a `.env`, without expansion; empty where there is none.
+    """Names and values of a `.env`, without expansion; empty if there is no file.
 
-    Raises MisconfiguredError with the line that is not NAME=value, or why it cannot be read.
+    Raises MisconfiguredError for a line that is not NAME=value, or if the file cannot be read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise MisconfiguredError(f"{path} is not a file: move it away, or put the settings there")
+            raise MisconfiguredError(f"{path} is not a file: remove it, or replace it with a settings file")
         with path.open(encoding="utf-8") as stream:
             return dict(_bindings(path, stream))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise MisconfiguredError(f"{path} cannot be read ({reason}): mend the file or its rights") from error
+        raise MisconfiguredError(f"{path} cannot be read ({reason}): fix the file or its rights") from error
 
 
 def single_quoted(path: Path) -> frozenset[str]:
-    """The names whose text stands in single quotes: there a `$` is only a character."""
+    """Names whose value is in single quotes, in which `$` is an ordinary character."""
     with path.open(encoding="utf-8") as stream:
         return frozenset(
             binding.key
@@ -41,18 +41,18 @@ def single_quoted(path: Path) -> frozenset[str]:
 
 
 def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
-    """A file with secrets (their names) must be ours and closed to others. Root may read anybody's.
+    """Raises MisconfiguredError if a file with secrets is readable by others or another user's.
 
-    Raises MisconfiguredError.
+    `secrets` are the names of the secrets in it. Root may read any user's file.
     """
     if not secrets:
         return
     info = path.stat()
     if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise MisconfiguredError(f"{path} holds {secrets[0]} and others can read it: chmod 600 {path}")
+        raise MisconfiguredError(f"{path} contains {secrets[0]} and others can read it: chmod 600 {path}")
     if os.geteuid() not in {0, info.st_uid}:
         raise MisconfiguredError(
-            f"{path} holds {secrets[0]} and belongs to another user: chown it to yourself"
+            f"{path} contains {secrets[0]} and belongs to another user: chown it to yourself"
         )
 
 
@@ -60,6 +60,6 @@ def _bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
     for binding in parse_stream(stream):
         if binding.error or (binding.key and binding.value is None):
             line = binding.original.line + binding.original.string.count("\n", 0, -1)
-            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: mend it (nothing was started)")
+            raise MisconfiguredError(f"{path}, line {line}, is not NAME=value: fix it (nothing was started)")
         if binding.key and binding.value is not None:
             yield binding.key, binding.value

@@ -1,6 +1,6 @@
-"""Files and folders for one user alone, whatever the umask: keys, failures and costs are not for others.
+"""Files and folders that only their owner can read, whatever the umask: they show keys, failures, costs.
 
-A folder that existed before is left as it is: its owner chose its mode.
+Existing folders keep their mode: their owner chose it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""Settings: flags over the environment over `.env`, as one frozen value.
+"""Settings as one frozen value: flags override the environment, which overrides `.env`.
 
-Only this module and `aws_environment` read os.environ.
-
-`.env` is parsed, never executed. Every name is declared once, on the field it fills, with what it
-allows; a `BATCH_*` name that is not declared here is an error, so that a slip of the pen is not a
-default in disguise.
+Only this module and `aws_environment` read os.environ. `.env` is parsed, never executed. Each field declares
+its setting's name and parser; an undeclared `BATCH_*` name is an error, so that a typo is not ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 from batchscribe import aws_environment
-from batchscribe.core import setting_parsers
+from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import IfRunning, PolicyName
 from batchscribe.core.keys import CONTROL
@@ -35,23 +32,18 @@ T = TypeVar("T")
 
 
 def _file(text: str) -> Path:
-    return Path(setting_parsers.matching()(text))
-
-
-def _placed(text: str, folder: Path) -> str:
-    """An absolute path, written from `folder` on; URLs stay as they are."""
-    return text if "://" in text else os.path.normpath(folder / Path(text).expanduser())
+    return Path(parse.matching()(text))
 
 
 _VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{[^}]*\}?|%[A-Za-z_]\w*%", re.ASCII)
-_POSITIVE = "a whole number from 1 on"
+_POSITIVE = "a whole number, 1 or more"
 _HOURS = "hours above 0, such as 2 or 0.5"
-_WHERE_FROM = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
-_FOLDER = "a folder; a relative one starts at the folder of .env"
+_STORE = "s3://bucket/prefix, gs://…, az://…, file:///folder or a folder"
+_FOLDER = "a folder; relative paths start at the folder of .env"
 
 
 class Effective(NamedTuple):
-    """One row of `batchscribe config`. `value` is masked where it is a secret."""
+    """One row of `batchscribe config`. `value` is masked if it is a secret."""
 
     name: str
     value: str
@@ -60,158 +52,107 @@ class Effective(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Every setting, typed. `folder` is where `.env` is looked for, and where relative paths start."""
+    """All settings, typed. `folder` contains `.env`; relative paths start there."""
 
-    source: Annotated[str, Name("BATCH_SOURCE", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
-    output: Annotated[str, Name("BATCH_OUTPUT", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
-    control: Annotated[str, Name("BATCH_CONTROL", setting_parsers.store_url, _WHERE_FROM, placed=True)] = ""
+    source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
+    output: Annotated[str, Name("BATCH_OUTPUT", parse.store_url, _STORE, placed=True)] = ""
+    control: Annotated[str, Name("BATCH_CONTROL", parse.store_url, _STORE, placed=True)] = ""
     """Empty: below the output."""
-    policy: Annotated[
-        PolicyName, Name("BATCH_POLICY", setting_parsers.member(PolicyName), " or ".join(PolicyName))
-    ] = PolicyName.THRESHOLD
-    threshold: Annotated[int, Name("BATCH_THRESHOLD", setting_parsers.whole(1, 10**9), _POSITIVE)] = 100
-    max_wait_hours: Annotated[
-        float, Name("BATCH_MAX_WAIT_HOURS", setting_parsers.number(0, 8760), _HOURS)
-    ] = 24.0
-    max_runtime_hours: Annotated[
-        float, Name("BATCH_MAX_RUNTIME_HOURS", setting_parsers.number(0, 168), _HOURS)
-    ] = 2.0
+    policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), " or ".join(PolicyName))] = (
+        PolicyName.THRESHOLD
+    )
+    threshold: Annotated[int, Name("BATCH_THRESHOLD", parse.whole(1, 10**9), _POSITIVE)] = 100
+    max_wait_hours: Annotated[float, Name("BATCH_MAX_WAIT_HOURS", parse.number(0, 8760), _HOURS)] = 24.0
+    max_runtime_hours: Annotated[float, Name("BATCH_MAX_RUNTIME_HOURS", parse.number(0, 168), _HOURS)] = 2.0
     check_hours: Annotated[
-        float, Name("BATCH_SCHEDULER_CHECK_HOURS", setting_parsers.number(0, 24), _HOURS + ", up to 24")
+        float, Name("BATCH_SCHEDULER_CHECK_HOURS", parse.number(0, 24), _HOURS + ", up to 24")
     ] = 1.0
     min_age_minutes: Annotated[
-        float, Name("BATCH_MIN_AGE_MINUTES", setting_parsers.number(-1, 10_080), "minutes from 0 on")
+        float, Name("BATCH_MIN_AGE_MINUTES", parse.number(-1, 10_080), "minutes, 0 or more")
     ] = 5.0
-    live_lock: Annotated[
-        str, Name("BATCH_LIVE_LOCK", setting_parsers.matching(), "a key at the bucket's root, or off")
-    ] = "batch-lock.json"
-    poll_seconds: Annotated[
-        float | None, Name("BATCH_POLL_SECONDS", setting_parsers.number(0, 600), "seconds up to 600")
-    ] = None
-    """Between two looks at a run; None leaves it to the provider."""
-    limit: Annotated[int | None, Name("BATCH_LIMIT", setting_parsers.whole(1, 10**9), _POSITIVE)] = None
-    max_dollars_per_day: Annotated[
-        Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", setting_parsers.dollars, "dollars, such as 5.00")
-    ] = None
-    max_attempts: Annotated[
-        int, Name("BATCH_MAX_ATTEMPTS", setting_parsers.whole(1, 100), "a whole number from 1 to 100")
-    ] = 3
-    max_audio_hours: Annotated[
-        float, Name("BATCH_MAX_AUDIO_HOURS", setting_parsers.number(0, 1000), _HOURS)
-    ] = 12.0
-    max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", setting_parsers.whole(1, 10**6), _POSITIVE)] = (
-        4096
+    live_lock: Annotated[str, Name("BATCH_LIVE_LOCK", parse.matching(), "a root key or off")] = (
+        "batch-lock.json"
     )
+    poll_seconds: Annotated[float | None, Name("BATCH_POLL_SECONDS", parse.number(0, 600), "up to 600 s")] = (
+        None
+    )
+    """Seconds between two polls of a run; None: the provider's default."""
+    limit: Annotated[int | None, Name("BATCH_LIMIT", parse.whole(1, 10**9), _POSITIVE)] = None
+    max_dollars_per_day: Annotated[
+        Usd | None, Name("BATCH_MAX_DOLLARS_PER_DAY", parse.dollars, "dollars, such as 5.00")
+    ] = None
+    max_attempts: Annotated[int, Name("BATCH_MAX_ATTEMPTS", parse.whole(1, 100), "1 to 100")] = 3
+    max_audio_hours: Annotated[float, Name("BATCH_MAX_AUDIO_HOURS", parse.number(0, 1000), _HOURS)] = 12.0
+    max_object_mb: Annotated[int, Name("BATCH_MAX_OBJECT_MB", parse.whole(1, 10**6), _POSITIVE)] = 4096
     launch: Annotated[
-        str,
-        Name(
-            "BATCH_LAUNCH", setting_parsers.one_of("auto", "boot", "ssh", "local"), "auto, boot, ssh or local"
-        ),
+        str, Name("BATCH_LAUNCH", parse.one_of("auto", "boot", "ssh", "local"), "auto, boot, ssh or local")
     ] = "auto"
     cloud_guard: Annotated[
-        str, Name("BATCH_CLOUD_GUARD", setting_parsers.one_of("eventbridge", "off"), "eventbridge or off")
+        str, Name("BATCH_CLOUD_GUARD", parse.one_of("eventbridge", "off"), "eventbridge or off")
     ] = "off"
     guard_role_arn: Annotated[
         str,
         Name(
             "BATCH_GUARD_ROLE_ARN",
-            setting_parsers.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
+            parse.matching(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]+"),
             "arn:aws:iam::<account>:role/<name>",
         ),
     ] = ""
-    provider: Annotated[str, Name("GPU_PROVIDER", setting_parsers.one_of("local", "ec2"), "local or ec2")] = (
-        "local"
-    )
+    provider: Annotated[str, Name("GPU_PROVIDER", parse.one_of("local", "ec2"), "local or ec2")] = "local"
     instance_id: Annotated[
-        str,
-        Name(
-            "GPU_INSTANCE_ID",
-            setting_parsers.matching(r"i-[0-9a-f]{8,17}"),
-            "an id such as i-0123456789abcdef0",
-        ),
+        str, Name("GPU_INSTANCE_ID", parse.matching(r"i-[0-9a-f]{8,17}"), "an ID, e.g. i-0123456789abcdef0")
     ] = ""
     instance_type: Annotated[
-        str, Name("GPU_INSTANCE_TYPE", setting_parsers.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
+        str, Name("GPU_INSTANCE_TYPE", parse.matching(r"[a-z0-9.-]+"), "a type such as g4dn.xlarge")
     ] = ""
     instance_types: Annotated[
-        tuple[str, ...],
-        Name("GPU_INSTANCE_TYPES", setting_parsers.words, "types such as g4dn.xlarge,g5.xlarge"),
+        tuple[str, ...], Name("GPU_INSTANCE_TYPES", parse.words, "types such as g4dn.xlarge,g5.xlarge")
     ] = ()
     if_running: Annotated[
-        IfRunning, Name("GPU_IF_RUNNING", setting_parsers.member(IfRunning), " or ".join(IfRunning))
+        IfRunning, Name("GPU_IF_RUNNING", parse.member(IfRunning), " or ".join(IfRunning))
     ] = IfRunning.HOLD
     region: Annotated[
         str,
-        Name(
-            "AWS_REGION",
-            setting_parsers.matching(r"[a-z0-9-]+"),
-            "a region such as us-east-2",
-            "AWS_DEFAULT_REGION",
-        ),
+        Name("AWS_REGION", parse.matching(r"[a-z0-9-]+"), "a region, e.g. us-east-2", "AWS_DEFAULT_REGION"),
     ] = ""
     endpoint_url: Annotated[
-        str, Name("AWS_ENDPOINT_URL", setting_parsers.matching(r"https?://\S+"), "http://… or https://…")
+        str, Name("AWS_ENDPOINT_URL", parse.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
-    hourly_cost: Annotated[
-        Usd | None, Name("GPU_HOURLY_COST", setting_parsers.dollars, "dollars an hour, such as 0.526")
-    ] = None
+    hourly_cost: Annotated[Usd | None, Name("GPU_HOURLY_COST", parse.dollars, "dollars, e.g. 0.526")] = None
     ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _file, "a file", placed=True)] = None
     ssh_user: Annotated[
-        str, Name("GPU_SSH_USER", setting_parsers.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user's name")
+        str, Name("GPU_SSH_USER", parse.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user name")
     ] = "ubuntu"
-    ssh_port: Annotated[
-        int, Name("GPU_SSH_PORT", setting_parsers.whole(1, 65_535), "a port from 1 to 65535")
-    ] = 22
+    ssh_port: Annotated[int, Name("GPU_SSH_PORT", parse.whole(1, 65_535), "a port from 1 to 65535")] = 22
     ssh_host: Annotated[
-        str,
-        Name(
-            "GPU_SSH_HOST",
-            setting_parsers.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"),
-            "public, private or a host's name",
-        ),
+        str, Name("GPU_SSH_HOST", parse.matching(r"[A-Za-z0-9][A-Za-z0-9.:-]*"), "public, private or a host")
     ] = "public"
-    engine: Annotated[
-        str, Name("BATCH_ENGINE", setting_parsers.matching(r"[a-z0-9-]+"), "auto or an engine's name")
-    ] = "auto"
-    model: Annotated[str, Name("WHISPER_MODEL", setting_parsers.matching(), "a model's name or a folder")] = (
-        "small.en"
-    )
+    engine: Annotated[str, Name("BATCH_ENGINE", parse.matching(r"[a-z0-9-]+"), "auto or an engine")] = "auto"
+    model: Annotated[str, Name("WHISPER_MODEL", parse.matching(), "a model name or a folder")] = "small.en"
     compute_type: Annotated[
-        str, Name("WHISPER_COMPUTE_TYPE", setting_parsers.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
+        str, Name("WHISPER_COMPUTE_TYPE", parse.matching(r"[a-z0-9_]+"), "auto, float16, int8, …")
     ] = "auto"
-    language: Annotated[
-        str | None, Name("BATCH_LANGUAGE", setting_parsers.language, "auto or a code such as en")
-    ] = None
+    language: Annotated[str | None, Name("BATCH_LANGUAGE", parse.language, "auto or a code, e.g. en")] = None
     task: Annotated[
-        str, Name("BATCH_TASK", setting_parsers.one_of("transcribe", "translate"), "transcribe or translate")
+        str, Name("BATCH_TASK", parse.one_of("transcribe", "translate"), "transcribe or translate")
     ] = "transcribe"
     chunk_overlap_ms: Annotated[
-        int | None,
-        Name("BATCH_CHUNK_OVERLAP_MS", setting_parsers.milliseconds, "auto or milliseconds up to 30000"),
+        int | None, Name("BATCH_CHUNK_OVERLAP_MS", parse.milliseconds, "auto or milliseconds up to 30000")
     ] = None
-    """None is auto: measured from the chunks themselves."""
-    channels: Annotated[
-        str, Name("BATCH_CHANNELS", setting_parsers.one_of("mix", "split"), "mix or split")
-    ] = "mix"
+    """None is auto: measured from the chunks."""
+    channels: Annotated[str, Name("BATCH_CHANNELS", parse.one_of("mix", "split"), "mix or split")] = "mix"
     notify_email: Annotated[
-        tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", setting_parsers.addresses, "e-mail addresses")
+        tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", parse.addresses, "e-mail addresses")
     ] = ()
     smtp_url: Annotated[
         str,
-        Name(
-            "BATCH_SMTP_URL",
-            setting_parsers.matching(r"smtps?://\S+"),
-            "smtp://user:password@host:port or smtps://…",
-            secret=True,
-        ),
+        Name("BATCH_SMTP_URL", parse.matching(r"smtps?://\S+"), "smtp(s)://user:pass@host:port", secret=True),
     ] = field(default="", repr=False)
     slack_webhook_url: Annotated[
-        str,
-        Name("SLACK_WEBHOOK_URL", setting_parsers.matching(r"https?://\S+"), "an https:// URL", secret=True),
+        str, Name("SLACK_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
     ] = field(default="", repr=False)
     notify_urls: Annotated[
-        tuple[str, ...],
-        Name("BATCH_NOTIFY_URLS", setting_parsers.urls, "apprise URLs, separated by spaces", secret=True),
+        tuple[str, ...], Name("BATCH_NOTIFY_URLS", parse.urls, "space-separated apprise URLs", secret=True)
     ] = field(default=(), repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
@@ -221,13 +162,13 @@ class Settings:
 
     folder: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)
-    """By name: default, .env, environment or flag."""
+    """Origin by name: default, .env, environment or flag."""
     aws: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The AWS_* names of `.env`: boto3 and obstore read them from the environment alone."""
+    """The AWS_* names of `.env`: boto3 and obstore read them only from the environment."""
     problems: tuple[str, ...] = ()
-    """What was wrong with the settings and passed over, because a command has to stop a GPU all the same."""
+    """Errors in the settings that were skipped, so that a command can still stop a GPU."""
     hidden: tuple[str, ...] = field(default=(), repr=False)
-    """AWS secrets, wherever they came from; only to be redacted."""
+    """AWS secrets from any origin, for redaction only."""
 
     @property
     def max_wait(self) -> timedelta:
@@ -247,7 +188,7 @@ class Settings:
 
     @property
     def live_lock_key(self) -> tuple[str, str] | None:
-        """(URL of the bucket's root or of the source folder, key of the live lock); None where it is off."""
+        """(URL of the bucket's root or of the source folder, key of the live lock); None if it is off."""
         if self.live_lock.lower() == "off" or not self.source:
             return None
         parts = urlsplit(self.source)
@@ -255,7 +196,7 @@ class Settings:
         return root, self.live_lock.lstrip("/")
 
     def required(self, name: str) -> str:
-        """The value of a setting that this command cannot do without. Raises MisconfiguredError."""
+        """Value of a setting that the command requires. Raises MisconfiguredError if it is missing."""
         attribute, declared = _DECLARED[name]
         value = getattr(self, attribute)
         if not value:
@@ -264,33 +205,33 @@ class Settings:
         return str(value)
 
     def secrets(self) -> tuple[str, ...]:
-        """Every text that no log, message or report may hold, longest first; Redactor skips short ones."""
+        """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
-        found = {*self.hidden, *(part for url in urls for part in setting_parsers.secret_parts(url))}
+        found = {*self.hidden, *(part for url in urls for part in parse.secret_parts(url))}
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:
-        """Every setting with its value, masked where secret, and where it came from."""
+        """All settings with their values, masked if secret, and their origins."""
         rows = [
-            Effective(name, _shown(self, attribute, declared), self.origins.get(name, DEFAULT))
+            Effective(name, _shown_value(self, attribute, declared), self.origins.get(name, DEFAULT))
             for name, (attribute, declared) in _DECLARED.items()
         ]
         rows += [Effective(name, MASK, DOTENV) for name in self.aws if name not in _KNOWN]
         return rows
 
     def child_environment(self) -> dict[str, str]:
-        """The environment for a worker on this machine: this process's, with the AWS_* names of `.env`."""
+        """This process's environment with the AWS_* names of `.env`, for a worker on this machine."""
         environ = dict(os.environ)
         aws_environment.export(self.aws, self.region, environ)
         return environ
 
     def apply_aws_environment(self) -> None:
-        """Hands the AWS_* names of `.env` to this process's environment, where it has none of its own."""
+        """Adds the AWS_* names of `.env` to this process's environment; existing values stay."""
         aws_environment.export(self.aws, self.region, os.environ)
 
 
 def journal_stream() -> str:
-    """What systemd says of the stream that is its journal ("device:inode"); empty elsewhere."""
+    """The journal's stream ("device:inode") as systemd sets it; empty without systemd."""
     return os.environ.get("JOURNAL_STREAM", "")
 
 
@@ -301,12 +242,12 @@ def load(
     flags: Mapping[str, str] | None = None,
     lenient: bool = False,
 ) -> Settings:
-    """The settings in effect: flags win over `environ` (default: this process's), that over `.env`.
+    """The settings in effect: flags override `environ` (default: this process's), which overrides `.env`.
 
-    `.env` is read from `folder` (default: the working directory) and nowhere else. An empty value is the
-    default. Raises MisconfiguredError for an unknown BATCH_* name, a bad value, an unreadable line, or a
-    `.env` with secrets that others can read. With `lenient` these are collected in `problems` instead, and
-    the default is used: a settings file never keeps a GPU from being stopped.
+    `.env` is read only from `folder` (default: the working directory). An empty value means the default.
+    Raises MisconfiguredError for an unknown BATCH_* name, an invalid value, an unreadable line, or a `.env`
+    with secrets that others can read. With `lenient` these errors go to `problems` and defaults are used: a
+    broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
     checked = _Lenient() if lenient else _Strict()
@@ -318,13 +259,13 @@ def load(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, (attribute, declared) in _DECLARED.items():
-        text, origins[name] = _found(declared, layers)
+        text, origins[name] = _find_text(declared, layers)
         if text and declared.placed:
             checked(partial(_refuse_variables, name, text, origins[name], home))
-        parsed = checked(partial(_parsed, declared, text, origins[name], home)) if text else None
+        parsed = checked(partial(_parse, declared, text, origins[name], home)) if text else None
         if parsed is not None:
             values[attribute] = parsed
-    completed = _completed(values, home)
+    completed = _with_defaults(values, home)
     checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
     checked(partial(_refuse_misplaced_control, completed))
     problems = tuple(checked.problems)
@@ -332,7 +273,7 @@ def load(
 
 
 class _Strict:
-    """Calls what may raise MisconfiguredError."""
+    """Calls a function that may raise MisconfiguredError."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -342,7 +283,7 @@ class _Strict:
 
 
 class _Lenient(_Strict):
-    """Collects the errors instead."""
+    """Collects the errors in `problems`."""
 
     def __call__(self, act: Callable[[], T]) -> T | None:
         try:
@@ -352,8 +293,8 @@ class _Lenient(_Strict):
             return None
 
 
-def _completed(values: dict[str, Any], home: Path) -> dict[str, Any]:
-    """The values with what follows from others: the output beside the audio, an id means EC2."""
+def _with_defaults(values: dict[str, Any], home: Path) -> dict[str, Any]:
+    """The values with defaults derived from others, e.g. provider ec2 if there is an instance ID."""
     for name in ("state_dir", "reports_dir", "log_dir"):
         values.setdefault(name, home / getattr(_BARE, name))
     values.setdefault("output", values.get("source", ""))
@@ -366,26 +307,25 @@ def _refuse_misplaced_launch(launch: str, provider: str) -> None:
     fitting = ("auto", "local") if provider == "local" else ("auto", "boot", "ssh")
     if launch not in fitting:
         raise MisconfiguredError(
-            f"BATCH_LAUNCH is {launch}, which does not reach a GPU of GPU_PROVIDER={provider}: "
-            f"allowed is {' or '.join(fitting)}"
+            f"BATCH_LAUNCH={launch} cannot start a GPU of GPU_PROVIDER={provider}: use {' or '.join(fitting)}"
         )
 
 
 def _refuse_misplaced_control(completed: Mapping[str, Any]) -> None:
-    """Control objects are told from audio and results by `_batchscribe/` alone."""
+    """Only the prefix `_batchscribe/` distinguishes control objects from audio and results."""
     control = f"{completed.get('control', '')}/"
     default = f"{completed['output']}/{CONTROL}"
     for name, attribute in (("BATCH_SOURCE", "source"), ("BATCH_OUTPUT", "output")):
         place = f"{completed.get(attribute, '')}/"
         if len(place) > 1 and control.startswith(place) and control != default:
             raise MisconfiguredError(
-                f"BATCH_CONTROL is inside of {name}, where its objects would be listed as audio: name a "
-                "prefix or a bucket of its own"
+                f"BATCH_CONTROL is inside {name}, so its objects would be listed as audio: use a separate "
+                "prefix or bucket"
             )
 
 
-def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
-    """(text, origin) of a setting: the last layer that has it and is not empty."""
+def _find_text(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+    """(text, origin) of a setting, from the highest layer in which it is not empty."""
     for origin in (FLAG, ENVIRONMENT, DOTENV):
         for name in (declared.name, declared.other):
             text = layers[origin].get(name, "").strip()
@@ -395,25 +335,27 @@ def _found(declared: Name, layers: Mapping[str, Mapping[str, str]]) -> tuple[str
 
 
 def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
-    """Nothing expands `$HOME` here: it would be a folder of that name."""
+    """Refuses `$HOME` and the like: unexpanded, they would become a folder of that name."""
     found = _VARIABLE.search(text)
     if origin == FLAG or "://" in text or found is None:
         return
     if origin == DOTENV and name in single_quoted(home / DOTENV):
         return
     raise MisconfiguredError(
-        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the path out, "
-        "or begin it with ~ (nothing was started)"
+        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the full path, "
+        "or start it with ~ (nothing was started)"
     )
 
 
-def _parsed(declared: Name, text: str, origin: str, home: Path) -> Any:
+def _parse(declared: Name, text: str, origin: str, home: Path) -> Any:
     try:
-        return declared.parse(_placed(text, home) if declared.placed else text)
+        if declared.placed and "://" not in text:
+            text = os.path.normpath(home / Path(text).expanduser())
+        return declared.parse(text)
     except (ValueError, RuntimeError):
         shown = MASK if declared.secret else repr(text)
         raise MisconfiguredError(
-            f"{declared.name} from {_WHERE[origin]} is {shown}: allowed is {declared.allowed}"
+            f"{declared.name} from {_WHERE[origin]} is {shown}: must be {declared.allowed}"
         ) from None
 
 
@@ -431,7 +373,7 @@ def _refuse_unknown(origin: str, layer: Mapping[str, str]) -> None:
             raise MisconfiguredError(f"{name} in {_WHERE[origin]} is not a setting of batchscribe: {meant}")
 
 
-def _shown(settings: Settings, attribute: str, declared: Name) -> str:
+def _shown_value(settings: Settings, attribute: str, declared: Name) -> str:
     value = getattr(settings, attribute)
     if value in ("", None, ()):
         return ""
@@ -446,7 +388,7 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     for attribute, hint in get_type_hints(Settings, include_extras=True).items()
     if hasattr(hint, "__metadata__")
 }
-"""By name: the attribute it fills, and its declaration."""
+"""By name: (attribute, declaration)."""
 _KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (
     *(name for name, (_, declared) in _DECLARED.items() if declared.secret),

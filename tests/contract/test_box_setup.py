@@ -125,7 +125,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert (record.release, record.fingerprint) == (__version__, server.fingerprint)
     assert not record.boots
     assert "no systemd runs there" in seen["launch at boot"]
-    assert "nothing on the box will power it off" in seen["launch at boot"]
+    assert "the host cannot power itself off" in seen["launch at boot"]
     # Once more, over what is there: the pin stays, one environment stays.
     again = {
         finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(wishes, env_file=None))
@@ -325,8 +325,8 @@ def test_units_are_verified_installed_and_enabled(ssh: Ssh, played_systemd: Path
     [
         (("systemctl", "echo offline; exit 1"), "no systemd runs there"),
         (("sudo", "echo 'a password is required' >&2; exit 1"), "may not become root by `sudo -n`"),
-        (("systemd-analyze", "echo 'no good' >&2; exit 1"), "refuses the units (no good)"),
-        (("systemd-analyze", "echo './batchscribe-box.service:19: Unknown key' >&2"), "refuses the units"),
+        (("systemd-analyze", "echo 'no good' >&2; exit 1"), "rejects the units (no good)"),
+        (("systemd-analyze", "echo './batchscribe-box.service:19: Unknown key' >&2"), "rejects the units"),
     ],
 )
 def test_a_box_that_cannot_have_the_units_is_told_so_and_left_as_it_was(

@@ -167,8 +167,10 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
     ],
     ids=["plain", "loop", "beyond the audio"],
 )
-def test_what_looks_wrong_is_flagged(heard: list[pocketsphinx_engine.Heard], flags: tuple[str, ...]) -> None:
-    found = pocketsphinx_engine._recognition(7, 1.0, heard)
+def test_what_looks_wrong_is_flagged(
+    heard: list[pocketsphinx_engine.DecodedWord], flags: tuple[str, ...]
+) -> None:
+    found = pocketsphinx_engine._to_recognition(7, 1.0, heard)
     assert found.flags == flags
     assert found.segments[-1].end <= 1.0
 
@@ -185,7 +187,7 @@ def test_a_killed_process_is_an_error_and_not_the_end() -> None:
     for process in list(engine._pool._processes.values()):
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(EngineError, match="broke while transcribing"):
+    with pytest.raises(EngineError, match="failed while transcribing"):
         list(engine.transcribe(windows))
     assert said(list(engine.transcribe(windows)))
     engine.close()
@@ -209,7 +211,7 @@ def test_pocketsphinx_hands_back_what_is_done_though_an_earlier_window_is_not(
     ready: Future[Any] = Future()
     ready.set_result([("one", 0, 50)])
     futures = iter([held, ready])
-    monkeypatch.setattr(sphinx, "_asked", lambda _window: next(futures))
+    monkeypatch.setattr(sphinx, "_submit", lambda _window: next(futures))
     monkeypatch.setattr(sphinx, "_processes", 2)
 
     def windows() -> Iterator[Window | None]:
@@ -227,7 +229,7 @@ def test_whatever_pocketsphinx_raises_is_an_engine_error_and_not_the_end(
 ) -> None:
     windows = speech("notes/the idea.flac")
     before = said(list(sphinx.transcribe(windows)))
-    monkeypatch.setattr(pocketsphinx_engine, "_pcm", lambda _window: broken)
+    monkeypatch.setattr(pocketsphinx_engine, "_to_pcm", lambda _window: broken)
     with pytest.raises(EngineError, match=f"transcribing: {kind}$"):
         list(sphinx.transcribe(windows))
     monkeypatch.undo()

@@ -228,8 +228,8 @@ def test_an_order_that_cannot_be_read_back_does_not_count(endpoint: str) -> None
         ("AccessDeniedException", 403, MisconfiguredError, "scheduler:CreateSchedule"),
         ("ServiceQuotaExceededException", 402, MisconfiguredError, "Service Quotas"),
         ("ExpiredTokenException", 403, CredentialsError, "renew"),
-        ("ThrottlingException", 429, ComputeUnavailableError, "look again"),
-        ("InternalServerException", 500, ComputeUnavailableError, "look again"),
+        ("ThrottlingException", 429, ComputeUnavailableError, "try again"),
+        ("InternalServerException", 500, ComputeUnavailableError, "try again"),
         ("NeverHeardOf", 400, MisconfiguredError, "NeverHeardOf"),
     ],
 )

@@ -65,7 +65,7 @@ def test_odd_keys_are_named(endpoint: str) -> None:
     store = filled(endpoint, ("a.mp3", "a//b.mp3", "b.mp3", "ctl\x01.mp3"))
     assert isinstance(store, ObstoreStore)
     listed(store)
-    assert store.odd_keys == ("'a//b.mp3': listed another way", "'ctl\\x01.mp3': listed another way")
+    assert store.odd_keys == ("'a//b.mp3': listed in another way", "'ctl\\x01.mp3': listed in another way")
 
 
 def test_a_leading_slash_alone_is_seen(endpoint: str) -> None:

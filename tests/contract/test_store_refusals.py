@@ -89,7 +89,7 @@ def test_the_content_of_what_exceeds_the_limit_is_not_waited_for(store: Store, c
 
 def test_a_key_that_is_too_long_is_that_keys_own_trouble(store: Store, canned: Canned) -> None:
     canned.always = (400, "KeyTooLongError")
-    with pytest.raises(PermanentError, match="cannot hold such a key"):
+    with pytest.raises(PermanentError, match="does not support such a key"):
         store.create("k" * 1100, b"1")
 
 

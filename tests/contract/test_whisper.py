@@ -112,7 +112,7 @@ def test_to_translate_is_another_prompt(multilingual: Path, windows: list[Window
 
 
 def test_a_folders_model_that_knows_english_only_says_so_when_it_loads(folder: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="nothing to translate"):
+    with pytest.raises(MisconfiguredError, match="cannot translate"):
         load(folder, task="translate")
 
 

@@ -194,7 +194,7 @@ def test_a_box_that_boots_with_a_claim_works_and_powers_itself_off_with_nobody_t
     assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
     assert (box.end().why, box.end().worker) == ("work ended", None)
     assert decode(box.store.get(keys.boot(RUN)).data, BootRecord).release == __version__
-    assert "powering off: the box asks for it" in box.machine.journal(DEADMAN)
+    assert "powering off: the host requested it" in box.machine.journal(DEADMAN)
     # The same claim at the next boot, by whomever: it was taken up once.
     box.machine.boot()
     wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
@@ -358,7 +358,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     bare = {each.what: each for each in setup.check(seen, boots=True)}
     assert not bare["units"].ok
     for _ in range(2):  # it can be repeated
-        (finding,) = setup._units(seen)
+        (finding,) = setup._install_units(seen)
         assert "powers itself off" in finding.detail
     files = unit_files("root")
     for unit in (BOX_UNIT, *DEADMAN_UNITS):

@@ -122,7 +122,7 @@ def test_a_language_that_the_model_does_not_know_is_refused_before_anything_is_s
             done = desk.run(*words, BATCH_LANGUAGE="fr", BATCH_THRESHOLD=threshold)
             assert done.returncode == 2, words
             said = done.stdout if "--dry-run" in words else done.stderr.splitlines()[-1]
-            assert "pocketsphinx knows English only, and BATCH_LANGUAGE is fr" in said
+            assert "pocketsphinx supports English only, and BATCH_LANGUAGE is fr" in said
     assert desk.json("status")["run"] is None
 
 

@@ -93,7 +93,7 @@ def check(**fields: object) -> CheckRequest:
 
 
 def test_a_worker_without_a_region_takes_that_of_its_manifest(s3: Recorder) -> None:
-    for store in worker._stores(manifest(s3.url), MemoryStore(StoppedClock())):
+    for store in worker._open_stores(manifest(s3.url), MemoryStore(StoppedClock())):
         assert list(store.list()) == []
     assert s3.regions == ["us-east-2"] * 2
 
@@ -101,7 +101,7 @@ def test_a_worker_without_a_region_takes_that_of_its_manifest(s3: Recorder) -> N
 def test_a_worker_s_own_environment_wins(s3: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
-    source, output = worker._stores(manifest("http://127.0.0.1:9"), MemoryStore(StoppedClock()))
+    source, output = worker._open_stores(manifest("http://127.0.0.1:9"), MemoryStore(StoppedClock()))
     assert [*source.list(), *output.list()] == []
     assert s3.regions == ["eu-west-1"] * 2
 
@@ -125,7 +125,7 @@ def test_a_check_looks_where_the_workers_will(s3: Recorder) -> None:
 def test_beside_a_run_no_second_model_is_loaded() -> None:
     (engine,) = inspect(check(busy=True)).findings
     assert engine.ok
-    assert "not tried" in engine.detail
+    assert "not tested" in engine.detail
 
 
 @pytest.mark.parametrize("made", [True, False])

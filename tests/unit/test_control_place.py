@@ -302,7 +302,7 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
     made = box_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
     made = replace(made, asks=Host(), shutdown=lambda _instance: "terminate")
     seen = Instance(id=INSTANCE, state=InstanceState.RUNNING)
-    assert list(made._units(seen)) == []
-    list(made._ask_box(seen, boots=True))
+    assert list(made._install_units(seen)) == []
+    list(made._request_check(seen, boots=True))
     assert wire.decode(asked["place"], BoxPlace).control == "s3://c/x"
     assert wire.decode(asked["check"], CheckRequest).control == "s3://c/x"

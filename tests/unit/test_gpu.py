@@ -38,7 +38,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import unfit
+from batchscribe.wiring.preflight import unfit
 
 ID = "i-0123456789abcdef0"
 

@@ -111,7 +111,7 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     assert f"User={installed.owner(project / '.env')}" in watchdog
     assert "OnCalendar=*:0/1" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
 
-    assert "as they were" in run(project, "systemd", *where)
+    assert "the units are unchanged" in run(project, "systemd", *where)
     assert calls(machine)[3:] == ["daemon-reload", f"enable --now {timers}"]
     changed = run(project, "systemd", *where, "--every", "30m")
     assert f"wrote {machine / 'units' / TIMER}" in changed
@@ -186,7 +186,7 @@ def test_cron_is_installed_once_beside_what_is_there(machine: Path, project: Pat
     assert table.startswith(OTHERS + BEGIN)
     assert table.count(END) == 1
     assert (project / "logs").is_dir()
-    assert "as it was" in run(project, "cron", "--every", "30m")
+    assert "the crontab is unchanged" in run(project, "cron", "--every", "30m")
     assert (machine / "writes").read_text() == "w\n"
     run(project, "uninstall", *units_at(machine))
     assert (machine / "table").read_text() == OTHERS
@@ -277,7 +277,7 @@ def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: P
     assert set(names.units) == {path.name for path in units.iterdir()} - before.keys()
     assert calls(machine)[-1] == f"restart {' '.join(names.timers)}"
     assert folder_of_unit((units / names.of(SERVICE)).read_text()) == other
-    assert "as they were" in run(other, "systemd", *where)
+    assert "the units are unchanged" in run(other, "systemd", *where)
     for folder in (project, other):
         assert on_schedule(folder, units).startswith("systemd timer")
 
@@ -286,7 +286,7 @@ def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: P
     assert on_schedule(project, units) == ("none: `batchscribe install systemd` or `install cron`"), (
         "its own names are free, and the other one's schedule is no business of it"
     )
-    assert "as they were" in run(other, "systemd", *where), "it keeps its names"
+    assert "the units are unchanged" in run(other, "systemd", *where), "it keeps its names"
     assert "nothing was installed" in run(project, "uninstall", *where)
     run(other, "uninstall", *where)
     assert list(units.iterdir()) == []
@@ -303,8 +303,8 @@ def test_two_projects_in_one_crontab_have_a_block_each(machine: Path, project: P
     run(other, "cron", "--every", "30m")
     table = (machine / "table").read_text()
     assert table.startswith(own)
-    assert "as it was" in run(project, "cron")
-    assert "as it was" in run(other, "cron", "--every", "30m")
+    assert "the crontab is unchanged" in run(project, "cron")
+    assert "the crontab is unchanged" in run(other, "cron", "--every", "30m")
     assert on_schedule(other, machine / "units") == "a line in your crontab"
     run(project, "uninstall", *units_at(machine))
     assert (machine / "table").read_text() == table.replace(own.removeprefix(OTHERS), "")

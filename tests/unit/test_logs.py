@@ -206,7 +206,7 @@ def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(tmp_path: Path, s
     (tmp_path / "file").touch()
     with logs.run_log(tmp_path / "file", "r1", NOW):
         log().info("still going")
-    assert "cannot be written; the run goes on without it" in stream.getvalue()
+    assert "cannot be written; the run continues without it" in stream.getvalue()
     assert "still going" in stream.getvalue()
 
 

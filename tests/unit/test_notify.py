@@ -149,7 +149,7 @@ def test_no_mail_system_at_all_is_a_line_in_the_log() -> None:
 def test_a_mail_system_that_fails_is_told(sendmail: Path, log: io.StringIO) -> None:
     (sendmail / "sendmail").write_text("#!/bin/sh\nexit 75\n")
     AppriseNotifier(email=["you@example.com"], deadline=DEADLINE).send(MESSAGE)
-    assert "sendmail ended with 75" in log.getvalue()
+    assert "sendmail failed with exit code 75" in log.getvalue()
 
 
 def test_receivers_that_refuse_or_are_dead_never_raise_and_show_no_secret(log: io.StringIO) -> None:
@@ -170,7 +170,7 @@ def test_receivers_that_refuse_or_are_dead_never_raise_and_show_no_secret(log: i
     written = log.getvalue()
     assert written.count("message not sent") == 6
     assert "it answered with status 500" in written
-    assert "apprise does not know such a URL" in written
+    assert "apprise does not support this URL" in written
     assert CANARY not in written
 
 
@@ -218,7 +218,7 @@ def test_a_process_that_dies_or_cannot_start_is_a_line_in_the_log(
         monkeypatch.setattr("batchscribe.adapters.notify.apprise_notifier._CHILD", child)
         AppriseNotifier(urls=["json://127.0.0.1"], deadline=DEADLINE).send(MESSAGE)
     assert "its process died" in log.getvalue()
-    assert "no process for it" in log.getvalue()
+    assert "no process could be started" in log.getvalue()
 
 
 def test_the_double_keeps_messages() -> None:

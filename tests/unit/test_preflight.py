@@ -13,7 +13,7 @@ from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import engine_spec, preflight
+from batchscribe.wiring.preflight import engine_spec, preflight
 from support.stores import NOW, StoppedClock
 
 INSTANCE = "i-0123456789abcdef0"
@@ -47,7 +47,7 @@ def test_launch_at_boot_needs_a_box_that_boots(tmp_path: Path) -> None:
 def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="nothing was started"):
         preflight(settings(tmp_path), recorded(release="0.0.1"))
-    with pytest.raises(MisconfiguredError, match="not set up yet"):
+    with pytest.raises(MisconfiguredError, match="is not set up"):
         preflight(settings(tmp_path), MemoryStore(StoppedClock()))
 
 

@@ -46,7 +46,7 @@ def leave_everything(folder: Path) -> None:
         with logs.run_log(log_dir, "r1", NOW):
             structlog.get_logger().info("started")
         installed.make_cron_log(folder / "cron" / "scheduler-cron.log", USER)
-        host_keys._replace(state / "known_hosts", "i-1", "i-1 ssh-ed25519 AAAA")
+        host_keys._replace_line(state / "known_hosts", "i-1", "i-1 ssh-ed25519 AAAA")
         start_once(state / "worker", ["/bin/true"], environment={}, log=log_dir / "worker.log")
         seen = modes(folder)
     assert {"state/inner/ledger.sqlite-wal", "state/inner/ledger.sqlite-shm"} < {*seen}

@@ -62,7 +62,7 @@ def test_control_objects_are_not_put_among_audio_or_results(
 ) -> None:
     environ = {"BATCH_SOURCE": "s3://b/audio", "BATCH_OUTPUT": output, "BATCH_CONTROL": control}
     message = refusal(tmp_path, environ)
-    assert f"BATCH_CONTROL is inside of {name}" in message
+    assert f"BATCH_CONTROL is inside {name}" in message
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_bad_value_is_refused_by_name_and_with_what_is_allowed(
 ) -> None:
     message = refusal(tmp_path, {name: text})
     assert message.startswith(name)
-    assert "allowed is" in message
+    assert "must be" in message
 
 
 def test_a_bad_secret_is_refused_without_being_shown(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_launch_that_does_not_reach_the_gpu_is_refused(
 ) -> None:
     assert load({"GPU_PROVIDER": provider, "BATCH_LAUNCH": fitting}, folder=tmp_path).launch == fitting
     refused = refusal(tmp_path, {"GPU_PROVIDER": provider, "BATCH_LAUNCH": other})
-    assert "allowed is auto or" in refused
+    assert "use auto or" in refused
     assert fitting in refused
     implied = {
         "BATCH_LAUNCH": other,
@@ -347,7 +347,7 @@ def test_what_a_command_needs_is_asked_for_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["BATCH_STATE_DIR", "BATCH_LOG_DIR", "GPU_SSH_KEY_PATH", "BATCH_SOURCE"])
 def test_a_variable_in_a_path_is_refused_with_the_way_out(tmp_path: Path, name: str, text: str) -> None:
     write(tmp_path, f"{name}={text}\n")
-    assert "write the path out, or begin it with ~" in refusal(tmp_path)
+    assert "write the full path, or start it with ~" in refusal(tmp_path)
     assert name in refusal(tmp_path)
 
 

@@ -57,7 +57,7 @@ class Cloud:
     def recorded(self) -> InstanceRecord:
         """What a set-up that installed the units records."""
         self.setup._enable_tags(INSTANCE)
-        self.setup._record(INSTANCE, "", boots=True)
+        self.setup._write_record(INSTANCE, "", boots=True)
         return decode(self.store.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
 
     def finding(self) -> Finding | None:
@@ -91,7 +91,7 @@ def test_a_check_fails_if_the_tags_are_not_shown_any_more() -> None:
 
 def test_a_host_without_units_needs_no_tags() -> None:
     cloud = Cloud()
-    cloud.setup._record(INSTANCE, "", boots=False)
+    cloud.setup._write_record(INSTANCE, "", boots=False)
     assert cloud.finding() is None
 
 

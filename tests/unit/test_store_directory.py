@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(MisconfiguredError, match="give the user"):
+    with pytest.raises(MisconfiguredError, match="grant the user"):
         listed(store)
 
 

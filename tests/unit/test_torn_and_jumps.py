@@ -29,7 +29,7 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.scheduler import preflight
+from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
 from support.world import INSTANCE, Stage, once, stage
 
@@ -229,7 +229,7 @@ def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
         published=lambda _instance: frozenset(),
         ssh=None,
     )
-    setup._record(at.compute.describe(INSTANCE), "SHA256:key", boots=True)
+    setup._write_record(at.compute.describe(INSTANCE), "SHA256:key", boots=True)
     record = decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord)
     assert (record.fingerprint, record.boots, record.claim) == ("SHA256:key", True, None)
 

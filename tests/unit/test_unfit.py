@@ -22,7 +22,8 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring import engines
-from batchscribe.wiring.scheduler import scheduler, unfit
+from batchscribe.wiring.preflight import unfit
+from batchscribe.wiring.scheduler import scheduler
 from support.world import INSTANCE, Notes, Stage, stage
 
 WHISPER, PARAKEET, SPHINX = "faster-whisper", "parakeet", "pocketsphinx"
@@ -99,8 +100,8 @@ def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, mend: st
 
 
 def test_a_model_that_does_not_exist_is_named() -> None:
-    assert "no Whisper model is called 'smal.en'" in unfit(spec("smal.en"))
-    assert "no Whisper model is called" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
+    assert "there is no Whisper model 'smal.en'" in unfit(spec("smal.en"))
+    assert "there is no Whisper model" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
     assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de")
     assert agreed(BATCH_ENGINE="parakeet") == ""
     assert "English only" in agreed(BATCH_ENGINE="parakeet", BATCH_LANGUAGE="de")
-    assert "no model of Parakeet's" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
+    assert "no Parakeet model" in agreed(BATCH_ENGINE="parakeet", WHISPER_MODEL="nemo-parakeet-tdt-9b")
     assert "float32, int8" in agreed(BATCH_ENGINE="parakeet", WHISPER_COMPUTE_TYPE="float16")
 
 

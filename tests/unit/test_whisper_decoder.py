@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchscribe.adapters.engines.whisper.decoder import _heard_until, _lines
+from batchscribe.adapters.engines.whisper.decoder import _find_early_end, _split_lines
 
 STAMPS = 1000
 
@@ -30,7 +30,7 @@ def at(seconds: float) -> int:
 def test_time_stamps_make_lines_and_no_text_is_lost(
     tokens: list[int], lines: list[tuple[float, float, tuple[int, ...]]]
 ) -> None:
-    found = [(line.start, line.end, line.tokens) for line in _lines(tokens, STAMPS, 9.0)]
+    found = [(line.start, line.end, line.tokens) for line in _split_lines(tokens, STAMPS, 9.0)]
     assert [tokens for _, _, tokens in found] == [tokens for _, _, tokens in lines]
     assert [time for line in found for time in line[:2]] == pytest.approx(
         [time for line in lines for time in line[:2]]
@@ -51,4 +51,4 @@ def test_time_stamps_make_lines_and_no_text_is_lost(
 def test_a_model_that_stopped_early_is_known_by_its_last_tokens(
     tokens: list[int], until: float | None
 ) -> None:
-    assert _heard_until(tokens, STAMPS, room=20) == (until if until is None else pytest.approx(until))
+    assert _find_early_end(tokens, STAMPS, room=20) == (until if until is None else pytest.approx(until))

@@ -119,7 +119,7 @@ def test_the_store_of_a_manifest_is_what_lies_before_it(location: str, root: str
 
 @pytest.mark.parametrize("location", ["s3://b/manifest.json", "x", "s3://b/_batchscribe/runs/r/intent.json"])
 def test_something_else_is_no_manifest(location: str) -> None:
-    with pytest.raises(MisconfiguredError, match="is no manifest"):
+    with pytest.raises(MisconfiguredError, match="is not a manifest"):
         split_location(location)
 
 

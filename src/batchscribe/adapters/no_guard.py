@@ -1,4 +1,4 @@
-"""No guard outside this machine: switched off by name or not needed, and said so wherever one is shown."""
+"""The absent guard: switched off by a setting, or not needed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ NOT_NEEDED = "none: the GPU is in this machine"
 
 
 class NoGuard:
-    """A protocols.Guard that guards nothing: only this machine can stop the GPU."""
+    """A protocols.Guard without effect: only this machine can stop the GPU."""
 
     def __init__(self, description: str = OFF) -> None:
         self.description = description
 
     def arm(self, claim: Claim) -> None:
-        """Does nothing, by choice of the operator."""
+        """Does nothing."""
 
     def disarm(self, instance: str, run: str) -> None:
         """Does nothing: nothing was armed."""
 
     def armed(self, instance: str) -> frozenset[str]:  # noqa: ARG002  the protocol's signature
-        """Never."""
+        """Always empty."""
         return frozenset()

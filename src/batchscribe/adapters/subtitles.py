@@ -1,3 +1,3 @@
-"""Former place of `adapters.output.subtitles`; other packages may import it from here until 0.3."""
+"""Former path of `adapters.output.subtitles`, kept for other packages until 0.3."""
 
 from batchscribe.adapters.output.subtitles import *  # noqa: F403

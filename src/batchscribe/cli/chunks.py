@@ -24,7 +24,8 @@ from batchscribe.core.scan.chunks import TOP, audio_name
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError
-from batchscribe.wiring.scheduler import new_scanner, open_stores
+from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.wiring.seams import open_stores
 
 
 @click.command()

@@ -12,17 +12,9 @@ from batchscribe.core.run.orders import HAND
 from batchscribe.core.run.runs import Run
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
-from batchscribe.wiring.scheduler import (
-    engine_spec,
-    instances,
-    new_run_id,
-    open_compute,
-    open_guard,
-    open_ledger,
-    open_stores,
-    tick_lock,
-    unfit,
-)
+from batchscribe.wiring.preflight import engine_spec, unfit
+from batchscribe.wiring.scheduler import instances, new_run_id
+from batchscribe.wiring.seams import open_compute, open_guard, open_ledger, open_stores, tick_lock
 
 
 def gpu_tools(ctx: click.Context, app: App) -> GpuTools:

@@ -20,7 +20,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import Work, flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
-from batchscribe.wiring.scheduler import open_ledger
+from batchscribe.wiring.seams import open_ledger
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 

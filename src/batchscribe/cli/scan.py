@@ -19,7 +19,8 @@ from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.scheduler import new_scanner, open_ledger, open_stores
+from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.wiring.seams import open_ledger, open_stores
 
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20

@@ -21,7 +21,8 @@ from batchscribe.core.decide.policy import Observation, decide
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.scheduler import Scheduler, open_ledger
+from batchscribe.wiring.scheduler import Scheduler
+from batchscribe.wiring.seams import open_ledger
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 RECENT = timedelta(days=30)

@@ -75,7 +75,7 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
 
 
 def _speeds(app: App) -> tuple[Speed, ...]:
-    from batchscribe.wiring.scheduler import open_ledger
+    from batchscribe.wiring.seams import open_ledger
 
     with open_ledger(app.settings, remember=False) as ledger:
         return ledger.speeds()

@@ -1,1 +1,1 @@
-"""Templates of what `batchscribe install` writes."""
+"""Templates of the units that batchscribe installs."""

@@ -1,4 +1,4 @@
-"""Finds speech engines: whatever registers under the entry point group `batchscribe.engines`."""
+"""Finds the speech engines of the entry point group `batchscribe.engines`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from batchscribe.protocols import EngineFactory
 GROUP = "batchscribe.engines"
 AUTO = "auto"
 DEFAULT = "faster-whisper"
-"""What `auto` is, always: a weaker engine is never chosen for anybody."""
+"""The engine of `auto`, always: a weaker engine is never chosen automatically."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """One engine, and why it cannot run here; `problems` is empty where it can."""
+    """One engine, and why it cannot run here; `problems` is empty if it can."""
 
     name: str
     problems: tuple[str, ...]
     models: Mapping[str, bool] = field(default_factory=dict)
-    """The names it knows, and whether each is on this machine; empty where it has no choice of models."""
+    """Model name -> True if it is on this machine; empty if the engine has no choice of models."""
 
     @property
     def usable(self) -> bool:
@@ -39,21 +39,21 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def engine_names() -> tuple[str, ...]:
-    """The names that `BATCH_ENGINE` may have on this machine, without `auto`."""
+    """Values of BATCH_ENGINE on this machine, without `auto`."""
     return tuple(sorted(_entries()))
 
 
 def resolve(name: str) -> str:
-    """The engine's own name: `auto` is faster-whisper."""
+    """Returns the engine's name: `auto` is faster-whisper."""
     return DEFAULT if name == AUTO else name
 
 
 def engine_factory(name: str) -> EngineFactory:
-    """The factory registered under a name. Raises MisconfiguredError where there is none."""
+    """The factory registered under a name. Raises MisconfiguredError if there is none."""
     entry = _entries().get(resolve(name))
     if entry is None:
         known = ", ".join((AUTO, *engine_names()))
-        raise MisconfiguredError(f"there is no speech engine {name!r} here: BATCH_ENGINE may be {known}")
+        raise MisconfiguredError(f"no speech engine {name!r} is installed here: BATCH_ENGINE may be {known}")
     try:
         factory = entry.load()
     except (ImportError, AttributeError) as error:
@@ -61,65 +61,65 @@ def engine_factory(name: str) -> EngineFactory:
             f"the speech engine {name!r} cannot be loaded from {entry.value}: {error}"
         ) from error
     if not isinstance(factory, EngineFactory):
-        raise MisconfiguredError(f"{entry.value} is not a speech engine: its package must be mended")
+        raise MisconfiguredError(f"{entry.value} is not a speech engine: its package needs a fix")
     return factory
 
 
 def model_name(engine: str, wanted: str) -> str:
-    """The model that the engine loads for this WHISPER_MODEL; what is not installed here decides later."""
-    chosen = _besides(engine, "model_name")
+    """The model that the engine loads for a WHISPER_MODEL; unchanged if the engine is not installed here."""
+    chosen = _optional_attribute(engine, "model_name")
     return str(chosen(wanted)) if chosen else wanted
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """Why no machine could run `spec`, as far as that can be known without the engine's packages.
+    """Why no machine can run `spec`, as far as that is known without the engine's packages.
 
-    Never raises: it is asked before commands that only look, and before those that stop a GPU.
+    Never raises, since commands that only observe or stop a GPU call it, too.
     """
-    reasons = _besides(spec.engine, "unable")
+    reasons = _optional_attribute(spec.engine, "unable")
     try:
         return tuple(reasons(spec)) if reasons else ()
-    except Exception as error:  # noqa: BLE001 - it may be anybody's code
+    except Exception as error:  # noqa: BLE001 - third-party code
         broken = type(error).__name__
-        return (f"the speech engine {spec.engine} cannot say what it can ({broken}): mend its package",)
+        return (f"the speech engine {spec.engine} fails to report its limits ({broken}): fix its package",)
 
 
 def gpu_missing(spec: EngineSpec) -> bool:
-    """Whether `spec` wants a GPU, and this machine has none that is usable for its engine."""
-    missing = _besides(spec.engine, "gpu_missing")
+    """True if `spec` requires a GPU and this machine has none that its engine can use."""
+    missing = _optional_attribute(spec.engine, "gpu_missing")
     return bool(missing(spec)) if missing else False
 
 
 def can_fetch(engine: str) -> bool:
-    """Whether the engine has models to fetch."""
-    return _besides(engine, "fetch") is not None
+    """True if the engine has models to fetch."""
+    return _optional_attribute(engine, "fetch") is not None
 
 
 def fetch(spec: EngineSpec) -> Path:
-    """Brings the engine's model onto this machine; its folder. The only place that reaches for a hub.
+    """Downloads the engine's model to this machine; returns its folder. Only this uses a model hub.
 
-    Raises MisconfiguredError where there is nothing to fetch, and what the engine raises.
+    Raises MisconfiguredError if the engine has no model to fetch, and the engine's own errors.
     """
-    bring = getattr(engine_factory(spec.engine), "fetch", None)
-    if bring is None:
+    fetch_model = getattr(engine_factory(spec.engine), "fetch", None)
+    if fetch_model is None:
         raise MisconfiguredError(f"the engine {resolve(spec.engine)} has no model to fetch")
-    return Path(bring(spec))
+    return Path(fetch_model(spec))
 
 
-def _besides(engine: str, what: str) -> Any:
-    """What a factory may have and need not; None where it has not, or cannot be loaded here."""
+def _optional_attribute(engine: str, name: str) -> Any:
+    """An optional attribute of an engine's factory; None if it is missing or the engine cannot be loaded."""
     try:
-        return getattr(engine_factory(engine), what, None)
+        return getattr(engine_factory(engine), name, None)
     except MisconfiguredError:
         return None
 
 
-def _models(engine: str) -> Mapping[str, bool]:
-    listed = _besides(engine, "models")
-    return dict(listed()) if listed else {}
+def _list_models(engine: str) -> Mapping[str, bool]:
+    models = _optional_attribute(engine, "models")
+    return dict(models()) if models else {}
 
 
-def _problems(name: str, spec: EngineSpec) -> tuple[str, ...]:
+def _find_problems(name: str, spec: EngineSpec) -> tuple[str, ...]:
     try:
         return engine_factory(name).problems(spec)
     except MisconfiguredError as error:
@@ -127,16 +127,16 @@ def _problems(name: str, spec: EngineSpec) -> tuple[str, ...]:
 
 
 def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
-    """Every engine found, and whether it can run here with the model and device of `spec`.
+    """Reports for each engine found if it can run here with the model and device of `spec`.
 
-    The model name in `spec` belongs to `spec.engine`; other engines are asked about their own default.
+    The model name in `spec` belongs to `spec.engine`; other engines are checked with their defaults.
     """
     chosen = resolve(spec.engine)
     return tuple(
         EngineReport(
             name=name,
-            problems=_problems(name, spec if name == chosen else EngineSpec(engine=name)),
-            models=_models(name),
+            problems=_find_problems(name, spec if name == chosen else EngineSpec(engine=name)),
+            models=_list_models(name),
         )
         for name in engine_names()
     )

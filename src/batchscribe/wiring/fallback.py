@@ -1,7 +1,7 @@
-"""What a command works with if its settings, its ledger or its lock cannot be used.
+"""Fallbacks for a command whose settings, ledger or lock cannot be used.
 
-Stopping a GPU must depend on none of them: open runs are recovered from the store and the instance's tags.
-Nothing is started meanwhile, and the command fails in the end.
+Stopping a GPU must not depend on them: open runs are recovered from the store and the instance's tags.
+Nothing is started, and the command fails at the end.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ log = structlog.get_logger("batchscribe")
 
 @dataclass(slots=True)
 class Trouble:
-    """What is wrong, in the order in which it was found; starts are refused while anything is."""
+    """Errors in the order in which they were found; while there are any, starts are refused."""
 
     errors: list[BatchscribeError] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    """What was wrong and is repaired."""
+    """Problems that were repaired."""
 
     def refuse_start(self) -> None:
-        """Raises the first of what is wrong."""
+        """Raises the first error, if there is one."""
         if self.errors:
             raise self.errors[0]
 
     @contextmanager
     def locked(self, lock: Lock, patience: float) -> Iterator[None]:
-        """Holds the lock. Goes on without it if its file cannot be used: steps are repeatable."""
+        """Holds the lock. Continues without it if its file cannot be used: steps are repeatable."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock.held(patience=patience))
@@ -51,19 +51,19 @@ class Trouble:
 
 
 def usable_ledger(path: Path, now: datetime, trouble: Trouble) -> Ledger:
-    """The ledger at `path`; a new one if that is damaged, a temporary one if it cannot be used."""
+    """Opens the ledger at `path`; if it is damaged a new one, if it is unusable a temporary one."""
     try:
         return Ledger(path)
     except DamagedLedgerError as error:
-        if (fresh := _replaced(path, now, error, trouble)) is not None:
+        if (fresh := _replace_damaged(path, now, error, trouble)) is not None:
             return fresh
     except BatchscribeError as error:
         trouble.errors.append(error)
-    return _temporary(path)
+    return _open_temporary(path)
 
 
-def _replaced(path: Path, now: datetime, error: DamagedLedgerError, trouble: Trouble) -> Ledger | None:
-    """A new ledger after the damaged one was set aside; None if that is not possible."""
+def _replace_damaged(path: Path, now: datetime, error: DamagedLedgerError, trouble: Trouble) -> Ledger | None:
+    """Sets the damaged ledger aside and opens a new one; None if that is not possible."""
     aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%d-%H%M%S}")
     try:
         for suffix in ("", "-wal", "-shm"):
@@ -73,12 +73,12 @@ def _replaced(path: Path, now: datetime, error: DamagedLedgerError, trouble: Tro
     except (OSError, BatchscribeError):
         trouble.errors.append(error)
         return None
-    trouble.notices.append(f"{error}; it was set aside as {aside.name}, and open runs are recovered")
+    trouble.notices.append(f"{error}; it was set aside as {aside.name}; open runs are recovered")
     return fresh
 
 
-def _temporary(path: Path) -> Ledger:
-    """A ledger that outlives this process, so that alerts are not repeated each minute."""
+def _open_temporary(path: Path) -> Ledger:
+    """A ledger in the temporary folder: it outlives this process, so that alerts do not repeat."""
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"batchscribe-{os.geteuid()}-{name}"
     try:

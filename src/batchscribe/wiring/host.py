@@ -1,6 +1,6 @@
-"""`python -m batchscribe.wiring.host WORD`: the box beside the GPU, asked over ssh by a controller.
+"""`python -m batchscribe.wiring.host WORD`: handles a controller's request on the GPU host, over ssh.
 
-The question's data is JSON on standard input; the last line of standard output is the answer.
+The request's data is JSON on standard input; the last line of standard output is the reply.
 """
 
 from __future__ import annotations
@@ -37,85 +37,87 @@ def main(
     aside: Sequence[str] = BOX_COMMAND,
     agent: Sequence[str] = AGENT_COMMAND,
 ) -> int:
-    """Answers one question on standard output; 0 where the answer is no error."""
+    """Writes the reply to one request to standard output. Returns 1 if it is an error, else 0."""
     os.umask(0o077)
     home = Path.home()
     os.chdir(home)
     asked = list(sys.argv[1:] if words is None else words)
     reply = answer(asked, Box(home, SystemClock(), aside=aside, agent=agent), sys.stdin.buffer.read)
-    # A library may have printed half a line before.
+    # A library may have printed an incomplete line before.
     sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
     sys.stdout.flush()
     return 1 if reply.error else 0
 
 
 def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
-    """The reply to one question; an error of ours is a reply too."""
+    """The reply to one request; a BatchscribeError becomes an error reply."""
     try:
-        return _answer(words, asked, data)
+        return _handle_request(words, asked, data)
     except BatchscribeError as error:
         lasting = not isinstance(error, TransientError)
         return BoxReply(release=__version__, error=str(error), permanent=lasting)
 
 
-def _answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
     if list(words) == ["version"]:
         return asked.version()
-    kind, respond = _ANSWERS.get(" ".join(words), (None, None))
+    kind, respond = _HANDLERS.get(" ".join(words), (None, None))
     if kind is None or respond is None:
-        raise MisconfiguredError(f"the box does not know {' '.join(words)!r}: run `batchscribe gpu setup`")
+        raise MisconfiguredError(
+            f"the GPU host does not support the request {' '.join(words)!r}: run `batchscribe gpu setup`"
+        )
     return respond(asked, decode(data(), kind))
 
 
 def inspect(request: CheckRequest) -> BoxReply:
-    """Loads the engine and looks into the stores, in the environment that this process has."""
-    engine = _not_tried(request.engine) if request.busy else _engine(request.engine)
+    """Loads the engine and lists the stores, in this process's environment."""
+    engine = _skip_engine(request.engine) if request.busy else _check_engine(request.engine)
     findings = (engine, *_stores(request))
     return BoxReply(release=__version__, findings=findings)
 
 
 def fetch(spec: EngineSpec) -> BoxReply:
-    """Fetches the model where the engine has one to fetch."""
+    """Fetches the engine's model, if it has one to fetch."""
     if not engines.can_fetch(spec.engine):
         return BoxReply(release=__version__)
     engines.fetch(spec)
     return BoxReply(release=__version__, done=True)
 
 
-def _engine(spec: EngineSpec) -> Finding:
-    mend = "batchscribe gpu setup"
+def _check_engine(spec: EngineSpec) -> Finding:
+    remedy = "batchscribe gpu setup"
     what = f"engine {resolve(spec.engine)}"
     try:
         factory = engine_factory(spec.engine)
         problems = factory.problems(spec)
         if problems:
-            return Finding(what=what, ok=False, detail="; ".join(problems), mend=mend)
+            return Finding(what=what, ok=False, detail="; ".join(problems), mend=remedy)
         factory.load(spec)
     except BatchscribeError as error:
-        return Finding(what=what, ok=False, detail=str(error), mend=mend)
+        return Finding(what=what, ok=False, detail=str(error), mend=remedy)
     return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
 
 
-def _not_tried(spec: EngineSpec) -> Finding:
-    detail = "not tried: a run is at work here, and a second model could take its GPU's memory"
+def _skip_engine(spec: EngineSpec) -> Finding:
+    detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
     return Finding(what=f"engine {resolve(spec.engine)}", ok=True, detail=detail)
 
 
 def _stores(request: CheckRequest) -> Iterator[Finding]:
     region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
-    for url in dict.fromkeys(each for each in (request.source, request.output, request.control) if each):
-        mend = "mend what it names; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
+    for url in dict.fromkeys(filter(None, (request.source, request.output, request.control))):
+        remedy = "fix this; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:
             expected = url != request.control
             store = open_store(url, region=region, endpoint=endpoint, expected=expected)
             next(iter(store.list()), None)
         except BatchscribeError as error:
-            yield Finding(what="store", ok=False, detail=str(error), mend=mend)
+            yield Finding(what="store", ok=False, detail=str(error), mend=remedy)
         else:
             yield Finding(what="store", ok=True, detail=f"{url} can be listed")
 
 
-_ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
+_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
     "start": (StartRequest, Box.start),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),
@@ -124,7 +126,7 @@ _ANSWERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]]
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
 }
-"""What may be asked besides the version: the kind of its data, and who answers."""
+"""Requests besides `version`: (type of the data, handler)."""
 
 
 if __name__ == "__main__":

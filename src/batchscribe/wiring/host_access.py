@@ -1,4 +1,4 @@
-"""The way to the box of an instance: over ssh, or none at all where the GPU is in this machine."""
+"""Builds the ssh access to a GPU host; none is needed if the GPU is in this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCAL = "local"
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
-    """None where the GPU is in this machine."""
+    """Ssh with the settings' options; None if the GPU is in this machine."""
     if settings.provider == LOCAL:
         return None
     return Ssh(
@@ -33,7 +33,7 @@ def open_ssh(settings: Settings) -> Ssh | None:
 
 
 def box_launcher(settings: Settings, output: Store) -> Launcher:
-    """Starts workers through the agent of the host."""
+    """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
     return AgentLauncher(output, output, SshBox(ssh))
@@ -42,7 +42,7 @@ def box_launcher(settings: Settings, output: Store) -> Launcher:
 def box_setup(
     settings: Settings, clock: Clock, compute: HandCompute, output: Store, spec: EngineSpec
 ) -> BoxSetup:
-    """What makes the box of these settings ready, and looks whether it is."""
+    """Builds the set-up and check of the GPU host of these settings."""
     ssh = open_ssh(settings)
     cloud = compute if isinstance(compute, Ec2Compute) else None
     return BoxSetup(

@@ -1,8 +1,8 @@
 """`python -m batchscribe.wiring.host_boot`: the agent of a GPU host, started by its unit or over ssh.
 
-The unit starts it at every boot, without arguments: it then begins anew in the workers' own environment,
-where the credentials for the stores are. `live RUN` is the agent that a controller starts over ssh, for that
-run alone. At most one agent lives on a host: the next one ends at once.
+The unit starts it at every boot, without arguments; it then restarts itself in the workers' environment,
+which has the credentials for the stores. A controller starts `live RUN` over ssh, for that run only. Only one
+agent runs on a host: a second one exits at once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from batchscribe.protocols import Store
 from batchscribe.wiring.stores import open_store
 
 MARKERS = Path("/run/batchscribe")
-"""The unit's RuntimeDirectory: in memory, so that nothing in it survives a stop."""
+"""The unit's RuntimeDirectory: in memory, so that it does not survive a stop."""
 ASSET_TAG = Path("/sys/devices/virtual/dmi/id/board_asset_tag")
-"""Where EC2's newer instances have their id."""
+"""The instance ID on newer EC2 instances."""
 LOG = structlog.get_logger()
 
 
 def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Lives through this boot. 0 when nothing is left to do, 2 for what an operator must fix."""
+    """Runs this boot's agent. Returns 0 when no work is left, 2 for errors that an operator must fix."""
     os.umask(0o077)
     os.chdir(Path.home())
     logs.configure(secrets=aws_environment.secrets())
@@ -73,7 +73,7 @@ def _live(place: BoxPlace, box: Box, clock: SystemClock, *, run: str = "") -> No
 
 
 def _place_over_ssh(box: Box) -> BoxPlace:
-    """The host's place; a host that never got units has none, and its start permit says the rest."""
+    """The host's place; empty if it has no units, as its start permit has the details."""
     try:
         return box.place()
     except MisconfiguredError:
@@ -81,14 +81,14 @@ def _place_over_ssh(box: Box) -> BoxPlace:
 
 
 def begin_anew(environment: dict[str, str]) -> None:
-    """Replaces this process by one that lives in that environment."""
-    os.execve(  # noqa: S606  nothing of this process is left, least of all a shell
+    """Replaces this process by an agent in that environment."""
+    os.execve(  # noqa: S606  no shell is involved
         sys.executable, [sys.executable, "-I", "-m", BOOT_MODULE, LIVE], environment
     )
 
 
 def copied_from(place: BoxPlace, tag: Path = ASSET_TAG) -> str:
-    """The id of this instance if its disk is a copy of another's; else, or if it is unknown, empty."""
+    """The ID of this instance if its disk is a copy of another's; empty if not, or if unknown."""
     try:
         here = tag.read_text().strip()
     except OSError:
@@ -121,7 +121,7 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
 
 
 def marks_of(claim: BoxClaim, folder: Path) -> Marks:
-    """The dead-man's files; without units there is no dead-man, and a borrowed instance has none of ours."""
+    """The dead-man's state files; without units, and on a borrowed instance, there is no dead-man."""
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):
         return NoDeadman()

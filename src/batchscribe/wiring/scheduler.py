@@ -1,7 +1,4 @@
-"""The scheduler's composition root: settings in, a world and its terms out.
-
-Here and nowhere else it is decided which adapter stands behind which seam.
-"""
+"""Composition root of the scheduler: builds its world and its terms from settings."""
 
 from __future__ import annotations
 
@@ -12,62 +9,61 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import msgspec
 
 from batchscribe import __version__
 from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
-from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.machine.logs import run_log
-from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
-from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.adapters.output.subtitles import render
-from batchscribe.adapters.stores.unusable import UnusableStore
-from batchscribe.control_place import control_of, split
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.commands.manual_control import HandCompute
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
-from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.engine_time import work_lines
-from batchscribe.core.run.host import ClaimLaunch, InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec, Hearing, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build, cost_block
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.detached import write_atomically
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
+from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.protocols import Clock, Guard, Launcher, Lock, Store
-from batchscribe.reading import read_record
+from batchscribe.protocols import Clock, Lock, Store
 from batchscribe.settings import Settings
-from batchscribe.wiring.engines import engine_factory, model_name, resolve, unable
 from batchscribe.wiring.fallback import Trouble, usable_ledger
-from batchscribe.wiring.stores import open_store
+from batchscribe.wiring.preflight import engine_spec, preflight, unfit
+from batchscribe.wiring.seams import (
+    LOCAL,
+    notifier,
+    open_compute,
+    open_guard,
+    open_launcher,
+    open_ledger,
+    open_settings_store,
+    open_store_if_possible,
+    open_stores,
+    tick_lock,
+    with_control,
+)
 
-LOCAL, BOOT = "local", "boot"
 LAG_POLLS = 6
-CPU_ENGINES = {"pocketsphinx"}
-"""Engines without a GPU and without a choice of model, wherever they run."""
 SETUP = timedelta(seconds=Priors().setup_seconds)
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
 HANG_SECONDS = 900.0
-"""A process whose step takes longer is killed: no call that is answered at all takes a quarter of an hour."""
+"""A process whose step takes longer is killed: no successful call takes a quarter of an hour."""
 LOCAL_PRIORS = Priors(speed=4.0, setup_seconds=5.0, release_seconds=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """Everything that a command of the scheduler needs."""
+    """The objects that a scheduler command needs."""
 
     settings: Settings
     world: World
@@ -91,10 +87,10 @@ def scheduler(
     remember: bool = True,
     lenient: bool = False,
 ) -> Iterator[Scheduler]:
-    """The scheduler of these settings. With `remember=False` it leaves no trace on disk.
+    """Builds the scheduler of these settings. With `remember=False` it writes nothing to disk.
 
-    What is wrong with ledger, lock or settings does not stop what the command has to stop: it is raised at
-    the end, and nothing is started.
+    Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the end,
+    and nothing is started.
     """
     if lenient:
         settings = _collect_missing(settings)
@@ -116,7 +112,7 @@ def scheduler(
 
 
 def _collect_missing(settings: Settings) -> Settings:
-    """The settings, with required ones that are missing among their problems."""
+    """Adds missing required settings to `problems`."""
     names = ("BATCH_SOURCE",) if settings.provider == LOCAL else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
     problems = list(settings.problems)
     for name in names:
@@ -138,34 +134,6 @@ def _checked_start(trouble: Trouble, settings: Settings, world: World) -> None:
     preflight(settings, world.output)
 
 
-def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
-    """The ledger in the state directory; where there is none and none shall be made, an empty one."""
-    path = settings.state_dir / "ledger.sqlite"
-    return Ledger(path if remember or path.exists() else Path(":memory:"))
-
-
-def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
-    return FileTickLock(settings.state_dir / "tick.lock", clock)
-
-
-def open_stores(settings: Settings) -> tuple[Store, Store]:
-    """(source, output); the same store if results are written beside the audio."""
-    if settings.problems and not settings.source:
-        unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
-        return unusable, unusable
-    source = _store(settings, settings.required("BATCH_SOURCE"))
-    same = settings.output in {"", settings.source}
-    output = source if same else _store(settings, settings.output, expected=False)
-    return source, _with_control(settings, output)
-
-
-def _with_control(settings: Settings, output: Store) -> Store:
-    """The output, with its control objects at BATCH_CONTROL if that is set."""
-    if not settings.control:
-        return output
-    return split(output, _store_if_possible(settings, settings.control, expected=False))
-
-
 def new_scanner(
     settings: Settings,
     source: Store,
@@ -176,7 +144,7 @@ def new_scanner(
     keep_alive: Callable[[], None] = lambda: None,
     unreadable: Mapping[str, str] = NONE_KNOWN,
 ) -> Scanner:
-    """A scanner. On a user's request neither age nor a live lock holds a chunk back."""
+    """Builds the scanner. With `by_hand`, neither age nor a live lock holds a chunk back."""
     return Scanner(
         source,
         output,
@@ -191,81 +159,21 @@ def new_scanner(
     )
 
 
-def open_compute(settings: Settings, clock: Clock) -> HandCompute:
-    if settings.provider == LOCAL:
-        from batchscribe.adapters.local.compute import LocalCompute
-
-        return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
-    try:
-        from batchscribe.adapters.aws.ec2 import Ec2Compute
-    except ImportError as error:
-        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
-    return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
-
-
-def open_guard(settings: Settings) -> Guard:
-    if settings.provider == LOCAL:
-        return NoGuard(NOT_NEEDED)
-    if settings.cloud_guard == "off":
-        return NoGuard()
-    from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
-
-    return EventBridgeGuard(
-        role=settings.guard_role_arn,
-        region=settings.region or None,
-        endpoint=settings.endpoint_url or None,
-    )
-
-
-def open_launcher(settings: Settings, output: Store) -> Launcher:
-    if settings.provider == LOCAL:
-        from batchscribe.adapters.local.launcher import LocalLauncher
-
-        return LocalLauncher(
-            settings.state_dir,
-            settings.log_dir,
-            environment=settings.child_environment(),
-            control=control_of(output),
-        )
-    from batchscribe.wiring.host_access import box_launcher
-
-    return box_launcher(settings, output)
-
-
-def engine_spec(settings: Settings) -> EngineSpec:
-    engine = resolve(settings.engine)
-    # A GPU that is paid for does the work, or the run fails: it never falls to the box's processor.
-    paid_gpu = settings.provider != LOCAL and engine not in CPU_ENGINES
-    return EngineSpec(
-        engine=engine,
-        model="" if engine in CPU_ENGINES else model_name(engine, settings.model),
-        compute_type=settings.compute_type,
-        device="cuda" if paid_gpu else "auto",
-        language=settings.language,
-        task=settings.task,
-    )
-
-
-def unfit(spec: EngineSpec) -> str:
-    """Why no machine could run this, as the engine itself says without its model; empty where one could."""
-    return "; ".join(unable(spec))
-
-
 def hearing(settings: Settings) -> Hearing:
     return Hearing(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
 
 
-def settings_hash(spec: EngineSpec, heard: Hearing) -> str:
-    """Two transcripts with the same one were made in the same way."""
-    return hashlib.sha256(msgspec.json.encode((spec, heard))).hexdigest()[:16]
+def settings_hash(spec: EngineSpec, audio: Hearing) -> str:
+    """Hash of all settings that affect a transcript."""
+    return hashlib.sha256(msgspec.json.encode((spec, audio))).hexdigest()[:16]
 
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
-    """What an hour of a type costs: the setting, or the dated table. Raises MisconfiguredError."""
+    """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
     table = PriceTable()
 
     def rate(instance_type: str) -> Rate:
-        # It is the price of the instance as it is; what it may become instead has a price of its own.
+        # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
         if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
         if found := table.rate(instance_type, settings.region):
@@ -273,7 +181,7 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
         if settings.provider == LOCAL and not instance_type:
             return FREE
         raise MisconfiguredError(
-            f"no price is known for {instance_type or 'this instance'}: set GPU_HOURLY_COST=…"
+            f"the price of {instance_type or 'this instance'} is unknown: set GPU_HOURLY_COST=…"
         )
 
     return rate
@@ -286,9 +194,9 @@ def instances(settings: Settings) -> tuple[str, ...]:
 
 
 def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:
-    """A random id, which all may know, and a secret that seals what this scheduler stores.
+    """(public random ID, secret that seals the records of this scheduler).
 
-    Both are written once into the state directory: they survive a lost ledger.
+    Both are written once to the state directory, so they survive the loss of the ledger.
     """
     path, words = settings.state_dir / "scheduler-id", list[str]()
     try:
@@ -298,7 +206,7 @@ def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[st
             write_atomically(path, "\n".join([*fresh, ""]).encode())
             words = fresh
     except OSError as error:
-        log.warning("the scheduler's id cannot be kept", file=str(path), error=error.strerror)
+        log.warning("the scheduler's ID cannot be stored", file=str(path), error=error.strerror)
     scheduler, secret = [*words, "", ""][:2]
     return scheduler, secret
 
@@ -343,14 +251,14 @@ def _world(
 
 
 def _lag(settings: Settings) -> timedelta:
-    """How old an answer may be: some polls at the usual pace, none where the GPU is in this machine."""
+    """Maximum age of an observation: some poll intervals, or 0 if the GPU is in this machine."""
     if settings.provider == LOCAL:
         return timedelta(0)
     return min(LONGEST_LAG, LAG_POLLS * timedelta(seconds=settings.poll_seconds or Waits().poll))
 
 
 def _elsewhere(settings: Settings, world: World, run: Run) -> World:
-    """The world with what a run was opened with. A store that cannot be opened fails only if it is used."""
+    """The world as of a run's start. A store that cannot be opened fails only if it is used."""
     then = replace(
         settings,
         provider=run.provider,
@@ -362,8 +270,8 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         # A rehearsal's own control objects are below its output.
         control="" if rehearsed(run) else run.control,
     )
-    source, output = _store_if_possible(then, run.source), _store_if_possible(then, run.output)
-    output = _with_control(then, source if run.output == run.source else output)
+    source, output = open_store_if_possible(then, run.source), open_store_if_possible(then, run.output)
+    output = with_control(then, source if run.output == run.source else output)
     return replace(
         world,
         source=source,
@@ -379,15 +287,8 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _store_if_possible(settings: Settings, url: str, *, expected: bool = True) -> Store:
-    try:
-        return _store(settings, url, expected=expected)
-    except MisconfiguredError as error:
-        return UnusableStore(url, error)
-
-
 def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
-    spec, heard = engine_spec(settings), hearing(settings)
+    spec, audio = engine_spec(settings), hearing(settings)
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
@@ -417,8 +318,8 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         ),
         engine=spec,
         unfit=unfit(spec),
-        hearing=heard,
-        settings_hash=settings_hash(spec, heard),
+        hearing=audio,
+        settings_hash=settings_hash(spec, audio),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,
             max_object_bytes=settings.max_object_mb * 1024 * 1024,
@@ -427,64 +328,6 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         priors=LOCAL_PRIORS if local else Priors(),
         waits=replace(waits, poll=settings.poll_seconds) if settings.poll_seconds else waits,
     )
-
-
-def preflight(settings: Settings, output: Store) -> None:
-    """What must hold before a start is paid for. Raises MisconfiguredError with the ways out."""
-    spec = engine_spec(settings)
-    if settings.provider == LOCAL:
-        if problems := engine_factory(spec.engine).problems(spec):
-            raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
-        return
-    instance = settings.required("GPU_INSTANCE_ID")
-    if settings.cloud_guard != "off" and not settings.guard_role_arn:
-        raise MisconfiguredError(
-            "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set; create the "
-            "stack that `batchscribe iam-policy --template` prints and name its role there, or go without "
-            "with BATCH_CLOUD_GUARD=off (nothing was started)"
-        )
-    record = _instance_record(output, instance)
-    if record.release != __version__:
-        raise MisconfiguredError(
-            f"{instance} has batchscribe {record.release}, this is {__version__}: run "
-            "`batchscribe gpu setup` (nothing was started)"
-        )
-    if settings.launch == BOOT and record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT:
-        missing = (
-            "does not show its tags in its metadata" if record.boots else "has no units that begin at boot"
-        )
-        raise MisconfiguredError(
-            f"BATCH_LAUNCH is boot, and {instance} {missing}: run `batchscribe gpu setup`, or take "
-            "BATCH_LAUNCH=auto (nothing was started)"
-        )
-
-
-def _instance_record(output: Store, instance: str) -> InstanceRecord:
-    try:
-        return read_record(output, keys.instance(instance), InstanceRecord)
-    except ObjectNotFoundError as error:
-        raise MisconfiguredError(
-            f"{instance} was not set up yet: run `batchscribe gpu setup` (nothing was started)"
-        ) from error
-    except UnreadableError as error:
-        raise MisconfiguredError(
-            f"the record of {instance} is {error}: run `batchscribe gpu setup`, which writes it anew "
-            "(nothing was started)"
-        ) from error
-
-
-def notifier(settings: Settings) -> AppriseNotifier:
-    return AppriseNotifier(
-        urls=settings.notify_urls,
-        email=settings.notify_email,
-        smtp_url=settings.smtp_url,
-        slack_webhook=settings.slack_webhook_url,
-    )
-
-
-def _store(settings: Settings, url: str, *, expected: bool = True) -> Store:
-    region, endpoint = settings.region or None, settings.endpoint_url or None
-    return open_store(url, region=region, endpoint=endpoint, expected=expected)
 
 
 def _no_live_lock() -> LiveLock | None:
@@ -496,11 +339,11 @@ def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None
     if place is None:
         return _no_live_lock
     url, key = place
-    return lambda: read_live_lock(_store(settings, url), key, clock.now())
+    return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
 
 
 def _decoder(settings: Settings) -> str | None:
-    """The decoder that would look at a chunk next; None where only the box knows."""
+    """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
     if settings.provider != LOCAL:
         return None
     try:
@@ -511,7 +354,7 @@ def _decoder(settings: Settings) -> str | None:
 
 
 def new_run_id(now: datetime) -> str:
-    """Sorts by time, and is no other machine's."""
+    """A run ID that sorts by time and is unique across machines."""
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 

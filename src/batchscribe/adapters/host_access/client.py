@@ -50,9 +50,8 @@ def checked(answer: BoxReply, instance: Instance) -> BoxReply:
 
 
 def _no_answer(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
-    trouble = connection_trouble(reply, instance)
-    if trouble:
-        return trouble
+    if failure := connection_trouble(reply, instance):
+        return failure
     if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
         return MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
-    return LaunchError(f"{instance.id} gave no answer to {word!r} ({reply.complaint}): it may have been done")
+    return LaunchError(f"{instance.id} did not reply to {word!r} ({reply.complaint}): it may have been done")

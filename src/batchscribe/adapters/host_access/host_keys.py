@@ -1,4 +1,4 @@
-"""Host keys of boxes: pinned once to the instance's id, compared with what its console printed."""
+"""Pins the ssh keys of GPU hosts to instance IDs, and compares them with the console output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pin:
     fingerprint: str
     new: bool
     compared: bool
-    """It was compared with a fingerprint that did not come over the same wire."""
+    """It was compared with a fingerprint from another channel."""
 
 
 def pinned(known_hosts: Path, instance: str) -> str | None:
@@ -43,11 +43,10 @@ def pinned(known_hosts: Path, instance: str) -> str | None:
 
 
 def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), repin: bool = False) -> Pin:
-    """Pins the box's host key, unless one is pinned already and `repin` was not asked for.
+    """Pins the host key of an instance, unless one is pinned and `repin` is False.
 
-    `trusted` are fingerprints known from elsewhere; where there are any, the key must be one of them.
-    Raises MisconfiguredError for a key that is not the expected one (nothing is pinned then),
-    LaunchError where the box cannot be reached.
+    `trusted` are fingerprints from another channel; if there are any, the key must be one of them. Raises
+    MisconfiguredError for an unexpected key (nothing is pinned), LaunchError if the host cannot be reached.
     """
     known_hosts = ssh.options.known_hosts
     before = pinned(known_hosts, instance.id)
@@ -59,26 +58,25 @@ def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), 
         _connect(ssh, instance, draft, accept=True)
         fingerprint = pinned(draft, instance.id)
         if fingerprint is None:
-            raise LaunchError(f"{instance.id} showed no host key: nothing was pinned, try again")
+            raise LaunchError(f"{instance.id} presented no host key: nothing was pinned, try again")
         if trusted and fingerprint not in trusted:
             expected = " or ".join(sorted(trusted))
             raise MisconfiguredError(
-                f"{instance.id} shows the host key {fingerprint}, expected was {expected}: "
-                "nothing was pinned; somebody may be listening in"
+                f"{instance.id} has the host key {fingerprint}, expected {expected}: "
+                "nothing was pinned; the connection may be intercepted"
             )
-        _replace(known_hosts, instance.id, draft.read_text())
+        _replace_line(known_hosts, instance.id, draft.read_text())
     return Pin(fingerprint, new=True, compared=bool(trusted))
 
 
 def _connect(ssh: Ssh, instance: Instance, known_hosts: Path, *, accept: bool) -> None:
     reply = ssh.run(instance, ["true"], timeout=_SECONDS, known_hosts=known_hosts, pin=accept)
-    trouble = connection_trouble(reply, instance)
-    if trouble:
-        raise trouble
+    if failure := connection_trouble(reply, instance):
+        raise failure
 
 
-def _replace(known_hosts: Path, instance: str, line: str) -> None:
-    """Puts the new line in the place of all old ones for the instance."""
+def _replace_line(known_hosts: Path, instance: str, line: str) -> None:
+    """Replaces all lines of the instance by the new one."""
     before = known_hosts.read_text().splitlines() if known_hosts.exists() else []
     kept = [old for old in before if old.split(" ", 1)[0] != instance]
     write_atomically(known_hosts, "\n".join([*kept, line.strip(), ""]).encode())

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs a worker into ~/.batchscribe/venv. Runs on the box, in the folder that was unpacked there:
-# the files `extra` and `release` say what, and a wheel lies beside them or the index has it. Where there
-# is a file `pins.txt`, all that batchscribe needs is exactly what it names, by version and hash.
+# Installs a worker into ~/.batchscribe/venv. Runs on the GPU host, in the unpacked folder: the files `extra`
+# and `release` select the package, from a wheel in the folder or from the index. If there is a file
+# `pins.txt`, all dependencies are installed exactly as listed there, by version and hash.
 set -eu
 umask 077
 here=$(pwd)
@@ -57,7 +57,7 @@ if [ -n "$python" ]; then
 else
     uv=$(find_uv)
     if [ -z "$uv" ]; then
-        # The controller may have a uv for this kind of machine.
+        # The controller may have a uv for this architecture.
         uname -m
         exit 41
     fi
@@ -65,7 +65,7 @@ else
     install_all "$uv" pip install --quiet --python "$fresh/bin/python"
 fi
 
-# A folder that an older setup left in the link's place cannot be replaced by renaming.
+# A folder of an older setup at the link's path cannot be replaced by renaming.
 if [ -d "$root/venv" ] && [ ! -L "$root/venv" ]; then rm -rf "$root/venv"; fi
 ln -sfn "$(basename "$fresh")" "$root/venv.next"
 mv -T "$root/venv.next" "$root/venv"

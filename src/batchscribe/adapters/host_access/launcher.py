@@ -1,4 +1,4 @@
-"""Starts workers through the agent of a remote host: over ssh nothing but the agent is started."""
+"""Starts workers through a remote host's agent: ssh starts only the agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchscribe.reading import is_stored, read_record
 class AgentLauncher:
     """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
 
-    `home` holds the instances' records, `runs` what belongs to the runs. `timeout` bounds each request to the
+    `home` contains the instances' records, `runs` the runs' objects. `timeout` bounds each request to the
     host, in seconds.
     """
 
@@ -38,9 +38,9 @@ class AgentLauncher:
             return None
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
-        """Makes sure that an agent is at work on the manifest; the agent finds its key by the run.
+        """Ensures that an agent processes the manifest; the agent finds its key by the run.
 
-        An agent that the host started at boot needs no request; with a claim that is held nothing starts.
+        An agent that starts at boot needs no request, and a claim on hold starts none.
         """
         record = self._record(instance)
         claim = record.claim if record and record.claim and record.claim.run == manifest.run else None

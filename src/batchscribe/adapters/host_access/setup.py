@@ -1,4 +1,4 @@
-"""`gpu setup` and `gpu check`: what a box must be, step by step, each step a finding."""
+"""`gpu setup` and `gpu check`: the steps that prepare and check a GPU host, each with a finding."""
 
 from __future__ import annotations
 
@@ -44,31 +44,29 @@ CHECK_SECONDS = 400.0
 FETCH_SECONDS = 2000.0
 ASK_SECONDS = 60.0
 REACH_SECONDS = 30.0
-UNITS = "units installed: it works off its claim at boot, and powers itself off"
-NO_UNITS = "none, since {why}: its agent is started over ssh, and nothing on the box will power it off"
-
-
+UNITS = "units installed: it processes its claim at boot, and powers itself off"
+NO_UNITS = "none, since {why}: its agent is started over ssh, and the host cannot power itself off"
 TAGS = "shown by its metadata service: the host compares the hash of its manifest"
-NO_TAGS = "not shown by its metadata service: the host gets its work over ssh"
+NO_TAGS = "not shown by its metadata service: the host gets its manifest over ssh"
 SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOptions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxTerms:
-    """What the workers on the box must be able to do."""
+    """Requirements of the workers on the GPU host."""
 
     engine: EngineSpec
     gpu: bool
-    """An NVIDIA GPU is expected there."""
+    """True if an NVIDIA GPU is required."""
     source: str
     output: str
     control: str = ""
     """Empty: below the output."""
     region: str = ""
     endpoint: str = ""
-    """Where AWS is, for a box that does not know by itself."""
+    """Region and endpoint of AWS, for a host without such settings."""
     busy: bool = False
-    """A run is at work there."""
+    """True if a run is in progress there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,37 +78,37 @@ class _Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a person asked of one `gpu setup`."""
+    """The user's options of one `gpu setup`."""
 
     extra: str | None = None
-    """What is installed; None is what the engine needs beside a GPU."""
+    """The extra to install; None: the engine's extra for a GPU."""
     wheel: Path | None = None
     env_file: Path | None = None
     repin: bool = False
     fingerprint: str | None = None
-    """The host key's, known from elsewhere."""
+    """The host key's fingerprint, from another channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoxSetup:
-    """Makes a box ready, and looks whether it is. `ssh` is None where the box is this machine."""
+    """Prepares and checks a GPU host. `ssh` is None if the host is this machine."""
 
     asks: Asks
     clock: Clock
     terms: BoxTerms
     output: Callable[[], Store]
     published: Callable[[str], frozenset[str]]
-    """Fingerprints of the instance's host keys that do not come over ssh, where there are any."""
+    """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
     shutdown: Callable[[str], str] = lambda _instance: ""
-    """What becomes of an instance that powers itself off: `stop`, `terminate`, or empty for unknown."""
+    """Effect of a power-off by the instance itself: `stop`, `terminate`, or empty if unknown."""
     shows_tags: Callable[[str], bool] = lambda _instance: False
     """True if the instance's metadata service shows its tags."""
     show_tags: Callable[[str], object] = lambda _instance: None
-    """Lets it show them."""
+    """Makes it show them."""
     ssh: Ssh | None = None
 
     def reachable(self, instance: Instance) -> bool | None:
-        """True as soon as somebody answers there, friend or foe; None until then."""
+        """True once any machine answers at the address; None until then."""
         if self.ssh is None:
             return True
         try:
@@ -120,9 +118,9 @@ class BoxSetup:
         return None if isinstance(connection_trouble(reply, instance), LaunchError) else True
 
     def check(self, instance: Instance, *, boots: bool | None = None) -> Iterator[Finding]:
-        """Connection, worker, and what the box finds out about itself, as far as it can be asked.
+        """Checks the connection, the worker, and the host itself if it can be reached.
 
-        Whether it `boots` by itself its record says, where no set-up just found it out.
+        `boots`: True if the host starts its agent at boot; None: as in its record.
         """
         recorded = self._recorded(instance)
         promised = boots is None and recorded.shows_tags
@@ -145,12 +143,12 @@ class BoxSetup:
             shown, detail = self._tags(instance)
             yield Finding(what="instance tags", ok=shown or not promised, detail=detail, mend=SHOW_TAGS)
         if same:
-            yield from self._ask_box(instance, boots=boots)
+            yield from self._request_check(instance, boots=boots)
 
     def set_up(self, instance: Instance, wishes: Wishes) -> Iterator[Finding]:
-        """Every step of the set-up, as soon as it is done. The record is written when all is well.
+        """Yields each step of the set-up when it is done. The record is written if all checks pass.
 
-        Raises LaunchError, MisconfiguredError where a step fails; what was there before still works.
+        Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
         """
         environment = read_environment(wishes.env_file) if wishes.env_file else None
         extra = wishes.extra or EXTRA_OF.get(self.terms.engine.engine, "gpu")
@@ -159,15 +157,15 @@ class BoxSetup:
             trusted, doubt = self._trusted(instance, wishes)
             pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
             fingerprint = pinned.fingerprint
-            yield _pinned(pinned, doubt)
+            yield _describe_pin(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(wishes.wheel, Path(folder))
-                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the box's index")
+                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the host's index")
                 python = install(self.ssh, instance, wheel=wheel, extra=extra)
             yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
         if environment is not None:
             yield self._keep_environment(instance, environment)
-        boots = yield from self._units(instance)
+        boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
         yield self._prefetch(instance)
@@ -177,26 +175,27 @@ class BoxSetup:
             findings.append(finding)
             yield finding
         if all(finding.ok for finding in findings):
-            yield self._record(instance, fingerprint, boots=boots)
+            yield self._write_record(instance, fingerprint, boots=boots)
 
     def _check_connection(self, instance: Instance) -> Iterator[Finding]:
         if self.ssh is None:
             return
         options = self.ssh.options
         address = self.ssh.address(instance)
-        mend = "give it such an address, or set GPU_SSH_HOST"
-        yield Finding(what="address", ok=bool(address), detail=address or f"no {options.host} one", mend=mend)
+        remedy = "assign such an address, or set GPU_SSH_HOST"
+        detail = address or f"no {options.host} address"
+        yield Finding(what="address", ok=bool(address), detail=detail, mend=remedy)
         if not address:
             return
         try:
-            trouble = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
+            failure = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
         except BatchscribeError as error:
-            trouble = error
-        detail = str(trouble) if trouble else f"{options.user}@{address}:{options.port}"
-        mend = "open the port to this machine in its security group, or see above"
-        yield Finding(what="ssh", ok=trouble is None, detail=detail, mend=mend)
+            failure = error
+        detail = str(failure) if failure else f"{options.user}@{address}:{options.port}"
+        remedy = "open the port to this machine in its security group, or see above"
+        yield Finding(what="ssh", ok=failure is None, detail=detail, mend=remedy)
 
-    def _ask_box(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
+    def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
         terms = self.terms
         request = CheckRequest(
             now=self.clock.now(),
@@ -211,7 +210,7 @@ class BoxSetup:
             home=terms.output,
             control=terms.control,
         )
-        # This machine has no environment file and no clock of its own to differ.
+        # This machine has no environment file, and its clock cannot differ.
         word = "check" if self.ssh else "inspect"
         try:
             yield from self._ask(instance, word, request, CHECK_SECONDS)
@@ -224,20 +223,20 @@ class BoxSetup:
         return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
     def _trusted(self, instance: Instance, wishes: Wishes) -> tuple[frozenset[str], str]:
-        """The fingerprints known from elsewhere, and why there are none: a comparison is a bonus."""
+        """(fingerprints from another channel, why there are none); the comparison is optional."""
         if wishes.fingerprint:
             return frozenset({wishes.fingerprint}), ""
         try:
-            return self.published(instance.id), "its console shows none"
+            return self.published(instance.id), "none in its console output"
         except (ComputeUnavailableError, MisconfiguredError) as error:
             return frozenset(), str(error)
 
     def _keep_environment(self, instance: Instance, text: str) -> Finding:
         self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
-        return Finding(what="environment file", ok=True, detail="written, for its user's eyes only")
+        return Finding(what="environment file", ok=True, detail="written, readable by its user only")
 
-    def _units(self, instance: Instance) -> Generator[Finding, None, bool]:
-        """Whether the box works off its claim at boot, and powers itself off, from now on."""
+    def _install_units(self, instance: Instance) -> Generator[Finding, None, bool]:
+        """Installs the units. True if the host now processes its claim at boot and powers itself off."""
         if self.ssh is None:
             return False
         terms = self.terms
@@ -259,20 +258,20 @@ class BoxSetup:
         return not why_not
 
     def _shutdown(self, instance: Instance) -> Finding:
-        """A box that powers itself off must still be there afterwards."""
-        mend = (
+        """Checks that an instance that powers itself off is not terminated."""
+        remedy = (
             f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
             "--instance-initiated-shutdown-behavior stop"
         )
         try:
-            told = self.shutdown(instance.id)
+            behaviour = self.shutdown(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
-            return Finding(what="when it powers off", ok=True, detail=f"not looked at: {error}")
-        detail = f"the instance will {told}" if told else "the cloud does not say what becomes of it"
-        return Finding(what="when it powers off", ok=told != "terminate", detail=detail, mend=mend)
+            return Finding(what="when it powers off", ok=True, detail=f"not checked: {error}")
+        detail = f"the instance will {behaviour}" if behaviour else "not reported by the cloud"
+        return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, mend=remedy)
 
     def _tags(self, instance: Instance) -> tuple[bool, str]:
-        """True if the host can read the hash of its manifest in its tag, and what that means."""
+        """(True if the host can read its manifest's hash from its tag, description)."""
         try:
             shown = self.shows_tags(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
@@ -280,7 +279,7 @@ class BoxSetup:
         return shown, TAGS if shown else NO_TAGS
 
     def _enable_tags(self, instance: Instance) -> None:
-        """Lets the metadata service show tags; without the right to that, `_tags` reports what follows."""
+        """Makes the metadata service show tags; without the right to do so, `_tags` reports it."""
         with suppress(ComputeUnavailableError, MisconfiguredError):
             if not self.shows_tags(instance.id):
                 self.show_tags(instance.id)
@@ -290,7 +289,7 @@ class BoxSetup:
         model = self.terms.engine.model or "its own"
         return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
-    def _record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
+    def _write_record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
@@ -305,18 +304,18 @@ class BoxSetup:
         return Finding(what="recorded", ok=True, detail=key)
 
     def _recorded(self, instance: Instance) -> _Recorded:
-        """What the record says that a set-up does not know by itself."""
+        """The recorded facts that a check or set-up cannot find out."""
         try:
             record = read_record(self.output(), keys.instance(instance.id), InstanceRecord)
         except ObjectNotFoundError:
             return _Recorded()
         except UnreadableError:
-            return _Recorded()  # torn: it is what a set-up writes anew
+            return _Recorded()  # damaged; a set-up rewrites it
         return _Recorded(boots=record.boots, shows_tags=record.shows_tags, claim=record.claim)
 
 
 def read_environment(path: Path) -> str:
-    """The text of an environment file. Raises MisconfiguredError where it is not NAME=VALUE lines."""
+    """The text of an environment file. Raises MisconfiguredError if a line is not NAME=VALUE."""
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -329,14 +328,14 @@ def read_environment(path: Path) -> str:
     return text
 
 
-def _pinned(pinned: Pin, doubt: str) -> Finding:
+def _describe_pin(pinned: Pin, doubt: str) -> Finding:
     if not pinned.new:
         detail = f"{pinned.fingerprint}, as pinned before"
     elif pinned.compared:
-        detail = f"{pinned.fingerprint}, pinned: it is the one that was published"
+        detail = f"{pinned.fingerprint}, pinned: it matches the published one"
     else:
         detail = (
-            f"{pinned.fingerprint}, pinned unseen ({doubt}): compare it on the box with "
+            f"{pinned.fingerprint}, pinned unverified ({doubt}): compare it on the host with "
             "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
         )
     return Finding(what="host key", ok=True, detail=detail)

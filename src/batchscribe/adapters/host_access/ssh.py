@@ -1,7 +1,7 @@
-"""The system's ssh, with host keys pinned to the instance's id in a file of our own.
+"""Runs the system's ssh, with host keys pinned to instance IDs in a separate file.
 
-An address changes with every start, the id does not: `HostKeyAlias` makes the pin follow the id. The
-remote command is made of fixed words; everything else travels on standard input.
+The address changes at every start, the ID does not: `HostKeyAlias` ties the pin to the ID. The remote command
+consists of fixed words; all data goes through standard input.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
 
 CONNECTION_FAILED = 255
-"""ssh's own failure; also a remote command that ended with 255, or by a signal."""
+"""Exit code of a failed connection; also of a remote command that ended with 255, or by a signal."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
-    """How to reach the box; times in seconds."""
+    """Connection options; times in seconds."""
 
     known_hosts: Path
     user: str = "ubuntu"
     port: int = 22
     key: Path | None = None
-    """The private key; None leaves the choice to ssh's agent and its own settings."""
+    """The private key; None: as chosen by ssh's agent and configuration."""
     host: str = "public"
-    """Which address of the instance: `public`, `private`, or the name of a tunnel or bastion."""
+    """The address of the instance: `public`, `private`, or the name of a tunnel or bastion."""
     connect_timeout: int = 10
     alive_interval: int = 2
     alive_count: int = 3
@@ -40,7 +40,7 @@ class SshOptions:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back over one connection. `code` is None where the time ran out first."""
+    """Result of a remote command. `code` is None after a timeout."""
 
     code: int | None
     stdout: bytes
@@ -61,13 +61,13 @@ class Reply:
 
 
 class Ssh:
-    """Runs one fixed command at a time on the box of an instance."""
+    """Runs commands on the GPU host of an instance, one connection per command."""
 
     def __init__(self, options: SshOptions) -> None:
         self.options = options
 
     def address(self, instance: Instance) -> str | None:
-        """Where the instance is reached now; None while it has no such address."""
+        """The present address of the instance; None if it has none."""
         match self.options.host:
             case "public":
                 return instance.public_address
@@ -84,11 +84,10 @@ class Ssh:
         known_hosts: Path | None = None,
         pin: bool = False,
     ) -> list[str]:
-        """The command line that runs `command` there; none is a login.
+        """The ssh command line that runs `command`; without one it is a login.
 
-        `pin` accepts a host key that was never seen, into `known_hosts`; a changed key is refused in
-        any case. Raises LaunchError where the instance has no address, MisconfiguredError for
-        options that ssh would misread.
+        `pin` accepts an unknown host key into `known_hosts`; a changed key is always refused. Raises
+        LaunchError if the instance has no address, MisconfiguredError for options that ssh would misread.
         """
         address = self.address(instance)
         if not address:
@@ -111,9 +110,9 @@ class Ssh:
         known_hosts: Path | None = None,
         pin: bool = False,
     ) -> Reply:
-        """Runs `command` there with `data` on its standard input, for at most `timeout` seconds.
+        """Runs `command` with `data` on its standard input, for at most `timeout` seconds.
 
-        Any exception that is raised meanwhile, a signal's too, ends ssh at once.
+        Any exception during the call, also one from a signal, ends ssh at once.
         """
         argv = self.argv(instance, command, known_hosts=known_hosts, pin=pin)
         try:
@@ -157,40 +156,40 @@ class Ssh:
 
 
 def quoted(path: Path) -> str:
-    """A path as ssh's configuration wants it: it splits at spaces, and expands `%` and `${`."""
+    """Quotes a path for ssh's configuration, which splits at spaces and expands `%` and `${`."""
     text = str(path)
     if any(character in text for character in '"\n\r\\') or "${" in text:
-        raise MisconfiguredError(f"ssh cannot be told this path: {text!r}: move it")
+        raise MisconfiguredError(f"ssh does not support the path {text!r}: move it")
     return '"' + text.replace("%", "%%") + '"'
 
 
 def remote_words(*words: str) -> str:
-    """Words as the remote shell reads them, each as it is; a leading `~/` stays its home."""
+    """Quotes words for the remote shell; a leading `~/` remains its home folder."""
     return " ".join(
         "~/" + shlex.quote(word[2:]) if word.startswith("~/") else shlex.quote(word) for word in words
     )
 
 
 def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | None:
-    """What kept ssh from connecting: MisconfiguredError where waiting cannot help, else LaunchError.
+    """Why ssh did not connect: MisconfiguredError if a retry cannot help, else LaunchError.
 
-    None where it did connect, or was cut off later, which cannot be told apart from a remote 255.
+    None if it connected. A connection that broke later looks like a remote exit code of 255.
     """
     if reply.connected:
         return None
     text = reply.stderr
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
         return MisconfiguredError(
-            f"the host key of {instance.id} is not the pinned one: somebody may be listening in, or the "
-            "instance was made anew. Compare the fingerprint in its console output, then run "
+            f"the host key of {instance.id} differs from the pinned one: the connection may be intercepted, "
+            "or the instance was recreated. Compare the fingerprint in its console output, then run "
             "`batchscribe gpu setup --repin`"
         )
     if "host key is known for" in text or "Host key verification failed" in text:
         return MisconfiguredError(f"no host key is pinned for {instance.id}: run `batchscribe gpu setup`")
     if "Permission denied" in text:
         return MisconfiguredError(
-            f"{instance.id} does not let us in ({reply.complaint}): check GPU_SSH_USER and GPU_SSH_KEY_PATH"
+            f"{instance.id} refuses the login ({reply.complaint}): check GPU_SSH_USER and GPU_SSH_KEY_PATH"
         )
     if "Bad configuration option" in text or "no argument after keyword" in text:
-        return MisconfiguredError(f"ssh refuses its settings ({reply.complaint}): mend ~/.ssh/config")
+        return MisconfiguredError(f"ssh rejects its settings ({reply.complaint}): fix ~/.ssh/config")
     return LaunchError(f"{instance.id} cannot be reached over ssh ({reply.complaint})")

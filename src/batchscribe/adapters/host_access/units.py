@@ -1,4 +1,4 @@
-"""Brings the units to a box that let it work off its claim at boot, and power itself off."""
+"""Installs the units with which a GPU host processes its claim at boot and powers itself off."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from batchscribe.errors import LaunchError
 _REFUSALS = {
     45: "no systemd runs there",
     46: "{user} may not become root by `sudo -n`",
-    47: "its systemd refuses the units ({complaint})",
+    47: "its systemd rejects the units ({complaint})",
 }
 """By the exit code of install.sh."""
 
 
 def unit_files(user: str) -> dict[str, bytes]:
-    """What is installed on a box whose workers run as `user`, and the script that does it."""
+    """The units for a host whose workers run as `user`, and their install script."""
     folder = resources.files("batchscribe.deploy") / "box"
     files = {name: folder.joinpath(name).read_bytes() for name in (*DEADMAN_UNITS, "deadman", "install.sh")}
     unit = Template(folder.joinpath(BOX_UNIT).read_text()).substitute(user=user)
@@ -28,13 +28,13 @@ def unit_files(user: str) -> dict[str, bytes]:
 
 
 def install_units(ssh: Ssh, instance: Instance) -> str:
-    """Installs the units. Empty where that was done, else why this box cannot have them.
+    """Installs the units. Returns why the host does not support them; empty on success.
 
-    Raises LaunchError where it failed half way: it can be repeated.
+    Raises LaunchError if it failed half-way; it can be repeated.
     """
     reply = run_installer(ssh, instance, unit_files(ssh.options.user))
-    if trouble := connection_trouble(reply, instance):
-        raise trouble
+    if failure := connection_trouble(reply, instance):
+        raise failure
     if reply.code == 0:
         return ""
     if reply.code in _REFUSALS:

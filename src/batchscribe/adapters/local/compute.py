@@ -1,4 +1,4 @@
-"""This machine as an instance: it "runs" while a claim lies in the state directory."""
+"""This machine as an instance: it "runs" while there is a claim in the state directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCAL_ID = "local"
 
 
 class _Started(msgspec.Struct, frozen=True):
-    """The claim file: since when this machine counts as running, and for whom."""
+    """The claim file: start time and tags of the claim."""
 
     at: datetime
     tags: dict[str, str]
@@ -36,7 +36,7 @@ class LocalCompute:
     def describe(self, instance: str) -> Instance:
         if instance != self._instance:
             return Instance(id=instance, state=InstanceState.MISSING)
-        started = self._started()
+        started = self._read_claim()
         if started is None:
             return Instance(id=instance, state=InstanceState.STOPPED, type=self._type)
         return Instance(
@@ -53,10 +53,10 @@ class LocalCompute:
         self._start(claim.instance, claim.tags)
 
     def announce(self, instance: str, manifest: str) -> None:
-        """Nothing reads tags here: the worker gets the hash with its command."""
+        """Does nothing: the worker gets the hash with its command."""
 
     def start_unclaimed(self, instance: str) -> None:
-        """Starts it for a person: without a claim, so that no scheduler stops it."""
+        """Starts it manually: without a claim, so that no scheduler stops it."""
         self._start(instance, {})
 
     def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
@@ -64,24 +64,24 @@ class LocalCompute:
             self._path.unlink(missing_ok=True)
 
     def release(self, instance: str) -> None:
-        """Empties the claim of an instance that was borrowed; a stopped one has none."""
-        started = self._started()
+        """Empties the claim of a borrowed instance; a stopped one has none."""
+        started = self._read_claim()
         if instance == self._instance and started is not None:
-            self._write(_Started(started.at, {}))
+            self._write_claim(_Started(started.at, {}))
 
     def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature
-        """Always refused: this machine is what it is."""
+        """Always raises MisconfiguredError: this machine has one type."""
         raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
 
     def _start(self, instance: str, tags: dict[str, str]) -> None:
         if instance != self._instance:
             raise MisconfiguredError(
-                f"this machine is {self._instance!r}, not {instance!r}: mend GPU_INSTANCE_ID"
+                f"this machine is {self._instance!r}, not {instance!r}: fix GPU_INSTANCE_ID"
             )
-        before = self._started()
-        self._write(_Started(before.at if before else self._clock.now(), tags))
+        before = self._read_claim()
+        self._write_claim(_Started(before.at if before else self._clock.now(), tags))
 
-    def _started(self) -> _Started | None:
+    def _read_claim(self) -> _Started | None:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=_Started)
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class LocalCompute:
         except (OSError, msgspec.MsgspecError) as error:
             raise ComputeUnavailableError(f"{self._path} cannot be read: {error}") from error
 
-    def _write(self, started: _Started) -> None:
+    def _write_claim(self, started: _Started) -> None:
         try:
             write_atomically(self._path, msgspec.json.encode(started))
         except OSError as error:

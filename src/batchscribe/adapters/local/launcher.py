@@ -1,4 +1,4 @@
-"""Starts workers on this machine, as processes that outlive the tick."""
+"""Starts workers on this machine as processes that outlive the tick."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from batchscribe.protocols import Clock
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "batchscribe", "worker")
 KEPT = timedelta(days=30)
-"""Of the records of ended workers; no run is that long."""
+"""Retention of the records of ended workers; no run is that long."""
 
 
 class LocalBox:
-    """This machine as a box: asked in a process of its own, with the workers' `environment`."""
+    """A client for this machine as the GPU host; requests run in a process with `environment`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
-        """The box's last word. Raises LaunchError where there was none."""
+        """The reply. Raises LaunchError if there is none."""
         argv = [sys.executable, "-P", "-m", host.MODULE, word]
         try:
             done = subprocess.run(
                 argv, input=data, env=self._environment, capture_output=True, timeout=timeout, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise LaunchError(f"{instance.id} gave no answer to {word!r} in time") from error
+            raise LaunchError(f"{instance.id} did not reply to {word!r} within {timeout:g} s") from error
         answer = host.last_word(done.stdout)
         if answer is None or answer.error:
             reason = answer.error if answer else f"exit code {done.returncode}"
-            raise LaunchError(f"{instance.id} gave no answer to {word!r}: {reason}")
+            raise LaunchError(f"{instance.id} did not reply to {word!r}: {reason}")
         return answer
 
 
 class LocalLauncher:
     """A protocols.Launcher for this machine.
 
-    What a worker prints goes to `log_dir`; which process it is, to `state_dir/workers`, for 30 days.
-    It gets `environment`, whole: nothing is added to it.
+    A worker's output goes to `log_dir`, its process record to `state_dir/workers`, for 30 days. Its
+    environment is exactly `environment`.
     """
 
     def __init__(
@@ -75,23 +75,23 @@ class LocalLauncher:
         return __version__
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
-        name = _name(manifest)
+        name = _worker_name(manifest)
         self._forget_old_workers()
         start_once(
-            self._record(name),
+            self._record_path(name),
             [*self._command, url, "--sha256", digest(manifest)],
             environment=self._environment,
             log=self._logs / f"worker-{name}.log",
         )
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
-        return alive(self._record(_name(worker)))
+        return alive(self._record_path(_worker_name(worker)))
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
-        ask_to_end(self._record(_name(worker)), force=force)
+        ask_to_end(self._record_path(_worker_name(worker)), force=force)
 
     def _forget_old_workers(self) -> None:
-        """Their records and locks; what cannot be deleted is told, and starts no worker less."""
+        """Deletes records and locks of old workers; errors are logged and do not prevent a start."""
         limit = (self._clock.now() - KEPT).timestamp()
         try:
             for path in [path for path in self._records.glob("*.json*") if path.stat().st_mtime < limit]:
@@ -101,10 +101,10 @@ class LocalLauncher:
                 "old records cannot be deleted", folder=str(self._records), error=error.strerror
             )
 
-    def _record(self, name: str) -> Path:
+    def _record_path(self, name: str) -> Path:
         return self._records / f"{name}.json"
 
 
-def _name(which: WorkerRef) -> str:
+def _worker_name(which: WorkerRef) -> str:
     worker = WorkerName(run=which.run, worker=which.worker).checked()
     return f"{worker.run}-{worker.worker}"

@@ -1,4 +1,4 @@
-"""The clock of this machine, and the signals that cut a wait short."""
+"""This machine's clock, and the signals that interrupt a wait."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from batchscribe.errors import InterruptedRunError
 
 
 class Shielded:
-    """Records signals inside `shielded`; elsewhere `check` raises them."""
+    """Defers signals inside `shielded`; elsewhere `check` raises them."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
         self._shields = 0
 
     def check(self) -> None:
-        """Raises InterruptedRunError for a signal that was held back, or lost in other code."""
+        """Raises InterruptedRunError for a signal that was deferred, or swallowed by other code."""
         if self.signal and not self._shields:
             raise InterruptedRunError(f"interrupted ({self.signal})")
 
@@ -38,10 +38,10 @@ class Shielded:
 class Interrupts(Shielded):
     """Turns SIGTERM, SIGINT and SIGHUP into one InterruptedRunError in the main thread.
 
-    The first signal is raised wherever the main thread is, so that a wait on the network or on a
-    child process ends at once: every step is repeatable, so this is no worse than a crash. Inside
-    `shielded` it is only noted: a release must not be cut short by impatience. A signal that the
-    process was told to ignore, as `nohup` does, stays ignored.
+    The first signal raises at any point of the main thread, so that a wait on the network or on a child
+    process ends at once: every step is repeatable, so this is no worse than a crash. Inside `shielded` it is
+    deferred: a teardown must not be interrupted. A signal that the process ignores, as under `nohup`, stays
+    ignored.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,8 +51,8 @@ class Interrupts(Shielded):
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
-        heard = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        for number in heard:
+        handled = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in handled:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -70,10 +70,10 @@ class Interrupts(Shielded):
 
 
 class TimeLimit:
-    """Kills this process if `restart` is not called for `seconds`: a call that never returns ends with it.
+    """Kills this process if `restart` is not called for `seconds`, e.g. in a call that never returns.
 
-    The kernel does that (SIGALRM, not handled), whatever the process is stuck in, and frees the lock that it
-    holds. A run is only paused by it: the next pass goes on.
+    The kernel does it (unhandled SIGALRM), wherever the process hangs, and frees its lock. The run is only
+    paused: the next pass continues it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -94,7 +94,7 @@ class TimeLimit:
 
 
 class SystemClock:
-    """Wall time for records, time since boot for waits: the wall clock may jump, the other cannot."""
+    """Wall time for records, time since boot for waits, since the wall clock may jump."""
 
     def __init__(self, interrupts: Interrupts | None = None) -> None:
         self._interrupts = interrupts
@@ -103,7 +103,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def booted(self) -> datetime:
-        """Start of this boot, by the wall clock as it stands now."""
+        """Start of this boot by the present wall clock."""
         return self.now() - timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:

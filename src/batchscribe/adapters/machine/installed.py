@@ -1,8 +1,8 @@
-"""The schedule on this machine: units in systemd's folder, a block in a crontab.
+"""Installs and removes the schedule: units in systemd's folder, or a block in a crontab.
 
-Several projects may be scheduled on one machine, each known by its folder; one never changes another's.
-Only what batchscribe wrote is replaced or removed; a unit of the same name from elsewhere is kept aside.
-Every function says in lines what it did, and can be repeated.
+Several projects may be scheduled on one machine, identified by their folders; none changes another's.
+Only files written by batchscribe are replaced or removed; a foreign unit of the same name is kept as a copy.
+Every function returns lines about what it did, and can be repeated.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.private_files import FILE, make_folder
 
 UNIT_DIR = Path("/etc/systemd/system")
-_PATIENCE_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
 def names_of(folder: Path, unit_dir: Path) -> Names:
-    """The unit names of the project in that folder: those it has, else the plain ones if they are free."""
+    """Unit names of the project in that folder: its own, else the plain ones if they are free."""
     tagged = Names.tagged(folder)
     for names in (PLAIN, tagged):
         if folder in _folders(names, unit_dir):
@@ -44,24 +44,24 @@ def names_of(folder: Path, unit_dir: Path) -> Names:
 
 
 def _folders(names: Names, unit_dir: Path) -> set[Path]:
-    """The folders of the projects whose services have these names."""
+    """Folders of the projects whose services have these names."""
     texts = (_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
     return {folder for text in texts if (folder := folder_of_unit(text))}
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
-    """Writes the units, and starts the timers. Raises MisconfiguredError where that is not possible."""
+    """Writes the units and starts the timers. Raises MisconfiguredError if that fails."""
     done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
     _call("systemctl", "daemon-reload")
     _call("systemctl", "enable", "--now", *names.timers)
     if done:
         _call("systemctl", "restart", *names.timers)
     active = [f"{timer} is enabled and active" for timer in names.timers]
-    return [*(done or ["the units are as they were"]), *active]
+    return [*(done or ["the units are unchanged"]), *active]
 
 
 def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
-    """Stops and removes the units of the project in that folder. A tick under way ends in its own time."""
+    """Stops and removes the units of the project in that folder. A running tick is not interrupted."""
     names = names_of(folder, unit_dir)
     if folder not in _folders(names, unit_dir):
         return []
@@ -70,23 +70,23 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
     if timers:
         _call("systemctl", "disable", "--now", *timers)
     for path in ours:
-        _told(path, path.unlink)
+        _write(path, path.unlink)
     _call("systemctl", "daemon-reload")
     return [f"removed {path}" for path in ours]
 
 
 def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
-    """Puts the block into the crontab of `user` (None: one's own). Raises MisconfiguredError."""
+    """Writes the block to the crontab of `user` (None: the current one). Raises MisconfiguredError."""
     before = _crontab(user)
     after = with_block(before, block, folder)
     if after == before:
-        return ["the crontab is as it was"]
+        return ["the crontab is unchanged"]
     _call("crontab", *_for(user), "-", given=after)
-    return [f"wrote a block into the crontab{f' of {user}' if user else ''}"]
+    return [f"wrote a block to the crontab{f' of {user}' if user else ''}"]
 
 
 def uninstall_cron(user: str | None, folder: Path) -> list[str]:
-    """Takes the project's block out of the crontab, and leaves all else in it as it is."""
+    """Removes the project's block from the crontab; the rest stays."""
     if shutil.which("crontab") is None:
         return []
     before = _crontab(user)
@@ -98,15 +98,15 @@ def uninstall_cron(user: str | None, folder: Path) -> list[str]:
 
 
 def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
-    """What brings the next tick of the project in that folder, in a few words; never an error."""
+    """Describes what starts the next tick of the project in that folder. Never raises."""
     others: set[Path] = set()
     try:
         names = names_of(folder, unit_dir)
         others |= _folders(PLAIN, unit_dir) - {folder}
         if folder in _folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
-            state, following = _timer(names.of(TIMER))
+            state, following = _query_timer(names.of(TIMER))
             coming = f", next {following}" if following else ""
-            return f"systemd timer, {state}{coming}; {_watchdog(unit_dir, names)}"
+            return f"systemd timer, {state}{coming}; {_describe_watchdog(unit_dir, names)}"
         found = blocks(_crontab(None)) if shutil.which("crontab") else {}
         others |= {other for other in found if other} - {folder}
         if folder in found:
@@ -118,35 +118,36 @@ def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
     return f"none: `batchscribe install systemd` or `install cron`{elsewhere}"
 
 
-def _timer(name: str) -> tuple[str, str]:
-    """Whether a timer is active, and when it comes next; empty where systemd does not say."""
+def _query_timer(name: str) -> tuple[str, str]:
+    """(state of a timer, its next start); empty if systemd does not report them."""
     shown = _run("systemctl", "show", name, "--property=ActiveState,NextElapseUSecRealtime")
     facts = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
     return facts.get("ActiveState", "unknown"), facts.get("NextElapseUSecRealtime", "")
 
 
-def _watchdog(unit_dir: Path, names: Names) -> str:
+def _describe_watchdog(unit_dir: Path, names: Names) -> str:
     timer = names.of(WATCHDOG_TIMER)
     if not _is_ours(unit_dir / timer):
         return f"{_NO_WATCHDOG} systemd`"
-    return f"watchdog {_timer(timer)[0]}"
+    return f"watchdog {_query_timer(timer)[0]}"
 
 
 def make_cron_log(log: Path, user: str) -> None:
-    """Creates the file that cron appends to, and its folder, for the user alone: the shell that cron starts
-    would create a file that all can read.
+    """Creates cron's log file and its folder, readable by the user only.
+
+    The shell that cron starts would create a file that all can read.
     """
     made: list[Path] = []
-    _told(log.parent, lambda: made.extend(make_folder(log.parent)))
-    _told(log, lambda: made.extend(_created(log)))
+    _write(log.parent, lambda: made.extend(make_folder(log.parent)))
+    _write(log, lambda: made.extend(_create_empty(log)))
     if os.geteuid() == 0:
         account = known_user(user)
         for path in made:
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
-def _created(path: Path) -> list[Path]:
-    """Creates an empty file if nothing has that name; no link is followed."""
+def _create_empty(path: Path) -> list[Path]:
+    """Creates an empty file if the name is free; no link is followed."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
     except FileExistsError:
@@ -155,18 +156,18 @@ def _created(path: Path) -> list[Path]:
 
 
 def owner(path: Path) -> str:
-    """The user that a file belongs to, by name."""
+    """Name of the user that owns a file."""
     try:
         return pwd.getpwuid(path.stat().st_uid).pw_name
     except KeyError:
-        raise MisconfiguredError(f"the owner of {path} has no name here: say --user NAME") from None
+        raise MisconfiguredError(f"the owner of {path} is not a known user: use --user NAME") from None
 
 
 def known_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise MisconfiguredError(f"there is no user {name!r} on this machine: say --user NAME") from None
+        raise MisconfiguredError(f"there is no user {name!r} on this machine: use --user NAME") from None
 
 
 def _write_unit(path: Path, text: str) -> list[str]:
@@ -176,12 +177,12 @@ def _write_unit(path: Path, text: str) -> list[str]:
     aside = []
     if before and not before.startswith(MARK):
         kept = path.with_name(path.name + ".before-batchscribe")
-        _told(kept, lambda: kept.write_text(before, encoding="utf-8"))
-        aside = [f"kept the {path.name} that was there as {kept.name}"]
+        _write(kept, lambda: kept.write_text(before, encoding="utf-8"))
+        aside = [f"kept the previous {path.name} as {kept.name}"]
     fresh = path.with_name(f".{path.name}.new")
-    _told(path, lambda: fresh.write_text(text, encoding="utf-8"))
-    _told(path, lambda: fresh.chmod(0o644))
-    _told(path, lambda: fresh.replace(path))
+    _write(path, lambda: fresh.write_text(text, encoding="utf-8"))
+    _write(path, lambda: fresh.chmod(0o644))
+    _write(path, lambda: fresh.replace(path))
     return [*aside, f"wrote {path}"]
 
 
@@ -198,17 +199,18 @@ def _text(path: Path) -> str | None:
         raise MisconfiguredError(f"{path} cannot be read: {error}") from error
 
 
-def _told(path: Path, act: Callable[[], object]) -> None:
+def _write(path: Path, act: Callable[[], object]) -> None:
+    """Converts OSErrors of `act`, which writes `path`, to MisconfiguredError."""
     try:
         act()
     except PermissionError as error:
-        raise MisconfiguredError(f"{path} may not be written: run this again with sudo") from error
+        raise MisconfiguredError(f"no permission to write {path}: run this again with sudo") from error
     except OSError as error:
         raise MisconfiguredError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _crontab(user: str | None) -> str:
-    """The crontab as it is; empty where there is none."""
+    """The present crontab; empty if there is none."""
     try:
         ended = _run("crontab", *_for(user), "-l")
     except FileNotFoundError:
@@ -242,11 +244,11 @@ def _call(*command: str, given: str | None = None) -> None:
 def _run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, input=given, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
+            command, input=given, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise MisconfiguredError(f"`{' '.join(command)}` gave no answer in {_PATIENCE_SECONDS} s") from None
+        raise MisconfiguredError(f"`{' '.join(command)}` did not end within {_TIMEOUT_SECONDS} s") from None
 
 
 def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0] or "no word about why"
+    return text.strip().partition("\n")[0] or "no reason given"

@@ -1,8 +1,8 @@
-"""The tick's lock: flock on a file that is never unlinked, so that no two ticks hold two inodes.
+"""The tick's lock: flock on a file that is never unlinked, so that two ticks cannot lock two inodes.
 
-`filelock` opens without following links, does not truncate what it cannot lock, and checks the
-inode after locking. The kernel frees the lock when its holder dies, however it dies. The text of the file
-("PID timestamp") is information for users; nothing is ever decided by it.
+`filelock` opens without following links, does not truncate a file that it cannot lock, and checks the inode
+after locking. The kernel frees the lock when its holder dies. The text of the file ("PID timestamp") is only
+information for users.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from batchscribe.protocols import Clock
 INFORMATION_COPY = Path("/tmp/batch-transcribe.lock")  # noqa: S108  the original's path; written safely, never read
 
 READABLE = 0o644
-"""Of the information copy only: the original's users read it."""
+"""Mode of the information copy only: users of the original system read it."""
 PATIENCE_SECONDS = 0.5
-"""Longer than `holder` needs, so that `status` never turns a tick away."""
+"""Longer than `holder` needs, so that `status` never blocks a tick."""
 
 
 class FileTickLock:
-    """At most one tick for a state directory. `copy` shows the holder where the original system did."""
+    """Allows one tick per state directory. `copy` shows the holder at the original system's path."""
 
     def __init__(self, path: Path, clock: Clock, *, copy: Path | None = INFORMATION_COPY) -> None:
         self._path = path
@@ -39,16 +39,16 @@ class FileTickLock:
     @contextmanager
     def held(self, *, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         with self._acquired(patience):
-            self._tell(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
+            self._write_holder(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
             try:
                 yield
             finally:
-                self._tell("")
+                self._write_holder("")
 
     @contextmanager
     def _acquired(self, patience: float) -> Iterator[None]:
         try:
-            lock = self._lock()
+            lock = self._open_lock()
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -56,7 +56,7 @@ class FileTickLock:
             _write_own_file(self._path, "")
         except Timeout as error:
             raise LockHeldError(
-                f"another tick is running ({self._told() or 'it has not said who'}); nothing was done"
+                f"another tick is running ({self._read_holder() or 'holder unknown'}); nothing was done"
             ) from error
         except OSError as error:
             lock.release()
@@ -67,33 +67,31 @@ class FileTickLock:
             lock.release()
 
     def _unusable(self, error: OSError) -> MisconfiguredError:
-        return MisconfiguredError(
-            f"the lock file {self._path} cannot be used ({error}): remove what is there"
-        )
+        return MisconfiguredError(f"the lock file {self._path} cannot be used ({error}): remove it")
 
     def holder(self) -> str | None:
-        """Who holds it now. A lock that can be had is held by nobody, whatever its text says."""
+        """The text of the present holder; None if the lock is free, whatever its text."""
         if not self._path.exists():
             return None
-        lock = self._lock()
+        lock = self._open_lock()
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            return self._told() or "unknown"
+            return self._read_holder() or "unknown"
         lock.release()
         return None
 
-    def _lock(self) -> FileLock:
+    def _open_lock(self) -> FileLock:
         make_folder(self._path.parent)
         return FileLock(self._path, mode=FILE)
 
-    def _told(self) -> str:
+    def _read_holder(self) -> str:
         with contextlib.suppress(OSError):
             return self._path.read_text().strip()
         return ""
 
-    def _tell(self, text: str) -> None:
-        """Information only: a disk that is full, or somebody else's file, keeps the lock from nobody."""
+    def _write_holder(self, text: str) -> None:
+        """Writes information only: a full disk or a foreign file does not prevent locking."""
         with contextlib.suppress(OSError):
             _write_own_file(self._path, text)
         if self._copy is not None:
@@ -103,7 +101,7 @@ class FileTickLock:
 
 def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
     """Overwrites a plain file of ours."""
-    descriptor = _own_file(path, mode=mode)
+    descriptor = _open_own_file(path, mode=mode)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
@@ -111,10 +109,10 @@ def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
         os.close(descriptor)
 
 
-def _own_file(path: Path, how: int = os.O_WRONLY | os.O_CREAT, *, mode: int = FILE) -> int:
-    """Opens a plain file of ours with one name, and removes rights beyond `mode` from it.
+def _open_own_file(path: Path, how: int = os.O_WRONLY | os.O_CREAT, *, mode: int = FILE) -> int:
+    """Opens a plain file of ours with one name, and removes rights beyond `mode`.
 
-    Refuses links, pipes and other users' files.
+    Raises PermissionError for links, pipes and other users' files.
     """
     descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     seen = os.fstat(descriptor)

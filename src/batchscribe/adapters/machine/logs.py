@@ -1,7 +1,7 @@
-"""The log: events as readable lines on stderr or in the journal, and as JSON in one file for each run.
+"""The log: events as lines on stderr or in the journal, and as JSON in one file per run.
 
-Whatever way an event takes, known secrets are taken out first, and control characters of object keys
-are spelled out. A log that cannot be written is told of once and never ends a run.
+Before any output, known secrets are removed and control characters are escaped. A log that cannot be written
+is reported once and never ends a run.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def configure(
 ) -> None:
     """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
 
-    `journal_stream` is what systemd says of its journal: lines that go there carry a priority and no
-    time. Libraries that use the standard library's logging come the same way, from warnings on.
+    `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
+    and errors of libraries that use the standard library's logging are included.
     """
     _sinks[:] = [_to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)]
     structlog.configure(
@@ -67,10 +67,10 @@ def configure(
 
 @contextmanager
 def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
-    """Events of the block carry `run`, and go to the run's own file as well.
+    """Adds `run` to the events of the block and also writes them to the run's file.
 
-    The file is `batchscribe-YYYYMMDD-HHMMSS-<run>.log`, by the run's creation: a later tick that
-    resumes the run goes on in it. Logs of runs and of their workers older than 30 days are deleted first.
+    The file is `batchscribe-YYYYMMDD-HHMMSS-<run>.log`, by the run's creation time, so a later tick appends
+    to it. Logs of runs and workers older than 30 days are deleted first.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", run)
     path = folder / f"batchscribe-{created.astimezone(UTC):%Y%m%d-%H%M%S}-{name}.log"
@@ -84,9 +84,9 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
 
 
 def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
-    """Deletes logs of runs and of workers, known by their names, that are older than `keep`.
+    """Deletes logs of runs and workers that are older than `keep`; other files are not touched.
 
-    A run's log is as old as its name says, a worker's as its last line. Nothing else is touched.
+    The age of a run's log is in its name; a worker's log counts from its last line.
     """
     try:
         old = [path for path in folder.iterdir() if _is_old(path, now, now - keep)]
@@ -106,7 +106,7 @@ def _is_old(path: Path, now: datetime, before: datetime) -> bool:
 
 
 def _named_time(stamp: str, now: datetime) -> datetime:
-    """When a log was begun, by its name; `now`, so that it is kept, where the name holds no time."""
+    """Start of a log by its name; `now`, so that it is kept, if the name has no valid time."""
     try:
         return datetime.strptime(stamp, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:
@@ -122,7 +122,7 @@ def _stamp(clock: Clock) -> Callable[[Any, str, Event], Event]:
 
 
 def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
-    """A processor that takes secrets and tricks out of every value of an event."""
+    """A processor that removes secrets and control characters from all values of an event."""
 
     def cleaned(_logger: Any, _method: str, event: Event) -> Event:
         return {
@@ -134,7 +134,7 @@ def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
 
 
 def _cleaned(value: Any, redact: Redactor) -> Any:
-    """The value as plain data without secrets; what is not plain becomes its text."""
+    """The value as plain data without secrets; other objects become text."""
     match value:
         case bool() | int() | float() | None:
             return value
@@ -177,8 +177,8 @@ def _to_journal(stream: TextIO | None) -> Sink:
 
 
 def _line(stream: TextIO | None, text: str) -> None:
-    """One line to stderr as it is now: a progress bar puts itself in its place."""
-    with suppress(OSError, ValueError):  # nobody listens any more, and there is nowhere left to say so
+    """Writes a line to the current sys.stderr, which a progress bar may have replaced."""
+    with suppress(OSError, ValueError):  # stderr is closed, so the error cannot be reported either
         target = stream or sys.stderr
         target.write(text + "\n")
         target.flush()
@@ -205,7 +205,7 @@ def _file(path: Path) -> Iterator[Sink]:
     try:
         yield _to_file(path, file)
     finally:
-        with suppress(OSError):  # closing flushes again what could not be written before
+        with suppress(OSError):  # closing retries the failed writes
             file.close()
 
 
@@ -228,14 +228,14 @@ def _to_file(path: Path, file: TextIO) -> Sink:
 
 def _lost(path: Path, error: OSError) -> None:
     structlog.get_logger().warning(
-        "the log of this run cannot be written; the run goes on without it",
+        "the log of this run cannot be written; the run continues without it",
         path=str(path),
         error=error.strerror,
     )
 
 
 class _FromLibraries(logging.Handler):
-    """Libraries' own log records, into the same lines and under the same redaction."""
+    """Forwards libraries' log records to the same output, with the same redaction."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What this machine says of NVIDIA GPUs, without any of CUDA's Python packages."""
+"""Detects NVIDIA GPUs on this machine without CUDA's Python packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRIVER = "libcuda.so.1"
 
 
 def on_the_bus() -> bool:
-    """Whether an NVIDIA display or compute device is there, with or without a driver."""
+    """True if there is an NVIDIA display or compute device, with or without a driver."""
     for device in PCI_DEVICES.glob("*"):
         with suppress(OSError):
             vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
@@ -22,7 +22,7 @@ def on_the_bus() -> bool:
 
 
 def usable() -> int:
-    """How many GPUs the driver offers; 0 where there is no driver, or where it does not work."""
+    """Number of GPUs that the driver offers; 0 if the driver is missing or broken."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL(DRIVER)

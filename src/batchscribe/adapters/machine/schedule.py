@@ -1,4 +1,4 @@
-"""The schedule as text: an interval, the units of systemd, the lines for cron. No file is touched here."""
+"""The schedule as text: interval, systemd units, cron lines. Accesses no files."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ BEGIN, END = "# >>> batchscribe >>>", "# <<< batchscribe <<<"
 CRON_LOG = "scheduler-cron.log"
 CHECK_HOURS = "BATCH_SCHEDULER_CHECK_HOURS"
 START_TIMEOUT = timedelta(hours=2)
-"""Of a pass: none waits, and one that hangs is killed long before; a listing of 100 million keys fits."""
+"""Limit of a pass: none waits, a hanging one is killed earlier; enough to list 100 million keys."""
 TAG_DIGITS = 8
 TAGGED_SERVICE = re.compile(rf"{UNIT}-[0-9a-f]{{{TAG_DIGITS}}}\.service")
 _BLOCK = re.compile(rf"^{re.escape(BEGIN)}\n.*?^{re.escape(END)}(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
 _MOST_RANDOM_SECONDS = 300
-# These would let a tick crawl where its own process does the speech recognition.
-_LIMITS = "# The scheduler only watches: it needs little.\nCPUQuota=50%\nMemoryMax=2G"
-_NO_LIMITS = "# The GPU is this machine: no cap on its processor or memory."
+# Not for a GPU in this machine: the tick's processes transcribe there.
+_LIMITS = "# The scheduler only polls: it needs few resources.\nCPUQuota=50%\nMemoryMax=2G"
+_NO_LIMITS = "# The GPU is in this machine: no limits on CPU and memory."
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """How often a tick is due; one of the intervals that both systemd and cron can say."""
+    """Time between two ticks; one that both systemd and cron can express."""
 
     minutes: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `30m`, `1h` or `1d`. Raises MisconfiguredError with what is allowed."""
+        """Parses `30m`, `1h` or `1d`. Raises MisconfiguredError with the allowed intervals."""
         match = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text.strip())
         minutes = int(match[1]) * {"m": 1, "h": 60, "d": 1440}[match[2]] if match else 0
         return cls._allowed(minutes, text)
 
     @classmethod
     def of_hours(cls, hours: float) -> Self:
-        """From BATCH_SCHEDULER_CHECK_HOURS. Raises MisconfiguredError with what is allowed."""
+        """Converts BATCH_SCHEDULER_CHECK_HOURS. Raises MisconfiguredError with the allowed intervals."""
         minutes = round(hours * 60)
         # A third of an hour is not exact in binary.
         exact = abs(minutes - hours * 60) < 1e-6
@@ -63,7 +63,7 @@ class Interval:
         if minutes in _MINUTES or (minutes % 60 == 0 and minutes // 60 in _HOURS):
             return cls(minutes)
         allowed = ", ".join([f"{value}m" for value in _MINUTES] + [f"{value}h" for value in _HOURS])
-        raise MisconfiguredError(f"a tick every {text} is no schedule of even steps: allowed is {allowed}")
+        raise MisconfiguredError(f"a tick every {text} cannot be scheduled: use one of {allowed}")
 
     @property
     def hours(self) -> float:
@@ -71,7 +71,7 @@ class Interval:
 
     @property
     def calendar(self) -> str:
-        """For OnCalendar=."""
+        """Value of OnCalendar=."""
         if self.minutes < 60:
             return f"*:0/{self.minutes}"
         named = {60: "hourly", 1440: "daily"}
@@ -87,8 +87,8 @@ class Interval:
 
     @property
     def random_delay(self) -> str:
-        """Up to five minutes, and never more than a sixth of the interval."""
-        return _span(timedelta(seconds=min(_MOST_RANDOM_SECONDS, self.minutes * 10)))
+        """Up to five minutes, and at most a sixth of the interval."""
+        return _format_span(timedelta(seconds=min(_MOST_RANDOM_SECONDS, self.minutes * 10)))
 
     def __str__(self) -> str:
         return f"{self.minutes // 60}h" if self.minutes % 60 == 0 else f"{self.minutes}m"
@@ -99,33 +99,33 @@ WATCH_EVERY = Interval(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to run, where, as whom and how often."""
+    """Parameters of a schedule: program, folder, user, interval."""
 
     executable: Path
-    """The `batchscribe` of the virtual environment that is installed from."""
+    """The `batchscribe` of the virtual environment that runs `install`."""
     folder: Path
-    """Where `.env` lies."""
+    """The folder of `.env`."""
     user: str
     interval: Interval
     told: bool = False
-    """The interval is not the one of `.env`, so the schedule tells it to the policy."""
+    """The interval differs from `.env`, so the schedule passes it to the policy."""
     local_gpu: bool
     log_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names of one project's units: plain ones, or with a tag if another project has those."""
+    """Names of a project's units: plain, or with a tag if another project has the plain ones."""
 
     tag: str = ""
 
     @classmethod
     def tagged(cls, folder: Path) -> Self:
-        """The names that no other project's folder gives."""
+        """Names that are unique to a project's folder."""
         return cls(f"-{hashlib.sha256(str(folder).encode()).hexdigest()[:TAG_DIGITS]}")
 
     def of(self, unit: str) -> str:
-        """From a plain name to this project's."""
+        """Converts a plain name to this project's."""
         stem, _, kind = unit.rpartition(".")
         return f"{stem}{self.tag}.{kind}"
 
@@ -142,43 +142,44 @@ PLAIN = Names()
 
 
 def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
-    """The texts of the timers and the services by their file names."""
-    told = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
+    """Texts of timers and services by file name."""
+    environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
     values = {
         "calendar": plan.interval.calendar,
         "random_delay": plan.interval.random_delay,
         "user": plan.user,
         "folder": _unit_path(plan.folder),
-        "executable": _quoted(plan.executable),
-        "environment": told,
-        "start_timeout": _span(START_TIMEOUT),
+        "executable": _quote_program(plan.executable),
+        "environment": environment,
+        "start_timeout": _format_span(START_TIMEOUT),
         "watch_calendar": WATCH_EVERY.calendar,
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
     }
-    return {names.of(name): Template(_template(name)).substitute(values) for name in UNITS}
+    return {names.of(name): Template(_read_template(name)).substitute(values) for name in UNITS}
 
 
 def folder_of_unit(text: str) -> Path | None:
-    """The project's folder in the text of a service that batchscribe wrote; None in any other text."""
+    """The project's folder in a service written by batchscribe; None for any other text."""
     found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
     return Path(found[1].replace("%%", "%")) if found and text.startswith(MARK) else None
 
 
 def render_cron(plan: Plan) -> str:
-    """Our block of a crontab, without a newline at its end."""
-    told = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
+    """Our block of a crontab, without a final newline."""
+    environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
     commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
     lines = [
-        f"{interval.cron} cd {_cron_word(plan.folder)} && {told}{_cron_word(plan.executable)} {command} "
-        f">> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
+        f"{interval.cron} cd {_cron_word(plan.folder)} && {environment}{_cron_word(plan.executable)} "
+        f"{command} >> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
         for interval, command in commands
     ]
     return "\n".join([BEGIN, *lines, END])
 
 
 def with_block(crontab: str, block: str, folder: Path) -> str:
-    """The crontab with this project's block in it, once: where it was, else at the end. Empty takes it
-    out. The blocks of other folders stay.
+    """Returns the crontab with this project's block, at its old position or at the end.
+
+    An empty block removes it. Blocks of other folders stay.
     """
     remaining = [f"{block}\n"] if block else []
 
@@ -193,7 +194,7 @@ def with_block(crontab: str, block: str, folder: Path) -> str:
 
 
 def blocks(crontab: str) -> dict[Path | None, str]:
-    """Our blocks in a crontab by the folders of their projects."""
+    """Our blocks in a crontab by project folder."""
     return {folder_of_block(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
 
 
@@ -206,38 +207,38 @@ def folder_of_block(block: str) -> Path | None:
         return None
 
 
-def _template(name: str) -> str:
+def _read_template(name: str) -> str:
     return (resources.files("batchscribe.deploy") / name).read_text(encoding="utf-8")
 
 
-def _checked(path: Path, forbidden: str = "\\") -> str:
-    """An absolute path as text. A line break in it would be a line of its own in the schedule."""
+def _check_path(path: Path, forbidden: str = "\\") -> str:
+    """An absolute path as text. A line break in it could add a line to the schedule."""
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or any(character in text for character in forbidden):
         raise MisconfiguredError(
-            f"{text!r} cannot stand in a schedule: move it to an absolute path without control characters "
-            f"and {' '.join(forbidden)}"
+            f"{text!r} is not supported in a schedule: move it to an absolute path without control "
+            f"characters and {' '.join(forbidden)}"
         )
     return text
 
 
 def _unit_path(path: Path) -> str:
-    """A path as WorkingDirectory= takes it: spaces as they are, no specifiers."""
-    return _checked(path).replace("%", "%%")
+    """A path for WorkingDirectory=: unquoted, with specifiers escaped."""
+    return _check_path(path).replace("%", "%%")
 
 
-def _quoted(path: Path) -> str:
-    """A program as ExecStart= takes it: systemd allows no quotes in its path, and expands specifiers."""
-    return '"' + _checked(path, "\\\"'").replace("%", "%%") + '"'
+def _quote_program(path: Path) -> str:
+    """A program for ExecStart=: systemd allows no quotes in its path, and expands specifiers."""
+    return '"' + _check_path(path, "\\\"'").replace("%", "%%") + '"'
 
 
 def _cron_word(path: Path) -> str:
-    """A word for cron's shell. Cron itself would read a bare percent sign as the end of the line."""
-    return shlex.quote(_checked(path)).replace("%", r"\%")
+    """A word for cron's shell. To cron, an unescaped percent sign ends the line."""
+    return shlex.quote(_check_path(path)).replace("%", r"\%")
 
 
-def _span(length: timedelta) -> str:
-    """A time span as systemd writes it: `2h 30min`, `45s`."""
+def _format_span(length: timedelta) -> str:
+    """A time span in systemd's format: `2h 30min`, `45s`."""
     seconds = round(length.total_seconds())
     parts = ((seconds // 3600, "h"), (seconds % 3600 // 60, "min"), (seconds % 60, "s"))
     return " ".join(f"{value}{unit}" for value, unit in parts if value) or "0"

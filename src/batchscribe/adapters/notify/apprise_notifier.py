@@ -1,7 +1,7 @@
-"""Messages to people, through apprise or the local mail system, each in a process with a deadline.
+"""Sends messages through apprise or the local mail system, each in a process with a deadline.
 
-A process for each receiver: one that hangs is killed and holds up neither the others nor the run, and
-what vendors' libraries would print about webhooks and passwords goes nowhere.
+Each receiver has its own process: one that hangs is killed and delays neither the others nor the run, and
+libraries' output about webhooks and passwords is discarded.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class AppriseNotifier:
         self._deadline = deadline
 
     def send(self, message: Message) -> None:
-        """Tells everybody at once; whoever could not be told is a line in the log."""
+        """Sends to all receivers in parallel; failures are logged."""
         if not self._receivers:
             return
-        # A title is ours. A body quotes errors and what workers report.
+        # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
         orders = [
             Order(receiver=receiver, title=title, body=body, level=message.level.value)
@@ -55,11 +55,11 @@ class AppriseNotifier:
         ]
         with ThreadPoolExecutor(len(orders)) as threads:
             for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
-                _note(receiver, answer, message)
+                _log_result(receiver, answer, message)
 
     def _deliver(self, order: Order) -> Answer:
         try:
-            # A session of its own: Ctrl-C is for the run, and must not stop the message about it.
+            # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(
                 _CHILD,
                 stdin=subprocess.PIPE,
@@ -68,10 +68,10 @@ class AppriseNotifier:
                 start_new_session=True,
             )
         except OSError as error:
-            return Answer(sent=False, why=f"no process for it: {error.strerror}")
+            return Answer(sent=False, why=f"no process could be started: {error.strerror}")
         with child:
             try:
-                return _read(child.communicate(msgspec.json.encode(order), self._deadline)[0])
+                return _decode_answer(child.communicate(msgspec.json.encode(order), self._deadline)[0])
             except subprocess.TimeoutExpired:
                 return Answer(sent=False, why=f"no answer in {self._deadline:g} s")
             finally:
@@ -79,14 +79,14 @@ class AppriseNotifier:
                     os.killpg(child.pid, signal.SIGKILL)
 
 
-def _read(output: bytes) -> Answer:
+def _decode_answer(output: bytes) -> Answer:
     try:
         return msgspec.json.decode(output, type=Answer)
     except msgspec.MsgspecError:
         return Answer(sent=False, why="its process died")
 
 
-def _note(receiver: Receiver, answer: Answer, message: Message) -> None:
+def _log_result(receiver: Receiver, answer: Answer, message: Message) -> None:
     log = structlog.get_logger()
     if answer.sent:
         log.info("message sent", receiver=receiver.label, title=message.title)

@@ -1,4 +1,4 @@
-"""The process that tells one receiver: an order on stdin, an answer without any secret on stdout."""
+"""The process that notifies one receiver: order on stdin, answer without secrets on stdout."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """`why` holds words of ours and a status code, never a vendor's text."""
+    """The result. `why` is our text with a status code, never a vendor's text."""
 
     sent: bool
     why: str = ""
 
 
 class _Status(logging.Handler):
-    """Keeps nothing of a library's log but the status code that the receiver answered with."""
+    """Extracts the receiver's status code from a library's log; discards the rest."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -45,30 +45,34 @@ class _Status(logging.Handler):
 
 
 def deliver(order: Order) -> Answer:
-    """Tells the receiver, and says whether it took the message."""
+    """Sends the message; returns whether the receiver accepted it."""
     if order.receiver.sendmail:
-        return _by_sendmail(order)
-    return _by_apprise(order)
+        return _send_by_sendmail(order)
+    return _send_by_apprise(order)
 
 
-def _by_apprise(order: Order) -> Answer:
-    import apprise  # noqa: PLC0415  a quarter of a second that only this process should pay
+def _send_by_apprise(order: Order) -> Answer:
+    import apprise  # noqa: PLC0415  takes a quarter of a second
 
     status = _Status()
     logger = logging.getLogger("apprise")
     logger.handlers[:] = [status]
     logger.propagate = False
-    # Nothing but the text leaves: no pictures from apprise's site, no files of its own on this disk.
+    # Send only the text: no pictures from apprise's site, no apprise files on this disk.
     asset = apprise.AppriseAsset(
         app_id="batchscribe", image_url_mask="", image_url_logo="", storage_mode="memory"
     )
     receiver = order.receiver
     place = apprise.Apprise.instantiate(receiver.mail or receiver.url, asset=asset, suppress_exceptions=True)
     if place is None:
-        return Answer(sent=False, why="apprise does not know such a URL")
-    teller = apprise.Apprise(place, asset=asset)
-    sent = teller.notify(**_content(order), notify_type=order.level, body_format="text")
-    return Answer(sent=True) if sent else Answer(sent=False, why=_why(status.code))
+        return Answer(sent=False, why="apprise does not support this URL")
+    client = apprise.Apprise(place, asset=asset)
+    if client.notify(**_content(order), notify_type=order.level, body_format="text"):
+        return Answer(sent=True)
+    reason = (
+        f"it answered with status {status.code}" if status.code else "it refused, or could not be reached"
+    )
+    return Answer(sent=False, why=reason)
 
 
 def _content(order: Order) -> dict[str, Any]:
@@ -80,11 +84,7 @@ def _content(order: Order) -> dict[str, Any]:
     return {"title": title, "body": body}
 
 
-def _why(code: str) -> str:
-    return f"it answered with status {code}" if code else "it refused, or could not be reached"
-
-
-def _by_sendmail(order: Order) -> Answer:
+def _send_by_sendmail(order: Order) -> Answer:
     program, *recipients = order.receiver.sendmail
     if not program:
         return Answer(sent=False, why="no sendmail here: install a mail system, or set BATCH_SMTP_URL")
@@ -101,7 +101,7 @@ def _by_sendmail(order: Order) -> Answer:
         check=False,
     )
     if ended.returncode:
-        return Answer(sent=False, why=f"sendmail ended with {ended.returncode}")
+        return Answer(sent=False, why=f"sendmail failed with exit code {ended.returncode}")
     return Answer(sent=True)
 
 

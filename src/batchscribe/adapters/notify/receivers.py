@@ -1,6 +1,6 @@
-"""Who is told: from the settings to receivers that apprise or the local mail system can reach.
+"""Builds the receivers of messages, for apprise or the local mail system, from the settings.
 
-A receiver's label is all that may be shown of it: addresses of webhooks are secrets.
+Only a receiver's label may be shown: webhook addresses are secrets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import msgspec
 
 _SENDMAIL_PLACES = "/usr/sbin:/usr/lib:/usr/local/sbin"
-"""Cron and many shells do not have these on their PATH."""
+"""Folders that the PATH of cron and many shells lacks."""
 
 
 class Receiver(msgspec.Struct, frozen=True, kw_only=True):
-    """One place to tell. Exactly one of `url`, `mail` and `sendmail` is filled."""
+    """One receiver of messages. Exactly one of `url`, `mail` and `sendmail` is set."""
 
     label: str
     url: str = ""
@@ -28,13 +28,13 @@ class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     sendmail: tuple[str, ...] = ()
     """The mail program and its recipients."""
     escaped: bool = False
-    """Angle brackets mean something there (`<!channel>`), so that texts may hold none."""
+    """Angle brackets are markup there (`<!channel>`), so they are replaced in texts."""
 
 
 def receivers(
     *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
 ) -> tuple[Receiver, ...]:
-    """Everybody that the settings name, in their order."""
+    """All receivers in the settings, in their order."""
     return (*_mail(email, smtp_url), *_slack(slack_webhook), *(_apprise(url) for url in urls))
 
 
@@ -44,7 +44,7 @@ def _apprise(url: str) -> Receiver:
 
 
 def _slack(webhook: str) -> Iterator[Receiver]:
-    """Slack itself, or whatever else takes Slack's `{"text": …}` under an address of its own."""
+    """Slack, or any other service that accepts Slack's `{"text": …}`."""
     if not webhook:
         return
     parts = urlsplit(webhook)
@@ -70,11 +70,11 @@ def _mail(email: Sequence[str], smtp_url: str) -> Iterator[Receiver]:
 
 
 def _smtp(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
-    """What apprise's e-mail receiver is made from. A password goes over TLS, or to this machine."""
+    """Parameters of apprise's e-mail receiver. A password goes only over TLS or to this machine."""
     parts = urlsplit(smtp_url)
     options = dict(parse_qsl(parts.query))
     user, host = unquote(parts.username or ""), parts.hostname or ""
-    mode = options.get("mode") or _mode(parts.scheme, host, bool(parts.password))
+    mode = options.get("mode") or _choose_mode(parts.scheme, host, bool(parts.password))
     return {
         "schema": "mailto" if mode == "insecure" else "mailtos",
         "host": host,
@@ -89,13 +89,13 @@ def _smtp(email: Sequence[str], smtp_url: str) -> dict[str, Any]:
     }
 
 
-def _mode(scheme: str, host: str, password: bool) -> str:
+def _choose_mode(scheme: str, host: str, password: bool) -> str:
     if scheme == "smtps":
         return "ssl"
-    return "starttls" if password and not _loopback(host) else "insecure"
+    return "starttls" if password and not _is_loopback(host) else "insecure"
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar with its time of arrival on a terminal, now and then a line elsewhere."""
+"""Shows a run's progress: a bar with the time left on a terminal, else periodic log lines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Counts:
 class ProgressView:
     """Shows done, failed and total chunks, audio and the time left; a context manager.
 
-    The bar and its lines go to stderr (or `stream`): stdout is for what a command answers.
+    The bar and the lines go to stderr (or `stream`): stdout is for a command's result.
     """
 
     def __init__(self, clock: Clock, *, stream: TextIO | None = None) -> None:
@@ -48,7 +48,7 @@ class ProgressView:
         self._bar: Progress | None = None
         self._row: TaskID | None = None
         self._shown: _Counts | None = None
-        self._said_at = 0.0
+        self._logged_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +60,7 @@ class ProgressView:
             self._bar.stop()
 
     def show(self, run: Run, progress: WorkerProgress) -> None:
-        """What a worker of the run reports."""
+        """Shows the progress that a worker of the run reports."""
         tally = progress.tally
         left = time_left(tally.seen, progress.total, progress.timings.elapsed, progress.timings.first_window)
         self.update(tally.done, tally.failed, progress.total, tally.audio_seconds, left, label=run.id)
@@ -75,14 +75,14 @@ class ProgressView:
         *,
         label: str = "",
     ) -> None:
-        """The latest counts; `eta` is the time left, None where it is not known yet."""
+        """Shows the latest counts; `eta` is the time left, None if it is not known yet."""
         counts = _Counts(done, failed, total, audio_seconds, eta)
         if self._console.is_terminal:
-            self._draw(counts, label)
+            self._draw_bar(counts, label)
         else:
-            self._say(counts)
+            self._log_line(counts)
 
-    def _draw(self, counts: _Counts, label: str) -> None:
+    def _draw_bar(self, counts: _Counts, label: str) -> None:
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -94,32 +94,34 @@ class ProgressView:
             self._bar.start()
             self._row = self._bar.add_task(label, total=counts.total, note="")
         assert self._row is not None
-        note = f"{_clock_text(counts.audio_seconds)} of audio, {counts.failed} failed, {_left(counts.eta)}"
+        note = (
+            f"{_clock_text(counts.audio_seconds)} of audio, {counts.failed} failed, {_eta_text(counts.eta)}"
+        )
         self._bar.update(
             self._row, completed=counts.seen, total=counts.total, description=label, note=note, refresh=True
         )
 
-    def _say(self, counts: _Counts) -> None:
-        """A line when something changed, but not too often, and always for the last chunk."""
+    def _log_line(self, counts: _Counts) -> None:
+        """Logs changed counts, at most every LINE_EVERY_SECONDS, and always for the last chunk."""
         now = self._clock.monotonic()
         fresh = self._shown is None or counts.chunks != self._shown.chunks
         ended = counts.seen >= counts.total
-        due = self._shown is None or ended or now - self._said_at >= LINE_EVERY_SECONDS
+        due = self._shown is None or ended or now - self._logged_at >= LINE_EVERY_SECONDS
         if not (fresh and due):
             return
-        self._shown, self._said_at = counts, now
+        self._shown, self._logged_at = counts, now
         structlog.get_logger().info(
             "progress",
             done=counts.done,
             failed=counts.failed,
             total=counts.total,
             audio=_clock_text(counts.audio_seconds),
-            left=_left(counts.eta),
+            left=_eta_text(counts.eta),
         )
 
 
 def time_left(seen: int, total: int, elapsed: float, first_window: float | None) -> timedelta | None:
-    """From the pace since the first window; None before there is one."""
+    """Estimates the time left from the pace since the first window; None before it."""
     if not seen or first_window is None or total < seen:
         return None
     return timedelta(seconds=max(0.0, elapsed - first_window) / seen * (total - seen))
@@ -129,5 +131,5 @@ def _clock_text(seconds: float) -> str:
     return str(timedelta(seconds=int(seconds)))
 
 
-def _left(eta: timedelta | None) -> str:
+def _eta_text(eta: timedelta | None) -> str:
     return "time left unknown" if eta is None else f"{_clock_text(eta.total_seconds())} left"

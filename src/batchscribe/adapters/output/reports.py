@@ -1,4 +1,4 @@
-"""Reports of runs as files: `batch-YYYY-MM-DD-HHMMSS.json`, whole or not there, never overwritten."""
+"""Writes run reports to `batch-YYYY-MM-DD-HHMMSS.json`: atomic, never overwritten."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from batchscribe.private_files import make_folder
 
 
 def write_report(folder: Path, report: RunReport) -> Path:
-    """Writes the report under the time (UTC) at which its run was settled; the path it got.
+    """Writes the report, named after the time (UTC) at which its run was settled; returns its path.
 
-    A second report of the same second gets `-2`, and so on. Raises MisconfiguredError where the folder
-    cannot be written.
+    A second report of the same second gets `-2`, and so on. Raises MisconfiguredError if the folder cannot
+    be written.
     """
     at = report.timestamps.settled or report.timestamps.created
     try:
         make_folder(folder)
-        return _placed(folder, at, reports.encode(report))
+        return _write_file(folder, at, reports.encode(report))
     except OSError as error:
         raise MisconfiguredError(
             f"the report of run {report.run} cannot be written to {folder} ({error.strerror}): the run "
-            "itself is settled and in the ledger; mend the folder or set BATCH_REPORTS_DIR"
+            "itself is settled and in the ledger; fix the folder or set BATCH_REPORTS_DIR"
         ) from error
 
 
-def _placed(folder: Path, at: datetime, data: bytes) -> Path:
-    """Written aside first, for this user alone, then linked under the first free name: a link never
-    replaces a file.
-    """
+def _write_file(folder: Path, at: datetime, data: bytes) -> Path:
+    """Writes a private temporary file and links it to the first free name: links never replace files."""
     stem = f"batch-{at.astimezone(UTC):%Y-%m-%d-%H%M%S}"
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=".batch-", suffix=".tmp")
     try:
@@ -42,12 +40,12 @@ def _placed(folder: Path, at: datetime, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return _linked(Path(name), folder, stem)
+        return _link_to_free_name(Path(name), folder, stem)
     finally:
         Path(name).unlink()
 
 
-def _linked(written: Path, folder: Path, stem: str) -> Path:
+def _link_to_free_name(written: Path, folder: Path, stem: str) -> Path:
     for number in count(1):
         target = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
         try:

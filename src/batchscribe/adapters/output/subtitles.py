@@ -1,4 +1,4 @@
-"""A session's transcript in the formats that people open: SubRip, WebVTT, plain text, JSON."""
+"""Renders a session's transcript as SubRip, WebVTT, plain text or JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from batchscribe.errors import MisconfiguredError
 
 Format = Literal["srt", "vtt", "txt", "json"]
 KEPT = "\n\t\u061c\u200e\u200f"
-"""Control characters that texts keep: line ends, tabs, and the direction marks of right-to-left scripts."""
+"""Control characters that texts keep: line ends, tabs, and direction marks of right-to-left scripts."""
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def render(transcript: SessionTranscript, format_: str) -> bytes:
-    """The transcript as a file, UTF-8. Raises MisconfiguredError for a format that is not there.
+    """Renders a transcript in UTF-8. Raises MisconfiguredError for an unknown format.
 
-    No character in it controls a terminal: texts spell them out, JSON escapes them.
+    Control characters are escaped, so that the file cannot control a terminal.
     """
     match format_:
         case "srt":
@@ -39,7 +39,7 @@ def _clean(text: str) -> bytes:
 
 
 def _srt(shown: Iterable[Cue]) -> str:
-    """SubRip has no markup of its own: the text is what was said, behind the channel."""
+    """SubRip has no markup: the text follows the channel in brackets."""
     return "".join(
         _block(number, cue, ",", cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}")
         for number, cue in enumerate(shown, 1)
@@ -47,7 +47,7 @@ def _srt(shown: Iterable[Cue]) -> str:
 
 
 def _vtt(shown: Iterable[Cue]) -> str:
-    """WebVTT is markup: what was said must not become tags, and a channel has a tag of its own."""
+    """WebVTT is markup: texts are escaped, and a channel becomes a voice tag."""
     blocks = []
     for number, cue in enumerate(shown, 1):
         text = html.escape(cue.text, quote=False)
@@ -61,6 +61,6 @@ def _block(number: int, cue: Cue, point: str, text: str) -> str:
 
 
 def _time(seconds: float, point: str) -> str:
-    """Hours, minutes, seconds and milliseconds; as many digits for the hours as they need."""
+    """Formats `HH:MM:SS` and milliseconds; hours may have more than two digits."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"

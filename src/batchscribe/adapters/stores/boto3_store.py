@@ -1,4 +1,4 @@
-"""S3 through boto3: the store for keys that obstore cannot name. Slower, but it takes any key."""
+"""S3 through boto3, for keys that obstore cannot address. Slower, but supports any key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 
 
 class Boto3Store:
-    """A Store over one bucket. `base` is empty or ends in `/`, and comes before every key."""
+    """A Store over one bucket. `base`, empty or ending in `/`, is the prefix of every key."""
 
     def __init__(self, url: str, client: S3Client, bucket: str, base: str = "") -> None:
         self.url = url
@@ -98,7 +98,7 @@ class Boto3Store:
 def open_fallback(
     url: str, bucket: str, base: str, *, region: str | None = None, endpoint: str | None = None
 ) -> Boto3Store:
-    """A Store at the same place, for the entry point `boto3` of the group `batchscribe.stores`."""
+    """Opens the same place through boto3; entry point `boto3` of the group `batchscribe.stores`."""
     config = Config(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,

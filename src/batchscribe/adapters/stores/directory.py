@@ -1,8 +1,7 @@
 """A folder as a store, for `file://`.
 
-Not obstore's: that one lists in no order, follows links, writes other names for some keys, and syncs
-nothing to the disk. Here a listing is a sorted walk, links are never followed, and what was created
-survives a crash of the machine.
+obstore's local store lists in no order, follows links, changes the names of some keys, and does not sync to
+disk. This one lists in key order, never follows links, and its writes survive a crash of the machine.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 @dataclass(frozen=True, slots=True)
 class _Entry:
     key: str
-    """Ends in `/` for a folder."""
+    """A folder's key ends in `/`."""
     status: os.stat_result
 
 
@@ -50,7 +49,7 @@ Stack = list[Iterator[_Entry]]
 
 
 class DirectoryStore:
-    """A Store over one folder. Keys are relative paths; links below the folder do not exist for it."""
+    """A Store over one folder. Keys are relative paths; links below the folder are ignored."""
 
     def __init__(self, root: Path, *, expected: bool = True) -> None:
         if not root.is_absolute():
@@ -62,7 +61,7 @@ class DirectoryStore:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """The first entries that listings left out, each with its reason."""
+        """The first entries that listings skipped, with reasons."""
         return tuple(self._odd)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
@@ -118,13 +117,13 @@ class DirectoryStore:
             os.fsync(folder)
 
     def _entries(self, folder: str) -> Sequence[_Entry]:
-        """What lies in one folder, in key order: a folder stands where its keys stand."""
+        """Entries of one folder in key order; a subfolder sorts like its keys."""
         segments = folder.rstrip("/").split("/") if folder else []
         try:
             with self._opened(segments) as descriptor, os.scandir(descriptor) as entries:
-                found = [entry for each in entries if (entry := self._entry(folder, each))]
+                found = [entry for item in entries if (entry := self._entry(folder, item))]
         except (FileNotFoundError, NotADirectoryError):
-            return ()  # removed since its parent was read, or never a folder
+            return ()  # removed since its parent was listed, or not a folder
         return sorted(found, key=lambda entry: entry.key)
 
     def _entry(self, folder: str, entry: os.DirEntry[str]) -> _Entry | None:
@@ -154,7 +153,7 @@ class DirectoryStore:
 
     @contextmanager
     def _folder(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The open folder of a key, and the name in it."""
+        """(open folder of a key, name in it)."""
         *segments, name = key.split("/")
         if any(segment in {"", ".", ".."} or "\0" in segment for segment in (*segments, name)):
             kind = PermanentError if make else ObjectNotFoundError
@@ -166,8 +165,8 @@ class DirectoryStore:
 
     @contextmanager
     def _opened(self, segments: Sequence[str], *, make: bool = False) -> Iterator[int]:
-        """Step by step from the root, so that no link on the way is ever followed."""
-        # The root itself may be a link: a person named it.
+        """Opens a folder segment by segment from the root, so that no link is followed."""
+        # The root itself may be a link: the user chose it.
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for segment in segments:
@@ -194,17 +193,17 @@ class DirectoryStore:
                 )
             return ObjectNotFoundError(f"no object {key!r} in {self._root}")
         if error.errno in _NO_RIGHT:
-            return MisconfiguredError(f"{why}; give the user of batchscribe the right")
+            return MisconfiguredError(f"{why}; grant the user that runs batchscribe access")
         if error.errno in _NO_SUCH_NAME:
             if not self._root.is_dir():
                 return MisconfiguredError(f"{self._root} is not a folder: correct the setting")
             kind = PermanentError if make else ObjectNotFoundError
-            return kind(f"no object can lie there: {why}")
+            return kind(f"no object can be stored there: {why}")
         return StoreUnavailableError(f"{why}; nothing was lost, try again")
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:
-    """Whether any key below `folder` starts with `prefix` and comes behind `after`."""
+    """True if a key below `folder` may start with `prefix` and sort after `after`."""
     wanted = folder.startswith(prefix) or prefix.startswith(folder)
     return wanted and (folder > after or after.startswith(folder))
 
@@ -241,7 +240,7 @@ def _read(folder: int, name: str, key: str, limit: int | None) -> Blob:
         if not stat.S_ISREG(before.st_mode):
             raise ObjectNotFoundError(f"no object {key!r}: what is there is not a plain file")
         check_size(key, before.st_size, limit)
-        data = file.read(before.st_size + 1)  # a file that grows meanwhile is refused below
+        data = file.read(before.st_size + 1)  # a file that grows during the read is refused below
         after = os.fstat(descriptor)
     if _etag(before) != _etag(after) or len(data) != after.st_size:
         raise StoreUnavailableError(f"{key!r} was written to while it was read; try again")
@@ -265,7 +264,7 @@ def _step(folder: int, segment: str, *, make: bool) -> int:
 
 @contextmanager
 def _written(folder: int, data: bytes) -> Iterator[str]:
-    """The name of a complete, synced temporary file in that folder; gone at the end."""
+    """Name of a complete, synced temporary file in `folder`; removed at the end."""
     name = f".batchscribe-{secrets.token_hex(16)}.tmp"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
     try:

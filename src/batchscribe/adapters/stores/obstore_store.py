@@ -1,10 +1,10 @@
 """Object stores over a network, through obstore's synchronous API.
 
-Its asynchronous API aborts the process at exit, and a call that blocks in Rust holds back Ctrl-C:
-so the main thread always waits on a future, and only pooled threads call. Never fork with one open.
+Its asynchronous API aborts the process at exit, and a call that blocks in Rust delays Ctrl-C, so the main
+thread waits on futures and only pooled threads call obstore. Never fork while a store is open.
 
-obstore cannot name a key with an empty, `.` or `..` segment, nor one with a control character, and
-one such key ends its listing. Those go through `fallback`, a second store at the same place.
+obstore cannot address keys with an empty, `.` or `..` segment or a control character, and one such key ends
+its listing. These keys go through `fallback`, a second store at the same place.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CLIENT: ClientConfig = {
     "allow_http": True,  # a local endpoint (AWS_ENDPOINT_URL); an https:// one stays https
     "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
     "read_timeout": timedelta(seconds=READ_SECONDS),
-    "timeout": timedelta(minutes=15),  # an audio file of gigabytes; a stalled one ends at read_timeout
+    "timeout": timedelta(minutes=15),  # for audio files of gigabytes; a stalled read ends at read_timeout
 }
 RETRY: RetryConfig = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=30)}
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
@@ -63,11 +63,11 @@ _METADATA_SERVICE = "169.254."
 
 
 class _OddKeyError(Exception):
-    """The listing reached a key that obstore cannot name."""
+    """The listing reached a key that obstore cannot address."""
 
 
 class ObstoreStore:
-    """A Store over one obstore store. `base` is empty or ends in `/`, and comes before every key."""
+    """A Store over one obstore store. `base`, empty or ending in `/`, is the prefix of every key."""
 
     def __init__(
         self, url: str, vendor: ObjectStore, *, base: str = "", fallback: Callable[[], Store] | None = None
@@ -83,7 +83,7 @@ class ObstoreStore:
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
-        """The first odd keys met so far, each with its reason."""
+        """The first odd keys found so far, with reasons."""
         return tuple(self._odd)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
@@ -95,7 +95,7 @@ class ObstoreStore:
                     last = info.key
                     yield info
             except _OddKeyError:
-                # Odd keys close together: stay with the tolerant lister for longer each time.
+                # If odd keys are close together, use the tolerant listing for longer each time.
                 quota = PAGE if last != before else quota * 2
             else:
                 return
@@ -134,20 +134,20 @@ class ObstoreStore:
             self._call(Action.DELETE, key, lambda path: obstore.delete(self._vendor, path))
 
     def _get(self, path: str, key: str, limit: int | None) -> Blob:
-        result = obstore.get(self._vendor, path)  # the body follows only when it is asked for
+        result = obstore.get(self._vendor, path)  # the body is fetched on request only
         check_size(key, result.meta["size"], limit)
         return Blob(bytes(result.bytes()), _etag(result.meta))
 
     def _tolerant(self, prefix: str, after: str, quota: int) -> Iterator[ObjectInfo]:
-        """The fallback's listing: at least `quota` objects, then up to a key that obstore can name."""
+        """The fallback's listing: at least `quota` objects, then up to a key that obstore supports."""
         for seen, info in enumerate(self._slow().list(prefix, after=after), start=1):
-            self._note(info.key)
+            self._record_odd_key(info.key)
             yield info
             if seen >= quota and not odd(self._base + info.key):
                 return
 
     def _fast(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
-        """The fast listing. It takes whole folders only: the rest of a prefix is cut out here."""
+        """Lists through obstore. It accepts whole folders only: the rest of a prefix is filtered here."""
         wanted, start = self._base + prefix, self._base + after if after else ""
         folder, _, rest = wanted.rpartition("/")
         if any(odd(name) for name in (folder, start, wanted if rest else "") if name):
@@ -158,7 +158,7 @@ class ObstoreStore:
         yield from self._rows(wanted, folder, start)
 
     def _exactly(self, key: str) -> Iterator[ObjectInfo]:
-        """The object of just that key: obstore starts a listing behind a key, never at it."""
+        """The object of exactly that key: obstore starts a listing after a key, not at it."""
         with suppress(ObjectNotFoundError):
             meta = self._call(Action.GET, key, lambda path: obstore.head(self._vendor, path))
             yield self._info(meta, meta["path"])
@@ -178,14 +178,14 @@ class ObstoreStore:
                 last = path
 
     def _check_first(self, path: str) -> None:
-        """A leading `/` is lost in the fast listing: then this first key is not really there."""
+        """Raises _OddKeyError if the first key is missing: obstore's listing dropped its leading `/`."""
         try:
             self._call(Action.GET, path, lambda name: obstore.head(self._vendor, name))
         except (ObjectNotFoundError, MisconfiguredError) as error:
             raise _OddKeyError from error
 
     def _pages(self, folder: str, start: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Pages of the listing, one ahead of the reader."""
+        """Pages of the listing, prefetched by one."""
         stream = obstore.list(self._vendor, folder or None, offset=start or None, chunk_size=PAGE)
         ahead = self._pool.submit(next, stream, None)
         while True:
@@ -197,20 +197,20 @@ class ObstoreStore:
             yield page
 
     def _ascending(self, path: str, last: str) -> str:
-        """The path as it stands in the store: obstore drops a trailing `/`, which shows in the order."""
+        """The stored path: obstore drops a trailing `/`, which is detectable by the order."""
         if path > last:
             return path
         if path + "/" > last:
-            self._note(path + "/")
+            self._record_odd_key(path + "/")
             return path + "/"
         raise _OddKeyError
 
     def _info(self, meta: ObjectMeta, path: str) -> ObjectInfo:
         return ObjectInfo(path[len(self._base) :], meta["size"], meta["last_modified"], _etag(meta))
 
-    def _note(self, key: str) -> None:
+    def _record_odd_key(self, key: str) -> None:
         if len(self._odd) < NAMED_ODD_KEYS and odd(self._base + key):
-            row = f"{key!r}: listed another way"
+            row = f"{key!r}: listed in another way"
             if row not in self._odd:
                 self._odd.append(row)
 
@@ -219,8 +219,8 @@ class ObstoreStore:
             if self._fallback is None:
                 if self._open_fallback is None:
                     raise MisconfiguredError(
-                        f"{self.url} holds a key with a control character, `//`, `.` or `..`, which "
-                        "cannot be reached in this kind of store: rename it"
+                        f"{self.url} contains a key with a control character, `//`, `.` or `..`, which is "
+                        "not supported in this kind of store: rename it"
                     )
                 self._fallback = self._open_fallback()
             return self._fallback
@@ -244,21 +244,19 @@ class ObstoreStore:
     def _refusal(self, error: Exception, action: Action, key: str) -> BatchscribeError:
         path, text = self._base + key, str(error)
         if _STATUS.search(path) or _CODE.search(path):
-            text = text.replace(path, "")  # the key is data, and must not pass for the answer
+            text = text.replace(path, "")  # the key must not be mistaken for the response
         status = _status(error, text)
         if status is None and _METADATA_SERVICE in text:
             return MisconfiguredError(
-                f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give "
-                "this machine an instance role"
+                f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or assign "
+                "an instance role to this machine"
             )
         code = _CODE.search(text)
         return refusal(action, self.url, key, status=status, code=code[1] if code else "")
 
 
 def _outcome(future: Future[T]) -> T:
-    """Waits in short turns: a signal that comes between the last look for one and the wait itself, or to
-    another thread, does not wake the wait, and would be seen only after it.
-    """
+    """Waits in short intervals: a signal just before the wait, or to another thread, does not end it."""
     while not future.done():
         wait((future,), timeout=TURN_SECONDS)
     return future.result()
@@ -280,7 +278,7 @@ def _etag(meta: ObjectMeta) -> str:
 
 
 def _status(error: Exception, text: str) -> int | None:
-    """HTTP's status; a store without HTTP says it by the kind of its error."""
+    """The HTTP status; for a store without HTTP, the one that matches the error's type."""
     if match := _STATUS.search(text):
         return int(match[1])
     kinds = ((FileNotFoundError, 404), (PermissionDeniedError, 403), (UnauthenticatedError, 401))

@@ -1,4 +1,4 @@
-"""What the stores behind a network share: refusals in our own words, and a create that is read back."""
+"""Shared rules of the network stores: error conversion, and a create that is read back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingExcept
 
 
 class Action(StrEnum):
-    """What was tried, and by its value the right that S3 asks for."""
+    """An action on a store; its value is the S3 permission that it needs."""
 
     LIST = "s3:ListBucket"
     GET = "s3:GetObject"
@@ -40,33 +40,33 @@ class Action(StrEnum):
 
 
 class ConflictError(Exception):
-    """A conditional write found something there, or another write under way. Never leaves an adapter."""
+    """A conditional write met an existing object or a concurrent write. Never leaves an adapter."""
 
 
 def odd(key: str) -> bool:
-    """Whether the fast library cannot name this key: it takes `/` for a path's, and no control characters."""
+    """True if obstore cannot address the key: it has an empty or dot segment or a control character."""
     segments = key.split("/")
     return bool(_CONTROL.search(key)) or any(segment in {"", ".", ".."} for segment in segments)
 
 
 def refusal(action: Action, url: str, key: str, *, status: int | None, code: str) -> BatchscribeError:
-    """Our error for a vendor's: `status` is HTTP's, None where no answer came; `code` is S3's, or empty."""
+    """Our error for a vendor's. `status` is HTTP's, None without a response; `code` is S3's, or empty."""
     what = f"{action.name.lower()} of {key!r} in {url}" if key else f"{action.name.lower()} of {url}"
     if status is None or status >= 500 or status in {409, 429} or code in _BUSY:
         why = f"{status} {code}".strip() if status else "no answer"
         return StoreUnavailableError(
-            f"{what}: {why}; nothing was lost, try again, and check the network and the endpoint if it stays"
+            f"{what}: {why}; nothing was lost, try again; if it persists, check the network and the endpoint"
         )
     if code == "InvalidObjectState":
-        return ObjectArchivedError(f"{key!r} in {url} is archived: restore it first, then it is taken")
+        return ObjectArchivedError(f"{key!r} in {url} is archived: restore it, then it is transcribed")
     if code in {"KeyTooLongError", "InvalidURI"}:
-        return PermanentError(f"{what}: the store cannot hold such a key ({code})")
+        return PermanentError(f"{what}: the store does not support such a key ({code})")
     if status == 404 and code != "NoSuchBucket" and action is not Action.LIST:
         return ObjectNotFoundError(f"no object {key!r} in {url}")
-    return MisconfiguredError(f"{what}: {_mend(action, url, status, code)}")
+    return MisconfiguredError(f"{what}: {_remedy(action, url, status, code)}")
 
 
-def _mend(action: Action, url: str, status: int, code: str) -> str:
+def _remedy(action: Action, url: str, status: int, code: str) -> str:
     if status == 404:
         return f"no such bucket; create it, or correct the setting that names {url}"
     if code == "RequestTimeTooSkewed":
@@ -76,7 +76,7 @@ def _mend(action: Action, url: str, status: int, code: str) -> str:
     if status == 403:
         return f"access denied; allow {action.value} there"
     if code in _REGION or status in {301, 307, 308}:
-        return "the bucket lies in another region; set AWS_REGION to it"
+        return "the bucket is in another region; set AWS_REGION to it"
     return f"the store refused it ({status} {code}".rstrip() + ")"
 
 
@@ -87,11 +87,11 @@ def check_size(key: str, size: int, limit: int | None) -> None:
 
 
 def settled_create(write: Callable[[], None], read: Callable[[], Blob], data: bytes) -> bool:
-    """Writes create-only. Whatever is not a clear yes is read back: ours already, or a neighbour's.
+    """Writes create-only; an unclear outcome is read back. True if the object has our data.
 
-    `read` may raise ObjectTooLargeError for an object that is larger than `data`: it is not ours.
-    `write` raises ConflictError where something is there or another write is under way (S3 says 409
-    without deciding), StoreUnavailableError where the answer was lost.
+    `read` may raise ObjectTooLargeError for an object that is larger than `data`, so not ours. `write` raises
+    ConflictError if an object exists or another write is in progress (S3's 409 leaves this open),
+    StoreUnavailableError if the response was lost.
     """
     lost: StoreUnavailableError | None = None
     for _attempt in range(RETRIES):
@@ -110,4 +110,4 @@ def settled_create(write: Callable[[], None], read: Callable[[], Blob], data: by
         except ObjectNotFoundError:
             if lost is not None:
                 raise lost from None
-    raise StoreUnavailableError("a create-only write met a conflict, and yet nothing is there; try again")
+    raise StoreUnavailableError("a create-only write met a conflict, but no object exists; try again")

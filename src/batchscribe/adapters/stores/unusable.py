@@ -1,4 +1,4 @@
-"""A store that cannot be opened: every use of it raises why, so that what needs no store still works."""
+"""Stands in for a store that cannot be opened: each use raises the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchscribe.errors import MisconfiguredError
 
 
 class UnusableStore:
-    """A protocols.Store of which only the URL is known."""
+    """A protocols.Store with a URL only; everything else raises MisconfiguredError."""
 
     def __init__(self, url: str, error: MisconfiguredError) -> None:
         self.url = url

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the units beside this file. Runs on the box, as the user that its workers run as; what is root's
-# is done by root. Exit codes: 45 no systemd runs here, 46 no right to become root, 47 the units are refused.
+# Installs the units beside this file. Runs on the GPU host as the workers' user, with sudo if needed. Exit
+# codes: 45 systemd does not run here, 46 no right to become root, 47 systemd rejects the units.
 set -eu
 umask 022
 units='batchscribe-box.service batchscribe-deadman.service batchscribe-deadman.timer batchscribe-deadman.path'
@@ -19,7 +19,7 @@ paths=
 for unit in $units; do paths="$paths ./$unit"; done
 # shellcheck disable=SC2086  one word for each unit
 complaints=$(as_root systemd-analyze verify $paths 2>&1) || { echo "$complaints" >&2; exit 47; }
-# What an older systemd does not know it passes over, and says so.
+# An older systemd ignores unknown settings with a warning.
 case $complaints in *batchscribe-*) echo "$complaints" >&2; exit 47 ;; esac
 
 as_root install -d -o root -g root -m 0755 /usr/local/lib/batchscribe
@@ -28,7 +28,7 @@ for unit in $units; do
     as_root install -o root -g root -m 0644 "$unit" "/etc/systemd/system/$unit"
 done
 as_root systemctl daemon-reload
-# The box's own unit has nothing to do before the next boot.
+# The agent's unit is not needed before the next boot.
 as_root systemctl enable batchscribe-box.service
 as_root systemctl enable batchscribe-deadman.timer batchscribe-deadman.path
 as_root systemctl restart batchscribe-deadman.timer batchscribe-deadman.path

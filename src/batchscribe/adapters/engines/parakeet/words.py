@@ -1,4 +1,4 @@
-"""Words and segments out of the tokens of a SentencePiece model: a blank begins a word."""
+"""Builds words and segments from SentencePiece tokens: a blank begins a word."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from batchscribe.core.text.transcripts import Segment, Word
 PAUSE = 0.6
 """Seconds of quiet that end a segment."""
 LONGEST = 0.32
-"""Seconds that a token lasts at most: the longest step of the published TDT models, 4 frames of 80 ms."""
+"""Maximum seconds of a token: the longest step of the published TDT models, 4 frames of 80 ms."""
 CLOSING = frozenset(".,;:!?…%)]}»”’。、，？！")
-"""Marks that belong to the word before them, with a blank in between or not."""
+"""Marks that belong to the word before them, with or without a blank in between."""
 _SPECIAL = re.compile(r"<.*>")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a word. `text` begins with a blank where a word begins; times are seconds."""
+    """A piece of a word. `text` begins with a blank at the start of a word; times are seconds."""
 
     text: str
     start: float
@@ -30,7 +30,7 @@ class Token:
 
     @property
     def mark(self) -> bool:
-        """Whether it is punctuation that closes what stands before it."""
+        """True if it is punctuation that closes the text before it."""
         return CLOSING.issuperset(self.text.strip())
 
 
@@ -41,31 +41,31 @@ class _Timed:
 
 
 def segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
-    """The tokens as segments, a new one after each pause and each sentence; `frame` is in seconds."""
-    words = [_word(group) for group in _groups(_timed(tokens, frame))]
-    ends = [place + 1 for place, (one, two) in enumerate(pairwise(words)) if _parts(one, two)]
+    """Groups tokens into segments, split at pauses and sentence ends; `frame` is in seconds."""
+    words = [_to_word(group) for group in _group_by_word(_add_ends(tokens, frame))]
+    ends = [place + 1 for place, (one, two) in enumerate(pairwise(words)) if _is_boundary(one, two)]
     for begin, end in pairwise([0, *ends, len(words)]):
         if part := tuple(words[begin:end]):
             text = " ".join(word.word for word in part)
             yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
 
 
-def _parts(one: Word, two: Word) -> bool:
+def _is_boundary(one: Word, two: Word) -> bool:
     return one.word.endswith(SENTENCE_ENDS) or two.start - one.end >= PAUSE
 
 
-def _timed(tokens: Sequence[Token], frame: float) -> list[_Timed]:
-    """Each token until the next one begins, though no longer than one can be. Specials say nothing."""
-    said = [token for token in tokens if not _SPECIAL.fullmatch(token.text.strip())]
-    nexts = [*(token.start for token in said[1:]), math.inf]
+def _add_ends(tokens: Sequence[Token], frame: float) -> list[_Timed]:
+    """Ends each token at the start of the next one, at most LONGEST later. Drops special tokens."""
+    spoken = [token for token in tokens if not _SPECIAL.fullmatch(token.text.strip())]
+    nexts = [*(token.start for token in spoken[1:]), math.inf]
     return [
         _Timed(token, min(max(then, token.start + frame), token.start + LONGEST))
-        for token, then in zip(said, nexts, strict=False)
+        for token, then in zip(spoken, nexts, strict=False)
     ]
 
 
-def _groups(timed: Sequence[_Timed]) -> list[list[_Timed]]:
-    """The tokens of each word; a blank by itself begins the word that comes after it."""
+def _group_by_word(timed: Sequence[_Timed]) -> list[list[_Timed]]:
+    """Groups tokens by word; a token that is only a blank begins the next word."""
     groups: list[list[_Timed]] = []
     blank = True
     for item in timed:
@@ -81,8 +81,8 @@ def _groups(timed: Sequence[_Timed]) -> list[list[_Timed]]:
     return groups
 
 
-def _word(group: Sequence[_Timed]) -> Word:
-    """One word. A mark is heard by nobody: where it stands says nothing of when the word ended."""
+def _to_word(group: Sequence[_Timed]) -> Word:
+    """One word. The times of marks are ignored: they are not spoken."""
     spoken = [item for item in group if not item.token.mark] or group
     known = [item.token.log_probability for item in group if item.token.log_probability is not None]
     return Word(

@@ -1,7 +1,6 @@
-"""Windows in batches: gathered from any files and sessions, heard in one language each, split where
-the GPU's memory is too small.
+"""Transcribes windows of any files and sessions in batches, which are halved if GPU memory is too small.
 
-A batch's features are computed while the GPU hears the batch before it; never more than one ahead.
+A batch's features are computed while the GPU transcribes the previous one; at most one batch ahead.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class _Batch:
 
 
 class FasterWhisper:
-    """A loaded Whisper model. `batch` windows are heard at once; fewer, once memory was short."""
+    """A loaded Whisper model. It transcribes `batch` windows at once; fewer after an out-of-memory error."""
 
     def __init__(
         self,
@@ -59,30 +58,30 @@ class FasterWhisper:
         self._guard = Guard(decoder, self._budget)
         self.model = model
         self.device = device
-        """Where it runs and how it computes, such as `cuda, float16`."""
+        """Device and number format, such as `cuda, float16`."""
         self.batch = batch
 
     @property
     def reads_ahead(self) -> bool:
-        """See Engine: a batch is heard when the next one is there; one window at a time is heard at once."""
+        """See Engine: batches are transcribed when the next one is ready, single windows at once."""
         return self.batch > 1
 
     def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """See Engine. Up to two batches are held: one being heard, one whose features are computed."""
+        """See Engine. Up to two batches are held: one in transcription, one whose features are computed."""
         with ThreadPoolExecutor(1, thread_name_prefix="features") as ahead:
             held: _Batch | None = None
-            for found in self._gathered(windows):
-                coming = _Batch(found, ahead.submit(self._features, found)) if found else None
+            for found in self._group_windows(windows):
+                coming = _Batch(found, ahead.submit(self._compute_features, found)) if found else None
                 if held:
-                    yield from self._recognised(held)
+                    yield from self._recognise(held)
                 held = coming
             if held:
-                yield from self._recognised(held)
+                yield from self._recognise(held)
 
-    def _gathered(self, windows: Iterable[Window | None]) -> Iterator[list[Window]]:
-        """Windows in batches. An empty one says that no batch follows yet: what is held must be heard.
+    def _group_windows(self, windows: Iterable[Window | None]) -> Iterator[list[Window]]:
+        """Groups windows into batches. An empty one means that none follows yet: flush the held batch.
 
-        One window at a time is heard at once, before the next is taken: nothing is gained by waiting.
+        With a batch size of 1, each window is flushed before the next is read.
         """
         held: list[Window] = []
         for window in windows:
@@ -96,66 +95,70 @@ class FasterWhisper:
         if held:
             yield held
 
-    def _features(self, windows: Sequence[Window]) -> list[Samples]:
+    def _compute_features(self, windows: Sequence[Window]) -> list[Samples]:
         return [self._decoder.features(window.audio) for window in windows]
 
     def hurry(self) -> None:
-        """See Engine: no second hearings from now on."""
+        """See Engine: no second passes from now on."""
         self._budget.close()
 
-    def _recognised(self, batch: _Batch) -> Iterator[Recognition]:
-        """One result for each window of the batch, each when it is judged.
+    def _recognise(self, batch: _Batch) -> Iterator[Recognition]:
+        """Yields one result per window of the batch, after the quality guard.
 
-        Raises EngineError, with nothing in it that was said.
+        Raises EngineError, without any transcribed text.
         """
         try:
             with self._budget.working():
-                heard = self._heard(batch.windows, batch.features.result())
-            for window, (language, found) in zip(batch.windows, heard, strict=True):
+                decoded = self._decode_batch(batch.windows, batch.features.result())
+            for window, (language, found) in zip(batch.windows, decoded, strict=True):
                 yield self._guard.judged(window, language, found)
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"{NAME} broke while transcribing: {safe(error)}") from error
+            raise EngineError(f"{NAME} failed while transcribing: {safe(error)}") from error
 
-    def _heard(self, windows: Sequence[Window], features: Sequence[Samples]) -> list[tuple[str, Heard]]:
-        """The language and the words of each window. A batch that is too large is heard in halves."""
+    def _decode_batch(
+        self, windows: Sequence[Window], features: Sequence[Samples]
+    ) -> list[tuple[str, Heard]]:
+        """(language, text) of each window. If memory is too small, decodes the batch in halves."""
         try:
-            return self._listened(windows, features)
+            return self._decode_at_once(windows, features)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if len(windows) == 1:
                 raise EngineError(
-                    f"{NAME} has too little memory for a single window (nvidia-smi shows what fills it): "
-                    "take a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
+                    f"{NAME} has too little memory for a single window (nvidia-smi shows what uses it): "
+                    "use a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
                 ) from error
-        # Out here the error is gone, and with it what its frames held on the GPU.
+        # Outside the handler the error is freed, and with it the GPU memory that its frames held.
         half = len(windows) // 2
         self.batch = min(self.batch, half)
         LOG.warning("engine.batch_halved", windows=self.batch)
         return [
-            *self._heard(windows[:half], features[:half]),
-            *self._heard(windows[half:], features[half:]),
+            *self._decode_batch(windows[:half], features[:half]),
+            *self._decode_batch(windows[half:], features[half:]),
         ]
 
-    def _listened(self, windows: Sequence[Window], features: Sequence[Samples]) -> list[tuple[str, Heard]]:
-        asked = self._voters(windows)
-        encoded = self._decoder.encode([features[place] for place in asked]) if asked else None
-        languages = self._languages(windows, asked, encoded)
+    def _decode_at_once(
+        self, windows: Sequence[Window], features: Sequence[Samples]
+    ) -> list[tuple[str, Heard]]:
+        voters = self._select_voters(windows)
+        encoded = self._decoder.encode([features[place] for place in voters]) if voters else None
+        languages = self._choose_languages(windows, voters, encoded)
         found: dict[int, Heard] = {}
-        # All prompts of a batch must be alike, and the language is in the prompt.
+        # All prompts of a batch must be equal, and the prompt contains the language.
         for language in dict.fromkeys(languages):
             places = [place for place, spoken in enumerate(languages) if spoken == language]
             known = (
-                encoded if places == asked else self._decoder.encode([features[place] for place in places])
+                encoded if places == voters else self._decoder.encode([features[place] for place in places])
             )
             seconds = [windows[place].seconds for place in places]
             found.update(zip(places, self._decoder.hear(known, seconds, language), strict=True))
         return [(language, found[place]) for place, language in enumerate(languages)]
 
-    def _voters(self, windows: Sequence[Window]) -> list[int]:
-        """Places of the windows whose language must be asked: all without a session, else the first few."""
+    def _select_voters(self, windows: Sequence[Window]) -> list[int]:
+        """Places of the windows whose language is detected: the first few of a session, all without one."""
         if not self._decoder.multilingual:
             return []
         seen: Counter[str] = Counter()
@@ -168,13 +171,13 @@ class FasterWhisper:
                 seen[window.session] += 1
         return places
 
-    def _languages(self, windows: Sequence[Window], asked: Sequence[int], encoded: Any) -> list[str]:
+    def _choose_languages(self, windows: Sequence[Window], voters: Sequence[int], encoded: Any) -> list[str]:
         """The language of each window, after its session's vote."""
         alone: dict[int, str] = {}
-        for place, chances in zip(asked, self._decoder.languages(encoded) if asked else (), strict=True):
+        for place, chances in zip(voters, self._decoder.languages(encoded) if voters else (), strict=True):
             alone[place] = max(chances, key=lambda language: (chances[language], language), default=ENGLISH)
             window = windows[place]
-            # A batch that was too large is asked again in halves, and has voted.
+            # The windows of a halved batch have already voted.
             if window.session and window.id not in self._voted:
                 self._voted.add(window.id)
                 self._votes.cast(window.session, chances)
@@ -190,5 +193,5 @@ class FasterWhisper:
 
 
 def safe(error: BaseException) -> str:
-    """What CTranslate2 itself says; of every other error the type only, for its text may hold speech."""
+    """The text of CTranslate2's errors; only the type of others, whose text may contain speech."""
     return line(error) if type(error) in {RuntimeError, MemoryError} else type(error).__name__

@@ -1,12 +1,11 @@
-"""A loaded Whisper model, asked for many windows at once: features, language, words, and a second hearing.
+"""Decodes batches of windows with a Whisper model: features, language, words, and a second pass.
 
-CTranslate2's own documented calls (encode, detect_language, generate, align) are made here, with the
-parts of faster-whisper around them that know Whisper: features, tokens, word times. Its own batches are
-not used. `transcribe` takes one file and maps clips of it back; `forward` carries the end of one
-window's speech over to its neighbour in the batch, so that word times depend on who sits beside whom;
-both drop what follows a window's last pair of time stamps, expecting to read it again, and never do.
-Here no window knows of another, the encoder's output serves the vote on the language, too, and nothing
-is kept between calls.
+This calls CTranslate2's documented methods (encode, detect_language, generate, align), and faster-whisper
+only for features, tokens and word times. faster-whisper's batched pipeline is not used: `transcribe` takes a
+single file, and `forward` carries the end of one window's speech over to the next window in the batch, so
+word times depend on the batch; both drop the text after a window's last pair of time stamps without decoding
+it again. Here windows are independent, the encoder's output also serves the language vote, and no state
+remains between calls.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
 VENDOR_VERSION = "1.2.1"
 BEAM_SIZE = 5
 MAX_TOKENS = 448
-"""Places in Whisper's decoder. CTranslate2 gives at most half of them to what is said in one window."""
+"""Positions in Whisper's decoder. CTranslate2 uses at most half of them for a window's text."""
 SECONDS_PER_STAMP = 0.02
 FRAMES_PER_SECOND = 100
 MIN_FRAMES, MAX_FRAMES = 20, 3000
 PREPENDED = "\"'“¿([{-"
 APPENDED = "\"'.。,，!！?？:：”)]}、"
-"""Marks that belong to the word after or before them: faster-whisper's own."""
+"""Marks that belong to the word after or before them, as in faster-whisper."""
 WARMER = (0.2, 0.4, 0.6, 0.8)
-"""Temperatures of a second hearing: at 0 it would say the same again."""
+"""Temperatures of a second pass: 0 would repeat the first result."""
 FROM_COLD = (0.0, *WARMER)
 VENDOR = {
     ("WhisperModel", "encode"): {"features"},
@@ -57,28 +56,28 @@ VENDOR = {
     ("Tokenizer", "__init__"): {"tokenizer", "multilingual", "task", "language"},
     ("pad_or_trim",): {"array"},
 }
-"""What is called of faster-whisper besides `transcribe`, and its parameters."""
+"""faster-whisper's functions used here besides `transcribe` -> required parameters."""
 
 
 class Decoder(Protocol):
-    """What the batches need of a model."""
+    """The model interface that batches use."""
 
     multilingual: bool
 
     def features(self, audio: Samples) -> Samples:
-        """What the encoder takes of one window, padded to 30 s. Safe in any thread."""
+        """The encoder's input for one window, padded to 30 s. Thread-safe."""
 
     def encode(self, features: Sequence[Samples]) -> Any:
-        """The encoder's output for a batch, where the model lies."""
+        """The encoder's output for a batch, on the model's device."""
 
     def languages(self, encoded: Any) -> list[dict[str, float]]:
-        """The probability of each language, for each window of the batch."""
+        """Language -> probability, for each window of the batch."""
 
     def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Heard]:
-        """What is said in each window of the batch, all in one language; `seconds` is their length."""
+        """Transcribes a batch of windows in one language; `seconds` are their lengths."""
 
     def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Heard:
-        """One window, heard a second time and more carefully."""
+        """Transcribes one window again, at higher temperatures."""
 
 
 @cache
@@ -87,20 +86,20 @@ def _faster_whisper() -> Any:
 
 
 def check_vendor() -> None:
-    """Raises EngineError where faster-whisper is not as it was when this was written."""
+    """Raises EngineError if faster-whisper's functions in VENDOR have changed."""
     for path, wanted in VENDOR.items():
         found: Any = _faster_whisper()
         for name in path:
             found = getattr(found, name, None)
         if found is None or wanted - set(inspect.signature(found).parameters):
             raise EngineError(
-                f"this faster-whisper has another {'.'.join(path)} than {VENDOR_VERSION}: "
+                f"the installed faster-whisper has a different {'.'.join(path)} than {VENDOR_VERSION}: "
                 f"pip install 'faster-whisper=={VENDOR_VERSION}'"
             )
 
 
 class WhisperDecoder:
-    """See Decoder. It keeps nothing from one call to the next, besides its tokenizers."""
+    """See Decoder. Stateless, except for a cache of tokenizers."""
 
     def __init__(self, whisper: Any, task: str = "transcribe") -> None:
         self._whisper = whisper
@@ -124,7 +123,7 @@ class WhisperDecoder:
         return self._whisper.encode(numpy.stack(features))
 
     def languages(self, encoded: Any) -> list[dict[str, float]]:
-        """See Decoder. CTranslate2 writes a language as `<|en|>`."""
+        """See Decoder. CTranslate2's language codes look like `<|en|>`."""
         found = self._whisper.model.detect_language(encoded)
         return [{name[2:-2]: float(probability) for name, probability in window} for window in found]
 
@@ -137,32 +136,30 @@ class WhisperDecoder:
         limit: int = MAX_TOKENS,
         fill: bool = False,
     ) -> list[Heard]:
-        """See Decoder. `limit` stands for MAX_TOKENS; all that it allows is said where a window is to
-        `fill` it, to see what that costs.
-        """
+        """See Decoder. `limit` replaces MAX_TOKENS; with `fill` each window uses all of it."""
         tokenizer = self._tokenizer(language)
         unwanted = [-1, tokenizer.eot] if fill else [-1]
-        results = self._generated(encoded, len(seconds), tokenizer, limit, unwanted)
-        written = [_Written.of(result) for result in results]
+        results = self._generate(encoded, len(seconds), tokenizer, limit, unwanted)
+        outputs = [_Output.of(result) for result in results]
         lines = [
-            list(_lines(each.tokens, tokenizer.timestamp_begin, end))
-            for each, end in zip(written, seconds, strict=True)
+            list(_split_lines(output.tokens, tokenizer.timestamp_begin, end))
+            for output, end in zip(outputs, seconds, strict=True)
         ]
         texts = [[token for line in one for token in line.text(tokenizer)] for one in lines]
         aligned = self._whisper.find_alignment(tokenizer, texts, encoded, [_frames(end) for end in seconds])
         room = min(limit // 2, limit - len(tokenizer.sot_sequence))
         return [
             Heard(
-                segments=tuple(self._placed(line, words, tokenizer)),
+                segments=tuple(self._to_segments(line, words, tokenizer)),
                 seconds=end,
-                avg_logprob=each.avg_logprob,
-                no_speech_prob=each.no_speech_prob,
-                heard_until=_heard_until(each.tokens, tokenizer.timestamp_begin, room),
+                avg_logprob=output.avg_logprob,
+                no_speech_prob=output.no_speech_prob,
+                heard_until=_find_early_end(output.tokens, tokenizer.timestamp_begin, room),
             )
-            for each, line, words, end in zip(written, lines, aligned, seconds, strict=True)
+            for output, line, words, end in zip(outputs, lines, aligned, seconds, strict=True)
         ]
 
-    def _generated(
+    def _generate(
         self, encoded: Any, count: int, tokenizer: Any, limit: int, unwanted: list[int]
     ) -> Sequence[Any]:
         found: Sequence[Any] = self._whisper.model.generate(
@@ -176,10 +173,10 @@ class WhisperDecoder:
         )
         return found
 
-    def _placed(self, lines: Sequence[_Line], words: list[Any], tokenizer: Any) -> Iterator[Segment]:
-        """Segments with their words, whose times are mended as faster-whisper mends them.
+    def _to_segments(self, lines: Sequence[_Line], words: list[Any], tokenizer: Any) -> Iterator[Segment]:
+        """Segments with their words, whose times faster-whisper corrects.
 
-        Its method is given this window alone, with words that are aligned already.
+        Its method gets a single window, with words that are aligned already.
         """
         if not lines:
             return
@@ -187,8 +184,10 @@ class WhisperDecoder:
             {"seek": 0, "start": line.start, "end": line.end, "tokens": line.text(tokenizer)}
             for line in lines
         ]
-        mend = _faster_whisper().WhisperModel.add_word_timestamps
-        mend(_Aligned(words), [parts], tokenizer, None, 0, PREPENDED, APPENDED, last_speech_timestamp=0.0)
+        add_times = _faster_whisper().WhisperModel.add_word_timestamps
+        add_times(
+            _Aligned(words), [parts], tokenizer, None, 0, PREPENDED, APPENDED, last_speech_timestamp=0.0
+        )
         for part in parts:
             text = tokenizer.decode(part["tokens"]).strip()
             if text:
@@ -196,13 +195,13 @@ class WhisperDecoder:
                     text=text,
                     start=float(part["start"]),
                     end=float(part["end"]),
-                    words=_words(part.get("words") or ()),
+                    words=_to_words(part.get("words") or ()),
                 )
 
     def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Heard:
-        """See Decoder. One after the other, at rising temperatures until it is plausible.
+        """See Decoder. Tries rising temperatures until the result is plausible.
 
-        Where the model only stopped early it is asked to go on from there, which `transcribe` does.
+        If the model only stopped early, it starts at temperature 0: `transcribe` continues after the stop.
         """
         found, _ = self._whisper.transcribe(
             audio,
@@ -217,7 +216,7 @@ class WhisperDecoder:
         parts = list(found)
         tokens = sum(len(part.tokens) for part in parts)
         return Heard(
-            segments=tuple(_segment(part) for part in parts if part.text.strip()),
+            segments=tuple(_to_segment(part) for part in parts if part.text.strip()),
             seconds=len(audio) / self._whisper.feature_extractor.sampling_rate,
             avg_logprob=sum(part.avg_logprob * len(part.tokens) for part in parts) / tokens
             if tokens
@@ -227,16 +226,16 @@ class WhisperDecoder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """The tokens of one window, and how sure the model is of them."""
+class _Output:
+    """The tokens of one window, and the model's confidence in them."""
 
     tokens: Sequence[int]
     avg_logprob: float
     no_speech_prob: float
 
     @classmethod
-    def of(cls, result: Any) -> _Written:
-        """The score is the mean over the tokens; Whisper counts the end, too, for its threshold."""
+    def of(cls, result: Any) -> _Output:
+        """Converts the score, a mean over the tokens: Whisper's threshold counts the end token, too."""
         tokens = result.sequences_ids[0]
         mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
         return cls(tokens, float(mean), float(result.no_speech_prob))
@@ -244,7 +243,7 @@ class _Written:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """What stands between two time stamps; seconds from the window's beginning."""
+    """The text between two time stamps; seconds from the start of the window."""
 
     start: float
     end: float
@@ -256,7 +255,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Aligned:
-    """Stands in for the model where its words are aligned already."""
+    """Stands in for the model, with words that are aligned already."""
 
     words: list[Any]
     frames_per_second: int = FRAMES_PER_SECOND
@@ -265,8 +264,8 @@ class _Aligned:
         return [self.words]
 
 
-def _lines(tokens: Sequence[int], stamps: int, seconds: float) -> Iterator[_Line]:
-    """Each time stamp ends what stands before it. The last line may have none: then the window ends it."""
+def _split_lines(tokens: Sequence[int], stamps: int, seconds: float) -> Iterator[_Line]:
+    """Splits tokens at time stamps. If the last line has no stamp, the window's end ends it."""
     start, text = 0.0, list[int]()
     for token in tokens:
         if token < stamps:
@@ -280,10 +279,10 @@ def _lines(tokens: Sequence[int], stamps: int, seconds: float) -> Iterator[_Line
         yield _Line(start, max(start, seconds), tuple(text))
 
 
-def _heard_until(tokens: Sequence[int], stamps: int, room: int) -> float | None:
-    """Up to where the window was read, in seconds, where the model stopped early; else None.
+def _find_early_end(tokens: Sequence[int], stamps: int, room: int) -> float | None:
+    """Seconds at which the model stopped before the end of the window; None if it did not.
 
-    It did where it began a line with a time stamp and said no more, or where it had no more room.
+    It stopped early if its output ends with the start stamp of a line, or if it ran out of tokens.
     """
     times = [(token - stamps) * SECONDS_PER_STAMP for token in tokens if token >= stamps]
     begun = len(tokens) >= 2 and tokens[-1] >= stamps and tokens[-2] >= stamps
@@ -296,19 +295,19 @@ def _frames(seconds: float) -> int:
     return min(max(int(seconds * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES)
 
 
-def _words(found: Sequence[Mapping[str, Any]]) -> tuple[Word, ...]:
+def _to_words(found: Sequence[Mapping[str, Any]]) -> tuple[Word, ...]:
     return tuple(
         Word(
-            word=each["word"].strip(),
-            start=float(each["start"]),
-            end=float(each["end"]),
-            probability=round(float(each["probability"]), 3),
+            word=row["word"].strip(),
+            start=float(row["start"]),
+            end=float(row["end"]),
+            probability=round(float(row["probability"]), 3),
         )
-        for each in found
-        if each["word"].strip()
+        for row in found
+        if row["word"].strip()
     )
 
 
-def _segment(part: Any) -> Segment:
-    words = _words([vars(word) for word in part.words or ()])
+def _to_segment(part: Any) -> Segment:
+    words = _to_words([vars(word) for word in part.words or ()])
     return Segment(text=part.text.strip(), start=float(part.start), end=float(part.end), words=words)

@@ -1,4 +1,4 @@
-"""Where Whisper runs: the GPU and its libraries, the number format, the self-test, the size of a batch."""
+"""Whisper's device: the GPU and its libraries, number format, self-test, batch size."""
 
 from __future__ import annotations
 
@@ -28,49 +28,48 @@ PREFERRED = {
     "cuda": ("float16", "int8_float16", "int8_float32", "float32"),
     "cpu": ("int8", "int8_float32", "float32"),
 }
-"""The first that the device can do: half precision where the GPU has it, 8 bit on a CPU."""
-MENDS = {
-    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; see driver and free memory with nvidia-smi",
-    "cpu": "install 'batchscribe[cpu]' again; see the free memory with free -h",
+"""Number formats in order of preference: half precision on a GPU, 8 bit on a CPU."""
+REMEDIES = {
+    "cuda": "install 'batchscribe[gpu]', which brings cuBLAS; check driver and free memory with nvidia-smi",
+    "cpu": "install 'batchscribe[cpu]' again; check the free memory with free -h",
 }
-"""What to do where a model loads and does not run."""
+"""Remedies if a model loads but does not run."""
 CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
-"""All of CUDA's that CTranslate2's wheel opens at run time, besides the driver's libcuda.so.1: the CUDA
-runtime is linked into it, and cuDNN is not named in it at all. The second needs the first."""
+"""The CUDA libraries that CTranslate2's wheel opens at run time, besides the driver's libcuda.so.1: the CUDA
+runtime is linked statically, and cuDNN is not used. The second needs the first."""
 SELF_TEST_TOKENS = 16
 PROBE_WINDOWS = 8
-"""Heard once at loading, to see what a window costs of the GPU's memory."""
+"""Windows transcribed once at loading, to measure GPU memory per window."""
 MAX_BATCH = 32
-"""Beyond it decoding gains nothing: a batch takes as long as its longest window."""
+"""Larger batches are not faster: a batch takes as long as its longest window."""
 BATCH_UNMEASURED = 8
-"""Where nvidia-smi does not say what is free. What is too much is halved later."""
+"""Batch size if nvidia-smi does not report free memory; halved later if it is too large."""
 SPARE = 0.25
-"""Part of the free memory that is left free: windows differ, and others may use the GPU, too."""
+"""Part of the free memory that stays free: windows differ, and others may use the GPU."""
 LEAST_BYTES = 32 * 1024**2
-"""A window costs more than this with any model, whatever a measurement says: its features and the cache
-of its decoder."""
+"""Minimum memory of a window with any model: its features and its decoder cache."""
 MIB = 1024**2
 
 
 def device_of(spec: EngineSpec) -> str:
-    """`cuda` or `cpu`. Raises MisconfiguredError for a GPU, asked for or there, that is unusable."""
+    """Returns `cuda` or `cpu`. Raises MisconfiguredError if a required or present GPU is unusable."""
     if spec.device == "cpu":
         return "cpu"
     if spec.device not in {"auto", "cuda"}:
-        raise MisconfiguredError(f"no device is called {spec.device!r}: auto, cuda or cpu")
+        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
     if cuda_devices():
         check_libraries()
         return "cuda"
     if spec.device == "cuda" or nvidia.on_the_bus():
         raise GpuError(
             "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]' "
-            "(the device cpu must be asked for by name)"
+            "(to use the CPU, set the device to cpu)"
         )
     return "cpu"
 
 
 def gpu_missing(spec: EngineSpec) -> bool:
-    """Whether `spec` wants a GPU, and there is no usable one here."""
+    """True if `spec` requires a GPU and this machine has no usable one."""
     try:
         return spec.device == "cuda" and not cuda_devices()
     except ImportError:
@@ -78,20 +77,20 @@ def gpu_missing(spec: EngineSpec) -> bool:
 
 
 def cuda_devices() -> int:
-    """How many GPUs the driver shows."""
+    """Number of GPUs that the driver shows."""
     ctranslate2: Any = importlib.import_module("ctranslate2")
     try:
         return int(ctranslate2.get_cuda_device_count())
     except RuntimeError:
-        # A driver that is broken or too old counts as no GPU; whether that is an error is decided above.
+        # A driver that is broken or too old counts as no GPU; `device_of` decides if that is an error.
         return 0
 
 
 def check_libraries() -> None:
-    """Loads cuBLAS, which CTranslate2 looks up by name when it first needs it. Raises GpuError."""
+    """Loads cuBLAS, which CTranslate2 opens by name on first use. Raises GpuError."""
     folders = _pip_folders()
     for library in CUBLAS:
-        if not any(_loads(name) for name in (*(str(folder / library) for folder in folders), library)):
+        if not any(_try_load(name) for name in (*(str(folder / library) for folder in folders), library)):
             raise GpuError(
                 f"{library} cannot be loaded: pip install 'batchscribe[gpu]', which brings it, "
                 "or install the CUDA 12 libraries of your system"
@@ -105,7 +104,7 @@ def _pip_folders() -> list[Path]:
     return []
 
 
-def _loads(library: str) -> bool:
+def _try_load(library: str) -> bool:
     with suppress(OSError):
         ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         return True
@@ -113,13 +112,13 @@ def _loads(library: str) -> bool:
 
 
 def compute_type(spec: EngineSpec, device: str) -> str:
-    """The number format: as asked, else the best that the device has. Raises MisconfiguredError."""
+    """The required number format, else the device's best one. Raises MisconfiguredError."""
     ctranslate2: Any = importlib.import_module("ctranslate2")
     able = ctranslate2.get_supported_compute_types(device)
     if spec.compute_type != "auto":
         if spec.compute_type not in able:
             raise MisconfiguredError(
-                f"{device} here cannot compute in {spec.compute_type}: WHISPER_COMPUTE_TYPE may be auto, "
+                f"the {device} here does not support {spec.compute_type}: WHISPER_COMPUTE_TYPE may be auto, "
                 f"{', '.join(sorted(able))}"
             )
         return spec.compute_type
@@ -127,10 +126,10 @@ def compute_type(spec: EngineSpec, device: str) -> str:
 
 
 def self_test(decoder: WhisperDecoder, device: str) -> None:
-    """One second of sound through the whole model: a library that is missing is only missed there.
+    """Transcribes one second of sound: missing libraries show only then.
 
-    Without the padding to 30 s, which costs a CPU as much as a window, and would show no more.
-    Raises EngineError with the mend.
+    Without the padding to 30 s, which costs a CPU as much as a full window and tests nothing more.
+    Raises EngineError with a remedy.
     """
     try:
         sound = decoder.features(speech_like(1.0))
@@ -139,11 +138,13 @@ def self_test(decoder: WhisperDecoder, device: str) -> None:
             decoder.languages(encoded)
         decoder.hear(encoded, [1.0], ENGLISH, limit=SELF_TEST_TOKENS)
     except Exception as error:
-        raise EngineError(f"{NAME} loads, but fails its self-test: {line(error)}: {MENDS[device]}") from error
+        raise EngineError(
+            f"{NAME} loads, but fails its self-test: {line(error)}: {REMEDIES[device]}"
+        ) from error
 
 
 def speech_like(seconds: float) -> Samples:
-    """A voice's harmonics in syllables: always the same, and no speech."""
+    """A deterministic sound with a voice's harmonics and syllables, but no speech."""
     numpy: Any = importlib.import_module("numpy")
     at = numpy.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     voice = sum(numpy.sin(2 * numpy.pi * 120 * tone * at) / tone for tone in range(1, 25))
@@ -153,56 +154,53 @@ def speech_like(seconds: float) -> Samples:
 
 
 def batch_size(decoder: WhisperDecoder, device: str) -> int:
-    """How many windows at once. On a CPU one: a batch takes longer there than its windows one by one.
+    """Number of windows per batch. On a CPU 1: a batch is slower there than single windows.
 
-    Raises EngineError where not even one fits.
+    Raises EngineError if not even one window fits.
     """
     if device != "cuda":
         return 1
-    # What a window costs grows with its text: each is filled up.
+    # A window's memory grows with its text, so each one is filled.
     features = decoder.features(speech_like(MAX_WINDOW_SECONDS))
 
-    def hear(windows: int) -> None:
+    def transcribe(windows: int) -> None:
         encoded = decoder.encode([features] * windows)
         decoder.hear(encoded, [MAX_WINDOW_SECONDS] * windows, ENGLISH, fill=True)
 
-    return measured_batch(hear, free_memory)
+    return measured_batch(transcribe, free_memory)
 
 
-def measured_batch(hear: Callable[[int], None], free: Callable[[], int | None]) -> int:
-    """The batch that fits, from how low the free memory (bytes) fell with one window, and with a few.
+def measured_batch(transcribe: Callable[[int], None], free: Callable[[], int | None]) -> int:
+    """Batch size that fits, from the least free memory (bytes) with one window and with a few.
 
-    Raises what `hear` raises, where one window does not fit.
+    Raises the error of `transcribe` if one window does not fit.
     """
-    one = least_free(partial(hear, 1), free)
+    one = least_free(partial(transcribe, 1), free)
     try:
-        few = least_free(partial(hear, PROBE_WINDOWS), free)
+        few = least_free(partial(transcribe, PROBE_WINDOWS), free)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         return PROBE_WINDOWS // 4
     if one is None or few is None:
         return BATCH_UNMEASURED
-    each = max((one - few) // (PROBE_WINDOWS - 1), LEAST_BYTES)
-    return max(1, min(1 + int(one * (1 - SPARE)) // each, MAX_BATCH))
+    window = max((one - few) // (PROBE_WINDOWS - 1), LEAST_BYTES)
+    return max(1, min(1 + int(one * (1 - SPARE)) // window, MAX_BATCH))
 
 
 def least_free(work: Callable[[], None], free: Callable[[], int | None]) -> int | None:
-    """The least free memory seen while `work` ran. CTranslate2 gives most of it back at once, so that
-    nothing shows afterwards.
-    """
-    seen: list[int | None] = []
+    """Least free memory observed while `work` runs: CTranslate2 frees most of it before `work` ends."""
+    observed: list[int | None] = []
     with ThreadPoolExecutor(1) as beside:
         done = beside.submit(work)
-        while not seen or not done.done():
-            seen.append(free())
+        while not observed or not done.done():
+            observed.append(free())
         done.result()
-    known = [each for each in seen if each is not None]
-    return min(known, default=None)
+    return min((memory for memory in observed if memory is not None), default=None)
 
 
 def free_memory() -> int | None:
-    """Free bytes of the fullest GPU; None where nvidia-smi does not say."""
+    """Free bytes of the GPU with the least free memory; None if nvidia-smi fails."""
     query = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)

@@ -1,7 +1,7 @@
 """Whisper through faster-whisper (CTranslate2), on a CUDA GPU or on the CPU.
 
-The model is a folder of this machine or a name that was fetched before; loading never reaches for
-the network. The vendor's packages are imported when they are needed: a scheduler has none of them.
+The model is a folder or the name of a model that was fetched before; loading never uses the network. The
+vendor's packages are imported on demand, since a scheduler lacks them.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Factory:
     gpu_missing = staticmethod(gpu_missing)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. Asks the driver how many GPUs there are, and looks for the model's files."""
+        """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
-        if missing := [name for name in (NAME.replace("-", "_"), "ctranslate2") if not _installed(name)]:
+        if missing := [name for name in (NAME.replace("-", "_"), "ctranslate2") if not _is_installed(name)]:
             return (*found, f"{', '.join(missing)} not installed: {INSTALL}")
         model = () if found else (model_folder,)
         return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
@@ -58,7 +58,7 @@ class Factory:
         device = device_of(spec)
         try:
             kind = compute_type(spec, device)
-            decoder = WhisperDecoder(_loaded(model_folder(spec), device, kind), spec.task)
+            decoder = WhisperDecoder(_load_model(model_folder(spec), device, kind), spec.task)
             check_languages(spec, multilingual=decoder.multilingual)
             self_test(decoder, device)
             batch = batch_size(decoder, device)
@@ -76,15 +76,15 @@ class Factory:
         )
 
     def models(self) -> dict[str, bool]:
-        """The names of Whisper's models, and whether each is on this machine. No network."""
-        return {name: _here(name) for name in MODELS}
+        """Whisper model -> True if it is on this machine. Does not use the network."""
+        return {name: _is_here(name) for name in MODELS}
 
     def fetch(self, spec: EngineSpec) -> Path:
-        """Brings the model of `spec` onto this machine. Raises MisconfiguredError, EngineError."""
+        """Downloads the model of `spec` to this machine. Raises MisconfiguredError, EngineError."""
         return prefetch(model_name(spec))
 
 
-def _here(name: str) -> bool:
+def _is_here(name: str) -> bool:
     try:
         model_folder(EngineSpec(engine=NAME, model=name))
     except MisconfiguredError:
@@ -92,21 +92,21 @@ def _here(name: str) -> bool:
     return True
 
 
-def _loaded(folder: Path, device: str, kind: str) -> Any:
+def _load_model(folder: Path, device: str, kind: str) -> Any:
     whisper: Any = importlib.import_module("faster_whisper")
     return whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
 
 
 def _check_code(spec: EngineSpec) -> None:
-    """Raises MisconfiguredError for a language that Whisper does not know."""
+    """Raises MisconfiguredError for a language that Whisper does not support."""
     tokens: Any = importlib.import_module("faster_whisper.tokenizer")
     if spec.language is not None and spec.language not in tokens._LANGUAGE_CODES:  # noqa: SLF001 - no other list
         raise MisconfiguredError(
-            f"Whisper knows no language {spec.language!r}: BATCH_LANGUAGE is a code such as en or de"
+            f"Whisper does not support the language {spec.language!r}: set BATCH_LANGUAGE to a code, e.g. en"
         )
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 

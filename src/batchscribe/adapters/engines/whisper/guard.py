@@ -1,4 +1,4 @@
-"""Whisper's guard of quality: what looks wrong is heard again, as long as that does not cost too much."""
+"""Whisper's quality guard: transcribes doubtful windows again, within a time budget."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from batchscribe.core.text.timing import within
 LOG = structlog.get_logger()
 
 SHARE = 0.2
-"""Second hearings may take so much of the time that first hearings took..."""
+"""Time for second passes, as a part of the time of first passes..."""
 ALLOWANCE = 30.0
-"""...and so many seconds besides, so that a short run has some, too."""
+"""...plus these seconds, so that short runs have some, too."""
 MOST = 60.0
-"""No more are ever saved up: for so long at a time nothing new would be heard."""
+"""Maximum saved seconds: second passes block new windows for no longer than that."""
 
 
 class Budget:
-    """The time for second hearings: a share of the time that first ones took, so no run gets much longer."""
+    """Time budget for second passes: a part of the time of first ones, so runs get little longer."""
 
     def __init__(
         self, monotonic: Callable[[], float], *, share: float = SHARE, allowance: float = ALLOWANCE
@@ -38,16 +38,16 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds; one hearing may overdraw it, and the next waits until it is earned."""
+        """Seconds; one pass may overdraw it, and the next waits until it is positive again."""
         return 0.0 if self._closed else self._left
 
     def close(self) -> None:
-        """There is none from now on."""
+        """Sets the budget to zero permanently."""
         self._closed = True
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The block is a first hearing."""
+        """Measures a first pass."""
         begun = self._monotonic()
         try:
             yield
@@ -56,7 +56,7 @@ class Budget:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """The block is a second hearing."""
+        """Measures a second pass."""
         begun = self._monotonic()
         try:
             yield
@@ -65,26 +65,26 @@ class Budget:
 
 
 class Guard:
-    """Judges what was heard first, and decides what is kept."""
+    """Checks first results, and chooses the ones to keep."""
 
     def __init__(self, decoder: Decoder, budget: Budget) -> None:
         self._decoder = decoder
         self._budget = budget
 
-    def judged(self, window: Window, language: str, heard: Heard) -> Recognition:
-        """The window's result: as heard first, or the better of two hearings, with its flags."""
-        if heard.silent:
+    def judged(self, window: Window, language: str, decoded: Heard) -> Recognition:
+        """The window's result, the better one if there was a second pass, with its flags."""
+        if decoded.silent:
             return Recognition(window.id, (), language)
-        found, flags = doubts(heard), list[str]()
-        if found and self._budget.left > 0 and (second := self._second(window, language, found)):
-            heard = better(heard, second)
-            found, flags = doubts(heard), [RERUN]
+        found, flags = doubts(decoded), list[str]()
+        if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
+            decoded = better(decoded, second)
+            found, flags = doubts(decoded), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
-        spoken = [segment for segment in heard.segments if segment.text.strip()]
+        spoken = [segment for segment in decoded.segments if segment.text.strip()]
         return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
 
-    def _second(self, window: Window, language: str, why: frozenset[Doubt]) -> Heard | None:
-        """None where there was too little memory for it: what was heard first is kept, and flagged."""
+    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Heard | None:
+        """The second result; None if memory was too small: the first one is kept, and flagged."""
         try:
             with self._budget.spending():
                 return self._decoder.again(window.audio, language, why)

