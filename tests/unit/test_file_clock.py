@@ -83,7 +83,7 @@ def test_languages_that_begin_alike_stay_apart() -> None:
 def test_flags_of_the_decoding_stand_in_the_transcript() -> None:
     whole = Whole(4.0, partial=True, repaired=False, flags=frozenset({RESCALED}))
     heard = Heard(Ended(chunk=0, whole=whole), (), "en", frozenset())
-    assert {RESCALED, PARTIAL} < set(_flags(heard))
+    assert {RESCALED, PARTIAL} < set(_collect_flags(heard))
 
 
 def transcript(number: int, span: float | None) -> PartInput:
