@@ -9,7 +9,7 @@ from batchscribe.core.text.flags import PARTIAL, RESCALED
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.worker.assembly import Heard, _flags
+from batchscribe.worker.assembly import Heard, _collect_flags
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import Sound, Whole
 from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
