@@ -277,7 +277,7 @@ def test_a_piece_without_sound_of_its_own_is_no_success(bench: Bench) -> None:
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (1, 1)
     assert bench.failure(torn).kind is FailureKind.CHUNK
-    assert "no sound" in bench.failure(torn).message
+    assert "no audio" in bench.failure(torn).message
 
 
 def test_damage_behind_good_windows_fails_the_whole_chunk() -> None:

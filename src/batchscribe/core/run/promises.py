@@ -20,7 +20,7 @@ def _round_up_minutes(seconds: float) -> timedelta:
 
 
 AFTER_WORK = timedelta(seconds=2 * PASS_SECONDS)
-"""From the last result to `stopped`: one pass to observe the end and stop, and the time the cloud takes."""
+"""From the last result to `stopped`: one pass to observe the end, and the time the cloud takes."""
 BY_HOST = _round_up_minutes(BoxWaits().linger + POWER_OFF_SECONDS)
 """From the last result to the GPU host's own power-off."""
 STALLED = _round_up_minutes(BoxWaits().silence + BoxWaits().grace)
@@ -29,18 +29,18 @@ AFTER_DEADLINE = GUARD_FIRST + 2 * GUARD_EVERY
 """From a run's deadline to `stopped` by the guard: its first stop, and one retry."""
 
 
-def _format_minutes(time: timedelta) -> str:
+def _in_minutes(time: timedelta) -> str:
     return f"{time // timedelta(minutes=1)} min"
 
 
-USUAL = f"after the last result the GPU is verified stopped within {_format_minutes(AFTER_WORK)}"
+USUAL = f"after the last result the GPU is verified stopped within {_in_minutes(AFTER_WORK)}"
 BOX = (
     "if the scheduler, its machine or its network fails, the GPU host powers itself off within "
-    f"{_format_minutes(BY_HOST)} after its work ended; a hung worker is ended within {_format_minutes(STALLED)}"
+    f"{_in_minutes(BY_HOST)} after its work ended; a hung worker is ended within {_in_minutes(STALLED)}"
 )
 NO_BOX = "the GPU host does not power itself off: `batchscribe gpu setup` installs the units that do"
 LAST = (
-    f"it never runs later than the run's deadline + {_format_minutes(AFTER_DEADLINE)}, unless the cloud's own "
+    f"it never runs later than the run's deadline + {_in_minutes(AFTER_DEADLINE)}, unless the cloud's own "
     "scheduler and the instance's OS both fail"
 )
 NO_LAST = "no stop is scheduled in the cloud: set BATCH_CLOUD_GUARD=eventbridge to add one"

@@ -1,7 +1,7 @@
 """A run: one attempt at a batch, from intent to settlement, as a persisted state machine.
 
-A run has a state; a step moves it to the next one; the outcome is how it ended. Every step may be repeated, so
-a crashed controller is no special case.
+A run has a state; a step moves it to the next one; the outcome is how it ended. Every step may be repeated,
+so a crashed controller is no special case.
 """
 
 from __future__ import annotations
