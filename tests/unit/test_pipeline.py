@@ -443,7 +443,7 @@ def test_a_mistake_in_a_thread_ends_the_worker(bench: Bench) -> None:
 
     record = bench.run(find_speech=broken)
     assert record.end is WorkerEnd.FAILED
-    assert "weave thread" in record.message
+    assert "timeline thread" in record.message
 
 
 def test_a_chunk_that_breaks_the_engine_is_to_blame_when_the_engine_goes_on(bench: Bench) -> None:

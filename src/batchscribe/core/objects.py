@@ -32,7 +32,7 @@ class ObjectInfo:
     modified: datetime
     etag: str
     changed: datetime | None = None
-    """When a file was created there, if its store distinguishes that from `modified`, which copies keep."""
+    """Time at which a file was created there, if its store has it: copies keep their old `modified`."""
 
 
 @dataclass(frozen=True, slots=True)

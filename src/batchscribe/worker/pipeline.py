@@ -198,7 +198,7 @@ class _Worker:
         return [
             *self._threads("fetch", crew.fetchers, fetcher.run),
             *self._threads("decode", crew.decoders, preparer.run),
-            *self._threads("weave", crew.weavers, weaver.run, self._ready.close),
+            *self._threads("timeline", crew.weavers, weaver.run, self._ready.close),
         ]
 
     def _publishers(self) -> list[threading.Thread]:

@@ -74,7 +74,7 @@ class Ending:
         """One line: why the worker ended before all its chunks were processed."""
         if self.error:
             return str(self.error)
-        return "the deadline passed" if self._is_late() else "asked to stop"
+        return "the deadline passed" if self._is_late() else "stop requested"
 
 
 class Board:

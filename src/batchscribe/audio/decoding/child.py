@@ -89,7 +89,7 @@ class Track:
     def starts(self) -> float:
         """Begin of its audio, by the file's clock.
 
-        The container states the begin of packets, the first of which codec or damage may leave out.
+        The container states the begin of its packets, but codec or damage may leave out the first ones.
         """
         return self.first.time or 0.0 if TIMED & names(self.container) else 0.0
 

@@ -1,4 +1,4 @@
-"""Repairs browser chunks: pieces of a recording of which only the first has a header.
+"""Repairs browser chunks: pieces of a recording, only the first with a header.
 
 MediaRecorder with a timeslice returns one stream of WebM or fragmented MP4 in pieces. The repair prepends the
 missing parts: the header of the recording, the pre-roll for its decoder (see preroll), and the beginning of a

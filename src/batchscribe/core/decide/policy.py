@@ -69,7 +69,7 @@ class Observation:
     """Latest consecutive paid runs without a transcript."""
     last_fruitless: datetime | None = None
     stranger: str | None = None
-    """Why the instance counts as used by another scheduler, if it does."""
+    """The sentence for an instance in use by another scheduler; else None."""
 
 
 class ReasonCode(StrEnum):

@@ -125,7 +125,7 @@ class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimLaunch(StrEnum):
-    """When the agent of a host with this claim starts the run's workers."""
+    """Trigger on which the agent of a host with this claim starts the run's workers."""
 
     BOOT = "boot"
     """As soon as the host is up."""
@@ -201,12 +201,12 @@ class BootRecord(Dated, frozen=True, kw_only=True):
     boot: Name
     """The kernel's boot id."""
     at: Time
-    """When that boot began, by the host's clock."""
+    """Begin of that boot, by the host's clock."""
     release: str
 
 
 class BoxEnd(Dated, frozen=True, kw_only=True):
-    """Why the agent ended its run; written before the power-off, if there is one."""
+    """The agent's reason for ending its run; written before the power-off, if there is one."""
 
     version: Count = VERSION
     run: Name
@@ -233,7 +233,7 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     claim: BoxClaim | None = None
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
-        """How its workers start: over ssh if it cannot accept claims at boot or verify the manifest."""
+        """Start of its workers: over ssh if it cannot accept claims at boot or verify the manifest."""
         able = self.boots and (self.shows_tags or wanted is not ClaimLaunch.BOOT)
         return wanted if able else ClaimLaunch.SSH
 

@@ -16,8 +16,8 @@ STOP_PATIENCE_SECONDS = 600.0
 GUARD_FIRST = timedelta(minutes=10)
 GUARD_EVERY = timedelta(minutes=5)
 GUARD_LAST = timedelta(minutes=25)
-"""When the external guard stops an instance, after its deadline. An attempt during `pending` fails, so there
-are several; none comes later, because the instance may have another owner by then."""
+"""Times after a deadline at which the external guard stops the instance. An attempt during `pending` fails,
+so there are several; none comes later, because the instance may have another owner by then."""
 
 
 class InstanceState(StrEnum):

@@ -117,7 +117,7 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
 
     phases: dict[str, float]
     launch: str
-    """How its workers were started: boot, ssh or local."""
+    """Start of its workers: boot, ssh or local."""
     to_running: float | None
     """From the start request to the first poll that showed it running."""
     to_worker: float | None

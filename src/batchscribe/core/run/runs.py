@@ -35,7 +35,7 @@ class RunState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a run ended: success, or a kind of failure."""
+    """Outcome of a run: success, or a kind of failure."""
 
     COMPLETED = "completed"
     """Every chunk of its batch is done or quarantined."""
@@ -166,7 +166,7 @@ class Run:
     trouble: str = ""
     """The cloud's last answer to a failed start request."""
     launch: str = ""
-    """How its workers are started: boot, ssh or local; empty until known."""
+    """Start of its workers: boot, ssh or local; empty until known."""
     by_hand: bool = False
     """Requested by a user (`batchscribe run`): age and live locks do not hold chunks back."""
     limit: int | None = None

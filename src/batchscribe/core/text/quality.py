@@ -89,7 +89,7 @@ class Heard:
 
 
 def doubts(heard: Heard) -> frozenset[Doubt]:
-    """Why a result is implausible; empty if it is not. An empty text is plausible; stopping early is not."""
+    """Doubts about a result. An empty text is plausible; stopping early is not."""
     found = {Doubt.UNFINISHED} if _unfinished(heard) else set[Doubt]()
     if heard.text:
         found |= {doubt for doubt, wrong in _CHECKS if wrong(heard)}

@@ -45,7 +45,7 @@ class PartInput:
     content: Transcript | ForeignTranscript | None = None
     """None if the chunk is quarantined: it has no transcript and will get none."""
     unreadable: str = ""
-    """Why its transcript is unreadable; then there is no content."""
+    """Error of its transcript, if that is unreadable; then there is no content."""
     seconds: float | None = None
     """Length of the audio, if there is no transcript; None if unknown."""
 
