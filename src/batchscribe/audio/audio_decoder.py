@@ -1,4 +1,4 @@
-"""Decodes untrusted audio from bytes, as a stream, in a separate limited process.
+"""Decodes untrusted audio from bytes, as a stream, in a limited process.
 
 Formats, protocols and codecs are allow-listed; decoded samples count against the limit; memory, CPU time and
 files are bounded; a crash of the process costs one chunk.
@@ -251,7 +251,7 @@ def _parse_samples(payload: bytes, channels: int) -> Samples:
 
 
 class _Child:
-    """The process, its two pipes, and an anonymous file with the bytes to decode.
+    """The process, its pipes, and an anonymous file with the input.
 
     In that file the bytes do not count against the child's memory limit, and the child never gets a path.
     """

@@ -62,7 +62,7 @@ UNLIKE = 0.15
 
 
 def reach(fixed_ms: int | None) -> int:
-    """Samples on both sides of a cut that are needed to find an overlap, or to leave it out."""
+    """Samples on both sides of a cut that overlaps need."""
     return max(REACH, (fixed_ms or 0) * SAMPLE_RATE // 1000)
 
 
@@ -136,7 +136,7 @@ def _contradicts(before: Samples, after: Samples, seconds: float) -> bool:
 
 
 def _flatten_spectra(tail: Samples, head: Samples) -> tuple[Curve, Curve]:
-    """Filters both to the band, with a flat spectrum, by one common filter."""
+    """Filters both to a flat spectrum in the band, by one filter."""
     size = 1 << (len(tail) + len(head)).bit_length()
     spectra = [np.fft.rfft(sound.astype(np.float64), size) for sound in (tail, head)]
     step = SAMPLE_RATE / size
@@ -165,7 +165,7 @@ def _cumulative_energy(sound: Curve) -> Curve:
 
 
 def _correlation_curve(tail: Curve, head: Curve) -> Curve:
-    """Correlation of the last n samples of `tail` with the first n of `head`, for each n; -1 to 1."""
+    """Correlation, -1 to 1, at each overlap n: end of `tail`, beginning of `head`."""
     most = min(len(tail), len(head))
     products = _correlate(tail, head)[::-1]
     lengths = np.arange(LEAST, most + 1)
@@ -189,7 +189,7 @@ def _best_repetition(tail: Curve, head: Curve, length: int) -> float:
 
 
 def _correlate_along(sound: Curve, part: Curve) -> Curve:
-    """Correlation of the part with the sound at each offset at which it fits completely."""
+    """Correlation of the part with the sound at each possible offset."""
     energy = _cumulative_energy(sound)
     within = energy[len(part) :] - energy[: -len(part)]
     products = _correlate(sound, part)[: len(within)]
@@ -198,7 +198,7 @@ def _correlate_along(sound: Curve, part: Curve) -> Curve:
 
 
 def _is_alike_throughout(one: Curve, other: Curve) -> bool:
-    """True if nearly all parts of the two are alike, not only the loudest.
+    """True if nearly all parts are alike, not only the loudest.
 
     Two utterances of a word may be alike in the middle, but not around it.
     """

@@ -1,4 +1,4 @@
-"""Cuts a stream of samples into windows of up to 30 s, at pauses in the speech.
+"""Cuts a stream into windows of up to 30 s, at pauses.
 
 The stream is processed in blocks of some minutes, so that hours of audio are never held at once. Speech that
 may continue after a block waits for the next one. Long silences are shortened to a pause that still separates
@@ -106,7 +106,7 @@ class Cut:
         )
 
     def _stream_time(self, seconds: float, near: float) -> float:
-        """Converts a time of the window to the stream's clock, in the part that contains `near`."""
+        """Converts a window time to the stream's clock, in the part at `near`."""
         lengths = [end - begin for begin, end in self.parts]
         ends = list(accumulate(lengths))
         at = next((place for place, end in enumerate(ends) if near * SAMPLE_RATE < end), len(ends) - 1)
@@ -144,7 +144,7 @@ def levels(audio: Samples) -> npt.NDArray[np.float64]:
 
 
 def quiet_place(audio: Samples, begin: int, end: int) -> int:
-    """Middle of the last 200 ms of `audio[begin:end]` that are silent, or about as quiet as any."""
+    """Middle of the last 200 ms of near silence in `audio[begin:end]`."""
     level = levels(audio[begin:end])
     if not len(level):
         return (begin + end) // 2
@@ -153,7 +153,7 @@ def quiet_place(audio: Samples, begin: int, end: int) -> int:
 
 
 def pause(audio: Samples, span: Span, room: int) -> int | None:
-    """Middle of the last pause in the first `room` samples of a span; None if there is none."""
+    """Middle of a span's last pause in its first `room` samples, or None."""
     level = levels(audio[slice(*span)])
     if not len(level):
         return None
@@ -164,7 +164,7 @@ def pause(audio: Samples, span: Span, room: int) -> int | None:
 
 
 def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
-    """Splits a span into parts of at most 30 s, each cut at the last quiet place of its second half."""
+    """Splits a span into parts of at most 30 s, cut at quiet places."""
     begin, end = span
     while end - begin > MAX_WINDOW:
         at = quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
@@ -192,7 +192,7 @@ class _Group:
         self.spans.append(span)
 
     def parts(self) -> tuple[Span, ...]:
-        """The spans with the shortened silences between them, in as few parts as possible."""
+        """The spans with the shortened silences, in as few parts as possible."""
         parts = [self.spans[0]]
         for begin, end in self.spans[1:]:
             before, last = parts[-1]
@@ -205,7 +205,7 @@ class _Group:
 
 
 def grouped(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
-    """Groups spans, in order, so that each group fits into a window and fills it.
+    """Groups spans, in order, into groups that fit and fill a window.
 
     A span that does not fit is cut at a pause, so that no window stays half empty.
     """

@@ -45,7 +45,7 @@ def exit_record(run: str, worker: int) -> str:
 
 
 def cancel(run: str, worker: int) -> str:
-    """Written by the controller to end a worker that the GPU host started itself."""
+    """Written by the controller to end a worker started by the host."""
     return f"{RUNS}{run}/workers/{worker}/cancel.json"
 
 
@@ -101,7 +101,7 @@ def compacted(content: str) -> str:
 
 
 def forgotten(content: str) -> str:
-    """Key of an object that revokes attempts, by the digest of its content."""
+    """Key of an object that revokes attempts, by its content's digest."""
     return f"{FORGOTTEN}{content}.json.gz"
 
 

@@ -16,7 +16,7 @@ E = TypeVar("E", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A setting's name, parser, and description of allowed values for the error text."""
+    """A setting's name, parser, and allowed values for the error text."""
 
     name: str
     parse: Callable[[str], Any]

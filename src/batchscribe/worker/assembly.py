@@ -1,4 +1,4 @@
-"""Assembles the results of windows into chunks, in whatever order they come back."""
+"""Assembles the results of windows into chunks, in any order."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Assembly:
         return []
 
     def _holders(self, ready: Ready, gap: Gap) -> list[int]:
-        """Waiting chunks that hold half a second or more of a gap, or most of it."""
+        """Waiting chunks with half a second or more, or most, of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
         return [

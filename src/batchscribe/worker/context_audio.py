@@ -50,9 +50,9 @@ class Neighbour:
     """Its published segments, on its own clock; empty if it has no transcript."""
 
     def edges(self, channel: int | None) -> tuple[float | None, float | None]:
-        """Begin of the first and end of the last published word of a channel, parts beyond a cut included.
+        """Begin of a channel's first and end of its final published word.
 
-        None if there is no word. Segments without a channel count for every channel.
+        Includes parts beyond a cut; None without words. Segments without a channel count for every channel.
         """
         published = [part for part in self.said if channel in {None, part.channel or channel}]
         words = [word for segment in published for word in segment.words]
@@ -90,7 +90,7 @@ class Neighbours:
             self._decoder.close()
 
     def find(self, chunk: ManifestChunk, step: int, *, split: bool) -> Neighbour | None:
-        """Returns the neighbour before (`step` -1) or behind (1) a chunk, or None.
+        """Returns the neighbour before (`step` -1) or after (1) a chunk.
 
         Context is optional: errors are logged, and the result is None. Raises InterruptedRunError.
         """

@@ -182,7 +182,7 @@ class Hearing:
         self._pool.add(number, ready.cut.speech, alone=ready.alone)
 
     def _choose_batch(self, size: int) -> None:
-        """Chooses the next batch, and names its chunks in the stored progress before they are transcribed.
+        """Chooses the next batch, and first names its chunks in the progress.
 
         An engine that reads ahead asks for the next batch before that. The choice stays when the engine
         breaks: it takes no further window of that batch.
@@ -268,7 +268,7 @@ class Hearing:
         self._assembly.forget(number)
 
     def _recover_windows(self) -> tuple[int, ...]:
-        """Queues the windows that the engine held when it broke, split by chunk, each part alone.
+        """Queues the windows of a broken engine again, split by chunk.
 
         A single window that cannot be split is discarded; returns its chunks.
         """
@@ -303,7 +303,7 @@ class Hearing:
 
 
 class _Breaks:
-    """Attributes engine breaks to chunks or to the engine, by what happens afterwards."""
+    """Attributes engine breaks to chunks or to the engine, by later results."""
 
     def __init__(self) -> None:
         self.suspects: list[tuple[int, str]] = []
@@ -317,7 +317,7 @@ class _Breaks:
 
     @property
     def engines_fault(self) -> bool:
-        """True if the engine broke too often in a row, or broke and never returned a result."""
+        """True if it broke too often in a row, or before any result."""
         return self.over or (self._in_a_row > 0 and not self._ever_worked)
 
     @property

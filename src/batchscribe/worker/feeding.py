@@ -123,7 +123,7 @@ class Way:
         return Turns(self.order, lambda _place: not due() and self.decoded.take(1, due))
 
     def heard(self, place: int) -> None:
-        """Releases a chunk's pipe and its room after its audio was taken or dropped."""
+        """Releases a chunk's pipe and room, its audio taken or dropped."""
         self.pipes.leave(place)
         self.decoded.give(1)
 
@@ -177,7 +177,7 @@ class Fetcher:
 
 
 def _failure_kind(error: BatchscribeError) -> FailureKind:
-    """Kind of failure of a chunk that could not be fetched or decoded."""
+    """Kind of failure of a chunk without bytes or audio."""
     match error:
         case ObjectArchivedError():
             return FailureKind.ARCHIVED

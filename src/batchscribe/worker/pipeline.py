@@ -67,7 +67,7 @@ def run_worker(
     crew: Crew = Crew(),
     abandon: Callable[[], None] = lambda: None,
 ) -> ExitRecord:
-    """Transcribes the manifest's chunks and returns the exit record, which is stored by then.
+    """Transcribes the manifest's chunks and returns the stored exit record.
 
     A manifest with an exit record is not processed again. Failures of chunks, of the engine and of the
     machine are in the record, not raised; raises only if the record cannot be stored
@@ -278,7 +278,7 @@ class _Worker:
             self._abandon()
 
     def _abandon_engine(self, suspects: tuple[int, ...]) -> None:
-        """Publishes completed chunks, fails those in the engine, and writes the exit record."""
+        """Publishes completed chunks, fails those in the engine, records the end."""
         self._join_publishers()
         for chunk in suspects:
             self._records.fail(

@@ -31,7 +31,7 @@ LOG = structlog.get_logger()
 
 
 def places(error: BaseException) -> list[str]:
-    """Traceback for the log, without the error's text, which might contain transcribed words."""
+    """Traceback for the log, without the text: it might contain transcribed words."""
     return traceback.format_tb(error.__traceback__)
 
 
@@ -124,7 +124,7 @@ class Board:
             self._in_flight.clear()
 
     def takes(self, key: str) -> None:
-        """Records that a decoder or the engine took a part of this chunk."""
+        """Records that a decoder or the engine took part of a chunk."""
         with self._lock:
             self._in_flight[key] += 1
 
@@ -199,7 +199,7 @@ class Board:
 
     @contextmanager
     def blocked(self) -> Iterator[None]:
-        """Counts the block as time blocked by the publishers, not as the engine's work."""
+        """Counts the block as blocked by publishers, not as engine work."""
         with self._lock:
             self._paused = self.elapsed()
         try:
@@ -217,7 +217,7 @@ class Board:
         return lost
 
     def _engine_now(self) -> float:
-        """Time on the engine's clock, which pauses while the engine waits for other stages."""
+        """Time on the engine's clock, which pauses during waits for other stages."""
         return self.elapsed() if self._paused is None else self._paused
 
     def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:

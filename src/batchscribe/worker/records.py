@@ -122,7 +122,7 @@ class Records:
 
 
 class Reporter:
-    """Writes the progress every few seconds from its own thread, and calls `look` after each write."""
+    """Thread that writes the progress every few seconds, then calls `look`."""
 
     def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
         self._records = records

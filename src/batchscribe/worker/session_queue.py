@@ -1,4 +1,4 @@
-"""Assembles the timelines of sessions from decoded chunks, one thread for each session."""
+"""Assembles the timelines of sessions, in one thread for each session."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class _Session:
         return timeline
 
     def _follows_last(self, place: int) -> bool:
-        """True if the chunk's number follows that of the last chunk on the timeline."""
+        """True if the chunk's number follows that of the last chunk."""
         return (
             self._last is not None
             and _chunk_number(self._way, place) == (_chunk_number(self._way, self._last) or 0) + 1

@@ -1,4 +1,4 @@
-"""Assembles consecutive chunks of one session into a timeline, and cuts windows from it.
+"""Assembles consecutive chunks into a timeline, and cuts windows from it.
 
 A timeline (class `Stretch`) has its own clock: samples from its beginning. It ends at a missing or broken
 chunk, at missing audio between two chunks, and at a change of format. If neighbours overlap, each half of
@@ -28,7 +28,7 @@ ALIKE = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ready:
-    """A window that waits for the engine, and the chunks that its words may belong to.
+    """A window that waits for the engine, and the chunks it covers.
 
     `chunks` are indexes in the manifest, None for audio without a pending chunk; `places` are their positions
     on the timeline. `channel` counts from 1 if channels are transcribed separately, else None.
@@ -79,7 +79,7 @@ class _Laid:
         return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
 
     def ended(self, chunk: int, whole: Whole) -> Ended:
-        """Its end record, on the clock of its file, which may begin before its audio."""
+        """Its end, on the clock of its file."""
         at, lead = self.sound.position, self.sound.lead
         return Ended(
             chunk=chunk,
@@ -132,7 +132,7 @@ class Stretch:
         return sound.follows(last.sound, last.seconds)
 
     def note_gap(self, sound: Sound) -> None:
-        """Marks the last chunk as partial if audio is missing between it and `sound`."""
+        """Marks the last chunk as partial if audio before `sound` is missing."""
         last = self._laid[-1]
         gap = sound.gap(last.sound, last.seconds)
         if gap is not None and gap >= MISSING and last.whole is not None:

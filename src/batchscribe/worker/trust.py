@@ -10,7 +10,7 @@ from batchscribe.errors import MisconfiguredError
 
 
 def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPlace | None) -> None:
-    """Raises MisconfiguredError unless the manifest belongs to the store it was read from.
+    """Raises MisconfiguredError unless the manifest belongs to its store.
 
     `root` and `key`: the URL of that store, and the manifest's key in it. `place`: the stores that a remote
     GPU host may open, as set by `gpu setup`; None on the scheduler's own machine.

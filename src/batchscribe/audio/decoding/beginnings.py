@@ -68,7 +68,7 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 def _begins_mp3(file: IO[bytes], at: int) -> bool:
-    """True for a tag followed by a frame, or a frame with a Xing header."""
+    """True for a tag before a frame, or a Xing header."""
     head = read_at(file, at, HEAD)
     if head[:3] == b"ID3":
         return _is_mp3_frame(read_at(file, at + id3_ends(head), 4))

@@ -152,7 +152,7 @@ def _align_up(at: int, align: int) -> int:
 
 
 def _parse_ds64(head: bytes) -> dict[bytes, int]:
-    """Sizes of the form and of its data chunk, from a `ds64` chunk."""
+    """Sizes of form and data chunk, from a `ds64` chunk."""
     if head[12:16] != b"ds64" or len(head) < 36:
         return {}
     form, data = (int.from_bytes(head[at : at + 8], "little") for at in (20, 28))
@@ -160,7 +160,7 @@ def _parse_ds64(head: bytes) -> dict[bytes, int]:
 
 
 def states_more(file: IO[bytes], length: int) -> bool:
-    """True if a file, or its audio, states more bytes than it has. FFmpeg uses the shorter of the two."""
+    """True if file or audio state more bytes than there are. FFmpeg uses the shorter of the two."""
     head = read_at(file, 0, HEAD)
     if is_au(head):
         ends = au_ends(head)

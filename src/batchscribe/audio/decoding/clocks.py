@@ -92,7 +92,7 @@ class FileClock:
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
     def span(self, begins: float, seconds: float) -> float | None:
-        """Length of the file if it exceeds its audio, which lasts `seconds` from `begins`; else None.
+        """Length of the file if it exceeds `seconds` of audio from `begins`; else None.
 
         The file ends with its last picture, but not later than the container states.
         """

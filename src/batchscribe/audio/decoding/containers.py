@@ -107,7 +107,7 @@ class Repaired:
 
 
 def shape(data: bytes) -> Shape:
-    """Kind of a chunk, by its first bytes, because extensions are often wrong."""
+    """Kind of a chunk, by its first bytes; extensions are often wrong."""
     if data[4:8] in mp4.FRAGMENTS:
         return Shape.FRAGMENT
     if data[4:8] == b"ftyp" or data.startswith(BEGINNINGS):
@@ -122,7 +122,7 @@ def shape(data: bytes) -> Shape:
 
 
 def _is_continued(data: bytes) -> bool:
-    """True if the first element has an end, followed by another one or nothing."""
+    """True if the first element ends before another one or nothing."""
     first = element(data, 0)
     if first is None or (at := after(first)) is None:
         return False
@@ -168,9 +168,9 @@ def _info_with_unit(info: bytes) -> bytes:
 
 
 def _remove_delay(tracks: bytes) -> tuple[bytes, float]:
-    """Returns the tracks without their codec delay, which applies once and not to each chunk; and that delay.
+    """Returns the tracks without their codec delay, and that delay.
 
-    The delay is in seconds.
+    The delay, in seconds, applies to the recording and not to each chunk.
     """
     patched, delay = bytearray(tracks), 0.0
     for entry in children(tracks, element(tracks, 0)):

@@ -99,7 +99,7 @@ def is_cut_through(packet: bytes, codec: str) -> bool:
 
 
 def _ac3_frame_bytes(head: bytes) -> int:
-    """Length of the frame with this header, by ETSI TS 102 366, 4.4.1 and E.1.3; 0 if invalid."""
+    """Length of the frame with this header; 0 if invalid. ETSI TS 102 366, 4.4.1 and E.1.3."""
     if len(head) < 6 or head[:2] != b"\x0b\x77":
         return 0
     if head[5] >> 3 > AC3_LAST:

@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The last samples of a chunk's last fragment, and the begin of a fragment that continues them."""
+    """The last samples of a chunk, and the begin of their continuation."""
 
     track: int
     scale: int
@@ -98,7 +98,7 @@ def _last_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 
 
 def _last_fragment(data: bytes) -> tuple[bytes, bytes] | None:
-    """Content of the last `moof` that has an `mdat`, and all bytes from that `moof` on."""
+    """Content of the last complete fragment's `moof`, and all bytes of that fragment."""
     found, moof, at = None, None, 0
     for kind, body, end in boxes(data):
         if kind == b"moof":
@@ -142,7 +142,7 @@ def _parse_defaults(tfhd: bytes) -> dict[int, int]:
 
 
 def _box_flags(box: bytes) -> int:
-    """Flags of a box with a version in its first byte and flags in the next three."""
+    """Flags of a box, after a version in the first byte."""
     return int.from_bytes(box[1:4])
 
 

@@ -1,4 +1,4 @@
-"""Bridges unreadable ranges of a WebM, such as zeros from a disk or a cut block.
+"""Bridges unreadable ranges of WebM: zeros from a disk, a cut block.
 
 A decoder continues at the next cluster if it finds one, but takes some ranges for the end of the file. So
 each range becomes an element that readers skip (`Void`, RFC 8794, 11.3.2), up to the next cluster or block.

@@ -71,7 +71,7 @@ class Mix:
 
 
 class Fold:
-    """Mixes frames of many channels into frames of one or two, at the same rate."""
+    """Mixes frames of many channels into frames of one or two."""
 
     def __init__(self, frame: AudioFrame, channels: int) -> None:
         names = [channel.name for channel in frame.layout.channels]

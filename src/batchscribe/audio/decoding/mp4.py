@@ -39,7 +39,7 @@ def within(data: bytes, *path: bytes) -> Iterator[bytes]:
 
 
 def beginning(data: bytes) -> tuple[bytes, float] | None:
-    """Returns the beginning of a fragmented MP4 without edit lists, and their delay in seconds.
+    """Beginning of a fragmented MP4 without edit lists, and their delay (seconds).
 
     Edit lists apply to the first fragment only. None if it is not fragmented.
     """
@@ -56,7 +56,7 @@ def beginning(data: bytes) -> tuple[bytes, float] | None:
 
 
 def _remove_preskip(moov: bytes) -> bytes:
-    """Description of Opus without its pre-skip, which would be cut from each piece."""
+    """Description of Opus without pre-skip, which would be cut from each piece."""
     patched, at = bytearray(moov), moov.find(b"dOps")
     if at >= 0:
         # Version and channels, a byte each, come before it: Encapsulation of Opus in ISO BMFF, 4.3.2.
@@ -93,7 +93,7 @@ def has_sound(data: bytes) -> bool:
 
 
 def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yields kind, begin, begin of content, and end of each box of a file; the last may exceed `length`."""
+    """Yields kind, begin, begin of content, and end of each box; the last may exceed `length`."""
     for _ in range(MAX_BOXES):
         file.seek(at)
         head = file.read(16)

@@ -194,7 +194,7 @@ def _mp4_extent(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 def _box_patch(file: IO[bytes], begin: int, box: int | None, end: int) -> tuple[int, bytes] | None:
-    """Correction of a truncated audio box's size, so that it ends at its description."""
+    """Correction of a truncated audio box's size, up to its description."""
     if box is None:
         return None
     moov = next_beginning(file, MOOV, box + 8, end)

@@ -22,7 +22,7 @@ SILK, HYBRID, CELT = (0.01, 0.02, 0.04, 0.06), (0.01, 0.02), (0.0025, 0.005, 0.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A SimpleBlock's bytes, its cluster's time stamp, and its own relative to that."""
+    """A SimpleBlock's bytes, its cluster's time stamp, and its relative one."""
 
     data: bytes
     cluster: int
@@ -31,7 +31,7 @@ class Block:
 
     @property
     def timestamp(self) -> float:
-        """Seconds of its first sample, if time stamps are in milliseconds, as usual."""
+        """Time of its first sample, if time stamps are in milliseconds, as usual."""
         return (self.cluster + self.relative) / 1000
 
 

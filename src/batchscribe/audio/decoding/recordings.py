@@ -61,7 +61,7 @@ class Recordings:
         return _check_end(found, lambda: self._fetch_chunk(key, number + 1))
 
     def _state_before(self, session: _Session, key: str, number: int) -> Recording | None:
-        """State after the previous chunk, or at least the header of its recording."""
+        """State after the previous chunk, or at least its recording's header."""
         earlier: list[bytes] = []
         for back in range(number - 1, max(-1, number - 1 - LOOK_BACK), -1):
             if back in session.seen:
@@ -93,13 +93,13 @@ class Recordings:
 
 
 def may_lack_header(key: str) -> bool:
-    """True if its previous chunk may still come, so that it becomes decodable later."""
+    """True if its previous chunk may still come, with the missing header."""
     name = audio_name(key)
     return name is not None and name.number is not None and name.type == "webm"
 
 
 def _check_end(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
-    """Marks a chunk as torn if its last block is cut and the next chunk does not continue it."""
+    """Marks a chunk as torn if the next chunk does not continue a cut block."""
     if found.seen is None or not found.seen.cut_through:
         return found
     try:
@@ -116,7 +116,7 @@ def _may_be_piece(begins: Shape, extension: str) -> bool:
 
 
 def named(key: str, number: int) -> Iterator[str]:
-    """Yields possible keys of the chunk with that number in the same folder."""
+    """Yields possible keys of chunk `number` in the same folder."""
     name = audio_name(key)
     assert name is not None
     digits = name.stem.removeprefix("chunk-")

@@ -73,7 +73,7 @@ FREE = Rate(per_hour=Usd(0), source="this machine")
 
 
 def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -> Usd:
-    """Cost of one start that ran so many seconds, rounded up to a micro-dollar.
+    """Cost of one start of `seconds`, rounded up to a micro-dollar.
 
     Monotone in `seconds`; 0 for an instance that never ran (0 seconds).
     """

@@ -1,4 +1,4 @@
-"""Estimates time and cost of a backlog, and packs chunks into one run."""
+"""Estimates time and cost of a backlog, and packs runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The chunks of one run, and the number of pending ones that it leaves."""
+    """The chunks of one run, and the number of those left."""
 
     chunks: tuple[Chunk, ...]
     estimate: Estimate

@@ -32,7 +32,7 @@ class PolicyName(StrEnum):
 
 
 class IfRunning(StrEnum):
-    """Action for a GPU that is already running and not managed by us."""
+    """Action for a GPU that runs but is not managed by us."""
 
     HOLD = "hold"
     USE = "use"
@@ -282,7 +282,7 @@ def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
 
 
 def _waiting_since(backlog: Backlog) -> datetime | None:
-    """Begin of the longest wait of a chunk that may start a GPU."""
+    """Begin of the longest wait among chunks that may start a GPU."""
     return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
 
 

@@ -119,7 +119,7 @@ def _engine_line(work: Work) -> str:
 
 
 def _starving_stage(reported: Worked) -> str:
-    """The stage that the engine waited for most, if it starved too long."""
+    """The stage that starved the engine most, if above TOLERATED."""
     if not reported.starved_by or (_share_of(reported.starved, reported) or 0.0) <= TOLERATED:
         return ""
     return max(reported.starved_by, key=lambda stage: reported.starved_by[stage])

@@ -37,7 +37,7 @@ class EndRequest(WorkerName, frozen=True, kw_only=True):
 
 
 class StartRequest(Dated, frozen=True, kw_only=True):
-    """Request to start the agent for a run, and permit to start the run's workers."""
+    """Request to start a run's agent, which permits it to start workers."""
 
     run: Name
     release: str
@@ -55,7 +55,7 @@ class StartRequest(Dated, frozen=True, kw_only=True):
 
 
 class StartPermit(StartRequest, frozen=True, kw_only=True):
-    """A start request as stored on the host, for the agents of one boot."""
+    """A start request, stored on the host for agents of one boot."""
 
     boot: Name
     """The kernel's boot id."""
@@ -125,7 +125,7 @@ class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimLaunch(StrEnum):
-    """Trigger on which the agent of a host with this claim starts the run's workers."""
+    """Trigger on which the agent starts the workers of a claim's run."""
 
     BOOT = "boot"
     """As soon as the host is up."""
@@ -151,7 +151,7 @@ class BoxClaim(Dated, frozen=True, kw_only=True):
     """The instance keeps running after the run: it is never powered off for it."""
 
     def meant_for(self, boot: datetime) -> bool:
-        """True if a host with this boot time may have been started for this claim."""
+        """True if a boot at this time may be for this claim."""
         return self.created <= boot + CLAIM_SLACK and boot < self.deadline
 
 

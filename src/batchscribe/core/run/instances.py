@@ -21,7 +21,7 @@ so there are several; none comes later, because the instance may have another ow
 
 
 class InstanceState(StrEnum):
-    """States of EC2's instance life cycle, and `missing` if the instance does not exist."""
+    """States of EC2's instance life cycle; `missing` if there is no such instance."""
 
     PENDING = "pending"
     RUNNING = "running"

@@ -85,7 +85,7 @@ class Meter:
         return replace(self, start_requested=poll.answered, launched_before=poll.instance.launched_at)
 
     def contradicts(self, poll: Poll, lag: timedelta) -> bool:
-        """True if the poll shows `stopped` although the instance was up, and may be older than its start."""
+        """True if the poll may show a `stopped` state from before the start."""
         state = poll.instance.state
         if self.up_since is None or self.stopped is not None or state.billable or state.moving:
             return False
@@ -102,7 +102,7 @@ class Meter:
         )
 
     def end(self, now: Moment) -> Meter:
-        """The meter of a run that is over, or that leaves its instance running."""
+        """The meter of a run that ends, or leaves its instance running."""
         return replace(self, stopped=self.stopped or now)
 
     def read(self, poll: Poll, *, ours: bool, lands: bool = False) -> Meter:
@@ -125,7 +125,7 @@ class Meter:
         return self._read_idle(poll.asked, never_started=state is InstanceState.STOPPED)
 
     def read_up(self, poll: Poll) -> Meter:
-        """The meter after a poll that showed the instance up for this run."""
+        """The meter after a poll with the instance up for this run."""
         state, now = poll.instance.state, poll.answered
         if state.billable:
             # Billed, whatever an older poll showed.
@@ -147,7 +147,7 @@ class Meter:
         return replace(self, idle_until=until)
 
     def is_started_since(self, launched_at: datetime | None) -> bool:
-        """True if an instance with this launch time was started after the run began."""
+        """True if this launch time is after the run began."""
         if self.launched_before is None:
             return launched_at is not None  # it never ran before
         return launched_at is not None and launched_at > self.launched_before

@@ -1,4 +1,4 @@
-"""Bounds on the time that a GPU runs without work, computed from the timeouts in use."""
+"""Bounds on a GPU's time without work, from the timeouts in use."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """Results checked in the store and the cloud afterwards, independent of the worker's reports."""
+    """Results from store and cloud, independent of the worker's reports."""
 
     complete: bool
     """Every chunk of the batch is done or quarantined."""

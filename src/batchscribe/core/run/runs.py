@@ -221,7 +221,7 @@ class Run:
 
     @property
     def billed_seconds(self) -> float:
-        """Upper bound of the billed time, at least 1 s if the instance was up.
+        """Upper bound of the billed time; at least 1 s if the instance was up.
 
         If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """

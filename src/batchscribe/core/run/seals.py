@@ -14,7 +14,7 @@ _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\Z')
 
 
 def seal(data: bytes, secret: str) -> bytes:
-    """Adds the seal to a JSON object, in place of an empty last field; unchanged without a secret."""
+    """Adds the seal to a JSON object, for an empty last field; unchanged without a secret."""
     if not secret:
         return data
     bare = data.removesuffix(_EMPTY).removesuffix(b"}")

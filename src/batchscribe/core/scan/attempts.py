@@ -29,7 +29,7 @@ _GZIP = zlib.MAX_WBITS | 16
 
 
 class StoredFailure(msgspec.Struct, frozen=True, array_like=True):
-    """A failed attempt, and when the store received its record, by the store's own time."""
+    """A failed attempt, and its record's time by the store's clock."""
 
     failure: Failure
     stored: datetime
@@ -54,7 +54,7 @@ class CompactedAttempts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mark_name(digest: str, version: str) -> str:
-    """Name of a mark, from the digest of the chunk's key and the ETag of its quarantine record."""
+    """Name of a mark, from key digest and quarantine record's ETag."""
     return f"{digest}/{version}"
 
 
@@ -75,7 +75,7 @@ def merge(parts: Iterable[CompactedAttempts]) -> CompactedAttempts:
 
 
 def pack(whole: CompactedAttempts) -> Iterator[tuple[str, bytes]]:
-    """(key, bytes) of the objects that hold `whole`, at most PER_OBJECT attempts in each."""
+    """Yields (key, bytes) of objects for `whole`, PER_OBJECT attempts in each."""
     names = iter(sorted(whole.attempts))
     rest = CompactedAttempts(forgotten=whole.forgotten, quarantine=whole.quarantine)
     while (some := list(islice(names, PER_OBJECT))) or rest.forgotten or rest.quarantine:

@@ -32,7 +32,7 @@ class LiveLock:
     since: datetime
 
     def covers(self, session: str) -> bool:
-        """True if a session id contains the locked one as a whole path segment."""
+        """True if the locked session is a whole path segment of `session`."""
         return self.session is None or self.session in session.strip("/").split("/")
 
 
@@ -117,7 +117,7 @@ class SessionScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Sums over all sessions, and the oldest chunks that may start now, in whole sessions."""
+    """Sums over all sessions, and the oldest pending chunks."""
 
     sessions: int = 0
     pending: int = 0
@@ -208,7 +208,7 @@ def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
 
 
 def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
-    """True if its transcript is invalid, as far as the listing and earlier reads show."""
+    """True if its transcript is invalid, by listing and earlier reads."""
     if audio.newest is None:
         return bool(audio.blank)
     info = audio.newest[1]
@@ -273,7 +273,7 @@ def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
 
 
 def _retry_since(audio: AudioObject, trouble: Trouble | None, rules: ScanRules) -> datetime | None:
-    """Begin of the wait for the next attempt of a chunk that failed; None if it failed too often."""
+    """Begin of a failed chunk's wait for another attempt; None if it failed too often."""
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None
     return max(filter(None, (audio.info.modified, trouble.last)))

@@ -75,7 +75,7 @@ class AudioName:
 
     @property
     def session(self) -> str:
-        """The folder of a numbered chunk, ending in `/` (`./` for the top); else the whole key."""
+        """The folder of a numbered chunk, with `/` (`./` for the top); else the key."""
         if self.number is None:
             return self.folder + self.name
         return self.folder or TOP
@@ -114,7 +114,7 @@ def passed_over_text(counted: Mapping[str, int]) -> str:
 
 
 def transcribed(key: str) -> tuple[str, str] | None:
-    """Parses a transcript key to (folder of the audio, stem or file name); None for other keys."""
+    """Parses a transcript key to (audio folder, stem or name); None for other keys."""
     folder, name = split(key)
     if match := _TRANSCRIPTION.fullmatch(name):
         return folder, match[1]
@@ -126,7 +126,7 @@ def transcribed(key: str) -> tuple[str, str] | None:
 
 
 def fitted(folder: str, text: str, affixes: str) -> str:
-    """Shortens a text for a file's name if name or key are too long with `folder` and `affixes`.
+    """Shortens a text so that file name and key stay within their limits.
 
     A shortened text ends in a hash of the whole text, so that different texts get different names.
     """
@@ -139,7 +139,7 @@ def fitted(folder: str, text: str, affixes: str) -> str:
 
 
 def transcript_name(folder: str, text: str) -> str:
-    """A stem or file name as it appears in the name of its transcript."""
+    """A stem or file name as used in its transcript's name."""
     return fitted(folder, text, "transcription-.json")
 
 

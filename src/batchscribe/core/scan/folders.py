@@ -88,7 +88,7 @@ def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = N
 def audio_folders(
     listing: Iterable[Tagged], owner: Owner, leave_out: Callable[[str], None] = lambda _key: None
 ) -> Iterator[list[AudioObject]]:
-    """Yields the audio objects of each folder, in key order, a nested folder before its parent.
+    """Yields each folder's audio objects, in key order, nested folders first.
 
     Skips control objects, and audio outside the source. `leave_out` gets every other key of the source that
     is neither audio nor a transcript.
@@ -144,7 +144,7 @@ def _audio_objects(folder: _Folder, owner: Owner) -> list[AudioObject]:
 
 
 def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
-    """Sets the gap of the chunk with the highest number, in any order of upload."""
+    """Sets the gap of the chunk with the highest number."""
     uploaded: dict[int, datetime] = {}
     for audio in found:
         if (number := audio.name.number) is not None:
@@ -184,7 +184,7 @@ def _find_blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Ta
 
 
 def _find_transcripts(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
-    """Transcripts of a stem or a file name, whole or shortened to fit the store."""
+    """Transcripts of a stem or a file name, whole or shortened."""
     if not index:
         return []
     names = dict.fromkeys((text, transcript_name(folder.path, text)))

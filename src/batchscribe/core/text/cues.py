@@ -37,7 +37,7 @@ _EMOJI_STYLE = "\ufe0f"
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """Text on the screen from `start` to `end`, seconds on the session's clock; at most two lines."""
+    """Text of at most two lines; times in seconds of the session."""
 
     start: float
     end: float
@@ -69,7 +69,7 @@ def cues(transcript: SessionTranscript) -> list[Cue]:
 
 
 def _make_cues(transcript: SessionTranscript) -> Iterator[Cue]:
-    """The cues with the times of their words, starts in whole milliseconds from 0 on."""
+    """Yields cues with their words' times, starts in whole milliseconds."""
     for segment in transcript.segments:
         for group in _group_words(
             [piece for item in _timed_words(segment) for piece in _split_long_word(item)]
@@ -101,7 +101,7 @@ def _interpolate_words(segment: Segment) -> list[_Spoken]:
 
 
 def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
-    """Yields the item, or its grapheme clusters if no cue can hold it."""
+    """Yields the item, or its grapheme clusters if it is too long."""
     late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
     if not late and _fits(item.text.strip()):
         yield item
@@ -179,7 +179,7 @@ def _cluster_columns(cluster: Iterable[str]) -> int:
 
 
 def paragraphs(transcript: SessionTranscript) -> list[str]:
-    """The text in paragraphs, which end at a long pause and at a change of channel.
+    """The text in paragraphs, split at long pauses and changes of channel.
 
     A change names the new channel; a missing chunk becomes a paragraph of its own.
     """

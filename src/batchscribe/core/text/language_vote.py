@@ -1,4 +1,4 @@
-"""One language for a session, fixed by a vote of its first windows."""
+"""One language for a session, by a vote of its first windows."""
 
 from __future__ import annotations
 

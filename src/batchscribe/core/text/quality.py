@@ -83,7 +83,7 @@ class Heard:
 
     @property
     def silent(self) -> bool:
-        """True if the model rates the window as silence, and its words are guesses."""
+        """True if the model rates it as silence, with guessed words."""
         guessed = self.avg_logprob is not None and self.avg_logprob < MIN_LOGPROB
         return guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
@@ -97,7 +97,7 @@ def doubts(heard: Heard) -> frozenset[Doubt]:
 
 
 def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) -> list[tuple[Span, ...]]:
-    """Finds speech between two words, or beside the first or last one, of 3 s or more in all.
+    """Finds gaps between words with 3 s of speech or more.
 
     `speech` are detected spans, in order; all times are seconds on one clock. Each result holds the spans of
     one gap, in order. Punctuation alone, such as "." or "♪", is not a word.
@@ -116,7 +116,7 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
 
 
 def flags(heard: Heard) -> tuple[str, ...]:
-    """Flags of a result from an engine that has no more careful options for a re-decode."""
+    """Flags of a result from an engine that cannot re-decode."""
     return (LOW_CONFIDENCE,) if doubts(heard) else ()
 
 
@@ -143,7 +143,7 @@ def compression(text: str) -> float:
 
 
 def looping(words: Sequence[str]) -> bool:
-    """True if one phrase, repeated in a row, makes up a large part of the words."""
+    """True if one repeated phrase makes up much of the text."""
     spoken = [word.strip(" .,!?;:…。、！？").casefold() for word in words]
     enough = max(LOOP_WORDS, LOOP_SHARE * len(spoken))
     return any(_longest_run(spoken, length) >= enough for length in range(1, LONGEST_PHRASE + 1))

@@ -27,7 +27,7 @@ def written(segment: Segment) -> list[str]:
 
 
 def joined(segments: Iterable[Segment]) -> str:
-    """Joins the segments' texts with blanks, except inside a word that a cut split."""
+    """Joins the segments' texts with blanks, except inside a split word."""
     parts: list[str] = []
     before: Segment | None = None
     for segment in segments:

@@ -173,7 +173,7 @@ def _length_or_zero(value: float) -> float:
 
 
 def _on_session(segment: Segment, offset: float) -> Segment:
-    """The segment on the session's clock, with words that a cut split made whole."""
+    """The segment on the session's clock, with split words joined."""
     words = tuple(_join_split_word(word, offset) for word in segment.words)
     moved = msgspec.structs.replace(segment, words=()).shifted(offset)
     start = min([moved.start, *(word.start for word in words)])

@@ -13,7 +13,7 @@ PLACES = 3
 
 
 def within(segments: Iterable[Segment], seconds: float) -> tuple[Segment, ...]:
-    """The segments with all times in [0, seconds], starts in order, and no end before its start.
+    """Limits the segments to [0, seconds], starts in order, no negative lengths.
 
     Segments cover exactly their words; a segment without words keeps its text.
     """

@@ -1,4 +1,4 @@
-"""Assigns the words of a timeline to its chunks, with times on the chunk's clock.
+"""Assigns the words of a timeline to its chunks, on their clocks.
 
 A word belongs to the chunk that contains its midpoint. Chunks that were transcribed before are never written
 again: words in their transcripts are dropped, and a word that a cut kept from them goes to the neighbour.
@@ -65,7 +65,7 @@ def share(segments: Iterable[Segment], places: Sequence[Place]) -> list[tuple[Se
 
 
 def divide(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segment]:
-    """Splits the segments between their words at these times, which are in order."""
+    """Splits the segments between their words at these times, in order."""
     for segment in segments:
         if not segment.words:
             yield segment
@@ -97,7 +97,7 @@ class _Owners:
         return self._find_pending_owner(start, end, at) if self._places[at].published else at
 
     def _is_known(self, middle: float, at: int) -> bool:
-        """True if the words of a published chunk, at, before or behind this place, cover the time.
+        """True if the words of a published chunk cover the time.
 
         A published chunk has all words between its first and its last. Distant chunks count too, because a
         word may span several short chunks.
@@ -108,7 +108,7 @@ class _Owners:
         return _value_or(here.heard_from, inf) <= middle <= _value_or(here.heard_until, -inf)
 
     def _find_pending_owner(self, start: float, end: float, at: int) -> int | None:
-        """Pending place with the largest part of a word whose midpoint lies in a published place."""
+        """Pending place with the largest part of a published place's word."""
         most: tuple[float, int | None] = (0.0, None)
         for number in self._overlapping_places(start, end, at):
             place = self._places[number]
@@ -134,7 +134,7 @@ def _value_or(value: float | None, instead: float) -> float:
 
 
 def _split_by_owner(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
-    """Yields the parts of the segment with the index of their place, in order."""
+    """Yields the segment's parts with the index of their place."""
     if not segment.words:
         at = owners.of(segment.start, segment.end)
         if at is not None:
@@ -184,7 +184,7 @@ def _word_on_chunk(word: Word, place: Place) -> Word:
 
 
 def _clip_time(time: float, place: Place) -> float:
-    """Converts a time of the timeline to the chunk's clock, limited to the chunk, in whole milliseconds."""
+    """Converts a time to the chunk's clock, limited to the chunk, in milliseconds."""
     # Sums of decimal fractions fall short of a whole millisecond by about 1e-12.
     length = place.end - place.begin
     limit = int(length * 1000 + 1e-6) / 1000 if length < math.inf else length
