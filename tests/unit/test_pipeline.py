@@ -491,7 +491,7 @@ def test_a_small_batch_on_a_broken_engine_blames_no_audio(bench: Bench, chunks: 
     bench.engine = ScriptedEngine(script=script)
     record = bench.run()
     assert record.end is WorkerEnd.FAILED
-    assert "before it gave any result: cuBLAS is not found" in record.message
+    assert "failed before its first result: cuBLAS is not found" in record.message
     assert [failure.kind for failure in record.failures] == [FailureKind.MACHINE] * chunks
 
 
@@ -987,7 +987,7 @@ def test_chunks_whose_first_is_missing_say_so(bench: Bench) -> None:
     del bench.files[names[0]]
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (0, 9)
-    assert all("first chunk is not in its folder" in failure.message for failure in record.failures)
+    assert all("without its first chunk" in failure.message for failure in record.failures)
     assert all(failure.kind is FailureKind.CHUNK for failure in record.failures)
 
 
