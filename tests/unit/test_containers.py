@@ -146,7 +146,7 @@ def test_a_header_alone_begins_a_recording() -> None:
 def test_without_the_first_chunk_it_is_said_what_is_missing(
     chunk: int, cut: Callable[[bytes], list[bytes]]
 ) -> None:
-    with pytest.raises(AudioError, match="no header of its own"):
+    with pytest.raises(AudioError, match="it has no header"):
         repair(cut(webm())[chunk])
 
 

@@ -277,7 +277,7 @@ def test_a_piece_without_sound_of_its_own_is_no_success(bench: Bench) -> None:
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (1, 1)
     assert bench.failure(torn).kind is FailureKind.CHUNK
-    assert "no sound" in bench.failure(torn).message
+    assert "no audio" in bench.failure(torn).message
 
 
 def test_damage_behind_good_windows_fails_the_whole_chunk() -> None:
@@ -443,7 +443,7 @@ def test_a_mistake_in_a_thread_ends_the_worker(bench: Bench) -> None:
 
     record = bench.run(find_speech=broken)
     assert record.end is WorkerEnd.FAILED
-    assert "weave thread" in record.message
+    assert "timeline thread" in record.message
 
 
 def test_a_chunk_that_breaks_the_engine_is_to_blame_when_the_engine_goes_on(bench: Bench) -> None:
@@ -491,7 +491,7 @@ def test_a_small_batch_on_a_broken_engine_blames_no_audio(bench: Bench, chunks: 
     bench.engine = ScriptedEngine(script=script)
     record = bench.run()
     assert record.end is WorkerEnd.FAILED
-    assert "before it gave any result: cuBLAS is not found" in record.message
+    assert "failed before its first result: cuBLAS is not found" in record.message
     assert [failure.kind for failure in record.failures] == [FailureKind.MACHINE] * chunks
 
 
@@ -987,7 +987,7 @@ def test_chunks_whose_first_is_missing_say_so(bench: Bench) -> None:
     del bench.files[names[0]]
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (0, 9)
-    assert all("first chunk is not in its folder" in failure.message for failure in record.failures)
+    assert all("without its first chunk" in failure.message for failure in record.failures)
     assert all(failure.kind is FailureKind.CHUNK for failure in record.failures)
 
 

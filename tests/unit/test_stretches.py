@@ -255,7 +255,7 @@ def test_an_engine_that_hangs_ends_the_worker_with_everything_told() -> None:
     end = record.transcribe(record.keys)
     assert end.end is WorkerEnd.FAILED
     assert "the engine hangs" in end.message
-    assert "what was done is kept" in end.message
+    assert "finished transcripts are kept" in end.message
     done = [key for key in record.keys if any(record.store.list(record.spoken(key)))]
     assert done == record.keys[:1]
     assert {found.kind for found in end.failures} == {FailureKind.CRASH}

@@ -97,4 +97,4 @@ def test_a_host_writes_only_where_it_was_set_up_for() -> None:
 
 
 def test_the_manifest_of_another_run_is_refused() -> None:
-    assert "is of run r2" in refused(manifest(run="r2"))
+    assert "belongs to run r2" in refused(manifest(run="r2"))

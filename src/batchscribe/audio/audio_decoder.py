@@ -1,7 +1,7 @@
-"""Audio is hostile: it is decoded from bytes, in a limited process of its own, as a stream.
+"""Decodes untrusted audio from bytes, as a stream, in a limited process.
 
-Formats, protocols and codecs go through allow-lists; decoded samples are counted against the limit;
-memory, computing time and files are bounded; a process that crashes takes one chunk with it.
+Formats, protocols and codecs are allow-listed; decoded samples count against the limit; memory, CPU time and
+files are bounded; a crash of the process costs one chunk.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredErr
 Samples = npt.NDArray[np.float32]
 
 SILENCE_SECONDS = 120
-"""A decoder that sends nothing for so long while we wait is given up."""
+"""A decoder without output for so long, while we wait for it, is killed."""
 BASE_CPU_SECONDS = 60.0
 CPU_SECONDS_PER_AUDIO_SECOND = 1 / 20
-"""Decoding takes about 1/360 on an ordinary core: this is for the slowest box, not for a bomb."""
-STRANGE = "it sent what no decoder sends"
-UNWANTED = "decoding was given up in the middle: the worker is to end"
+"""Decoding takes about 1/360 on an ordinary core: enough for the slowest host, but not for a bomb."""
+STRANGE = "its output is invalid"
+UNWANTED = "decoding was interrupted: the worker is ending"
 
 
 @cache
 def decoder_version() -> str:
-    """Such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed on this machine."""
+    """Version such as `pyav 18.1.0 / ffmpeg 8.1.2 / rules 2`; empty if no decoder is installed."""
     try:
         av = importlib.import_module("av")
     except ImportError:
@@ -55,27 +55,26 @@ def decoder_version() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """How a file's sound begins, and what it is made of."""
+    """Position and format of a file's audio."""
 
     position: float | None
-    """By the time stamp of its first sound, in seconds: where a piece of a recording belongs in that, once
-    `Repaired.delay` is taken off; about 0 where a file is a whole of its own. None where its container
-    has no time stamps.
+    """Time stamp of its first audio, in seconds: the chunk's position in its recording, after subtraction of
+    `Repaired.delay`; about 0 for a separate recording. None if its container has no time stamps.
     """
     rate: int
-    """Of the file, in Hz: what is decoded is always 16 kHz."""
+    """Of the file, in Hz; decoded audio is always 16 kHz."""
     channels: int
-    """Of the file, in all its tracks, however many of them are sent."""
+    """Of the file, in all its tracks, sent or not."""
     codec: str
-    """FFmpeg's name for it, such as `opus`."""
+    """FFmpeg's name, such as `opus`."""
     sent: int = 1
-    """Channels of the pieces that follow."""
+    """Channels of the following pieces."""
     lead: float = 0.0
-    """Seconds from the beginning of the file to its first sound: its picture begins earlier."""
+    """Seconds from the beginning of the file to its first audio: its video begins earlier."""
     apart: bool = False
-    """The channels that are sent are tracks of different languages."""
+    """The sent channels are tracks of different languages."""
     unit: float = 1.0
-    """What full scale is in its samples."""
+    """Full scale in its samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ _Answer = Samples | Beginning | _Conclusion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """A whole file. `samples` has shape (n,), float32 in [-1, 1], 16 kHz, mono."""
+    """A decoded file. `samples` has shape (n,), float32 in [-1, 1], 16 kHz, mono."""
 
     samples: Samples
     partial: bool
@@ -102,21 +101,21 @@ class Decoded:
 
 
 class _DeadError(Exception):
-    """The child process is gone, or as good as gone."""
+    """The child process is dead or unusable."""
 
 
 class Decoding:
-    """One file being decoded: iterate over its pieces, each up to 5 s of 16 kHz float32 in [-1, 1], of shape
-    (n,), or (n, channels) if `channels` is more than 1.
+    """Iterator over the decoded pieces of one file.
 
-    Before the first piece comes, `beginning` says how the sound begins. After the last one `seconds` is its
-    true length, `partial` says that damage or its header left some of it out, `flags` is what else there is
-    to report, and `span` is the length of the file by its own clock, if its picture lasts longer. Raises
-    AudioError, also in the middle, and InterruptedRunError when the rest is not wanted.
+    Each piece is up to 5 s of 16 kHz float32 in [-1, 1], of shape (n,), or (n, channels) if `channels` is
+    more than 1. `beginning` is set before the first piece. After the last one, `seconds` is the true length,
+    `partial` is True if damage or the header left audio out, `flags` are further flags, and `span` is the
+    length of the file by its own clock, if its video is longer. Raises AudioError, also in the middle, and
+    InterruptedRunError when the worker should end.
     """
 
     def __init__(self, answers: Iterator[_Answer], *, skip: float = 0.0) -> None:
-        self._answers = answers
+        self._iterate_answers = answers
         self._skip = skip
         self._level = Level()
         self.beginning: Beginning | None = None
@@ -127,24 +126,24 @@ class Decoding:
 
     @property
     def channels(self) -> int:
-        """How many channels the pieces have; known when `beginning` is."""
+        """Number of channels of the pieces; known when `beginning` is."""
         return self.beginning.sent if self.beginning else 1
 
     def __iter__(self) -> Iterator[Samples]:
         left = round(self._skip * SAMPLE_RATE)
-        for answer in self._answers:
+        for answer in self._iterate_answers:
             match answer:
                 case Beginning(position=at):
                     self.beginning = replace(answer, position=None if at is None else at + self._skip)
                     self._level = Level(answer.unit)
                 case _Conclusion():
-                    self._conclude(answer)
+                    self._apply_conclusion(answer)
                 case _:
                     left, piece = max(0, left - len(answer)), answer[left:]
                     if len(piece):
                         yield self._level.apply(piece)
 
-    def _conclude(self, end: _Conclusion) -> None:
+    def _apply_conclusion(self, end: _Conclusion) -> None:
         self.seconds, self.partial = max(0.0, end.seconds - self._skip), end.partial
         self.span = None if end.span is None else max(0.0, end.span - self._skip)
         rescaled = self.beginning is not None and self.beginning.unit != 1.0
@@ -153,9 +152,9 @@ class Decoding:
 
 
 class AudioDecoder:
-    """A decoding process that is kept for many files and replaced when one of them breaks it.
+    """A decoding process for many files, replaced when it breaks.
 
-    For one thread at a time. Close it, or use it as a context manager.
+    Not thread-safe. Close it, or use it as a context manager.
     """
 
     def __init__(self) -> None:
@@ -185,26 +184,26 @@ class AudioDecoder:
         split: bool = False,
         skip: float = 0.0,
     ) -> Decoding:
-        """Starts decoding `data`, at most `max_seconds` of audio, and lets go of it once it is copied.
+        """Starts decoding a copy of `data`, at most `max_seconds` of audio.
 
-        All channels of all tracks are mixed into one, but not tracks of different languages. With `split`,
-        each track is a channel, or, in a file of one track, left and right are. `beginning` has their number.
-        The first `skip` seconds are decoded and left out, as if the file began behind them.
+        Mixes all channels of all tracks into one, except tracks of different languages. With `split`, each
+        track becomes a channel, or left and right in a file of one track; `beginning` has their number. The
+        first `skip` seconds are decoded but left out, as if the file began after them.
 
-        Raises MisconfiguredError where no decoder can be started at all; while iterating AudioError,
-        and InterruptedRunError as soon as `until` says so and more audio would come.
+        Raises MisconfiguredError if no decoder can be started; while iterating, AudioError, and
+        InterruptedRunError if `until` returns True and more audio would come.
         """
         if not data:
             raise AudioError("the object is empty: there is nothing to decode")
         if self._busy:
-            # The last file was given up in the middle: what is left in the pipe belongs to nobody.
+            # The last file was abandoned in the middle: discard the rest of its output.
             self.close()
         child = self._child = self._child or _Child()
         child.fill(data)
         self._busy = True
-        return Decoding(self._answers(child, max_seconds, until, split=split), skip=skip)
+        return Decoding(self._iterate_answers(child, max_seconds, until, split=split), skip=skip)
 
-    def _answers(
+    def _iterate_answers(
         self, child: _Child, max_seconds: float, until: Callable[[], bool], *, split: bool
     ) -> Iterator[_Answer]:
         try:
@@ -213,38 +212,38 @@ class AudioDecoder:
             self._busy = False
             raise
         except _DeadError as error:
-            reason = child.obituary() or error
+            reason = child.death_reason() or error
             self.close()
-            raise AudioError(f"the decoder broke on it: {reason}") from None
+            raise AudioError(f"the decoder failed on it: {reason}") from None
         self._busy = False
 
     def decode_all(self, data: bytes, *, max_seconds: float) -> Decoded:
-        """The whole file at once: 64 KB for each second. Raises AudioError, MisconfiguredError."""
+        """Decodes the whole file at once: 64 KB for each second. Raises AudioError, MisconfiguredError."""
         decoding = self.decode(data, max_seconds=max_seconds)
         pieces = list(decoding)
         return Decoded(samples=np.concatenate(pieces), partial=decoding.partial)
 
 
-_Told = TypeVar("_Told", Beginning, _Conclusion)
+_Payload = TypeVar("_Payload", Beginning, _Conclusion)
 
 
-def _told(payload: bytes, kind: type[_Told]) -> _Told:
-    """Raises _DeadError for what the child would not say if it were still itself."""
+def _parse_payload(payload: bytes, kind: type[_Payload]) -> _Payload:
+    """Raises _DeadError for a payload that an intact child would not send."""
     try:
         return msgspec.json.decode(payload, type=kind)
     except msgspec.MsgspecError:
         raise _DeadError(STRANGE) from None
 
 
-def _sane(beginning: Beginning) -> Beginning:
-    """Raises _DeadError for numbers that no decoder sends."""
+def _check_beginning(beginning: Beginning) -> Beginning:
+    """Returns `beginning`. Raises _DeadError for numbers that no decoder sends."""
     if not (1 <= beginning.sent <= frames.MAX_SENT and beginning.unit >= 1.0 and beginning.lead >= 0.0):
         raise _DeadError(STRANGE)
     return beginning
 
 
-def _shaped(payload: bytes, channels: int) -> Samples:
-    """A piece of shape (n,), or (n, channels). Raises _DeadError where it is not one."""
+def _parse_samples(payload: bytes, channels: int) -> Samples:
+    """A piece of shape (n,), or (n, channels). Raises _DeadError for a wrong length."""
     if len(payload) % (frames.BYTES_PER_SAMPLE * channels):
         raise _DeadError(STRANGE)
     samples: Samples = np.frombuffer(payload, dtype="<f4")
@@ -252,9 +251,9 @@ def _shaped(payload: bytes, channels: int) -> Samples:
 
 
 class _Child:
-    """The process, its two pipes, and the anonymous file that holds the bytes to decode.
+    """The process, its pipes, and an anonymous file with the input.
 
-    The bytes do not count against the child's memory limit there, and it never sees a path.
+    In that file the bytes do not count against the child's memory limit, and the child never gets a path.
     """
 
     def __init__(self) -> None:
@@ -279,7 +278,7 @@ class _Child:
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._expect_hello()
-        # It stays in its folder, which is gone for everybody else: nothing is left if we are killed.
+        # The child keeps its deleted folder as working directory, so nothing is left if we are killed.
         self._folder.cleanup()
 
     def _expect_hello(self) -> None:
@@ -294,40 +293,40 @@ class _Child:
         assert kind == frames.HELLO
 
     def fill(self, data: bytes) -> None:
-        """Puts what is to be decoded next into the anonymous file."""
+        """Writes the next bytes to decode into the anonymous file."""
         os.ftruncate(self._file, 0)
         view, at = memoryview(data), 0
         while at < len(view):
             at += os.pwrite(self._file, view[at:], at)
 
     def decode(self, max_seconds: float, until: Callable[[], bool], *, split: bool) -> Iterator[_Answer]:
-        """How it begins, pieces, and the conclusion. Raises AudioError, _DeadError, InterruptedRunError."""
+        """Yields beginning, pieces, conclusion. Raises AudioError, _DeadError, InterruptedRunError."""
         cpu, channels = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND, 1
-        self._order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
+        self._send_order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
         while True:
             kind, payload = self._receive(until)
             if kind == frames.AUDIO:
                 if until():
                     raise InterruptedRunError(UNWANTED)
-                yield _shaped(payload, channels)
+                yield _parse_samples(payload, channels)
             elif kind == frames.START:
-                beginning = _told(payload, Beginning)
-                channels = _sane(beginning).sent
+                beginning = _parse_payload(payload, Beginning)
+                channels = _check_beginning(beginning).sent
                 yield beginning
             else:
                 os.ftruncate(self._file, 0)
                 if kind == frames.END:
-                    yield _told(payload, _Conclusion)
+                    yield _parse_payload(payload, _Conclusion)
                     return
                 refusal = UnsupportedAudioError if kind == frames.FINAL else AudioError
                 raise refusal(payload.decode(errors="replace"))
 
-    def _order(self, order: dict[str, float]) -> None:
+    def _send_order(self, order: dict[str, float]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
         except BrokenPipeError:
-            raise _DeadError("it was gone before it began") from None
+            raise _DeadError("it ended before it began") from None
 
     def _receive(self, until: Callable[[], bool] = never) -> tuple[bytes, bytes]:
         kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size, until))
@@ -336,13 +335,13 @@ class _Child:
         return kind, self._read(length, until)
 
     def _wait(self, until: Callable[[], bool]) -> None:
-        """Returns when there is something to read."""
+        """Waits for output."""
         for _ in range(int(SILENCE_SECONDS / LOOK_SECONDS)):
             if self._poll.poll(LOOK_SECONDS * 1000):
                 return
             if until():
                 raise InterruptedRunError(UNWANTED)
-        raise _DeadError(f"no sound for {SILENCE_SECONDS} seconds")
+        raise _DeadError(f"no output for {SILENCE_SECONDS} s")
 
     def _read(self, length: int, until: Callable[[], bool]) -> bytes:
         data = bytearray()
@@ -350,16 +349,16 @@ class _Child:
             self._wait(until)
             piece = os.read(self._out, length - len(data))
             if not piece:
-                raise _DeadError("it ended without an answer")
+                raise _DeadError("it ended without a result")
             data += piece
         return bytes(data)
 
-    def obituary(self) -> str:
-        """Why the process died; empty while it lives."""
+    def death_reason(self) -> str:
+        """Reason of the process's death; empty while it runs."""
         with suppress(subprocess.TimeoutExpired):
             code = self._process.wait(timeout=1)
             if code == -signal.SIGXCPU:
-                return "it needs more computing time than decoding is given"
+                return "it needs more CPU time than decoding is allowed"
             if code < 0:
                 return f"the decoding process was ended by {signal.Signals(-code).name}"
             return f"the decoding process ended with code {code}"
@@ -368,10 +367,10 @@ class _Child:
     def _last_line(self) -> str:
         self._stderr.seek(0)
         lines = self._stderr.read()[-2000:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else self.obituary()
+        return lines[-1] if lines else self.death_reason()
 
     def end(self) -> None:
-        """Kills the process and frees everything that belongs to it; may be called twice."""
+        """Kills the process and releases its resources; may be called twice."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

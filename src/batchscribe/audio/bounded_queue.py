@@ -1,4 +1,4 @@
-"""A bounded way from thread to thread that can be closed from either end."""
+"""Bounded queue between threads that either side can close."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.2
-"""How often a waiting thread looks whether it is still wanted."""
+"""Interval at which a waiting thread checks if it should end."""
 
 
 def never() -> bool:
@@ -18,7 +18,7 @@ def never() -> bool:
 
 
 class Channel(Generic[T]):
-    """At most `size` items wait in it; whoever is faster waits for the other."""
+    """A queue of at most `size` items; producers wait for room, consumers for items."""
 
     def __init__(self, size: int) -> None:
         self._items: deque[T] = deque()
@@ -27,7 +27,7 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T) -> bool:
-        """Waits for room. False, and the item is not taken, once the channel is closed."""
+        """Waits for room. Returns False, without the item, if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
             if self._closed:
@@ -37,7 +37,7 @@ class Channel(Generic[T]):
             return True
 
     def get(self, until: Callable[[], bool] = never) -> T | None:
-        """The next item; None when nothing more will come, or as soon as `until` says so."""
+        """Returns the next item; None if the queue is closed and empty, or `until` returns True."""
         with self._changed:
             while not self._items:
                 if self._closed or until():
@@ -48,7 +48,7 @@ class Channel(Generic[T]):
             return item
 
     def poll(self, seconds: float) -> T | None:
-        """The next item; None where none comes within `seconds`."""
+        """Returns the next item; None if none comes within `seconds`."""
         with self._changed:
             if not self._items and not self._closed:
                 self._changed.wait(seconds)
@@ -60,19 +60,19 @@ class Channel(Generic[T]):
 
     @property
     def over(self) -> bool:
-        """Nothing is in it, and nothing more will come."""
+        """True if the queue is closed and empty."""
         with self._changed:
             return self._closed and not self._items
 
     def close(self) -> None:
-        """Nothing more goes in; what is in it can still be taken."""
+        """Closes the queue for new items; those in it can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 class ByteBudget:
-    """Bounds the bytes that are fetched and not decoded yet. One item beyond the bound passes alone."""
+    """Limits the bytes that are fetched but not decoded yet. A larger item passes alone."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -80,7 +80,7 @@ class ByteBudget:
         self._changed = threading.Condition()
 
     def take(self, size: int, until: Callable[[], bool]) -> bool:
-        """Waits until `size` bytes fit. False, and nothing is taken, as soon as `until` says so."""
+        """Waits until `size` bytes fit. Returns False, without taking any, if `until` returns True."""
         with self._changed:
             while self._used and self._used + size > self._limit:
                 if until():

@@ -1,4 +1,4 @@
-"""Brings samples into [-1, 1], whatever was decoded: unit, offset, and peaks beyond full scale."""
+"""Normalizes decoded samples to [-1, 1]: unit, offset, and peaks beyond full scale."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from batchscribe.core.text.speech import SAMPLE_RATE
 Samples = npt.NDArray[np.float32]
 
 OFFSET = 0.05
-"""Speech has no mean: so much of one is a fault of the recorder, and loud where nothing is said."""
+"""Speech has zero mean: a larger mean is a fault of the recorder, and makes silence loud."""
 OFFSET_SAMPLES = SAMPLE_RATE
-"""A shorter piece does not show its offset."""
+"""Shortest piece from which the offset is measured."""
 SPARE = 1e-4
-"""The loudest samples of a piece that may be damage: they are clipped and do not lower its level."""
+"""Share of a piece's loudest samples that may be damage: clipped, without effect on its level."""
 LEAST_GAIN = 1 / 32
-"""What is louder is noise of a damaged packet, and is clipped."""
+"""Louder samples are noise of a damaged packet, and are clipped."""
 RISE = 2.0
-"""From one piece to the next the gain rises by at most this factor."""
+"""Largest factor by which the gain rises from one piece to the next."""
 
 
 class Level:
-    """The level of one sound, piece by piece; `unit` is what full scale is in its samples."""
+    """Levels one sound, piece by piece; `unit` is full scale in its samples."""
 
     def __init__(self, unit: float = 1.0) -> None:
         self._unit = unit
@@ -30,10 +30,10 @@ class Level:
         self._gain = 1.0
 
     def apply(self, piece: Samples) -> Samples:
-        """The piece within [-1, 1]; the piece itself if nothing is to be done."""
+        """The piece within [-1, 1]; the same object if it needs no change."""
         if self._unit != 1.0:
             piece = piece / np.float32(self._unit)
-        piece = self._without_offset(piece)
+        piece = self._remove_offset(piece)
         peak = _peak(piece)
         self._gain = min(self._gain * RISE, 1.0, max(LEAST_GAIN, 1.0 / max(peak, 1.0)))
         if self._gain < 1.0:
@@ -41,7 +41,7 @@ class Level:
         beyond = peak > 1.0 or self._gain < 1.0
         return np.clip(piece, -1.0, 1.0) if beyond or _loudest(piece) > 1.0 else piece
 
-    def _without_offset(self, piece: Samples) -> Samples:
+    def _remove_offset(self, piece: Samples) -> Samples:
         """Each channel of the piece without its mean."""
         if self._offset is None or len(piece) >= OFFSET_SAMPLES:
             peak = _peak(piece)
@@ -56,7 +56,7 @@ def _loudest(piece: Samples) -> float:
 
 
 def _peak(piece: Samples) -> float:
-    """The loudest sample but for the few that may be damage."""
+    """The loudest sample, except for the few that may be damage."""
     if _loudest(piece) <= 1.0:
         return 1.0
     loud = np.abs(piece).ravel()

@@ -1,8 +1,8 @@
-"""From a stream of samples to windows: up to 30 s each, cut where nobody speaks.
+"""Cuts a stream into windows of up to 30 s, at pauses.
 
-The stream is looked at in blocks of some minutes, so that hours of audio are never held at once. What
-may go on behind the end of a block waits for the next one. Silence is left out: of a long pause only so
-much stays that a listener hears two sentences and not one.
+The stream is processed in blocks of some minutes, so that hours of audio are never held at once. Speech that
+may continue after a block waits for the next one. Long silences are shortened to a pause that still separates
+two sentences.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ SpeechFinder = Callable[[Samples], Sequence[tuple[int, int]]]
 Span = tuple[int, int]
 
 FIRST_BLOCK = 30 * SAMPLE_RATE
-"""Small, so that the engine has something to do soon; each block is twice the one before it."""
+"""Small, so that the engine gets work soon; each block is twice as long as the previous one."""
 BLOCK = 180 * SAMPLE_RATE
 MAX_WINDOW = int(MAX_WINDOW_SECONDS * SAMPLE_RATE)
 MAX_REACH = 2 * MAX_WINDOW
-"""A window's first and last word are no further apart, however much silence between them is left out."""
+"""Longest distance of a window's first and last sample, including silences that are left out."""
 MAX_GAP = SAMPLE_RATE
-"""What is left of a longer silence inside a window: models invent words in more."""
+"""Length to which silences inside a window are shortened: models invent words in longer ones."""
 MAY_GO_ON = MAX_WINDOW
-"""A window that ends so close to the end of a block may get more from the next one."""
+"""A window that ends so close to the end of a block may continue in the next one."""
 LEAD = SAMPLE_RATE // 2
-"""What the voice detector hears before speech that it has to find again."""
+"""Audio before held-back speech that the next block keeps for the voice detector."""
 TAIL = SAMPLE_RATE
-"""The end of a silent block is looked at again: a word may just begin there."""
+"""End of a silent block that the next block repeats: a word may just begin there."""
 FRAME = SAMPLE_RATE // 50
 ABOUT = 2.0
-"""Places of up to so many times the least power are as good: a later cut fills a window better."""
+"""Places with up to so many times the least power are equally quiet: a later cut fills a window better."""
 SILENT = 30.0
-"""200 ms with so many times less power than the speech around them are in no word, quieter ones or not."""
+"""200 ms with so many times less power than the speech around them contain no word."""
 PAUSE = 10.0
-"""A pause has so many times less power than what is said around it."""
+"""A pause has so many times less power than the speech around it."""
 LEAST = SAMPLE_RATE
-"""Less than a second of a span is not worth a cut."""
+"""Shortest part of a span that is worth a cut."""
 SMOOTH = 10
-"""Quiet is judged over 200 ms, ten frames of 20 ms: longer than the closure of a consonant."""
+"""Frames of 20 ms over which power is averaged: 200 ms is longer than the closure of a consonant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cut:
-    """A window: parts of the stream, one behind the other, long silences between them left out.
+    """A window: consecutive parts of the stream, without the long silences between them.
 
-    `parts` are (first, past the last) sample on the clock of the stream, in order and apart; `audio` has
-    shape (samples,), all parts together. `spans` are the speech in the parts, on the same clock.
+    `parts` are (first, past the last) sample on the clock of the stream, in order and disjoint; `audio` has
+    shape (samples,), all parts joined. `spans` are the speech in the parts, on the same clock.
     """
 
     parts: tuple[Span, ...]
@@ -85,25 +85,28 @@ class Cut:
         return self.start / SAMPLE_RATE
 
     def placed(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
-        """Segments with times on the clock of the stream, from times on the window's own."""
-        return tuple(map(self._segment, segments))
+        """Converts times of segments from the window's clock to the stream's."""
+        return tuple(map(self._place_segment, segments))
 
-    def _segment(self, segment: Segment) -> Segment:
-        words = tuple(map(self._word, segment.words))
+    def _place_segment(self, segment: Segment) -> Segment:
+        words = tuple(map(self._place_word, segment.words))
         if words:
             return msgspec.structs.replace(segment, start=words[0].start, end=words[-1].end, words=words)
-        # It has no words to tell where it lies: it may reach over silences that were left out.
-        start, end = self._time(segment.start, segment.start), self._time(segment.end, segment.end)
+        # Without words it may span silences that were left out.
+        start, end = (
+            self._stream_time(segment.start, segment.start),
+            self._stream_time(segment.end, segment.end),
+        )
         return msgspec.structs.replace(segment, start=start, end=max(start, end))
 
-    def _word(self, word: Word) -> Word:
+    def _place_word(self, word: Word) -> Word:
         middle = (word.start + word.end) / 2
         return msgspec.structs.replace(
-            word, start=self._time(word.start, middle), end=self._time(word.end, middle)
+            word, start=self._stream_time(word.start, middle), end=self._stream_time(word.end, middle)
         )
 
-    def _time(self, seconds: float, near: float) -> float:
-        """A time of the window on the stream's clock, in the part that holds `near`."""
+    def _stream_time(self, seconds: float, near: float) -> float:
+        """Converts a window time to the stream's clock, in the part at `near`."""
         lengths = [end - begin for begin, end in self.parts]
         ends = list(accumulate(lengths))
         at = next((place for place, end in enumerate(ends) if near * SAMPLE_RATE < end), len(ends) - 1)
@@ -112,19 +115,19 @@ class Cut:
         return round(min(max(sample, begin), end) / SAMPLE_RATE, 3)
 
     def within(self, begin: float, end: float) -> Cut | None:
-        """What of it lies in [begin, end), samples of the stream; None where nothing does."""
+        """Its part in [begin, end), samples of the stream; None if there is none."""
         audio: list[Samples] = []
         at = 0
         for first, last in self.parts:
-            for low, high in _clipped([(first, last)], begin, end):
+            for low, high in _clip_spans([(first, last)], begin, end):
                 audio.append(self.audio[at + low - first : at + high - first])
             at += last - first
-        parts, spans = (tuple(_clipped(each, begin, end)) for each in (self.parts, self.spans))
+        parts, spans = (tuple(_clip_spans(ranges, begin, end)) for ranges in (self.parts, self.spans))
         return Cut(parts, np.concatenate(audio), spans) if parts else None
 
 
-def _clipped(spans: Iterable[Span], begin: float, end: float) -> Iterator[Span]:
-    """What of the spans lies in [begin, end)."""
+def _clip_spans(spans: Iterable[Span], begin: float, end: float) -> Iterator[Span]:
+    """Clips the spans to [begin, end); drops those outside."""
     for first, last in spans:
         low, high = int(max(first, begin)), int(min(last, end))
         if low < high:
@@ -132,7 +135,7 @@ def _clipped(spans: Iterable[Span], begin: float, end: float) -> Iterator[Span]:
 
 
 def levels(audio: Samples) -> npt.NDArray[np.float64]:
-    """The power of each 200 ms of it, one every 20 ms."""
+    """Power of each 200 ms, every 20 ms."""
     count = len(audio) // FRAME
     if count <= SMOOTH:
         return np.zeros(0)
@@ -141,7 +144,7 @@ def levels(audio: Samples) -> npt.NDArray[np.float64]:
 
 
 def quiet_place(audio: Samples, begin: int, end: int) -> int:
-    """The middle of the last 200 ms of `audio[begin:end]` that are silent, or about as quiet as any."""
+    """Middle of the last 200 ms of near silence in `audio[begin:end]`."""
     level = levels(audio[begin:end])
     if not len(level):
         return (begin + end) // 2
@@ -150,7 +153,7 @@ def quiet_place(audio: Samples, begin: int, end: int) -> int:
 
 
 def pause(audio: Samples, span: Span, room: int) -> int | None:
-    """The middle of the last pause in the first `room` samples of a span; None where nobody pauses there."""
+    """Middle of a span's last pause in its first `room` samples, or None."""
     level = levels(audio[slice(*span)])
     if not len(level):
         return None
@@ -161,7 +164,7 @@ def pause(audio: Samples, span: Span, room: int) -> int | None:
 
 
 def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
-    """A span in parts of at most 30 s, each cut at the last quiet place of its second half."""
+    """Splits a span into parts of at most 30 s, cut at quiet places."""
     begin, end = span
     while end - begin > MAX_WINDOW:
         at = quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
@@ -176,10 +179,10 @@ class _Group:
 
     spans: list[Span]
     length: int
-    """Samples of the window: the spans, and what is left of the silences between them."""
+    """Samples of the window: the spans and the shortened silences between them."""
 
     def room(self, begin: int) -> int:
-        """How much more fits in, of speech that begins there."""
+        """Samples of speech from `begin` on that still fit in."""
         gap = min(begin - self.spans[-1][1], MAX_GAP)
         return min(MAX_WINDOW - self.length - gap, self.spans[0][0] + MAX_REACH - begin)
 
@@ -189,7 +192,7 @@ class _Group:
         self.spans.append(span)
 
     def parts(self) -> tuple[Span, ...]:
-        """The spans with what is left of the silences between them, as few as possible."""
+        """The spans with the shortened silences, in as few parts as possible."""
         parts = [self.spans[0]]
         for begin, end in self.spans[1:]:
             before, last = parts[-1]
@@ -202,19 +205,20 @@ class _Group:
 
 
 def grouped(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
-    """Spans in order, so that each group fits into a window and fills it: one that does not fit any more is
-    cut where somebody pauses, so that a window is not left half empty.
+    """Groups spans, in order, into groups that fit and fill a window.
+
+    A span that does not fit is cut at a pause, so that no window stays half empty.
     """
     groups: list[_Group] = []
     for span in spans:
-        rest = _filled(audio, groups[-1], span) if groups else span
+        rest = _fill_group(audio, groups[-1], span) if groups else span
         parts = short_enough(audio, rest) if rest else ()
         groups.extend(_Group([part], part[1] - part[0]) for part in parts)
     return groups
 
 
-def _filled(audio: Samples, group: _Group, span: Span) -> Span | None:
-    """Puts into a group what fits of a span; what is left of that."""
+def _fill_group(audio: Samples, group: _Group, span: Span) -> Span | None:
+    """Adds as much of a span to a group as fits; returns the rest."""
     room = group.room(span[0])
     if span[1] - span[0] <= room:
         group.take(span)
@@ -227,7 +231,7 @@ def _filled(audio: Samples, group: _Group, span: Span) -> Span | None:
 
 
 class Cutter:
-    """Cuts the windows of one stream of 16 kHz mono samples. For one thread."""
+    """Cuts the windows of one stream of 16 kHz mono samples. Not thread-safe."""
 
     def __init__(self, find_speech: SpeechFinder, *, first: int = FIRST_BLOCK, block: int = BLOCK) -> None:
         self._find_speech = find_speech
@@ -236,26 +240,26 @@ class Cutter:
         self._held: list[Samples] = []
         self._length = 0
         self.done = 0
-        """Samples of the stream of which no window will come any more."""
+        """Samples of the stream whose windows have all been returned."""
 
     def push(self, piece: Samples) -> Iterator[Cut]:
-        """The windows that are ready after this piece."""
+        """Yields the windows that are ready after this piece."""
         self._held.append(piece)
         self._length += len(piece)
         if self._length >= self._limit:
             self._limit = min(2 * self._limit, self._block)
-            yield from self._cut(final=False)
+            yield from self._cut_block(final=False)
 
     def finish(self) -> Iterator[Cut]:
-        """The windows that are left; the stream is at its end, or another begins behind a gap."""
+        """Yields the remaining windows at the end of the stream."""
         if self._length:
-            yield from self._cut(final=True)
+            yield from self._cut_block(final=True)
 
-    def _cut(self, *, final: bool) -> Iterator[Cut]:
+    def _cut_block(self, *, final: bool) -> Iterator[Cut]:
         audio = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
         groups = grouped(audio, self._find_speech(audio))
-        keep = len(audio) if final else self._kept_from(groups, len(audio))
-        # What is handed out must not keep its whole block in memory for as long as it waits.
+        keep = len(audio) if final else self._hold_back(groups, len(audio))
+        # Copied, so that waiting windows do not keep their whole block in memory.
         self._held, self._length = (
             ([audio[keep:].copy()], len(audio) - keep) if keep < len(audio) else ([], 0)
         )
@@ -266,15 +270,15 @@ class Cutter:
             yield Cut(parts, sound, tuple((begin + base, end + base) for begin, end in group.spans))
 
     @staticmethod
-    def _kept_from(groups: list[_Group], length: int) -> int:
-        """Takes back the last group if it may go on; the sample that the next block begins with."""
+    def _hold_back(groups: list[_Group], length: int) -> int:
+        """Removes the last group if it may continue; returns the first sample of the next block."""
         held = groups.pop() if groups and groups[-1].spans[-1][1] > length - MAY_GO_ON else None
         begin = held.spans[0][0] - LEAD if held else length - TAIL
         return max(0, begin, groups[-1].parts()[-1][1] if groups else 0)
 
 
 def cut_windows(pieces: Iterable[Samples], find_speech: SpeechFinder) -> Iterator[Cut]:
-    """The windows of a whole stream."""
+    """Yields the windows of a whole stream."""
     cutter = Cutter(find_speech)
     for piece in pieces:
         yield from cutter.push(piece)

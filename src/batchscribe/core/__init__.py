@@ -1,1 +1,1 @@
-"""The rules of batchscribe as pure functions over frozen values: no I/O, no clock, no environment."""
+"""Rules of batchscribe as pure functions over frozen values: no I/O, clock or environment."""

@@ -1,7 +1,7 @@
-"""Bounds of values in control objects. What lies outside makes the object unreadable: see `manifest.decode`.
+"""Bounds of values in control objects; values outside make an object unreadable (`manifest.decode`).
 
-A store is untrusted input: a count, a time or an amount from it must not overflow what is computed from it,
-nor be negative.
+A store is untrusted input: a count, a time or an amount from it must neither be negative nor overflow a
+computation.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Meta
 
 MAX_CHUNKS = 100_000
-"""Chunks in one manifest. A batch takes at most a fifth of that."""
+"""Chunks in one manifest; a batch has at most a fifth of that."""
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2999, 12, 31, tzinfo=UTC)
-"""Times may be wrong, as clocks are. Up to here, `Seconds` can be added to them and taken from them."""
+"""Latest time to which `Seconds` can be added without overflow; clocks may be wrong."""
 
 MOST = 10**15
 """Largest number in a run: thousands of them still sum up within SQLite's integers."""
@@ -37,10 +37,10 @@ Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,128}\Z")]
 
 
 class Dated(msgspec.Struct, frozen=True, kw_only=True):
-    """A control object with times, all of them between EARLIEST and LATEST."""
+    """A control object with times between EARLIEST and LATEST."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if isinstance(value, datetime) and not EARLIEST <= value <= LATEST:
-                raise ValueError(f"`{name}` lies before {EARLIEST:%Y} or after {LATEST:%Y}")
+                raise ValueError(f"`{name}` is before {EARLIEST:%Y} or after {LATEST:%Y}")

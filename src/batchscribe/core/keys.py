@@ -8,19 +8,19 @@ CONTROL = "_batchscribe/"
 RUNS = f"{CONTROL}runs/"
 ATTEMPTS = f"{CONTROL}attempts/"
 COMPACTED = f"{CONTROL}attempts-compacted/"
-"""Outside ATTEMPTS, because a GPU host may write there, and only the scheduler may write here."""
+"""Outside ATTEMPTS: GPU hosts may write there, but only the scheduler may write here."""
 FORGOTTEN = f"{COMPACTED}forgotten-"
 QUARANTINE = f"{CONTROL}quarantine/"
 SUPERSEDED = f"{CONTROL}superseded/"
 INSTANCES = f"{CONTROL}instances/"
 ASIDE_BYTES = 800
-"""Of a transcript's key; with a longer one the folder in front of it may not fit into S3's 1,024 bytes."""
+"""Longest transcript key that fits with its prefix folder into S3's 1,024 bytes."""
 REHEARSALS = f"{CONTROL}rehearsal/"
-"""Each has a folder of its own there, in which all of these lie once more."""
+"""Each rehearsal has its own folder there, with all of these keys below it."""
 
 
 def digest(key: str) -> str:
-    """A name of fixed length and harmless characters for any key."""
+    """Name of fixed length and safe characters for any key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -45,22 +45,22 @@ def exit_record(run: str, worker: int) -> str:
 
 
 def cancel(run: str, worker: int) -> str:
-    """Put there by the controller: a worker that the box itself started is asked to end."""
+    """Written by the controller to end a worker started by the host."""
     return f"{RUNS}{run}/workers/{worker}/cancel.json"
 
 
 def boot(run: str) -> str:
-    """Put there by the box: the one boot that this run's claim was taken up by."""
+    """Written by the GPU host: the boot that accepted this run's claim."""
     return f"{RUNS}{run}/boot.json"
 
 
 def later_boot(run: str, boot: str) -> str:
-    """Put there by a box that was booted again under the run, by the kernel's id of that boot."""
+    """Written by a GPU host that booted again during the run; named by the kernel's boot id."""
     return f"{RUNS}{run}/boots/{boot}.json"
 
 
 def box_end(run: str) -> str:
-    """Put there by the box before it powers itself off: why."""
+    """Written by the GPU host before it powers itself off: the reason."""
     return f"{RUNS}{run}/box.json"
 
 
@@ -69,7 +69,7 @@ def attempt(key: str, etag: str, run: str) -> str:
 
 
 def attempt_name(key: str, etag: str, run: str) -> str:
-    """Identifies an attempt, in an object of its own as in a compacted one."""
+    """Identifies an attempt, in its own object and in a compacted one."""
     return f"{digest(key)}/{etag}/{run}"
 
 
@@ -79,7 +79,7 @@ def single(name: str) -> str:
 
 
 def name_of_single(key: str) -> str | None:
-    """Name of the attempt in the object `key`; None if that is the key of no attempt."""
+    """Name of the attempt in the object `key`; None if that is not the key of an attempt."""
     name = key.removeprefix(ATTEMPTS).removesuffix(".json")
     return name if chunk_of(name)[1] and key == single(name) else None
 
@@ -101,7 +101,7 @@ def compacted(content: str) -> str:
 
 
 def forgotten(content: str) -> str:
-    """Key of an object that revokes attempts, by the digest of its content."""
+    """Key of an object that revokes attempts, by its content's digest."""
     return f"{FORGOTTEN}{content}.json.gz"
 
 
@@ -110,12 +110,12 @@ def quarantine(key: str) -> str:
 
 
 def superseded(transcript: str, stamp: str) -> str:
-    """Where an old transcript is kept; a folder too long for that is replaced by a digest."""
+    """Key of the copy of an old transcript; a digest replaces a folder that is too long."""
     return f"{SUPERSEDED}{stamp}/{aside(transcript)}"
 
 
 def aside(transcript: str) -> str:
-    """The name of an old transcript below its stamp."""
+    """Name of an old transcript below its stamp."""
     if len(transcript.encode()) <= ASIDE_BYTES:
         return transcript
     return f"{digest(transcript)}/{transcript.rpartition('/')[2]}"

@@ -1,3 +1,3 @@
-"""Former place of `core.run.manifest`; other packages may import it from here until 0.3."""
+"""Former module of `core.run.manifest`; importable until 0.3."""
 
 from batchscribe.core.run.manifest import *  # noqa: F403

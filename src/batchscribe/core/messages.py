@@ -1,4 +1,4 @@
-"""What people are told: never a secret, never a spoken word."""
+"""Messages to users, without secrets and without transcribed words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be shown: texts without secrets, and without characters that play tricks on a terminal."""
+"""Removes secrets and characters that manipulate a terminal from shown texts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 HIDDEN = "[hidden]"
 SHORTEST_SECRET = 8
-"""Characters. A shorter one would be taken out of words and figures that are not secret."""
+"""Characters. Shorter secrets are not redacted: they occur in ordinary words and numbers."""
 SURE_SECRET = 16
-"""Characters from which on a secret is taken out of the middle of a word, too."""
+"""Characters from which on a secret is redacted inside words, too."""
 _TRICKS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+(?=@)"), HIDDEN),
@@ -20,25 +20,25 @@ _PATTERNS = (
     ),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
 )
-"""Secrets that show by their shape, for those that nobody told us: logins in URLs, webhooks, signatures."""
+"""Patterns of secrets that are not configured: logins in URLs, webhooks, signatures."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """The text with control, bidirectional and broken characters spelled out; `keep` stays as it is."""
-    return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
+    """Escapes control, bidirectional and invalid characters, except those in `keep`."""
+    return _TRICKS.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
 
 
 def printable_json(text: str) -> str:
-    """The JSON document with the same characters as JSON escapes: it holds the same strings."""
+    """Escapes the same characters in a JSON document, whose strings stay equal."""
     return _TRICKS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
-def _spelled(character: str) -> str:
+def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
 def _pattern(secret: str) -> str:
-    """Matches the secret; a short one as a whole word only."""
+    """Pattern of a secret; a short one matches as a whole word only."""
     sure = len(secret) >= SURE_SECRET
     before = "" if sure or not secret[0].isalnum() else r"(?<![^\W_])"
     behind = "" if sure or not secret[-1].isalnum() else r"(?![^\W_])"
@@ -46,7 +46,7 @@ def _pattern(secret: str) -> str:
 
 
 class Redactor:
-    """Takes known secrets, and what looks like one, out of texts."""
+    """Redacts known secrets, and texts with the pattern of a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}

@@ -1,4 +1,4 @@
-"""From the text of a setting to its value: small parsers that raise ValueError and know no default."""
+"""Parsers of setting values; they raise ValueError and have no defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ E = TypeVar("E", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """How a setting is spelled, how its text becomes a value, and what to say where it does not."""
+    """A setting's name, parser, and allowed values for the error text."""
 
     name: str
     parse: Callable[[str], Any]
@@ -24,11 +24,11 @@ class Name:
     other: str = ""
     secret: bool = False
     placed: bool = False
-    """Its value depends on the folder: `parse` gets an absolute path or a URL."""
+    """The value is relative to a folder: `parse` gets an absolute path or a URL."""
 
 
 def matching(pattern: str = r".+") -> Callable[[str], str]:
-    """Printable text that matches the whole pattern."""
+    """Parser of printable text that matches the whole pattern."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text) or not text.isprintable():
@@ -61,7 +61,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(above: float, high: float) -> Callable[[str], float]:
-    """A decimal number above `above` and up to `high`; no exponent, no sign, no infinity."""
+    """Parser of a decimal number above `above` and up to `high`; no exponent, sign or infinity."""
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{0,12}(\.[0-9]{0,12})?", text) or not above < float(text) <= high:
@@ -83,17 +83,17 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def language(text: str) -> str | None:
-    """A language code in lower case; None for `auto`."""
+    """Parses a language code, to lower case; None for `auto`."""
     return None if text.lower() == "auto" else matching(r"[A-Za-z]{2,3}")(text).lower()
 
 
 def milliseconds(text: str) -> int | None:
-    """Up to half a minute; None for `auto`."""
+    """Parses milliseconds up to half a minute; None for `auto`."""
     return None if text.lower() == "auto" else whole(0, 30_000)(text)
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """E-mail addresses, separated by commas or spaces."""
+    """Parses e-mail addresses, separated by commas or spaces."""
     found = words(text)
     if not found or not all(re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address) for address in found):
         raise ValueError
@@ -101,7 +101,7 @@ def addresses(text: str) -> tuple[str, ...]:
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """URLs separated by spaces or commas, split where a URL begins: one may hold commas itself."""
+    """Parses URLs separated by spaces or commas; splits only before a URL, which may contain commas."""
     found = tuple(re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", text.strip(" ,")))
     if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", url) for url in found):
         raise ValueError
@@ -109,7 +109,7 @@ def urls(text: str) -> tuple[str, ...]:
 
 
 def store_url(text: str) -> str:
-    """A store's URL without a slash at its end; an absolute path becomes a `file://` URL."""
+    """Parses a store's URL, without a trailing slash; an absolute path becomes a `file://` URL."""
     if text.startswith("/"):
         return f"file://{quote(matching()(text))}"
     parts = urlsplit(matching()(text))
@@ -124,10 +124,10 @@ _HOSTED = frozenset({"http", "https", "smtp", "smtps", "mailto", "mailtos", "jso
 
 
 def secret_parts(url: str) -> Iterator[str]:
-    """A URL, and the parts of it that vendors print alone: password, path and its words, query.
+    """Yields a URL and its parts that vendors may print alone: password, path and its words, query.
 
-    A path of plain lower-case words is no secret: messages use such words. Where a scheme names a vendor, the
-    place of the host is a token as well.
+    A path of plain lower-case words is no secret, because messages contain such words. If the scheme names a
+    vendor, the host part is a token, too.
     """
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")

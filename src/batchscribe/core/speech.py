@@ -1,3 +1,3 @@
-"""Former place of `core.text.speech`; other packages may import it from here until 0.3."""
+"""Former module of `core.text.speech`; importable until 0.3."""
 
 from batchscribe.core.text.speech import *  # noqa: F403

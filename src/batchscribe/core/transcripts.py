@@ -1,3 +1,3 @@
-"""Former place of `core.text.transcripts`; other packages may import it from here until 0.3."""
+"""Former module of `core.text.transcripts`; importable until 0.3."""
 
 from batchscribe.core.text.transcripts import *  # noqa: F403

@@ -1,8 +1,8 @@
-"""Bytes that somebody else wrote: an object in a bucket may hold anything."""
+"""Errors of undecodable objects: a bucket is untrusted input."""
 
 from __future__ import annotations
 
 import msgspec
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for them: wrong, in no encoding, or nested without end."""
+"""Raised by msgspec for invalid content, an invalid encoding, or excessive nesting."""

@@ -1,4 +1,4 @@
-"""Puts recognised windows together again, chunk by chunk, whatever order they come back in."""
+"""Assembles the results of windows into chunks, in any order."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from batchscribe.core.text.word_assignment import Place, divide, share
 from batchscribe.worker.timeline import Ended, Ready
 
 CONTEXT = 1.0
-"""Seconds: a second decoding begins so long before the speech without words, and ends so long behind it."""
+"""Seconds of audio that a re-decode includes before and after the speech without words."""
 INWARDS = 0.2
-"""Seconds by which an edge moves inwards where no sound is left outside: the detector pads by a quarter."""
+"""Seconds by which an edge moves inwards if no audio is left outside: the detector pads by 0.25 s."""
 
 Gap = tuple[tuple[float, float], ...]
-"""Detected speech without a word in between, in seconds of the stretch."""
+"""Consecutive detected speech without a word, in seconds of the timeline."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A chunk of which not everything is back yet."""
+    """A chunk with outstanding results."""
 
     outstanding: set[int] = field(default_factory=set)
     segments: list[Segment] = field(default_factory=list)
@@ -41,7 +41,7 @@ class _Open:
     end: Ended | None = None
 
     def take(self, recognition: Recognition, segments: Sequence[Segment], *, flagged: bool) -> None:
-        """Adds its segments of a result; `flagged`: the flags of the result are about them."""
+        """Adds its segments of a result; `flagged`: the result's flags apply to them."""
         self.outstanding.discard(recognition.window)
         self.segments += segments
         self.flags |= set(recognition.flags) if flagged else set()
@@ -51,7 +51,7 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A chunk of which everything is back; times on its own clock."""
+    """A completely transcribed chunk; times on its own clock."""
 
     end: Ended
     segments: tuple[Segment, ...]
@@ -64,7 +64,7 @@ class Heard:
 
 
 class Assembly:
-    """Knows which window belongs to which chunks. For one thread."""
+    """Collects results of windows for their chunks. Not thread-safe."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
@@ -73,50 +73,50 @@ class Assembly:
         self._next = 0
 
     def expect(self, ready: Ready) -> int:
-        """A window will be heard; the number that its result comes back under."""
+        """Registers a window; returns the number that its result will have."""
         number, self._next = self._next, self._next + 1
         self._windows[number] = ready
         for chunk in self.waiting(number):
-            self._of(chunk).outstanding.add(number)
+            self._get_open(chunk).outstanding.add(number)
         return number
 
     def waiting(self, number: int) -> tuple[int, ...]:
-        """The chunks that wait for a window's result."""
+        """Chunks that wait for a window's result."""
         ready = self._windows.get(number)
         return tuple(chunk for chunk in ready.touched if chunk not in self._dropped) if ready else ()
 
     def ready(self, number: int) -> Ready:
         return self._windows[number]
 
-    def _of(self, chunk: int) -> _Open:
+    def _get_open(self, chunk: int) -> _Open:
         return self._open.setdefault(chunk, _Open())
 
     def answered(self, recognition: Recognition) -> tuple[list[int], list[Heard]]:
-        """Takes a result; windows to decode again for speech without words, and the chunks that are whole."""
+        """Adds a result. Returns windows to re-decode for speech without words, and completed chunks."""
         number = recognition.window
         ready, waiting = self._windows[number], self.waiting(number)
-        segments = _labelled(ready, recognition)
+        segments = _set_channels(ready, recognition)
         gaps = find_wordless_speech(ready.wordless or ready.cut.speech_seconds, segments)
-        again = self._flag(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
+        again = self._flag_unheard(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
         del self._windows[number]
-        shared = share(divide(segments, list(map(_middle, gaps))), ready.places)
+        shared = share(divide(segments, list(map(_gap_middle, gaps))), ready.places)
         for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
                 self._open[chunk].take(recognition, own, flagged=bool(own) or not any(shared))
-        return again, [heard for chunk in waiting for heard in self._whole(chunk)]
+        return again, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
     def _second_decodings(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
-        """Windows for speech in which the first decoding found no word; the numbers of them."""
+        """Registers re-decodes for speech without words; returns their numbers."""
         return [self.expect(_second_decoding(ready, gap)) for gap in gaps if self._holders(ready, gap)]
 
-    def _flag(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
-        """Flags the chunks with speech that has no word after two decodings. There is no third one."""
+    def _flag_unheard(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
+        """Flags the chunks whose speech has no word after two decodings. There is no third one."""
         for chunk in {chunk for gap in gaps for chunk in self._holders(ready, gap)}:
             self._open[chunk].flags.add(UNHEARD)
         return []
 
     def _holders(self, ready: Ready, gap: Gap) -> list[int]:
-        """The waiting chunks that hold half a second or more of a gap, or the most of it."""
+        """Waiting chunks with half a second or more, or most, of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
         return [
@@ -126,22 +126,23 @@ class Assembly:
         ]
 
     def again(self, number: int) -> tuple[list[int], list[Heard]]:
-        """Takes a window apart, a part for each chunk that waits for it; the numbers of the parts, and the
-        chunks that were missing nothing else: there is none of them in it but silence.
+        """Splits a window into one part per waiting chunk.
+
+        Returns the numbers of the parts, and the chunks that are complete because their part is silence.
         """
         waiting, ready = self.waiting(number), self._windows.pop(number)
         parts = [self.expect(part) for part in _parts(ready, waiting)]
         for chunk in waiting:
             self._open[chunk].outstanding.discard(number)
-        return parts, [heard for chunk in waiting for heard in self._whole(chunk)]
+        return parts, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
     def ended(self, end: Ended) -> Iterator[Heard]:
-        """Takes the end of a chunk's audio; the chunk, if all its windows are back already."""
+        """Records the end of a chunk's audio; yields the chunk if all its results are back."""
         if end.chunk not in self._dropped:
-            self._of(end.chunk).end = end
-            yield from self._whole(end.chunk)
+            self._get_open(end.chunk).end = end
+            yield from self._pop_complete(end.chunk)
 
-    def _whole(self, chunk: int) -> Iterator[Heard]:
+    def _pop_complete(self, chunk: int) -> Iterator[Heard]:
         part = self._open[chunk]
         if part.end is None or part.outstanding:
             return
@@ -151,12 +152,12 @@ class Assembly:
         yield Heard(part.end, segments, spoken[0][0] if spoken else None, frozenset(part.flags))
 
     def drop(self, chunk: int) -> None:
-        """Gives a chunk up; what it waits for may still be of use for its neighbours."""
+        """Drops a chunk; its neighbours still use the results of shared windows."""
         self._dropped.add(chunk)
         self._open.pop(chunk, None)
 
     def forget(self, number: int) -> None:
-        """Nobody will give the result of a window."""
+        """Forgets a window that will get no result."""
         self._windows.pop(number, None)
 
     def dropped(self, chunk: int) -> bool:
@@ -164,7 +165,7 @@ class Assembly:
 
 
 def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
-    """What of a window lies in each wanted chunk. Its neighbours' places stay, for what they have said."""
+    """Splits a window by wanted chunk. The neighbours' places stay, because words may belong to them."""
     for at, chunk in enumerate(ready.chunks):
         laid = ready.places[at]
         cut = ready.cut.within(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
@@ -175,7 +176,7 @@ def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
 
 
 def _second_decoding(ready: Ready, gap: Gap) -> Ready:
-    """A window around speech without words, with other edges. Words outside of it count as published."""
+    """A window around speech without words, with other edges. Words outside it count as published."""
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"
@@ -186,7 +187,7 @@ def _second_decoding(ready: Ready, gap: Gap) -> Ready:
 
 
 def _shifted_edges(cut: Cut, begin: float, end: float) -> tuple[float, float]:
-    """Samples of the stretch: neither edge is where the window's was."""
+    """Edges in samples of the timeline; both differ from the window's."""
     low, high = (begin - CONTEXT) * SAMPLE_RATE, (end + CONTEXT) * SAMPLE_RATE
     inwards = INWARDS * SAMPLE_RATE
     return (
@@ -199,18 +200,18 @@ def _shared_seconds(place: Place, gap: Gap) -> float:
     return sum(max(0.0, min(end, place.last) - max(begin, place.first)) for begin, end in gap)
 
 
-def _middle(gap: Gap) -> float:
+def _gap_middle(gap: Gap) -> float:
     return (gap[0][0] + gap[-1][1]) / 2
 
 
-def _labelled(ready: Ready, recognition: Recognition) -> tuple[Segment, ...]:
+def _set_channels(ready: Ready, recognition: Recognition) -> tuple[Segment, ...]:
     placed = ready.cut.placed(recognition.segments)
     if ready.channel is None:
         return placed
     return tuple(msgspec.structs.replace(segment, channel=ready.channel) for segment in placed)
 
 
-def _flags(heard: Heard) -> tuple[str, ...]:
+def _collect_flags(heard: Heard) -> tuple[str, ...]:
     flags = set(heard.flags) | heard.end.whole.flags
     flags |= {PARTIAL} if heard.end.whole.partial else set()
     flags |= {REPAIRED} if heard.end.whole.repaired else set()
@@ -226,13 +227,13 @@ def transcript(
     return Transcript(
         text=joined(heard.segments),
         segments=heard.segments,
-        # A session of thousands of chunks adds them up: milliseconds would be heard in the end.
+        # Rounding errors add up over a session of thousands of chunks; milliseconds would be too coarse.
         duration=round(whole.seconds, 6),
         span=None if whole.span is None else round(whole.span, 6),
         overlap=round(heard.end.overlap, 6),
         position=None if position is None else round(position, 3),
         language=heard.language or manifest.engine.language,
-        flags=_flags(heard),
+        flags=_collect_flags(heard),
         engine=manifest.engine.engine,
         model=model,
         settings_hash=manifest.settings_hash,

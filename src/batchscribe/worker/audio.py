@@ -1,3 +1,3 @@
-"""Former place of `audio.audio_decoder`; other packages may import it from here until 0.3."""
+"""Former module of `audio.audio_decoder`; importable until 0.3."""
 
 from batchscribe.audio.audio_decoder import *  # noqa: F403

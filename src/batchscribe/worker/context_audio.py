@@ -1,8 +1,8 @@
-"""Neighbours that are not in the manifest: heard along at the edge of a stretch, and not written by us.
+"""Context audio: neighbours outside the manifest, transcribed with the edge of a timeline but not written.
 
-A word at a cut is understood from both sides. What a neighbour that was transcribed before has said already
-is known from its transcript, so that nothing is said twice; one that is transcribed later will know it
-from ours.
+A word at a cut needs context from both sides. The transcript of a neighbour that was transcribed before
+shows which words are published already, so that no word appears twice; a neighbour that is transcribed later
+uses our transcript in the same way.
 """
 
 from __future__ import annotations
@@ -30,38 +30,39 @@ from batchscribe.worker.sounds import Sound
 LOG = structlog.get_logger()
 
 HEARD = 2 * SAMPLE_RATE
-"""Samples of a neighbour that are heard along besides an overlap: a word, and what leads to it."""
+"""Samples of context audio beyond an overlap: a word and its lead-in."""
 FAR = 60 * SAMPLE_RATE
-"""The rest of a longer one is not decoded: that costs the decoder's process a new start."""
+"""Samples after which decoding of a following neighbour stops, at the cost of a new decoder process."""
 MAX_BYTES = 64 * 1024 * 1024
-"""A larger neighbour is not decoded for one word."""
+"""Larger neighbours are not decoded for context."""
 MAX_SECONDS = 2 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbour:
-    """A chunk beside a stretch. `audio` is the part of it that touches the stretch."""
+    """A chunk next to a timeline. `audio` is the part that touches the timeline."""
 
     audio: Samples
     samples: int
-    """Of all of it, or of what was decoded of one that follows."""
+    """Length of the whole chunk, or of the decoded part if it follows the timeline."""
     sound: Sound
     said: tuple[Segment, ...]
-    """What was published of it, on its own clock; empty where nothing was."""
+    """Its published segments, on its own clock; empty if it has no transcript."""
 
     def edges(self, channel: int | None) -> tuple[float | None, float | None]:
-        """When its first published word of a channel begins and the last one ends, what lies beyond a cut
-        included; None where there is none. Where channels were not told apart, all of them count.
+        """Begin of a channel's first and end of its final published word.
+
+        Includes parts beyond a cut; None without words. Segments without a channel count for every channel.
         """
-        said = [part for part in self.said if channel in {None, part.channel or channel}]
-        words = [word for segment in said for word in segment.words]
-        begins = [word.true_start for word in words] + [part.start for part in said if not part.words]
-        ends = [word.true_end for word in words] + [part.end for part in said if not part.words]
+        published = [part for part in self.said if channel in {None, part.channel or channel}]
+        words = [word for segment in published for word in segment.words]
+        begins = [word.true_start for word in words] + [part.start for part in published if not part.words]
+        ends = [word.true_end for word in words] + [part.end for part in published if not part.words]
         return (min(begins), max(ends)) if begins else (None, None)
 
 
 class Neighbours:
-    """Looks for them in the store. For one thread: its decoder is opened when it is first needed."""
+    """Finds neighbours in the store. Not thread-safe; opens its decoder on first use."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Neighbours:
         overlap_ms: int | None = None,
         apart: Collection[str] = (),
     ) -> None:
-        """`apart` are the keys of chunks that are heard alone, or not at all: they failed before."""
+        """`apart`: keys of chunks that failed before; they are never context."""
         self._source = source
         self._output = output
         self._recordings = recordings
@@ -89,28 +90,28 @@ class Neighbours:
             self._decoder.close()
 
     def find(self, chunk: ManifestChunk, step: int, *, split: bool) -> Neighbour | None:
-        """The neighbour before (`step` -1) or behind (1) a chunk; None where there is none.
+        """Returns the neighbour before (`step` -1) or after (1) a chunk.
 
-        It only helps: where it cannot be had or understood, there is none. Raises InterruptedRunError.
+        Context is optional: errors are logged, and the result is None. Raises InterruptedRunError.
         """
         name = audio_name(chunk.key)
         if name is None or name.number is None or name.number + step < 0:
             return None
         try:
             for key in named(chunk.key, name.number + step):
-                if key not in self._apart and self._is_there(key):
-                    return self._heard(key, step, split=split)
+                if key not in self._apart and self._exists(key):
+                    return self._decode_neighbour(key, step, split=split)
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
             LOG.warning("neighbour.not_heard", key=chunk.key, step=step, reason=str(error))
         return None
 
-    def _is_there(self, key: str) -> bool:
+    def _exists(self, key: str) -> bool:
         info = next(iter(self._source.list(key)), None)
         return info is not None and info.key == key and 0 < info.size <= MAX_BYTES
 
-    def _said(self, key: str) -> tuple[Segment, ...]:
+    def _read_segments(self, key: str) -> tuple[Segment, ...]:
         name = audio_name(key)
         assert name is not None
         for store in {store.url: store for store in (self._output, self._source)}.values():
@@ -120,15 +121,15 @@ class Neighbours:
                         return transcripts.decode(data).segments
         return ()
 
-    def _heard(self, key: str, step: int, *, split: bool) -> Neighbour | None:
-        said = self._said(key)
+    def _decode_neighbour(self, key: str, step: int, *, split: bool) -> Neighbour | None:
+        published = self._read_segments(key)
         data = self._source.get(key, limit=MAX_BYTES).data
         self._decoder = self._decoder or self._new_decoder()
-        mended = self._recordings.repaired(key, data)
-        if mended.empty:
+        repaired = self._recordings.repaired(key, data)
+        if repaired.empty:
             return None
         decoding = self._decoder.decode(
-            mended.data, max_seconds=MAX_SECONDS, until=self._until, split=split, skip=mended.preroll
+            repaired.data, max_seconds=MAX_SECONDS, until=self._until, split=split, skip=repaired.preroll
         )
         kept: list[Samples] = []
         total = 0
@@ -137,11 +138,13 @@ class Neighbours:
             kept.append(piece)
             if step > 0 and total >= FAR:
                 break
-            # Of the one before only the end is wanted, however long it is.
+            # Of the chunk before, only the end is kept.
             while step < 0 and sum(map(len, kept[1:])) >= self._length:
                 kept.pop(0)
         if not kept:
             return None
         audio = np.concatenate(kept)
-        sound = Sound.of(decoding.beginning, mended.delay)
-        return Neighbour(audio[-self._length :] if step < 0 else audio[: self._length], total, sound, said)
+        sound = Sound.of(decoding.beginning, repaired.delay)
+        return Neighbour(
+            audio[-self._length :] if step < 0 else audio[: self._length], total, sound, published
+        )

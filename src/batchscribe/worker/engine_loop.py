@@ -1,8 +1,8 @@
-"""The engine's thread: which windows it gets and when, what comes of them, and what to do when it breaks.
+"""The engine's thread: chooses windows, collects results, and recovers when the engine breaks.
 
-An engine that gathers windows gets such as are alike in length, for a batch takes as long as its longest
-member. A window that breaks it is heard again chunk by chunk, each alone, so that nobody is blamed for a
-neighbour.
+A batching engine gets windows of similar length, because a batch takes as long as its longest window. A
+window that breaks the engine is transcribed again chunk by chunk, each alone, so that a failure is
+attributed to the right chunk.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from batchscribe.worker.timeline import Ended, Ready
 LOG = structlog.get_logger()
 
 MAX_ENGINE_BREAKS = 3
-"""An engine that breaks so often without a result in between is broken, whatever it was given."""
+"""Consecutive breaks without a result after which the engine itself counts as broken."""
 POOLED_WINDOWS = 32
-"""About 2 MB each: from so many the next batch is chosen."""
+"""Size of the pool from which a batch is chosen; a window takes about 2 MB."""
 PAUSE_SECONDS = 0.02
-"""How long an engine that holds windows waits for another one before it is told that none is there."""
+"""Longest wait for another window while the engine holds some; then it gets None."""
 
 Publish = Callable[[Heard], None]
 Blame = Callable[[int, FailureKind, str], None]
 
 
 class Hearing:
-    """Gives windows to the engine and hands on what comes back. For one thread."""
+    """Feeds windows to the engine and passes on the results. Not thread-safe."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Hearing:
         self._announced: Future[None] | None = None
 
     def run(self, engine: Engine) -> None:
-        """Until nothing is left, or the worker should end. Raises EngineError where the engine is broken."""
+        """Runs until no window is left or the worker should end. Raises EngineError for a broken engine."""
         self._engine = engine
         with self._announcing:
             self._run(engine)
@@ -80,35 +80,35 @@ class Hearing:
         while not (breaks.over or self._finished()):
             try:
                 for recognition in engine.transcribe(self._windows()):
-                    self._answered(recognition)
-                    self._hurry(engine)
-                    self._accuse(breaks.survived(), FailureKind.CHUNK)
+                    self._record_result(recognition)
+                    self._hurry_if_ending(engine)
+                    self._fail_chunks(breaks.survived(), FailureKind.CHUNK)
                 self._expect_nothing_outstanding()
             except EngineError as error:
                 LOG.warning("engine.broke", reason=str(error), trace=places(error.__cause__ or error))
                 held = bool(self._in_engine)
-                breaks.broke(self._give_up_in_engine(), str(error), held=held)
-        self._accuse(breaks.suspects, FailureKind.MACHINE if breaks.engines_fault else FailureKind.CHUNK)
+                breaks.broke(self._recover_windows(), str(error), held=held)
+        self._fail_chunks(breaks.suspects, FailureKind.MACHINE if breaks.engines_fault else FailureKind.CHUNK)
         if breaks.engines_fault:
-            raise EngineError(breaks.verdict)
+            raise EngineError(breaks.reason_text)
 
-    def _hurry(self, engine: Engine) -> None:
+    def _hurry_if_ending(self, engine: Engine) -> None:
         if self._ending.due() and (hurry := getattr(engine, "hurry", None)) is not None:
             hurry()
 
     def drain(self) -> None:
-        """After a stop: a chunk whose last window came back may still have its end waiting here."""
+        """Concludes chunks after a stop: a chunk with all its results may still have its end queued."""
         for number in (*self._chosen, *self._solos, *self._pool.clear()):
-            self._lose(number)
+            self._discard_window(number)
         while (item := self._ready.get()) is not None:
             if isinstance(item, Ready):
                 for chunk in item.touched:
-                    self._drop(chunk)
+                    self._drop_chunk(chunk)
             else:
-                self._concluded(item)
+                self._finish_chunk(item)
 
     def suspects(self) -> tuple[int, ...]:
-        """The chunks of which the engine has windows. For any thread, once the engine stands still."""
+        """Chunks whose windows are in the engine. Thread-safe once the engine hangs."""
         numbers = tuple(self._in_engine)
         return tuple(sorted({chunk for number in numbers for chunk in self._assembly.waiting(number)}))
 
@@ -118,22 +118,25 @@ class Hearing:
 
     def _expect_nothing_outstanding(self) -> None:
         if self._in_engine:
-            raise EngineError(f"the engine gave no result for {len(self._in_engine)} windows")
+            count = len(self._in_engine)
+            raise EngineError(f"the engine returned no result for {count} window{'' if count == 1 else 's'}")
 
     def _windows(self) -> Iterator[Window | None]:
-        """What the engine pulls from: ends when nothing is left, when the worker should end, or around a
-        window that must be heard alone.
+        """Windows for one `transcribe` call of the engine.
+
+        Ends when no window is left, when the worker should end, and around a window that must be
+        transcribed alone.
         """
         yield from self._next_windows()
         self._wait_until_announced()
 
     def _next_windows(self) -> Iterator[Window | None]:
         if self._solos:
-            yield self._given(self._solos.popleft())
+            yield self._make_window(self._solos.popleft())
             return
         while not self._ending.due():
             if self._chosen:
-                yield self._given(self._chosen.popleft())
+                yield self._make_window(self._chosen.popleft())
                 continue
             self._wait_until_announced()
             self._gather()
@@ -142,35 +145,35 @@ class Hearing:
                     return
                 yield None
             elif not self._pool.oldest_alone:
-                self._choose(max(1, int(getattr(self._engine, "batch", 1))))
+                self._choose_batch(max(1, int(getattr(self._engine, "batch", 1))))
             elif self._in_engine:
                 return
             else:
-                self._choose(1)
-                yield from (self._given(self._chosen.popleft()) for _ in tuple(self._chosen))
+                self._choose_batch(1)
+                yield from (self._make_window(self._chosen.popleft()) for _ in tuple(self._chosen))
                 return
 
     def _gather(self) -> None:
-        """Takes what is ready; waits where there is nothing, but not long while the engine has a window."""
+        """Takes what is ready; waits if there is nothing, but only briefly while the engine has a window."""
         if not self._pool and not self._in_engine:
-            while not self._pool and (item := self._awaited()) is not None:
-                self._took(item)
+            while not self._pool and (item := self._await_item()) is not None:
+                self._accept_item(item)
         wait = 0.0 if self._pool else PAUSE_SECONDS
-        while len(self._pool) < POOLED_WINDOWS and (item := self._polled(wait)) is not None:
-            self._took(item)
+        while len(self._pool) < POOLED_WINDOWS and (item := self._poll_item(wait)) is not None:
+            self._accept_item(item)
             wait = 0.0
 
-    def _awaited(self) -> Prepared | None:
+    def _await_item(self) -> Prepared | None:
         with self._board.starving():
             return self._ready.get(self._ending.due)
 
-    def _polled(self, seconds: float) -> Prepared | None:
+    def _poll_item(self, seconds: float) -> Prepared | None:
         with self._board.starving():
             return self._ready.poll(seconds)
 
-    def _took(self, item: Prepared) -> None:
+    def _accept_item(self, item: Prepared) -> None:
         if not isinstance(item, Ready):
-            self._concluded(item)
+            self._finish_chunk(item)
         elif not all(map(self._assembly.dropped, item.touched)):
             self._put_into_pool(self._assembly.expect(item))
 
@@ -178,13 +181,13 @@ class Hearing:
         ready = self._assembly.ready(number)
         self._pool.add(number, ready.cut.speech, alone=ready.alone)
 
-    def _choose(self, size: int) -> None:
-        """The next windows, of which the progress in the store tells before the first one is heard: an engine
-        that reads ahead asks again before that.
+    def _choose_batch(self, size: int) -> None:
+        """Chooses the next batch, and first names its chunks in the progress.
 
-        What was chosen stays chosen: an engine that breaks takes no further window of its batch.
+        An engine that reads ahead asks for the next batch before that. The choice stays when the engine
+        breaks: it takes no further window of that batch.
         """
-        numbers = [number for number in self._pool.take(size) if self._wanted(number)]
+        numbers = [number for number in self._pool.take(size) if self._is_wanted(number)]
         chunks = {chunk for number in numbers for chunk in self._assembly.waiting(number)}
         for chunk in chunks - self._begun:
             self._board.takes(self._key(chunk))
@@ -195,102 +198,103 @@ class Hearing:
         self._chosen.extend(numbers)
 
     def _wait_until_announced(self) -> None:
-        """Raises what the announcement raised: a mistake of ours, for a store's trouble is not raised."""
+        """Raises what the announcement raised: only bugs, because store errors are logged."""
         if self._announced is not None:
             with self._board.starving("progress"):
                 self._announced.result()
             self._announced = None
 
-    def _wanted(self, number: int) -> bool:
+    def _is_wanted(self, number: int) -> bool:
         if self._assembly.waiting(number):
             return True
         self._assembly.forget(number)
         return False
 
-    def _given(self, number: int) -> Window:
+    def _make_window(self, number: int) -> Window:
         ready = self._assembly.ready(number)
         keys = tuple(self._key(chunk) for chunk in self._assembly.waiting(number))
         self._in_engine[number] = keys
         self._board.engine_takes(keys)
         session = self._manifest.chunks[ready.touched[0]].session
         if ready.apart:
-            # One vote for each language of a film, not one for the film.
+            # One language vote for each audio track of a film, not one for the film.
             session = f"{session}#{ready.channel}"
         language = self._manifest.engine.language
         return Window(number, ready.cut.seconds_in, ready.cut.audio, language, session)
 
-    def _answered(self, recognition: Recognition) -> None:
+    def _record_result(self, recognition: Recognition) -> None:
         self._board.engine_gives(self._in_engine.pop(recognition.window))
-        self._take(recognition)
+        self._apply_result(recognition)
 
-    def _take(self, recognition: Recognition) -> None:
-        """See Assembly.answered."""
+    def _apply_result(self, recognition: Recognition) -> None:
         again, whole = self._assembly.answered(recognition)
         for number in again:
             self._put_into_pool(number)
         for heard in whole:
-            self._whole(heard)
+            self._publish_chunk(heard)
 
-    def _whole(self, heard: Heard) -> None:
-        self._leave(heard.chunk)
+    def _publish_chunk(self, heard: Heard) -> None:
+        self._leave_flight(heard.chunk)
         self._publish(heard)
 
-    def _concluded(self, item: Ended | Failed) -> None:
-        """No more windows of this chunk will come."""
+    def _finish_chunk(self, item: Ended | Failed) -> None:
+        """Handles the end of a chunk: no more of its windows will come."""
         if isinstance(item, Ended):
             for heard in self._assembly.ended(item):
-                self._whole(heard)
+                self._publish_chunk(heard)
         elif not self._assembly.dropped(item.chunk):
-            self._drop(item.chunk)
+            self._drop_chunk(item.chunk)
             self._blame(item.chunk, item.kind, item.message)
 
-    def _leave(self, chunk: int) -> None:
+    def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
             self._begun.remove(chunk)
             self._board.leaves(self._key(chunk))
 
-    def _drop(self, chunk: int) -> None:
+    def _drop_chunk(self, chunk: int) -> None:
         self._assembly.drop(chunk)
-        self._leave(chunk)
+        self._leave_flight(chunk)
 
-    def _lose(self, number: int) -> None:
-        """A window that will not be transcribed: its chunks stay pending. If it was to be decoded again, its
-        chunks keep the words of the first decoding.
+    def _discard_window(self, number: int) -> None:
+        """Discards a window: its chunks stay pending.
+
+        If it was a re-decode, its chunks keep the words of the first decoding.
         """
         if self._assembly.ready(number).wordless:
-            self._take(Recognition(number, ()))
+            self._apply_result(Recognition(number, ()))
             return
         for chunk in self._assembly.waiting(number):
-            self._drop(chunk)
+            self._drop_chunk(chunk)
         self._assembly.forget(number)
 
-    def _give_up_in_engine(self) -> tuple[int, ...]:
-        """What the engine had when it broke: heard again in parts, each alone; the chunks of a window that
-        was alone and cannot be taken apart are given up.
+    def _recover_windows(self) -> tuple[int, ...]:
+        """Queues the windows of a broken engine again, split by chunk.
+
+        A single window that cannot be split is discarded; returns its chunks.
         """
         broken, self._in_engine = self._in_engine, {}
         for keys in broken.values():
             self._board.engine_loses(keys)
         for number in [number for number in broken if self._assembly.ready(number).wordless]:
             del broken[number]
-            self._lose(number)
-        if len(broken) == 1 and self._only_one_in(number := next(iter(broken))):
+            self._discard_window(number)
+        if len(broken) == 1 and self._is_indivisible(number := next(iter(broken))):
             suspects = self._assembly.waiting(number)
-            self._lose(number)
+            self._discard_window(number)
             return suspects
         for number in broken:
             parts, whole = self._assembly.again(number)
             self._solos.extend(parts)
             for heard in whole:
-                self._whole(heard)
+                self._publish_chunk(heard)
         return ()
 
-    def _only_one_in(self, number: int) -> bool:
-        """Whether a window cannot be taken apart any more."""
+    def _is_indivisible(self, number: int) -> bool:
+        """True if a window cannot be split any further."""
         ready = self._assembly.ready(number)
         return ready.alone or len(ready.chunks) == 1
 
-    def _accuse(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
+    def _fail_chunks(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
         for chunk, reason in chunks:
             self._blame(chunk, kind, reason)
 
@@ -299,7 +303,7 @@ class Hearing:
 
 
 class _Breaks:
-    """An engine that breaks: whose fault it is shows only when it goes on working, or does not."""
+    """Attributes engine breaks to chunks or to the engine, by later results."""
 
     def __init__(self) -> None:
         self.suspects: list[tuple[int, str]] = []
@@ -313,26 +317,28 @@ class _Breaks:
 
     @property
     def engines_fault(self) -> bool:
-        """It breaks on everything; or on the little there was, and has never given a result here."""
+        """True if it broke too often in a row, or before any result."""
         return self.over or (self._in_a_row > 0 and not self._ever_worked)
 
     @property
-    def verdict(self) -> str:
+    def reason_text(self) -> str:
         if self.over:
-            return f"the engine broke {MAX_ENGINE_BREAKS} times in a row: {self.reason}"
-        return f"the engine broke before it gave any result: {self.reason}"
+            return f"the engine failed {MAX_ENGINE_BREAKS} times in a row: {self.reason}"
+        return f"the engine failed before its first result: {self.reason}"
 
     def broke(self, chunks: tuple[int, ...], reason: str, *, held: bool) -> None:
-        """`chunks` are to blame, if the engine is not. Where it `held` windows and none is to blame, they are
-        heard again one by one: then it shows, and until then it does not count.
+        """Counts a break; `chunks` caused it, unless the engine did.
+
+        If the engine `held` windows and `chunks` is empty, the break does not count: the windows are
+        transcribed again one by one, which shows the cause.
         """
         self._in_a_row += bool(chunks) or not held
         self.reason = reason
         self.suspects += [(chunk, reason) for chunk in chunks]
 
     def survived(self) -> list[tuple[int, str]]:
-        """A result came: those who were suspected are to blame, the engine is not."""
+        """Returns the suspected chunks after a result: they caused the breaks, not the engine."""
         self._ever_worked = True
-        guilty, self.suspects = self.suspects, []
+        causes, self.suspects = self.suspects, []
         self._in_a_row = 0
-        return guilty
+        return causes

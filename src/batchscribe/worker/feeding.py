@@ -1,6 +1,6 @@
-"""What runs ahead of the engine, in threads: fetch and decode, each chunk into its pipe.
+"""Threads that run ahead of the engine: fetch and decode each chunk into its pipe.
 
-Everything is bounded: bytes that are fetched and not decoded, sound that is decoded and not heard.
+Everything is bounded: bytes that are not decoded yet, and audio that is not transcribed yet.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 FETCHED_BYTES = 256 * 1024 * 1024
 FETCHED_CHUNKS = 32
 LONG = 8 * 1024 * 1024
-"""Bytes: half an hour of a browser's recording. Below that the order of the manifest holds, oldest first."""
+"""Bytes: half an hour of a browser's recording. Shorter ones keep the manifest's order, oldest first."""
 DECODED_CHUNKS = 8
-"""Chunks that each decoder may be ahead of what is heard; of each at most a minute is held."""
+"""Chunks that each decoder may be ahead of the timelines; at most a minute of each is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Chunks of one session, in its order. `places` are their numbers in the manifest."""
+    """Chunks of one session, in order. `places` are their indexes in the manifest."""
 
     session: str
     places: tuple[int, ...]
     alone: bool = False
-    """It failed before: nobody else is heard together with it."""
+    """It failed before: its windows contain no other chunk."""
 
 
 def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
-    """The manifest's chunks by session: those with a long recording first, the troubled ones last.
+    """The manifest's chunks by session: long recordings first, previously failed chunks last.
 
-    A long recording that is begun late is decoded by one core while all others wait for it.
+    If a long recording starts late, one core decodes it while all others wait.
     """
     sessions: dict[str, list[int]] = {}
     for place, chunk in enumerate(chunks):
         if not chunk.troubled:
             sessions.setdefault(chunk.session, []).append(place)
     longest = sorted(sessions.items(), key=lambda item: -(max(chunks[n].size for n in item[1]) // LONG))
-    troubled = (Line(session=chunk.session, places=(place,), alone=True)
-                for place, chunk in enumerate(chunks) if chunk.troubled)  # fmt: skip
-    return (*(Line(session=session, places=tuple(places)) for session, places in longest), *troubled)
+    failed_before = (Line(session=chunk.session, places=(place,), alone=True)
+                     for place, chunk in enumerate(chunks) if chunk.troubled)  # fmt: skip
+    return (*(Line(session=session, places=tuple(places)) for session, places in longest), *failed_before)
 
 
 class Turn:
-    """Hands out sessions, one to each thread that asks."""
+    """Hands out sessions, one per call. Thread-safe."""
 
     def __init__(self, rest: Sequence[Line]) -> None:
         self._rest = iter(rest)
@@ -76,7 +76,7 @@ class Turn:
 
 
 class Turns:
-    """Hands out the chunks in their order, each when there is room for it. For any thread."""
+    """Hands out the chunks in order, each when there is room for it. Thread-safe."""
 
     def __init__(self, order: Sequence[int], room: Callable[[int], bool]) -> None:
         self._rest: Iterator[int] = iter(order)
@@ -84,7 +84,7 @@ class Turns:
         self._lock = threading.Lock()
 
     def next(self) -> int | None:
-        """The next chunk's place; None where none is left, or nobody wants it any more."""
+        """The next chunk's index; None if none is left, or the worker should end."""
         with self._lock:
             place = next(self._rest, None)
             return place if place is not None and self._room(place) else None
@@ -92,7 +92,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What the stages share: the manifest, the pipes in the order of their chunks, and the room in them."""
+    """State that the stages share: the manifest, the chunks' order, their pipes and the pipeline limits."""
 
     manifest: Manifest
     order: tuple[int, ...]
@@ -123,13 +123,13 @@ class Way:
         return Turns(self.order, lambda _place: not due() and self.decoded.take(1, due))
 
     def heard(self, place: int) -> None:
-        """All of a chunk was taken from its pipe, or nobody wants it."""
+        """Releases a chunk's pipe and room, its audio taken or dropped."""
         self.pipes.leave(place)
         self.decoded.give(1)
 
 
 class Fetcher:
-    """Gets the chunks' bytes; several threads run it at once."""
+    """Fetches the chunks' bytes; several threads run it at once."""
 
     def __init__(self, way: Way, *, source: Store, records: Records) -> None:
         self._way = way
@@ -139,9 +139,9 @@ class Fetcher:
 
     def run(self) -> None:
         while (place := self._turns.next()) is not None:
-            self._one(place)
+            self._process_chunk(place)
 
-    def _one(self, place: int) -> None:
+    def _process_chunk(self, place: int) -> None:
         data = self._fetch(self._way.chunk(place))
         pipe = self._way.pipes.of(place)
         if data is None:
@@ -150,20 +150,20 @@ class Fetcher:
             pipe.fetched(data)
 
     def _fetch(self, chunk: ManifestChunk) -> bytes | None:
-        """The chunk's bytes; None where there is nothing to transcribe, and that is recorded."""
+        """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""
         try:
             if self._records.exists(chunk):
                 self._records.skip()
                 return None
-            return self._bytes(chunk, self._way.manifest.limits)
+            return self._read_bytes(chunk, self._way.manifest.limits)
         except MisconfiguredError as error:
-            # No right to read one object is no right to read any: the rest would fail the same way.
+            # Without the right to read one object, all others would fail the same way.
             self._way.ending.fail(error)
         except BatchscribeError as error:
-            self._records.fail(chunk, _blame(error), str(error))
+            self._records.fail(chunk, _failure_kind(error), str(error))
         return None
 
-    def _bytes(self, chunk: ManifestChunk, limits: Limits) -> bytes:
+    def _read_bytes(self, chunk: ManifestChunk, limits: Limits) -> bytes:
         if chunk.size > limits.max_object_bytes:
             raise AudioError(
                 f"larger than the limit of {limits.max_object_bytes / 2**20:g} MB (BATCH_MAX_OBJECT_MB)"
@@ -171,13 +171,13 @@ class Fetcher:
         blob = self._source.get(chunk.key, limit=limits.max_object_bytes)
         if blob.etag != chunk.etag:
             raise ObjectNotFoundError(
-                "the audio was replaced after the manifest was written: it waits its turn"
+                "the audio was replaced after the manifest was written: a later run transcribes it"
             )
         return blob.data
 
 
-def _blame(error: BatchscribeError) -> FailureKind:
-    """Whose fault it is that a chunk could not be had."""
+def _failure_kind(error: BatchscribeError) -> FailureKind:
+    """Kind of failure of a chunk without bytes or audio."""
     match error:
         case ObjectArchivedError():
             return FailureKind.ARCHIVED
@@ -193,7 +193,7 @@ def _blame(error: BatchscribeError) -> FailureKind:
 
 
 class Preparer:
-    """Decodes fetched chunks into their pipes; several threads run it, each with a decoder of its own."""
+    """Decodes fetched chunks into their pipes; several threads run it, each with its own decoder."""
 
     def __init__(
         self, way: Way, *, recordings: Recordings, new_decoder: Callable[[], AudioDecoder], board: Board
@@ -208,36 +208,36 @@ class Preparer:
         try:
             with self._new_decoder() as decoder:
                 while (place := self._turns.next()) is not None:
-                    self._one(decoder, place)
+                    self._process_chunk(decoder, place)
         except InterruptedRunError:
             return
 
-    def _one(self, decoder: AudioDecoder, place: int) -> None:
+    def _process_chunk(self, decoder: AudioDecoder, place: int) -> None:
         chunk, pipe = self._way.chunk(place), self._way.pipes.of(place)
         try:
             with self._board.waiting_for("fetch"):
                 fetched = pipe.wait()
             self._way.fetched.give(1)
             if fetched:
-                self._named(decoder, chunk, pipe)
+                self._decode_named(decoder, chunk, pipe)
         finally:
             self._way.budget.give(chunk.size)
             self._way.pipes.leave(place)
 
-    def _named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
-        """The progress says whom a decoder has, for the case that it takes the worker with it."""
+    def _decode_named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
+        """Decodes a chunk; the progress names it meanwhile, in case its decoder kills the worker."""
         self._board.takes(chunk.key)
         try:
             self._decode(decoder, chunk.key, pipe)
         except (AudioError, TransientError, ObjectArchivedError) as error:
-            kind = _blame(error)
+            kind = _failure_kind(error)
             if kind.final and may_lack_header(chunk.key):
                 kind = FailureKind.CHUNK
             pipe.close(Broken(str(error), kind))
         except InterruptedRunError:
             raise
         except BatchscribeError as error:
-            # No decoder on this machine: no chunk can be blamed for that.
+            # The decoder is missing on this machine: a failure of the worker, not of a chunk.
             self._way.ending.fail(error)
         finally:
             self._board.leaves(chunk.key)
@@ -247,21 +247,21 @@ class Preparer:
         if sound.empty:
             pipe.close(Whole(0.0, partial=False, repaired=False))
             return
-        decoding, mended = self._decoding(decoder, sound), replace(sound, data=b"", seen=None)
+        decoding, repaired = self._start_decoding(decoder, sound), replace(sound, data=b"", seen=None)
         del sound
         begun = False
         for piece in decoding:
             if not begun:
-                pipe.begin(Sound.of(decoding.beginning, mended.delay))
+                pipe.begin(Sound.of(decoding.beginning, repaired.delay))
                 begun = True
             pipe.put(piece)
         if not begun:
-            # Its decoder heard what leads to it, and nothing of its own.
-            raise AudioError("no sound could be decoded from it")
-        partial = decoding.partial or mended.torn
-        pipe.close(Whole(decoding.seconds, partial, mended.repaired, decoding.span, decoding.flags))
+            # Only its pre-roll could be decoded, nothing of the chunk itself.
+            raise AudioError("no audio could be decoded from it")
+        partial = decoding.partial or repaired.torn
+        pipe.close(Whole(decoding.seconds, partial, repaired.repaired, decoding.span, decoding.flags))
 
-    def _decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:
+    def _start_decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:
         manifest = self._way.manifest
         return decoder.decode(
             sound.data,

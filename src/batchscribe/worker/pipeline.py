@@ -1,10 +1,10 @@
 """The worker: fetch and decode ahead, one model load, publish each chunk as soon as it is whole.
 
-    fetch threads -> bytes -> decode threads (+ child processes) -> sound
-        -> a thread for each session: stretches -> windows -> engine -> publish threads
+    fetch threads -> bytes -> decode threads (+ child processes) -> audio
+        -> a thread for each session: timelines -> windows -> engine -> publish threads
 
-The engine runs in the calling thread, so that a signal can ask it to end. One bad file costs one
-file; what is published is in the store for good; the exit record is written whatever happens.
+The engine runs in the calling thread, so that a signal can stop it. A broken file fails alone; published
+transcripts stay in the store; the exit record is written in every case.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from batchscribe.worker.session_queue import Prepared, Weaver
 LOG = structlog.get_logger()
 
 READY_WINDOWS = 32
-"""About 2 MB each: what the engine works through in seconds on a GPU."""
+"""About 2 MB each; a GPU transcribes them in seconds."""
 HUNG_SECONDS = 600.0
-"""An engine that has windows and gives nothing back for so long hangs, unless it was ever that slow."""
+"""An engine that holds windows and returns no result for so long counts as hung."""
 HUNG_TIMES = 5.0
-"""It may take so many times as long as it took for its slowest window until now."""
+"""An engine may take so many times as long as for its slowest result until now, if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
-    """How many threads do what, and how often progress is told."""
+    """Concurrency settings: threads per stage, and the interval of progress writes."""
 
     fetchers: int = 8
     decoders: int = 2
@@ -67,16 +67,16 @@ def run_worker(
     crew: Crew = Crew(),
     abandon: Callable[[], None] = lambda: None,
 ) -> ExitRecord:
-    """Transcribes the manifest's chunks and returns the exit record, which is in the store by then.
+    """Transcribes the manifest's chunks and returns the stored exit record.
 
-    A manifest that has its exit record already is not worked on again. Failures of chunks, of the
-    engine and of the machine are in the record, not raised; only a store that does not take the
-    record itself raises (StoreUnavailableError, MisconfiguredError).
+    A manifest with an exit record is not processed again. Failures of chunks, of the engine and of the
+    machine are in the record, not raised; raises only if the record cannot be stored
+    (StoreUnavailableError, MisconfiguredError).
 
-    An engine that hangs cannot be ended: when all else is told and published, `abandon` is called, which
-    should end the process.
+    A hung engine cannot be stopped: after everything else is recorded and published, `abandon` is called,
+    which should end the process.
     """
-    if (before := _earlier(manifest, output)) is not None:
+    if (before := _read_exit_record(manifest, output)) is not None:
         LOG.warning("worker.ended_before", run=manifest.run, worker=manifest.worker)
         return before
     ending = Ending(clock, manifest.deadline, should_stop)
@@ -95,14 +95,14 @@ def run_worker(
 def fail_worker(
     manifest: Manifest, output: Store, clock: Clock, reason: str, *, gpu_broken: bool = False
 ) -> ExitRecord:
-    """Writes the exit record of a worker that could not even begin."""
+    """Writes the exit record of a worker that could not start."""
     board = Board(manifest, clock)
     record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
     return record
 
 
-def _earlier(manifest: Manifest, output: Store) -> ExitRecord | None:
+def _read_exit_record(manifest: Manifest, output: Store) -> ExitRecord | None:
     try:
         return read_record(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
     except ObjectNotFoundError:
@@ -110,7 +110,7 @@ def _earlier(manifest: Manifest, output: Store) -> ExitRecord | None:
 
 
 class _Worker:
-    """One run through one manifest."""
+    """Processes one manifest."""
 
     def __init__(
         self,
@@ -147,8 +147,8 @@ class _Worker:
         self._publishing: list[threading.Thread] = []
         self._model = manifest.engine.model
         self._device = ""
-        self._told = threading.Lock()
-        self._said: ExitRecord | None = None
+        self._exit_lock = threading.Lock()
+        self._exit_record: ExitRecord | None = None
 
     def run(
         self,
@@ -156,7 +156,7 @@ class _Worker:
         find_speech: SpeechFinder,
         new_decoder: Callable[[], AudioDecoder],
     ) -> ExitRecord:
-        reporter = Reporter(self._records, self._crew.progress_seconds, self._look)
+        reporter = Reporter(self._records, self._crew.progress_seconds, self._check_engine)
         reporter.start()
         self._publishing = self._publishers()
         feeding = self._feeders(find_speech, new_decoder)
@@ -167,10 +167,10 @@ class _Worker:
         except Exception as error:  # noqa: BLE001 - the exit record must be written whatever happens
             self._ending.fail_unexpectedly("the engine's thread", error)
         finally:
-            self._close(feeding)
+            self._close_stages(feeding)
             self._board.ended()
             reporter.close()
-        return self._last_word()
+        return self._write_exit_record()
 
     def _feeders(
         self, find_speech: SpeechFinder, new_decoder: Callable[[], AudioDecoder]
@@ -198,7 +198,7 @@ class _Worker:
         return [
             *self._threads("fetch", crew.fetchers, fetcher.run),
             *self._threads("decode", crew.decoders, preparer.run),
-            *self._threads("weave", crew.weavers, weaver.run, self._ready.close),
+            *self._threads("timeline", crew.weavers, weaver.run, self._ready.close),
         ]
 
     def _publishers(self) -> list[threading.Thread]:
@@ -211,7 +211,7 @@ class _Worker:
     def _threads(
         self, name: str, count: int, work: Callable[[], None], last: Callable[[], None] = lambda: None
     ) -> list[threading.Thread]:
-        """Threads that do the same work; the last one to end runs `last`."""
+        """Starts threads for the same work; the last one to end runs `last`."""
         left = threading.Semaphore(count - 1)
 
         def run() -> None:
@@ -228,16 +228,16 @@ class _Worker:
             thread.start()
         return threads
 
-    def _close(self, feeding: list[threading.Thread]) -> None:
-        """Ends the threads in the order of the flow; what is whole is published first."""
+    def _close_stages(self, feeding: list[threading.Thread]) -> None:
+        """Ends the threads in pipeline order; completed chunks are published before."""
         self._ready.close()
         for thread in feeding:
             thread.join()
         self._hearing.drain()
-        self._published()
+        self._join_publishers()
 
-    def _published(self) -> None:
-        """Returns when everything that is whole is in the store."""
+    def _join_publishers(self) -> None:
+        """Waits until all completed chunks are in the store."""
         self._finished.close()
         for thread in self._publishing:
             thread.join()
@@ -253,57 +253,58 @@ class _Worker:
         self._hearing.run(engine)
 
     def _blame(self, chunk: int, kind: FailureKind, reason: str) -> None:
-        self._hand_on(partial(self._records.fail, self._manifest.chunks[chunk], kind, reason))
+        self._queue_for_publishers(partial(self._records.fail, self._manifest.chunks[chunk], kind, reason))
 
     def _publish(self, heard: Heard) -> None:
         chunk = self._manifest.chunks[heard.chunk]
         text = transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
-        self._hand_on(partial(self._records.publish, chunk, text))
+        self._queue_for_publishers(partial(self._records.publish, chunk, text))
 
-    def _hand_on(self, act: Callable[[], None]) -> None:
+    def _queue_for_publishers(self, act: Callable[[], None]) -> None:
         with self._board.blocked():
             self._finished.put(act)
 
-    def _look(self) -> None:
-        """Whether the engine hangs. Its thread cannot be ended then, nor be waited for."""
+    def _check_engine(self) -> None:
+        """Ends the worker if the engine hangs: its thread can neither be stopped nor joined."""
         silent, longest = self._board.engine_silent()
         if silent < max(HUNG_SECONDS, HUNG_TIMES * longest) or self._ending.error:
             return
         self._ending.fail(
-            EngineError(f"the engine hangs: nothing came of it for {silent:.0f} s; what was done is kept")
+            EngineError(f"the engine hangs: no result for {silent:.0f} s; finished transcripts are kept")
         )
         try:
-            self._give_back(self._hearing.suspects())
+            self._abandon_engine(self._hearing.suspects())
         finally:
             self._abandon()
 
-    def _give_back(self, suspects: tuple[int, ...]) -> None:
-        """Publishes what is whole, and tells the end: what the engine has cannot be waited for."""
-        self._published()
+    def _abandon_engine(self, suspects: tuple[int, ...]) -> None:
+        """Publishes completed chunks, fails those in the engine, records the end."""
+        self._join_publishers()
         for chunk in suspects:
             self._records.fail(
                 self._manifest.chunks[chunk], FailureKind.CRASH, "it was in the engine when the engine hung"
             )
         self._board.ended()
         self._records.progress()
-        self._last_word()
+        self._write_exit_record()
 
-    def _last_word(self) -> ExitRecord:
-        """Writes the exit record, once: whoever comes second here gets what was said."""
-        with self._told:
-            if self._said is None:
-                self._said = record = self._record()
+    def _write_exit_record(self) -> ExitRecord:
+        """Writes the exit record once; a second call returns the same record."""
+        with self._exit_lock:
+            if self._exit_record is None:
+                self._exit_record = record = self._make_exit_record()
                 self._records.last_word(record)
                 LOG.info("worker.ended", run=record.run, end=record.end.value, message=record.message)
-            return self._said
+            return self._exit_record
 
-    def _record(self) -> ExitRecord:
+    def _make_exit_record(self) -> ExitRecord:
         left = len(self._manifest.chunks) - self._board.tally.seen
         if self._ending.error:
             end, message = WorkerEnd.FAILED, self._ending.reason
         elif left:
             end = WorkerEnd.STOPPED
-            message = f"{self._ending.reason}: {left} chunks left; finished transcripts are kept"
+            chunks = "1 chunk" if left == 1 else f"{left} chunks"
+            message = f"{self._ending.reason}: {chunks} left; finished transcripts are kept"
         else:
             end, message = WorkerEnd.FINISHED, _summary(self._board.tally)
         broken = isinstance(self._ending.error, GpuError)

@@ -1,4 +1,4 @@
-"""Windows that wait for the engine, by how much is said in them."""
+"""Windows that wait for the engine, sorted by their amount of speech."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Entry = tuple[int, int]
 
 
 class Pool:
-    """Hands out windows that are alike, and none waits for long: the oldest is always among them."""
+    """Hands out windows of similar length; the oldest is always among them."""
 
     def __init__(self) -> None:
         self._sorted: list[Entry] = []
@@ -21,7 +21,7 @@ class Pool:
 
     @property
     def oldest_alone(self) -> bool:
-        """Whether the oldest window must be heard alone."""
+        """True if the oldest window must be transcribed alone."""
         return next(iter(self._by_age.values()))[1]
 
     def add(self, number: int, speech: int, *, alone: bool) -> None:
@@ -29,13 +29,13 @@ class Pool:
         self._by_age[number] = (speech, alone)
 
     def take(self, count: int) -> list[int]:
-        """The oldest window and those nearest to it in length, `count` at most, the longest first."""
+        """The oldest window and those nearest in length, at most `count`, longest first."""
         oldest = next(iter(self._by_age))
         speech, alone = self._by_age[oldest]
         at = bisect_left(self._sorted, (speech, oldest))
         low = max(0, min(at - count // 2, len(self._sorted) - count))
         chosen = [self._sorted[at]] if alone else self._sorted[low : low + count]
-        # A window that must be heard alone is nobody's company.
+        # A window that must be transcribed alone joins no batch.
         taken = [entry for entry in chosen if alone or not self._by_age[entry[1]][1]]
         for entry in taken:
             self._sorted.remove(entry)
@@ -43,7 +43,7 @@ class Pool:
         return [number for _speech, number in reversed(taken)]
 
     def clear(self) -> Iterator[int]:
-        """Every window that is left, the oldest first."""
+        """Removes and yields all windows, the oldest first."""
         numbers = list(self._by_age)
         self._sorted.clear()
         self._by_age.clear()

@@ -1,4 +1,4 @@
-"""What a worker knows of itself, shared by its threads: counts, times, who is in flight, why it ends."""
+"""Progress and statistics of a worker, shared by its threads; also when and why it ends."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LOG = structlog.get_logger()
 
 
 def places(error: BaseException) -> list[str]:
-    """Where an error came from, for the log, without its text: that might hold what was said."""
+    """Traceback for the log, without the text: it might contain transcribed words."""
     return traceback.format_tb(error.__traceback__)
 
 
 class Ending:
-    """Whether the worker should end, and why: asked to, out of time, or broken."""
+    """Decides if the worker should end, and why: a stop request, the deadline, or an error."""
 
     def __init__(self, clock: Clock, deadline: datetime, should_stop: Callable[[], bool]) -> None:
         self._clock = clock
@@ -45,14 +45,14 @@ class Ending:
         self.error: BatchscribeError | None = None
 
     def due(self) -> bool:
-        return bool(self.error) or self._should_stop() or self._late()
+        return bool(self.error) or self._should_stop() or self._is_late()
 
     def fail(self, error: BatchscribeError) -> None:
-        """The first error is the one that counts; the rest follows from it."""
+        """Records the error; only the first one counts, because others follow from it."""
         self.error = self.error or error
 
     def fail_unexpectedly(self, where: str, error: BaseException) -> None:
-        """For a mistake of ours. The log gets its place only: its text might hold what was said."""
+        """Records a bug. Logs its traceback only: its text might contain transcribed words."""
         LOG.error(
             "worker.broke",
             where=where,
@@ -61,23 +61,24 @@ class Ending:
         )
         self.fail(
             BatchscribeError(
-                f"the worker broke in {where} ({type(error).__name__}): what was done is kept; see its log"
+                f"the worker crashed in {where} ({type(error).__name__}): "
+                "finished transcripts are kept; see its log"
             )
         )
 
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return self._clock.now() >= self._deadline
 
     @property
     def reason(self) -> str:
-        """One line: why the worker ended before all its chunks were looked at."""
+        """One line: why the worker ended before all its chunks were processed."""
         if self.error:
             return str(self.error)
-        return "the deadline passed" if self._late() else "asked to stop"
+        return "the deadline passed" if self._is_late() else "stop requested"
 
 
 class Board:
-    """Counts and times of one worker; every method may be called from any thread."""
+    """Counts and times of one worker. Thread-safe."""
 
     def __init__(self, manifest: Manifest, clock: Clock) -> None:
         self._manifest = manifest
@@ -115,7 +116,7 @@ class Board:
             self._timings = msgspec.structs.replace(self._timings, loaded=self.elapsed())
 
     def ended(self) -> None:
-        """Nothing is in flight or in the engine any more, whatever was left in the middle."""
+        """Records the end: nothing is in flight or in the engine any more."""
         with self._lock:
             self._phase = Phase.ENDED
             self._timings = msgspec.structs.replace(self._timings, busy=self.timings().busy)
@@ -123,7 +124,7 @@ class Board:
             self._in_flight.clear()
 
     def takes(self, key: str) -> None:
-        """A decoder or the engine took something of this chunk."""
+        """Records that a decoder or the engine took part of a chunk."""
         with self._lock:
             self._in_flight[key] += 1
 
@@ -134,7 +135,7 @@ class Board:
                 del self._in_flight[key]
 
     def engine_takes(self, keys: Sequence[str]) -> None:
-        """A window of these chunks goes into the engine."""
+        """Records that a window of these chunks enters the engine."""
         with self._lock:
             for key in keys:
                 self.takes(key)
@@ -145,7 +146,7 @@ class Board:
             self._in_engine += 1
 
     def engine_gives(self, keys: Sequence[str]) -> None:
-        """A window came back with its result."""
+        """Records the result of a window."""
         with self._lock:
             self._results += 1
             now = self.elapsed()
@@ -153,7 +154,7 @@ class Board:
             self.engine_loses(keys)
 
     def engine_loses(self, keys: Sequence[str]) -> None:
-        """A window is out of the engine."""
+        """Records that a window left the engine."""
         with self._lock:
             for key in keys:
                 self.leaves(key)
@@ -163,15 +164,16 @@ class Board:
                 self._timings = msgspec.structs.replace(self._timings, busy=busy)
 
     def engine_silent(self) -> tuple[float, float]:
-        """Seconds since the engine gave something, or got something when it had nothing, 0 where it has no
-        window; and the longest that it ever took for one.
+        """Seconds since the engine's last result, or since it got work; and its longest time per result.
+
+        The first value is 0 if the engine holds no window.
         """
         with self._lock:
-            return (self._now() - self._last_result if self._in_engine else 0.0), self._longest
+            return (self._engine_now() - self._last_result if self._in_engine else 0.0), self._longest
 
     @contextmanager
     def waiting_for(self, stage: str) -> Iterator[None]:
-        """A thread waits for what a stage has to give."""
+        """Records that a thread waits for a stage's output."""
         with self._lock:
             self._waiting[stage] += 1
         try:
@@ -182,39 +184,40 @@ class Board:
 
     @contextmanager
     def starving(self, stage: str = "") -> Iterator[None]:
-        """The engine does nothing until the block ends, whatever it holds. Where no stage is named, the
-        earliest that others wait for is to blame, else the one right before the engine.
+        """Counts the block as idle time of the engine, caused by `stage`.
+
+        Without a stage: the earliest one that threads wait for, else the one right before the engine.
         """
         with self._lock:
-            stage = stage or next((each for each in ("cut", "fetch") if self._waiting[each]), "decode")
+            stage = stage or next((name for name in ("cut", "fetch") if self._waiting[name]), "decode")
             self._paused = self.elapsed()
         try:
             yield
         finally:
             with self._lock:
-                self._starved_by[stage] += self._resumed()
+                self._starved_by[stage] += self._end_pause()
 
     @contextmanager
     def blocked(self) -> Iterator[None]:
-        """The engine's thread waits until what it gave is taken: that is not the engine's work."""
+        """Counts the block as blocked by publishers, not as engine work."""
         with self._lock:
             self._paused = self.elapsed()
         try:
             yield
         finally:
             with self._lock:
-                blocked = self._timings.blocked + self._resumed()
+                blocked = self._timings.blocked + self._end_pause()
                 self._timings = msgspec.structs.replace(self._timings, blocked=blocked)
 
-    def _resumed(self) -> float:
-        """Seconds of the pause that ends: none of the engine's work, and no silence of the engine."""
-        lost, self._paused = self.elapsed() - self._now(), None
+    def _end_pause(self) -> float:
+        """Ends the pause and returns its seconds; they count as neither work nor silence of the engine."""
+        lost, self._paused = self.elapsed() - self._engine_now(), None
         self._engine_since += lost
         self._last_result += lost
         return lost
 
-    def _now(self) -> float:
-        """On the engine's clock, which stands still while the engine waits for others."""
+    def _engine_now(self) -> float:
+        """Time on the engine's clock, which pauses during waits for other stages."""
         return self.elapsed() if self._paused is None else self._paused
 
     def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
@@ -247,11 +250,11 @@ class Board:
         return self._tally
 
     def timings(self) -> Timings:
-        """As of now: the engine's open stretch of work counts as busy, the rest since loading as starved."""
+        """Timings as of now: work in the engine counts as busy, the rest since loading as starved."""
         with self._lock:
             elapsed, loaded = self.elapsed(), self._timings.loaded
-            open_stretch = self._now() - self._engine_since if self._in_engine else 0.0
-            busy = self._timings.busy + open_stretch
+            open_work = self._engine_now() - self._engine_since if self._in_engine else 0.0
+            busy = self._timings.busy + open_work
             rest = elapsed - (loaded or 0.0) - busy - self._timings.blocked
             starved = max(0.0, rest) if loaded is not None else 0.0
             return msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""What a worker leaves in the store: transcripts, failed attempts, progress, and its last word."""
+"""A worker's objects in the store: transcripts, failed attempts, progress and the exit record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOG = structlog.get_logger()
 
 
 class Records:
-    """Writes everything create-only, except the progress; counts on the board only what was written."""
+    """Writes the worker's objects, create-only except for the progress; counts only what was written."""
 
     def __init__(self, manifest: Manifest, output: Store, board: Board, ending: Ending, clock: Clock) -> None:
         self._manifest = manifest
@@ -29,17 +29,17 @@ class Records:
         self._board = board
         self._ending = ending
         self._clock = clock
-        self._telling = threading.Lock()
+        self._progress_lock = threading.Lock()
         self._named: frozenset[str] = frozenset()
 
     def publish(self, chunk: ManifestChunk, transcript: Transcript) -> None:
-        """Puts a finished transcript into the store. One that is there already is a neighbour's."""
+        """Stores a finished transcript. One that exists already counts as skipped."""
         data = transcripts.encode(transcript)
         try:
             created = self._output.create(chunk.transcript, data) or self._replace_empty(chunk, data)
         except BatchscribeError as error:
             self._fatal_if_misconfigured(error)
-            # What the store refuses for good, such as a name too long, it refuses again next time.
+            # A permanent refusal, such as a name that is too long, recurs in the next run.
             kind = FailureKind.CHUNK if isinstance(error, PermanentError) else FailureKind.MACHINE
             self.fail(chunk, kind, f"its transcript could not be stored: {error}")
             return
@@ -49,16 +49,16 @@ class Records:
             self._board.skipped()
 
     def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
-        """Replaces an object of 0 bytes, which is no transcript, and keeps it aside; False if it is one."""
+        """Replaces an object of 0 bytes, and records its name aside; False if it is a transcript."""
         if self.exists(chunk):
             return False
-        # Copied and overwritten: the worker has no right to delete.
+        # Recorded aside and overwritten, because the worker has no right to delete.
         self._output.create(keys.superseded(chunk.transcript, self._manifest.run), b"")
         self._output.replace(chunk.transcript, data)
         return True
 
     def exists(self, chunk: ManifestChunk) -> bool:
-        """True if its transcript is in the store already: 0 bytes are none. Raises what Store.get raises."""
+        """True if the store has its transcript, of more than 0 bytes. Raises what Store.get raises."""
         return is_filled(self._output, chunk.transcript)
 
     def skip(self) -> None:
@@ -80,7 +80,7 @@ class Records:
             key = keys.attempt(chunk.key, chunk.etag, self._manifest.run)
             self._output.create(key, encode(failure))
         except BatchscribeError as error:
-            # The exit record still carries it; the controller counts from there.
+            # The exit record contains it, too; the controller counts from there.
             LOG.warning("attempt.not_stored", key=chunk.key, reason=str(error))
             self._fatal_if_misconfigured(error)
         self._board.failed(failure)
@@ -90,21 +90,20 @@ class Records:
             self._ending.fail(error)
 
     def progress(self) -> None:
-        """Replaces the progress object; a failure is a line in the log, for the next one comes soon."""
-        with self._telling:
-            self._tell()
+        """Replaces the progress object; a failure is only logged, because the next one follows soon."""
+        with self._progress_lock:
+            self._write_progress()
 
     def announce(self, keys: Iterable[str]) -> None:
-        """Returns when the progress in the store names these chunks that are in flight, or could not be
-        written.
+        """Names these chunks in the stored progress as in flight; returns even if that fails.
 
-        Whoever finds this worker dead knows from there which chunks may have killed it.
+        If the worker dies, the progress shows which chunks may have killed it.
         """
-        with self._telling:
+        with self._progress_lock:
             if not self._named.issuperset(keys):
-                self._tell()
+                self._write_progress()
 
-    def _tell(self) -> None:
+    def _write_progress(self) -> None:
         key = keys.progress(self._manifest.run, self._manifest.worker)
         progress = self._board.progress()
         try:
@@ -123,9 +122,7 @@ class Records:
 
 
 class Reporter:
-    """Writes the progress every few seconds, from a thread of its own, until it is closed; then looks
-    whether all is well.
-    """
+    """Thread that writes the progress every few seconds, then calls `look`."""
 
     def __init__(self, records: Records, seconds: float, look: Callable[[], None]) -> None:
         self._records = records

@@ -1,4 +1,4 @@
-"""What turns the chunks of a session, as they are decoded, into stretches: one thread for each session."""
+"""Assembles the timelines of sessions, in one thread for each session."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
 from batchscribe.worker.timeline import Ended, Ready, Stretch, differ
 
 UNDECIDED = 60 * SAMPLE_RATE
-"""Samples after which two channels that are alike are taken for one."""
+"""Samples after which two identical channels count as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A chunk that could not be decoded: windows that hold words of it are in vain for it."""
+    """A chunk that could not be decoded; results of its windows are dropped."""
 
     chunk: int
     message: str
@@ -38,7 +38,7 @@ Prepared = Ready | Ended | Failed
 
 
 class Weaver:
-    """Takes session after session from the manifest; several threads run it, each one with its own."""
+    """Assembles timelines, session by session; several threads run it at once."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class Weaver:
         except InterruptedRunError:
             return
         except BatchscribeError as error:
-            # No voice detector on this machine: no chunk can be blamed for that.
+            # The voice detector is missing on this machine: a failure of the worker, not of a chunk.
             self._way.ending.fail(error)
         finally:
             neighbours.close()
 
     def _emit(self, item: Prepared) -> None:
         if not self._out.put(item):
-            raise InterruptedRunError("the worker is to end")
+            raise InterruptedRunError("the worker is ending")
 
 
 class _Session:
@@ -103,79 +103,79 @@ class _Session:
         self._emit = emit
         self._split = way.manifest.hearing.split_channels
         self._overlaps = Overlaps(way.manifest.hearing.overlap_ms)
-        self._stretch: Stretch | None = None
+        self._timeline: Stretch | None = None
         self._last: int | None = None
-        """The place of the chunk that the stretch ends with."""
+        """Manifest index of the last chunk on the timeline."""
 
     def run(self) -> None:
         for place in self._line.places:
-            self._chunk(place)
-        self._close(missing=True)
+            self._run_chunk(place)
+        self._close_timeline(missing=True)
 
-    def _chunk(self, place: int) -> None:
+    def _run_chunk(self, place: int) -> None:
         pipe = self._way.pipes.of(place)
         try:
             with self._board.waiting_for("decode"):
                 sound = pipe.sound()
             if sound is not None:
-                self._hear(place, sound, pipe)
+                self._append_chunk(place, sound, pipe)
             elif isinstance(pipe.end, Whole):
                 self._emit(Ended(chunk=place, whole=pipe.end))
                 self._last = place
             else:
-                self._close(missing=isinstance(pipe.end, Absent))
+                self._close_timeline(missing=isinstance(pipe.end, Absent))
             if isinstance(pipe.end, Broken):
                 self._emit(Failed(place, pipe.end.message, pipe.end.kind))
         finally:
             self._way.heard(place)
 
-    def _hear(self, place: int, sound: Sound, pipe: Pipe) -> None:
+    def _append_chunk(self, place: int, sound: Sound, pipe: Pipe) -> None:
         pieces = iter(pipe)
-        head = self._head(pieces)
-        stretch = self._place(place, sound, head)
+        head = self._read_head(pieces)
+        timeline = self._extend_timeline(place, sound, head)
         for piece in pieces:
-            stretch.feed(piece)
+            timeline.feed(piece)
         if isinstance(pipe.end, Whole):
-            stretch.end(pipe.end)
+            timeline.end(pipe.end)
             self._last = place
         else:
-            stretch.give_up()
-            self._close(missing=False)
+            timeline.give_up()
+            self._close_timeline(missing=False)
 
-    def _head(self, pieces: Iterator[Samples]) -> Samples:
-        """As much as overlaps may reach; of two channels that begin alike more, for they may part later."""
+    def _read_head(self, pieces: Iterator[Samples]) -> Samples:
+        """The beginning of a chunk: the overlaps' reach; more while its channels are alike."""
         head: list[Samples] = []
-        while self._wants_more(head) and (piece := next(pieces, None)) is not None:
+        while self._needs_more(head) and (piece := next(pieces, None)) is not None:
             head.append(piece)
         return np.concatenate(head)
 
-    def _wants_more(self, head: list[Samples]) -> bool:
+    def _needs_more(self, head: list[Samples]) -> bool:
         length = sum(map(len, head))
         if length < self._overlaps.reach:
             return True
-        undecided = self._stretch is None and head[0].ndim > 1 and not any(map(differ, head))
+        undecided = self._timeline is None and head[0].ndim > 1 and not any(map(differ, head))
         return undecided and length < UNDECIDED
 
-    def _speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
+    def _detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
         with self._board.waiting_for("cut"):
             return self._find_speech(audio)
 
-    def _place(self, place: int, sound: Sound, head: Samples) -> Stretch:
-        """The stretch that the chunk goes on with, or that begins with it; the chunk is laid there."""
-        follows = self._follows(place)
-        if self._stretch is not None and not (follows and self._stretch.fits(sound)):
+    def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> Stretch:
+        """Appends a chunk to the current timeline or to a new one; returns that timeline."""
+        follows = self._follows_last(place)
+        if self._timeline is not None and not (follows and self._timeline.fits(sound)):
             if follows:
-                self._stretch.note_gap(sound)
-            self._close(missing=not follows)
-        if self._stretch is None:
-            self._stretch = self._begun(place, sound, head, after_gap=follows)
-        self._stretch.lay(place, sound, head)
-        return self._stretch
+                self._timeline.note_gap(sound)
+            self._close_timeline(missing=not follows)
+        if self._timeline is None:
+            self._timeline = self._new_timeline(place, sound, head, after_gap=follows)
+        self._timeline.lay(place, sound, head)
+        return self._timeline
 
-    def _begun(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> Stretch:
-        stretch = Stretch(
+    def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> Stretch:
+        timeline = Stretch(
             head,
-            find_speech=self._speech,
+            find_speech=self._detect_speech,
             overlaps=self._overlaps,
             emit=self._emit,
             alone=self._line.alone,
@@ -184,26 +184,27 @@ class _Session:
         if not (after_gap or self._line.alone):
             before = self._neighbours.find(self._way.chunk(place), -1, split=self._split)
             if before is not None and sound.follows(before.sound, before.samples / SAMPLE_RATE):
-                stretch.lead(before)
-        return stretch
+                timeline.lead(before)
+        return timeline
 
-    def _follows(self, place: int) -> bool:
-        """Whether it is the chunk right behind the one before it in the manifest."""
+    def _follows_last(self, place: int) -> bool:
+        """True if the chunk's number follows that of the last chunk."""
         return (
-            self._last is not None and _number(self._way, place) == (_number(self._way, self._last) or 0) + 1
+            self._last is not None
+            and _chunk_number(self._way, place) == (_chunk_number(self._way, self._last) or 0) + 1
         )
 
-    def _close(self, *, missing: bool) -> None:
-        """Ends the stretch; `missing`: the chunk that comes next is not in the manifest."""
-        stretch, self._stretch = self._stretch, None
-        if stretch is None:
+    def _close_timeline(self, *, missing: bool) -> None:
+        """Ends the timeline; `missing`: the next chunk is not in the manifest."""
+        timeline, self._timeline = self._timeline, None
+        if timeline is None:
             return
         after = None
         if missing and not self._line.alone and self._last is not None:
             after = self._neighbours.find(self._way.chunk(self._last), 1, split=self._split)
-        stretch.close(after)
+        timeline.close(after)
 
 
-def _number(way: Way, place: int) -> int | None:
+def _chunk_number(way: Way, place: int) -> int | None:
     name = audio_name(way.chunk(place).key)
     return name.number if name else None

@@ -1,7 +1,7 @@
-"""Chunks on their way: fetched by one thread, decoded by another, heard in their order by a third.
+"""Pipes between threads: one fetches a chunk, one decodes it, one assembles the timeline.
 
-Every stage takes the chunks in the same order, and waits for room before it takes the next one: so the
-chunk that is waited for has always got its room, and nobody waits in a circle.
+Every stage takes the chunks in the same order, and waits for room before it takes the next one. So the
+chunk that a stage waits for always has room, and no deadlock can occur.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import InterruptedRunError
 
 HELD_SAMPLES = 60 * SAMPLE_RATE
-"""Of one chunk and all its channels, decoded and not heard yet."""
+"""Most decoded samples held per chunk, over all its channels."""
 MISSING = 0.3
-"""Seconds that may lie between two pieces of one recording, by its clock, without anything being lost."""
+"""Seconds between two chunks of one recording, by its clock, that count as a gap."""
 EXACT = 0.05
-"""Seconds by which time stamps and decoded samples differ where nothing is missing."""
+"""Seconds by which time stamps and decoded samples differ when nothing is missing."""
 
 
 MOST_TWICE = 1.0
-"""Seconds. One recording does not have the same sound twice; time stamps that say so are of two."""
+"""Seconds. Time stamps that overlap by more belong to two recordings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a chunk begins."""
+    """Format and position of a chunk's audio."""
 
     position: float | None
-    """Seconds from the beginning of its recording, where its time stamps tell."""
+    """Seconds from the beginning of its recording; None if its time stamps do not show it."""
     shape: tuple[int, int, str]
-    """Rate, channels and codec: where they change, a stretch ends."""
+    """Rate, channels and codec; a change ends the timeline."""
     sent: int = 1
-    """Channels of what was decoded: the same holds for them."""
+    """Channels of the decoded audio; a change ends the timeline."""
     lead: float = 0.0
-    """Seconds from the beginning of the file to its sound."""
+    """Seconds from the beginning of the file to its audio."""
     apart: bool = False
-    """Its channels are of different languages."""
+    """Its channels are different languages."""
 
     @classmethod
     def of(cls, beginning: Beginning | None, delay: float) -> Sound:
@@ -53,12 +53,13 @@ class Sound:
         return cls(at, shape, sent=beginning.sent, lead=beginning.lead, apart=beginning.apart)
 
     def alike(self, other: Sound) -> bool:
-        """True if both are of one format."""
+        """True if both have the same format."""
         return (self.shape, self.sent, self.apart) == (other.shape, other.sent, other.apart)
 
     def gap(self, before: Sound, seconds: float) -> float | None:
-        """Seconds missing since `before`, which is `seconds` long, negative where both have them; None where
-        the time stamps do not tell: a chunk that is a recording of its own begins at 0, or soon after.
+        """Seconds missing since `before`, which is `seconds` long; negative for an overlap.
+
+        None if the time stamps do not show it: a chunk that is a separate recording begins near 0.
         """
         if before.position is None or not self.position or self.position < before.position:
             return None
@@ -68,27 +69,27 @@ class Sound:
         return 0.0 if abs(missing) < EXACT else missing
 
     def follows(self, before: Sound, seconds: float) -> bool:
-        """Whether it may go on where `before` ended: the same format, and nothing missing in between."""
+        """True if it continues `before`: the same format, and nothing missing in between."""
         gap = self.gap(before, seconds)
         return self.alike(before) and (gap is None or gap < MISSING)
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A chunk was decoded to its end."""
+    """End of a chunk that was decoded completely."""
 
     seconds: float
     partial: bool
     repaired: bool
     span: float | None = None
-    """Seconds of the whole file, if its picture lasts longer than its sound."""
+    """Seconds of the whole file, if its video is longer than its audio."""
     flags: frozenset[str] = frozenset()
-    """What else its transcript has to report."""
+    """Further flags for its transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """It could not be decoded, or not to its end."""
+    """End of a chunk that could not be decoded, or not completely."""
 
     message: str
     kind: FailureKind = FailureKind.CHUNK
@@ -96,14 +97,14 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """There is nothing to hear: done already, or not to be had, and that is recorded."""
+    """End of a chunk without audio to transcribe: done already, or its failure is recorded."""
 
 
 End = Whole | Broken | Absent
 
 
 class Pipe:
-    """One chunk: first its bytes, then its sound, at last how it ended."""
+    """Hand-over of one chunk: first its bytes, then its audio, then its end."""
 
     def __init__(self, until: Callable[[], bool]) -> None:
         self._until = until
@@ -120,13 +121,13 @@ class Pipe:
             self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Waits for the bytes; False where there are none."""
+        """Waits for the bytes; False if there are none."""
         with self._changed:
             self._wait(lambda: self._data is not None or self.end is not None)
             return self._data is not None
 
     def take(self) -> bytes:
-        """The bytes, for the one who needs them last: they may be gigabytes, and lie here no longer."""
+        """Removes and returns the bytes, so that gigabytes are not held here."""
         with self._changed:
             data, self._data = self._data or b"", None
             return data
@@ -137,7 +138,7 @@ class Pipe:
             self._changed.notify_all()
 
     def put(self, piece: Samples) -> None:
-        """Waits for room. Raises InterruptedRunError when nobody wants the rest."""
+        """Waits for room. Raises InterruptedRunError when the worker should end."""
         with self._changed:
             self._wait(lambda: self._held < HELD_SAMPLES)
             self._pieces.append(piece)
@@ -150,13 +151,13 @@ class Pipe:
             self._changed.notify_all()
 
     def sound(self) -> Sound | None:
-        """Waits until it begins; None where it ended before."""
+        """Waits for the audio's format; None if the chunk ended without audio."""
         with self._changed:
             self._wait(lambda: self._sound is not None or self.end is not None)
             return self._sound
 
     def __iter__(self) -> Iterator[Samples]:
-        """The pieces, as they come. Raises InterruptedRunError."""
+        """Yields the pieces as they arrive. Raises InterruptedRunError."""
         while True:
             with self._changed:
                 self._wait(lambda: bool(self._pieces) or self.end is not None)
@@ -170,12 +171,12 @@ class Pipe:
     def _wait(self, come: Callable[[], bool]) -> None:
         while not come():
             if self._until():
-                raise InterruptedRunError("the worker is to end")
+                raise InterruptedRunError("the worker is ending")
             self._changed.wait(LOOK_SECONDS)
 
 
 class Pipes:
-    """The pipes of all chunks that are under way, by their place in the manifest. For any thread."""
+    """Pipes of all chunks in progress, by their index in the manifest. Thread-safe."""
 
     def __init__(self, until: Callable[[], bool]) -> None:
         self._until = until
@@ -188,9 +189,7 @@ class Pipes:
             return self._open.setdefault(place, Pipe(self._until))
 
     def leave(self, place: int) -> None:
-        """One of the two that take from a pipe, its decoder and its listener, is done with it; where there is
-        nothing to decode, the listener may be the first to know.
-        """
+        """Removes a pipe on the second call: decoder and timeline thread leave it once each, in any order."""
         with self._lock:
             if place in self._left:
                 self._left.remove(place)

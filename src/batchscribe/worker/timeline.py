@@ -1,8 +1,8 @@
-"""Consecutive chunks of one session become one stretch of sound, and windows are cut from that.
+"""Assembles consecutive chunks into a timeline, and cuts windows from it.
 
-A stretch has a clock of its own: samples from its beginning. It ends where a chunk is missing or broken,
-where sound is missing between two chunks, or where their format changes. Where neighbours overlap, each
-half of what both have comes from the one that was further from its own edge.
+A timeline (class `Stretch`) has its own clock: samples from its beginning. It ends at a missing or broken
+chunk, at missing audio between two chunks, and at a change of format. If neighbours overlap, each half of
+the overlap comes from the chunk whose own edge is further away.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from batchscribe.worker.sounds import MISSING, Sound, Whole
 
 SILENT = 1e-3
 ALIKE = 0.01
-"""Channels that differ by less, measured by the loudest sample, are one channel written twice."""
+"""Channels that differ by less, relative to the loudest sample, are one channel written twice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ready:
-    """A window that waits for the engine, and the chunks that it may hold words of.
+    """A window that waits for the engine, and the chunks it covers.
 
-    `chunks` are places in the manifest, None for sound that is nobody's any more; `places` say where they
-    lie on the clock of the stretch. `channel` counts from 1 on where channels are heard one by one.
+    `chunks` are indexes in the manifest, None for audio without a pending chunk; `places` are their positions
+    on the timeline. `channel` counts from 1 if channels are transcribed separately, else None.
     """
 
     cut: Cut
@@ -40,9 +40,9 @@ class Ready:
     channel: int | None
     alone: bool
     apart: bool = False
-    """Its channel speaks a language of its own."""
+    """Its channel has its own language."""
     wordless: tuple[tuple[float, float], ...] = ()
-    """Of a second decoding: the speech in which the first one found no word, in seconds of the stretch."""
+    """Of a re-decode: speech in which the first decoding found no word, in seconds of the timeline."""
 
     @property
     def touched(self) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """No window of this chunk will come any more: all of them came before this."""
+    """The end of a chunk: all its windows came before this."""
 
     chunk: int
     whole: Whole
@@ -61,7 +61,7 @@ class Ended:
 
 @dataclass(slots=True)
 class _Laid:
-    """A chunk on the stretch's clock, in samples; endless until its end is known."""
+    """A chunk on the timeline, in samples; infinite until its end is known."""
 
     chunk: int | None
     sound: Sound
@@ -72,14 +72,14 @@ class _Laid:
     last: float = math.inf
     whole: Whole | None = None
     heard: Neighbour | None = None
-    """It was published before."""
+    """Context audio: a neighbour that is not in the manifest."""
 
     @property
     def seconds(self) -> float:
         return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
 
     def ended(self, chunk: int, whole: Whole) -> Ended:
-        """On the clock of its file, which may begin before its sound does."""
+        """Its end, on the clock of its file."""
         at, lead = self.sound.position, self.sound.lead
         return Ended(
             chunk=chunk,
@@ -103,7 +103,7 @@ class _Laid:
 
 
 class Stretch:
-    """Chunks are laid one behind the other; windows and ends come out through `emit`. For one thread."""
+    """Appends chunks to a timeline; emits windows and ends through `emit`. Not thread-safe."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Stretch:
         alone: bool = False,
         apart: bool = False,
     ) -> None:
-        """`apart`: the channels of `head` are of different languages, however alike they begin."""
+        """`apart`: the channels of `head` are different languages, even if they begin alike."""
         self._channels = head.shape[1] if apart else channels(head)
         self._apart = apart
         self._cutters = [Cutter(find_speech) for _ in range(self._channels)]
@@ -123,28 +123,28 @@ class Stretch:
         self._emit = emit
         self._alone = alone
         self._laid: list[_Laid] = []
-        self._tail = self._shaped(head[:0])
+        self._tail = self._match_channels(head[:0])
         self._pushed = 0
 
     def fits(self, sound: Sound) -> bool:
-        """Whether a chunk may go on where the last one ended."""
+        """True if a chunk may continue the timeline."""
         last = self._laid[-1]
         return sound.follows(last.sound, last.seconds)
 
     def note_gap(self, sound: Sound) -> None:
-        """`sound` begins behind the last chunk: what is missing in between, the last one lacks."""
+        """Marks the last chunk as partial if audio before `sound` is missing."""
         last = self._laid[-1]
         gap = sound.gap(last.sound, last.seconds)
         if gap is not None and gap >= MISSING and last.whole is not None:
             last.whole = replace(last.whole, partial=True)
 
     def lay(self, chunk: int, sound: Sound, head: Samples) -> None:
-        """Begins a chunk; `head` is at least as much of it as the overlaps reach, or all of it."""
-        self._join(_Laid(chunk, sound, 0.0, 0.0), self._shaped(head))
+        """Begins a chunk; `head` is its beginning: at least the overlaps' reach, or all of it."""
+        self._join(_Laid(chunk, sound, 0.0, 0.0), self._match_channels(head))
 
     def lead(self, neighbour: Neighbour) -> None:
-        """Begins with the end of a published neighbour."""
-        audio = self._shaped(neighbour.audio)
+        """Begins the timeline with the end of a published neighbour."""
+        audio = self._match_channels(neighbour.audio)
         begin = len(audio) - neighbour.samples - neighbour.sound.lead * SAMPLE_RATE
         laid = _Laid(None, neighbour.sound, begin, -math.inf, heard=neighbour)
         laid.end = float(len(audio))
@@ -152,39 +152,41 @@ class Stretch:
         self.feed(audio)
 
     def feed(self, audio: Samples) -> None:
-        """More of the chunk that was laid last; its end is held back until what follows is known."""
-        self._tail = np.concatenate([self._tail, self._shaped(audio)])
+        """Appends audio to the last chunk; its end is held back until the next chunk is known."""
+        self._tail = np.concatenate([self._tail, self._match_channels(audio)])
         if len(self._tail) > self._overlaps.reach:
             self._push(self._tail[: -self._overlaps.reach])
             self._tail = self._tail[-self._overlaps.reach :]
 
     def end(self, whole: Whole) -> None:
-        """All of the last chunk was fed."""
+        """Records the end of the last chunk: all its audio was fed."""
         self._laid[-1].whole = whole
         self._laid[-1].end = float(self._pushed + len(self._tail))
 
     def give_up(self) -> None:
-        """The last chunk broke: its sound stays, as something that was heard and is nobody's."""
+        """Drops the last chunk, which broke; its audio stays as context."""
         self._laid[-1].chunk = None
         self.end(Whole(0.0, partial=True, repaired=False))
 
     def close(self, neighbour: Neighbour | None = None) -> None:
-        """The stretch is at its end; `neighbour` is a published chunk that follows."""
+        """Ends the timeline; `neighbour` is a published chunk that follows."""
         if neighbour is not None and self.fits(neighbour.sound):
-            self._join(_Laid(None, neighbour.sound, 0.0, 0.0, heard=neighbour), self._shaped(neighbour.audio))
+            self._join(
+                _Laid(None, neighbour.sound, 0.0, 0.0, heard=neighbour), self._match_channels(neighbour.audio)
+            )
             lead = neighbour.sound.lead * SAMPLE_RATE
             self._laid[-1].end = self._laid[-1].begin + lead + neighbour.samples
         self._laid[-1].last = math.inf
         self._push(self._tail)
         self._tail = self._tail[:0]
         for number, cutter in enumerate(self._cutters):
-            self._hand_out(cutter.finish(), number)
+            self._emit_windows(cutter.finish(), number)
         self._laid[-1].last = float(self._pushed)
-        self._settle()
+        self._emit_ended_chunks()
 
     def _join(self, laid: _Laid, head: Samples) -> None:
-        """Lays the next chunk: up to the middle of what both have the last one is heard, then this one."""
-        both = self._overlap(laid.sound, head) if self._laid else 0
+        """Appends a chunk; the middle of the overlap is the border between the last chunk and this one."""
+        both = self._find_overlap(laid.sound, head) if self._laid else 0
         kept = both - both // 2
         self._push(self._tail[: len(self._tail) - both // 2])
         laid.begin = self._pushed - kept - laid.sound.lead * SAMPLE_RATE
@@ -194,10 +196,10 @@ class Stretch:
         self._laid.append(laid)
         self._tail = head[:0]
         self.feed(head[kept:])
-        self._settle()
+        self._emit_ended_chunks()
 
-    def _overlap(self, sound: Sound, head: Samples) -> int:
-        """Samples that the last chunk ends and the next one begins with."""
+    def _find_overlap(self, sound: Sound, head: Samples) -> int:
+        """Overlap of the last chunk with the next one, in samples."""
         known = sound.gap(self._laid[-1].sound, self._laid[-1].seconds)
         seconds = max(0.0, -known) if known is not None else self._overlaps.between(
             mono(self._tail), mono(head)
@@ -207,11 +209,11 @@ class Stretch:
     def _push(self, audio: Samples) -> None:
         for number, cutter in enumerate(self._cutters):
             channel = audio if audio.ndim == 1 else np.ascontiguousarray(audio[:, number])
-            self._hand_out(cutter.push(channel), number)
+            self._emit_windows(cutter.push(channel), number)
         self._pushed += len(audio)
-        self._settle()
+        self._emit_ended_chunks()
 
-    def _hand_out(self, cuts: Iterator[Cut], number: int) -> None:
+    def _emit_windows(self, cuts: Iterator[Cut], number: int) -> None:
         channel = number + 1 if self._channels > 1 else None
         for cut in cuts:
             touched = [laid for laid in self._laid if laid.first < cut.end and laid.last > cut.start]
@@ -220,8 +222,8 @@ class Stretch:
                 places = tuple(laid.place(channel) for laid in touched)
                 self._emit(Ready(cut, chunks, places, channel, self._alone, self._apart))
 
-    def _settle(self) -> None:
-        """Tells which chunks get no window any more."""
+    def _emit_ended_chunks(self) -> None:
+        """Emits the end of each chunk that gets no more windows."""
         done = min(cutter.done for cutter in self._cutters)
         while self._laid and self._laid[0].last <= done and (self._laid[0].whole or self._laid[0].heard):
             laid = self._laid[0]
@@ -233,22 +235,22 @@ class Stretch:
                 return
             self._laid.pop(0)
 
-    def _shaped(self, audio: Samples) -> Samples:
+    def _match_channels(self, audio: Samples) -> Samples:
         return mono(audio) if self._channels == 1 else audio
 
 
 def mono(audio: Samples) -> Samples:
-    """Shape (samples,) of whatever was decoded."""
+    """Mixes decoded audio down to shape (samples,)."""
     return audio if audio.ndim == 1 else audio.mean(axis=1, dtype=np.float32)
 
 
 def channels(head: Samples) -> int:
-    """How many channels of what was decoded differ from each other: 1, or all of them."""
+    """Number of channels to transcribe: all if they differ or are silent, else 1."""
     alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not differ(head))
     return 1 if alike else head.shape[1]
 
 
 def differ(head: Samples) -> bool:
-    """True if the channels are not one that was written several times. `head`: shape (samples, channels)."""
+    """True if the channels differ (real stereo). `head`: shape (samples, channels)."""
     loudest = float(np.abs(head).max(initial=0.0))
     return loudest > SILENT and float(np.abs(head[:, 1:] - head[:, :1]).max(initial=0.0)) >= ALIKE * loudest

@@ -1,4 +1,4 @@
-"""What a manifest may ask for: it is an object in a bucket, and other programs may write there, too."""
+"""Validates manifests: other programs may write to the bucket, too."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from batchscribe.errors import MisconfiguredError
 
 
 def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPlace | None) -> None:
-    """Raises MisconfiguredError unless the manifest belongs where it was read from.
+    """Raises MisconfiguredError unless the manifest belongs to its store.
 
-    `root` and `key`: the URL of that store, and the manifest's key in it. `place`: what `gpu setup` left on a
-    remote host, which then opens no other stores than those; None on the scheduler's own machine.
+    `root` and `key`: the URL of that store, and the manifest's key in it. `place`: the stores that a remote
+    GPU host may open, as set by `gpu setup`; None on the scheduler's own machine.
     """
     if key != keys.manifest(manifest.run, manifest.worker):
-        raise MisconfiguredError(f"the manifest at {key} is of run {manifest.run}, worker {manifest.worker}")
+        raise MisconfiguredError(
+            f"the manifest at {key} belongs to run {manifest.run}, worker {manifest.worker}: refused"
+        )
     if _folder(manifest.output) != _folder(root):
         raise MisconfiguredError(
-            f"the manifest was read from {root}, and wants its results in {manifest.output}: refused"
+            f"the manifest was read from {root}, but its output is {manifest.output}: refused"
         )
     if place is not None:
         _refuse_other_stores(manifest, place)
@@ -31,7 +33,7 @@ def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPl
 def _refuse_other_stores(manifest: Manifest, place: BoxPlace) -> None:
     known = tuple(_folder(url) for url in (place.source, place.home, place.control) if url)
     for url in (manifest.source, manifest.output):
-        # A folder counts only if the set-up named it: without a cloud, its host is set up like that.
+        # Local folders count only if the setup named them, as it does without a cloud.
         if not _folder(url).startswith(known):
             raise MisconfiguredError(
                 f"{url} is not in {' or '.join(known)}, which this host was set up for: run `batchscribe gpu "

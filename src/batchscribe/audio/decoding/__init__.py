@@ -1,4 +1,4 @@
-"""What lies between an object's bytes and samples: what pieces of a recording lack, and the decoder.
+"""From an object's bytes to samples: repair of pieces of a recording, and the decoder process.
 
-`audio/audio_decoder.py` is its face.
+The interface is `audio/audio_decoder.py`.
 """

@@ -1,7 +1,6 @@
-"""Where a recording begins in a file, by the bytes that files of its kind begin with.
+"""Finds beginnings of recordings in a file, by their signatures; runs in the decoder process.
 
-Part of the decoder's own process. A beginning in the middle of a file is one of another recording of the same
-kind: files that were joined byte by byte.
+A beginning in the middle of a file belongs to another recording of the same kind: concatenated files.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from batchscribe.audio.decoding.ebml import EBML
 from batchscribe.audio.decoding.ends import id3_ends, mp3_frame_bytes
 
 HEAD = 64
-"""Bytes of a beginning that are enough to tell it."""
+"""Bytes of a beginning that suffice to identify it."""
 WINDOW = 1 << 20
 """Bytes that are searched at a time."""
 MAX_CANDIDATES = 1000
-"""Of a window that are checked: sound has hardly one."""
+"""Candidates per window that are checked; audio data rarely has one."""
 LONGEST_FTYP = 1024
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 MP3_LAYER, LAYER_3 = 0x06, 0x02
 XING_PLACES = (4 + 9, 4 + 17, 4 + 32)
-"""Of the note in an MP3's first frame: behind its head and what it has for its channels."""
+"""Offsets of the Xing header in an MP3's first frame: after frame header and side information."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +33,9 @@ class Kind:
     """A kind of file."""
 
     markers: Mapping[bytes, tuple[int, ...]]
-    """Bytes to search for, and where they may be in a beginning."""
+    """Bytes to search for, and their possible offsets in a beginning."""
     begins: Callable[[IO[bytes], int], bool]
-    """True if one begins there."""
+    """True if a file of this kind begins there."""
 
 
 def _by_head(test: Callable[[bytes], bool]) -> Callable[[IO[bytes], int], bool]:
@@ -60,7 +59,7 @@ def _is_ogg(head: bytes) -> bool:
 
 
 def _is_wavpack(head: bytes) -> bool:
-    """The first block of the first samples."""
+    """True for the first block of the first samples."""
     return head[:4] == b"wvpk" and head[9] == 0x04 and not any(head[16:20]) and bool(head[25] & 0x08)
 
 
@@ -69,7 +68,7 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 def _begins_mp3(file: IO[bytes], at: int) -> bool:
-    """A tag with a frame behind it, or a frame with the note of the length."""
+    """True for a tag before a frame, or a Xing header."""
     head = read_at(file, at, HEAD)
     if head[:3] == b"ID3":
         return _is_mp3_frame(read_at(file, at + id3_ends(head), 4))
@@ -89,7 +88,7 @@ MATROSKA = Kind({EBML.to_bytes(4): (0,)}, _by_head(_is_matroska))
 MP4 = Kind({b"ftyp": (4,)}, _by_head(_is_mp4))
 MP3 = Kind({b"ID3": (0,), b"Xing": XING_PLACES, b"Info": XING_PLACES}, _begins_mp3)
 MOOV = Kind({b"moov": (4,)}, _by_head(lambda head: head[4:8] == b"moov" and head[12:16] == b"mvhd"))
-"""The description of an MP4, within one."""
+"""The description inside an MP4."""
 OGG = Kind({b"OggS\0\x02": (0,)}, _by_head(_is_ogg))
 
 
@@ -97,7 +96,7 @@ KINDS = (WAVE, AVI, AIFF, CAF, W64, AU, ASF, WAVPACK, FLAC, MATROSKA, MP4, MP3, 
 
 
 def kind_of(file: IO[bytes]) -> Kind | None:
-    """The kind of a file by its first bytes; None for one that is not searched for further recordings."""
+    """Kind of a file by its first bytes; None if it is not searched for further recordings."""
     for kind in KINDS:
         if kind.begins(file, 0):
             return kind
@@ -106,16 +105,16 @@ def kind_of(file: IO[bytes]) -> Kind | None:
 
 
 def next_beginning(file: IO[bytes], kind: Kind, at: int, length: int) -> int | None:
-    """Where the first recording begins from `at` on; None if there is none."""
+    """Offset of the next recording from `at` on; None if there is none."""
     for window in range(at, length, WINDOW):
         data = read_at(file, window, min(length - window, WINDOW + HEAD))
-        for begin in sorted(islice(_candidates(kind, data), MAX_CANDIDATES)):
+        for begin in sorted(islice(_find_candidates(kind, data), MAX_CANDIDATES)):
             if begin >= 0 and kind.begins(file, window + begin):
                 return window + begin
     return None
 
 
-def _candidates(kind: Kind, data: bytes) -> Iterator[int]:
+def _find_candidates(kind: Kind, data: bytes) -> Iterator[int]:
     for marker, places in kind.markers.items():
         found = data.find(marker)
         while found >= 0:

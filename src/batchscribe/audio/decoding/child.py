@@ -1,8 +1,8 @@
-"""The decoder's own process: bytes in, 16 kHz samples out, nothing else within reach.
+"""The decoder process: bytes in, 16 kHz samples out, no access to anything else.
 
-Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty
-environment. FD is an anonymous file that the parent fills; each line on standard input is an order
-to decode what is in it. Answers are frames on standard output: see `frames`.
+Started as `python -I -m batchscribe.audio.decoding.child FD` in an empty folder and an empty environment. FD
+is an anonymous file that the parent fills; each line on standard input is an order to decode its content.
+Replies are frames on standard output: see `frames`.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ OPEN_FILES = 64
 CONTAINERS = "matroska,webm,ogg,wav,w64,flac,mp3,mov,mp4,m4a,aac,avi,aiff,caf,amr,asf,au,voc,wv,ac3,eac3"
 MAX_BAD_PACKETS = 10_000
 TIMED = frozenset({"matroska", "mov", "ogg"})
-"""Containers whose time stamps say where in its recording a piece belongs."""
+"""Containers whose time stamps show the position of a piece in its recording."""
 NUMBERED = TIMED | {"flac"}
-"""Containers whose time stamps are written down, and not counted by whoever reads them."""
+"""Containers with stored time stamps, not ones that the reader counts."""
 SLACK_SECONDS = 0.25
-"""What priming, padding and rounding may take from the stated length without anything being lost."""
+"""Difference to the stated length that priming, padding and rounding may cause without a loss."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted of one input: at most so many samples of each channel, and two channels apart."""
+    """Order for one input: the most samples per channel, and if channels are split."""
 
     max_samples: int
     split: bool
@@ -74,7 +74,7 @@ class Order:
 
 @dataclass
 class Track:
-    """One track of the file while it is decoded: frames, and in between the seconds of holes to be filled."""
+    """One track during decoding: frames, and in between the seconds of holes to fill."""
 
     container: InputContainer
     stream: AudioStream
@@ -87,8 +87,9 @@ class Track:
 
     @property
     def starts(self) -> float:
-        """When its sound begins, by the file's clock. What the container states of that is about packets, of
-        which a codec leaves out the first part, or damage all of them.
+        """Begin of its audio, by the file's clock.
+
+        The container states the begin of its packets, but codec or damage may leave out the first ones.
         """
         return self.first.time or 0.0 if TIMED & names(self.container) else 0.0
 
@@ -96,7 +97,7 @@ class Track:
 def frames(
     container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
 ) -> Iterator[AudioFrame]:
-    """Decoded frames, past damaged packets. Ends where the container can be read no further."""
+    """Yields decoded frames, skips damaged packets. Ends when the container becomes unreadable."""
     codec = stream.codec_context.codec.canonical_name
     longest = LONGEST_FRAMES.get(codec, sys.maxsize) if names(container) == {codec} else sys.maxsize
     last: Packet[Stream] | None = None
@@ -123,16 +124,13 @@ def frames(
 
 
 def open_file(file: IO[bytes]) -> InputContainer:
-    """Opens it with the allow-lists."""
+    """Opens a file with the allow-lists."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     return av.open(file, "r", container_options=options, metadata_errors="replace")
 
 
 def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
-    """Sends how it begins, the pieces of all its recordings, and how it ended.
-
-    Raises RefusedError, FFmpegError.
-    """
+    """Sends beginning, pieces of all recordings, and conclusion. Raises RefusedError, FFmpegError."""
     progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
     parts, refused = find_parts(file), list[RefusedError | FFmpegError]()
     ended: dict[str, object] = {"span": None, "tracks_missing": False}
@@ -141,7 +139,7 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
         try:
             found = decode_part(file.fileno(), part, order, progress, out)
             ended["tracks_missing"] = ended["tracks_missing"] or found["tracks_missing"]
-            # By the clock of one recording: of several, the sound of each follows that of the one before.
+            # Only with a single recording: the audio of several is joined without their clocks.
             ended["span"] = found["span"] if len(parts) == 1 else None
         except TooLongError:
             raise
@@ -188,7 +186,7 @@ def begin_tracks(
     progress: Progress,
     reopen: Callable[[], InputContainer],
 ) -> Iterator[Track]:
-    """Each track that has a sound, up to its first frame; the pictures pass by with the first track."""
+    """Yields each track with audio, decoded up to its first frame; the first one reads video packets, too."""
     for place in places:
         opened = container if place == places[0] else reopen()
         stream = opened.streams.audio[place]
@@ -206,7 +204,7 @@ def begin_tracks(
 
 
 def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Progress) -> dict[str, object]:
-    """What START says, see `audio.Beginning`; `lead` is how long the pictures run before the first sound."""
+    """Payload of START, see `audio_decoder.Beginning`; `lead`: seconds of video before the first audio."""
     first = tracks[0]
     languages = [track.language for track in tracks]
     if len(tracks) > 1:
@@ -228,7 +226,7 @@ def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Prog
 
 
 def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progress) -> None:
-    """Sends the sound of one track, or the mix of several."""
+    """Sends the audio of one track, or the mix of several."""
     if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
         resample(tracks[0].sound, progress)
         return
@@ -236,7 +234,7 @@ def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progres
 
     groups = group_tracks([track.language for track in tracks], split=order.split)
     if len(groups) != progress.channels:
-        # The recording before it had other tracks.
+        # The previous recording of the file had other tracks.
         groups = [[*range(len(tracks))]] * progress.channels
     sounds = [samples_of(resampled(track.sound, 1, progress), track.starts - begins) for track in tracks]
     for block in mix_tracks(sounds, groups):
@@ -246,7 +244,7 @@ def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progres
 def whole(
     container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: Stated | None
 ) -> Iterator[AudioFrame | float]:
-    """Frames, and in between the seconds of holes to be filled."""
+    """Yields frames, and in between the seconds of holes to fill; marks missing audio as damage."""
     holes: Holes | None = None
     if NUMBERED & names(container):
         limit = progress.max_samples / SAMPLE_RATE
@@ -262,14 +260,14 @@ def whole(
 def resampled(
     sound: Iterable[AudioFrame | float], channels: int, progress: Progress
 ) -> Iterator[AudioFrame | int]:
-    """Frames of 16 kHz, and in between the samples of holes."""
+    """Yields frames of 16 kHz, and in between the samples of holes."""
     resampler = Resampler(channels)
     for part in sound:
         if isinstance(part, AudioFrame):
             try:
                 yield from resampler.push(part)
             except RefusedError:
-                # No recorder changes to such a shape: a damaged packet does.
+                # Only a damaged packet changes to such a shape, no recorder.
                 progress.count_bad()
         else:
             yield from resampler.flush()
@@ -278,7 +276,7 @@ def resampled(
 
 
 def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
-    """Adds frames and holes to what is sent."""
+    """Sends frames and holes of one track."""
     for part in resampled(sound, progress.channels, progress):
         if isinstance(part, AudioFrame):
             progress.add_frame(part)
@@ -287,14 +285,14 @@ def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
 
 
 def limit(cpu_seconds: float) -> None:
-    """Bounds the next file's computing time; it ends this process."""
+    """Limits the CPU time for the next file; beyond it, the kernel ends this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
 
 
 def confine() -> None:
-    """Memory, files and sizes that decoding never needs are out of reach from here on."""
+    """Limits memory, open files and file sizes to what decoding needs."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -302,7 +300,7 @@ def confine() -> None:
 
 
 def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
-    """Carries out one order. Every refusal is an answer; only a crash or a limit ends the process."""
+    """Executes one order. Errors become replies; only a crash or a limit ends the process."""
     wanted = json.loads(line)
     limit(wanted["cpu_seconds"])
     order = Order(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
@@ -312,17 +310,17 @@ def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
     except RefusedError as error:
         out(FINAL if error.final else ERROR, str(error).encode())
     except MemoryError:
-        out(ERROR, b"needs more memory than decoding is given")
+        out(ERROR, b"needs more memory than decoding is allowed")
     except BrokenPipeError:
         raise
     except EOFError:
-        out(ERROR, b"it ends before any sound: empty, or only a header")
+        out(ERROR, b"it ends before any audio: empty, or only a header")
     except av.error.ArgumentError:
-        # What FFmpeg answers for a format that is not on the list.
-        out(FINAL, b"not in a format that is decoded here")
+        # FFmpeg's error for a format that is not allow-listed.
+        out(FINAL, b"not in a supported format")
     except FFmpegError as error:
         out(ERROR, f"not readable as audio: {error.strerror}".encode())
-    except Exception as error:  # noqa: BLE001 - whatever hostile bytes provoke is an answer, not a crash
+    except Exception as error:  # noqa: BLE001 - errors from hostile bytes are replies, not crashes
         out(ERROR, f"not readable as audio: {type(error).__name__} in the decoder".encode())
 
 
@@ -340,7 +338,7 @@ def main() -> None:
         for line in sys.stdin:
             answer(line, fd, out)
     except (BrokenPipeError, KeyboardInterrupt):
-        # The parent is gone or asked for the end: nobody is left to tell.
+        # The parent is gone or requested the end: no reply is possible.
         os._exit(0)
 
 

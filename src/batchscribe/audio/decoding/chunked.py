@@ -1,7 +1,7 @@
-"""Files of chunks that state their sizes: WAV, its wide forms, AVI, AIFF, CAF, Wave64; and AU, of one chunk.
+"""Formats of sized chunks: WAV, its wide forms, AVI, AIFF, CAF, Wave64, and AU.
 
-Part of the decoder's own process. RIFF, RIFX, RF64 and BW64: ITU-R BS.2088. AIFF: EA IFF 85. CAF: Apple Core
-Audio Format 1.0.
+Runs in the decoder process. RIFF, RIFX, RF64 and BW64: ITU-R BS.2088. AIFF: EA IFF 85. CAF: Apple Core Audio
+Format 1.0.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 UNKNOWN = 0xFFFF_FF00
-"""A recorder that cannot go back to write a size leaves 0 there, or something from here on."""
+"""A recorder that cannot seek back to write a size leaves 0 there, or a value from here on."""
 WIDE = 0xFFFF_FFFF
 """The size is in the `ds64` chunk, if there is one."""
 WIDEST = 1 << 62
 MAX_CHUNKS = 10_000
 HEAD = 48
 GUID_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
-"""Of the names of Wave64's chunks: before it are four letters."""
+"""End of the names of Wave64's chunks, after four letters."""
 W64_BEGIN = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a kind of file writes its chunks."""
+    """Layout of chunks in one format."""
 
     head: int
     """Bytes before the first chunk."""
     sound: bytes
-    """The chunk that holds the sound begins so."""
+    """Begin of the audio chunk's name."""
     order: Literal["little", "big"] = "little"
     name: int = 4
     size: int = 4
     """Bytes of a chunk's name, and of its size."""
     align: int = 2
     is_size_of_all: bool = False
-    """The size counts the chunk's own head, too."""
+    """True if the size includes the chunk's header."""
     form_size: int | None = 4
-    """Where the size of the whole is."""
+    """Offset of the size of the whole form."""
     before_sound: int = 0
-    """Bytes of the content before the sound, which has a size even if there is no sound yet."""
+    """Bytes of the content before the audio; included in the size even if there is no audio yet."""
 
 
 RIFF = Dialect(12, b"data")
@@ -80,53 +80,53 @@ def is_w64(head: bytes) -> bool:
 
 
 def is_au(head: bytes) -> bool:
-    """True for sane numbers of format, rate and channels."""
+    """True for AU with plausible format, rate and channels."""
     at, kind, rate, channels = (int.from_bytes(head[place : place + 4]) for place in (4, 12, 16, 20))
     return head[:4] == b".snd" and 24 <= at < UNKNOWN and 0 < kind < 100 and rate > 0 and 0 < channels < 256
 
 
 def dialect_of(head: bytes) -> Dialect | None:
-    """The dialect of a file that begins so; None if it is not of chunks."""
+    """Dialect of a file by its first bytes; None if it is not chunked."""
     if is_wave(head) or is_avi(head):
         return RIFX if head[:4] == b"RIFX" else RIFF
     return AIFF if is_aiff(head) else CAF if is_caf(head) else W64 if is_w64(head) else None
 
 
 def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[Chunk]:
-    """The whole that begins there, and its chunks in order; the last may end after the file does."""
+    """Yields the form at `begin`, and its chunks in order; the last may exceed the file."""
     head = read_at(file, begin, HEAD)
     dialect = dialect_of(head)
     if dialect is None:
         return
-    ds64 = _wide_sizes(head)
-    yield _form(dialect, head, begin, ds64)
+    ds64 = _parse_ds64(head)
+    yield _parse_form(dialect, head, begin, ds64)
     at = begin + dialect.head
     for _ in range(MAX_CHUNKS):
         head = read_at(file, at, dialect.name + dialect.size)
-        found = _chunk(dialect, head, at, ds64)
+        found = _parse_chunk(dialect, head, at, ds64)
         if found is None:
             return
         yield found
         if found.end is None or found.end > length:
             return
-        at = min(length, begin + _aligned(found.end - begin, dialect.align))
+        at = min(length, begin + _align_up(found.end - begin, dialect.align))
 
 
-def _form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int]) -> Chunk:
+def _parse_form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int]) -> Chunk:
     end, place = None, dialect.form_size
     if place is not None:
-        size = _size(dialect, head[place : place + dialect.size], ds64.get(head[:4]))
+        size = _parse_size(dialect, head[place : place + dialect.size], ds64.get(head[:4]))
         end = None if size is None else begin + size + (0 if dialect.is_size_of_all else place + dialect.size)
     return Chunk(head[:4], begin, begin + dialect.head, end)
 
 
-def _chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int]) -> Chunk | None:
-    """None if no chunk begins so."""
+def _parse_chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int]) -> Chunk | None:
+    """Parses a chunk's header; None if it is invalid."""
     name, own = head[:4], dialect.name + dialect.size
     is_named = all(0x20 <= byte < 0x7F for byte in name) and not is_form(head)
     if len(head) < own or not is_named or (dialect is W64 and head[4:16] != GUID_TAIL):
         return None
-    size = _size(dialect, head[dialect.name :], ds64.get(name))
+    size = _parse_size(dialect, head[dialect.name :], ds64.get(name))
     if size is not None and dialect.is_size_of_all:
         size -= own
     if size is None or size < 0 or (size <= dialect.before_sound and name == dialect.sound):
@@ -138,7 +138,7 @@ def is_form(head: bytes) -> bool:
     return head[:4] in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff"}
 
 
-def _size(dialect: Dialect, written: bytes, wide: int | None) -> int | None:
+def _parse_size(dialect: Dialect, written: bytes, wide: int | None) -> int | None:
     size = int.from_bytes(written, dialect.order)
     if size == WIDE and wide is not None:
         size = wide
@@ -147,12 +147,12 @@ def _size(dialect: Dialect, written: bytes, wide: int | None) -> int | None:
     return size if 0 < size < WIDEST else None
 
 
-def _aligned(at: int, align: int) -> int:
+def _align_up(at: int, align: int) -> int:
     return at + -at % align
 
 
-def _wide_sizes(head: bytes) -> dict[bytes, int]:
-    """Sizes of the form and of its data chunk, if there is a chunk for these."""
+def _parse_ds64(head: bytes) -> dict[bytes, int]:
+    """Sizes of form and data chunk, from a `ds64` chunk."""
     if head[12:16] != b"ds64" or len(head) < 36:
         return {}
     form, data = (int.from_bytes(head[at : at + 8], "little") for at in (20, 28))
@@ -160,7 +160,7 @@ def _wide_sizes(head: bytes) -> dict[bytes, int]:
 
 
 def states_more(file: IO[bytes], length: int) -> bool:
-    """True if a file, or the sound in it, is longer than it is. FFmpeg trusts the shorter of the two."""
+    """True if file or audio state more bytes than there are. FFmpeg uses the shorter of the two."""
     head = read_at(file, 0, HEAD)
     if is_au(head):
         ends = au_ends(head)
@@ -173,7 +173,7 @@ def states_more(file: IO[bytes], length: int) -> bool:
 
 
 def au_ends(head: bytes) -> int | None:
-    """Where the sound of an AU ends; None if unknown."""
+    """End of the audio of an AU; None if unknown."""
     at, size = int.from_bytes(head[4:8]), int.from_bytes(head[8:12])
     return at + size if 0 < size < UNKNOWN else None
 
@@ -183,7 +183,7 @@ def _is_sound(chunk: Chunk) -> bool:
 
 
 def sound_ends(file: IO[bytes], begin: int, length: int) -> tuple[int, bool]:
-    """Where the last chunk ends, and True; if that is unknown, where its sound begins, and False."""
+    """Returns the end of the last chunk and True; if unknown, the begin of its content and False."""
     form, *chunks = read_chunks(file, begin, length)
     if not chunks:
         return form.body, False
@@ -191,7 +191,7 @@ def sound_ends(file: IO[bytes], begin: int, length: int) -> tuple[int, bool]:
     if last.end is not None and last.end <= length:
         return last.end, True
     if not _is_sound(last) and any(map(_is_sound, chunks)):
-        # What is behind the sound is no chunk.
+        # The data after the audio is not a chunk.
         return last.begin, True
     return last.body, False
 

@@ -1,7 +1,7 @@
-"""The clock of a file: when its sound begins, and how long the file is. Part of the decoder's own process.
+"""The clock of a file: begin of its audio and length of the file; runs in the decoder process.
 
-Time stamps may count from any moment. So all lengths are differences, and what counts for the beginning is
-the earliest start of any sound or picture.
+Time stamps may count from any moment. So all lengths are differences, and a file begins with the earliest
+audio or video.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 EXACT = frozenset({"matroska", "mov", "wav", "flac", "avi", "aiff", "caf", "asf"})
-"""Containers that state their length, rather than having it guessed from the bit rate."""
+"""Containers that state their length; for others FFmpeg guesses it from the bitrate."""
 NEAR = 0.05
-"""Seconds. Sound and picture that begin within this begin together: an encoder's delay."""
+"""Seconds. Audio and video that begin within it begin together: an encoder's delay."""
 LAST_PICTURE_SECONDS = 1.0
-"""At most so much of its stated duration is added to the time of the last picture."""
+"""Most of the last picture's stated duration that counts."""
 MOST_SECONDS = 3600.0
-"""A picture that ends later than this behind the sound, in a file that states no length, is not trusted."""
+"""Longest plausible video after the audio's end, in a file without a stated length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """The length of a track's sound as its container states it, in seconds.
+    """Length of a track's audio as stated by its container, in seconds.
 
-    The length of a track whose clock does not start at 0 is counted from its start or from 0: `least` and
-    `most` are the two readings.
+    If the track's clock does not start at 0, the length may count from its start or from 0: `least` and
+    `most` are the two interpretations.
     """
 
     least: float
@@ -39,69 +39,69 @@ class Stated:
 
 
 def names(container: InputContainer) -> frozenset[str]:
-    """The names of its format: it may have several."""
+    """Names of a container's format, which may have several."""
     return frozenset(container.format.name.split(","))
 
 
 def stated_length(container: InputContainer, stream: AudioStream) -> Stated | None:
-    """The length that the container states for one track; None if it states none."""
+    """Length that the container states for one track, or None."""
     if not EXACT & names(container):
         return None
     if stream.duration and stream.time_base:
-        return _read(float(stream.duration * stream.time_base), _start(stream) or 0.0)
+        return _interpret_length(float(stream.duration * stream.time_base), _start_seconds(stream) or 0.0)
     if container.duration and len(container.streams) == 1:
-        return _read(container.duration / av.time_base, _start(stream) or 0.0)
+        return _interpret_length(container.duration / av.time_base, _start_seconds(stream) or 0.0)
     return None
 
 
-def _read(length: float, start: float) -> Stated:
-    # Of a fragment FFmpeg states where its recording stands when it ends.
+def _interpret_length(length: float, start: float) -> Stated:
+    # For a fragment, FFmpeg states its end on the recording's clock.
     since = length - max(0.0, start)
     return Stated(since if since > 0 else length, length)
 
 
-def _start(stream: AudioStream | VideoStream) -> float | None:
+def _start_seconds(stream: AudioStream | VideoStream) -> float | None:
     if stream.start_time is None or stream.time_base is None:
         return None
     return float(stream.start_time * stream.time_base)
 
 
 def pictures(container: InputContainer) -> list[VideoStream]:
-    """The tracks of moving pictures: a cover has no time of its own."""
+    """Video tracks, without covers, which have no time."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & still]
 
 
 class FileClock:
-    """What the pictures of a file say of its beginning and of its length; times in seconds."""
+    """Begin and length of a file by its video; times in seconds."""
 
     def __init__(self, container: InputContainer) -> None:
         self.pictures = pictures(container)
         """Their packets are for `note`."""
-        starts = [start for picture in self.pictures if (start := _start(picture)) is not None]
+        starts = [start for picture in self.pictures if (start := _start_seconds(picture)) is not None]
         self.begins = min(starts, default=math.inf)
         self._ends = -math.inf
         exact = EXACT & names(container) and container.duration
         self._stated = container.duration / av.time_base if exact and container.duration else None
 
     def note(self, packet: Packet[Stream]) -> None:
-        """Takes the time of a picture."""
+        """Records the time of a picture."""
         at = packet.dts if packet.pts is None else packet.pts
         if at is not None and packet.time_base is not None:
             shown = min(LAST_PICTURE_SECONDS, float((packet.duration or 0) * packet.time_base))
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
     def span(self, begins: float, seconds: float) -> float | None:
-        """The file's own length if it is longer than its sound, which takes `seconds` after `begins`.
+        """Length of the file if it exceeds `seconds` of audio from `begins`; else None.
 
-        It ends with its last picture, but not later than the container states.
+        The file ends with its last picture, but not later than the container states.
         """
         if not math.isfinite(self._ends):
             return None
         start = min(begins, self.begins)
         sound, own = begins - start + seconds, self._ends - start
         if self._stated:
-            own = min(own, _read(self._stated, start).most + LAST_PICTURE_SECONDS)
+            own = min(own, _interpret_length(self._stated, start).most + LAST_PICTURE_SECONDS)
         elif own > sound + MOST_SECONDS:
             return None
         return own if own > sound else None

@@ -1,9 +1,8 @@
-"""Chunks as browsers make them: a recording that was cut into files, of which only the first has a header.
+"""Repairs browser chunks: pieces of a recording, only the first with a header.
 
-MediaRecorder with a timeslice hands out one stream of WebM or fragmented MP4 in pieces. What a piece lacks
-is put in front of it again: the header of its recording, what leads its decoder there (see preroll),
-and, where the cut went through a cluster, that cluster's beginning. Nothing of the piece itself is changed,
-so that its time stamps tell where it belongs.
+MediaRecorder with a timeslice returns one stream of WebM or fragmented MP4 in pieces. The repair prepends the
+missing parts: the header of the recording, the pre-roll for its decoder (see preroll), and the beginning of a
+cluster that was cut. The piece itself stays unchanged, so that its time stamps show its position.
 
 EBML and WebM: RFC 8794 and RFC 9559. Boxes of MP4: ISO/IEC 14496-12. Opus in both: RFC 6716, RFC 7845.
 """
@@ -42,73 +41,73 @@ from batchscribe.errors import AudioError
 
 OPUS_RATE = 48_000
 KEPT_BLOCKS = 64
-"""Of 2.5 ms, the shortest: enough to lead a decoder up to the next piece."""
+"""Enough pre-roll for the next piece, even of the shortest blocks, 2.5 ms."""
 BEGINNINGS = (b"RIFF", b"OggS", b"fLaC", b"ID3")
-"""Of files that are no pieces, whatever their extension says."""
+"""First bytes of files that are never pieces, whatever their extension."""
 
 
 class Shape(StrEnum):
-    """What a chunk's first bytes say of it."""
+    """Kind of a chunk, by its first bytes."""
 
     WHOLE = "whole"
-    """It has a header of its own, or is of a kind that needs none."""
+    """It has its own header, or needs none."""
     CLUSTER = "cluster"
     BLOCK = "block"
     """It begins in the middle of a cluster."""
     FRAGMENT = "fragment"
     """Fragmented MP4 without its beginning."""
     STUB = "stub"
-    """An index that a recorder wrote when it was stopped: no sound in it."""
+    """An index that a recorder wrote at its stop, without audio."""
     TORN = "torn"
-    """It begins in the middle of something."""
+    """It begins in the middle of an element."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What the chunks of a recording leave behind for the one that comes next."""
+    """State of a recording after a chunk, for the next chunk."""
 
     header: bytes
     timestamp: int | None = None
-    """Of the cluster that the next chunk may go on with."""
+    """Of the cluster that the next chunk may continue."""
     rest: bytes = b""
-    """What was begun and not ended: the next chunk may go on with that."""
+    """Incomplete element at its end, which the next chunk may continue."""
     delay: float = 0.0
-    """Seconds by which the time stamps of its pieces are ahead of their sound."""
+    """Seconds by which the time stamps of its pieces are ahead of their audio."""
     last: tuple[preroll.Block, ...] = ()
-    """The sound that it ended with: the next chunk's decoder hears it first. Of Opus in WebM only."""
+    """Its last audio, as pre-roll for the next chunk's decoder. Only for Opus in WebM."""
     tail: fragments.Tail | None = None
-    """The same of fragmented MP4."""
+    """The same for fragmented MP4."""
 
     @property
     def cut_through(self) -> bool:
-        """Whether it ended within a block of sound."""
-        # The index at the end of a file may be cut, too: nobody needs it.
+        """True if it ended within an audio block."""
+        # The index at the end of a file may be cut, too, but is not needed.
         return self.rest[:1] in {name.to_bytes(1) for name in BLOCKS}
 
     def goes_on_with(self, data: bytes) -> bool:
-        """Whether `data` begins with the end of what was begun."""
-        return bool(self.rest) and _goes_on(self.rest + data)
+        """True if `data` begins with the rest of the incomplete element."""
+        return bool(self.rest) and _is_continued(self.rest + data)
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A chunk that can be decoded by itself. `seen` is for the next one, None where it tells nothing."""
+    """A chunk that can be decoded by itself. `seen`: state for the next one, None if unknown."""
 
     data: bytes
     repaired: bool
     torn: bool
-    """Something of its beginning or of its end, or its place in the recording, is lost."""
+    """A part of its beginning or end, or its position in the recording, is lost."""
     seen: Recording | None
     delay: float = 0.0
-    """See Recording; 0 for a chunk with a header of its own, which tells its decoder."""
+    """See Recording; 0 for a chunk with its own header, from which its decoder knows it."""
     preroll: float = 0.0
-    """Seconds of sound at its beginning that are not its own, but lead its decoder there."""
+    """Seconds of pre-roll at its beginning, from the previous chunk."""
     empty: bool = False
-    """There is no sound in it, and none is missing: a recorder's index, or a header before its sound."""
+    """It has no audio, and none is missing: a recorder's index, or a header before the audio."""
 
 
 def shape(data: bytes) -> Shape:
-    """By the first bytes, and no extension: a chunk is often called what it is not."""
+    """Kind of a chunk, by its first bytes; extensions are often wrong."""
     if data[4:8] in mp4.FRAGMENTS:
         return Shape.FRAGMENT
     if data[4:8] == b"ftyp" or data.startswith(BEGINNINGS):
@@ -117,34 +116,34 @@ def shape(data: bytes) -> Shape:
     if first is None or first.id not in TOP_LEVEL | CHILDREN:
         return Shape.TORN
     if first.id in CHILDREN:
-        return Shape.BLOCK if _goes_on(data) else Shape.TORN
+        return Shape.BLOCK if _is_continued(data) else Shape.TORN
     known = {EBML: Shape.WHOLE, CLUSTER: Shape.CLUSTER}
     return known.get(first.id, Shape.STUB)
 
 
-def _goes_on(data: bytes) -> bool:
-    """Whether the first element has an end, and behind it is another one or nothing."""
+def _is_continued(data: bytes) -> bool:
+    """True if the first element ends before another one or nothing."""
     first = element(data, 0)
     if first is None or (at := after(first)) is None:
         return False
     following = element(data, at)
     known = following is not None and following.id in TOP_LEVEL | CHILDREN
-    # All that is behind it may be the beginning of the next name and size.
+    # The data after it may be an incomplete name and size.
     return known or at == len(data) or (at < len(data) < at + 12 and following is None)
 
 
 def recording(data: bytes) -> Recording | None:
-    """What every later chunk of this recording needs; None where `data` does not begin one."""
+    """State that later chunks of a recording need; None if `data` does not begin one."""
     if data[4:8] != b"ftyp":
-        return _webm(data)
+        return _webm_recording(data)
     begun = mp4.beginning(data)
     return Recording(begun[0], delay=begun[1], tail=fragments.tail(data, begun[0])) if begun else None
 
 
-def _webm(data: bytes) -> Recording | None:
-    """EBML header, segment of unknown size, the unit of its time stamps, and what describes the tracks.
+def _webm_recording(data: bytes) -> Recording | None:
+    """State of WebM: EBML header, segment of unknown size, time stamp unit, and track descriptions.
 
-    Lengths and indexes of the whole file are left out: they are not true of one chunk.
+    Leaves out lengths and indexes of the whole file, which are wrong for one chunk.
     """
     parts: dict[int, bytes] = {}
     for found in walk(data):
@@ -154,13 +153,13 @@ def _webm(data: bytes) -> Recording | None:
             break
     if EBML not in parts or TRACKS not in parts:
         return None
-    tracks, delay = _without_delay(parts[TRACKS])
-    front = parts[EBML] + SEGMENT.to_bytes(4) + UNKNOWN_SIZE + _unit(parts.get(INFO, b"")) + tracks
+    tracks, delay = _remove_delay(parts[TRACKS])
+    front = parts[EBML] + SEGMENT.to_bytes(4) + UNKNOWN_SIZE + _info_with_unit(parts.get(INFO, b"")) + tracks
     return left_behind(data, 0, Recording(front, delay=delay))
 
 
-def _unit(info: bytes) -> bytes:
-    """An Info element that has the unit of time stamps only; empty where that is left at its default."""
+def _info_with_unit(info: bytes) -> bytes:
+    """An Info element with only the time stamp unit; empty if that is the default."""
     for found in children(info, element(info, 0)):
         if found.id == TIMESTAMP_SCALE:
             unit = info[found.begin : found.end]
@@ -168,9 +167,10 @@ def _unit(info: bytes) -> bytes:
     return b""
 
 
-def _without_delay(tracks: bytes) -> tuple[bytes, float]:
-    """The tracks without the delay of their codec, which is dropped once and not in each chunk; and that
-    delay, in seconds.
+def _remove_delay(tracks: bytes) -> tuple[bytes, float]:
+    """Returns the tracks without their codec delay, and that delay.
+
+    The delay, in seconds, applies to the recording and not to each chunk.
     """
     patched, delay = bytearray(tracks), 0.0
     for entry in children(tracks, element(tracks, 0)):
@@ -187,8 +187,8 @@ def _without_delay(tracks: bytes) -> tuple[bytes, float]:
 
 
 def left_behind(data: bytes, at: int, before: Recording) -> Recording:
-    """What WebM from `at` on leaves for the next chunk."""
-    timestamp, only_opus = before.timestamp, _only_opus(before.header)
+    """State of WebM for the next chunk, from `at` on."""
+    timestamp, only_opus = before.timestamp, _is_only_opus(before.header)
     blocks = deque(before.last, KEPT_BLOCKS)
     for found in walk(data, at):
         following = after(found)
@@ -206,64 +206,64 @@ def left_behind(data: bytes, at: int, before: Recording) -> Recording:
     return replace(before, timestamp=timestamp, rest=data[at:], last=preroll.latest(blocks))
 
 
-def _only_opus(header: bytes) -> bool:
-    """Whether every block is a packet of Opus: there is no other track, such as a picture."""
+def _is_only_opus(header: bytes) -> bool:
+    """True if every block is an Opus packet: there is no other track, such as video."""
     return header.count(b"OpusHead") == 1 and header.count(b"V_") == 0
 
 
 def repair(data: bytes, before: Recording | None = None) -> Repaired:
-    """The chunk with what it lacks; `before` is what the chunk right before it left behind.
+    """Completes a chunk; `before` is the state after the previous chunk.
 
-    Raises AudioError where it lacks what nobody has: no sound, or no header.
+    Raises AudioError if it has no audio, or its header is not available.
     """
     if before and before.goes_on_with(data):
-        return _headed(before.rest + data, before)
+        return _prepend_header(before.rest + data, before)
     match shape(data):
         case Shape.STUB:
-            return _silent(data, before)
+            return _repair_stub(data, before)
         case Shape.FRAGMENT:
-            return _fragment(data, _needed(before))
+            return _repair_fragment(data, _require_header(before))
         case Shape.TORN:
-            return _torn(data, before)
+            return _repair_torn(data, before)
         case Shape.WHOLE:
-            return _whole(data)
+            return _repair_whole(data)
         case _:
-            return _headed(data, _needed(before))
+            return _prepend_header(data, _require_header(before))
 
 
-def _whole(data: bytes) -> Repaired:
+def _repair_whole(data: bytes) -> Repaired:
     seen = recording(data)
     if seen is None:
         return Repaired(data, repaired=False, torn=False, seen=None)
     bridged = gaps.bridge(data, len(data) - len(seen.rest))
     if bridged is not None:
         return Repaired(bridged, repaired=False, torn=True, seen=recording(bridged))
-    return Repaired(data, repaired=False, torn=False, seen=seen, empty=_only_a_header(data))
+    return Repaired(data, repaired=False, torn=False, seen=seen, empty=_is_only_header(data))
 
 
-def _silent(data: bytes, before: Recording | None) -> Repaired:
-    """An index has no sound in it; should any follow, it is a piece that is torn."""
+def _repair_stub(data: bytes, before: Recording | None) -> Repaired:
+    """An index without audio; if audio follows, it is a torn piece."""
     if CLUSTER.to_bytes(4) in data:
-        return _torn(data, before)
+        return _repair_torn(data, before)
     return Repaired(data, repaired=False, torn=False, seen=before, empty=True)
 
 
-def _only_a_header(data: bytes) -> bool:
-    """Whether a recording begins with nothing but its description: its sound comes with the next chunk."""
+def _is_only_header(data: bytes) -> bool:
+    """True if `data` is only a recording's description: its audio begins in the next chunk."""
     if data[4:8] == b"ftyp":
         return not mp4.has_sound(data)
     return not any(found.id in BLOCKS | {CLUSTER} for found in walk(data))
 
 
-def _needed(before: Recording | None) -> Recording:
+def _require_header(before: Recording | None) -> Recording:
     if before is None:
         raise AudioError(
-            "it has no header of its own: a piece of a recording whose first chunk is not in its folder"
+            "it has no header: a piece of a recording without its first chunk in the same folder"
         )
     return before
 
 
-def _headed(data: bytes, before: Recording) -> Repaired:
+def _prepend_header(data: bytes, before: Recording) -> Repaired:
     inside = data[:4] != CLUSTER.to_bytes(4)
     begun = cluster(before.timestamp or 0) if inside else b""
     leading = before.last if preroll.leads_to(before.last, _first_time(begun + data)) else ()
@@ -285,7 +285,7 @@ def _headed(data: bytes, before: Recording) -> Repaired:
     )
 
 
-def _fragment(data: bytes, before: Recording) -> Repaired:
+def _repair_fragment(data: bytes, before: Recording) -> Repaired:
     leading = before.tail.leading_to(data) if before.tail else b""
     return Repaired(
         before.header + leading + data,
@@ -298,7 +298,7 @@ def _fragment(data: bytes, before: Recording) -> Repaired:
 
 
 def _first_time(clusters: bytes) -> float:
-    """The time stamp of the first block, in seconds; not a number where there is none."""
+    """Time stamp of the first block, in seconds; nan if there is none."""
     timestamp: int | None = None
     for found in walk(clusters):
         if found.id == TIMESTAMP and found.end is not None:
@@ -308,11 +308,11 @@ def _first_time(clusters: bytes) -> float:
     return math.nan
 
 
-def _torn(data: bytes, before: Recording | None) -> Repaired:
-    """WebM goes on with its next cluster; whatever else it is is left as it is."""
+def _repair_torn(data: bytes, before: Recording | None) -> Repaired:
+    """Continues WebM at its next cluster; other formats stay unchanged."""
     if before is None or before.header[:4] != EBML.to_bytes(4):
         return Repaired(data, repaired=False, torn=False, seen=None)
     at = data.find(CLUSTER.to_bytes(4))
     if at < 0:
-        raise AudioError("no sound that can be told apart: it begins in the middle of a block")
-    return replace(_headed(data[at:], before), torn=True)
+        raise AudioError("no audio block is complete: it begins in the middle of one")
+    return replace(_prepend_header(data[at:], before), torn=True)

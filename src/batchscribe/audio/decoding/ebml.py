@@ -1,4 +1,4 @@
-"""EBML, the binary XML of WebM: its elements and how to walk over them. RFC 8794, RFC 9559."""
+"""EBML, the binary XML of WebM: parses and iterates its elements. RFC 8794, RFC 9559."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNKNOWN_SIZE = b"\x01" + 7 * b"\xff"
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An EBML element: where it begins, where its data does, and where it ends; None for unknown."""
+    """An EBML element: begin, begin of its data, and end; None if unknown."""
 
     id: int
     begin: int
@@ -37,8 +37,8 @@ class Element:
     end: int | None
 
 
-def _number(data: bytes, at: int, longest: int, *, marker: bool) -> tuple[int, int] | None:
-    """A variable-length number and where it ends; None where there is none, or not all of it."""
+def _parse_number(data: bytes, at: int, longest: int, *, marker: bool) -> tuple[int, int] | None:
+    """A variable-length number and its end; None if it is invalid or truncated."""
     if at >= len(data) or data[at] == 0:
         return None
     length = 9 - data[at].bit_length()
@@ -49,17 +49,17 @@ def _number(data: bytes, at: int, longest: int, *, marker: bool) -> tuple[int, i
 
 
 def element(data: bytes, at: int) -> Element | None:
-    """The element at `at`; None where none can be read."""
-    if (name := _number(data, at, 4, marker=True)) is None:
+    """Parses the element at `at`; None if it is invalid or truncated."""
+    if (name := _parse_number(data, at, 4, marker=True)) is None:
         return None
-    if (size := _number(data, name[1], 8, marker=False)) is None:
+    if (size := _parse_number(data, name[1], 8, marker=False)) is None:
         return None
     unknown = size[0] == (1 << 7 * (size[1] - name[1])) - 1
     return Element(name[0], at, size[1], None if unknown else size[1] + size[0])
 
 
 def walk(data: bytes, at: int = 0) -> Iterator[Element]:
-    """The elements one after the other, into segments and clusters; the last may be cut off."""
+    """Yields elements in order, descending into segments and clusters; the last may be truncated."""
     while (found := element(data, at)) is not None and found.id in TOP_LEVEL | CHILDREN:
         yield found
         if (following := after(found)) is None or following > len(data):
@@ -68,12 +68,12 @@ def walk(data: bytes, at: int = 0) -> Iterator[Element]:
 
 
 def after(found: Element) -> int | None:
-    """Where the next element begins; None where nobody knows."""
+    """Begin of the next element; None if unknown."""
     return found.body if found.id in DESCENDED else found.end
 
 
 def children(data: bytes, parent: Element | None) -> Iterator[Element]:
-    """The elements in an element that is there as a whole."""
+    """Yields the elements in a complete element."""
     at = parent.body if parent else len(data)
     while parent and at < (parent.end or 0) and (found := element(data, at)) and found.end is not None:
         yield found
@@ -81,5 +81,5 @@ def children(data: bytes, parent: Element | None) -> Iterator[Element]:
 
 
 def cluster(timestamp: int) -> bytes:
-    """The beginning of a cluster of unknown size."""
+    """Beginning of a cluster of unknown size."""
     return CLUSTER.to_bytes(4) + UNKNOWN_SIZE + TIMESTAMP.to_bytes(1) + b"\x88" + timestamp.to_bytes(8)

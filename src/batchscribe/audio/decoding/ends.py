@@ -1,7 +1,7 @@
-"""Whether a file ends before its end, by its own bytes: part of the decoder's own process.
+"""Detects truncated files by their bytes; runs in the decoder process.
 
-FFmpeg decodes what is there of a file that was cut off, and says nothing. A container that states its length
-gives it away; of the others some say what must come last, or how long the part is that was cut through.
+FFmpeg decodes a truncated file without an error. Some containers state their length; others mark their last
+part, or state the length of the part that is cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batchscribe.audio.decoding.chunked import read_at
 from batchscribe.audio.decoding.mp4 import file_boxes
 
 BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free"})
-"""Of whatever else follows the last box, nothing is known."""
+"""Other data after the last box is not checked."""
 OGG_PAGE = 27
 OGG_LONGEST = 65_307
 OGG_LAST = 0x04
@@ -24,31 +24,31 @@ MP3_KILOBITS = (
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 )
-"""Of layer III, by whether it is MPEG-1."""
+"""Of layer III: for MPEG-2 and 2.5, and for MPEG-1."""
 AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 AC3_LAST = 10
-"""Versions from here on are E-AC-3."""
+"""Later versions are E-AC-3."""
 LONGEST_FRAMES = {"mp3": 1441, "ac3": 3840, "eac3": 4096}
-"""Bytes. In a file of frames alone, a longer packet is a frame and damage, which decoders pass over."""
+"""Bytes. In a file of bare frames, a longer packet is a frame plus damage, which decoders skip."""
 XING = (b"Xing", b"Info")
 XING_BYTES = 0x02
 
 
 def cut_off(file: IO[bytes]) -> bool:
-    """Whether it is shorter than it says itself; of WebM that is known elsewhere, see `containers`."""
+    """True if a file is shorter than it states; for WebM, see `containers`."""
     length = file.seek(0, os.SEEK_END)
     head = read_at(file, 0, chunked.HEAD)
     if chunked.dialect_of(head) or chunked.is_au(head):
         return chunked.states_more(file, length)
     if head[4:8] in BOXES:
-        return _boxes(file, length)
+        return _is_mp4_cut(file, length)
     if head[:4] == b"OggS":
-        return _ogg(read_at(file, max(0, length - OGG_LONGEST), OGG_LONGEST))
-    return _mp3(file, length)
+        return _is_ogg_cut(read_at(file, max(0, length - OGG_LONGEST), OGG_LONGEST))
+    return _is_mp3_cut(file, length)
 
 
-def _boxes(file: IO[bytes], length: int) -> bool:
-    """MP4: its last box, or the head of that, is cut through."""
+def _is_mp4_cut(file: IO[bytes], length: int) -> bool:
+    """MP4: true if its last box, or the head of that box, is cut."""
     last = deque(file_boxes(file, 0, length), maxlen=1)
     kind, end = (last[0][0], last[0][3]) if last else (b"", 0)
     if end > length:
@@ -57,8 +57,8 @@ def _boxes(file: IO[bytes], length: int) -> bool:
     return len(head) < 8 and any(head)
 
 
-def _ogg(tail: bytes) -> bool:
-    """The last page is not marked as the last, or it is cut through."""
+def _is_ogg_cut(tail: bytes) -> bool:
+    """Ogg: true if the last page is not marked as the last, or is cut."""
     at = tail.rfind(b"OggS")
     page = tail[at : at + OGG_PAGE]
     if at < 0 or len(page) < OGG_PAGE:
@@ -68,22 +68,22 @@ def _ogg(tail: bytes) -> bool:
     return ends > len(tail) or not page[5] & OGG_LAST
 
 
-def _mp3(file: IO[bytes], length: int) -> bool:
-    """The note that most encoders leave in the first frame says how many bytes there are from there on."""
+def _is_mp3_cut(file: IO[bytes], length: int) -> bool:
+    """MP3: true if the Xing header in the first frame states more bytes than there are."""
     begins = id3_ends(read_at(file, 0, 10))
     first = read_at(file, begins, 256)
     found = next((at for name in XING if (at := first.find(name)) >= 0), None)
     if first[:1] != b"\xff" or found is None:
         return False
-    note = first[found:]
-    flags = int.from_bytes(note[4:8])
-    # The number of frames comes before that of bytes, if it is there.
+    xing = first[found:]
+    flags = int.from_bytes(xing[4:8])
+    # The number of frames, if there is one, comes before the number of bytes.
     at = 8 + 4 * (flags & 1)
-    return bool(flags & XING_BYTES) and begins + int.from_bytes(note[at : at + 4]) > length
+    return bool(flags & XING_BYTES) and begins + int.from_bytes(xing[at : at + 4]) > length
 
 
 def id3_ends(head: bytes) -> int:
-    """Where the tag in front of an MP3 ends; its size is written in groups of seven bits."""
+    """End of the tag before an MP3; its size is stored in groups of seven bits."""
     if head[:3] != b"ID3":
         return 0
     size = 0
@@ -93,13 +93,13 @@ def id3_ends(head: bytes) -> int:
 
 
 def is_cut_through(packet: bytes, codec: str) -> bool:
-    """True if a frame is shorter than its head says: the last one of a file that ends in it."""
+    """True if a frame is shorter than its header states: the file is cut there."""
     stated = {"mp3": mp3_frame_bytes, "ac3": _ac3_frame_bytes, "eac3": _ac3_frame_bytes}.get(codec)
     return stated is not None and len(packet) < stated(packet)
 
 
 def _ac3_frame_bytes(head: bytes) -> int:
-    """ETSI TS 102 366, 4.4.1 and E.1.3. 0 if no frame begins so."""
+    """Length of the frame with this header; 0 if invalid. ETSI TS 102 366, 4.4.1 and E.1.3."""
     if len(head) < 6 or head[:2] != b"\x0b\x77":
         return 0
     if head[5] >> 3 > AC3_LAST:
@@ -112,7 +112,7 @@ def _ac3_frame_bytes(head: bytes) -> int:
 
 
 def mp3_frame_bytes(head: bytes) -> int:
-    """The length of the MP3 frame that begins so; 0 if none does."""
+    """Length of the MP3 frame with this header; 0 if invalid."""
     first = int.from_bytes(head[:4])
     bits, rate = first >> 12 & 0xF, first >> 10 & 3
     if len(head) < 4 or first >> 21 != 0x7FF or not 0 < bits < 15 or rate == 3:

@@ -1,8 +1,8 @@
-"""What parent and decoding process say to each other: one byte of kind, four of length, the payload.
+"""Frames from the decoder process to its parent: one byte of kind, four of length, the payload.
 
-An order is answered by START (JSON: how the sound begins, see `audio.Beginning`), any number of AUDIO
-(little-endian float32; of several channels the samples take turns), and END (JSON: how it ended); or, instead
-of what would come next, by ERROR (one line for the user), or FINAL: the same for what is never decoded here.
+The reply to an order is START (JSON, see `audio_decoder.Beginning`), any number of AUDIO (little-endian
+float32, channels interleaved), and END (JSON: the conclusion). At any point ERROR (one line for the user) may
+replace the rest, or FINAL: the same for files that this decoder never supports.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import struct
 HEADER = struct.Struct(">cI")
 HELLO, START, AUDIO, END, ERROR, FINAL = b"H", b"S", b"A", b"E", b"X", b"F"
 RULES = 2
-"""Counts up when more is decoded than before: what was refused once gets another attempt."""
+"""Increased when the decoder supports more formats: refused files get another attempt."""
 SAMPLE_RATE = 16_000
 PIECE_SAMPLES = 5 * SAMPLE_RATE
-"""Five seconds travel at a time: the whole file is never held in the decoding process."""
+"""Five seconds per frame: the decoder process never holds the whole file."""
 BYTES_PER_SAMPLE = 4
 SPLIT_CHANNELS = 2
-"""So many channels of one track are sent apart if that is wanted; more are mixed into these."""
+"""Channels of one track that are sent separately on request; more are mixed into these."""
 MAX_SENT = 32
-"""Channels that are sent apart at most: one for each track."""
+"""Most channels that are sent separately: one for each track."""
 MAX_PAYLOAD = PIECE_SAMPLES * BYTES_PER_SAMPLE * MAX_SENT

@@ -1,7 +1,7 @@
-"""Stretches of a WebM that no reader can follow: zeros from a disk, a block that was cut through.
+"""Bridges unreadable ranges of WebM: zeros from a disk, a cut block.
 
-A decoder goes on at the next cluster if it finds one, and takes some stretches for the end of the file. So
-each stretch becomes an element that readers skip (`Void`, RFC 8794, 11.3.2), up to the next cluster or block.
+A decoder continues at the next cluster if it finds one, but takes some ranges for the end of the file. So
+each range becomes an element that readers skip (`Void`, RFC 8794, 11.3.2), up to the next cluster or block.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from batchscribe.audio.decoding.ebml import (
 
 MAX_GAPS = 64
 MIN_LOSS_BYTES = 4096
-"""A shorter stretch at the very end holds no sound to speak of."""
+"""Shortest range at the very end that counts as lost audio."""
 IN_A_ROW = 3
-"""So many elements one behind the other are no accident."""
+"""Consecutive elements that prove a block, rather than a coincidence."""
 VOID = b"\xec"
 VOID_HEAD = 9
 """Bytes of its name and of the longest size."""
@@ -39,16 +39,16 @@ def bridge(data: bytes, stop: int) -> bytes | None:
     for _ in range(MAX_GAPS):
         if place is None:
             break
-        # A recording that begins within a block that was cut through is found there by its decoder.
+        # The decoder itself finds a recording that begins within a cut block.
         if place > stop + 1:
-            out[stop:place] = _void(place - stop)
+            out[stop:place] = _make_void(place - stop)
         stop = _walk_end(data, place)
         place = _next_place(data, stop, place)
     return bytes(out)
 
 
 def _is_loss(data: bytes, stop: int) -> bool:
-    """True if what is left is long, and no element that was cut off."""
+    """True if the rest is long, and not a truncated element."""
     found = element(data, stop)
     return len(data) - stop > MIN_LOSS_BYTES and (found is None or found.id not in TOP_LEVEL | CHILDREN)
 
@@ -63,35 +63,35 @@ def _walk_end(data: bytes, at: int) -> int:
 
 
 def _next_place(data: bytes, stop: int, begin: int = 0) -> int | None:
-    """Where a recording, a cluster or a block begins behind `stop`; None if there is none.
+    """Offset of the next recording, cluster or block after `stop`; None if there is none.
 
-    From `begin` to `stop` there are whole elements, but the last may have been cut through: another recording
-    may begin within it.
+    From `begin` to `stop` there are complete elements, but the last may have been cut, so that another
+    recording begins within it.
     """
     if stop >= len(data):
         return None
     last = max((found.begin for found in walk(data, begin) if found.begin < stop), default=begin)
-    places = (_recordings(data, last + 1), _clusters(data, stop + 1), _blocks(data, stop + 1))
+    places = (_find_recordings(data, last + 1), _find_clusters(data, stop + 1), _find_blocks(data, stop + 1))
     return min((place for found in places if (place := next(found, None)) is not None), default=None)
 
 
-def _recordings(data: bytes, at: int) -> Iterator[int]:
-    for place in _occurrences(data, EBML.to_bytes(4), at):
+def _find_recordings(data: bytes, at: int) -> Iterator[int]:
+    for place in _find_marker(data, EBML.to_bytes(4), at):
         head = data[place : place + 64]
         if b"webm" in head or b"matroska" in head:
             yield place
 
 
-def _clusters(data: bytes, at: int) -> Iterator[int]:
-    for place in _occurrences(data, CLUSTER.to_bytes(4), at):
+def _find_clusters(data: bytes, at: int) -> Iterator[int]:
+    for place in _find_marker(data, CLUSTER.to_bytes(4), at):
         found = element(data, place)
         inner = found and element(data, found.body)
         if inner and inner.id in CHILDREN:
             yield place
 
 
-def _blocks(data: bytes, at: int) -> Iterator[int]:
-    for place in _occurrences(data, SIMPLE_BLOCK.to_bytes(1), at):
+def _find_blocks(data: bytes, at: int) -> Iterator[int]:
+    for place in _find_marker(data, SIMPLE_BLOCK.to_bytes(1), at):
         if _is_in_a_row(data, element(data, place)):
             yield place
 
@@ -104,14 +104,14 @@ def _is_in_a_row(data: bytes, found: Element | None) -> bool:
     return True
 
 
-def _occurrences(data: bytes, marker: bytes, at: int) -> Iterator[int]:
+def _find_marker(data: bytes, marker: bytes, at: int) -> Iterator[int]:
     while (at := data.find(marker, at)) >= 0:
         yield at
         at += 1
 
 
-def _void(length: int) -> bytes:
-    """An element without meaning, of so many bytes: at least two."""
+def _make_void(length: int) -> bytes:
+    """A Void element of so many bytes, at least two."""
     if length < VOID_HEAD:
         return VOID + bytes([0x80 | length - 2]) + bytes(length - 2)
     return VOID + b"\x01" + (length - VOID_HEAD).to_bytes(7) + bytes(length - VOID_HEAD)

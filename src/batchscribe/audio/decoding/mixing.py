@@ -1,8 +1,8 @@
-"""Mixes channels and tracks into one: part of the decoder's own process.
+"""Mixes channels and tracks into one; runs in the decoder process.
 
 A plain mean of all channels loses the voice if one of two channels is inverted, and is far too quiet if most
-channels hold nothing. The mean here is over the channels that have held sound so far, and gives way to the
-loudest channel while channels cancel each other. Samples within [-1, 1] stay within it.
+channels are silent. This mix is the mean of all channels with audio so far, or the loudest channel while
+channels cancel each other. Samples within [-1, 1] stay within it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from batchscribe.audio.decoding.frames import SAMPLE_RATE
 Samples = npt.NDArray[np.float32]
 
 SILENT = 1e-3
-"""Peak of a channel that holds nothing: 60 dB below full scale."""
+"""Peak of a silent channel: 60 dB below full scale."""
 LOST = 0.5
-"""A mix is lost if its amplitude is below this share of what its loudest channel alone would leave in it."""
+"""Channels cancel if the mix is below this share of its loudest channel's amplitude in the mix."""
 LOUDER = 2.0
-"""By so much energy another channel must be louder to replace the one that was taken."""
+"""Ratio of energies at which a louder channel replaces the chosen one."""
 RAMP_SAMPLES = 256
-"""Length of the change from one mix to the next: without it, a click."""
+"""Length of the transition between two mixes, to avoid clicks."""
 
 
 class Mix:
@@ -40,7 +40,7 @@ class Mix:
         self._taken: int | None = None
 
     def push(self, block: Samples) -> Samples:
-        """The mix of `block`, which has shape (samples, channels); shape (samples,)."""
+        """Mixes `block` of shape (samples, channels) to shape (samples,)."""
         if block.shape[1] == 1 or not len(block):
             return block[:, :1].ravel()
         with np.errstate(all="ignore"):
@@ -54,7 +54,7 @@ class Mix:
         return mixed
 
     def _weigh(self, block: Samples) -> Samples:
-        """The weight of each channel, by a block without offset."""
+        """Weights of the channels, from a block without offset."""
         self._active |= np.abs(block).max(axis=0) > SILENT
         active = self._active if self._active.any() else np.ones_like(self._active)
         weights: Samples = active.astype(np.float32) / np.float32(active.sum())
@@ -71,7 +71,7 @@ class Mix:
 
 
 class Fold:
-    """Mixes frames of many channels into frames of one or two, at their own rate."""
+    """Mixes frames of many channels into frames of one or two."""
 
     def __init__(self, frame: AudioFrame, channels: int) -> None:
         names = [channel.name for channel in frame.layout.channels]
@@ -94,9 +94,9 @@ class Fold:
 
 
 def sides(names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Which channels belong to the left and to the right; one that belongs to neither side is on both.
+    """Channels of the left and of the right side; a channel of neither side is on both.
 
-    Channels without a place: the first is left, the second is right.
+    If no channel has a side, the first is left and the second is right.
     """
     ends = [name.rstrip("C")[-1:] for name in names]
     if not {"L", "R"} & set(ends):
@@ -108,11 +108,11 @@ def sides(names: Sequence[str]) -> tuple[list[int], list[int]]:
 
 
 PART_SAMPLES = 80_000
-"""Silence comes in parts of so many samples."""
+"""Length of the parts in which silence is sent."""
 
 
 def samples_of(sound: Iterator[AudioFrame | int], lead: float) -> Iterator[Samples]:
-    """The samples of a mono track after `lead` seconds of silence."""
+    """Yields the samples of a mono track after `lead` seconds of silence."""
     for part in chain([round(lead * SAMPLE_RATE)], sound):
         if isinstance(part, AudioFrame):
             yield np.asarray(part.to_ndarray(), np.float32)[0]
@@ -131,7 +131,7 @@ class Feed:
         self._rest: Samples = np.zeros(0, np.float32)
 
     def take(self, samples: int) -> Samples:
-        """The next samples; fewer at the end."""
+        """Returns the next samples; fewer at the end."""
         parts = [self._rest]
         while sum(map(len, parts)) < samples and (piece := next(self._pieces, None)) is not None:
             parts.append(piece)
@@ -141,11 +141,11 @@ class Feed:
 
 
 BLOCK_SAMPLES = 8000
-"""Half a second of 16 kHz: the tracks are compared over so much at a time."""
+"""Half a second of 16 kHz: block over which the tracks are compared."""
 
 
 def mix_tracks(tracks: Sequence[Iterator[Samples]], groups: Sequence[Sequence[int]]) -> Iterator[Samples]:
-    """Blocks of shape (samples, groups), until the longest track ends. A group lists the tracks it mixes."""
+    """Yields blocks of shape (samples, groups) until the longest track ends. A group lists its tracks."""
     feeds = [Feed(track) for track in tracks]
     mixes = [Mix(len(group)) for group in groups]
     while True:

@@ -1,4 +1,4 @@
-"""Boxes of MP4, ISO/IEC 14496-12, and of Opus in them: a recording's beginning, for its later fragments."""
+"""Boxes of MP4 (ISO/IEC 14496-12) and of Opus in MP4."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ KINDS = frozenset({
     b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free", b"skip", b"wide", b"uuid",
     b"udta", b"meta", b"emsg", b"prft", b"ssix", b"pnot", b"PICT", b"pdin", b"bloc",
 })  # fmt: skip
-"""Of boxes that files have, one behind the other."""
+"""Kinds of top-level boxes."""
 MAX_BOXES = 100_000
 ONE_BYTE = 1
-"""The size of a sample that old QuickTime writes for sound that is not compressed, whatever it is."""
+"""Sample size that old QuickTime writes for uncompressed audio, whatever the true size."""
 FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
 
 
 def boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin of the content, and end of each box of an MP4; the last may be cut off."""
+    """Yields kind, begin of content, and end of each box; the last may be truncated."""
     while at + 8 <= len(data):
         size, kind, body = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], at + 8
         if size == 1:
@@ -31,7 +31,7 @@ def boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
 
 
 def within(data: bytes, *path: bytes) -> Iterator[bytes]:
-    """The contents of all boxes at the end of the path."""
+    """Yields the contents of all boxes at a path."""
     for kind, body, end in boxes(data):
         if kind == path[0]:
             content = data[body:end]
@@ -39,8 +39,9 @@ def within(data: bytes, *path: bytes) -> Iterator[bytes]:
 
 
 def beginning(data: bytes) -> tuple[bytes, float] | None:
-    """The beginning of an MP4 that goes on in fragments, without its edit lists, which are about its first
-    fragment only; and what these leave out there, in seconds. None where it does not go on.
+    """Beginning of a fragmented MP4 without edit lists, and their delay (seconds).
+
+    Edit lists apply to the first fragment only. None if it is not fragmented.
     """
     found: dict[bytes, bytes] = {}
     at = 0
@@ -50,12 +51,12 @@ def beginning(data: bytes) -> tuple[bytes, float] | None:
     goes_on = b"moof" in found or any(within(found.get(b"moov", b""), b"moov", b"mvex"))
     if not (goes_on and {b"ftyp", b"moov"} <= found.keys()):
         return None
-    front = found[b"ftyp"] + _without_skip(found[b"moov"].replace(b"edts", b"free"))
+    front = found[b"ftyp"] + _remove_preskip(found[b"moov"].replace(b"edts", b"free"))
     return front, _edit_delay(data)
 
 
-def _without_skip(moov: bytes) -> bytes:
-    """A description of Opus that leaves nothing out of what is decoded: of each piece that would be lost."""
+def _remove_preskip(moov: bytes) -> bytes:
+    """Description of Opus without pre-skip, which would be cut from each piece."""
     patched, at = bytearray(moov), moov.find(b"dOps")
     if at >= 0:
         # Version and channels, a byte each, come before it: Encapsulation of Opus in ISO BMFF, 4.3.2.
@@ -64,7 +65,7 @@ def _without_skip(moov: bytes) -> bytes:
 
 
 def _edit_delay(data: bytes) -> float:
-    """How much of the first sound the edit list of an audio track leaves out: what its encoder puts there."""
+    """Seconds of the first audio that an edit list leaves out: the encoder's priming."""
     for track in within(data, b"moov", b"trak"):
         handlers = [box[8:12] for box in within(track, b"mdia", b"hdlr")]
         lists, clocks = [*within(track, b"edts", b"elst")], [*within(track, b"mdia", b"mdhd")]
@@ -74,7 +75,7 @@ def _edit_delay(data: bytes) -> float:
 
 
 def _media_time(elst: bytes) -> int:
-    """Of the last entry, in the track's units: those before it are empty."""
+    """Media time of the last entry, in the track's units; earlier entries are empty."""
     wide, count = elst[:1] == b"\x01", int.from_bytes(elst[4:8])
     length, skip, size = (20, 8, 8) if wide else (12, 4, 4)
     at = 8 + (count - 1) * length + skip
@@ -82,17 +83,17 @@ def _media_time(elst: bytes) -> int:
 
 
 def time_scale(mdhd: bytes) -> int:
-    """Units a second."""
+    """Units per second."""
     return int.from_bytes(mdhd[20:24] if mdhd[:1] == b"\x01" else mdhd[12:16])
 
 
 def has_sound(data: bytes) -> bool:
-    """Whether there is more than a description of it."""
+    """True if there is media data besides the description."""
     return any(kind in {b"moof", b"mdat"} for kind, _, _ in boxes(data))
 
 
 def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Kind, begin, begin of the content, and end of each box of a file; the last may end behind `length`."""
+    """Yields kind, begin, begin of content, and end of each box; the last may exceed `length`."""
     for _ in range(MAX_BOXES):
         file.seek(at)
         head = file.read(16)
@@ -101,7 +102,7 @@ def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, i
         size, body = int.from_bytes(head[:4]), at + 8
         if size == 1:
             size, body = int.from_bytes(head[8:16]), at + 16
-        # 0 is a box that goes on to the end, whatever that is.
+        # Size 0: the box extends to the end of the file.
         end = max(length, body) if size == 0 else at + size
         if end < body:
             return
@@ -110,7 +111,7 @@ def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, i
 
 
 def listed_bytes(moov: bytes) -> int | None:
-    """Bytes of all samples of all tracks that it describes; None if that is not clear."""
+    """Bytes of all samples of all described tracks; None if unclear."""
     total = 0
     for stsz in within(moov, b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
         each, count = int.from_bytes(stsz[4:8]), int.from_bytes(stsz[8:12])

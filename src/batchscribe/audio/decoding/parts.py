@@ -1,8 +1,8 @@
-"""The recordings that one file consists of: part of the decoder's own process.
+"""Finds the recordings in one file; runs in the decoder process.
 
-Files are joined byte by byte, and headers are written when only the first slice of a recording was there.
-FFmpeg reads such a file up to the stated end. Each recording is decoded as a part of its own, from its
-beginning to the next one; what is behind the stated end of a part and is no other beginning is its excess.
+Some files are concatenated recordings, or have a header written when only the first slice of a recording
+existed. FFmpeg reads such a file up to the stated end. Each recording is decoded as a separate part, from its
+beginning to the next one; data after the stated end of a part is its excess.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 MAX_PARTS = 1000
 EXCESS_BYTES = 4096
 EXCESS_SECONDS = 0.5
-"""More than either is a loss: a tag or padding is shorter."""
+"""Excess above either counts as lost audio: a tag or padding is shorter."""
 MIN_BYTES = 12
-"""No recording is shorter."""
+"""Length of the shortest recording."""
 BUFFER_BYTES = 1 << 16
 
 
@@ -57,31 +57,31 @@ class Part:
     excess: int = 0
     """Bytes that its header leaves out."""
     patch: tuple[int, bytes] | None = None
-    """Where its header is corrected, counted from `begin`, and how."""
+    """Offset from `begin` and new bytes of a correction of its header."""
 
     def leaves_out_sound(self, seconds: float) -> bool:
-        """True if the excess may be sound; `seconds` is what the rest of it has."""
+        """True if the excess may be audio; `seconds` is the length of the rest."""
         rest = max(1, self.end - self.begin - self.excess)
         return self.excess > EXCESS_BYTES or self.excess * seconds / rest > EXCESS_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far a recording reaches by its own header."""
+    """Extent of a recording by its header."""
 
     ends: int
-    """If that is not stated, where the search for the next recording starts."""
+    """Its end; if not stated, the start of the search for the next recording."""
     is_stated: bool = False
     is_read_on: bool = False
-    """True if FFmpeg reads what is behind its end, too: that is no excess."""
+    """True if FFmpeg reads data after its end, too, so that it is no excess."""
     unlisted: int = 0
-    """Bytes among its sound that the header does not list."""
+    """Bytes of audio data that the header does not list."""
     broken_box: int | None = None
-    """Where the box of sound begins that is longer than the file, if nothing before it describes it."""
+    """Begin of an audio box that is longer than the file, if no description comes before it."""
 
 
 class Window(io.RawIOBase):
-    """Reads a part of a file, from a position of its own."""
+    """Reads a part of a file, with its own position."""
 
     def __init__(self, descriptor: int, part: Part) -> None:
         super().__init__()
@@ -97,11 +97,11 @@ class Window(io.RawIOBase):
         view, part = memoryview(buffer).cast("B"), self._part
         wanted = min(len(view), part.end - part.begin - self._at)
         data = os.pread(self._descriptor, wanted, part.begin + self._at) if wanted > 0 else b""
-        view[: len(data)] = self._patched(data)
+        view[: len(data)] = self._apply_patch(data)
         self._at += len(data)
         return len(data)
 
-    def _patched(self, data: bytes) -> bytes:
+    def _apply_patch(self, data: bytes) -> bytes:
         if self._part.patch is None:
             return data
         at, new = self._part.patch
@@ -124,14 +124,14 @@ def open_part(descriptor: int, part: Part) -> io.BufferedReader:
 
 
 def find_parts(file: IO[bytes]) -> list[Part]:
-    """The recordings of a file, in order: at least one, at most MAX_PARTS."""
+    """Finds the recordings of a file, in order: at least one, at most MAX_PARTS."""
     length, kind = file.seek(0, os.SEEK_END), kind_of(file)
     if kind is None:
         return [Part(0, length)]
     parts: list[Part] = []
     begin: int | None = 0
     while begin is not None and len(parts) < MAX_PARTS:
-        part, begin = _one_part(file, kind, begin, length)
+        part, begin = _find_part(file, kind, begin, length)
         parts.append(part)
     if begin is not None:
         last = parts[-1]
@@ -139,13 +139,13 @@ def find_parts(file: IO[bytes]) -> list[Part]:
     return parts
 
 
-def _one_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Part, int | None]:
-    """The part that begins there, and where the next one does."""
+def _find_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Part, int | None]:
+    """Returns the part at `begin`, and the begin of the next one."""
     extent = EXTENTS[kind](file, begin, length)
     following = next_beginning(file, kind, extent.ends, length)
     end = length if following is None else following
     if extent.is_stated and end > extent.ends:
-        # A recording that was cut off is as long as stated only together with the one that follows.
+        # A truncated recording reaches its stated length only together with the one that follows.
         inner = next_beginning(file, kind, begin + MIN_BYTES, extent.ends)
         if inner is not None:
             extent, following, end = Extent(inner), inner, inner
@@ -154,19 +154,19 @@ def _one_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Par
     return Part(begin, end, extent.unlisted + behind, patch), following
 
 
-def _chunked(file: IO[bytes], begin: int, length: int) -> Extent:
+def _chunked_extent(file: IO[bytes], begin: int, length: int) -> Extent:
     return Extent(*chunked.sound_ends(file, begin, length))
 
 
-def _avi(file: IO[bytes], begin: int, length: int) -> Extent:
+def _avi_extent(file: IO[bytes], begin: int, length: int) -> Extent:
     form = next(chunked.read_chunks(file, begin, length))
     if form.end is None or form.end > length:
         return Extent(form.body)
     return Extent(form.end, is_stated=True, is_read_on=True)
 
 
-def _matroska(file: IO[bytes], begin: int, length: int) -> Extent:
-    """A segment may have other files attached to it."""
+def _matroska_extent(file: IO[bytes], begin: int, length: int) -> Extent:
+    """Extent of a Matroska segment; other files may be attached to it."""
     head = read_at(file, begin, 128)
     header = ebml.element(head, 0)
     segment = ebml.element(head, header.end) if header and header.end else None
@@ -175,8 +175,8 @@ def _matroska(file: IO[bytes], begin: int, length: int) -> Extent:
     return Extent(begin + len(ebml.EBML.to_bytes(4)))
 
 
-def _mp4(file: IO[bytes], begin: int, length: int) -> Extent:
-    """Up to the first box of an unknown kind, or one that only another recording has."""
+def _mp4_extent(file: IO[bytes], begin: int, length: int) -> Extent:
+    """Extent of an MP4: up to the first box of an unknown kind, or of another recording."""
     moov, ends, sound, is_fragmented = b"", begin, 0, False
     for kind, at, body, end in mp4.file_boxes(file, begin, length):
         if kind not in mp4.KINDS or (kind == b"ftyp" and at > begin) or (kind == b"moov" and moov):
@@ -194,7 +194,7 @@ def _mp4(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 def _box_patch(file: IO[bytes], begin: int, box: int | None, end: int) -> tuple[int, bytes] | None:
-    """The size of a box of sound that lacks a stretch, so that it ends where its description begins."""
+    """Correction of a truncated audio box's size, up to its description."""
     if box is None:
         return None
     moov = next_beginning(file, MOOV, box + 8, end)
@@ -205,24 +205,24 @@ def _box_patch(file: IO[bytes], begin: int, box: int | None, end: int) -> tuple[
     return at - begin, (moov - box).to_bytes(width)
 
 
-def _mp3(file: IO[bytes], begin: int, _length: int) -> Extent:
+def _mp3_extent(file: IO[bytes], begin: int, _length: int) -> Extent:
     tag = id3_ends(read_at(file, begin, 10))
     return Extent(begin + tag + 4)
 
 
-def _au(file: IO[bytes], begin: int, length: int) -> Extent:
+def _au_extent(file: IO[bytes], begin: int, length: int) -> Extent:
     ends = chunked.au_ends(read_at(file, begin, chunked.HEAD))
     if ends is None or begin + ends > length:
         return Extent(begin + MIN_BYTES)
     return Extent(begin + ends, is_stated=True)
 
 
-def _unstated(_file: IO[bytes], begin: int, _length: int) -> Extent:
+def _unstated_extent(_file: IO[bytes], begin: int, _length: int) -> Extent:
     return Extent(begin + MIN_BYTES)
 
 
-def _ogg(file: IO[bytes], begin: int, length: int) -> Extent:
-    """The streams of one recording begin with a page each, before any other page."""
+def _ogg_extent(file: IO[bytes], begin: int, length: int) -> Extent:
+    """Extent of Ogg: each stream of a recording begins with one page, before any other page."""
     at = begin
     while at < length and OGG.begins(file, at):
         head = read_at(file, at, OGG_PAGE + 255)
@@ -232,6 +232,7 @@ def _ogg(file: IO[bytes], begin: int, length: int) -> Extent:
 
 
 EXTENTS: dict[Kind, Callable[[IO[bytes], int, int], Extent]] = {
-    WAVE: _chunked, AIFF: _chunked, CAF: _chunked, W64: _chunked, AU: _au, AVI: _avi, FLAC: _unstated,
-    WAVPACK: _unstated, ASF: _unstated, MATROSKA: _matroska, MP4: _mp4, MP3: _mp3, OGG: _ogg,
+    WAVE: _chunked_extent, AIFF: _chunked_extent, CAF: _chunked_extent, W64: _chunked_extent, AU: _au_extent,
+    AVI: _avi_extent, FLAC: _unstated_extent, WAVPACK: _unstated_extent, ASF: _unstated_extent,
+    MATROSKA: _matroska_extent, MP4: _mp4_extent, MP3: _mp3_extent, OGG: _ogg_extent,
 }  # fmt: skip

@@ -1,9 +1,9 @@
-"""What a decoder must have heard to go on behind a cut as if there were none.
+"""Pre-roll: the last packets of a chunk, decoded before the next one so that a cut has no effect.
 
-Opus predicts each packet from those before it: begun anew in the middle of a recording, it is wrong for some
-80 ms, and not the same for twice as long. AAC needs the frame before. So the last packets of one piece come
-before the next piece, too, and their sound is left out again. RFC 7845, 4.6 and RFC 6716, 3.1. Here is how
-WebM has them; see `fragments` for MP4.
+Opus predicts each packet from earlier ones: started in the middle of a recording, it is wrong for about
+80 ms, and differs for twice as long. AAC needs the previous frame. So the last packets of one chunk precede
+the next chunk, and their audio is dropped. RFC 7845, 4.6 and RFC 6716, 3.1. This is for WebM; see `fragments`
+for MP4.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SILK, HYBRID, CELT = (0.01, 0.02, 0.04, 0.06), (0.01, 0.02), (0.0025, 0.005, 0.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A SimpleBlock as it was written, and the time stamps of its cluster and, within that, of itself."""
+    """A SimpleBlock's bytes, its cluster's time stamp, and its relative one."""
 
     data: bytes
     cluster: int
@@ -31,13 +31,13 @@ class Block:
 
     @property
     def timestamp(self) -> float:
-        """Of its first sample, if the unit of time stamps is the usual millisecond."""
+        """Time of its first sample, if time stamps are in milliseconds, as usual."""
         return (self.cluster + self.relative) / 1000
 
 
 def block(whole: bytes, content: bytes, cluster: int | None) -> Block | None:
-    """A SimpleBlock; None where it has more in it than one packet of Opus."""
-    # One byte names the track, two the time, one what it is like; laced blocks hold several packets.
+    """Parses a SimpleBlock; None unless it contains exactly one Opus packet."""
+    # One byte of track number, two of time, one of flags; laced blocks contain several packets.
     if cluster is None or len(content) < 5 or not content[0] & 0x80 or content[3] & LACED:
         return None
     seconds = packet_seconds(content[4:])
@@ -46,7 +46,7 @@ def block(whole: bytes, content: bytes, cluster: int | None) -> Block | None:
 
 
 def packet_seconds(packet: bytes) -> float:
-    """How long the sound of an Opus packet is; 0 where it is none."""
+    """Seconds of an Opus packet; 0 if invalid."""
     mode, code = packet[0] >> 3, packet[0] & 3
     short = HYBRID[mode & 1] if mode < 16 else CELT[mode & 3]
     frame = SILK[mode & 3] if mode < 12 else short
@@ -55,19 +55,21 @@ def packet_seconds(packet: bytes) -> float:
 
 
 def latest(blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """The last ones, as many as are enough; none where something is missing between them."""
+    """The last adjacent blocks, as many as a decoder needs."""
     kept: list[Block] = []
     for one in reversed(tuple(blocks)):
-        if kept and (sum(each.seconds for each in kept) >= ENOUGH or not _adjacent(one, kept[0].timestamp)):
+        if kept and (
+            sum(item.seconds for item in kept) >= ENOUGH or not _is_adjacent(one, kept[0].timestamp)
+        ):
             break
         kept.insert(0, one)
     return tuple(kept)
 
 
 def leads_to(blocks: tuple[Block, ...], timestamp: float) -> bool:
-    """Whether the sound at `timestamp` comes right behind the last of them."""
-    return bool(blocks) and _adjacent(blocks[-1], timestamp)
+    """True if the audio at `timestamp` directly follows the last block."""
+    return bool(blocks) and _is_adjacent(blocks[-1], timestamp)
 
 
-def _adjacent(before: Block, timestamp: float) -> bool:
+def _is_adjacent(before: Block, timestamp: float) -> bool:
     return abs(before.timestamp + before.seconds - timestamp) <= NEAR

@@ -1,4 +1,4 @@
-"""What has been decoded of a file, in one recording after the other: part of the decoder's own process."""
+"""Decoding progress of a file with its recordings; runs in the decoder process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from batchscribe.audio.decoding.tracks import RefusedError
 
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
 INTACT_SECONDS = 1.0
-"""So long a beginning without damage is sound, however much behind it is broken."""
+"""Undamaged beginning from which on a part is accepted, however much after it is damaged."""
 LOUDEST = 2.0**31
-"""No sound, whatever unit its writer had in mind; the squares of larger numbers are soon not finite."""
+"""Limit of plausible samples in any unit; the squares of larger numbers are soon not finite."""
 SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
-"""Highest bytes of float32: sign and most of the exponent of what is less than LOUDEST."""
+"""Highest bytes of float32 below LOUDEST: sign and most of the exponent."""
 
 
 class TooLongError(RefusedError):
-    """There is more sound than the order allows, in all parts together."""
+    """All parts together have more audio than the order allows."""
 
 
 def too_long(max_samples: int) -> str:
@@ -30,23 +30,23 @@ def too_long(max_samples: int) -> str:
 
 @dataclass
 class Progress:
-    """What has been decoded of one input so far."""
+    """State of the decoding of one input."""
 
     max_samples: int
     send: Callable[[bytes], None]
     channels: int = 1
-    """Of what is sent. Samples are counted once for all of them, but those that are no numbers."""
+    """Channels sent. Samples count once for all channels, except `not_numbers`."""
     samples: int = 0
     good: int = 0
     bad: int = 0
     not_numbers: int = 0
     damaged: bool = False
     begun: bool = False
-    """Whether START was sent."""
+    """True if START was sent."""
     part: int = 0
-    """The count of samples when the current part began; `good`, `bad` and `unbroken` are of that part."""
+    """`samples` at the begin of the current part; `good`, `bad` and `unbroken` are of that part."""
     unbroken: int | None = None
-    """The count of samples at its first damage."""
+    """`samples` at its first damage."""
     pending: bytearray = field(default_factory=bytearray)
 
     @property
@@ -55,7 +55,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """So much sound may still come."""
+        """Remaining seconds of the order's limit."""
         return (self.max_samples - self.samples) / SAMPLE_RATE
 
     def begin_part(self) -> None:
@@ -72,7 +72,7 @@ class Progress:
         self.add(frame.samples, memoryview(frame.planes[0])[:size])
 
     def add_silence(self, samples: int) -> None:
-        """The same for a hole."""
+        """Counts and sends a hole. Raises TooLongError beyond the limit."""
         for begin in range(0, samples, PIECE_SAMPLES):
             some = min(PIECE_SAMPLES, samples - begin)
             self.add(some, bytes(some * BYTES_PER_SAMPLE * self.channels))
@@ -94,13 +94,13 @@ class Progress:
         del self.pending[:size]
 
     def finite(self, piece: bytes) -> bytes:
-        """Silence for every sample that is no sound: one alone would spoil all 30 s around it."""
-        # The highest byte tells: a sum over all samples would take as long as the resampling.
+        """Replaces implausible samples by silence: a single one would spoil the 30 s around it."""
+        # The highest byte suffices: a sum over all samples would take as long as the resampling.
         if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
             return piece
         samples = array("f", piece)
         for place, sample in enumerate(samples):
-            # Turned around it would be true of what is not a number.
+            # Not `>=`, which is false for nan.
             if not abs(sample) < LOUDEST:
                 samples[place] = 0.0
                 self.not_numbers += 1
@@ -108,17 +108,17 @@ class Progress:
 
 
 def check_part(progress: Progress) -> None:
-    """Notes damage of a part. Raises RefusedError if nothing in it is sound."""
+    """Records damage of a part. Raises RefusedError if it has no usable audio."""
     if progress.samples == progress.part:
-        raise RefusedError("no sound could be decoded from it")
+        raise RefusedError("no audio could be decoded from it")
     unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
     if progress.bad > progress.good and unbroken < INTACT_SECONDS * SAMPLE_RATE:
-        raise RefusedError("too damaged: more of it is broken than sound")
+        raise RefusedError("too damaged: more of it is broken than intact")
     progress.damaged |= bool(progress.bad)
 
 
 def conclude(progress: Progress) -> dict[str, object]:
-    """Length in seconds, and whether some of it is lost. Raises RefusedError if most of it is no sound."""
+    """Payload of END. Raises RefusedError if most samples are not numbers."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
         raise RefusedError("too damaged: most of its samples are not numbers")

@@ -1,7 +1,7 @@
-"""What a chunk without a header lacks, found in the chunks of its folder that came before it.
+"""Repairs chunks without a header, from earlier chunks in the same folder.
 
-They need not be in the manifest: the first chunk of a recording may have been transcribed long ago. Nothing
-is fetched for chunks that have a header.
+These need not be in the manifest: the first chunk of a recording may have been transcribed long ago. Chunks
+with a header need no fetch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundEr
 from batchscribe.protocols import Store
 
 LOOK_BACK = 32
-"""A cluster is not longer than so many chunks; further back only the first chunk is looked at."""
+"""Most chunks in one cluster; further back, only the first chunk is read."""
 FIRST = (1, 0)
-"""Numbers that the first chunk of a folder may have."""
+"""Possible numbers of a folder's first chunk."""
 PIECES = frozenset({Shape.CLUSTER, Shape.BLOCK, Shape.FRAGMENT, Shape.STUB})
 KEPT = 8
-"""Chunks may be decoded a little out of order."""
+"""States kept per session, because chunks may be decoded slightly out of order."""
 
 
 @dataclass(slots=True)
@@ -31,57 +31,59 @@ class _Session:
 
 
 class Recordings:
-    """Remembers for each session what its last chunks left behind. For any thread."""
+    """Keeps the state after the last chunks of each session. Thread-safe."""
 
     def __init__(self, source: Store, *, limit: int | None = None) -> None:
-        """A chunk of more than `limit` bytes counts as missing."""
+        """`limit`: chunks of more bytes count as missing."""
         self._source = source
         self._limit = limit
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
 
     def repaired(self, key: str, data: bytes) -> Repaired:
-        """The chunk as it can be decoded by itself. Raises AudioError where it cannot be.
+        """Returns the chunk, completed so that it can be decoded. Raises AudioError if that is impossible.
 
-        Raises what the store raises, but for chunks that are missing.
+        Also raises what the store raises, except for missing chunks.
         """
         name, begins = audio_name(key), shape(data)
         if name is None or (number := name.number) is None:
-            return _ended(repair(data), lambda: None)
+            return _check_end(repair(data), lambda: None)
         if not _may_be_piece(begins, name.type):
-            return _ended(repair(data), lambda: self._fetched(key, number + 1))
+            return _check_end(repair(data), lambda: self._fetch_chunk(key, number + 1))
         with self._lock:
             session = self._sessions.setdefault(name.session, _Session())
         with session.lock:
-            found = repair(data, self._before(session, key, number))
+            found = repair(data, self._state_before(session, key, number))
             if found.seen:
                 session.seen[number] = found.seen
                 for old in [back for back in session.seen if back < number - KEPT]:
                     del session.seen[old]
-        return _ended(found, lambda: self._fetched(key, number + 1))
+        return _check_end(found, lambda: self._fetch_chunk(key, number + 1))
 
-    def _before(self, session: _Session, key: str, number: int) -> Recording | None:
-        """What the chunk before this one left behind, or at least the header of its recording."""
+    def _state_before(self, session: _Session, key: str, number: int) -> Recording | None:
+        """State after the previous chunk, or at least its recording's header."""
         earlier: list[bytes] = []
         for back in range(number - 1, max(-1, number - 1 - LOOK_BACK), -1):
             if back in session.seen:
-                return _folded(session.seen[back], earlier)
-            if (data := self._fetched(key, back)) is None:
-                return _folded(self._header(key, range(back - 1, max(-1, back - LOOK_BACK), -1)), earlier)
+                return _fold_state(session.seen[back], earlier)
+            if (data := self._fetch_chunk(key, back)) is None:
+                return _fold_state(
+                    self._find_header(key, range(back - 1, max(-1, back - LOOK_BACK), -1)), earlier
+                )
             if (begun := recording(data)) is not None:
-                return _folded(begun, earlier)
+                return _fold_state(begun, earlier)
             earlier.append(data)
-        return _folded(self._header(key, FIRST), earlier)
+        return _fold_state(self._find_header(key, FIRST), earlier)
 
-    def _header(self, key: str, numbers: range | tuple[int, ...]) -> Recording | None:
-        """The header alone, of the nearest chunk that has one: what was in between is lost."""
+    def _find_header(self, key: str, numbers: range | tuple[int, ...]) -> Recording | None:
+        """State with only the header, from the nearest chunk with one; later state is lost."""
         for number in (*numbers, *FIRST):
-            data = self._fetched(key, number)
+            data = self._fetch_chunk(key, number)
             if data is not None and (begun := recording(data)) is not None:
                 return Recording(begun.header, delay=begun.delay)
         return None
 
-    def _fetched(self, key: str, number: int) -> bytes | None:
+    def _fetch_chunk(self, key: str, number: int) -> bytes | None:
         for name in named(key, number):
             try:
                 return self._source.get(name, limit=self._limit).data
@@ -91,13 +93,13 @@ class Recordings:
 
 
 def may_lack_header(key: str) -> bool:
-    """True if the chunk that it goes on from may still come: what cannot be decoded now may be then."""
+    """True if its previous chunk may still come, with the missing header."""
     name = audio_name(key)
     return name is not None and name.number is not None and name.type == "webm"
 
 
-def _ended(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
-    """With the truth about its end: what is cut through is lost, unless the next chunk goes on with it."""
+def _check_end(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
+    """Marks a chunk as torn if the next chunk does not continue a cut block."""
     if found.seen is None or not found.seen.cut_through:
         return found
     try:
@@ -109,12 +111,12 @@ def _ended(found: Repaired, following: Callable[[], bytes | None]) -> Repaired:
 
 
 def _may_be_piece(begins: Shape, extension: str) -> bool:
-    """Whether to look for what it lacks. Most of what begins in no known way is simply of another kind."""
+    """True if it may lack a header. Most files with an unknown beginning are another format."""
     return begins in PIECES or (begins is Shape.TORN and extension == "webm")
 
 
 def named(key: str, number: int) -> Iterator[str]:
-    """What a chunk of that number beside this one may be called."""
+    """Yields possible keys of chunk `number` in the same folder."""
     name = audio_name(key)
     assert name is not None
     digits = name.stem.removeprefix("chunk-")
@@ -122,8 +124,8 @@ def named(key: str, number: int) -> Iterator[str]:
         yield f"{name.folder}chunk-{written}.{name.name.rpartition('.')[2]}"
 
 
-def _folded(state: Recording | None, earlier: list[bytes]) -> Recording | None:
-    """What is left behind after chunks in between, given newest first."""
+def _fold_state(state: Recording | None, earlier: list[bytes]) -> Recording | None:
+    """State after the chunks in between, given newest first."""
     for data in reversed(earlier):
         try:
             state = repair(data, state).seen or state

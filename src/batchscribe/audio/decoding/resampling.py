@@ -1,4 +1,4 @@
-"""Frames of any shape become 16 kHz float32: part of the decoder's own process."""
+"""Resamples frames of any shape to 16 kHz float32; runs in the decoder process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from batchscribe.audio.decoding.mixing import Fold
 
 GATHERED_SAMPLES = 9600
-"""So many of the file's own rate are resampled at once: a call costs more than 20 ms of sound."""
+"""Samples, at the file's rate, that are resampled at once: a call per 20 ms frame would be slow."""
 
 
 class Resampler:
-    """To 16 kHz float32 of one channel or two, whatever arrives; a stream may change its shape on the way.
+    """Resamples to 16 kHz float32 of one channel or two; a stream may change its shape.
 
-    More channels than are wanted are mixed, not left out: the voice may be in the middle one.
+    Surplus channels are mixed, not dropped: the voice may be in the center channel.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,7 +34,7 @@ class Resampler:
         self._gathered = AudioFifo()
 
     def push(self, frame: AudioFrame) -> Iterator[AudioFrame]:
-        """Raises RefusedError for a shape that is not decoded."""
+        """Yields resampled frames. Raises RefusedError for an unsupported shape."""
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:
             check_shape(frame.sample_rate, frame.layout.nb_channels)
@@ -42,19 +42,19 @@ class Resampler:
             self._shape = shape
             self._inner = AudioResampler(format="flt", layout=self._layout, rate=SAMPLE_RATE)
             self._fold = new_fold(frame, self._channels)
-        # Samples are counted here: `Holes` has looked at the time stamps.
+        # Only samples count here: `Holes` has processed the time stamps.
         frame.pts = None
         self._gathered.write(frame)
         if self._gathered.samples >= GATHERED_SAMPLES:
-            yield from self._resampled()
+            yield from self._resample_gathered()
 
     def flush(self) -> Iterator[AudioFrame]:
         if self._inner is not None:
-            yield from self._resampled()
+            yield from self._resample_gathered()
             yield from self._inner.resample(None)
         self._inner, self._shape, self._gathered = None, (), AudioFifo()
 
-    def _resampled(self) -> Iterator[AudioFrame]:
+    def _resample_gathered(self) -> Iterator[AudioFrame]:
         gathered = self._gathered.read()
         if self._inner is None or not gathered:
             return
@@ -63,10 +63,10 @@ class Resampler:
 
 
 def new_fold(frame: AudioFrame, channels: int) -> Fold | None:
-    """What mixes frames of this shape; None for those that have no more channels than are wanted."""
+    """Mixer for frames of this shape; None if they have no surplus channels."""
     if frame.layout.nb_channels <= channels:
         return None
-    # Numpy is imported for the first file that needs it: most have one track of one channel.
+    # Imports numpy only for the first file that needs it: most have one track of one channel.
     from batchscribe.audio.decoding.mixing import Fold  # noqa: PLC0415 - see above
 
     return Fold(frame, channels)

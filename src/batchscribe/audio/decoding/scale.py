@@ -1,8 +1,8 @@
-"""The unit of float samples: part of the decoder's own process.
+"""Guesses the unit of float samples; runs in the decoder process.
 
-Full scale is 1. Some programs write 16-bit numbers as floats without scaling them, and a decoder that takes
-them as they are hears a square wave. Which unit it is cannot be read anywhere: it is guessed from the loudest
-samples, leaving out the few that may be damage.
+Full scale should be 1. Some programs write 16-bit numbers as floats without scaling, which would clip to a
+square wave. No header states the unit: it is guessed from the loudest samples, except for the few that may be
+damage.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from batchscribe.audio.decoding.tracks import prepare_stream
 
 FLOATS = ("pcm_f16", "pcm_f24", "pcm_f32", "pcm_f64")
 FAR_BYTE = 0x42
-"""Highest byte of float32, without its sign, from 32 on: no recording is so hot."""
+"""Highest byte of float32, without its sign, from 32 on: too loud for a scaled recording."""
 SANE_BYTE = 0x4F
-"""The same from 2**31 on: no unit is so large."""
+"""The same from 2**31 on: too large for any unit."""
 UNITS = ((0x47, 2.0**15), (0x4B, 2.0**23), (SANE_BYTE, 2.0**31))
-"""Full scale of 16, 24 and 32-bit numbers, and the highest byte of that."""
+"""Highest bytes and full scales of 16, 24 and 32-bit numbers."""
 DAMAGED = 1e-4
-"""At most this share of the samples is taken for damage rather than for sound."""
+"""Largest share of samples that counts as damage."""
 
 
 def guess_unit(stream: AudioStream, reopen: Callable[[], InputContainer]) -> float:
-    """What full scale is in this track: 1, or the unit of whole numbers. Reads all of it."""
+    """Guesses full scale of a track: 1, or that of integers. Reads the whole track."""
     if not stream.codec_context.codec.canonical_name.startswith(FLOATS):
         return 1.0
     container = reopen()
     counted: Counter[int] = Counter()
     plain: AudioResampler | None = None
     try:
-        same = next(each for each in container.streams.audio if each.index == stream.index)
+        same = next(audio for audio in container.streams.audio if audio.index == stream.index)
         prepare_stream(same)
         for frame in container.decode(same):
             plain = plain or AudioResampler(
                 AudioFormat("flt"), layout=frame.layout.name, rate=frame.sample_rate
             )
             frame.pts = None
-            for each in plain.resample(frame):
-                size = each.samples * each.layout.nb_channels * 4
-                counted.update(bytes(each.planes[0])[3:size:4])
+            for part in plain.resample(frame):
+                size = part.samples * part.layout.nb_channels * 4
+                counted.update(bytes(part.planes[0])[3:size:4])
     except (FFmpegError, ValueError):
-        pass  # Damage is for the decoding that follows to report.
+        pass  # The decoding that follows reports the damage.
     return unit_of(counted)
 
 
 def unit_of(highest: Counter[int]) -> float:
-    """The unit of samples, by how often each highest byte occurs."""
+    """Unit of samples, from the counts of their highest bytes."""
     counted: Counter[int] = Counter()
     for byte, count in highest.items():
         counted[byte & 0x7F] += count

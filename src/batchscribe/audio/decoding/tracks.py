@@ -1,7 +1,7 @@
-"""The tracks of one file: part of the decoder's own process.
+"""The tracks of one file; runs in the decoder process.
 
-Each track is read through a container of its own, so that tracks that lie one behind the other in the file
-need no more memory than those that take turns.
+Each track is read through its own container, so that sequential tracks need no more memory than interleaved
+ones.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ UNTAGGED = frozenset({"", "und", "mis", "mul", "zxx"})
 
 
 class RefusedError(Exception):
-    """This input is not decoded; the text is one line for the user.
+    """This input cannot be decoded; the text is one line for the user.
 
-    `final`: the same decoder will refuse it again, whatever the circumstances.
+    `final`: the same decoder will always refuse it.
     """
 
     def __init__(self, message: str, *, final: bool = False) -> None:
@@ -39,22 +39,22 @@ class RefusedError(Exception):
 
 
 def check_shape(rate: int, channels: int) -> None:
-    """Raises RefusedError for a sampling rate or a number of channels that no recorder writes."""
+    """Raises RefusedError for an implausible sampling rate or number of channels."""
     if rate not in SAMPLE_RATES:
-        raise RefusedError(f"a sampling rate of {rate} Hz: 4 to 768 kHz can be decoded", final=True)
+        raise RefusedError(f"unsupported sampling rate of {rate} Hz: 4 to 768 kHz can be decoded", final=True)
     if not 1 <= channels <= MAX_CHANNELS:
         raise RefusedError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded", final=True)
 
 
 def prepare_stream(stream: AudioStream) -> None:
-    """Makes it ready to be decoded. Raises RefusedError if it is not decoded."""
+    """Prepares a stream for decoding. Raises RefusedError if it is not supported."""
     codec: AudioCodecContext | None = stream.codec_context
     if codec is None:
-        raise RefusedError("audio coded in a way that is not known here", final=True)
+        raise RefusedError("unknown audio codec", final=True)
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
-        raise RefusedError(f"audio coded as {name}, which is not decoded here", final=True)
-    channels = _own_layout(codec)
+        raise RefusedError(f"unsupported audio codec {name}", final=True)
+    channels = _count_channels(codec)
     if codec.sample_rate:
         check_shape(codec.sample_rate, channels)
     codec.thread_count = 1
@@ -63,11 +63,11 @@ def prepare_stream(stream: AudioStream) -> None:
 _LAYOUTS: list[AudioLayout] = []
 
 
-def _own_layout(codec: AudioCodecContext) -> int:
-    """The number of channels; the places of more than two are left to the decoder.
+def _count_channels(codec: AudioCodecContext) -> int:
+    """Number of channels; the layout of more than two is left to the decoder.
 
-    PyAV frees a layout that the container wrote channel by channel once for every reader of it. So the one
-    that is read here is kept, and replaced before anything else reads it.
+    PyAV frees a layout that the container states channel by channel once for every read of it. So the layout
+    that is read here is kept alive, and replaced before any other read.
     """
     layout = codec.layout
     channels = layout.nb_channels
@@ -79,13 +79,13 @@ def _own_layout(codec: AudioCodecContext) -> int:
 
 
 def decodable(container: InputContainer) -> tuple[list[int], bool]:
-    """The places of the tracks that can be decoded, and whether there are others.
+    """Returns the indexes of decodable tracks, and True if there are others.
 
     Raises RefusedError if there is none, or too many.
     """
     streams = container.streams.audio
     if not streams:
-        raise RefusedError("no audio in it", final=True)
+        raise RefusedError("no audio track", final=True)
     if len(streams) > MAX_TRACKS:
         raise RefusedError(f"{len(streams)} tracks: at most {MAX_TRACKS} can be decoded", final=True)
     places: list[int] = []
@@ -102,7 +102,7 @@ def decodable(container: InputContainer) -> tuple[list[int], bool]:
 
 
 def group_tracks(languages: Sequence[str], *, split: bool) -> list[list[int]]:
-    """The tracks that are mixed with each other; languages are not mixed, with `split` no tracks are."""
+    """Groups the tracks to mix: by language, or none together with `split`."""
     if split:
         return [[number] for number in range(len(languages))]
     if not of_several_languages(languages):
@@ -114,5 +114,5 @@ def group_tracks(languages: Sequence[str], *, split: bool) -> list[list[int]]:
 
 
 def of_several_languages(languages: Sequence[str]) -> bool:
-    """True if the tags of the tracks name at least two languages."""
+    """True if the tracks' tags name at least two languages."""
     return len(set(languages) - UNTAGGED) > 1

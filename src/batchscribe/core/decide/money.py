@@ -1,4 +1,4 @@
-"""Money: the only place that computes with Decimal, and that turns seconds into dollars.
+"""Money: the only module that computes with Decimal, and converts seconds to dollars.
 
 Amounts are stored as integer micro-dollars: text summed by SQLite becomes binary floats.
 """
@@ -23,7 +23,7 @@ class Usd:
 
     @classmethod
     def parse(cls, text: str | float) -> Self:
-        """Dollars from text such as `0.526`. Raises ValueError where it is not an amount."""
+        """Parses dollars such as `0.526`. Raises ValueError if it is not an amount."""
         try:
             amount = Decimal(str(text).removeprefix("$"))
             return cls(int((amount * MICRO).to_integral_value()))
@@ -41,15 +41,15 @@ class Usd:
 
     @property
     def dollars(self) -> float:
-        """For JSON numbers only; never computed with."""
+        """Dollars for JSON numbers only, not for computation."""
         return float(Decimal(self.micros) / MICRO)
 
     def text(self, places: int = 4) -> str:
-        """The amount without its sign of currency, with so many decimal places."""
+        """The amount without a currency sign, with so many decimal places."""
         return f"{Decimal(self.micros) / MICRO:.{places}f}"
 
     def per(self, quantity: float) -> Usd | None:
-        """Dollars for each unit; None where there is no unit to share them."""
+        """Dollars per unit; None if there are no units."""
         if quantity <= 0:
             return None
         return Usd(int((Decimal(self.micros) / Decimal(str(quantity))).to_integral_value()))
@@ -57,7 +57,7 @@ class Usd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What an hour of an instance costs, who says so, and as of when."""
+    """Hourly price of an instance, with its source and date."""
 
     per_hour: Usd
     source: str
@@ -73,9 +73,9 @@ FREE = Rate(per_hour=Usd(0), source="this machine")
 
 
 def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -> Usd:
-    """The bill for one start that ran so many seconds, rounded up to a micro-dollar.
+    """Cost of one start of `seconds`, rounded up to a micro-dollar.
 
-    Monotone in `seconds`; nothing is billed for an instance that never ran (0 seconds).
+    Monotone in `seconds`; 0 for an instance that never ran (0 seconds).
     """
     if seconds <= 0:
         return Usd(0)
@@ -85,7 +85,7 @@ def cost(rate: Rate, seconds: float, *, minimum: int = MINIMUM_BILLED_SECONDS) -
 
 
 def units_per_dollar(units: int, amount: Usd) -> float | None:
-    """Chunks (or hours) bought by a dollar; None where nothing was spent."""
+    """Chunks (or hours) per dollar; None if nothing was spent."""
     if amount.micros <= 0:
         return None
     return float(Decimal(units) * MICRO / Decimal(amount.micros))

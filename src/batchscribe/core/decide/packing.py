@@ -1,4 +1,4 @@
-"""How long a backlog takes, what it costs, and what of it fits into one run."""
+"""Estimates time and cost of a backlog, and packs runs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ BYTES_PER_SECOND = {
     "opus": 4_000.0,
     "webm": 4_000.0,
 }
-"""What a second of speech takes until this source has taught us better: 16 kHz mono PCM for wav, the
-usual speech bit rates for the rest, low where unsure so that a batch is over- rather than underestimated."""
+"""Bitrates (bytes per audio second) until runs of this source show better ones: 16 kHz mono PCM for wav,
+usual speech bitrates for the rest; low if unsure, so that a batch is over- rather than underestimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priors:
-    """What earlier runs taught: speed, set-up time, and how long a byte lasts."""
+    """Values learned from earlier runs: speed, setup time, and bitrates."""
 
     speed: float = 20.0
     """Audio seconds for each second of work (RTFx)."""
@@ -48,7 +48,7 @@ class Priors:
     learned: bool = False
 
     def audio_seconds(self, chunk: Chunk) -> float:
-        """An estimate: the true duration is known only after decoding."""
+        """Estimated audio seconds; the true duration is known only after decoding."""
         name = audio_name(chunk.key)
         kind = name.type if name else "webm"
         return chunk.size / (self.bytes_per_second.get(kind) or BYTES_PER_SECOND[kind])
@@ -71,7 +71,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The chunks that one run takes, and how many startable ones it leaves."""
+    """The chunks of one run, and the number of those left."""
 
     chunks: tuple[Chunk, ...]
     estimate: Estimate
@@ -79,7 +79,7 @@ class Batch:
 
 
 def estimate(chunks: Sequence[Chunk], priors: Priors, rate: Rate) -> Estimate:
-    """Time and money for these chunks in one run of their own."""
+    """Estimates time and cost of these chunks in one run."""
     audio = sum(priors.audio_seconds(chunk) for chunk in chunks)
     work = audio / priors.speed
     return Estimate(
@@ -102,11 +102,11 @@ def pack(
     seconds: float,
     limit: int | None = None,
 ) -> Batch:
-    """The candidates, in their order, until `seconds` are full: at least one chunk, where there is any.
+    """Takes candidates in order until `seconds` are full; at least one chunk if there is any.
 
-    Whole sessions where possible: one that no longer fits is left for the next run, unless it comes
-    first and is too long for any. A chunk that is longer than the time by itself is taken only where
-    nothing else is left, and alone: its engine may be faster than we think.
+    Prefers whole sessions: one that does not fit is left for the next run, unless it comes first and is too
+    long for any run. A chunk that exceeds the time by itself is taken only if nothing else is left, and
+    alone: the engine may be faster than estimated.
     """
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
@@ -121,13 +121,13 @@ def _whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> l
         session = list(group)
         length = sum(priors.audio_seconds(chunk) for chunk in session)
         if length > budget:
-            return taken or _beginning(session, priors, budget)
+            return taken or _first_fitting(session, priors, budget)
         taken += session
         budget -= length
     return taken
 
 
-def _beginning(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
-    """As much of a session as fits, from its first chunk on."""
+def _first_fitting(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+    """The first chunks of a session, as many as fit."""
     ends = accumulate(priors.audio_seconds(chunk) for chunk in session)
     return [chunk for chunk, end in zip(session, ends, strict=True) if end <= budget]

@@ -1,7 +1,7 @@
-"""Whether a start pays now: `decide` turns an observation into a decision, with its reason.
+"""Scheduling policy: `decide` maps an observation to a decision with its reason.
 
-The decision is total and pure: the same observation always gets the same answer, in one sentence
-and in numbers.
+The decision is total and pure: the same observation always has the same result, in one sentence and in
+numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 
 INTENT_LASTS: Final = timedelta(minutes=10)
-"""A run that asked for no start by then is closed: what it was decided on is out of date."""
+"""A run without a start request by then is closed: its observation is out of date."""
 
 
 PATIENT_STARTS: Final = 2
@@ -32,7 +32,7 @@ class PolicyName(StrEnum):
 
 
 class IfRunning(StrEnum):
-    """What to do with a GPU that is already running and not ours."""
+    """Action for a GPU that runs but is not managed by us."""
 
     HOLD = "hold"
     USE = "use"
@@ -49,12 +49,12 @@ class Policy:
     limit: int | None = None
     daily_budget: Usd | None = None
     by_hand: bool = False
-    """A person asked: whatever is pending is taken, whatever its age or its past."""
+    """Requested by a user: takes all pending chunks, regardless of age and earlier failures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The world at one moment, frozen."""
+    """Inputs of one decision, frozen."""
 
     now: datetime
     backlog: Backlog
@@ -66,14 +66,14 @@ class Observation:
     spent_today: Usd = ZERO
     """By settled runs since midnight UTC, at most."""
     fruitless: int = 0
-    """Paid runs in a row, up to now, that got no chunk done."""
+    """Latest consecutive paid runs without a transcript."""
     last_fruitless: datetime | None = None
     stranger: str | None = None
-    """Why the instance is in use by another scheduler, if it is."""
+    """The sentence for an instance in use by another scheduler; else None."""
 
 
 class ReasonCode(StrEnum):
-    """Why, for programs; the sentence says it to people."""
+    """Reason of a decision, for programs; the sentence is for users."""
 
     PAUSED = "paused"
     EMPTY = "nothing-pending"
@@ -103,7 +103,7 @@ class Reason:
 class Hold:
     reason: Reason
     overdue: bool = False
-    """A chunk's longest wait is in reach and no start is possible, or a chunk has used up its attempts."""
+    """A chunk's longest wait is in reach and no start is possible, or a chunk has no attempts left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +129,30 @@ Decision = Hold | Launch | Resume | Reclaim
 
 
 def decide(seen: Observation, policy: Policy) -> Decision:
-    """The decision for what was seen; total, pure, and in this order of precedence.
+    """Decides for an observation; total and pure.
 
-    A run of ours comes first, then a pause by a person, then whether a start pays, and last whether
-    the instance is ours to start.
+    In order of precedence: an open run, a pause by the user, the policy's triggers, and obstacles to a start.
     """
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
         return Hold(Reason(ReasonCode.PAUSED, f"paused until {seen.paused_until:%Y-%m-%d %H:%M} UTC"))
     batch = fit(seen, policy)
-    pays, reason = _pays(seen, policy, batch)
+    pays, reason = _find_reason(seen, policy, batch)
     if not pays:
         return Hold(reason, overdue=seen.backlog.exhausted > 0)
-    if obstacle := _backing_off(seen, policy) or _over_budget(seen, policy, batch) or _obstacle(seen, policy):
+    if (
+        obstacle := _find_backoff(seen, policy)
+        or _find_budget_limit(seen, policy, batch)
+        or _find_obstacle(seen, policy)
+    ):
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
-    return Launch(reason, batch, borrowed=seen.instance.state in _SOMEBODY_STARTED)
+    return Launch(reason, batch, borrowed=seen.instance.state in _ALREADY_UP)
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
-    """What one run would take of the backlog as it stands."""
+    """The batch that one run would take of the current backlog."""
     return pack(
         seen.backlog.candidates,
         pending=seen.backlog.pending,
@@ -161,29 +164,31 @@ def fit(seen: Observation, policy: Policy) -> Batch:
 
 
 def continue_run(now: datetime, run: Run) -> Decision:
-    """The decision while a run is open: it goes on, or it is closed."""
+    """Decides for an open run: it continues, or it is closed."""
     numbers = {"run": run.id, "state": run.state.value}
     if not run.started and now - run.created >= INTENT_LASTS:
-        sentence = f"run {run.id} was planned, and asked for no start in time: it is closed"
+        sentence = f"run {run.id} was planned, but requested no start in time: it is closed"
         return Reclaim(Reason(ReasonCode.NEVER_STARTED, sentence, numbers), run)
     if now >= run.deadline:
-        sentence = f"run {run.id} is past its deadline {run.deadline:%H:%M} UTC: it is released"
+        sentence = f"run {run.id} is past its deadline {run.deadline:%H:%M} UTC: its GPU is stopped"
         return Reclaim(Reason(ReasonCode.DEADLINE, sentence, numbers), run)
-    return Resume(Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state.value}: it goes on", numbers), run)
+    return Resume(
+        Reason(ReasonCode.OPEN_RUN, f"run {run.id} is {run.state.value}: it continues", numbers), run
+    )
 
 
-def _pays(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool, Reason]:
-    numbers = _numbers(seen, policy, batch)
-    if trigger := _trigger(seen, policy, batch):
+def _find_reason(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool, Reason]:
+    numbers = _collect_numbers(seen, policy, batch)
+    if trigger := _find_trigger(seen, policy, batch):
         return True, Reason(*trigger, numbers)
-    return False, Reason(*_shortfall(seen, policy), numbers)
+    return False, Reason(*_explain_hold(seen, policy), numbers)
 
 
-def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
-    """What makes a start pay; None where nothing does."""
+def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
+    """The reason for a start; None if there is none."""
     backlog = seen.backlog
     if policy.by_hand and backlog.pending:
-        return ReasonCode.NOW, f"asked for now: {_chunks(backlog.pending)} pending"
+        return ReasonCode.NOW, f"requested by the user: {_chunks(backlog.pending)} pending"
     if policy.name is PolicyName.NOW and backlog.triggering:
         return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
     if backlog.triggering >= policy.threshold:
@@ -191,14 +196,14 @@ def _trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCod
         return ReasonCode.THRESHOLD, sentence
     if wait_in_reach(seen, policy, batch):
         return ReasonCode.MAX_WAIT, (
-            f"the oldest chunk has waited {_hours(_age(seen))} h; with the next check in "
+            f"the oldest chunk has waited {_hours(_longest_wait(seen))} h; with the next check in "
             f"{_hours(policy.check_interval)} h it would pass the longest wait of {_hours(policy.max_wait)} h"
         )
     return None
 
 
-def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
-    """Why nothing makes a start pay."""
+def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
+    """The reason for no start."""
     backlog = seen.backlog
     if backlog.triggering:
         sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
@@ -216,38 +221,38 @@ def _shortfall(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
 
 
 def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
-    """True if waiting for the next check would break the longest wait; False for an empty backlog.
+    """True if waiting for the next check would exceed the longest wait; False for an empty backlog.
 
-    A chunk that failed waits from its last attempt on, so that each further attempt costs at most one start.
+    A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
     """
     if _waiting_since(seen.backlog) is None:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
-    return _age(seen) + policy.check_interval + lead >= policy.max_wait
+    return _longest_wait(seen) + policy.check_interval + lead >= policy.max_wait
 
 
-def _backing_off(seen: Observation, policy: Policy) -> Reason | None:
-    """Why no start is made after starts that produced no transcript; None if there were none.
+def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
+    """The reason for a pause after starts without a transcript; None if there is none.
 
-    One such start may be bad luck. From the second on each pause doubles, up to a day; a user may start.
+    From the second such start on, each pause doubles, up to a day; users may still start a run.
     """
     if policy.by_hand or seen.last_fruitless is None or seen.fruitless < PATIENT_STARTS:
         return None
-    # Bounded before it is doubled: a row of failures may get long.
+    # Bounded before it is doubled: there may be many failures in a row.
     pause = min(policy.check_interval * (1 << min(seen.fruitless - 1, 20)), LONGEST_PAUSE)
     until = seen.last_fruitless + pause
     if seen.now >= until:
         return None
     return Reason(
         ReasonCode.BACKING_OFF,
-        f"the last {seen.fruitless} starts were paid for and got no chunk done: the next is tried from "
-        f"{until:%Y-%m-%d %H:%M} UTC on. See `batchscribe report` and `gpu check --start`; `batchscribe run` "
-        "tries at once",
+        f"the last {seen.fruitless} starts were paid for, but transcribed no chunk: the next one follows "
+        f"after {until:%Y-%m-%d %H:%M} UTC. See `batchscribe report` and `gpu check --start`; "
+        "`batchscribe run` starts at once",
     )
 
 
-def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
-    """Why this start would pass the day's budget; None where it would not, or there is none."""
+def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reason | None:
+    """The reason if this start would exceed the day's budget; else None."""
     if policy.daily_budget is None or seen.spent_today + batch.estimate.cost <= policy.daily_budget:
         return None
     sentence = (
@@ -257,8 +262,8 @@ def _over_budget(seen: Observation, policy: Policy, batch: Batch) -> Reason | No
     return Reason(ReasonCode.BUDGET, sentence)
 
 
-def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
-    """Why the instance is not ours to start; None where it is."""
+def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
+    """The reason if the instance must not be started; else None."""
     instance = seen.instance
     if seen.stranger:
         return Reason(ReasonCode.GPU_IN_USE, seen.stranger)
@@ -267,33 +272,33 @@ def _obstacle(seen: Observation, policy: Policy) -> Reason | None:
             sentence = f"instance {instance.id} is {instance.state}: set GPU_INSTANCE_ID to one that exists"
             return Reason(ReasonCode.GPU_MISSING, sentence)
         case InstanceState.PENDING if policy.if_running is IfRunning.HOLD:
-            sentence = f"{instance.id} is being started by somebody else: left alone (GPU_IF_RUNNING=hold)"
+            sentence = f"{instance.id} is being started from outside: not touched (GPU_IF_RUNNING=hold)"
             return Reason(ReasonCode.GPU_MOVING, sentence)
         case InstanceState.RUNNING if policy.if_running is IfRunning.HOLD:
-            sentence = f"{instance.id} is already running and not ours: left alone (GPU_IF_RUNNING=hold)"
+            sentence = f"{instance.id} is running, started from outside: not touched (GPU_IF_RUNNING=hold)"
             return Reason(ReasonCode.GPU_IN_USE, sentence)
         case _:
             return None
 
 
 def _waiting_since(backlog: Backlog) -> datetime | None:
-    """Since when the chunk waits that waits longest and may start a GPU."""
+    """Begin of the longest wait among chunks that may start a GPU."""
     return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
 
 
-def _age(seen: Observation) -> timedelta:
+def _longest_wait(seen: Observation) -> timedelta:
     since = _waiting_since(seen.backlog)
     return seen.now - since if since else _NO_TIME
 
 
-def _numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:
+def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[str, float | int | str | None]:
     oldest = seen.backlog.oldest
     return {
         "pending": seen.backlog.pending,
         "triggering": seen.backlog.triggering,
         "waiting": seen.backlog.waiting,
         "threshold": policy.threshold,
-        "oldest_hours": round(_age(seen).total_seconds() / 3600, 2) if oldest else None,
+        "oldest_hours": round(_longest_wait(seen).total_seconds() / 3600, 2) if oldest else None,
         "max_wait_hours": policy.max_wait.total_seconds() / 3600,
         "batch_chunks": len(batch.chunks),
         "batch_left": batch.left,
@@ -312,5 +317,5 @@ def _hours(span: timedelta) -> str:
     return f"{span.total_seconds() / 3600:.1f}"
 
 
-_SOMEBODY_STARTED: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
+_ALREADY_UP: Final = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _NO_TIME: Final = timedelta(0)

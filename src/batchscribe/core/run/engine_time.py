@@ -1,7 +1,6 @@
-"""What the workers of a run, or of many, say of their time: summed, as shares, and with whom to blame.
+"""Time of the workers of one run or several: sums, shares, and the stages that delayed the engine.
 
-An engine that is loaded is busy, or starved of windows, or blocked by what comes after it. Every second in
-which it is not busy is paid for all the same.
+A loaded engine is busy, starved of windows, or blocked by the stage after it. Each second costs the same.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from batchscribe.core.text import flags
 
 N = TypeVar("N", int, float)
 PUBLISHING = "publishing"
-"""The stage that comes after the engine."""
+"""The stage after the engine."""
 TOLERATED = 0.03
-"""Of the time after loading: with more of it, the stage that took it is named."""
+"""Share of the time after loading above which a report names the stage that delayed the engine."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """For reports. Seconds; shares are of the time after loading, None where no engine was loaded."""
+    """Engine time for reports, in seconds; shares of the time after loading, None without an engine."""
 
     workers: int
     load_seconds: float
@@ -31,18 +30,18 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     starved_seconds: float
     blocked_seconds: float
     starved_by: dict[str, float]
-    """By the stage that was waited for."""
+    """By the stage that the engine waited for."""
     busy_share: float | None
     starved_share: float | None
     blocked_share: float | None
     to_blame: tuple[str, ...]
-    """Stages that took more of the engine's time than can be tolerated; empty where all is well."""
+    """Stages that delayed the engine by more than TOLERATED."""
     flags: dict[str, int]
-    """How many of the transcripts carry each flag."""
+    """Number of transcripts with each flag."""
 
 
 def worked(timings: Timings, counted: Mapping[str, int]) -> Worked:
-    """Of one worker. What it did before its engine was loaded is no time of the engine's."""
+    """Engine time of one worker, from the loading of its engine on."""
     if timings.loaded is None:
         return Worked(workers=1, flags=dict(counted))
     return Worked(
@@ -58,42 +57,42 @@ def worked(timings: Timings, counted: Mapping[str, int]) -> Worked:
 
 
 def total(each: Iterable[Worked]) -> Worked:
-    """The sums over several workers, or over several runs."""
-    told = list(each)
+    """Sums over several workers, or over several runs."""
+    parts = list(each)
     return Worked(
-        workers=sum(one.workers for one in told),
-        load=sum(one.load for one in told),
-        after_load=sum(one.after_load for one in told),
-        busy=sum(one.busy for one in told),
-        starved=sum(one.starved for one in told),
-        blocked=sum(one.blocked for one in told),
-        starved_by=_summed(one.starved_by for one in told),
-        flags=_summed(one.flags for one in told),
+        workers=sum(part.workers for part in parts),
+        load=sum(part.load for part in parts),
+        after_load=sum(part.after_load for part in parts),
+        busy=sum(part.busy for part in parts),
+        starved=sum(part.starved for part in parts),
+        blocked=sum(part.blocked for part in parts),
+        starved_by=_sum_tables(part.starved_by for part in parts),
+        flags=_sum_tables(part.flags for part in parts),
     )
 
 
-def work_of(told: Worked) -> Work | None:
-    """What a report says of it; None where no worker said anything."""
-    if not told.workers:
+def work_of(reported: Worked) -> Work | None:
+    """The engine time for a report; None if no worker reported any."""
+    if not reported.workers:
         return None
     return Work(
-        workers=told.workers,
-        load_seconds=told.load,
-        after_load_seconds=told.after_load,
-        busy_seconds=told.busy,
-        starved_seconds=told.starved,
-        blocked_seconds=told.blocked,
-        starved_by=told.starved_by,
-        busy_share=_share(told.busy, told),
-        starved_share=_share(told.starved, told),
-        blocked_share=_share(told.blocked, told),
-        to_blame=tuple(filter(None, (_starving(told), _blocking(told)))),
-        flags=told.flags,
+        workers=reported.workers,
+        load_seconds=reported.load,
+        after_load_seconds=reported.after_load,
+        busy_seconds=reported.busy,
+        starved_seconds=reported.starved,
+        blocked_seconds=reported.blocked,
+        starved_by=reported.starved_by,
+        busy_share=_share_of(reported.busy, reported),
+        starved_share=_share_of(reported.starved, reported),
+        blocked_share=_share_of(reported.blocked, reported),
+        to_blame=tuple(filter(None, (_starving_stage(reported), _blocking_stage(reported)))),
+        flags=reported.flags,
     )
 
 
 def work_lines(work: Work | None) -> list[str]:
-    """For people: a line on the engine's time, one on the flags, each where there is anything to say."""
+    """Report lines on the engine's time and on the flags; empty ones are left out."""
     if work is None:
         return []
     counted = flag_text(work.flags)
@@ -101,7 +100,7 @@ def work_lines(work: Work | None) -> list[str]:
 
 
 def flag_text(counted: Mapping[str, int]) -> str:
-    """`3 repaired, 1 partial`: known flags in their order, then those that a newer worker brought."""
+    """`3 repaired, 1 partial`: known flags in their order, then unknown ones of a newer worker."""
     order = (*flags.ALL, *sorted(set(counted) - set(flags.ALL)))
     return ", ".join(f"{counted[flag]} {flag}" for flag in order if counted.get(flag))
 
@@ -119,22 +118,22 @@ def _engine_line(work: Work) -> str:
     )
 
 
-def _starving(told: Worked) -> str:
-    """The stage that the engine waited for most, where it starved too long."""
-    if not told.starved_by or (_share(told.starved, told) or 0.0) <= TOLERATED:
+def _starving_stage(reported: Worked) -> str:
+    """The stage that starved the engine most, if above TOLERATED."""
+    if not reported.starved_by or (_share_of(reported.starved, reported) or 0.0) <= TOLERATED:
         return ""
-    return max(told.starved_by, key=lambda stage: told.starved_by[stage])
+    return max(reported.starved_by, key=lambda stage: reported.starved_by[stage])
 
 
-def _blocking(told: Worked) -> str:
-    return PUBLISHING if (_share(told.blocked, told) or 0.0) > TOLERATED else ""
+def _blocking_stage(reported: Worked) -> str:
+    return PUBLISHING if (_share_of(reported.blocked, reported) or 0.0) > TOLERATED else ""
 
 
-def _share(seconds: float, told: Worked) -> float | None:
-    return round(seconds / told.after_load, 4) if told.after_load > 0 else None
+def _share_of(seconds: float, reported: Worked) -> float | None:
+    return round(seconds / reported.after_load, 4) if reported.after_load > 0 else None
 
 
-def _summed(tables: Iterable[Mapping[str, N]]) -> dict[str, N]:
+def _sum_tables(tables: Iterable[Mapping[str, N]]) -> dict[str, N]:
     sums: dict[str, N] = {}
     for table in tables:
         for name, value in table.items():

@@ -1,8 +1,8 @@
-"""The contract between the controller and the box beside the GPU: what is asked, what it answers.
+"""The contract between the controller and the GPU host: requests and replies.
 
-A question is one of a few fixed words on the box's command line; all data travels as JSON on its
-standard input. The answer is the last line of its standard output. Without that line nothing is
-known: an exit code of ssh may be the connection's, the shell's or a signal's.
+A request is one of a few fixed words on the host's command line, with its data as JSON on standard input. The
+reply is the last line of standard output. Without that line the result is unknown: an exit code of ssh may
+come from the connection, the shell or a signal.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ VERSION = WIRE_VERSION
 MODULE = "batchscribe.wiring.host"
 BOOT_MODULE = "batchscribe.wiring.host_boot"
 LIVE = "live"
-"""First argument of an agent that has the workers' environment already; an agent started over ssh gets its
+"""First argument of an agent that already has the workers' environment; an agent started over ssh gets its
 run as the second."""
 BOX_UNIT = "batchscribe-box.service"
-"""Takes up the claim at boot; the other three power off where it cannot."""
+"""Accepts the claim at boot; the other three power off if it cannot."""
 DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
 CLAIM_SLACK = timedelta(minutes=5)
-"""How far the box's clock may be behind the controller's."""
+"""Largest lag of the host's clock behind the controller's."""
 
 
 class EndRequest(WorkerName, frozen=True, kw_only=True):
-    """Ask a worker to end; `force` kills it. Stored by the controller, obeyed by the agent."""
+    """Request to end a worker; `force` kills it. Stored by the controller, executed by the agent."""
 
     force: bool = False
 
 
 class StartRequest(Dated, frozen=True, kw_only=True):
-    """Start the agent for a run, and permit it to begin the run's workers."""
+    """Request to start a run's agent, which permits it to start workers."""
 
     run: Name
     release: str
@@ -47,15 +47,15 @@ class StartRequest(Dated, frozen=True, kw_only=True):
     deadline: Time
     region: str = ""
     endpoint: str = ""
-    """AWS's, for a host whose environment file does not name them."""
+    """Of AWS, for a host without them in its environment file."""
     borrowed: bool = False
-    """The instance's record holds no claim of this run: the host must never be powered off for it."""
+    """The instance's record has no claim of this run: the host must never be powered off for it."""
     sha256: Key = ""
     """Of the run's last manifest; empty if its controller does not send it."""
 
 
 class StartPermit(StartRequest, frozen=True, kw_only=True):
-    """A start request as the host keeps it, for the agents of one boot."""
+    """A start request, stored on the host for agents of one boot."""
 
     boot: Name
     """The kernel's boot id."""
@@ -75,35 +75,35 @@ class StartPermit(StartRequest, frozen=True, kw_only=True):
 
 
 class CheckRequest(Dated, frozen=True, kw_only=True):
-    """What the box should be able to do."""
+    """Request to check the host's preconditions."""
 
     now: Time
-    """The asker's time, to compare clocks."""
+    """The controller's time, to compare clocks."""
     engine: EngineSpec
     gpu: bool
     source: Key = ""
     output: Key = ""
-    """URLs of the stores that it must reach; empty ones are not tried."""
+    """URLs of the stores that it must reach; empty ones are not checked."""
     region: str = ""
     endpoint: str = ""
     busy: bool = False
-    """A run is at work there: a second model beside its own could take the GPU's memory from it."""
+    """A run is active there: a second model could exhaust the GPU's memory."""
     boots: bool = False
-    """Its record says that it takes up claims at boot: its units must be there."""
+    """According to its record, it accepts claims at boot: its units must be installed."""
     home: Key = ""
-    """URL of the store where the asker leaves its claims: at boot the box must look there. Empty: any."""
+    """URL of the store with the controller's claims, which the host must read at boot. Empty: any."""
     control: Key = ""
     """URL of the control objects, if they are not below `output`."""
 
 
 class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The lines of the environment file that every worker on the box gets."""
+    """Lines of the environment file for all workers on the host."""
 
     text: str
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One precondition that was looked at, and what mends it where it does not hold."""
+    """One checked precondition, and the fix if it is not met."""
 
     what: str
     ok: bool
@@ -112,35 +112,35 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line that the box prints."""
+    """The host's reply: the last line of its output."""
 
     box: Count = VERSION
     release: str = ""
     done: bool = False
-    """It did now what was asked; False where that was done before, or had not to be done."""
+    """True if the request was executed now; False if that was done before, or was not needed."""
     error: str = ""
     permanent: bool = False
-    """The error stays until somebody mends it."""
+    """The error stays until a user fixes it."""
     findings: tuple[Finding, ...] = ()
 
 
 class ClaimLaunch(StrEnum):
-    """When the agent of a host that finds this claim begins the run's workers."""
+    """Trigger on which the agent starts the workers of a claim's run."""
 
     BOOT = "boot"
     """As soon as the host is up."""
     SSH = "ssh"
     """After the controller's start request over ssh."""
     HELD = "held"
-    """Never: the agent does nothing at all, so that a rehearsal shows what else stops the instance."""
+    """Never: the agent does nothing, so that a rehearsal shows what else stops the instance."""
 
 
 class BoxClaim(Dated, frozen=True, kw_only=True):
-    """The run that an instance is started for; removed when the run has been released."""
+    """The run that an instance is started for; removed after the run's teardown."""
 
     run: Name
     created: Time
-    """Of the run's intent: a boot before it, or after `deadline`, is none of this claim's business."""
+    """Of the run's intent: the claim does not apply to a boot before it, or after `deadline`."""
     deadline: Time
     output: Key
     """URL of the store that holds the run's manifests."""
@@ -148,10 +148,10 @@ class BoxClaim(Dated, frozen=True, kw_only=True):
     region: str = ""
     endpoint: str = ""
     borrowed: bool = False
-    """The instance runs on after the run: it is never powered off for it."""
+    """The instance keeps running after the run: it is never powered off for it."""
 
     def meant_for(self, boot: datetime) -> bool:
-        """True if a host that booted then may have been started for this claim."""
+        """True if a boot at this time may be for this claim."""
         return self.created <= boot + CLAIM_SLACK and boot < self.deadline
 
 
@@ -159,29 +159,29 @@ class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """Timeouts of the agent, in seconds."""
 
     store: Seconds = 600.0
-    """For its record, after boot: credentials of a role may take a while."""
+    """For its record, after boot: a role's credentials may arrive late."""
     first: Seconds = 600.0
-    """For the first manifest, and for the start request over ssh once a manifest is there."""
+    """For the first manifest, and then for the start request over ssh."""
     linger: Seconds = 100.0
-    """For another manifest or for the stop, after a worker's last word."""
+    """For another manifest or for the stop, after a worker's exit record."""
     silence: Seconds = 840.0
-    """Without progress of its worker. The dead-man comes a minute later, the controller's patience too."""
+    """Without progress of its worker. The dead-man switch and the controller react a minute later."""
     grace: Seconds = 60.0
-    """For a worker that was asked to end, by its controller or at the deadline; then it is killed."""
+    """For a worker to end, after the controller's request or the deadline; then it is killed."""
     overtime: Seconds = 180.0
-    """From the deadline to the dead-man's, so that the last windows are not lost to it."""
+    """From the deadline to that of the dead-man switch, so that the last windows are not lost."""
     told: Seconds = 45.0
-    """From its word that a worker died to the end of power: its controller may want to stop it."""
+    """From its report of a dead worker to the power-off: the controller may stop the host before."""
 
 
 class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Which instance a box is, and where its record lies; left there by the set-up."""
+    """The host's instance id and the location of its record; written by the setup."""
 
     instance: Name
     home: Key
     """URL of the store that holds the instance's record."""
     source: Key = ""
-    """URL of the audio; with the two others the only places that a manifest may name."""
+    """URL of the audio; a manifest may name only this and the two other stores."""
     control: Key = ""
     """URL of the control objects, the record among them; empty if they are below `home`."""
     region: str = ""
@@ -189,35 +189,35 @@ class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
     waits: BoxWaits = BoxWaits()
 
     def control_of(self, output: str) -> str:
-        """URL of the control objects of `output`; empty if they are below it, as those of a rehearsal."""
+        """URL of the control objects of `output`; empty if they are below it, as for a rehearsal."""
         return self.control if output.rstrip("/") == self.home.rstrip("/") else ""
 
 
 class BootRecord(Dated, frozen=True, kw_only=True):
-    """Which boot took up a run's claim; create-only, so that no later boot does it again."""
+    """The boot that accepted a run's claim; create-only, so that no later boot accepts it again."""
 
     version: Count = VERSION
     run: Name
     boot: Name
     """The kernel's boot id."""
     at: Time
-    """When that boot began, by the box's clock."""
+    """Begin of that boot, by the host's clock."""
     release: str
 
 
 class BoxEnd(Dated, frozen=True, kw_only=True):
-    """Why the agent ended its run; written before the power-off, if there is one."""
+    """The agent's reason for ending its run; written before the power-off, if there is one."""
 
     version: Count = VERSION
     run: Name
     worker: Count | None = None
-    """The worker that died or hung, where that is the reason."""
+    """The worker that died or hung, if that is the reason."""
     why: str
     at: Time
 
 
 class InstanceRecord(Dated, frozen=True, kw_only=True):
-    """What is known of an instance that was set up; kept in the store."""
+    """Stored state of an instance that was set up."""
 
     version: Count = VERSION
     instance: Name
@@ -225,23 +225,23 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """The version of the worker installed there."""
     at: Time
     fingerprint: str = ""
-    """Of the host key that is pinned for it."""
+    """Of its pinned host key."""
     boots: bool = False
-    """Its units are installed: it takes up its claim at boot, and powers itself off."""
+    """Its units are installed: it accepts its claim at boot, and powers itself off."""
     shows_tags: bool = False
-    """Its metadata service shows its tags, and among them the hash of its manifest."""
+    """Its metadata service shows its tags, including the hash of its manifest."""
     claim: BoxClaim | None = None
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
-        """How its workers begin if that is wanted: a manifest without a known hash comes over ssh."""
+        """Start of its workers: over ssh if it cannot accept claims at boot or verify the manifest."""
         able = self.boots and (self.shows_tags or wanted is not ClaimLaunch.BOOT)
         return wanted if able else ClaimLaunch.SSH
 
 
 def last_word(output: bytes) -> BoxReply | None:
-    """The reply in the last line of what a box printed; None where it got no last word out.
+    """Decodes the reply in the last line of a host's output; None if there is none.
 
-    What a login script prints before it is skipped.
+    Output of login scripts before it is skipped.
     """
     lines = output.strip().splitlines()
     try:

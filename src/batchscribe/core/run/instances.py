@@ -1,4 +1,4 @@
-"""A cloud machine as it was seen, and what that means for the bill."""
+"""A cloud instance as observed, and whether it is billed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from enum import StrEnum
 RUN_TAG = "batchscribe:run"
 DEADLINE_TAG = "batchscribe:deadline"
 MANIFEST_TAG = "batchscribe:manifest"
-"""SHA-256 of the run's last manifest, for a host that begins without ssh."""
+"""SHA-256 of the run's last manifest, for a GPU host that starts without ssh."""
 STOP_PATIENCE_SECONDS = 600.0
-"""From the stop request to `stopped`; after that it is an alarm."""
+"""From the stop request to `stopped`; a longer stop raises an alarm."""
 
 GUARD_FIRST = timedelta(minutes=10)
 GUARD_EVERY = timedelta(minutes=5)
 GUARD_LAST = timedelta(minutes=25)
-"""When the guard outside stops an instance, counted from its deadline: a try that falls into `pending`
-fails, so there is more than one; and none comes later, when the instance may be in other hands."""
+"""Times after a deadline at which the external guard stops the instance. An attempt during `pending` fails,
+so there are several; none comes later, because the instance may have another owner by then."""
 
 
 class InstanceState(StrEnum):
-    """The states of EC2's instance life cycle, and `missing` where there is no such instance."""
+    """States of EC2's instance life cycle; `missing` if there is no such instance."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -33,17 +33,17 @@ class InstanceState(StrEnum):
 
     @property
     def billable(self) -> bool:
-        """EC2 bills `running` only; pending and stopping are free (except while hibernating)."""
+        """True if billed: EC2 bills `running` only (and stopping while hibernating)."""
         return self is InstanceState.RUNNING
 
     @property
     def proved_stopped(self) -> bool:
-        """Seen stopped. `missing` proves nothing: we may be looking in another region or account."""
+        """True if observed stopped. `missing` proves nothing: the region or account may be wrong."""
         return self in _STOPPED
 
     @property
     def moving(self) -> bool:
-        """On its way to another state: worth a wait, not a verdict."""
+        """True in a transitional state: wait for the next one."""
         return self in _MOVING
 
 
@@ -53,7 +53,7 @@ _MOVING = frozenset({InstanceState.PENDING, InstanceState.STOPPING, InstanceStat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One look at an instance. Addresses change with every start: never keep them."""
+    """Result of one poll of an instance. Addresses change with every start: do not store them."""
 
     id: str
     state: InstanceState
@@ -66,17 +66,17 @@ class Instance:
 
     @property
     def run(self) -> str | None:
-        """The run that claims this instance, or None. A released claim is an empty tag."""
+        """The run that claims this instance, or None. An empty tag is a released claim."""
         return self.tags.get(RUN_TAG) or None
 
     @property
     def released(self) -> bool:
-        """Whether its last claim was given back: the tag is there, and empty. Tags that got lost are not."""
+        """True if its last claim was released: the tag is present and empty, not lost."""
         return self.tags.get(RUN_TAG) == ""
 
     @property
     def deadline(self) -> datetime | None:
-        """The deadline in its tags; None where the tag is absent, empty or not a time."""
+        """The deadline in its tags; None if the tag is absent, empty or not a time."""
         try:
             return datetime.fromisoformat(self.tags.get(DEADLINE_TAG, ""))
         except ValueError:
@@ -85,7 +85,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What is written on an instance before it is started: whose it is, and until when."""
+    """Tags of an instance before its start: its run, and the deadline."""
 
     instance: str
     run: str

@@ -1,6 +1,6 @@
-"""The contract between controller and worker: what is asked, what is under way, how it ended.
+"""The contract between controller and worker: manifest, progress and exit record.
 
-All of it travels through the store, versioned. A worker refuses a manifest of another version.
+All of them are in the store, versioned. A worker refuses a manifest of another version.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class WorkerName(msgspec.Struct, frozen=True, kw_only=True):
     worker: Count
 
     def checked(self) -> WorkerName:
-        """Returns itself. Raises MisconfiguredError if it could name a folder that is not its own."""
+        """Returns itself. Raises MisconfiguredError if it could name another folder than its own."""
         if not NAME.fullmatch(self.run) or self.worker < 0:
             raise MisconfiguredError(f"not the name of a run and a worker: {self.run!r} {self.worker}")
         return self
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine, with which model. `auto` was already resolved by the controller."""
+    """Engine and model. The controller has already resolved `auto`."""
 
     engine: str
     model: str = ""
@@ -69,12 +69,12 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hearing(msgspec.Struct, frozen=True, kw_only=True):
-    """How chunks become what the engine hears."""
+    """Audio options: how chunks become input of the engine."""
 
     overlap_ms: Count | None = None
-    """By how much neighbouring chunks of a session overlap; None is measured."""
+    """Overlap of neighbouring chunks of a session, in milliseconds; None: measured."""
     split_channels: bool = False
-    """Each channel by itself, its words labelled; else mixed down."""
+    """Transcribe channels separately, with labelled words; else mixed down."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +88,9 @@ class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
     size: Bytes
     session: Key
     transcript: Key
-    """Where its transcript goes, relative to `Manifest.output`."""
+    """Key of its transcript, relative to `Manifest.output`."""
     troubled: bool = False
-    """It failed, or could not be had, before: it is heard alone, so that nobody else is blamed with it."""
+    """It failed before, or was unavailable: transcribed alone, so that a failure is attributed to it only."""
 
 
 class Manifest(Dated, frozen=True, kw_only=True):
@@ -98,7 +98,7 @@ class Manifest(Dated, frozen=True, kw_only=True):
     run: Name
     worker: Count
     release: str
-    """The version of batchscribe that wrote it; the worker beside the GPU must be the same."""
+    """Version of batchscribe that wrote it; the worker on the GPU host must have the same."""
     source: Key
     output: Key
     deadline: Time
@@ -108,7 +108,7 @@ class Manifest(Dated, frozen=True, kw_only=True):
     limits: Limits = Limits()
     region: str = ""
     endpoint: str = ""
-    """Where the stores are, in AWS's words, for a worker whose own environment does not say it."""
+    """AWS region and endpoint of the stores, for a worker without them in its environment."""
     chunks: Annotated[tuple[ManifestChunk, ...], Meta(max_length=MAX_CHUNKS)]
     seal: str = ""
     """See core/run/seals.py; empty if its scheduler has no secret."""
@@ -122,7 +122,7 @@ class Phase(StrEnum):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker has got through; chunks that were done by somebody else are `skipped`."""
+    """Processed chunks of a worker; chunks that another worker transcribed are `skipped`."""
 
     done: Count = 0
     failed: Count = 0
@@ -146,14 +146,14 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     starved: Seconds = 0.0
     """Time in which a loaded engine had nothing to do."""
     blocked: Seconds = 0.0
-    """Time in which a loaded engine waited for what comes after it."""
+    """Time in which a loaded engine waited for the stage after it."""
     starved_by: dict[Word, Seconds] = {}
-    """The starved seconds by the stage that they waited for: `fetch`, `decode`, `cut` (looking for speech),
-    or `progress` (telling the store what is in flight)."""
+    """The starved seconds by the stage that caused them: `fetch`, `decode`, `cut` (speech detection), or
+    `progress` (writing the chunks in flight to the store)."""
 
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
-    """What workers say of their time and of their transcripts, summed over all of a run; seconds."""
+    """Engine time and flags, summed over the workers of a run; seconds."""
 
     workers: Count = 0
     load: Seconds = 0.0
@@ -167,7 +167,7 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(Dated, frozen=True, kw_only=True):
-    """Replaced every few seconds; unchanged by the watcher's own clock means silent."""
+    """Replaced every few seconds; if it stays unchanged by the supervisor's clock, the worker is stalled."""
 
     run: Name
     worker: Count
@@ -178,30 +178,30 @@ class Progress(Dated, frozen=True, kw_only=True):
     tally: Tally
     timings: Timings
     results: Count = 0
-    """Windows that came back from the engine so far; it grows only while the engine works."""
+    """Results of the engine so far; grows only while the engine works."""
     in_engine: Count = 0
     """Windows in the engine now."""
     in_flight: Annotated[tuple[Key, ...], Meta(max_length=MAX_CHUNKS)] = ()
-    """Keys being decoded, or begun by the engine and not whole yet: blamed, once, if the worker dies now."""
+    """Keys in decoders, or in the engine and not complete yet: each gets one failure if the worker dies."""
 
 
 class FailureKind(StrEnum):
-    """Whose fault a failure is. Only `chunk`, `refused` and `crash` count towards quarantine."""
+    """Cause of a failure. Only `chunk`, `refused` and `crash` count towards quarantine."""
 
     CHUNK = "chunk"
     REFUSED = "refused"
-    """It is of a kind that this decoder never decodes."""
+    """This decoder does not support its format."""
     CRASH = "crash"
     """It was in flight when its worker died."""
     ARCHIVED = "archived"
     CHANGED = "changed"
-    """The object is no longer the one in the manifest."""
+    """The object differs from the one in the manifest."""
     MACHINE = "machine"
-    """The store or the box was in trouble."""
+    """A failure of the store or the GPU host."""
 
     @property
     def final(self) -> bool:
-        """True if one failure is enough: a second attempt changes nothing."""
+        """True if one failure is enough: a second attempt would fail, too."""
         return self is FailureKind.REFUSED
 
 
@@ -215,15 +215,15 @@ class Failure(Dated, frozen=True, kw_only=True):
     message: str
     at: Time
     decoder: str = ""
-    """Version of the decoder: a better one is tried again."""
+    """Version of the decoder: a newer one tries again."""
     alone: bool = False
-    """Of a crash: no other chunk was in flight, so that it is the chunk's own."""
+    """Of a crash: no other chunk was in flight, so this one caused it."""
 
 
 def counted(failures: Iterable[Failure]) -> list[Failure]:
-    """The failures that are the chunk's own, which count towards quarantine.
+    """Failures that count towards quarantine.
 
-    One death of a worker is not: that takes a second one, or a chunk that was alone in flight.
+    A single crash of a worker does not count, unless the chunk was alone in flight; two do.
     """
     known = list(failures)
     crashes = [failure for failure in known if failure.kind is FailureKind.CRASH]
@@ -238,15 +238,15 @@ def counted(failures: Iterable[Failure]) -> list[Failure]:
 
 class WorkerEnd(StrEnum):
     FINISHED = "finished"
-    """Every chunk of the manifest was looked at."""
+    """Every chunk of the manifest was processed."""
     STOPPED = "stopped"
-    """Asked to end, or out of time; the rest is still pending."""
+    """Stop request or deadline; the rest is still pending."""
     FAILED = "failed"
-    """The machine or the engine cannot do it."""
+    """Error of the machine or the engine."""
 
 
 class ExitRecord(Dated, frozen=True, kw_only=True):
-    """The worker's last word; the store, not this, says what is done."""
+    """The worker's exit record. Which chunks are done is determined from the store, not from this."""
 
     run: Name
     worker: Count
@@ -258,16 +258,16 @@ class ExitRecord(Dated, frozen=True, kw_only=True):
     failures: Annotated[tuple[Failure, ...], Meta(max_length=MAX_CHUNKS)] = ()
     device: str = ""
     gpu_broken: bool = False
-    """It could not work because the box has no usable GPU."""
+    """The worker failed because the host has no usable GPU."""
     seconds_by_type: dict[Word, Seconds] = msgspec.field(default_factory=dict)
-    """Audio seconds for each file extension, to learn how long a byte lasts."""
+    """Audio seconds for each file extension, to learn bitrates."""
     bytes_by_type: dict[Word, Bytes] = msgspec.field(default_factory=dict)
     flags: dict[str, Count] = msgspec.field(default_factory=dict)
-    """How many of the published transcripts carry each flag."""
+    """Number of published transcripts with each flag."""
 
 
 class QuarantineRecord(Dated, frozen=True, kw_only=True):
-    """A chunk that failed for good, as long as ETag and decoder stay the same."""
+    """A chunk that failed permanently, until its ETag or the decoder changes."""
 
     key: Key
     etag: Key

@@ -1,4 +1,4 @@
-"""Stop orders outside this machine, by the run that each belongs to: which of them are still needed."""
+"""Stop orders in the cloud, by run: decides which of them are still needed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import datetime
 from batchscribe.core.run.instances import Instance
 
 HAND = "hand-"
-"""Prefix of a manual session's name, in place of a run's id."""
+"""Name prefix of a manual session, in place of a run's id."""
 
 
 def stale_orders(armed: Iterable[str], seen: Instance, *, keep: str | None, now: datetime) -> tuple[str, ...]:
-    """Those of the `armed` runs that nothing stands behind any more: what they would stop is the next one.
+    """The `armed` runs whose order is no longer needed: it would stop the instance under a later run.
 
-    An order stands where it is the run `keep`'s, where its run claims the instance with a deadline ahead
-    (another scheduler's), and where it guards a session by hand and the instance is not stopped.
+    An order is needed if it belongs to the run `keep`, if its run claims the instance with a deadline ahead
+    (another scheduler's), or if it guards a manual session and the instance is not stopped.
     """
     claimed = seen.deadline is not None and seen.deadline > now
     standing = {keep, seen.run if claimed else None}

@@ -1,4 +1,4 @@
-"""Bounds on the time that a GPU runs without work, computed from the constants that keep them."""
+"""Bounds on a GPU's time without work, from the timeouts in use."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST
 PASS_SECONDS = 60.0
 """Between two passes of the minute timer."""
 POWER_OFF_SECONDS = 60.0
-"""For an operating system to switch its machine off."""
+"""For an operating system to power off."""
 
 
-def _whole_minutes(seconds: float) -> timedelta:
+def _round_up_minutes(seconds: float) -> timedelta:
     return timedelta(minutes=math.ceil(seconds / 60))
 
 
 AFTER_WORK = timedelta(seconds=2 * PASS_SECONDS)
-"""From the last result to `stopped`: the pass that finds the end and asks, and the time the cloud takes."""
-BY_HOST = _whole_minutes(BoxWaits().linger + POWER_OFF_SECONDS)
+"""From the last result to `stopped`: one pass to observe the end, and the time the cloud takes."""
+BY_HOST = _round_up_minutes(BoxWaits().linger + POWER_OFF_SECONDS)
 """From the last result to the GPU host's own power-off."""
-STALLED = _whole_minutes(BoxWaits().silence + BoxWaits().grace)
-"""From the last progress of a worker that stalls to its end."""
+STALLED = _round_up_minutes(BoxWaits().silence + BoxWaits().grace)
+"""From the last progress of a stalled worker to its end."""
 AFTER_DEADLINE = GUARD_FIRST + 2 * GUARD_EVERY
-"""From a run's deadline to `stopped` by the guard: its first order, and one more if that fails."""
+"""From a run's deadline to `stopped` by the guard: its first stop, and one retry."""
 
 
-def _minutes(time: timedelta) -> str:
+def _in_minutes(time: timedelta) -> str:
     return f"{time // timedelta(minutes=1)} min"
 
 
-USUAL = f"after the last result the GPU is seen stopped within {_minutes(AFTER_WORK)}"
+USUAL = f"after the last result the GPU is verified stopped within {_in_minutes(AFTER_WORK)}"
 BOX = (
-    "with the scheduler, its host or its network gone, the box powers itself off within "
-    f"{_minutes(BY_HOST)} after its work ended; a hung worker is ended within {_minutes(STALLED)}"
+    "if the scheduler, its machine or its network fails, the GPU host powers itself off within "
+    f"{_in_minutes(BY_HOST)} after its work ended; a hung worker is ended within {_in_minutes(STALLED)}"
 )
-NO_BOX = "the box does not power itself off: `batchscribe gpu setup` installs what does"
+NO_BOX = "the GPU host does not power itself off: `batchscribe gpu setup` installs the units that do"
 LAST = (
-    f"it never runs later than the run's deadline + {_minutes(AFTER_DEADLINE)}, unless the cloud's own "
+    f"it never runs later than the run's deadline + {_in_minutes(AFTER_DEADLINE)}, unless the cloud's own "
     "scheduler and the instance's OS both fail"
 )
-NO_LAST = "no stop order stands outside this machine and the box: BATCH_CLOUD_GUARD=eventbridge gives one"
+NO_LAST = "no stop is scheduled in the cloud: set BATCH_CLOUD_GUARD=eventbridge to add one"
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One bound and what it holds against; where it is not `given`, the sentence says why."""
+    """One bound on idle GPU time; if not `given`, the sentence is the reason."""
 
     given: bool
     sentence: str
 
 
 def promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
-    """The bounds, from the usual to the last; `guarded` by an order outside, `boots` with the box's units."""
+    """The bounds, the usual one first; `guarded`: a stop in the cloud; `boots`: the GPU host's units."""
     return (
         Promise(True, USUAL),
         Promise(boots, BOX if boots else NO_BOX),

@@ -1,7 +1,7 @@
-"""A run as it is stored: in the ledger, and in the store as its record and its settlement.
+"""Stored form of a run: in the ledger, and in the store as its record and its settlement.
 
-Version 1 stored an intent with fields of its own in the store, and the times of polls beside the other fields
-in the ledger; both are still read.
+Version 1 stored a separate intent in the store, and the times of polls beside the other fields in the ledger;
+both are still readable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _METER = (
     ("running_until", "running_until"),
     ("stopped", "stopped"),
 )
-"""Fields of a meter, and where version 1 had them."""
+"""Fields of a meter, with their names in version 1."""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -41,9 +41,9 @@ def encode_run(run: Run) -> bytes:
 
 @lru_cache(maxsize=128)
 def decode_run(data: bytes | str) -> Run:
-    """The run in `data`. Raises MisconfiguredError if it is none, or of a newer version.
+    """Decodes a run. Raises MisconfiguredError if it is unreadable, or of a newer version.
 
-    Every step reads the open runs again; the same text is decoded once.
+    Cached, because every step reads the open runs again.
     """
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
@@ -55,12 +55,12 @@ def decode_run(data: bytes | str) -> Run:
     except (*UNREADABLE, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MisconfiguredError(f"not a readable run: {error}") from error
     if not NAME.fullmatch(run.id):
-        raise MisconfiguredError(f"not a readable run: {run.id!r} is no name of one")
+        raise MisconfiguredError(f"not a readable run: {run.id!r} is not a valid run id")
     return run
 
 
 def _check_bounds(value: object) -> None:
-    """Raises ValueError for a number or a time that must not be reckoned with: a store may hold anything."""
+    """Raises ValueError for a number or a time out of bounds: a store is untrusted input."""
     match value:
         case dict():
             for item in value.values():
@@ -75,7 +75,7 @@ def _check_bounds(value: object) -> None:
 
 
 def decode_settlement(data: bytes, run: Run) -> Run:
-    """The settled run in `data`, if that is `run`. Raises MisconfiguredError."""
+    """Decodes the settlement of `run`. Raises MisconfiguredError if it is of another run."""
     settled = decode_run(data)
     if settled.open or settled.id != run.id:
         raise MisconfiguredError(f"not the settlement of run {run.id}")
@@ -83,7 +83,7 @@ def decode_settlement(data: bytes, run: Run) -> Run:
 
 
 def decode_outcome(data: bytes) -> str:
-    """The outcome in a settlement of either version."""
+    """Decodes the outcome of a settlement of either version."""
     try:
         return msgspec.json.decode(data, type=_Outcome).outcome
     except UNREADABLE as error:

@@ -1,7 +1,7 @@
-"""What is told of a run and of a period: from settled runs to reports, with money in dollars.
+"""Reports of a run and of a period, with money in dollars.
 
-Seconds of the GPU are an upper bound (from the last look before it ran to the first after it
-stopped), so every cost is "at most".
+GPU seconds are an upper bound (from the last poll before it ran to the first one after it stopped), so every
+cost is "at most".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Line = tuple[str, str]
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A run came into `state`, or stayed there, at a time."""
+    """A run entered `state`, or stayed there, at a time."""
 
     at: datetime
     state: str
@@ -34,7 +34,7 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueSample(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tick that held saw, and why it held; `decision` is the reason's code."""
+    """Observations of a tick that held, and why it held; `decision` is the reason's code."""
 
     at: datetime
     pending: int
@@ -47,7 +47,7 @@ class QueueSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timestamps(msgspec.Struct, frozen=True, kw_only=True):
-    """When what was seen; None is what was not."""
+    """Times of a run's events; None if not observed."""
 
     created: datetime
     deadline: datetime
@@ -58,7 +58,7 @@ class Timestamps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the listing said before the run, and what the run took of it."""
+    """The backlog before the run, and the batch that the run took."""
 
     planned_chunks: int
     planned_audio_seconds: float
@@ -70,7 +70,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     stale: int | None = None
     quarantined: int | None = None
     passed_over: dict[str, int] = {}
-    """Files of sound that are not decoded, by extension."""
+    """Sound files in unsupported formats, by extension."""
     oldest: datetime | None = None
 
 
@@ -81,7 +81,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     instance: str
     type: str
     tried: tuple[str, ...]
-    """Types that the cloud had no machine for."""
+    """Types for which the cloud had no capacity."""
     was_running: bool
     started_by_us: bool
     start: datetime | None
@@ -105,7 +105,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store and the cloud said afterwards, whatever the worker had claimed."""
+    """Results from store and cloud, independent of the worker's reports."""
 
     complete: bool
     """Every chunk of the batch is done or quarantined."""
@@ -117,36 +117,36 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
 
     phases: dict[str, float]
     launch: str
-    """How its workers came to life: boot, ssh or local."""
+    """Start of its workers: boot, ssh or local."""
     to_running: float | None
-    """From the start request to the look that saw it running."""
+    """From the start request to the first poll that showed it running."""
     to_worker: float | None
-    """From the start request to the worker's first moment."""
+    """From the start request to the worker's start."""
     setup: float | None
     """From the start request to the first window."""
     work: float | None
     """From the first window to the end of the work."""
     release: float | None
-    """From the stop request to the look that saw it stopped."""
+    """From the stop request to the poll that showed it stopped."""
     total: float | None
     audio_per_second: float | None
     """Audio seconds for each second of work."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run, for people and programs; written as `batch-reports/batch-….json`."""
+    """Report of one run; written as `batch-reports/batch-….json`."""
 
     format: str = FORMAT
     version: int = VERSION
     run: str
     status: str
-    """The outcome, or the state of a run that has none yet."""
+    """The outcome, or the state of a run without an outcome."""
     success: bool
     detail: str
     policy: str
     reason: str
     lock: str
-    """Who held the tick's lock: "PID timestamp"; empty where it was not noted."""
+    """Holder of the tick's lock: "PID timestamp"; empty if not recorded."""
     timestamps: Timestamps
     scan: Scan
     gpu: Gpu
@@ -154,7 +154,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     verification: Verification
     performance: Performance
     work: Work | None = None
-    """By the words of its workers; None where they said nothing, or were not asked yet."""
+    """As reported by its workers; None if they reported nothing (yet)."""
     queue: tuple[QueueSample, ...]
     """Ticks that held since the run before this one."""
 
@@ -182,7 +182,7 @@ def build(
     backlog: Backlog | None = None,
     lock: str = "",
 ) -> RunReport:
-    """The report of a run as it stands; `backlog` is the one that its decision was made on."""
+    """The report of a run in its current state; `backlog` is the one that its decision used."""
     return RunReport(
         run=run.id,
         status=(run.outcome or run.state).value,
@@ -191,26 +191,26 @@ def build(
         policy=run.policy,
         reason=run.reason,
         lock=lock,
-        timestamps=_timestamps(run),
-        scan=_scan(run, backlog),
-        gpu=_gpu(run),
+        timestamps=_make_timestamps(run),
+        scan=_make_scan(run, backlog),
+        gpu=_make_gpu(run),
         transcription=Transcription(
             done=run.chunks_done, failed=run.chunks_failed, audio_seconds=run.audio_seconds
         ),
-        verification=_verification(run),
-        performance=_performance(run, tuple(events)),
+        verification=_make_verification(run),
+        performance=_make_performance(run, tuple(events)),
         work=work_of(run.worked),
         queue=tuple(samples),
     )
 
 
 def encode(report: RunReport) -> bytes:
-    """JSON for people and programs: indented, UTF-8, newline at the end."""
+    """Encodes as JSON: indented, UTF-8, newline at the end."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def cost_block(report: RunReport) -> list[Line]:
-    """The lines under "Cost Tracking:", as (label, value)."""
+    """Lines of the "Cost Tracking" block, as (label, value)."""
     gpu, hours = report.gpu, report.transcription.audio_seconds / _HOUR
     cost = Usd(gpu.cost_micros)
     return [
@@ -225,7 +225,7 @@ def cost_block(report: RunReport) -> list[Line]:
 
 
 def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
-    """The same lines for a run that is only planned."""
+    """The same lines for a planned run."""
     hours = estimate.audio_seconds / _HOUR
     return [
         ("GPU Type", instance_type),
@@ -264,7 +264,7 @@ def totals(runs: Iterable[Run]) -> Totals:
     )
 
 
-def _timestamps(run: Run) -> Timestamps:
+def _make_timestamps(run: Run) -> Timestamps:
     return Timestamps(
         created=run.created,
         deadline=run.deadline,
@@ -275,7 +275,7 @@ def _timestamps(run: Run) -> Timestamps:
     )
 
 
-def _scan(run: Run, backlog: Backlog | None) -> Scan:
+def _make_scan(run: Run, backlog: Backlog | None) -> Scan:
     planned = Scan(planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds)
     if backlog is None:
         return planned
@@ -293,7 +293,7 @@ def _scan(run: Run, backlog: Backlog | None) -> Scan:
     )
 
 
-def _gpu(run: Run) -> Gpu:
+def _make_gpu(run: Run) -> Gpu:
     meter = run.meter
     return Gpu(
         provider=run.provider,
@@ -302,10 +302,10 @@ def _gpu(run: Run) -> Gpu:
         tried=run.tried_types,
         was_running=run.borrowed,
         started_by_us=run.started and not run.borrowed,
-        start=_at(meter.start_requested),
-        running=_at(meter.running_since),
-        stop=_at(run.stop_requested),
-        stopped=_at(meter.stopped),
+        start=_time_of(meter.start_requested),
+        running=_time_of(meter.running_since),
+        stop=_time_of(run.stop_requested),
+        stopped=_time_of(meter.stopped),
         seconds=run.billed_seconds,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
@@ -316,42 +316,42 @@ def _gpu(run: Run) -> Gpu:
     )
 
 
-def _verification(run: Run) -> Verification:
+def _make_verification(run: Run) -> Verification:
     return Verification(
         complete=bool(run.outcome and run.outcome.success),
         gpu_seen_stopped=run.meter.stopped is not None and not run.borrowed and not run.abandoned_gpu,
     )
 
 
-def _performance(run: Run, events: Sequence[RunEvent]) -> Performance:
-    work = _seconds(run.first_window, run.work_ended)
-    meter, start = run.meter, _at(run.meter.start_requested)
+def _make_performance(run: Run, events: Sequence[RunEvent]) -> Performance:
+    work = _seconds_between(run.first_window, run.work_ended)
+    meter, start = run.meter, _time_of(run.meter.start_requested)
     return Performance(
         phases=phases(events),
         launch=run.launch,
-        to_running=_seconds(start, _at(meter.running_since)),
-        to_worker=_seconds(start, run.worker_since),
-        setup=_seconds(start, run.first_window),
+        to_running=_seconds_between(start, _time_of(meter.running_since)),
+        to_worker=_seconds_between(start, run.worker_since),
+        setup=_seconds_between(start, run.first_window),
         work=work,
-        release=_seconds(_at(run.stop_requested), _at(meter.stopped)),
-        total=_seconds(run.created, run.settled),
+        release=_seconds_between(_time_of(run.stop_requested), _time_of(meter.stopped)),
+        total=_seconds_between(run.created, run.settled),
         audio_per_second=run.audio_seconds / work if work else None,
     )
 
 
 def phases(events: Sequence[RunEvent]) -> dict[str, float]:
-    """Seconds in each state, in the order in which they were entered first."""
+    """Seconds in each state, in order of first entry."""
     spent: dict[str, float] = {}
     for event, after in pairwise(events):
         spent[event.state] = spent.get(event.state, 0.0) + (after.at - event.at).total_seconds()
     return spent
 
 
-def _at(moment: Moment | None) -> datetime | None:
+def _time_of(moment: Moment | None) -> datetime | None:
     return moment.at if moment else None
 
 
-def _seconds(begin: datetime | None, end: datetime | None) -> float | None:
+def _seconds_between(begin: datetime | None, end: datetime | None) -> float | None:
     return max(0.0, (end - begin).total_seconds()) if begin and end else None
 
 

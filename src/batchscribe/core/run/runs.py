@@ -1,7 +1,7 @@
 """A run: one attempt at a batch, from intent to settlement, as a persisted state machine.
 
-State is where it is, outcome is how it ended, step is what moves it on. Every step may be repeated;
-a controller that died is no special case.
+A run has a state; a step moves it to the next one; the outcome is how it ended. Every step may be repeated,
+so a crashed controller is no special case.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from batchscribe.errors import RefusedError
 
 class RunState(StrEnum):
     PLANNED = "planned"
-    """The intent is in the ledger and in the store; nothing has happened yet."""
+    """The intent is in the ledger and in the store; nothing else happened yet."""
     ARMED = "armed"
-    """The guard outside this machine is armed, or switched off by name."""
+    """The external guard is armed, or disabled in the settings."""
     PROVISIONING = "provisioning"
-    """The start was asked for, or may have been."""
+    """The start was requested, or may have been."""
     DISPATCHING = "dispatching"
-    """The instance was seen running; its worker is being started."""
+    """The instance was observed running; its worker is being started."""
     TRANSCRIBING = "transcribing"
     """The worker was started; its progress comes through the store."""
     RELEASING = "releasing"
-    """The stop was asked for, or is due; not yet seen stopped."""
+    """The stop was requested, or is due; not yet observed stopped."""
     VERIFYING = "verifying"
-    """Seen stopped (or handed back): the store is listed again."""
+    """Observed stopped (or released running): the store is listed again."""
     SETTLED = "settled"
 
 
 class Outcome(StrEnum):
-    """How a run ended; each is a success, or a failure with a name."""
+    """Outcome of a run: success, or a kind of failure."""
 
     COMPLETED = "completed"
     """Every chunk of its batch is done or quarantined."""
@@ -49,24 +49,24 @@ class Outcome(StrEnum):
     CREDENTIALS = "credentials"
     """The cloud did not accept the credentials for the start."""
     THROTTLED = "throttled"
-    """The cloud did not take the start in time: too many requests, or no answer."""
+    """The cloud did not accept the start in time: too many requests, or no answer."""
     STAYED_STOPPED = "stayed-stopped"
-    """The start was accepted, and the instance was stopped again all the same."""
+    """The start was accepted, but the instance stopped again."""
     START_FAILED = "start-failed"
-    """The start was refused, or the instance was not there to be started."""
+    """The start was refused, or the instance does not exist."""
     LAUNCH_FAILED = "launch-failed"
-    """The box was up, but no worker could be started on it."""
+    """The GPU host was up, but no worker could be started on it."""
     GPU_BROKEN = "gpu-broken"
-    """The box is up, but its GPU or its driver is not usable."""
+    """The GPU host is up, but its GPU or its driver is not usable."""
     WORKER_FAILED = "worker-failed"
     WORKER_LOST = "worker-lost"
-    """It went silent, or died, without a last word."""
+    """It stalled or died without an exit record."""
     INSTANCE_LOST = "instance-lost"
-    """Its instance was stopped by somebody else, or is in other hands now."""
+    """Its instance was stopped from outside, or has another owner now."""
     HUNG = "hung"
-    """Only in runs of version 0.1: its controller stopped moving and was ended by the watchdog."""
+    """Only in runs of version 0.1: its controller hung and was ended by the watchdog."""
     ABANDONED = "abandoned"
-    """Its start was not asked for in time, or its instance was not free."""
+    """Its start was not requested in time, or its instance was not free."""
 
     @property
     def success(self) -> bool:
@@ -74,12 +74,12 @@ class Outcome(StrEnum):
 
     @property
     def no_start(self) -> bool:
-        """The instance did not come up: nothing was paid for, and the next check tries again."""
+        """True if the instance did not start: nothing was billed, and the next check tries again."""
         return self in _NO_START
 
 
 VERSION = 2
-"""Of a run as it is stored; version 1 had an intent and a settlement with fields of their own."""
+"""Version of a stored run; version 1 had separate intents and settlements."""
 _NO_START = frozenset(
     {
         Outcome.NO_CAPACITY,
@@ -107,7 +107,7 @@ LEGAL: dict[RunState, frozenset[RunState]] = {
     RunState.ARMED: frozenset({RunState.PROVISIONING, RunState.RELEASING}),
     RunState.PROVISIONING: frozenset({RunState.DISPATCHING, RunState.RELEASING}),
     RunState.DISPATCHING: frozenset({RunState.TRANSCRIBING, RunState.RELEASING}),
-    # Back to dispatching: work was left, time too, so the next worker gets the next manifest.
+    # Back to dispatching if work and time are left: the next worker gets the next manifest.
     RunState.TRANSCRIBING: frozenset({RunState.DISPATCHING, RunState.RELEASING}),
     RunState.RELEASING: frozenset({RunState.VERIFYING}),
     RunState.VERIFYING: frozenset({RunState.SETTLED}),
@@ -127,7 +127,7 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All that is known of a run, as it is stored. Times are aware UTC; None is not observed (yet)."""
+    """A run as it is stored. Times are aware UTC; None is not observed (yet)."""
 
     version: int = VERSION
     id: str
@@ -143,7 +143,7 @@ class Run:
     region: str = ""
     source: str = ""
     output: str = ""
-    """URLs of its stores: a run is finished where it was opened, whatever the settings say by then."""
+    """URLs of its stores: a run ends in the stores it was opened with, even if the settings change."""
     guard: str = ""
     """Kind of guard that was configured for it (BATCH_CLOUD_GUARD); empty in records without it."""
     control: str = ""
@@ -156,17 +156,17 @@ class Run:
     deadline: datetime
     rate: Rate
     instance_type: str = ""
-    """The type that the last poll showed; `rate` is the price of that."""
+    """The type that the last poll showed; `rate` is its price."""
     wanted_type: str = ""
-    """The type that the instance gets before it is started; empty if it stays as it is."""
+    """The type to set before the start; empty if it stays as it is."""
     own_type: str = ""
-    """The instance's type before the run; restored after a run that had to take another."""
+    """The instance's type before the run; restored if the run used another."""
     tried_types: tuple[str, ...] = ()
-    """Types that the cloud had no machine for, in this run."""
+    """Types for which the cloud had no capacity in this run."""
     trouble: str = ""
-    """The cloud's last answer to a start request that failed."""
+    """The cloud's last answer to a failed start request."""
     launch: str = ""
-    """How its workers are started: boot, ssh or local; empty until that is known."""
+    """Start of its workers: boot, ssh or local; empty until known."""
     by_hand: bool = False
     """Requested by a user (`batchscribe run`): age and live locks do not hold chunks back."""
     limit: int | None = None
@@ -176,11 +176,11 @@ class Run:
     planned_seconds: float = 0.0
     """Of paid time."""
     manifests: tuple[str, ...] = ()
-    """Keys of the manifests, one for each worker, in the order in which they were written."""
+    """Keys of the manifests, one for each worker, in order of creation."""
     meter: Meter = field(default_factory=Meter)
-    """What polls showed of the instance: what is billed, and whether it is still ours."""
+    """Observations of the instance: the billed time, and if it is still ours."""
     reaching_since: Moment | None = None
-    """Since when the host is asked for a worker; set again for each worker."""
+    """Time of the first request to the host for its current worker."""
     dispatched: datetime | None = None
     worker_since: datetime | None = None
     """Start of its first worker, by the worker's own clock."""
@@ -188,7 +188,7 @@ class Run:
     work_ended: datetime | None = None
     stop_requested: Moment | None = None
     abandoned_gpu: bool = False
-    """The instance was in use by another owner when the run let go of it: not proved stopped."""
+    """The instance was in use by another owner when the run released it: not proved stopped."""
     settled: datetime | None = None
     chunks_done: int = 0
     chunks_failed: int = 0
@@ -211,17 +211,17 @@ class Run:
 
     @property
     def ending(self) -> bool:
-        """True on the way out: stop, verify, settle."""
+        """True during teardown: stop, verify, settle."""
         return self.state in {RunState.RELEASING, RunState.VERIFYING}
 
     @property
     def started(self) -> bool:
-        """True if the start was asked for, or may have been."""
+        """True if the start was requested, or may have been."""
         return self.meter.start_requested is not None
 
     @property
     def billed_seconds(self) -> float:
-        """Upper bound, in seconds. A run whose instance was up is never billed 0.
+        """Upper bound of the billed time; at least 1 s if the instance was up.
 
         If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """
@@ -234,13 +234,13 @@ class Run:
         return cost(self.rate, self.billed_seconds, minimum=0 if self.borrowed else MINIMUM_BILLED_SECONDS)
 
     def moved(self, state: RunState, **changes: object) -> Run:
-        """The run in another state. Raises RefusedError for a move that is not in the table."""
+        """The run in another state. Raises RefusedError for an illegal transition."""
         if state is not self.state and state not in LEGAL[self.state]:
             raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
         return replace(self, state=state, **changes)  # type: ignore[arg-type]
 
     def releasing(self, outcome: Outcome | None, detail: str = "") -> Run:
-        """The run on its way out; the first outcome stands."""
+        """The run in teardown; the first outcome stays."""
         if self.ending or not self.open:
             return self
         return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)

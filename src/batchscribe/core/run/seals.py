@@ -1,6 +1,6 @@
-"""Seals of run records, settlements and manifests: a scheduler recognizes what it stored itself.
+"""Seals of run records, settlements and manifests: a scheduler recognizes objects that it stored.
 
-Other programs may write the store. The key is in the state directory, so it survives a lost ledger.
+Other programs may write to the store. The key is in the state directory, so it survives a lost ledger.
 A seal is the last field of the JSON object: HMAC-SHA256 of the object without it.
 """
 
@@ -14,7 +14,7 @@ _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\Z')
 
 
 def seal(data: bytes, secret: str) -> bytes:
-    """The JSON object with its seal, in place of an empty last field; unchanged without a secret."""
+    """Adds the seal to a JSON object, for an empty last field; unchanged without a secret."""
     if not secret:
         return data
     bare = data.removesuffix(_EMPTY).removesuffix(b"}")

@@ -1,8 +1,8 @@
 """Compacted form of failed attempts: many records of `_batchscribe/attempts/` in one object.
 
-An attempt has the same name (`keys.attempt_name`) in its own object and in a compacted one. A compacted
-object is a set of names: merging in any order, or the same object twice, gives the same result. So two
-schedulers may compact at once, and a crash between any two steps loses nothing and counts nothing twice.
+An attempt has the same name (`keys.attempt_name`) in its own object and in a compacted one. Compacted objects
+are sets of names: merging in any order, or one object twice, has the same result. So two schedulers may
+compact at once, and a crash between any two steps loses nothing and counts nothing twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GZIP = zlib.MAX_WBITS | 16
 
 
 class StoredFailure(msgspec.Struct, frozen=True, array_like=True):
-    """A failed attempt, and when the store received its record, by the store's own time."""
+    """A failed attempt, and its record's time by the store's clock."""
 
     failure: Failure
     stored: datetime
@@ -48,18 +48,18 @@ class CompactedAttempts(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     attempts: dict[str, StoredFailure] = {}
     forgotten: dict[str, datetime] = {}
-    """Names that no longer count, in whatever object they are, with the time at which each was stored."""
+    """Names that no longer count in any object, each with the time at which it was stored."""
     quarantine: dict[str, QuarantineMark] = {}
-    """By `mark_name`: saves reading the record of each quarantined chunk again."""
+    """By `mark_name`; saves reading the record of each quarantined chunk."""
 
 
 def mark_name(digest: str, version: str) -> str:
-    """Name of a mark: digest of the chunk's key, and the ETag of its quarantine record."""
+    """Name of a mark, from key digest and quarantine record's ETag."""
     return f"{digest}/{version}"
 
 
 def merge(parts: Iterable[CompactedAttempts]) -> CompactedAttempts:
-    """Union of compacted objects. Forgotten names win; of two records of one name, the one stored first."""
+    """Merges compacted objects. Forgotten names win; of two records of a name, the first stored."""
     attempts: dict[str, StoredFailure] = {}
     forgotten: dict[str, datetime] = {}
     quarantine: dict[str, QuarantineMark] = {}
@@ -75,7 +75,7 @@ def merge(parts: Iterable[CompactedAttempts]) -> CompactedAttempts:
 
 
 def pack(whole: CompactedAttempts) -> Iterator[tuple[str, bytes]]:
-    """(key, bytes) of the objects that hold `whole`, at most PER_OBJECT attempts in each."""
+    """Yields (key, bytes) of objects for `whole`, PER_OBJECT attempts in each."""
     names = iter(sorted(whole.attempts))
     rest = CompactedAttempts(forgotten=whole.forgotten, quarantine=whole.quarantine)
     while (some := list(islice(names, PER_OBJECT))) or rest.forgotten or rest.quarantine:
@@ -92,12 +92,12 @@ def pack_forgotten(names: dict[str, datetime]) -> tuple[str, bytes]:
 
 
 def encode(value: CompactedAttempts) -> bytes:
-    """The same bytes for the same attempts."""
+    """Encodes deterministically: the same bytes for the same attempts."""
     return gzip.compress(msgspec.json.encode(value, order="sorted"), compresslevel=6, mtime=0)
 
 
 def decode(data: bytes) -> CompactedAttempts:
-    """Raises MisconfiguredError for bytes that are not a compacted object of this version."""
+    """Decodes a compacted object. Raises MisconfiguredError if it is not one of this version."""
     try:
         value = msgspec.json.decode(_unpack(data), type=CompactedAttempts)
     except (*UNREADABLE, zlib.error) as error:
@@ -111,5 +111,7 @@ def _unpack(data: bytes) -> bytes:
     stream = zlib.decompressobj(_GZIP)
     content = stream.decompress(data, MAX_BYTES)
     if not stream.eof:
-        raise MisconfiguredError("compacted attempts are cut short, or larger than any of ours")
+        raise MisconfiguredError(
+            f"compacted attempts are truncated, or larger than {MAX_BYTES / 2**20:g} MiB"
+        )
     return content

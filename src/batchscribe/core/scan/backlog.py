@@ -1,7 +1,7 @@
-"""From one sorted listing to the backlog: what is done, what is pending, and the oldest of it.
+"""Computes the backlog from one sorted listing: done, pending, and the oldest chunks.
 
-The difference is taken while the listing streams past. What is kept at any moment is the folders
-that are still open, the sums, and a bounded number of the oldest chunks: never the whole backlog.
+The listing is a stream: only the open folders, the sums, and a bounded number of the oldest chunks are held
+in memory, never the whole backlog.
 """
 
 from __future__ import annotations
@@ -26,63 +26,63 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class LiveLock:
-    """A recording is under way. `session` is None where the lock names none: then all of it waits."""
+    """A recording in progress. `session` is None if the lock names none: then all sessions wait."""
 
     session: str | None
     since: datetime
 
     def covers(self, session: str) -> bool:
-        """Whether a session id contains the locked one as a whole path segment."""
+        """True if the locked session is a whole path segment of `session`."""
         return self.session is None or self.session in session.strip("/").split("/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """What earlier attempts at one chunk left behind, for exactly this ETag."""
+    """Failed attempts at one chunk with this ETag."""
 
     etag: str
-    """Empty where it cannot be told: then for any."""
+    """Empty if unknown: then it applies to any."""
     failures: int = 0
     """Attempts that count towards quarantine."""
     troubled: bool = False
-    """It could not be had: archived, or not there although it was listed."""
+    """It was unavailable: archived, or missing although it was listed."""
     quarantined: bool = False
     attempts: int = 0
-    """All failed attempts, whatever their kind."""
+    """All failed attempts, of any kind."""
     last: datetime | None = None
     """The latest of them."""
 
 
-def _nobody(_key: str) -> None:
+def _ignore_key(_key: str) -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRules:
-    """What the scan must know besides the listing."""
+    """Inputs of the scan besides the listing."""
 
     now: datetime
     min_age: timedelta = timedelta(minutes=5)
-    """A younger chunk may still be uploading. Zero is a person's word to take what is there."""
+    """A younger chunk may still be uploading. Zero: a user asked to take all chunks now."""
     live: LiveLock | None = None
     overdue: datetime | None = None
-    """Chunks from before it are due: no live lock holds them back any longer, nor a neighbour to come."""
+    """Chunks from before it are due: neither a live lock nor an expected neighbour holds them back."""
     max_attempts: int = 3
-    """A chunk that failed so often starts no GPU any more."""
+    """Failed attempts after which a chunk no longer starts a GPU."""
     trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
-    """By `keys.digest(key)`, one entry for each ETag that was tried under this key."""
+    """By `keys.digest(key)`, one entry for each ETag that was tried."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """ETags of transcripts that could not be read when their session was assembled, by their keys."""
-    owner: Owner = _nobody
-    """The audio file's name inside a transcript; asked only where two files share a stem."""
-    leave_out: Callable[[str], None] = _nobody
+    """ETags of transcripts that were unreadable when their session was stitched, by key."""
+    owner: Owner = _ignore_key
+    """Reads the audio file's name in a transcript; called only if two files share a stem."""
+    leave_out: Callable[[str], None] = _ignore_key
     """Gets every key of the source that is neither audio nor a transcript."""
 
 
 class ChunkState(StrEnum):
     PENDING = "pending"
     WAITING = "waiting"
-    """Too young, a live lock covers it, or it is the last of a session that seems to go on."""
+    """Too young, covered by a live lock, or the last chunk of a session that seems to continue."""
     DONE = "done"
     QUARANTINED = "quarantined"
     EMPTY = "empty"
@@ -90,7 +90,7 @@ class ChunkState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionScan:
-    """One session as it stands. `pending` may start now, `waiting` may not yet."""
+    """State of one session. `pending` chunks may start now, `waiting` ones may not yet."""
 
     session: str
     pending: tuple[Chunk, ...] = ()
@@ -100,9 +100,9 @@ class SessionScan:
     """Audio keys newer than their transcript."""
     quarantined: int = 0
     empty: int = 0
-    """Audio objects of zero bytes: nothing to hear, nothing to wait for."""
+    """Audio objects of 0 bytes: nothing to transcribe, nothing to wait for."""
     unreadable: tuple[str, ...] = ()
-    """Audio keys whose transcript is none: of 0 bytes (then not done), too large, or known to be
+    """Audio keys with an invalid transcript: of 0 bytes (then not done), too large, or known to be
     unreadable."""
     live: bool = False
 
@@ -117,13 +117,13 @@ class SessionScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Sums over all sessions, and the oldest chunks that may start now, whole sessions first to last."""
+    """Sums over all sessions, and the oldest pending chunks."""
 
     sessions: int = 0
     pending: int = 0
     pending_bytes: int = 0
     troubled: int = 0
-    """Pending chunks that failed, or could not be had, before: they start no GPU."""
+    """Pending chunks that failed before, or were unavailable: they do not start a GPU."""
     waiting: int = 0
     done: int = 0
     stale: int = 0
@@ -132,16 +132,16 @@ class Backlog:
     oldest: datetime | None = None
     """Of the chunks that never failed."""
     oldest_retry: datetime | None = None
-    """Since when a chunk waits that failed and may be tried again: its last attempt."""
+    """Earliest last attempt of a chunk that failed and may be tried again."""
     exhausted: int = 0
-    """Pending chunks that failed too often to start a GPU, and are not quarantined."""
+    """Pending chunks that failed too often to start a GPU, but are not quarantined."""
     candidates: tuple[Chunk, ...] = ()
     odd_keys: tuple[str, ...] = ()
-    """Keys that the fast lister refuses, listed another way, and names that no key can hold, left
-    out; the first few, each with its reason.
+    """Keys that needed the slow lister, and names that are no valid keys and are left out; the first few,
+    each with its reason.
     """
     passed_over: dict[str, int] = field(default_factory=dict)
-    """Files of sound that are not decoded, by extension."""
+    """Sound files in unsupported formats, by extension."""
 
     @property
     def triggering(self) -> int:
@@ -151,7 +151,7 @@ class Backlog:
 
 @dataclass(slots=True)
 class _Sums:
-    """One session while its audio objects are looked at."""
+    """Sums of one session during the scan."""
 
     pending: list[Chunk] = field(default_factory=list)
     waiting: list[Chunk] = field(default_factory=list)
@@ -163,27 +163,26 @@ class _Sums:
 
 
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
-    """Every session of a sorted listing, as soon as its folder has passed; nested folders come first.
+    """Yields every session of a sorted listing when its folder is complete; nested folders come first.
 
-    Holds the folders that are open, nothing else. What the listing raises goes through: there is no
-    partial backlog.
+    Holds only the open folders. Errors of the listing propagate: there is no partial backlog.
     """
     for folder in audio_folders(listing, rules.owner, rules.leave_out):
         groups: dict[str, list[AudioObject]] = {}
         for audio in folder:
             groups.setdefault(audio.name.session, []).append(audio)
         for session, audios in groups.items():
-            yield _session(session, audios, rules)
+            yield _scan_session(session, audios, rules)
 
 
-def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> SessionScan:
+def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> SessionScan:
     sums = _Sums()
     for audio in audios:
-        _count(sums, audio, rules)
+        _count_chunk(sums, audio, rules)
     return SessionScan(
         session=session,
-        pending=tuple(sorted(sums.pending, key=_within)),
-        waiting=tuple(sorted(sums.waiting, key=_within)),
+        pending=tuple(sorted(sums.pending, key=_order_in_session)),
+        waiting=tuple(sorted(sums.waiting, key=_order_in_session)),
         done=sums.done,
         stale=tuple(sums.stale),
         quarantined=sums.quarantined,
@@ -194,29 +193,29 @@ def _session(session: str, audios: list[AudioObject], rules: ScanRules) -> Sessi
 
 
 def state_of(audio: AudioObject, rules: ScanRules) -> ChunkState:
-    """Where one audio object stands. A transcript wins over everything but an empty file."""
+    """State of one audio object. A transcript takes precedence over everything but an empty file."""
     if not audio.info.size:
         return ChunkState.EMPTY
     if audio.transcripts:
         return ChunkState.DONE
-    trouble = _trouble(audio, rules)
+    trouble = _find_trouble(audio, rules)
     if trouble is not None and trouble.quarantined:
         return ChunkState.QUARANTINED
     live = rules.live is not None and rules.live.covers(audio.name.session)
     due = rules.overdue is not None and audio.info.modified <= rules.overdue
-    held = (live or _goes_on(audio, rules)) and not due
-    return ChunkState.WAITING if held or _young(audio.info, rules) else ChunkState.PENDING
+    held = (live or _is_continuing(audio, rules)) and not due
+    return ChunkState.WAITING if held or _is_young(audio.info, rules) else ChunkState.PENDING
 
 
 def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
-    """True if what stands for its transcript is none, as far as listing and earlier reading show."""
+    """True if its transcript is invalid, by listing and earlier reads."""
     if audio.newest is None:
         return bool(audio.blank)
     info = audio.newest[1]
     return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
 
 
-def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
+def _count_chunk(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
     if audio.info.size and is_unreadable(audio, rules):
         sums.unreadable.append(audio.info.key)
     match state_of(audio, rules):
@@ -228,36 +227,36 @@ def _count(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
         case ChunkState.QUARANTINED:
             sums.quarantined += 1
         case ChunkState.WAITING:
-            sums.waiting.append(_chunk(audio, rules))
+            sums.waiting.append(_make_chunk(audio, rules))
         case ChunkState.PENDING:
-            sums.pending.append(_chunk(audio, rules))
+            sums.pending.append(_make_chunk(audio, rules))
 
 
-def _trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
+def _find_trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
     if not rules.trouble:
         return None
     known = rules.trouble.get(digest(audio.info.key), ())
     return next((trouble for trouble in known if trouble.etag in {"", audio.info.etag}), None)
 
 
-def _young(info: ObjectInfo, rules: ScanRules) -> bool:
-    # A date well in the future is a wrong clock, not an upload under way: it must not wait until then.
+def _is_young(info: ObjectInfo, rules: ScanRules) -> bool:
+    # A date well in the future is a wrong clock, not an upload in progress: the chunk must not wait for it.
     return any(abs(rules.now - at) < rules.min_age for at in (info.modified, info.changed) if at)
 
 
-def _goes_on(audio: AudioObject, rules: ScanRules) -> bool:
-    """Whether the chunk after it is likely still to come: what was said across the cut needs both.
+def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:
+    """True if its successor is likely still to come: words across the cut need both chunks.
 
-    Nobody says that a recording has ended. It is quiet when twice the time has passed that lay between
-    its last two chunks; a longer time than any chunk lasts was a break, not the length of a chunk.
+    No event marks the end of a recording. It counts as ended after twice the time between its last two
+    chunks; a gap above LONGEST_CHUNK was a break, not the length of a chunk.
     """
     if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
         return False
     return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
 
 
-def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
-    trouble = _trouble(audio, rules)
+def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
+    trouble = _find_trouble(audio, rules)
     troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
     return Chunk(
         key=audio.info.key,
@@ -274,18 +273,18 @@ def _chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
 
 
 def _retry_since(audio: AudioObject, trouble: Trouble | None, rules: ScanRules) -> datetime | None:
-    """Since when a chunk that failed waits for its next attempt; None if it failed too often."""
+    """Begin of a failed chunk's wait for another attempt; None if it failed too often."""
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None
     return max(filter(None, (audio.info.modified, trouble.last)))
 
 
-def _within(chunk: Chunk) -> tuple[int, str]:
+def _order_in_session(chunk: Chunk) -> tuple[int, str]:
     return (-1 if chunk.number is None else chunk.number, chunk.key)
 
 
 class _Oldest:
-    """The chunks of the sessions that wait longest, at most `MAX_CANDIDATES` of them."""
+    """Chunks of the longest waiting sessions, about `MAX_CANDIDATES` of them."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, tuple[Chunk, ...]]] = []
@@ -296,7 +295,7 @@ class _Oldest:
         if not chunks:
             return
         oldest = min(chunk.modified for chunk in chunks)
-        self._order -= 1  # earlier in key order wins among equals, and chunks are never compared
+        self._order -= 1  # the earlier in key order wins a tie, and chunks are never compared
         kept = chunks[:MAX_CANDIDATES]
         heapq.heappush(self._heap, (-oldest.timestamp(), self._order, kept))
         self._held += len(kept)
@@ -310,7 +309,7 @@ class _Oldest:
 
 @dataclass(slots=True)
 class _Totals:
-    """The sums of a backlog, while sessions stream past."""
+    """Running sums of a backlog."""
 
     sessions: int = 0
     pending: int = 0
@@ -346,20 +345,19 @@ def summarise(
     odd_keys: Callable[[], tuple[str, ...]] = tuple,
     passed_over: Callable[[], dict[str, int]] = dict,
 ) -> Backlog:
-    """The sums, and the candidates: the sessions that wait longest first, by number within each.
+    """Sums up the sessions, and lists the candidates: longest waiting session first, by number in each.
 
-    Troubled chunks come after all others: however many archived ones a bucket holds, they neither
-    crowd the startable ones out of a batch nor fill its time. `odd_keys` and `passed_over` are asked at the
-    end.
+    Previously failed chunks come last, so that even many archived ones do not displace others from a batch.
+    `odd_keys` and `passed_over` are called at the end.
     """
-    totals, fresh, troubled = _Totals(), _Oldest(), _Oldest()
+    totals, fresh, failed_before = _Totals(), _Oldest(), _Oldest()
     for scan in scans:
         startable = tuple(chunk for chunk in scan.pending if not chunk.troubled)
         totals.add(scan, startable)
         fresh.add(startable)
         if len(startable) < len(scan.pending):
-            troubled.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
-    candidates = tuple(chain(fresh.chunks(), troubled.chunks()))[:MAX_CANDIDATES]
+            failed_before.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
+    candidates = tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES]
     return Backlog(
         sessions=totals.sessions,
         pending=totals.pending,

@@ -1,8 +1,8 @@
-"""Chunks and sessions: the only parser and builder of the names of audio and transcripts.
+"""Chunks and sessions: the only parser and builder of names of audio and transcripts.
 
-A session is the numbered files `chunk-NNN.ext` of one folder. Any other audio file is a session of
-its own. Transcripts are recognised in two places: `transcription-<stem>.json` beside the audio, and
-the original system's `layers/layer-0-raw-transcription/<stem>.json` below it.
+A session is the numbered files `chunk-NNN.ext` of one folder; any other audio file is its own session.
+Transcripts are recognised at two paths: `transcription-<stem>.json` beside the audio, and the original
+system's `layers/layer-0-raw-transcription/<stem>.json` below it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ PASSED_OVER = frozenset({
     "g729", "gsm", "m2ts", "mpc", "mpeg", "mpg", "msv", "mts", "mxf", "ra", "rm", "rmvb", "sln", "snd",
     "tak", "tta", "ulaw", "vob", "voc", "vox",
 })  # fmt: skip
-"""Extensions of sound and video that are not decoded: their files are counted, so that none is missed."""
+"""Unsupported extensions of sound and video; their files are counted, so that none is missed."""
 TOP = "./"
-"""The session of numbered chunks that lie in no folder."""
+"""The session of numbered chunks at the top level."""
 NAME_BYTES = 255
-"""Of a file's name: what the common file systems hold."""
+"""Longest file name, in bytes, on common file systems."""
 KEY_BYTES = 900
-"""Of a key below the store's URL. S3 holds 1,024 bytes, its prefix and our own folders included."""
+"""Longest key below the store's URL. S3 allows 1,024 bytes, including its prefix and our folders."""
 HASH_DIGITS = 16
 LAYER = "layers/layer-0-raw-transcription/"
 _NUMBERED = re.compile(r"chunk-(\d+)")
 _TRANSCRIPTION = re.compile(r"transcription-(.+)\.json", re.DOTALL)
 _TAKEN = re.compile(r"transcript|transcription-.+", re.DOTALL)
-"""Stems whose own files would look like another file's transcript, or like the folder's session."""
+"""Stems whose session files would collide with transcripts, or with the folder's session files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """One audio object that has no transcript yet."""
+    """One audio object without a transcript."""
 
     key: str
     size: int
@@ -50,18 +50,18 @@ class Chunk:
     session: str
     number: int | None
     transcript: str
-    """The key its transcript will have, relative to the output."""
+    """Key of its transcript, relative to the output."""
     failures: int = 0
-    """Failed attempts of its own at exactly these bytes."""
+    """Failed attempts of its own with this ETag."""
     troubled: bool = False
-    """It failed, or could not be read, before: it does not count towards the threshold."""
+    """It failed before, or was unavailable: it does not count towards the threshold."""
     retry_since: datetime | None = None
-    """Since when it waits for another attempt, if it may start a GPU again."""
+    """Begin of its wait for another attempt, if it may start a GPU again."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioName:
-    """A key taken apart: `folder` is empty or ends in `/`; `type` is the lower-case extension."""
+    """Parts of an audio key: `folder` is empty or ends in `/`; `type` is the lower-case extension."""
 
     folder: str
     name: str
@@ -75,20 +75,20 @@ class AudioName:
 
     @property
     def session(self) -> str:
-        """The folder of a numbered chunk, ending in `/` (`./` for the top); else the whole key."""
+        """The folder of a numbered chunk, with `/` (`./` for the top); else the key."""
         if self.number is None:
             return self.folder + self.name
         return self.folder or TOP
 
 
 def split(key: str) -> tuple[str, str]:
-    """(folder, name): the folder is empty or ends in `/`."""
+    """Splits a key into (folder, name): the folder is empty or ends in `/`."""
     folder, slash, name = key.rpartition("/")
     return folder + slash, name
 
 
 def audio_name(key: str) -> AudioName | None:
-    """The parts of an audio key; None where it is not audio by its extension."""
+    """Parses an audio key; None if its extension is not audio."""
     folder, name = split(key)
     stem, dot, extension = name.rpartition(".")
     kind = extension.lower()
@@ -98,14 +98,14 @@ def audio_name(key: str) -> AudioName | None:
 
 
 def passed_over(key: str) -> str | None:
-    """The extension of a sound file that is not decoded here; None for other keys."""
+    """The extension of an unsupported sound file; None for other keys."""
     stem, dot, extension = split(key)[1].rpartition(".")
     kind = extension.lower()
     return kind if dot and stem and kind in PASSED_OVER else None
 
 
 def passed_over_text(counted: Mapping[str, int]) -> str:
-    """Such as `3 sound files passed over: 2 .dss, 1 .ra`; empty if there is none."""
+    """Text such as `3 sound files passed over: 2 .dss, 1 .ra`; empty if there is none."""
     total = sum(counted.values())
     each = ", ".join(
         f"{count} .{kind}" for kind, count in sorted(counted.items(), key=lambda one: (-one[1], one))
@@ -114,7 +114,7 @@ def passed_over_text(counted: Mapping[str, int]) -> str:
 
 
 def transcribed(key: str) -> tuple[str, str] | None:
-    """(folder of the audio, stem or file name) that a transcript key speaks for; None for other keys."""
+    """Parses a transcript key to (audio folder, stem or name); None for other keys."""
     folder, name = split(key)
     if match := _TRANSCRIPTION.fullmatch(name):
         return folder, match[1]
@@ -126,9 +126,9 @@ def transcribed(key: str) -> tuple[str, str] | None:
 
 
 def fitted(folder: str, text: str, affixes: str) -> str:
-    """The text for a file's name, shortened if name or key are too long with `folder` and `affixes`.
+    """Shortens a text so that file name and key stay within their limits.
 
-    What is left out is told apart by a hash of the whole text: equal texts only get equal names.
+    A shortened text ends in a hash of the whole text, so that different texts get different names.
     """
     mark = f"~{digest(text)[:HASH_DIGITS]}"
     room = min(NAME_BYTES, KEY_BYTES - len(folder.encode())) - len(affixes.encode())
@@ -139,25 +139,27 @@ def fitted(folder: str, text: str, affixes: str) -> str:
 
 
 def transcript_name(folder: str, text: str) -> str:
-    """What stands for a stem or a file name in the name of its transcript."""
+    """A stem or file name as used in its transcript's name."""
     return fitted(folder, text, "transcription-.json")
 
 
 def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
-    """Where the transcript goes; `full_name` where another file of the folder has the same stem."""
+    """Key of the transcript; `full_name` if another file of the folder has the same stem."""
     name = transcript_name(audio.folder, audio.name if full_name else audio.stem)
     return f"{audio.folder}transcription-{name}.json"
 
 
 def transcript_keys(audio: AudioName) -> tuple[str, ...]:
-    """Where a transcript of it may be, ours or the original system's; the likeliest first."""
+    """Possible keys of its transcript, ours or the original system's; the most likely first."""
     ours = (transcript_key(audio), transcript_key(audio, full_name=True))
     return (*ours, f"{audio.folder}{LAYER}{audio.stem}.json")
 
 
 def session_stems(session: str) -> tuple[str, ...]:
-    """The stems that a session's own files may have, the first one first: `<folder>/transcript` or, for a
-    single file, `<stem>`; the others are for when files that are not ours have that name.
+    """Possible stems of a session's files, in order of preference.
+
+    The first is `<folder>/transcript` or, for a single file, `<stem>`; the others are for names that foreign
+    files have.
     """
     if session.endswith("/"):
         folder, plain, full = "" if session == TOP else session, "transcript", "transcript"

@@ -1,7 +1,7 @@
-"""A sorted listing, folder by folder: each audio object with the transcripts that speak for it.
+"""Splits a sorted listing into folders: each audio object with its transcripts.
 
-Everything below `prefix/` is contiguous in key order, so a folder is whole as soon as a key outside
-it appears; what is held is the chain of folders that are still open.
+Everything below `prefix/` is contiguous in key order, so a folder is complete when a key outside it appears;
+only the chain of open folders is held in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchscribe.core.scan.chunks import AudioName, audio_name, transcribed, tra
 
 
 class Side(Enum):
-    """Which store an object was listed in; `BOTH` where source and output are the same one."""
+    """The store that an object was listed in; `BOTH` if source and output are the same."""
 
     SOURCE = "source"
     OUTPUT = "output"
@@ -27,7 +27,7 @@ class Side(Enum):
 
 Tagged = tuple[Side, ObjectInfo]
 Owner = Callable[[str], str | None]
-"""From a transcript's key to the name of the audio file inside it; None where it names none."""
+"""Maps a transcript's key to the audio file name in its content; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,30 +37,30 @@ class AudioObject:
     info: ObjectInfo
     name: AudioName
     transcripts: tuple[Tagged, ...]
-    """Those that speak for it, wherever they lie."""
+    """Its transcripts, in either store."""
     planned: str
-    """Where its transcript would go, relative to the output."""
+    """Key of its transcript, relative to the output."""
     blank: tuple[Tagged, ...] = ()
-    """Those of 0 bytes, which are none: the chunk counts as not transcribed."""
+    """Transcripts of 0 bytes: the chunk counts as not transcribed."""
     gap: timedelta | None = None
-    """Of a session's last chunk: by how much it was uploaded after the one before it; None for all others,
-    and where nothing of the folder is left to do."""
+    """Upload time of a session's last chunk after the previous one; None for all other chunks, and if nothing
+    in the folder is left to do."""
 
     @property
     def newest(self) -> Tagged | None:
-        """The transcript that its session is assembled from."""
+        """The transcript for its session file."""
         return max(self.transcripts, key=lambda tagged: tagged[1].modified, default=None)
 
     @property
     def stale(self) -> bool:
-        """Newer than each of its transcripts."""
+        """True if it is newer than each of its transcripts."""
         return bool(self.transcripts) and all(
             self.info.modified > transcript.modified for _side, transcript in self.transcripts
         )
 
     @property
     def oversized(self) -> bool:
-        """True if its transcript exceeds the size that is read."""
+        """True if its transcript is too large to be read."""
         return self.newest is not None and self.newest[1].size > TRANSCRIPT_BYTES
 
 
@@ -69,13 +69,13 @@ class _Folder:
     path: str
     audio: list[tuple[AudioName, ObjectInfo]] = field(default_factory=list)
     transcripts: dict[str, list[Tagged]] = field(default_factory=dict)
-    """By what they speak for: a stem or a file name."""
+    """By the audio's stem or file name."""
     blank: dict[str, list[Tagged]] = field(default_factory=dict)
-    """Those of 0 bytes, likewise."""
+    """Transcripts of 0 bytes, likewise."""
 
 
 def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None) -> Iterator[Tagged]:
-    """One listing of two stores, in key order; `output` is None where it is the same store."""
+    """Merges the listings of two stores in key order; `output` is None if it is the same store."""
     if output is None:
         return ((Side.BOTH, info) for info in source)
     return heapq.merge(
@@ -88,10 +88,10 @@ def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = N
 def audio_folders(
     listing: Iterable[Tagged], owner: Owner, leave_out: Callable[[str], None] = lambda _key: None
 ) -> Iterator[list[AudioObject]]:
-    """The audio objects of each folder that has any, in key order, a nested folder before its parent.
+    """Yields each folder's audio objects, in key order, nested folders first.
 
-    Control objects are passed over; audio counts on the source's side only. `leave_out` gets every other
-    key of the source that is neither audio nor a transcript.
+    Skips control objects, and audio outside the source. `leave_out` gets every other key of the source that
+    is neither audio nor a transcript.
     """
     opened: list[_Folder] = []
     for side, info in listing:
@@ -99,30 +99,30 @@ def audio_folders(
         if key.startswith(CONTROL):
             continue
         audio = audio_name(key)
-        spoken = transcribed(key) if audio is None else None
-        if (audio is None or side is Side.OUTPUT) and spoken is None:
+        subject = transcribed(key) if audio is None else None
+        if (audio is None or side is Side.OUTPUT) and subject is None:
             if side is not Side.OUTPUT:
                 leave_out(key)
             continue
-        yield from _closed(opened, key, owner)
+        yield from _close_folders(opened, key, owner)
         if audio is not None:
-            _open(opened, audio.folder).audio.append((audio, info))
-        elif spoken is not None:
-            folder = _open(opened, spoken[0])
+            _open_folder(opened, audio.folder).audio.append((audio, info))
+        elif subject is not None:
+            folder = _open_folder(opened, subject[0])
             kind = folder.transcripts if info.size else folder.blank
-            kind.setdefault(spoken[1], []).append((side, info))
-    yield from _closed(opened, None, owner)
+            kind.setdefault(subject[1], []).append((side, info))
+    yield from _close_folders(opened, None, owner)
 
 
-def _closed(opened: list[_Folder], key: str | None, owner: Owner) -> Iterator[list[AudioObject]]:
+def _close_folders(opened: list[_Folder], key: str | None, owner: Owner) -> Iterator[list[AudioObject]]:
     while opened and (key is None or not key.startswith(opened[-1].path)):
         folder = opened.pop()
         if folder.audio:
             yield _audio_objects(folder, owner)
 
 
-def _open(opened: list[_Folder], path: str) -> _Folder:
-    """The open folder of that path; all open ones hold the current key, so they nest in each other."""
+def _open_folder(opened: list[_Folder], path: str) -> _Folder:
+    """Returns the open folder of that path. All open folders contain the current key, so they are nested."""
     at = len(opened)
     while at and len(opened[at - 1].path) > len(path):
         at -= 1
@@ -136,15 +136,15 @@ def _audio_objects(folder: _Folder, owner: Owner) -> list[AudioObject]:
     stems: dict[str, list[tuple[AudioName, ObjectInfo]]] = {}
     for audio in folder.audio:
         stems.setdefault(audio[0].stem, []).append(audio)
-    found = [audio for stem, group in stems.items() for audio in _of_stem(folder, stem, group, owner)]
+    found = [audio for stem, group in stems.items() for audio in _match_stem(folder, stem, group, owner)]
     if len(stems) != len(folder.audio):
         found.sort(key=lambda audio: audio.info.key)
-    # A folder that is done needs no gap, and most folders of a large bucket are.
+    # Most folders of a large bucket are done, and need no gap.
     return found if all(audio.transcripts for audio in found) else _with_gap(found)
 
 
 def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
-    """The folder's audio, its last chunk with its gap: by number, in whatever order they came."""
+    """Sets the gap of the chunk with the highest number."""
     uploaded: dict[int, datetime] = {}
     for audio in found:
         if (number := audio.name.number) is not None:
@@ -157,34 +157,34 @@ def _with_gap(found: list[AudioObject]) -> list[AudioObject]:
     return [replace(audio, gap=gap) if audio.name.number == last else audio for audio in found]
 
 
-def _of_stem(
+def _match_stem(
     folder: _Folder, stem: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner
 ) -> Iterator[AudioObject]:
-    """The files that share a stem. `transcription-<stem>.json` speaks for one of them only."""
-    # A stem that is itself an audio file's name: `transcription-a.mp3.json` speaks for a.mp3, never
-    # for a.mp3.wav, whether a.mp3 is there today or not.
-    plain = [] if audio_name(stem) else _named(folder, folder.transcripts, stem)
+    """Assigns transcripts to files with one stem; `transcription-<stem>.json` belongs to one of them."""
+    # If a stem is itself an audio file's name: `transcription-a.mp3.json` belongs to a.mp3, never to
+    # a.mp3.wav, even if a.mp3 does not exist.
+    plain = [] if audio_name(stem) else _find_transcripts(folder, folder.transcripts, stem)
     owners = [_owner_of(tagged[1].key, group, owner) for tagged in plain]
-    designated = owners[0] if owners else None if audio_name(stem) else _first(group)
+    designated = owners[0] if owners else None if audio_name(stem) else _first_filled(group)
     for name, info in group:
-        own = [tagged for tagged, who in zip(plain, owners, strict=True) if who == name.name]
+        own = [tagged for tagged, file in zip(plain, owners, strict=True) if file == name.name]
         yield AudioObject(
             info=info,
             name=name,
-            transcripts=(*_named(folder, folder.transcripts, name.name), *own),
-            blank=tuple(_blank(folder, name, plain=name.name == designated)),
+            transcripts=(*_find_transcripts(folder, folder.transcripts, name.name), *own),
+            blank=tuple(_find_blank(folder, name, plain=name.name == designated)),
             planned=transcript_key(name, full_name=name.name != designated),
         )
 
 
-def _blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
-    yield from _named(folder, folder.blank, name.name)
+def _find_blank(folder: _Folder, name: AudioName, *, plain: bool) -> Iterator[Tagged]:
+    yield from _find_transcripts(folder, folder.blank, name.name)
     if plain:
-        yield from _named(folder, folder.blank, name.stem)
+        yield from _find_transcripts(folder, folder.blank, name.stem)
 
 
-def _named(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
-    """What speaks for a stem or a file name, be it whole or shortened to fit the store."""
+def _find_transcripts(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[Tagged]:
+    """Transcripts of a stem or a file name, whole or shortened."""
     if not index:
         return []
     names = dict.fromkeys((text, transcript_name(folder.path, text)))
@@ -192,10 +192,10 @@ def _named(folder: _Folder, index: dict[str, list[Tagged]], text: str) -> list[T
 
 
 def _owner_of(transcript: str, group: list[tuple[AudioName, ObjectInfo]], owner: Owner) -> str:
-    """Asked only where there is a choice. A transcript that names a file which is gone is nobody's here."""
-    return _first(group) if len(group) == 1 else owner(transcript) or _first(group)
+    """Audio file of a transcript; reads the transcript only if several files have its stem."""
+    return _first_filled(group) if len(group) == 1 else owner(transcript) or _first_filled(group)
 
 
-def _first(group: list[tuple[AudioName, ObjectInfo]]) -> str:
-    """The first by key that has anything to hear."""
+def _first_filled(group: list[tuple[AudioName, ObjectInfo]]) -> str:
+    """The first file by key that is not empty."""
     return next((name.name for name, info in group if info.size), group[0][0].name)

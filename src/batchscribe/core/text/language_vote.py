@@ -1,4 +1,4 @@
-"""One language for a session: its first windows vote, and then it stays."""
+"""One language for a session, by a vote of its first windows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 VOTERS = 4
-"""Windows of a session that vote. One alone may be music, or a greeting in another language."""
+"""Windows of a session that vote; a single one may be music, or a greeting in another language."""
 SESSIONS = 4096
-"""Sessions that are remembered; the one that was asked for longest ago is forgotten first."""
+"""Sessions that are remembered; the least recently used is forgotten first."""
 
 
 @dataclass
@@ -23,22 +23,22 @@ class _Vote:
 
 @dataclass
 class Votes:
-    """What each session was found to speak.
+    """The language of each session, by vote.
 
-    A window is heard in the language that leads by then, its own vote counted; after `VOTERS` windows
-    the session's language is fixed.
+    A window is transcribed in the language that leads after its own vote; after `VOTERS` windows the
+    session's language is fixed.
     """
 
     limit: int = SESSIONS
     _sessions: OrderedDict[str, _Vote] = field(default_factory=OrderedDict)
 
     def wanted(self, session: str) -> int:
-        """How many windows of this session may still vote."""
+        """Number of windows of this session that may still vote."""
         vote = self._sessions.get(session)
         return VOTERS - (vote.voters if vote else 0)
 
     def cast(self, session: str, probabilities: Mapping[str, float]) -> None:
-        """One window's probability of each language. Ignored where the vote is over."""
+        """Adds one window's probability of each language; ignored when the vote is over."""
         if self.wanted(session) <= 0:
             return
         vote = self._sessions.setdefault(session, _Vote())
@@ -48,7 +48,7 @@ class Votes:
         self._keep(session)
 
     def language(self, session: str) -> str | None:
-        """The language that leads, or is fixed; None where nobody voted."""
+        """The leading or fixed language; None without votes."""
         vote = self._sessions.get(session)
         if vote is None:
             return None

@@ -1,8 +1,8 @@
-"""Whether a recognition looks wrong: loops, doubts, words that do not fit into their audio.
+"""Detects implausible results: loops, low confidence, words that do not fit their audio.
 
-Models invent words where nobody speaks, and get stuck in loops. What looks wrong is heard again, more
-carefully, and flagged where it looks wrong still; it is never deleted. Only a window that the model
-itself takes for silence has no words. Every engine can be judged here: what it does not know is None.
+Models invent words during silence, and get stuck in loops. An implausible result is decoded again with more
+careful options, and flagged if it is still implausible; it is never deleted. Only a window that the model
+itself rates as silence has no words. The checks work for every engine: values that it lacks are None.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.transcripts import Segment, Word
 
 MAX_COMPRESSION = 2.4
-"""Bytes of text for each byte of it compressed: more is repetition. It and the next two are Whisper's own."""
+"""Compression ratio of the text above which it is repetitive. It and the next two are Whisper's own."""
 MIN_LOGPROB = -1.0
-"""The mean of the logarithms of the tokens' probabilities: below it, the model guesses."""
+"""Mean log probability of the tokens below which the model guesses."""
 MIN_SILENCE = 0.6
-"""The probability of no speech above which a guess is taken for silence."""
+"""The probability of no speech above which a guess counts as silence."""
 LONGEST_PHRASE = 6
-"""Words: phrases up to this long are looked for in loops."""
+"""Longest phrase, in words, that is checked for loops."""
 LOOP_TIMES = 4
 LOOP_WORDS = 8
-"""So often in a row, and so many words in all, makes a loop: people do say "no, no, no"."""
+"""Repetitions in a row, and words in all, that make a loop: "no, no, no" is normal speech."""
 LOOP_SHARE = 1 / 3
-"""Of all words: so large a part of the text must be the loop."""
+"""Smallest share of the text's words that a loop must have."""
 FASTEST = 8.0
-"""Words a second: the fastest talkers stay below it."""
+"""Words per second; the fastest speakers stay below it."""
 FASTEST_UNSPACED = 16.0
-"""The same for scripts without blanks, where engines call each syllable a word."""
+"""The same for scripts without blanks, in which engines count each syllable as a word."""
 BURST_WORDS = 8
-"""Fewer words are no measure of a speed."""
+"""Fewest words from which a speed is measured."""
 SLACK = 0.5
-"""Seconds by which a time may lie outside the audio, or before the one before it: engines round and pad."""
+"""Seconds by which a time may lie outside the audio, or before the previous one: engines round and pad."""
 UNHEARD_SECONDS = 1.0
-"""What a model may leave unread of a window, where it said that more comes."""
+"""Seconds of a window that a model may leave unread when it stops early."""
 WORDLESS_SECONDS = 3.0
-"""So much detected speech without a word between it is too much to be breath or laughter."""
+"""Seconds of detected speech without a word that are too long to be breath or laughter."""
 Span = tuple[float, float]
 
 
 class Doubt(StrEnum):
-    """Why a recognition looks wrong."""
+    """Reasons why a result is implausible."""
 
     REPETITIVE = "repetitive"
     LOOPING = "looping"
@@ -61,10 +61,10 @@ class Doubt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What an engine made of one window, before anything is mended.
+    """The engine's raw result for one window.
 
-    Times are seconds from the window's beginning, as the engine gave them. `heard_until` is up to where
-    the model read, where it says that it stopped early.
+    Times are seconds from the window's beginning, as the engine returned them. `heard_until` is the time up
+    to which the model read, if it reports that it stopped early.
     """
 
     segments: tuple[Segment, ...]
@@ -83,13 +83,13 @@ class Heard:
 
     @property
     def silent(self) -> bool:
-        """Whether the model itself takes it for silence: it says so, and its words are guesses."""
+        """True if the model rates it as silence, with guessed words."""
         guessed = self.avg_logprob is not None and self.avg_logprob < MIN_LOGPROB
         return guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
 def doubts(heard: Heard) -> frozenset[Doubt]:
-    """Why it looks wrong; empty where it does not. Hearing nothing is no doubt, but stopping early is one."""
+    """Doubts about a result. An empty text is plausible; stopping early is not."""
     found = {Doubt.UNFINISHED} if _unfinished(heard) else set[Doubt]()
     if heard.text:
         found |= {doubt for doubt, wrong in _CHECKS if wrong(heard)}
@@ -97,14 +97,16 @@ def doubts(heard: Heard) -> frozenset[Doubt]:
 
 
 def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) -> list[tuple[Span, ...]]:
-    """Speech between two words, or beside the first or last one, if it sums up to 3 s or more.
+    """Finds gaps between words with 3 s of speech or more.
 
     `speech` are detected spans, in order; all times are seconds on one clock. Each result holds the spans of
-    one such place, in order. A mark alone, such as "." or "♪", is no word.
+    one gap, in order. Punctuation alone, such as "." or "♪", is not a word.
     """
     found: list[tuple[Span, ...]] = []
     at = -inf
-    words = sorted((one.start, one.end) for one in _timed(segments) if any(map(str.isalnum, _text(one))))
+    words = sorted(
+        (one.start, one.end) for one in _iterate_timed(segments) if any(map(str.isalnum, _text_of(one)))
+    )
     for begin, end in (*words, (inf, inf)):
         parts = [(max(first, at), min(last, begin)) for first, last in speech if first < begin and last > at]
         if sum(last - first for first, last in parts) >= WORDLESS_SECONDS:
@@ -114,41 +116,41 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
 
 
 def flags(heard: Heard) -> tuple[str, ...]:
-    """What an engine without a second, more careful way of hearing says of a recognition that looks wrong."""
+    """Flags of a result from an engine that cannot re-decode."""
     return (LOW_CONFIDENCE,) if doubts(heard) else ()
 
 
 def better(first: Heard, second: Heard) -> Heard:
-    """The more credible one of two recognitions of the same window.
+    """The more plausible of two results for the same window.
 
-    Fewer doubts win, then the model's own confidence. Words are given up for none only where the model
-    holds silence for likely.
+    Fewer doubts win, then the model's own confidence. An empty text replaces words only if the model rates
+    silence as likely.
     """
     if not second.text:
-        given_up = not first.text or (first.no_speech_prob or 0.0) > MIN_SILENCE
-        return second if given_up else first
-    return second if _credit(second) > _credit(first) else first
+        is_silence = not first.text or (first.no_speech_prob or 0.0) > MIN_SILENCE
+        return second if is_silence else first
+    return second if _rank_result(second) > _rank_result(first) else first
 
 
-def _credit(heard: Heard) -> tuple[int, float]:
+def _rank_result(heard: Heard) -> tuple[int, float]:
     return -len(doubts(heard)), heard.avg_logprob if heard.avg_logprob is not None else MIN_LOGPROB
 
 
 def compression(text: str) -> float:
-    """Bytes of text for each byte of it compressed: Whisper's measure of repetition."""
+    """Compression ratio of the text: Whisper's measure of repetition."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
 
 
 def looping(words: Sequence[str]) -> bool:
-    """Whether one phrase, over and over in a row, makes up a large part of the words."""
+    """True if one repeated phrase makes up much of the text."""
     spoken = [word.strip(" .,!?;:…。、！？").casefold() for word in words]
     enough = max(LOOP_WORDS, LOOP_SHARE * len(spoken))
     return any(_longest_run(spoken, length) >= enough for length in range(1, LONGEST_PHRASE + 1))
 
 
 def _longest_run(words: Sequence[str], length: int) -> int:
-    """The words in the longest run of one phrase of `length` words; 0 where it comes too seldom."""
+    """Words in the longest run of one phrase of `length` words; 0 below LOOP_TIMES repetitions."""
     longest, run = 0, 0
     for place in range(length, len(words)):
         run = run + 1 if words[place] == words[place - length] else 0
@@ -178,11 +180,11 @@ def _disordered(heard: Heard) -> bool:
 
 
 def _spans(heard: Heard) -> Iterator[Span]:
-    return ((one.start, one.end) for one in _timed(heard.segments))
+    return ((one.start, one.end) for one in _iterate_timed(heard.segments))
 
 
-def _timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
-    """The smallest parts that have times: words, else the segment if it has a text."""
+def _iterate_timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
+    """The smallest parts with times: words, else the segment if it has a text."""
     for segment in segments:
         if segment.words:
             yield from segment.words
@@ -190,7 +192,7 @@ def _timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
             yield segment
 
 
-def _text(part: Segment | Word) -> str:
+def _text_of(part: Segment | Word) -> str:
     return part.word if isinstance(part, Word) else part.text
 
 

@@ -1,4 +1,4 @@
-"""What goes into a speech engine and what comes out of it."""
+"""Input and output of a speech engine."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 MAX_WINDOW_SECONDS = 30.0
-"""Whisper's encoder takes 30 s at a time; other engines live with it."""
+"""Whisper's encoder takes 30 s at a time; other engines accept that length."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """Up to 30 s of speech.
 
-    `audio` has shape (samples,), float32 in [-1, 1], 16 kHz, mono. `start` is where it begins on the
-    clock of its stretch, in seconds. `session` names what belongs together: one vote on the language.
+    `audio` has shape (samples,), float32 in [-1, 1], 16 kHz, mono. `start` is its begin on the timeline, in
+    seconds. Windows of one `session` share one language vote.
     """
 
     id: int

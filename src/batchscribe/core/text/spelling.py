@@ -1,4 +1,4 @@
-"""How texts write words and segments: the words know the times, the text knows blanks and marks."""
+"""Spelling of words and segments: words have the times, the text has blanks and punctuation."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from itertools import pairwise
 from batchscribe.core.text.transcripts import Segment, Word
 
 TOUCHING = 0.5
-"""Seconds; two parts of one word are no further apart."""
+"""Longest gap between two parts of one word, in seconds."""
 
 
 def written(segment: Segment) -> list[str]:
-    """Each word as the text writes it, with the marks and blanks that belong to it.
+    """Each word as spelled in the text, with its punctuation and blanks; joined, they are the text.
 
-    Joined they are the text. If text and words do not match, they are the words with their own blanks,
-    or with one each if they have none.
+    If text and words do not match, returns the words with their own blanks, or with one each if they have
+    none.
     """
-    found = _found(segment.text, segment.words)
+    found = _locate_words(segment.text, segment.words)
     if found is None:
         own = any(word.word[:1].isspace() for word in segment.words)
         return [word.word if own else word.word.strip() + " " for word in segment.words]
-    cuts = [_cut(segment.text, end, begin) for (_, end), (begin, _) in pairwise(found)]
+    cuts = [_find_border(segment.text, end, begin) for (_, end), (begin, _) in pairwise(found)]
     limits = [0, *cuts, len(segment.text)]
     return [segment.text[begin:end] for begin, end in pairwise(limits)]
 
 
 def joined(segments: Iterable[Segment]) -> str:
-    """The segments' texts with a blank between them, unless a cut split a word of the same channel."""
+    """Joins the segments' texts with blanks, except inside a split word."""
     parts: list[str] = []
     before: Segment | None = None
     for segment in segments:
-        gap = "" if before is None or _continues(before, segment) else " "
+        gap = "" if before is None or _continues_word(before, segment) else " "
         parts += (gap, segment.text.strip())
         before = segment
     return "".join(parts)
 
 
-def _continues(before: Segment, segment: Segment) -> bool:
+def _continues_word(before: Segment, segment: Segment) -> bool:
     # The chunk with the beginning of the word may be missing.
     near = segment.start - before.end < TOUCHING
     return bool(segment.attached) and near and segment.channel == before.channel
 
 
-def _found(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | None:
-    """Where each word begins and ends in the text; None where one is not there, or out of order."""
+def _locate_words(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | None:
+    """Begin and end of each word in the text; None if a word is missing or out of order."""
     places: list[tuple[int, int]] = []
     at = 0
     for word in words:
@@ -56,9 +56,10 @@ def _found(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | None:
     return places
 
 
-def _cut(text: str, end: int, begin: int) -> int:
-    """Where the one word's text ends and the next one's begins: behind the blanks, and marks stay with
-    the word that they touch. Some languages put no blanks: then marks belong to the word before.
+def _find_border(text: str, end: int, begin: int) -> int:
+    """Border between two words in the text: after the blanks; punctuation stays with the word it touches.
+
+    Without blanks, as in some languages, punctuation belongs to the word before.
     """
     between = text[end:begin]
     marks = between.split(maxsplit=1)

@@ -1,4 +1,4 @@
-"""From the transcripts of chunks to the transcript of their session, times on the session's clock."""
+"""Stitches the transcripts of chunks into the transcript of their session."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from batchscribe.core.text.transcripts import (
 )
 
 MISSING = "missing"
-"""Flag of a part without a transcript: its chunk failed for good."""
+"""Flag of a part without a transcript: its chunk failed permanently."""
 UNREADABLE = "unreadable"
-"""Flag of a missing part with an object in the place of its transcript that cannot be read as one."""
+"""Flag of a missing part whose transcript object exists but is unreadable."""
 NO_TIMES = "no-times"
-"""Flag of a part whose text came without times: it spans its whole chunk."""
+"""Flag of a part whose text has no times: it spans its whole chunk."""
 
 POSITION_SLACK = 1.0
-"""Seconds by which a chunk's time stamps may put it before the end of the one before it."""
+"""Seconds by which a chunk's time stamps may place it before the end of the previous chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +39,19 @@ class PartInput:
     key: str
     """Of the audio."""
     transcript: str
-    """Key of the transcript, or where it would be."""
+    """Key of the transcript, also if it does not exist."""
     etag: str = ""
     """Of the transcript object."""
     content: Transcript | ForeignTranscript | None = None
-    """None where the chunk is quarantined: it has no transcript and will get none."""
+    """None if the chunk is quarantined: it has no transcript and will get none."""
     unreadable: str = ""
-    """Why the transcript that is there cannot be read; then there is no content."""
+    """Error of its transcript, if that is unreadable; then there is no content."""
     seconds: float | None = None
-    """How long the audio is, where there is no transcript to say it; None where nobody knows."""
+    """Length of the audio, if there is no transcript; None if unknown."""
 
 
 def duration(part: PartInput) -> float:
-    """Seconds that a chunk takes on the session's clock; 0 where nothing is known of it."""
+    """Seconds of a chunk on the session's clock; 0 if unknown."""
     content = part.content
     if isinstance(content, Transcript):
         return max(0.0, content.duration, content.span or 0.0)
@@ -60,7 +60,7 @@ def duration(part: PartInput) -> float:
     return max(0.0, last, stated or part.seconds or 0.0)
 
 
-def _segments(part: PartInput) -> tuple[Segment, ...]:
+def _part_segments(part: PartInput) -> tuple[Segment, ...]:
     content = part.content
     if content is None:
         return ()
@@ -69,7 +69,7 @@ def _segments(part: PartInput) -> tuple[Segment, ...]:
     return content.segments
 
 
-def _flags(part: PartInput) -> tuple[str, ...]:
+def _part_flags(part: PartInput) -> tuple[str, ...]:
     content = part.content
     if content is None:
         return (MISSING, UNREADABLE) if part.unreadable else (MISSING,)
@@ -78,42 +78,46 @@ def _flags(part: PartInput) -> tuple[str, ...]:
     return (NO_TIMES,) if content.text.strip() and not content.segments else ()
 
 
-def _language(contents: Iterable[Transcript | ForeignTranscript | None]) -> str | None:
-    """The language of most of the chunks that have one."""
+def _most_common_language(contents: Iterable[Transcript | ForeignTranscript | None]) -> str | None:
+    """The most frequent language of the chunks."""
     counted = Counter(content.language for content in contents if content and content.language)
     return counted.most_common(1)[0][0] if counted else None
 
 
 def digest(parts: Sequence[PartInput]) -> str:
-    """SHA-256 over what goes in: names, ETags, and what is missing. Equal digests make equal files."""
+    """SHA-256 over names, ETags and missing parts: equal digests mean equal files."""
     whole = hashlib.sha256()
     for part in parts:
-        for field in (part.key, part.transcript, *(_flags(part) if part.content is None else (part.etag,))):
-            # Lengths go in too, so that no two lists of names look alike.
+        for field in (
+            part.key,
+            part.transcript,
+            *(_part_flags(part) if part.content is None else (part.etag,)),
+        ):
+            # With lengths, so that no two lists of names have the same digest.
             encoded = field.encode()
             whole.update(len(encoded).to_bytes(8, "big") + encoded)
     return whole.hexdigest()
 
 
 def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
-    """One text of all chunks on one clock.
+    """Returns one text of all chunks on one clock.
 
-    Each begins where the one before it ends, less what both have; or where its recording's own time
-    stamps put it, so that a chunk that is missing leaves its true gap.
+    Each chunk begins at the end of the previous one, minus their overlap; or at the position in its
+    recording's time stamps, so that a missing chunk leaves its true gap.
     """
     clock = _SessionClock()
     segments: list[Segment] = []
     placed: list[SessionPart] = []
     for part in parts:
         offset = clock.place(part)
-        segments += (_on_session(segment, offset) for segment in _segments(part))
+        segments += (_on_session(segment, offset) for segment in _part_segments(part))
         placed.append(
             SessionPart(
                 key=part.key,
                 transcript=part.transcript,
                 offset=round(offset, 3),
                 duration=round(duration(part), 3),
-                flags=_flags(part),
+                flags=_part_flags(part),
             )
         )
     return SessionTranscript(
@@ -121,41 +125,41 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
         text=joined(segments),
         segments=tuple(segments),
         duration=round(clock.end, 3),
-        language=_language(part.content for part in parts),
+        language=_most_common_language(part.content for part in parts),
         parts=tuple(placed),
         digest=digest(parts),
     )
 
 
 class _SessionClock:
-    """Places chunk after chunk on the session's clock; times in seconds."""
+    """Places chunks on the session's clock; times in seconds."""
 
     def __init__(self) -> None:
         self.end = 0.0
-        """Of all that was placed."""
+        """Of all placed chunks."""
         self._length = 0.0
-        """Of the chunk placed last."""
+        """Of the last placed chunk."""
         self._recording: float | None = None
-        """Where the recording began, as the last chunk of it that knows its position says."""
+        """Begin of the recording, from its last chunk with a position."""
 
     def place(self, part: PartInput) -> float:
-        """Where the chunk begins."""
+        """Places a chunk and returns its offset."""
         length = duration(part)
         content = part.content if isinstance(part.content, Transcript) else None
-        overlap = min(_seconds(content.overlap), self._length, length) if content else 0.0
+        overlap = min(_length_or_zero(content.overlap), self._length, length) if content else 0.0
         position = content.position if content else None
         offset = self._by_position(position, overlap)
         if offset is None:
             offset = self.end - overlap
         if position is not None:
-            self._recording = offset - _seconds(position)
+            self._recording = offset - _length_or_zero(position)
         self.end = max(self.end, offset + length)
         self._length = length
         return offset
 
     def _by_position(self, position: float | None, overlap: float) -> float | None:
-        """Where its recording's time stamps put a chunk; None where they do not tell, or cannot be true."""
-        # A chunk that begins a recording says nothing of how it lies to the one before.
+        """Offset by the recording's time stamps; None if they are missing or implausible."""
+        # The first chunk of a recording has no position relative to the chunk before it.
         if not position or self._recording is None:
             return None
         offset = self._recording + position
@@ -163,21 +167,21 @@ class _SessionClock:
         return offset if earliest <= offset < math.inf else None
 
 
-def _seconds(value: float) -> float:
-    """The value where it is a length of time; else 0."""
+def _length_or_zero(value: float) -> float:
+    """The value if it is a length of time, else 0."""
     return value if 0 < value < math.inf else 0.0
 
 
 def _on_session(segment: Segment, offset: float) -> Segment:
-    """The segment on the session's clock, where no cut goes through a word any more."""
-    words = tuple(_whole(word, offset) for word in segment.words)
+    """The segment on the session's clock, with split words joined."""
+    words = tuple(_join_split_word(word, offset) for word in segment.words)
     moved = msgspec.structs.replace(segment, words=()).shifted(offset)
     start = min([moved.start, *(word.start for word in words)])
     end = max([moved.end, *(word.end for word in words)])
     return msgspec.structs.replace(moved, start=start, end=end, words=words)
 
 
-def _whole(word: Word, offset: float) -> Word:
+def _join_split_word(word: Word, offset: float) -> Word:
     start, end = max(0.0, word.true_start + offset), word.true_end + offset
     return msgspec.structs.replace(
         word,

@@ -1,4 +1,4 @@
-"""Word and segment times that keep to their window: engines round, guess and overshoot."""
+"""Limits word and segment times to their window: engines round, guess and overshoot."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PLACES = 3
 
 
 def within(segments: Iterable[Segment], seconds: float) -> tuple[Segment, ...]:
-    """The segments with all times in [0, seconds], starts in order, and no end before its start.
+    """Limits the segments to [0, seconds], starts in order, no negative lengths.
 
-    Words keep to their segment, and a segment without words keeps its text.
+    Segments cover exactly their words; a segment without words keeps its text.
     """
     out: list[Segment] = []
     at = 0.0
     limit = int(seconds * 10**PLACES) / 10**PLACES
     for segment in segments:
-        words = _ordered(segment.words, at, limit)
+        words = _order_words(segment.words, at, limit)
         begin = words[0].start if words else _clip(segment.start, at, limit)
         end = words[-1].end if words else _clip(segment.end, begin, limit)
         out.append(msgspec.structs.replace(segment, start=begin, end=end, words=words))
@@ -29,7 +29,7 @@ def within(segments: Iterable[Segment], seconds: float) -> tuple[Segment, ...]:
     return tuple(out)
 
 
-def _ordered(words: Iterable[Word], at: float, limit: float) -> tuple[Word, ...]:
+def _order_words(words: Iterable[Word], at: float, limit: float) -> tuple[Word, ...]:
     out: list[Word] = []
     for word in words:
         begin = _clip(word.start, at, limit)

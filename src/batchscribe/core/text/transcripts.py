@@ -18,22 +18,22 @@ from batchscribe.errors import PermanentError
 FORMAT = "batchscribe.transcript"
 VERSION = 1
 LONGEST = 1e10
-"""Seconds; a later time in a transcript cannot be one."""
+"""Largest plausible time in a transcript, in seconds."""
 SMALLEST = len(b'{"text":""}')
-"""Bytes; nothing shorter is a transcript."""
+"""Size of the shortest transcript, in bytes."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """`probability` is 0 to 1, or None where the engine knows none."""
+    """`probability` is 0 to 1, or None if the engine has none."""
 
     word: str
     start: float
     end: float
     probability: float | None = None
     starts_before: float | msgspec.UnsetType = msgspec.UNSET
-    """Seconds by which it began before its chunk did: a cut went through it."""
+    """Seconds of the word before its chunk begins: a cut split it."""
     ends_after: float | msgspec.UnsetType = msgspec.UNSET
-    """Seconds by which it goes on behind the end of its chunk."""
+    """Seconds of the word after its chunk ends."""
 
     @property
     def true_start(self) -> float:
@@ -55,9 +55,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     end: float
     words: tuple[Word, ...] = ()
     channel: int | msgspec.UnsetType = msgspec.UNSET
-    """Which channel it was said on, from 1 on, where channels are heard one by one."""
+    """Its channel, counted from 1, if channels are transcribed separately."""
     attached: bool | msgspec.UnsetType = msgspec.UNSET
-    """True if its text continues the segment before it without a blank: a cut split "ill-disposed"."""
+    """True if its text continues the previous segment without a blank: a cut split "ill-disposed"."""
 
     def shifted(self, seconds: float) -> Segment:
         return msgspec.structs.replace(
@@ -69,7 +69,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AudioRef(msgspec.Struct, frozen=True, kw_only=True):
-    """The exact audio that was heard: `name` is the file's own name, `key` its place in the source."""
+    """The exact audio that was transcribed: `name` is the file name, `key` its key in the source."""
 
     name: str
     key: str
@@ -85,11 +85,11 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     segments: tuple[Segment, ...]
     duration: float
     span: float | None = None
-    """Seconds that the whole file takes by its own clock, if its picture lasts longer than its sound."""
+    """Seconds of the whole file by its own clock, if its video is longer than its audio."""
     overlap: float = 0.0
-    """Seconds of its beginning that the chunk before it ends with, too."""
+    """Overlap with the previous chunk, in seconds."""
     position: float | None = None
-    """Seconds from the beginning of its recording, by the container's own time stamps, where they tell."""
+    """Seconds from the beginning of its recording, by the container's time stamps; None if unknown."""
     language: str | None = None
     flags: tuple[str, ...] = ()
     engine: str
@@ -101,7 +101,7 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
 
 
 class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one chunk lies in its session; `flags` and `text` say if it is missing."""
+    """Position of one chunk in its session; `flags` show if its transcript is missing."""
 
     key: str
     transcript: str
@@ -122,11 +122,11 @@ class SessionTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     parts: tuple[SessionPart, ...]
     digest: str
-    """SHA-256 over the names and ETags of the transcripts that went in: the same digest, the same file."""
+    """SHA-256 over names and ETags of the transcripts in it: equal digests mean equal files."""
 
 
 class ForeignTranscript(msgspec.Struct, frozen=True, kw_only=True):
-    """What we read of a transcript that the original system wrote."""
+    """The fields that we read from a transcript of the original system."""
 
     segments: tuple[Segment, ...] = ()
     text: str = ""
@@ -134,27 +134,27 @@ class ForeignTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
 
 
-_SAID = frozenset({"text", "segments"})
+_CONTENT_FIELDS = frozenset({"text", "segments"})
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """JSON for people and programs: indented, UTF-8, newline at the end."""
+    """Encodes as JSON: indented, UTF-8, newline at the end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def decode(data: bytes) -> Transcript | ForeignTranscript:
-    """A transcript of ours, or what can be read of a foreign one. Raises PermanentError."""
-    found = _decoded(data)
-    # Numbers in quotes are read too, and "nan" is one: no subtitle could be placed by it, nor by 1e308.
-    if not all(abs(seconds) <= LONGEST for seconds in _times(found)):
-        raise PermanentError("not a transcript: a time in it is no number, or centuries away")
-    said = isinstance(found, Transcript) or found.text or found.segments
-    if not said and not _SAID.intersection(msgspec.json.decode(data)):
+    """Decodes our transcript, or the readable fields of a foreign one. Raises PermanentError."""
+    found = _parse(data)
+    # Quoted numbers are accepted, and "nan" is one; no subtitle can be placed at nan or 1e308.
+    if not all(abs(seconds) <= LONGEST for seconds in _list_times(found)):
+        raise PermanentError(f"not a transcript: it has a time that is not a number, or above {LONGEST:g} s")
+    has_content = isinstance(found, Transcript) or found.text or found.segments
+    if not has_content and not _CONTENT_FIELDS.intersection(msgspec.json.decode(data)):
         raise PermanentError("not a transcript: it has neither a text nor segments")
     return found
 
 
-def _decoded(data: bytes) -> Transcript | ForeignTranscript:
+def _parse(data: bytes) -> Transcript | ForeignTranscript:
     try:
         return msgspec.json.decode(data, type=Transcript)
     except UNREADABLE:
@@ -165,7 +165,7 @@ def _decoded(data: bytes) -> Transcript | ForeignTranscript:
         raise PermanentError(f"not a transcript: {error}") from error
 
 
-def _times(found: Transcript | ForeignTranscript) -> Iterator[float]:
+def _list_times(found: Transcript | ForeignTranscript) -> Iterator[float]:
     yield found.duration or 0.0
     if isinstance(found, Transcript):
         yield from (found.overlap, found.position or 0.0)

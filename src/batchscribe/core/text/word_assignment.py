@@ -1,7 +1,7 @@
-"""Gives what was heard in a stretch back to its chunks: each word to one, with times on its clock.
+"""Assigns the words of a timeline to its chunks, on their clocks.
 
-A word belongs to the chunk that has its midpoint. Chunks that were transcribed before are never written
-again: what they have already is dropped, and a word that a cut kept from them goes to the neighbour.
+A word belongs to the chunk that contains its midpoint. Chunks that were transcribed before are never written
+again: words in their transcripts are dropped, and a word that a cut kept from them goes to the neighbour.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ G = TypeVar("G")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one chunk lies on its stretch's clock, in seconds.
+    """Position of one chunk on the timeline, in seconds.
 
-    The places of a stretch are in order and leave no gap: each `last` is the next one's `first`, and
-    an overlap is no longer than either of its chunks.
+    The places of a timeline are in order, without gaps: each `last` is the next one's `first`, and an overlap
+    is no longer than either of its chunks.
     """
 
     begin: float
@@ -37,89 +37,88 @@ class Place:
     end: float
     """Past its last sample."""
     first: float
-    """Its own from here on: the seam with the chunk before it, the middle of what both have; else `begin`."""
+    """Begin of its own part: the middle of the overlap with the previous chunk, else `begin`."""
     last: float
-    """Its own up to here: the seam with the next one."""
+    """End of its own part: the middle of the overlap with the next chunk."""
     published: bool = False
-    """Transcribed before: it lets others be heard in context, and is never written again."""
+    """Transcribed before: it is context for others, and is never written again."""
     heard_from: float | None = None
-    """Of a published one: the true start of its first word. None where it has no word, and of others."""
+    """True start of the first word, if the chunk is published and has words."""
     heard_until: float | None = None
-    """Of a published one: the true end of its last word. None where it has no word, and of others."""
+    """True end of the final word, if the chunk is published and has words."""
 
 
 def share(segments: Iterable[Segment], places: Sequence[Place]) -> list[tuple[Segment, ...]]:
-    """The segments of each place, on its chunk's own clock; none for published ones.
+    """Returns the segments of each place, on its chunk's clock; none for published ones.
 
-    `segments` are in order, on the stretch's clock, and of words that do not overlap: with channels
-    heard one by one, share each for itself. A segment that several chunks have a part of is split
-    between its words. Times keep to the chunk, and a word that a cut goes through keeps what is
-    outside in `starts_before` and `ends_after`.
+    `segments` are in order, on the timeline's clock, and their words do not overlap; assign separately
+    transcribed channels one by one. A segment of several chunks is split between its words. Times are limited
+    to the chunk; the parts of a split word outside the chunk are in `starts_before` and `ends_after`.
     """
     shares: list[list[Segment]] = [[] for _ in places]
     owners = _Owners(places)
     for segment in segments:
-        for at, part in _parts(segment, owners):
+        for at, part in _split_by_owner(segment, owners):
             if part.text.strip():
                 shares[at].append(_on_chunk(part, places[at]))
     return [tuple(share) for share in shares]
 
 
 def divide(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segment]:
-    """The segments, split between their words at these times, which are in order."""
+    """Splits the segments between their words at these times, in order."""
     for segment in segments:
         if not segment.words:
             yield segment
             continue
         after = [bisect_right(times, (word.start + word.end) / 2) for word in segment.words]
-        yield from (part for _, part in _grouped(segment, after))
+        yield from (part for _, part in _split_by_group(segment, after))
 
 
 class _Owners:
-    """Whose a span of time is."""
+    """Finds the owner of a span of time."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = places
         self._lasts = [place.last for place in places]
-        until = [_or(place.heard_until, -inf) for place in places]
-        begin = [_or(place.heard_from, inf) for place in places]
+        until = [_value_or(place.heard_until, -inf) for place in places]
+        begin = [_value_or(place.heard_from, inf) for place in places]
         self._until = [-inf, *accumulate(until, max)]
-        """How far the published ones before each place reach."""
+        """For each place: the latest word end of the published places before it."""
         self._from = [*accumulate(reversed(begin), min, initial=inf)][::-1]
-        """From where on the published ones from each place on have words."""
+        """For each place: the earliest word start of the published places from it on."""
 
     def of(self, start: float, end: float) -> int | None:
-        """Which place it goes to; None where a published chunk has it, or has heard it and left it out."""
+        """Index of the owner; None if a published chunk covers the span, with or without a word."""
         middle = (start + end) / 2
-        # What lies outside of all belongs to the nearest.
+        # A span outside all places belongs to the nearest one.
         at = min(bisect_right(self._lasts, middle), len(self._places) - 1)
         if self._is_known(middle, at):
             return None
-        return self._across(start, end, at) if self._places[at].published else at
+        return self._find_pending_owner(start, end, at) if self._places[at].published else at
 
     def _is_known(self, middle: float, at: int) -> bool:
-        """Whether a published chunk has the word: one before it reaches so far, or one behind it does.
+        """True if the words of a published chunk cover the time.
 
-        Each has all words between its first and its last; and those of chunks further off count too,
-        since where chunks are short a word may reach over several.
+        A published chunk has all words between its first and its last. Distant chunks count too, because a
+        word may span several short chunks.
         """
         if middle <= self._until[at] or middle >= self._from[at + 1]:
             return True
         here = self._places[at]
-        return _or(here.heard_from, inf) <= middle <= _or(here.heard_until, -inf)
+        return _value_or(here.heard_from, inf) <= middle <= _value_or(here.heard_until, -inf)
 
-    def _across(self, start: float, end: float, at: int) -> int | None:
-        """The pending place that has the most of a word whose midpoint is a published one's."""
+    def _find_pending_owner(self, start: float, end: float, at: int) -> int | None:
+        """Pending place with the largest part of a published place's word."""
         most: tuple[float, int | None] = (0.0, None)
-        for number in self._around(start, end, at):
+        for number in self._overlapping_places(start, end, at):
             place = self._places[number]
             shared = min(end, place.last) - max(start, place.first)
             if not place.published and shared > most[0]:
                 most = (shared, number)
         return most[1]
 
-    def _around(self, start: float, end: float, at: int) -> Iterator[int]:
-        """The places that the span reaches into, beside the one at `at`."""
+    def _overlapping_places(self, start: float, end: float, at: int) -> Iterator[int]:
+        """Other places that the span overlaps, besides `at`."""
         before = at - 1
         while before >= 0 and self._places[before].last > start:
             yield before
@@ -130,25 +129,25 @@ class _Owners:
             behind += 1
 
 
-def _or(value: float | None, instead: float) -> float:
+def _value_or(value: float | None, instead: float) -> float:
     return instead if value is None else value
 
 
-def _parts(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
-    """The segment, or what of it goes where, in order."""
+def _split_by_owner(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
+    """Yields the segment's parts with the index of their place."""
     if not segment.words:
         at = owners.of(segment.start, segment.end)
         if at is not None:
             yield at, segment
         return
-    whose = [owners.of(word.start, word.end) for word in segment.words]
-    yield from ((at, part) for at, part in _grouped(segment, whose) if at is not None)
+    word_owners = [owners.of(word.start, word.end) for word in segment.words]
+    yield from ((at, part) for at, part in _split_by_group(segment, word_owners) if at is not None)
 
 
-def _grouped(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
-    """The segment in parts of words of one group each, in order; `groups` has the group of each word."""
+def _split_by_group(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
+    """Splits the segment into parts of one group each, in order; `groups` has the group of each word."""
     texts = written(segment)
-    spelled = zip(groups, texts, _attached(texts), segment.words, strict=True)
+    spelled = zip(groups, texts, _find_attached(texts), segment.words, strict=True)
     whole = len(set(groups)) == 1 and segment.text.strip()
     for group, members in groupby(spelled, key=itemgetter(0)):
         _, own, (attached, *_), words = zip(*members, strict=True)
@@ -158,21 +157,21 @@ def _grouped(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment
         yield group, msgspec.structs.replace(part, attached=True) if attached else part
 
 
-def _attached(texts: Sequence[str]) -> list[bool]:
-    """True for each text with no blank between it and the one before it."""
+def _find_attached(texts: Sequence[str]) -> list[bool]:
+    """True for each text without a blank before it."""
     return [False, *(not (one[-1:].isspace() or two[:1].isspace()) for one, two in pairwise(texts))]
 
 
 def _on_chunk(segment: Segment, place: Place) -> Segment:
     """The segment with its times on the chunk's clock; it covers its words."""
-    words = tuple(_word(word, place) for word in segment.words)
-    begin = words[0].start if words else _clip(segment.start, place)
-    end = words[-1].end if words else _clip(segment.end, place)
+    words = tuple(_word_on_chunk(word, place) for word in segment.words)
+    begin = words[0].start if words else _clip_time(segment.start, place)
+    end = words[-1].end if words else _clip_time(segment.end, place)
     return msgspec.structs.replace(segment, start=begin, end=end, words=words)
 
 
-def _word(word: Word, place: Place) -> Word:
-    start, end = _clip(word.start, place), _clip(word.end, place)
+def _word_on_chunk(word: Word, place: Place) -> Word:
+    start, end = _clip_time(word.start, place), _clip_time(word.end, place)
     before = round(start - (word.start - place.begin), PLACES)
     after = round(word.end - place.begin - end, PLACES)
     return msgspec.structs.replace(
@@ -184,9 +183,9 @@ def _word(word: Word, place: Place) -> Word:
     )
 
 
-def _clip(time: float, place: Place) -> float:
-    """A time of the stretch on the chunk's clock, kept inside the chunk, in whole milliseconds."""
-    # Sums of decimal fractions fall short of a whole millisecond by some 1e-12.
+def _clip_time(time: float, place: Place) -> float:
+    """Converts a time to the chunk's clock, limited to the chunk, in milliseconds."""
+    # Sums of decimal fractions fall short of a whole millisecond by about 1e-12.
     length = place.end - place.begin
     limit = int(length * 1000 + 1e-6) / 1000 if length < math.inf else length
     return min(max(round(time - place.begin, PLACES), 0.0), limit)
