@@ -16,9 +16,9 @@ from batchscribe.adapters.engines.whisper.silero_vad import find_speech
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import (
+    AudioOptions,
     EngineSpec,
     ExitRecord,
-    Hearing,
     Manifest,
     ManifestChunk,
     WorkerEnd,
@@ -86,7 +86,7 @@ class Bucket:
         for number, data in enumerate(files, start=1):
             self.put(f"{session}/part-{number:04}.{kind}", data)
 
-    def manifest(self, spec: EngineSpec, hearing: Hearing = Hearing()) -> Manifest:  # noqa: B008 - frozen
+    def manifest(self, spec: EngineSpec, hearing: AudioOptions = AudioOptions()) -> Manifest:  # noqa: B008 - frozen
         return Manifest(
             run=f"bench-{next(self._runs)}",
             worker=0,

@@ -23,7 +23,7 @@ import jiwer
 import numpy as np
 import structlog
 
-from batchscribe.core.run.manifest import EngineSpec, Hearing
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.transcripts import Word
 from batchscribe.protocols import Engine
@@ -188,7 +188,7 @@ def _heard(way: Way, session: Session, engine: Remembering) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         bucket = Bucket(Path(folder) / "bucket")
         (bucket.put_session if way.stitched else bucket.put_strangers)("s", way.files, way.kind)
-        manifest = bucket.manifest(EngineSpec(engine="bench"), Hearing(overlap_ms=way.overlap_ms))
+        manifest = bucket.manifest(EngineSpec(engine="bench"), AudioOptions(overlap_ms=way.overlap_ms))
         bucket.transcribe(manifest, engine)
         found = list(bucket.sessions())
     said = words(" ".join(session.text for session in found))

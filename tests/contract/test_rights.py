@@ -18,7 +18,7 @@ import pytest
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
-from batchscribe.adapters.aws.iam import Folder, Place, Who, policy
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.core import keys
 from batchscribe.core.run.instances import Claim, InstanceState
@@ -69,7 +69,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
         iam: Any = boto3.session.Session().client("iam", region_name=REGION, endpoint_url=cloud.endpoint)
         user = f"{who}-{next(NUMBERS)}"
         iam.create_user(UserName=user)
-        place = Place(
+        place = AccountPlace(
             account="123456789012",
             region=REGION,
             instance=cloud.instance,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word
-from batchscribe.core.text.word_assignment import Place, share
+from batchscribe.core.text.word_assignment import ChunkPlace, share
 
 # A slow machine is no finding.
 calm = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -115,14 +115,14 @@ def engine(recording: Recording, stretch: Sequence[int]) -> list[Segment]:
     ]
 
 
-def places(recording: Recording, stretch: Sequence[int], published: Shares) -> list[Place]:
+def places(recording: Recording, stretch: Sequence[int], published: Shares) -> list[ChunkPlace]:
     origin = recording.chunks[stretch[0]][0]
-    out: list[Place] = []
+    out: list[ChunkPlace] = []
     for at in stretch:
         begin, end = recording.chunks[at]
         words = [word for segment in published.get(at, ()) for word in segment.words]
         out.append(
-            Place(
+            ChunkPlace(
                 begin=begin - origin,
                 end=end - origin,
                 first=(begin if at == stretch[0] else (recording.chunks[at - 1][1] + begin) / 2) - origin,

@@ -343,7 +343,7 @@ def a_clock_set_back_grants_grace(patch: Patch) -> None:
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
     endless = settle._endless
 
-    def alone(run: Run, work: settle.Work, *, unproductive: bool) -> Any:
+    def alone(run: Run, work: settle.WorkerResult, *, unproductive: bool) -> Any:
         return endless(run, work, unproductive=False)
 
     patch.setattr(settle, "_endless", alone)

@@ -13,7 +13,7 @@ import msgspec
 
 from batchscribe import __version__
 from batchscribe.audio.audio_decoder import Samples
-from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Hearing, Manifest, ManifestChunk
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, ExitRecord, Manifest, ManifestChunk
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.core.text.stitching import PartInput, stitch
@@ -50,7 +50,7 @@ class Recorded:
             deadline=NOW + timedelta(hours=1),
             engine=EngineSpec(engine="tones"),
             settings_hash="h",
-            hearing=Hearing(**hearing),
+            hearing=AudioOptions(**hearing),
             chunks=tuple(self.chunk(key) for key in keys),
         )
         return run_worker(

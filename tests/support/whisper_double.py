@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from batchscribe.core.text.quality import Doubt, Heard
+from batchscribe.core.text.quality import Decoded, Doubt
 from batchscribe.core.text.speech import SAMPLE_RATE, Window
 from batchscribe.core.text.transcripts import Segment, Word
 
@@ -19,7 +19,7 @@ def numbered(number: int, session: str = "", *, seconds: float = 2.0, language: 
     return Window(number, 0.0, audio, language=language, session=session)
 
 
-def utterance(text: str, seconds: float = 2.0, **changes: float) -> Heard:
+def utterance(text: str, seconds: float = 2.0, **changes: float) -> Decoded:
     """One segment with its words spread evenly; no words in an empty text."""
     said = text.split()
     words = tuple(
@@ -27,10 +27,10 @@ def utterance(text: str, seconds: float = 2.0, **changes: float) -> Heard:
         for place, word in enumerate(said)
     )
     known = {"avg_logprob": -0.2, "no_speech_prob": 0.01} | changes
-    return Heard((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **known)
+    return Decoded((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **known)
 
 
-def ordinary(number: int) -> Heard:
+def ordinary(number: int) -> Decoded:
     return utterance(f"window {number}")
 
 
@@ -38,8 +38,8 @@ def ordinary(number: int) -> Heard:
 class ScriptedDecoder:
     """A Decoder. `room` is how many windows fit into its memory; `takes` is called for each hearing."""
 
-    says: Callable[[int], Heard] = ordinary
-    says_again: Callable[[int], Heard] = ordinary
+    says: Callable[[int], Decoded] = ordinary
+    says_again: Callable[[int], Decoded] = ordinary
     chances: Callable[[int], dict[str, float]] = lambda _number: {"en": 1.0}
     multilingual: bool = True
     room: int = 1000
@@ -65,13 +65,13 @@ class ScriptedDecoder:
         self.asked.append(encoded)
         return [self.chances(number) for number in encoded]
 
-    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Heard]:
+    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Decoded]:
         assert len(encoded) == len(seconds)
         self.heard.append((language, encoded))
         self.takes("hear")
         return [self.says(number) for number in encoded]
 
-    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Heard:
+    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Decoded:
         self.reheard.append((int(audio[0]), language, why))
         self.takes("again")
         return self.says_again(int(audio[0]))

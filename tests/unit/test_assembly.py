@@ -10,7 +10,7 @@ from batchscribe.audio.windows import Cut
 from batchscribe.core.text.flags import RERUN
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.transcripts import Segment, Word
-from batchscribe.core.text.word_assignment import Place
+from batchscribe.core.text.word_assignment import ChunkPlace
 from batchscribe.worker.assembly import Assembly
 from batchscribe.worker.sounds import Whole
 from batchscribe.worker.timeline import Ended, Ready
@@ -22,8 +22,8 @@ def cut(*parts: tuple[float, float]) -> Cut:
     return Cut(spans, np.zeros(length, np.float32), ())
 
 
-def place(begin: float, end: float) -> Place:
-    return Place(begin=begin, end=end, first=begin, last=end)
+def place(begin: float, end: float) -> ChunkPlace:
+    return ChunkPlace(begin=begin, end=end, first=begin, last=end)
 
 
 def ended(chunk: int) -> Ended:
@@ -48,8 +48,8 @@ def test_a_chunk_in_a_silence_that_was_left_out_is_whole_when_its_window_breaks(
 def test_what_a_neighbour_said_is_known_of_a_part_too() -> None:
     """Its last word reaches 0.6 s into the chunk."""
     assembly = Assembly()
-    said = Place(begin=-20, end=5, first=-inf, last=5, published=True, heard_from=0.0, heard_until=5.6)
-    own = Place(begin=5, end=30, first=5, last=inf)
+    said = ChunkPlace(begin=-20, end=5, first=-inf, last=5, published=True, heard_from=0.0, heard_until=5.6)
+    own = ChunkPlace(begin=5, end=30, first=5, last=inf)
     number = assembly.expect(Ready(cut((0, 10)), (None, 3), (said, own), None, alone=False))
     (part,), _ = assembly.again(number)
     assert assembly.ready(part).cut.start == 5 * SAMPLE_RATE

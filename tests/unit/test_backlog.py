@@ -12,9 +12,9 @@ from batchscribe.core.scan import backlog
 from batchscribe.core.scan.backlog import (
     Backlog,
     LiveLock,
+    PastAttempts,
     ScanRules,
     SessionScan,
-    Trouble,
     sessions,
     summarise,
 )
@@ -317,8 +317,8 @@ def test_a_name_inside_a_name() -> None:
 # What earlier attempts left behind.
 
 
-def troubled(key: str, **values: Any) -> dict[str, tuple[Trouble, ...]]:
-    return {digest(key): (Trouble(etag="old"), Trouble(**({"etag": "e"} | values)))}
+def troubled(key: str, **values: Any) -> dict[str, tuple[PastAttempts, ...]]:
+    return {digest(key): (PastAttempts(etag="old"), PastAttempts(**({"etag": "e"} | values)))}
 
 
 def test_quarantine_holds_for_that_etag_only() -> None:
@@ -388,7 +388,7 @@ def test_the_session_that_waits_longest_comes_first_and_whole() -> None:
 def test_archived_chunks_however_old_do_not_crowd_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "MAX_CANDIDATES", 3)
     frozen = [row(f"s/chunk-{number:03}.webm", hours_old=1000) for number in range(50)]
-    trouble = {digest(each.key): (Trouble(etag="e", troubled=True),) for each in frozen}
+    trouble = {digest(each.key): (PastAttempts(etag="e", troubled=True),) for each in frozen}
     recent = (row("s/chunk-900.webm", hours_old=1), row("t.mp3", hours_old=2))
     found = scan(*frozen, *recent, trouble=trouble, overdue=NOW - timedelta(minutes=30))
     keys = [chunk.key for chunk in summarise(found.values()).candidates]

@@ -9,7 +9,7 @@ from batchscribe.core.text.flags import PARTIAL, RESCALED
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.worker.assembly import Heard, _collect_flags
+from batchscribe.worker.assembly import TranscribedChunk, _collect_flags
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import Sound, Whole
 from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
@@ -82,7 +82,7 @@ def test_languages_that_begin_alike_stay_apart() -> None:
 
 def test_flags_of_the_decoding_stand_in_the_transcript() -> None:
     whole = Whole(4.0, partial=True, repaired=False, flags=frozenset({RESCALED}))
-    heard = Heard(Ended(chunk=0, whole=whole), (), "en", frozenset())
+    heard = TranscribedChunk(Ended(chunk=0, whole=whole), (), "en", frozenset())
     assert {RESCALED, PARTIAL} < set(_collect_flags(heard))
 
 

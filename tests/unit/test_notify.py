@@ -13,7 +13,7 @@ import structlog
 
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
-from batchscribe.adapters.notify.child import Order, deliver
+from batchscribe.adapters.notify.child import SendRequest, deliver
 from batchscribe.adapters.notify.receivers import Receiver, receivers
 from batchscribe.core.messages import Level, Message
 from batchscribe.protocols import Notifier
@@ -142,7 +142,7 @@ def test_without_smtp_mail_goes_to_the_local_mail_system(sendmail: Path) -> None
 
 def test_no_mail_system_at_all_is_a_line_in_the_log() -> None:
     receiver = Receiver(label="e-mail", sendmail=("", "you@example.com"))
-    answer = deliver(Order(receiver=receiver, title="t", body="b", level="info"))
+    answer = deliver(SendRequest(receiver=receiver, title="t", body="b", level="info"))
     assert (answer.sent, "BATCH_SMTP_URL" in answer.why) == (False, True)
 
 

@@ -17,7 +17,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.iam import Folder, Place, Who, policy, trust
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
 from batchscribe.cli.main import cli
 from batchscribe.cli.rights import place_of
 from batchscribe.core import keys
@@ -29,7 +29,7 @@ ADAPTERS = SOURCE / "adapters"
 TEMPLATE = ROOT / "deploy" / "cloudformation" / "guard.yaml"
 INSTANCE = "i-0123456789abcdef0"
 ACCOUNT = "123456789012"
-PLACE = Place(
+PLACE = AccountPlace(
     account=ACCOUNT,
     region="us-east-2",
     instance=INSTANCE,
@@ -44,7 +44,7 @@ RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 SERVICES = {"aws/ec2": "ec2", "aws/eventbridge": "scheduler", "stores/boto3_store": "s3"}
 
 
-def statements(who: Who, place: Place = PLACE) -> list[dict[str, Any]]:
+def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
     found: Any = policy(who, place)["Statement"]
     return list(found)
 
@@ -53,11 +53,11 @@ def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def actions(who: Who, place: Place = PLACE) -> set[str]:
+def actions(who: Who, place: AccountPlace = PLACE) -> set[str]:
     return {action for each in statements(who, place) for action in listed(each["Action"])}
 
 
-def allowed(who: Who, action: str, resource: str, place: Place = PLACE) -> bool:
+def allowed(who: Who, action: str, resource: str, place: AccountPlace = PLACE) -> bool:
     """As IAM decides, without the conditions."""
     return any(
         action in listed(each["Action"])
@@ -211,12 +211,12 @@ def test_another_instance_cannot_be_touched() -> None:
 
 
 def test_a_wildcard_in_a_prefix_is_a_character() -> None:
-    place = Place(output=Folder(bucket="b", prefix="what?*/"))
+    place = AccountPlace(output=Folder(bucket="b", prefix="what?*/"))
     assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(policy(Who.SCHEDULER, place))
 
 
 def test_what_is_not_used_is_not_asked_for() -> None:
-    bare = actions(Who.SCHEDULER, Place(instance=INSTANCE))
+    bare = actions(Who.SCHEDULER, AccountPlace(instance=INSTANCE))
     assert {action.partition(":")[0] for action in bare} == {"ec2"}
     assert "ec2:ModifyInstanceAttribute" not in bare
 

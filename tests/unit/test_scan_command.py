@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export, why
-from batchscribe.cli.scan import Row, _collect_rows, scan
+from batchscribe.cli.scan import SessionRow, _collect_rows, scan
 from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
 from batchscribe.core.run.manifest import Worked
 from batchscribe.core.scan.backlog import SessionScan
@@ -75,7 +75,7 @@ def test_of_a_session_that_went_past_no_chunk_is_kept() -> None:
 
     gc.collect()
     before = sum(type(found) is Chunk for found in gc.get_objects())
-    kept: list[Row] = []
+    kept: list[SessionRow] = []
     for _scan in _collect_rows(sessions(), kept):
         pass
     del _scan

@@ -5,7 +5,7 @@ import pytest
 
 from batchscribe.core.text.spelling import written
 from batchscribe.core.text.transcripts import Segment, Word
-from batchscribe.core.text.word_assignment import Place, divide, share
+from batchscribe.core.text.word_assignment import ChunkPlace, divide, share
 
 
 def segment(text: str, *words: tuple[str, float, float], channel: int = 1) -> Segment:
@@ -13,9 +13,9 @@ def segment(text: str, *words: tuple[str, float, float], channel: int = 1) -> Se
     return Segment(text=text, start=words[0][1], end=words[-1][2], words=timed, channel=channel)
 
 
-def place(begin: float, end: float, **known: float | None) -> Place:
+def place(begin: float, end: float, **known: float | None) -> ChunkPlace:
     """A place without overlaps; published where `known` is given."""
-    return Place(begin=begin, end=end, first=begin, last=end, published=bool(known), **known)
+    return ChunkPlace(begin=begin, end=end, first=begin, last=end, published=bool(known), **known)
 
 
 PAIR = (place(0, 10), place(10, 20))
@@ -53,7 +53,10 @@ def test_a_cut_through_a_word_is_kept_beside_its_time() -> None:
 
 
 def test_an_overlap_is_shared_in_its_middle() -> None:
-    overlapping = (Place(begin=0, end=10, first=0, last=9.75), Place(begin=9.5, end=20, first=9.75, last=20))
+    overlapping = (
+        ChunkPlace(begin=0, end=10, first=0, last=9.75),
+        ChunkPlace(begin=9.5, end=20, first=9.75, last=20),
+    )
     one, two = ("one", 9.5, 9.7), ("two", 9.7, 9.9)
     before, after = share([segment("one two", one, two)], overlapping)
     assert texts([before, after]) == [["one"], ["two"]]
@@ -69,7 +72,7 @@ def test_a_segment_without_words_goes_whole_where_its_middle_is(start: float, en
 
 
 def test_what_lies_outside_goes_to_the_nearest() -> None:
-    late = (Place(begin=0, end=10, first=1, last=10), Place(begin=10, end=20, first=10, last=19))
+    late = (ChunkPlace(begin=0, end=10, first=1, last=10), ChunkPlace(begin=10, end=20, first=10, last=19))
     found = share([segment("a", ("a", 0.1, 0.5)), segment("b", ("b", 19.2, 19.9))], late)
     assert texts(found) == [["a"], ["b"]]
     assert (found[0][0].start, found[1][0].end) == (0.1, 9.9)
@@ -107,9 +110,11 @@ def test_what_neighbours_published_is_not_written_again(start: float, end: float
 
 def test_what_a_published_one_wrote_beyond_the_seam_is_known() -> None:
     around = [
-        Place(begin=0, end=10, first=0, last=9.75, published=True, heard_from=1.0, heard_until=9.95),
-        Place(begin=9.5, end=20, first=9.75, last=19.75),
-        Place(begin=19.5, end=30, first=19.75, last=30, published=True, heard_from=19.55, heard_until=29.0),
+        ChunkPlace(begin=0, end=10, first=0, last=9.75, published=True, heard_from=1.0, heard_until=9.95),
+        ChunkPlace(begin=9.5, end=20, first=9.75, last=19.75),
+        ChunkPlace(
+            begin=19.5, end=30, first=19.75, last=30, published=True, heard_from=19.55, heard_until=29.0
+        ),
     ]
     known = [("a", 9.75, 9.95), ("b", 19.55, 19.75)]
     assert texts(share([segment("a new b", known[0], ("new", 10, 11), known[1])], around)) == [

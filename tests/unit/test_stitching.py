@@ -14,7 +14,7 @@ from batchscribe.core.text.cues import LINE, LINES, SECONDS, cues, paragraphs
 from batchscribe.core.text.stitching import MISSING, PartInput, digest, stitch
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
-from batchscribe.core.text.word_assignment import Place, share
+from batchscribe.core.text.word_assignment import ChunkPlace, share
 from batchscribe.errors import MisconfiguredError
 
 
@@ -335,7 +335,7 @@ def test_times_keep_to_their_window() -> None:
 def test_what_a_cut_goes_through_is_written_as_it_was_said(words: tuple[str, ...], text: str) -> None:
     timed = tuple(Word(word=word, start=9.5 + at / 2, end=10 + at / 2) for at, word in enumerate(words))
     whole = Segment(text=text, start=9.5, end=timed[-1].end, words=timed)
-    places = [Place(begin=0, end=10, first=0, last=10), Place(begin=10, end=20, first=10, last=20)]
+    places = [ChunkPlace(begin=0, end=10, first=0, last=10), ChunkPlace(begin=10, end=20, first=10, last=20)]
     parts = [part(at, transcript(*mine)) for at, mine in enumerate(share([whole], places), 1)]
     session = stitch("s/", parts)
     assert session.text == text

@@ -13,12 +13,12 @@ from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, Hearing
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Failure, FailureKind
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import scheduler
 from support.world import Notes, Stage, stage
 
-HEARING = Hearing(overlap_ms=500, split_channels=True)
+HEARING = AudioOptions(overlap_ms=500, split_channels=True)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
     made.ledger.close()
 
 
-def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, Hearing, str]:
+def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, AudioOptions, str]:
     settings = load({"BATCH_SOURCE": str(folder / "audio")} | environ, folder=folder)
     with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
         return made.terms.engine, made.terms.hearing, made.terms.settings_hash
@@ -37,11 +37,11 @@ def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, Hearing, str]:
 def test_the_settings_say_how_chunks_are_heard(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     spec, heard, _ = agreed(tmp_path)
-    assert (spec.task, heard) == ("transcribe", Hearing(overlap_ms=None, split_channels=False))
+    assert (spec.task, heard) == ("transcribe", AudioOptions(overlap_ms=None, split_channels=False))
     spec, heard, _ = agreed(
         tmp_path, BATCH_TASK="translate", BATCH_CHANNELS="split", BATCH_CHUNK_OVERLAP_MS="0"
     )
-    assert (spec.task, heard) == ("translate", Hearing(overlap_ms=0, split_channels=True))
+    assert (spec.task, heard) == ("translate", AudioOptions(overlap_ms=0, split_channels=True))
 
 
 def test_a_transcript_tells_by_its_hash_that_it_was_heard_otherwise(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from batchscribe.audio.audio_decoder import AudioDecoder, Beginning, Decoding, Samples
 from batchscribe.audio.decoding.mixing import Mix, mix_tracks, sides
 from batchscribe.audio.decoding.tracks import group_tracks
-from batchscribe.audio.levels import Level
+from batchscribe.audio.levels import AudioLevel
 from batchscribe.core.text.flags import RESCALED, TRACK_MISSING
 from batchscribe.errors import AudioError, UnsupportedAudioError
 from support.audio import RATE, aiff, encode, float_wav, sine, wav
@@ -235,7 +235,7 @@ def test_a_few_spoilt_samples_do_not_change_the_level(decoder: AudioDecoder) -> 
 
 
 def test_a_burst_of_noise_lowers_the_level_for_a_while() -> None:
-    level_of, loud = Level(), sine(5) * np.float32(1000)
+    level_of, loud = AudioLevel(), sine(5) * np.float32(1000)
     assert np.abs(level_of.apply(loud)).max() == 1.0
     after = [float(np.abs(level_of.apply(sine(5))).max()) for _ in range(6)]
     assert after == sorted(after)
@@ -246,11 +246,11 @@ def test_a_burst_of_noise_lowers_the_level_for_a_while() -> None:
 def test_an_offset_is_removed(channels: int) -> None:
     piece = np.repeat((sine(5) * 0.5 + 0.5)[:, None], channels, axis=1)
     piece = piece[:, 0] if channels == 1 else piece
-    tidy = Level().apply(piece)
+    tidy = AudioLevel().apply(piece)
     assert abs(float(tidy.mean())) < 1e-3
     assert np.abs(tidy).max() == pytest.approx(0.25, abs=0.01)
     untouched = sine(5)
-    assert Level().apply(untouched) is untouched
+    assert AudioLevel().apply(untouched) is untouched
 
 
 # Clocks

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from batchscribe.audio.bounded_queue import LOOK_SECONDS, never
 from batchscribe.audio.decoding import frames
-from batchscribe.audio.levels import Level
+from batchscribe.audio.levels import AudioLevel
 from batchscribe.core.text.flags import RESCALED, TRACK_MISSING
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import AudioError, InterruptedRunError, MisconfiguredError, UnsupportedAudioError
@@ -117,7 +117,7 @@ class Decoding:
     def __init__(self, answers: Iterator[_Answer], *, skip: float = 0.0) -> None:
         self._iterate_answers = answers
         self._skip = skip
-        self._level = Level()
+        self._level = AudioLevel()
         self.beginning: Beginning | None = None
         self.seconds = 0.0
         self.partial = False
@@ -135,7 +135,7 @@ class Decoding:
             match answer:
                 case Beginning(position=at):
                     self.beginning = replace(answer, position=None if at is None else at + self._skip)
-                    self._level = Level(answer.unit)
+                    self._level = AudioLevel(answer.unit)
                 case _Conclusion():
                     self._apply_conclusion(answer)
                 case _:

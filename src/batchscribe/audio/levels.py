@@ -21,7 +21,7 @@ RISE = 2.0
 """Largest factor by which the gain rises from one piece to the next."""
 
 
-class Level:
+class AudioLevel:
     """Levels one sound, piece by piece; `unit` is full scale in its samples."""
 
     def __init__(self, unit: float = 1.0) -> None:

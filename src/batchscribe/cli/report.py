@@ -17,7 +17,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, PlainConsole, pass_app, print_json
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import Work, flag_text, work_lines, work_of
+from batchscribe.core.run.engine_time import EngineTime, flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
 from batchscribe.wiring.seams import open_ledger
@@ -28,7 +28,7 @@ WIDTH = 120
 """Columns of the table if stdout is no terminal: wide enough to fold nothing."""
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a report; `cost` is an upper bound in dollars."""
 
     run: str
@@ -57,7 +57,7 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
 
     since: datetime
     until: datetime
-    runs: tuple[Row, ...]
+    runs: tuple[ReportRow, ...]
     totals: Totals
 
 
@@ -101,13 +101,13 @@ def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
 def render_csv(period: Period) -> str:
     """CSV with a header and one line for each run."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, Row.__struct_fields__, lineterminator="\n")
+    writer = csv.DictWriter(text, ReportRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_flat(row) for row in period.runs)
     return text.getvalue()
 
 
-def _flat(row: Row) -> dict[str, object]:
+def _flat(row: ReportRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
     cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
@@ -152,9 +152,9 @@ def summary(sums: Totals) -> str:
     )
 
 
-def _row(run: Run) -> Row:
+def _row(run: Run) -> ReportRow:
     work = work_of(run.worked)
-    row = Row(
+    row = ReportRow(
         run=run.id,
         created=run.created,
         status=(run.outcome if run.outcome and not run.open else run.state).value,
@@ -171,7 +171,7 @@ def _row(run: Run) -> Row:
     return row if work is None else _with_work(row, work)
 
 
-def _with_work(row: Row, work: Work) -> Row:
+def _with_work(row: ReportRow, work: EngineTime) -> ReportRow:
     return msgspec.structs.replace(
         row,
         load_seconds=work.load_seconds,
@@ -183,7 +183,7 @@ def _with_work(row: Row, work: Work) -> Row:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ReportRow) -> tuple[str, ...]:
     return (
         row.run,
         f"{row.created:%Y-%m-%d %H:%M}",

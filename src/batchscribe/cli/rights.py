@@ -15,9 +15,9 @@ from batchscribe.adapters.aws.iam import (
     OWN_TYPE,
     REGION,
     ROLE,
+    AccountPlace,
     Document,
     Folder,
-    Place,
     Who,
     policy,
     trust,
@@ -61,10 +61,10 @@ def iam_policy(app: App, *, role: str | None, template: bool, as_json: bool) -> 
         click.echo(f"{name} is unknown and stays a placeholder: {_FROM[name]}", err=True)
 
 
-def place_of(settings: Settings) -> Place:
+def place_of(settings: Settings) -> AccountPlace:
     """Returns the locations from the settings, with placeholders for unknown ones."""
     role = settings.guard_role_arn
-    place = Place(
+    place = AccountPlace(
         partition=role.split(":")[1] if role else _partition(settings.region),
         account=role.split(":")[4] if role else ACCOUNT,
         region=settings.region or REGION,
@@ -105,7 +105,7 @@ def _partition(region: str) -> str:
     return next((name for start, name in named.items() if region.startswith(f"{start}-")), "aws")
 
 
-def _documents(who: Who, place: Place) -> dict[str, Document | None]:
+def _documents(who: Who, place: AccountPlace) -> dict[str, Document | None]:
     return {"policy": policy(who, place), "trust": trust(who, place)}
 
 

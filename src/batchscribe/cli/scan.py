@@ -30,7 +30,7 @@ SHOWN = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class SessionRow:
     """Counts of one session, and bytes of its pending chunks."""
 
     session: str
@@ -66,7 +66,7 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     scanner = new_scanner(
         app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=unreadable
     )
-    kept: list[Row] = []
+    kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
     )
@@ -94,7 +94,7 @@ def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
         return {}, {}
 
 
-def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> dict[str, Any]:
+def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetime) -> dict[str, Any]:
     """JSON document of `scan --json`; sizes in bytes, ages in seconds."""
     return {
         "source": source,
@@ -115,7 +115,7 @@ def document(source: str, backlog: Backlog, rows: list[Row], now: datetime) -> d
     }
 
 
-def table(rows: list[Row], now: datetime) -> Table:
+def table(rows: list[SessionRow], now: datetime) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("session", overflow="fold")
     for name in ("pending", "waiting", "done", "stale", "quarantined", "unreadable", "bytes", "oldest"):
@@ -171,15 +171,15 @@ def span(age: timedelta) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
 
 
-def _collect_rows(scans: Iterator[SessionScan], kept: list[Row]) -> Iterator[SessionScan]:
+def _collect_rows(scans: Iterator[SessionScan], kept: list[SessionRow]) -> Iterator[SessionScan]:
     """Yields the sessions, and keeps only a row of each."""
     for scan in scans:
         kept.append(_row(scan))
         yield scan
 
 
-def _row(scan: SessionScan) -> Row:
-    return Row(
+def _row(scan: SessionScan) -> SessionRow:
+    return SessionRow(
         session=shown(scan.session),
         pending=len(scan.pending),
         waiting=len(scan.waiting),

@@ -15,7 +15,7 @@ from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
-from batchscribe.core.run.manifest import EngineSpec, Hearing, Limits, Progress
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
 from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
 from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.text.transcripts import SessionTranscript
@@ -94,7 +94,7 @@ class Terms:
     engine: EngineSpec
     unfit: str = ""
     """Why no machine can run this engine configuration, with the fix; empty if one can."""
-    hearing: Hearing = field(default_factory=Hearing)
+    hearing: AudioOptions = field(default_factory=AudioOptions)
     settings_hash: str
     """Hash of all settings that change a transcript: engine and audio options."""
     limits: Limits

@@ -14,7 +14,7 @@ from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.scan.attempts import QuarantineMark, mark_name
-from batchscribe.core.scan.backlog import Trouble
+from batchscribe.core.scan.backlog import PastAttempts
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
@@ -22,7 +22,7 @@ from batchscribe.reading import read_record
 log = structlog.get_logger("batchscribe")
 
 
-def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Trouble, ...]]:
+def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastAttempts, ...]]:
     """Earlier failures by digest of the chunk's key and by ETag.
 
     Failures with another decoder do not count. Attempts at quarantined chunks are not read. Compacted
@@ -35,12 +35,12 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[Troub
         held.update(_list_held(output, quarantine, listed.compacted.quarantine, decoder))
         return [name for name in listed.stored if keys.chunk_of(name) not in held]
 
-    found: dict[str, list[Trouble]] = {}
+    found: dict[str, list[PastAttempts]] = {}
     for (digest, etag), failures in by_chunk(read_failures(output, at_others)).items():
         counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
         found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
-        found.setdefault(digest, []).insert(0, Trouble(etag=etag, quarantined=True))
+        found.setdefault(digest, []).insert(0, PastAttempts(etag=etag, quarantined=True))
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
 
 
@@ -103,14 +103,14 @@ def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, 
     return {_digest_of(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
-def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[Trouble]:
+def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttempts]:
     known = list(failures)
     kinds = {failure.kind for failure in known}
     counting = len(wire.counted(known))
     # A changed chunk that is still listed with this ETag cannot be read.
     troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
     if counting or troubled:
-        yield Trouble(
+        yield PastAttempts(
             etag=etag,
             failures=counting,
             troubled=troubled,

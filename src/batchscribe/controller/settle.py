@@ -54,7 +54,7 @@ FORGOTTEN = "its worker reported it as done, but there is no transcript"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkerResult:
     """One manifest of the run, and the last reports of its worker."""
 
     manifest: Manifest
@@ -75,7 +75,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Verdict:
+class Verification:
     """State of a run's chunks, as listed in the store."""
 
     done: int = 0
@@ -127,8 +127,8 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 
 
 def _verify_chunks(
-    world: World, terms: Terms, run: Run, work: list[Work], errors: list[BatchscribeError]
-) -> Verdict:
+    world: World, terms: Terms, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
+) -> Verification:
     """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
@@ -153,7 +153,7 @@ def _verify_chunks(
     return result
 
 
-def _send_message(world: World, run: Run, result: Verdict) -> None:
+def _send_message(world: World, run: Run, result: Verification) -> None:
     """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
@@ -162,7 +162,7 @@ def _send_message(world: World, run: Run, result: Verdict) -> None:
     world.notifier.send(message(run, result))
 
 
-def message(run: Run, result: Verdict) -> Message:
+def message(run: Run, result: Verification) -> Message:
     """Message to the user about a settled run."""
     outcome = run.outcome or Outcome.INCOMPLETE
     level = Level.SUCCESS if outcome.success else Level.FAILURE
@@ -189,17 +189,17 @@ def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], obj
         errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
 
 
-def _read_work(world: World, run: Run) -> Iterable[Work]:
+def _read_work(world: World, run: Run) -> Iterable[WorkerResult]:
     for worker in range(len(run.manifests)):
         try:
             manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
             log.warning("a manifest is skipped", run=run.id, error=str(error))
             continue
-        yield Work(manifest, read_exit(world, manifest), read_progress(world, manifest))
+        yield WorkerResult(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
 
-def _count_failures(world: World, run: Run, work: list[Work]) -> None:
+def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
     """Stores every failed attempt, also those of a dead worker.
 
     A chunk in flight when its worker died may have killed it, and counts once. If the machine was stopped
@@ -215,7 +215,7 @@ def _count_failures(world: World, run: Run, work: list[Work]) -> None:
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _attribute_failures(result: Verdict, world: World, run: Run, work: list[Work]) -> bool:
+def _attribute_failures(result: Verification, world: World, run: Run, work: list[WorkerResult]) -> bool:
     """Records an attempt for each unreported failure; True if there was one.
 
     A chunk that took a whole run would take the next one too, and a chunk that its worker skipped would be
@@ -234,7 +234,7 @@ def _attribute_failures(result: Verdict, world: World, run: Run, work: list[Work
     return bool(failed)
 
 
-def _endless(run: Run, work: Work, *, unproductive: bool) -> Iterable[ManifestChunk]:
+def _endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
     """Chunks that took a whole run in which no chunk was done.
 
     The only chunk of its manifest, or those in flight if the worker had most of the run.
@@ -250,7 +250,7 @@ def _endless(run: Run, work: Work, *, unproductive: bool) -> Iterable[ManifestCh
     return [chunk for chunk in chunks if chunk.key in in_flight]
 
 
-def _passed_over(work: Work) -> Iterable[ManifestChunk]:
+def _passed_over(work: WorkerResult) -> Iterable[ManifestChunk]:
     """Chunks of a finished worker, except those that it reported as failed."""
     if work.record is None or work.record.end is not WorkerEnd.FINISHED:
         return ()
@@ -276,10 +276,10 @@ def _record_attempt(world: World, run: Run, chunk: ManifestChunk, message: str) 
     world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
 
 
-def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
+def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verification:
     """Lists the store again for the chunks and sessions of these manifests."""
     asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
-    result = Verdict(gone=len(asked), complete={chunk.session for chunk in asked.values()})
+    result = Verification(gone=len(asked), complete={chunk.session for chunk in asked.values()})
     if not asked:
         return result
     rules = scanner.rules()
@@ -300,7 +300,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verdict:
     return result
 
 
-def _closed(world: World, run: Run, result: Verdict, work: list[Work]) -> Run:
+def _closed(world: World, run: Run, result: Verification, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.manifests) - len(work)
     if outcome is None:

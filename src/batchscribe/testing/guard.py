@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from batchscribe.adapters.aws.schedules import GROUP, Order, order_of
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
@@ -30,7 +30,7 @@ class Firing:
 
 @dataclass(slots=True)
 class _Standing:
-    order: Order
+    order: StopOrder
     tries: deque[datetime]
 
 
@@ -109,7 +109,7 @@ class FakeGuard:
             self._set_soonest()
             self._fire(standing.order, at)
 
-    def _fire(self, order: Order, at: datetime) -> None:
+    def _fire(self, order: StopOrder, at: datetime) -> None:
         faults = self._faults.get("fire")
         fault = faults.popleft() if faults else None
         error = fault.error if fault else None
@@ -120,7 +120,7 @@ class FakeGuard:
             error = refused
         self.fired.append(Firing(at, order.instance, order.run, error))
 
-    def _give(self, order: Order) -> None:
+    def _give(self, order: StopOrder) -> None:
         known = self._standing.get((order.instance, order.run))
         if known and known.order == order:
             return

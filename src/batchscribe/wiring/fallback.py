@@ -26,7 +26,7 @@ log = structlog.get_logger("batchscribe")
 
 
 @dataclass(slots=True)
-class Trouble:
+class Fallbacks:
     """Errors in the order in which they were found; while there are any, starts are refused."""
 
     errors: list[BatchscribeError] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Trouble:
             yield
 
 
-def usable_ledger(path: Path, now: datetime, trouble: Trouble) -> Ledger:
+def usable_ledger(path: Path, now: datetime, trouble: Fallbacks) -> Ledger:
     """Opens the ledger at `path`; if it is damaged a new one, if it is unusable a temporary one."""
     try:
         return Ledger(path)
@@ -62,7 +62,9 @@ def usable_ledger(path: Path, now: datetime, trouble: Trouble) -> Ledger:
     return _open_temporary(path)
 
 
-def _replace_damaged(path: Path, now: datetime, error: DamagedLedgerError, trouble: Trouble) -> Ledger | None:
+def _replace_damaged(
+    path: Path, now: datetime, error: DamagedLedgerError, trouble: Fallbacks
+) -> Ledger | None:
     """Sets the damaged ledger aside and opens a new one; None if that is not possible."""
     aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%d-%H%M%S}")
     try:

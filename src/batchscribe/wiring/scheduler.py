@@ -26,7 +26,7 @@ from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.engine_time import work_lines
-from batchscribe.core.run.manifest import EngineSpec, Hearing, Limits
+from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build, cost_block
 from batchscribe.core.run.runs import Run
@@ -37,7 +37,7 @@ from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Lock, Store
 from batchscribe.settings import Settings
-from batchscribe.wiring.fallback import Trouble, usable_ledger
+from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unfit
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -69,7 +69,7 @@ class Scheduler:
     world: World
     terms: Terms
     lock: Lock
-    trouble: Trouble
+    trouble: Fallbacks
 
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
@@ -98,7 +98,7 @@ def scheduler(
         settings.required("BATCH_SOURCE")
     clock = SystemClock(interrupts)
     lock = tick_lock(settings, clock)
-    trouble = Trouble([MisconfiguredError(problem) for problem in settings.problems])
+    trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with _ledger(settings, clock, trouble, remember=remember) as ledger:
         world = _world(
             settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock, remember=remember
@@ -123,13 +123,13 @@ def _collect_missing(settings: Settings) -> Settings:
     return replace(settings, problems=tuple(problems))
 
 
-def _ledger(settings: Settings, clock: Clock, trouble: Trouble, *, remember: bool) -> Ledger:
+def _ledger(settings: Settings, clock: Clock, trouble: Fallbacks, *, remember: bool) -> Ledger:
     if not remember:
         return open_ledger(settings, remember=False)
     return usable_ledger(settings.state_dir / FILE_NAME, clock.now(), trouble)
 
 
-def _checked_start(trouble: Trouble, settings: Settings, world: World) -> None:
+def _checked_start(trouble: Fallbacks, settings: Settings, world: World) -> None:
     trouble.refuse_start()
     preflight(settings, world.output)
 
@@ -159,11 +159,11 @@ def new_scanner(
     )
 
 
-def hearing(settings: Settings) -> Hearing:
-    return Hearing(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
+def hearing(settings: Settings) -> AudioOptions:
+    return AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
 
 
-def settings_hash(spec: EngineSpec, audio: Hearing) -> str:
+def settings_hash(spec: EngineSpec, audio: AudioOptions) -> str:
     """Hash of all settings that affect a transcript."""
     return hashlib.sha256(msgspec.json.encode((spec, audio))).hexdigest()[:16]
 

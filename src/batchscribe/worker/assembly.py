@@ -18,7 +18,7 @@ from batchscribe.core.text.quality import SLACK, find_wordless_speech
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.spelling import joined
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript
-from batchscribe.core.text.word_assignment import Place, divide, share
+from batchscribe.core.text.word_assignment import ChunkPlace, divide, share
 from batchscribe.worker.timeline import Ended, Ready
 
 CONTEXT = 1.0
@@ -50,7 +50,7 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class TranscribedChunk:
     """A completely transcribed chunk; times on its own clock."""
 
     end: Ended
@@ -91,7 +91,7 @@ class Assembly:
     def _get_open(self, chunk: int) -> _Open:
         return self._open.setdefault(chunk, _Open())
 
-    def answered(self, recognition: Recognition) -> tuple[list[int], list[Heard]]:
+    def answered(self, recognition: Recognition) -> tuple[list[int], list[TranscribedChunk]]:
         """Adds a result. Returns windows to re-decode for speech without words, and completed chunks."""
         number = recognition.window
         ready, waiting = self._windows[number], self.waiting(number)
@@ -125,7 +125,7 @@ class Assembly:
             if chunk is not None and chunk not in self._dropped and seconds >= enough
         ]
 
-    def again(self, number: int) -> tuple[list[int], list[Heard]]:
+    def again(self, number: int) -> tuple[list[int], list[TranscribedChunk]]:
         """Splits a window into one part per waiting chunk.
 
         Returns the numbers of the parts, and the chunks that are complete because their part is silence.
@@ -136,20 +136,20 @@ class Assembly:
             self._open[chunk].outstanding.discard(number)
         return parts, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
-    def ended(self, end: Ended) -> Iterator[Heard]:
+    def ended(self, end: Ended) -> Iterator[TranscribedChunk]:
         """Records the end of a chunk's audio; yields the chunk if all its results are back."""
         if end.chunk not in self._dropped:
             self._get_open(end.chunk).end = end
             yield from self._pop_complete(end.chunk)
 
-    def _pop_complete(self, chunk: int) -> Iterator[Heard]:
+    def _pop_complete(self, chunk: int) -> Iterator[TranscribedChunk]:
         part = self._open[chunk]
         if part.end is None or part.outstanding:
             return
         del self._open[chunk]
         segments = tuple(sorted(part.segments, key=lambda segment: (segment.start, segment.end)))
         spoken = part.languages.most_common(1)
-        yield Heard(part.end, segments, spoken[0][0] if spoken else None, frozenset(part.flags))
+        yield TranscribedChunk(part.end, segments, spoken[0][0] if spoken else None, frozenset(part.flags))
 
     def drop(self, chunk: int) -> None:
         """Drops a chunk; its neighbours still use the results of shared windows."""
@@ -180,8 +180,8 @@ def _second_decoding(ready: Ready, gap: Gap) -> Ready:
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"
-    before = Place(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, heard_until=begin)
-    after = Place(begin=inf, end=inf, first=inf, last=inf, published=True, heard_from=end)
+    before = ChunkPlace(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, heard_until=begin)
+    after = ChunkPlace(begin=inf, end=inf, first=inf, last=inf, published=True, heard_from=end)
     chunks, places = (None, *ready.chunks, None), (before, *ready.places, after)
     return replace(ready, cut=cut, chunks=chunks, places=places, wordless=gap)
 
@@ -196,7 +196,7 @@ def _shifted_edges(cut: Cut, begin: float, end: float) -> tuple[float, float]:
     )
 
 
-def _shared_seconds(place: Place, gap: Gap) -> float:
+def _shared_seconds(place: ChunkPlace, gap: Gap) -> float:
     return sum(max(0.0, min(end, place.last) - max(begin, place.first)) for begin, end in gap)
 
 
@@ -211,7 +211,7 @@ def _set_channels(ready: Ready, recognition: Recognition) -> tuple[Segment, ...]
     return tuple(msgspec.structs.replace(segment, channel=ready.channel) for segment in placed)
 
 
-def _collect_flags(heard: Heard) -> tuple[str, ...]:
+def _collect_flags(heard: TranscribedChunk) -> tuple[str, ...]:
     flags = set(heard.flags) | heard.end.whole.flags
     flags |= {PARTIAL} if heard.end.whole.partial else set()
     flags |= {REPAIRED} if heard.end.whole.repaired else set()
@@ -220,7 +220,7 @@ def _collect_flags(heard: Heard) -> tuple[str, ...]:
 
 
 def transcript(
-    heard: Heard, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
+    heard: TranscribedChunk, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
 ) -> Transcript:
     """The transcript of a chunk, from all its windows."""
     position, whole = heard.end.position, heard.end.whole

@@ -18,7 +18,7 @@ from batchscribe.core.run.manifest import FailureKind, Manifest
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.protocols import Engine
-from batchscribe.worker.assembly import Assembly, Heard
+from batchscribe.worker.assembly import Assembly, TranscribedChunk
 from batchscribe.worker.pool import Pool
 from batchscribe.worker.progress import Board, Ending, places
 from batchscribe.worker.records import Records
@@ -34,11 +34,11 @@ POOLED_WINDOWS = 32
 PAUSE_SECONDS = 0.02
 """Longest wait for another window while the engine holds some; then it gets None."""
 
-Publish = Callable[[Heard], None]
+Publish = Callable[[TranscribedChunk], None]
 Blame = Callable[[int, FailureKind, str], None]
 
 
-class Hearing:
+class EngineLoop:
     """Feeds windows to the engine and passes on the results. Not thread-safe."""
 
     def __init__(
@@ -233,7 +233,7 @@ class Hearing:
         for heard in whole:
             self._publish_chunk(heard)
 
-    def _publish_chunk(self, heard: Heard) -> None:
+    def _publish_chunk(self, heard: TranscribedChunk) -> None:
         self._leave_flight(heard.chunk)
         self._publish(heard)
 

@@ -25,9 +25,9 @@ from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Pha
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
 from batchscribe.protocols import Clock, Engine, Store
 from batchscribe.reading import read_record
-from batchscribe.worker.assembly import Heard, transcript
+from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
-from batchscribe.worker.engine_loop import Hearing
+from batchscribe.worker.engine_loop import EngineLoop
 from batchscribe.worker.feeding import Fetcher, Preparer, Turn, Way, lines
 from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records, Reporter
@@ -135,7 +135,7 @@ class _Worker:
         self._way = Way.of(manifest, ending, crew.decoders)
         self._ready = Channel[Prepared](READY_WINDOWS)
         self._finished = Channel[Callable[[], None]](READY_WINDOWS)
-        self._hearing = Hearing(
+        self._hearing = EngineLoop(
             manifest,
             ready=self._ready,
             records=self._records,
@@ -255,7 +255,7 @@ class _Worker:
     def _blame(self, chunk: int, kind: FailureKind, reason: str) -> None:
         self._queue_for_publishers(partial(self._records.fail, self._manifest.chunks[chunk], kind, reason))
 
-    def _publish(self, heard: Heard) -> None:
+    def _publish(self, heard: TranscribedChunk) -> None:
         chunk = self._manifest.chunks[heard.chunk]
         text = transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
         self._queue_for_publishers(partial(self._records.publish, chunk, text))

@@ -17,7 +17,7 @@ from batchscribe.audio.audio_decoder import Samples
 from batchscribe.audio.overlaps import Overlaps
 from batchscribe.audio.windows import Cut, Cutter, SpeechFinder
 from batchscribe.core.text.speech import SAMPLE_RATE
-from batchscribe.core.text.word_assignment import Place
+from batchscribe.core.text.word_assignment import ChunkPlace
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import MISSING, Sound, Whole
 
@@ -36,7 +36,7 @@ class Ready:
 
     cut: Cut
     chunks: tuple[int | None, ...]
-    places: tuple[Place, ...]
+    places: tuple[ChunkPlace, ...]
     channel: int | None
     alone: bool
     apart: bool = False
@@ -88,10 +88,10 @@ class _Laid:
             position=None if at is None else max(0.0, at - lead),
         )
 
-    def place(self, channel: int | None) -> Place:
+    def place(self, channel: int | None) -> ChunkPlace:
         from_, until = self.heard.edges(channel) if self.heard else (None, None)
         begin = self.begin / SAMPLE_RATE
-        return Place(
+        return ChunkPlace(
             begin=begin,
             end=self.end / SAMPLE_RATE,
             first=self.first / SAMPLE_RATE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, let_ours_through, patience
-from batchscribe.adapters.aws.schedules import GROUP, Order, order_of, prefix, run_of
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 
@@ -125,7 +125,7 @@ class EventBridgeGuard:
         for page in pages.paginate(GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"):
             yield from (found["Name"] for found in page["Schedules"])
 
-    def _differences(self, order: Order) -> list[str]:
+    def _differences(self, order: StopOrder) -> list[str]:
         """Fields of the order that EventBridge stored differently."""
         lost: Meaning = (
             ComputeUnavailableError,

@@ -38,7 +38,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class AccountPlace:
     """The AWS resources that the policies name."""
 
     partition: str = "aws"
@@ -76,7 +76,7 @@ class Place:
         return tuple(name for name in placeholders if name in found)
 
 
-def policy(who: Who, place: Place) -> Document:
+def policy(who: Who, place: AccountPlace) -> Document:
     """The permissions policy of a role."""
     made = {Who.SCHEDULER: _scheduler_statements, Who.STOP: _stop_statements, Who.BOX: _host_statements}[who](
         place
@@ -84,7 +84,7 @@ def policy(who: Who, place: Place) -> Document:
     return {"Version": "2012-10-17", "Statement": made}
 
 
-def trust(who: Who, place: Place) -> Document | None:
+def trust(who: Who, place: AccountPlace) -> Document | None:
     """The trust policy of a role: EventBridge for orders of our group, EC2 for the GPU host.
 
     None for the scheduler, since it may run anywhere.
@@ -105,15 +105,15 @@ def trust(who: Who, place: Place) -> Document | None:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _scheduler_statements(place: Place) -> list[Document]:
+def _scheduler_statements(place: AccountPlace) -> list[Document]:
     return [*_allow_instance(place), *_allow_type_change(place), *_allow_guard(place), *_allow_results(place)]
 
 
-def _stop_statements(place: Place) -> list[Document]:
+def _stop_statements(place: AccountPlace) -> list[Document]:
     return [_allow("StopTheInstance", "ec2:StopInstances", place.instance_arn)]
 
 
-def _host_statements(place: Place) -> list[Document]:
+def _host_statements(place: AccountPlace) -> list[Document]:
     records = [f"{where}{kind}*" for where in ("", f"{REHEARSALS}*/") for kind in (RUNS, ATTEMPTS)]
     transcripts = "*transcription-*.json"
     written = [arn for at in (place.output, place.control) for arn in _arns_below(place, at, transcripts)]
@@ -125,7 +125,7 @@ def _host_statements(place: Place) -> list[Document]:
     ]
 
 
-def _allow_instance(place: Place) -> list[Document]:
+def _allow_instance(place: AccountPlace) -> list[Document]:
     see = _allow("SeeInstances", "ec2:DescribeInstances", "*")
     if place.region != REGION:
         see["Condition"] = {"StringEquals": {"aws:RequestedRegion": place.region}}
@@ -142,7 +142,7 @@ def _allow_instance(place: Place) -> list[Document]:
     ]
 
 
-def _allow_type_change(place: Place) -> list[Document]:
+def _allow_type_change(place: AccountPlace) -> list[Document]:
     if not place.types:
         return []
     change = _allow("ChangeTypeWithoutCapacity", "ec2:ModifyInstanceAttribute", place.instance_arn)
@@ -150,7 +150,7 @@ def _allow_type_change(place: Place) -> list[Document]:
     return [change]
 
 
-def _allow_guard(place: Place) -> list[Document]:
+def _allow_guard(place: AccountPlace) -> list[Document]:
     if not place.guard_role:
         return []
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
@@ -164,7 +164,7 @@ def _allow_guard(place: Place) -> list[Document]:
     ]
 
 
-def _allow_results(place: Place) -> list[Document]:
+def _allow_results(place: AccountPlace) -> list[Document]:
     files = [f"*.{kind}" for kind in SESSION_FILES]
     read = _all_store_arns(place)
     if place.live_lock:
@@ -183,7 +183,7 @@ def _allow_results(place: Place) -> list[Document]:
     ]
 
 
-def _allow_listing(place: Place) -> list[Document]:
+def _allow_listing(place: AccountPlace) -> list[Document]:
     """S3 needs the right to list to report a missing object as 404 instead of 403.
 
     Such a request has no prefix, hence IfExists.
@@ -201,20 +201,20 @@ def _allow_listing(place: Place) -> list[Document]:
     return made
 
 
-def _arns_below(place: Place, folder: Folder | None, *patterns: str) -> list[str]:
+def _arns_below(place: AccountPlace, folder: Folder | None, *patterns: str) -> list[str]:
     if folder is None:
         return []
     base = f"arn:{place.partition}:s3:::{folder.bucket}/{_escape_key(folder.prefix)}"
     return [base + pattern for pattern in patterns]
 
 
-def _all_store_arns(place: Place) -> list[str]:
+def _all_store_arns(place: AccountPlace) -> list[str]:
     """Everything in the stores."""
     folders = (place.source, place.output, place.control)
     return [arn for folder in folders for arn in _arns_below(place, folder, "*")]
 
 
-def _control_arns(place: Place, *patterns: str) -> list[str]:
+def _control_arns(place: AccountPlace, *patterns: str) -> list[str]:
     """ARNs of control objects by patterns of their keys."""
     if place.control is None:
         return _arns_below(place, place.output, *patterns)

@@ -20,7 +20,7 @@ RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class StopOrder:
     """Stops `instance` every GUARD_EVERY from `first` until before `end`."""
 
     instance: str
@@ -65,10 +65,10 @@ class Order:
         }
 
 
-def order_of(claim: Claim) -> Order:
+def order_of(claim: Claim) -> StopOrder:
     """The order of a claim, in whole seconds as EventBridge stores them."""
     deadline = claim.deadline.replace(microsecond=0)
-    return Order(
+    return StopOrder(
         instance=claim.instance, run=claim.run, first=deadline + GUARD_FIRST, end=deadline + GUARD_LAST
     )
 

@@ -160,7 +160,7 @@ def _to_pcm(window: Window) -> bytes:
 
 def _to_recognition(window: int, seconds: float, decoded: list[DecodedWord]) -> Recognition:
     words = [word for part in decoded if (word := _to_word(*part)) is not None]
-    found = quality.Heard(tuple(_split_segments(words)), seconds)
+    found = quality.Decoded(tuple(_split_segments(words)), seconds)
     return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 
@@ -184,7 +184,7 @@ def _split_segments(words: list[Word]) -> Iterator[Segment]:
         yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
 
 
-class Factory:
+class PocketsphinxFactory:
     """Loads the only model: English, on the CPU."""
 
     name = NAME
@@ -216,4 +216,4 @@ class Factory:
         return engine
 
 
-FACTORY = Factory()
+FACTORY = PocketsphinxFactory()

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import structlog
 
-from batchscribe.adapters.notify.child import Answer, Order
+from batchscribe.adapters.notify.child import Answer, SendRequest
 from batchscribe.adapters.notify.receivers import Receiver, receivers
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
@@ -50,14 +50,14 @@ class AppriseNotifier:
         # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
         orders = [
-            Order(receiver=receiver, title=title, body=body, level=message.level.value)
+            SendRequest(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers
         ]
         with ThreadPoolExecutor(len(orders)) as threads:
             for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
                 _log_result(receiver, answer, message)
 
-    def _deliver(self, order: Order) -> Answer:
+    def _deliver(self, order: SendRequest) -> Answer:
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(

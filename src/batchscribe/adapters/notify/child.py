@@ -18,7 +18,7 @@ from batchscribe.adapters.notify.receivers import Receiver
 _STATUS = re.compile(r"error=(\d{3})\b")
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Receiver
     title: str
     body: str
@@ -44,14 +44,14 @@ class _Status(logging.Handler):
             self.code = match[1]
 
 
-def deliver(order: Order) -> Answer:
+def deliver(order: SendRequest) -> Answer:
     """Sends the message; returns whether the receiver accepted it."""
     if order.receiver.sendmail:
         return _send_by_sendmail(order)
     return _send_by_apprise(order)
 
 
-def _send_by_apprise(order: Order) -> Answer:
+def _send_by_apprise(order: SendRequest) -> Answer:
     import apprise  # noqa: PLC0415  takes a quarter of a second
 
     status = _Status()
@@ -75,7 +75,7 @@ def _send_by_apprise(order: Order) -> Answer:
     return Answer(sent=False, why=reason)
 
 
-def _content(order: Order) -> dict[str, Any]:
+def _content(order: SendRequest) -> dict[str, Any]:
     title, body = order.title, order.body
     if order.receiver.escaped:
         title, body = (text.replace("<", "‹").replace(">", "›") for text in (title, body))
@@ -84,7 +84,7 @@ def _content(order: Order) -> dict[str, Any]:
     return {"title": title, "body": body}
 
 
-def _send_by_sendmail(order: Order) -> Answer:
+def _send_by_sendmail(order: SendRequest) -> Answer:
     program, *recipients = order.receiver.sendmail
     if not program:
         return Answer(sent=False, why="no sendmail here: install a mail system, or set BATCH_SMTP_URL")
@@ -106,7 +106,7 @@ def _send_by_sendmail(order: Order) -> Answer:
 
 
 def main() -> None:
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=SendRequest)
     with redirect_stdout(StringIO()):
         answer = deliver(order)
     sys.stdout.buffer.write(msgspec.json.encode(answer))

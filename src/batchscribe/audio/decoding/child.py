@@ -40,11 +40,11 @@ from batchscribe.audio.decoding.frames import (
 )
 from batchscribe.audio.decoding.holes import Holes
 from batchscribe.audio.decoding.parts import Part, find_parts, open_part
-from batchscribe.audio.decoding.progress import Progress, TooLongError, check_part, conclude, too_long
+from batchscribe.audio.decoding.progress import DecodingProgress, TooLongError, check_part, conclude, too_long
 from batchscribe.audio.decoding.resampling import Resampler
 from batchscribe.audio.decoding.scale import guess_unit
 from batchscribe.audio.decoding.tracks import (
-    RefusedError,
+    RefusedTrackError,
     check_shape,
     decodable,
     group_tracks,
@@ -65,7 +65,7 @@ SLACK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Order:
+class DecodeRequest:
     """Order for one input: the most samples per channel, and if channels are split."""
 
     max_samples: int
@@ -95,7 +95,7 @@ class Track:
 
 
 def frames(
-    container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: Progress
+    container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: DecodingProgress
 ) -> Iterator[AudioFrame]:
     """Yields decoded frames, skips damaged packets. Ends when the container becomes unreadable."""
     codec = stream.codec_context.codec.canonical_name
@@ -129,10 +129,10 @@ def open_file(file: IO[bytes]) -> InputContainer:
     return av.open(file, "r", container_options=options, metadata_errors="replace")
 
 
-def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -> None:
+def decode(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
     """Sends beginning, pieces of all recordings, and conclusion. Raises RefusedError, FFmpegError."""
-    progress = Progress(order.max_samples, lambda data: out(AUDIO, data))
-    parts, refused = find_parts(file), list[RefusedError | FFmpegError]()
+    progress = DecodingProgress(order.max_samples, lambda data: out(AUDIO, data))
+    parts, refused = find_parts(file), list[RefusedTrackError | FFmpegError]()
     ended: dict[str, object] = {"span": None, "tracks_missing": False}
     for part in parts:
         progress.begin_part()
@@ -143,7 +143,7 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
             ended["span"] = found["span"] if len(parts) == 1 else None
         except TooLongError:
             raise
-        except (RefusedError, FFmpegError) as error:
+        except (RefusedTrackError, FFmpegError) as error:
             refused.append(error)
         progress.damaged |= part.leaves_out_sound(progress.part_seconds)
     if len(refused) == len(parts):
@@ -153,7 +153,11 @@ def decode(file: IO[bytes], order: Order, out: Callable[[bytes, bytes], None]) -
 
 
 def decode_part(
-    descriptor: int, part: Part, order: Order, progress: Progress, out: Callable[[bytes, bytes], None]
+    descriptor: int,
+    part: Part,
+    order: DecodeRequest,
+    progress: DecodingProgress,
+    out: Callable[[bytes, bytes], None],
 ) -> dict[str, object]:
     """Sends the pieces of one recording. Raises RefusedError, FFmpegError."""
     with ExitStack() as opened:
@@ -183,7 +187,7 @@ def begin_tracks(
     container: InputContainer,
     places: Sequence[int],
     clock: FileClock,
-    progress: Progress,
+    progress: DecodingProgress,
     reopen: Callable[[], InputContainer],
 ) -> Iterator[Track]:
     """Yields each track with audio, decoded up to its first frame; the first one reads video packets, too."""
@@ -203,7 +207,9 @@ def begin_tracks(
             yield Track(opened, stream, chain([first], sound), first)
 
 
-def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Progress) -> dict[str, object]:
+def beginning(
+    tracks: Sequence[Track], lead: float, order: DecodeRequest, progress: DecodingProgress
+) -> dict[str, object]:
     """Payload of START, see `audio_decoder.Beginning`; `lead`: seconds of video before the first audio."""
     first = tracks[0]
     languages = [track.language for track in tracks]
@@ -225,7 +231,7 @@ def beginning(tracks: Sequence[Track], lead: float, order: Order, progress: Prog
     }
 
 
-def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progress) -> None:
+def send(tracks: Sequence[Track], begins: float, order: DecodeRequest, progress: DecodingProgress) -> None:
     """Sends the audio of one track, or the mix of several."""
     if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
         resample(tracks[0].sound, progress)
@@ -242,7 +248,10 @@ def send(tracks: Sequence[Track], begins: float, order: Order, progress: Progres
 
 
 def whole(
-    container: InputContainer, decoded: Iterator[AudioFrame], progress: Progress, stated: Stated | None
+    container: InputContainer,
+    decoded: Iterator[AudioFrame],
+    progress: DecodingProgress,
+    stated: Stated | None,
 ) -> Iterator[AudioFrame | float]:
     """Yields frames, and in between the seconds of holes to fill; marks missing audio as damage."""
     holes: Holes | None = None
@@ -258,7 +267,7 @@ def whole(
 
 
 def resampled(
-    sound: Iterable[AudioFrame | float], channels: int, progress: Progress
+    sound: Iterable[AudioFrame | float], channels: int, progress: DecodingProgress
 ) -> Iterator[AudioFrame | int]:
     """Yields frames of 16 kHz, and in between the samples of holes."""
     resampler = Resampler(channels)
@@ -266,7 +275,7 @@ def resampled(
         if isinstance(part, AudioFrame):
             try:
                 yield from resampler.push(part)
-            except RefusedError:
+            except RefusedTrackError:
                 # Only a damaged packet changes to such a shape, no recorder.
                 progress.count_bad()
         else:
@@ -275,7 +284,7 @@ def resampled(
     yield from resampler.flush()
 
 
-def resample(sound: Iterable[AudioFrame | float], progress: Progress) -> None:
+def resample(sound: Iterable[AudioFrame | float], progress: DecodingProgress) -> None:
     """Sends frames and holes of one track."""
     for part in resampled(sound, progress.channels, progress):
         if isinstance(part, AudioFrame):
@@ -303,11 +312,11 @@ def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
     """Executes one order. Errors become replies; only a crash or a limit ends the process."""
     wanted = json.loads(line)
     limit(wanted["cpu_seconds"])
-    order = Order(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
+    order = DecodeRequest(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
     try:
         with os.fdopen(os.dup(fd), "rb") as file:
             decode(file, order, out)
-    except RefusedError as error:
+    except RefusedTrackError as error:
         out(FINAL if error.final else ERROR, str(error).encode())
     except MemoryError:
         out(ERROR, b"needs more memory than decoding is allowed")

@@ -51,7 +51,7 @@ W64 = Dialect(40, b"data", name=16, size=8, align=8, is_size_of_all=True, form_s
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class FileChunk:
     name: bytes
     begin: int
     body: int
@@ -92,7 +92,7 @@ def dialect_of(head: bytes) -> Dialect | None:
     return AIFF if is_aiff(head) else CAF if is_caf(head) else W64 if is_w64(head) else None
 
 
-def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[Chunk]:
+def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[FileChunk]:
     """Yields the form at `begin`, and its chunks in order; the last may exceed the file."""
     head = read_at(file, begin, HEAD)
     dialect = dialect_of(head)
@@ -112,15 +112,15 @@ def read_chunks(file: IO[bytes], begin: int, length: int) -> Iterator[Chunk]:
         at = min(length, begin + _align_up(found.end - begin, dialect.align))
 
 
-def _parse_form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int]) -> Chunk:
+def _parse_form(dialect: Dialect, head: bytes, begin: int, ds64: dict[bytes, int]) -> FileChunk:
     end, place = None, dialect.form_size
     if place is not None:
         size = _parse_size(dialect, head[place : place + dialect.size], ds64.get(head[:4]))
         end = None if size is None else begin + size + (0 if dialect.is_size_of_all else place + dialect.size)
-    return Chunk(head[:4], begin, begin + dialect.head, end)
+    return FileChunk(head[:4], begin, begin + dialect.head, end)
 
 
-def _parse_chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int]) -> Chunk | None:
+def _parse_chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int]) -> FileChunk | None:
     """Parses a chunk's header; None if it is invalid."""
     name, own = head[:4], dialect.name + dialect.size
     is_named = all(0x20 <= byte < 0x7F for byte in name) and not is_form(head)
@@ -130,8 +130,8 @@ def _parse_chunk(dialect: Dialect, head: bytes, at: int, ds64: dict[bytes, int])
     if size is not None and dialect.is_size_of_all:
         size -= own
     if size is None or size < 0 or (size <= dialect.before_sound and name == dialect.sound):
-        return Chunk(name, at, at + own, None)
-    return Chunk(name, at, at + own, at + own + size)
+        return FileChunk(name, at, at + own, None)
+    return FileChunk(name, at, at + own, at + own + size)
 
 
 def is_form(head: bytes) -> bool:
@@ -178,7 +178,7 @@ def au_ends(head: bytes) -> int | None:
     return at + size if 0 < size < UNKNOWN else None
 
 
-def _is_sound(chunk: Chunk) -> bool:
+def _is_sound(chunk: FileChunk) -> bool:
     return chunk.name in {b"data", b"SSND"}
 
 

@@ -80,7 +80,7 @@ class Extent:
     """Begin of an audio box that is longer than the file, if no description comes before it."""
 
 
-class Window(io.RawIOBase):
+class FileView(io.RawIOBase):
     """Reads a part of a file, with its own position."""
 
     def __init__(self, descriptor: int, part: Part) -> None:
@@ -120,7 +120,7 @@ class Window(io.RawIOBase):
 
 
 def open_part(descriptor: int, part: Part) -> io.BufferedReader:
-    return io.BufferedReader(Window(descriptor, part), BUFFER_BYTES)
+    return io.BufferedReader(FileView(descriptor, part), BUFFER_BYTES)
 
 
 def find_parts(file: IO[bytes]) -> list[Part]:

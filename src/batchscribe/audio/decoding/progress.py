@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from av.audio.frame import AudioFrame
 
 from batchscribe.audio.decoding.frames import BYTES_PER_SAMPLE, PIECE_SAMPLES, SAMPLE_RATE
-from batchscribe.audio.decoding.tracks import RefusedError
+from batchscribe.audio.decoding.tracks import RefusedTrackError
 
 PIECE_BYTES = PIECE_SAMPLES * BYTES_PER_SAMPLE
 INTACT_SECONDS = 1.0
@@ -20,7 +20,7 @@ SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
 """Highest bytes of float32 below LOUDEST: sign and most of the exponent."""
 
 
-class TooLongError(RefusedError):
+class TooLongError(RefusedTrackError):
     """All parts together have more audio than the order allows."""
 
 
@@ -29,7 +29,7 @@ def too_long(max_samples: int) -> str:
 
 
 @dataclass
-class Progress:
+class DecodingProgress:
     """State of the decoding of one input."""
 
     max_samples: int
@@ -107,21 +107,21 @@ class Progress:
         return samples.tobytes()
 
 
-def check_part(progress: Progress) -> None:
+def check_part(progress: DecodingProgress) -> None:
     """Records damage of a part. Raises RefusedError if it has no usable audio."""
     if progress.samples == progress.part:
-        raise RefusedError("no audio could be decoded from it")
+        raise RefusedTrackError("no audio could be decoded from it")
     unbroken = 0 if progress.unbroken is None else progress.unbroken - progress.part
     if progress.bad > progress.good and unbroken < INTACT_SECONDS * SAMPLE_RATE:
-        raise RefusedError("too damaged: more of it is broken than intact")
+        raise RefusedTrackError("too damaged: more of it is broken than intact")
     progress.damaged |= bool(progress.bad)
 
 
-def conclude(progress: Progress) -> dict[str, object]:
+def conclude(progress: DecodingProgress) -> dict[str, object]:
     """Payload of END. Raises RefusedError if most samples are not numbers."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:
-        raise RefusedError("too damaged: most of its samples are not numbers")
+        raise RefusedTrackError("too damaged: most of its samples are not numbers")
     return {
         "seconds": progress.samples / SAMPLE_RATE,
         "partial": bool(progress.damaged or progress.not_numbers),

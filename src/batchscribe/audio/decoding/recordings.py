@@ -25,7 +25,7 @@ KEPT = 8
 
 
 @dataclass(slots=True)
-class _Session:
+class _RecordingSession:
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen: dict[int, Recording] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ class Recordings:
         self._source = source
         self._limit = limit
         self._lock = threading.Lock()
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _RecordingSession] = {}
 
     def repaired(self, key: str, data: bytes) -> Repaired:
         """Returns the chunk, completed so that it can be decoded. Raises AudioError if that is impossible.
@@ -51,7 +51,7 @@ class Recordings:
         if not _may_be_piece(begins, name.type):
             return _check_end(repair(data), lambda: self._fetch_chunk(key, number + 1))
         with self._lock:
-            session = self._sessions.setdefault(name.session, _Session())
+            session = self._sessions.setdefault(name.session, _RecordingSession())
         with session.lock:
             found = repair(data, self._state_before(session, key, number))
             if found.seen:
@@ -60,7 +60,7 @@ class Recordings:
                     del session.seen[old]
         return _check_end(found, lambda: self._fetch_chunk(key, number + 1))
 
-    def _state_before(self, session: _Session, key: str, number: int) -> Recording | None:
+    def _state_before(self, session: _RecordingSession, key: str, number: int) -> Recording | None:
         """State after the previous chunk, or at least its recording's header."""
         earlier: list[bytes] = []
         for back in range(number - 1, max(-1, number - 1 - LOOK_BACK), -1):

@@ -27,7 +27,7 @@ UNTAGGED = frozenset({"", "und", "mis", "mul", "zxx"})
 """Language tags that name no language."""
 
 
-class RefusedError(Exception):
+class RefusedTrackError(Exception):
     """This input cannot be decoded; the text is one line for the user.
 
     `final`: the same decoder will always refuse it.
@@ -41,19 +41,21 @@ class RefusedError(Exception):
 def check_shape(rate: int, channels: int) -> None:
     """Raises RefusedError for an implausible sampling rate or number of channels."""
     if rate not in SAMPLE_RATES:
-        raise RefusedError(f"unsupported sampling rate of {rate} Hz: 4 to 768 kHz can be decoded", final=True)
+        raise RefusedTrackError(
+            f"unsupported sampling rate of {rate} Hz: 4 to 768 kHz can be decoded", final=True
+        )
     if not 1 <= channels <= MAX_CHANNELS:
-        raise RefusedError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded", final=True)
+        raise RefusedTrackError(f"{channels} channels: at most {MAX_CHANNELS} can be decoded", final=True)
 
 
 def prepare_stream(stream: AudioStream) -> None:
     """Prepares a stream for decoding. Raises RefusedError if it is not supported."""
     codec: AudioCodecContext | None = stream.codec_context
     if codec is None:
-        raise RefusedError("unknown audio codec", final=True)
+        raise RefusedTrackError("unknown audio codec", final=True)
     name = codec.codec.canonical_name
     if not (name in CODECS or codec.name in CODECS or name.startswith(CODEC_FAMILIES)):
-        raise RefusedError(f"unsupported audio codec {name}", final=True)
+        raise RefusedTrackError(f"unsupported audio codec {name}", final=True)
     channels = _count_channels(codec)
     if codec.sample_rate:
         check_shape(codec.sample_rate, channels)
@@ -85,16 +87,16 @@ def decodable(container: InputContainer) -> tuple[list[int], bool]:
     """
     streams = container.streams.audio
     if not streams:
-        raise RefusedError("no audio track", final=True)
+        raise RefusedTrackError("no audio track", final=True)
     if len(streams) > MAX_TRACKS:
-        raise RefusedError(f"{len(streams)} tracks: at most {MAX_TRACKS} can be decoded", final=True)
+        raise RefusedTrackError(f"{len(streams)} tracks: at most {MAX_TRACKS} can be decoded", final=True)
     places: list[int] = []
-    refused: RefusedError | None = None
+    refused: RefusedTrackError | None = None
     for place, stream in enumerate(streams):
         try:
             prepare_stream(stream)
             places.append(place)
-        except RefusedError as error:
+        except RefusedTrackError as error:
             refused = refused or error
     if refused is not None and not places:
         raise refused

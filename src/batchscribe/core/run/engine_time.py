@@ -20,7 +20,7 @@ TOLERATED = 0.03
 """Share of the time after loading above which a report names the stage that delayed the engine."""
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class EngineTime(msgspec.Struct, frozen=True, kw_only=True):
     """Engine time for reports, in seconds; shares of the time after loading, None without an engine."""
 
     workers: int
@@ -71,11 +71,11 @@ def total(each: Iterable[Worked]) -> Worked:
     )
 
 
-def work_of(reported: Worked) -> Work | None:
+def work_of(reported: Worked) -> EngineTime | None:
     """The engine time for a report; None if no worker reported any."""
     if not reported.workers:
         return None
-    return Work(
+    return EngineTime(
         workers=reported.workers,
         load_seconds=reported.load,
         after_load_seconds=reported.after_load,
@@ -91,7 +91,7 @@ def work_of(reported: Worked) -> Work | None:
     )
 
 
-def work_lines(work: Work | None) -> list[str]:
+def work_lines(work: EngineTime | None) -> list[str]:
     """Report lines on the engine's time and on the flags; empty ones are left out."""
     if work is None:
         return []
@@ -105,7 +105,7 @@ def flag_text(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{counted[flag]} {flag}" for flag in order if counted.get(flag))
 
 
-def _engine_line(work: Work) -> str:
+def _engine_line(work: EngineTime) -> str:
     shares = (work.busy_share, work.starved_share, work.blocked_share)
     if None in shares:
         return ""

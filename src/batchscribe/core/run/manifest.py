@@ -68,7 +68,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`transcribe`, or `translate` into English."""
 
 
-class Hearing(msgspec.Struct, frozen=True, kw_only=True):
+class AudioOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Audio options: how chunks become input of the engine."""
 
     overlap_ms: Count | None = None
@@ -104,7 +104,7 @@ class Manifest(Dated, frozen=True, kw_only=True):
     deadline: Time
     engine: EngineSpec
     settings_hash: str
-    hearing: Hearing = Hearing()
+    hearing: AudioOptions = AudioOptions()
     limits: Limits = Limits()
     region: str = ""
     endpoint: str = ""

@@ -14,7 +14,7 @@ import msgspec
 
 from batchscribe.core.decide.money import Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.run.engine_time import Work, total, work_of
+from batchscribe.core.run.engine_time import EngineTime, total, work_of
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
@@ -153,7 +153,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     transcription: Transcription
     verification: Verification
     performance: Performance
-    work: Work | None = None
+    work: EngineTime | None = None
     """As reported by its workers; None if they reported nothing (yet)."""
     queue: tuple[QueueSample, ...]
     """Ticks that held since the run before this one."""
@@ -171,7 +171,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     cost: float
     cost_micros: int
     cost_per_audio_hour: float | None
-    work: Work | None = None
+    work: EngineTime | None = None
 
 
 def build(

@@ -37,7 +37,7 @@ class LiveLock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class PastAttempts:
     """Failed attempts at one chunk with this ETag."""
 
     etag: str
@@ -69,7 +69,7 @@ class ScanRules:
     """Chunks from before it are due: neither a live lock nor an expected neighbour holds them back."""
     max_attempts: int = 3
     """Failed attempts after which a chunk no longer starts a GPU."""
-    trouble: Mapping[str, tuple[Trouble, ...]] = field(default_factory=dict)
+    trouble: Mapping[str, tuple[PastAttempts, ...]] = field(default_factory=dict)
     """By `keys.digest(key)`, one entry for each ETag that was tried."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """ETags of transcripts that were unreadable when their session was stitched, by key."""
@@ -232,7 +232,7 @@ def _count_chunk(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
             sums.pending.append(_make_chunk(audio, rules))
 
 
-def _find_trouble(audio: AudioObject, rules: ScanRules) -> Trouble | None:
+def _find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
     if not rules.trouble:
         return None
     known = rules.trouble.get(digest(audio.info.key), ())
@@ -272,7 +272,7 @@ def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     )
 
 
-def _retry_since(audio: AudioObject, trouble: Trouble | None, rules: ScanRules) -> datetime | None:
+def _retry_since(audio: AudioObject, trouble: PastAttempts | None, rules: ScanRules) -> datetime | None:
     """Begin of a failed chunk's wait for another attempt; None if it failed too often."""
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None

@@ -25,7 +25,7 @@ G = TypeVar("G")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ChunkPlace:
     """Position of one chunk on the timeline, in seconds.
 
     The places of a timeline are in order, without gaps: each `last` is the next one's `first`, and an overlap
@@ -48,7 +48,7 @@ class Place:
     """True end of the final word, if the chunk is published and has words."""
 
 
-def share(segments: Iterable[Segment], places: Sequence[Place]) -> list[tuple[Segment, ...]]:
+def share(segments: Iterable[Segment], places: Sequence[ChunkPlace]) -> list[tuple[Segment, ...]]:
     """Returns the segments of each place, on its chunk's clock; none for published ones.
 
     `segments` are in order, on the timeline's clock, and their words do not overlap; assign separately
@@ -77,7 +77,7 @@ def divide(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segm
 class _Owners:
     """Finds the owner of a span of time."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[ChunkPlace]) -> None:
         self._places = places
         self._lasts = [place.last for place in places]
         until = [_value_or(place.heard_until, -inf) for place in places]
@@ -162,7 +162,7 @@ def _find_attached(texts: Sequence[str]) -> list[bool]:
     return [False, *(not (one[-1:].isspace() or two[:1].isspace()) for one, two in pairwise(texts))]
 
 
-def _on_chunk(segment: Segment, place: Place) -> Segment:
+def _on_chunk(segment: Segment, place: ChunkPlace) -> Segment:
     """The segment with its times on the chunk's clock; it covers its words."""
     words = tuple(_word_on_chunk(word, place) for word in segment.words)
     begin = words[0].start if words else _clip_time(segment.start, place)
@@ -170,7 +170,7 @@ def _on_chunk(segment: Segment, place: Place) -> Segment:
     return msgspec.structs.replace(segment, start=begin, end=end, words=words)
 
 
-def _word_on_chunk(word: Word, place: Place) -> Word:
+def _word_on_chunk(word: Word, place: ChunkPlace) -> Word:
     start, end = _clip_time(word.start, place), _clip_time(word.end, place)
     before = round(start - (word.start - place.begin), PLACES)
     after = round(word.end - place.begin - end, PLACES)
@@ -183,7 +183,7 @@ def _word_on_chunk(word: Word, place: Place) -> Word:
     )
 
 
-def _clip_time(time: float, place: Place) -> float:
+def _clip_time(time: float, place: ChunkPlace) -> float:
     """Converts a time to the chunk's clock, limited to the chunk, in milliseconds."""
     # Sums of decimal fractions fall short of a whole millisecond by about 1e-12.
     length = place.end - place.begin

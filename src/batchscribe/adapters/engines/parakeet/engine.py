@@ -101,7 +101,7 @@ class Parakeet:
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*row) for row in zip(result.tokens, result.timestamps, probabilities, strict=True)]
         mean = fmean(result.logprobs) if result.logprobs else None
-        decoded = quality.Heard(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
+        decoded = quality.Decoded(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
         found = within(decoded.segments, window.seconds)
         return Recognition(window.id, found, self._language or window.language, quality.flags(decoded))
 
@@ -126,7 +126,7 @@ def _engine_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-class Factory:
+class ParakeetFactory:
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
@@ -239,4 +239,4 @@ def _distributions() -> set[str]:
     return {name for name in names if next(iter(metadata.distributions(name=name)), None) is not None}
 
 
-FACTORY = Factory()
+FACTORY = ParakeetFactory()

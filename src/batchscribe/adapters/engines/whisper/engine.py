@@ -35,7 +35,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
 
 
-class Factory:
+class WhisperFactory:
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
@@ -110,4 +110,4 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-FACTORY = Factory()
+FACTORY = WhisperFactory()

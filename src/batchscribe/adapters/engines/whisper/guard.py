@@ -10,7 +10,7 @@ import structlog
 from batchscribe.adapters.engines.problems import out_of_memory
 from batchscribe.adapters.engines.whisper.decoder import Decoder
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.text.quality import Doubt, Heard, better, doubts
+from batchscribe.core.text.quality import Decoded, Doubt, better, doubts
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import within
 
@@ -64,14 +64,14 @@ class Budget:
             self._left -= self._monotonic() - begun
 
 
-class Guard:
+class Reviewer:
     """Checks first results, and chooses the ones to keep."""
 
     def __init__(self, decoder: Decoder, budget: Budget) -> None:
         self._decoder = decoder
         self._budget = budget
 
-    def judged(self, window: Window, language: str, decoded: Heard) -> Recognition:
+    def judged(self, window: Window, language: str, decoded: Decoded) -> Recognition:
         """The window's result, the better one if there was a second pass, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)
@@ -83,7 +83,7 @@ class Guard:
         spoken = [segment for segment in decoded.segments if segment.text.strip()]
         return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
 
-    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Heard | None:
+    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Decoded | None:
         """The second result; None if memory was too small: the first one is kept, and flagged."""
         try:
             with self._budget.spending():
