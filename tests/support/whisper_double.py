@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from batchscribe.core.text.quality import Decoded, Doubt
+from batchscribe.core.text.quality import Doubt, Recognized
 from batchscribe.core.text.speech import SAMPLE_RATE, Window
 from batchscribe.core.text.transcripts import Segment, Word
 
@@ -19,7 +19,7 @@ def numbered(number: int, session: str = "", *, seconds: float = 2.0, language: 
     return Window(number, 0.0, audio, language=language, session=session)
 
 
-def utterance(text: str, seconds: float = 2.0, **changes: float) -> Decoded:
+def utterance(text: str, seconds: float = 2.0, **changes: float) -> Recognized:
     """One segment with its words spread evenly; no words in an empty text."""
     said = text.split()
     words = tuple(
@@ -27,10 +27,10 @@ def utterance(text: str, seconds: float = 2.0, **changes: float) -> Decoded:
         for place, word in enumerate(said)
     )
     known = {"avg_logprob": -0.2, "no_speech_prob": 0.01} | changes
-    return Decoded((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **known)
+    return Recognized((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **known)
 
 
-def ordinary(number: int) -> Decoded:
+def ordinary(number: int) -> Recognized:
     return utterance(f"window {number}")
 
 
@@ -38,8 +38,8 @@ def ordinary(number: int) -> Decoded:
 class ScriptedDecoder:
     """A Decoder. `room` is how many windows fit into its memory; `takes` is called for each hearing."""
 
-    says: Callable[[int], Decoded] = ordinary
-    says_again: Callable[[int], Decoded] = ordinary
+    says: Callable[[int], Recognized] = ordinary
+    says_again: Callable[[int], Recognized] = ordinary
     chances: Callable[[int], dict[str, float]] = lambda _number: {"en": 1.0}
     multilingual: bool = True
     room: int = 1000
@@ -65,13 +65,13 @@ class ScriptedDecoder:
         self.asked.append(encoded)
         return [self.chances(number) for number in encoded]
 
-    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Decoded]:
+    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Recognized]:
         assert len(encoded) == len(seconds)
         self.heard.append((language, encoded))
         self.takes("hear")
         return [self.says(number) for number in encoded]
 
-    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Decoded:
+    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Recognized:
         self.reheard.append((int(audio[0]), language, why))
         self.takes("again")
         return self.says_again(int(audio[0]))

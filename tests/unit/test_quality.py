@@ -4,8 +4,8 @@ import pytest
 
 from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.quality import (
-    Decoded,
     Doubt,
+    Recognized,
     Span,
     better,
     compression,
@@ -17,19 +17,19 @@ from batchscribe.core.text.quality import (
 from batchscribe.core.text.transcripts import Segment, Word
 
 
-def heard(text: str, seconds: float = 10.0, **changes: float | None) -> Decoded:
+def heard(text: str, seconds: float = 10.0, **changes: float | None) -> Recognized:
     """The words spread evenly over the window, in one segment."""
     said = text.split()
     step = seconds / max(len(said), 1)
     words = tuple(
         Word(word=word, start=place * step, end=(place + 1) * step) for place, word in enumerate(said)
     )
-    return Decoded((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **changes)
+    return Recognized((Segment(text=text, start=0.0, end=seconds, words=words),), seconds, **changes)
 
 
-def timed(*spans: tuple[float, float], seconds: float = 10.0) -> Decoded:
+def timed(*spans: tuple[float, float], seconds: float = 10.0) -> Recognized:
     words = tuple(Word(word=f"w{place}", start=start, end=end) for place, (start, end) in enumerate(spans))
-    return Decoded((Segment(text="w", start=spans[0][0], end=spans[-1][1], words=words),), seconds)
+    return Recognized((Segment(text="w", start=spans[0][0], end=spans[-1][1], words=words),), seconds)
 
 
 PLAIN = "we walked down to the river this morning and fed two old swans there"
@@ -54,7 +54,7 @@ def test_plain_speech_raises_no_doubt() -> None:
     ],
     ids=lambda value: value.value if isinstance(value, Doubt) else "",
 )
-def test_each_doubt_has_its_sign_and_no_other(found: Decoded, doubt: Doubt) -> None:
+def test_each_doubt_has_its_sign_and_no_other(found: Recognized, doubt: Doubt) -> None:
     expected = frozenset({doubt, Doubt.LOOPING} if doubt is Doubt.REPETITIVE else {doubt})
     assert doubts(found) == expected
     assert flags(found) == (LOW_CONFIDENCE,)
@@ -71,10 +71,10 @@ def test_each_doubt_has_its_sign_and_no_other(found: Decoded, doubt: Doubt) -> N
         heard("one two three four five six seven eight", 1.0),
         heard("one two three four five six seven", 0.1),
         heard(PLAIN, heard_until=9.1),
-        Decoded((), 10.0, avg_logprob=-3.0, no_speech_prob=0.5),
+        Recognized((), 10.0, avg_logprob=-3.0, no_speech_prob=0.5),
     ],
 )
-def test_what_people_do_is_no_doubt(found: Decoded) -> None:
+def test_what_people_do_is_no_doubt(found: Recognized) -> None:
     assert doubts(found) == frozenset()
 
 
@@ -84,8 +84,8 @@ def test_scripts_without_blanks_may_have_more_words_a_second() -> None:
     words = tuple(
         Word(word=letter, start=place * step, end=(place + 1) * step) for place, letter in enumerate(text)
     )
-    assert doubts(Decoded((Segment(text=text, start=0.0, end=1.2, words=words),), 1.2)) == frozenset()
-    faster = Decoded((Segment(text=text, start=0.0, end=0.6, words=words),), 1.2)
+    assert doubts(Recognized((Segment(text=text, start=0.0, end=1.2, words=words),), 1.2)) == frozenset()
+    faster = Recognized((Segment(text=text, start=0.0, end=0.6, words=words),), 1.2)
     assert doubts(faster) == {Doubt.HURRIED}
 
 
@@ -126,13 +126,13 @@ def test_the_better_one_has_fewer_doubts_then_more_confidence() -> None:
 
 
 def test_words_are_given_up_for_none_only_where_silence_is_likely() -> None:
-    nothing = Decoded((), 10.0)
+    nothing = Recognized((), 10.0)
     doubtful = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.3)
     unlikely = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.8)
     assert better(doubtful, nothing) is doubtful
     assert better(unlikely, nothing) is nothing
     good = heard(PLAIN, avg_logprob=-0.5)
-    assert better(Decoded((), 10.0, heard_until=0.0), good) is good
+    assert better(Recognized((), 10.0, heard_until=0.0), good) is good
 
 
 @pytest.mark.parametrize(

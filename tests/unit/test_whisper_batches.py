@@ -14,7 +14,7 @@ from batchscribe.adapters.engines.whisper.guard import ALLOWANCE, MOST, SHARE, B
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import VOTERS
-from batchscribe.core.text.quality import Decoded, Doubt
+from batchscribe.core.text.quality import Doubt, Recognized
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.testing.clock import FakeClock
@@ -131,7 +131,7 @@ def test_where_not_even_one_window_fits_the_mend_is_named() -> None:
 
 
 def test_only_a_lack_of_memory_halves() -> None:
-    def broken(_number: int) -> Decoded:
+    def broken(_number: int) -> Recognized:
         raise RuntimeError("CUDA failed with error an illegal instruction was encountered\nat line 5")
 
     decoder = ScriptedDecoder(says=broken)
@@ -210,7 +210,7 @@ def test_an_english_model_hears_english() -> None:
 # ------------------------------------------------------------------ the guard
 
 
-def loop(number: int) -> Decoded:
+def loop(number: int) -> Recognized:
     return utterance(f"loop{number} " * 20, 20.0)
 
 
@@ -299,7 +299,7 @@ def test_time_for_second_hearings_is_not_saved_up_for_hours() -> None:
 
 
 def test_without_memory_for_a_second_hearing_the_first_is_kept() -> None:
-    def again(_number: int) -> Decoded:
+    def again(_number: int) -> Recognized:
         raise RuntimeError("CUDA failed with error out of memory")
 
     decoder = ScriptedDecoder(says=loop, says_again=again)
@@ -312,7 +312,7 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
     asked: list[int] = []
     decoder = ScriptedDecoder(chances=lambda number: {"de": 0.9} if number < 2 else {"fr": 0.8})
 
-    def hear(encoded: Any, seconds: Any, language: str) -> list[Decoded]:
+    def hear(encoded: Any, seconds: Any, language: str) -> list[Recognized]:
         asked.append(len(encoded))
         if len(encoded) > 1:
             raise RuntimeError("CUDA failed with error out of memory")

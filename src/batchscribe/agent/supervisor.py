@@ -71,7 +71,7 @@ class Marks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EndOfRun:
     """Reason why the agent ends the run.
 
     `worker` died or hung; `wait` is the delay before the power-off, in seconds; `leave` ends without one.
@@ -155,7 +155,7 @@ class Watch:
             return POLL_SECONDS
         return None
 
-    def _release_claim(self, result: Ending) -> float | None:
+    def _release_claim(self, result: EndOfRun) -> float | None:
         self._kill_workers()
         try:
             self._marks.release()
@@ -165,12 +165,12 @@ class Watch:
         LOG.info("box.let_go", run=self._claim.run, why=result.why)
         return None
 
-    def _poll_worker(self) -> Ending | None:
+    def _poll_worker(self) -> EndOfRun | None:
         """Polls the current worker, or for the next manifest. Raises what the store raises."""
         if self._again:
             return self._end_after_reboot()
         if not self._marks.powers_off and is_stored(self._runs, keys.settlement(self._claim.run)):
-            return Ending("its run is settled", leave=True)
+            return EndOfRun("its run is settled", leave=True)
         # Before the exit record is read: a worker may end between the two.
         running = self._is_running()
         if running:
@@ -182,26 +182,26 @@ class Watch:
             return self._poll_manifest()
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without an exit record"
-            return Ending(f"worker {self._worker} {how}", self._worker, self._waits.told)
+            return EndOfRun(f"worker {self._worker} {how}", self._worker, self._waits.told)
         # Progress counts first: an unreadable cancel object ends no work.
         self._follow_progress()
         self._obey_cancel()
         return None
 
-    def _end_after_reboot(self) -> Ending:
+    def _end_after_reboot(self) -> EndOfRun:
         """Ends a run whose workers died with the earlier boot. Nothing is started twice."""
         while is_stored(self._runs, keys.manifest(self._claim.run, self._worker + 1)):
             self._worker += 1
         given = is_stored(self._runs, keys.manifest(self._claim.run, self._worker))
         why = "the GPU host was rebooted during the run"
-        return Ending(why, self._worker if given else None, self._waits.told)
+        return EndOfRun(why, self._worker if given else None, self._waits.told)
 
     def _move_to_next_worker(self) -> None:
         self._worker += 1
         self._idle_since = self._clock.monotonic()
         self._cancelled_at = self._obeyed = None
 
-    def _poll_manifest(self) -> Ending | None:
+    def _poll_manifest(self) -> EndOfRun | None:
         if not is_stored(self._runs, keys.manifest(self._claim.run, self._worker)):
             self._record_progress((self._worker, "none", 0, 0))
             return self._check_idle()
@@ -210,9 +210,9 @@ class Watch:
         if why := self._refusal_reason(expected):
             LOG.info("box.worker_not_begun", run=self._claim.run, worker=self._worker, why=why)
             waited = self._clock.monotonic() - self._moved_at
-            return Ending(why) if waited >= self._waits.first else None
+            return EndOfRun(why) if waited >= self._waits.first else None
         if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
-            return Ending(f"worker {self._worker} was cancelled before it started", wait=self._waits.told)
+            return EndOfRun(f"worker {self._worker} was cancelled before it started", wait=self._waits.told)
         return self._start_worker(expected or "")
 
     def _refusal_reason(self, expected: str | None) -> str:
@@ -225,32 +225,32 @@ class Watch:
             return f"{key} is not the manifest that its controller announced"
         return ""
 
-    def _check_idle(self) -> Ending | None:
+    def _check_idle(self) -> EndOfRun | None:
         waited = self._clock.monotonic() - self._idle_since
         if self._worker == 0:
             return self._end_without_work() if waited >= self._waits.first else None
-        return Ending("work ended") if waited >= self._waits.linger else None
+        return EndOfRun("work ended") if waited >= self._waits.linger else None
 
-    def _check_ended(self) -> Ending | None:
+    def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
         given = self._mark == (self._worker, "given", 0, 0)
         begun = self._workers.was_started(self._name) or (self._worker > 0 and not given)
         waited = self._clock.monotonic() - self._idle_since
         if not begun or waited < self._waits.linger or self._is_running() is not False:
             return None
-        return Ending("its worker ended, and the store could not be reached since")
+        return EndOfRun("its worker ended, and the store could not be reached since")
 
-    def _end_without_work(self) -> Ending:
+    def _end_without_work(self) -> EndOfRun:
         """Ends a run without any manifest.
 
         A controller revokes its claim if its start failed; the instance then stays up for the user who
         started it meanwhile.
         """
         if self._claimed():
-            return Ending("no work came")
-        return Ending("its claim was revoked before any work came", leave=True)
+            return EndOfRun("no work came")
+        return EndOfRun("its claim was revoked before any work came", leave=True)
 
-    def _start_worker(self, sha256: str) -> Ending | None:
+    def _start_worker(self, sha256: str) -> EndOfRun | None:
         claim = self._claim
         url = f"{self._runs.url.rstrip('/')}/{keys.manifest(claim.run, self._worker)}"
         self._kill_earlier_workers()
@@ -260,7 +260,7 @@ class Watch:
             )
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
-            return Ending(why, self._worker, self._waits.told)
+            return EndOfRun(why, self._worker, self._waits.told)
         LOG.info("box.worker_started", run=claim.run, worker=self._worker)
         return None
 
@@ -301,26 +301,26 @@ class Watch:
             self._marks.alive(self._moved_at)
         self._mark = mark
 
-    def _check_deadline(self) -> Ending | None:
+    def _check_deadline(self) -> EndOfRun | None:
         now = self._clock.monotonic()
         if now < self._deadline:
             return None
         why = "the deadline passed"
         if self._is_running() is False:
-            return Ending(why)
+            return EndOfRun(why)
         if self._asked_at is None:
             self._asked_at = now
             self._ask_to_end(self._worker, force=False)
-        return Ending(why, self._worker) if now - self._asked_at >= self._waits.grace else None
+        return EndOfRun(why, self._worker) if now - self._asked_at >= self._waits.grace else None
 
-    def _check_stall(self) -> Ending | None:
+    def _check_stall(self) -> EndOfRun | None:
         stalled = self._clock.monotonic() - self._moved_at
         if stalled < self._waits.silence:
             return None
         worker = self._worker if self._workers.was_started(self._name) else None
-        return Ending(f"no progress was observed for {stalled / 60:.0f} min", worker)
+        return EndOfRun(f"no progress was observed for {stalled / 60:.0f} min", worker)
 
-    def _end_run(self, result: Ending) -> float | None:
+    def _end_run(self, result: EndOfRun) -> float | None:
         LOG.info("box.ends", run=self._claim.run, worker=result.worker, why=result.why)
         self._kill_workers()
         end = BoxEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())

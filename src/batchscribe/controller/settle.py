@@ -75,7 +75,7 @@ class WorkerResult:
 
 
 @dataclass(slots=True)
-class Verification:
+class Verified:
     """State of a run's chunks, as listed in the store."""
 
     done: int = 0
@@ -128,7 +128,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 
 def _verify_chunks(
     world: World, terms: Terms, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
-) -> Verification:
+) -> Verified:
     """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]
     _count_failures(world, run, work)
@@ -153,7 +153,7 @@ def _verify_chunks(
     return result
 
 
-def _send_message(world: World, run: Run, result: Verification) -> None:
+def _send_message(world: World, run: Run, result: Verified) -> None:
     """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
@@ -162,7 +162,7 @@ def _send_message(world: World, run: Run, result: Verification) -> None:
     world.notifier.send(message(run, result))
 
 
-def message(run: Run, result: Verification) -> Message:
+def message(run: Run, result: Verified) -> Message:
     """Message to the user about a settled run."""
     outcome = run.outcome or Outcome.INCOMPLETE
     level = Level.SUCCESS if outcome.success else Level.FAILURE
@@ -215,7 +215,7 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _attribute_failures(result: Verification, world: World, run: Run, work: list[WorkerResult]) -> bool:
+def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> bool:
     """Records an attempt for each unreported failure; True if there was one.
 
     A chunk that took a whole run would take the next one too, and a chunk that its worker skipped would be
@@ -276,10 +276,10 @@ def _record_attempt(world: World, run: Run, chunk: ManifestChunk, message: str) 
     world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
 
 
-def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verification:
+def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     """Lists the store again for the chunks and sessions of these manifests."""
     asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
-    result = Verification(gone=len(asked), complete={chunk.session for chunk in asked.values()})
+    result = Verified(gone=len(asked), complete={chunk.session for chunk in asked.values()})
     if not asked:
         return result
     rules = scanner.rules()
@@ -300,7 +300,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verification:
     return result
 
 
-def _closed(world: World, run: Run, result: Verification, work: list[WorkerResult]) -> Run:
+def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.manifests) - len(work)
     if outcome is None:

@@ -149,7 +149,9 @@ class Ledger:
     def events(self, run_id: str) -> tuple[RunEvent, ...]:
         """The history of a run, oldest first."""
         rows = self._rows("events", {"run": run_id})
-        return tuple(RunEvent(at=_time(at), state=state, note=note) for at, state, note in rows)
+        return tuple(
+            RunEvent(at=datetime.fromisoformat(at), state=state, note=note) for at, state, note in rows
+        )
 
     def save_sample(
         self,
@@ -187,7 +189,7 @@ class Ledger:
     def last_tick(self) -> datetime | None:
         """Time of the last tick that recorded something."""
         latest = self._rows("last_tick", {})[0][0]
-        return _time(latest) if latest else None
+        return datetime.fromisoformat(latest) if latest else None
 
     def learn(
         self,
@@ -272,7 +274,7 @@ class Ledger:
         """True if an alert is due; records it as sent."""
         with self._transaction():
             rows = self._query("last_alert", {"key": key}).fetchall()
-            due = not rows or at - _time(rows[0][0]) >= every
+            due = not rows or at - datetime.fromisoformat(rows[0][0]) >= every
             if due:
                 self._query("save_alert", {"key": key, "at": _text(at)})
         return due
@@ -367,10 +369,6 @@ def _text(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
 def _storable(text: str) -> str:
     """Escapes bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
@@ -393,11 +391,11 @@ def _columns(rows: Iterable[tuple[float | None, ...]], width: int) -> list[list[
 def _sample(row: tuple[Any, ...]) -> QueueSample:
     at, pending, triggering, waiting, oldest, decision, sentence, numbers = row
     return QueueSample(
-        at=_time(at),
+        at=datetime.fromisoformat(at),
         pending=pending,
         triggering=triggering,
         waiting=waiting,
-        oldest=_time(oldest) if oldest else None,
+        oldest=datetime.fromisoformat(oldest) if oldest else None,
         decision=decision,
         sentence=sentence,
         numbers=msgspec.json.decode(numbers, type=dict[str, float | int | str | None]),

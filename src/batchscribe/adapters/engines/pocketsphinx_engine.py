@@ -160,7 +160,7 @@ def _to_pcm(window: Window) -> bytes:
 
 def _to_recognition(window: int, seconds: float, decoded: list[DecodedWord]) -> Recognition:
     words = [word for part in decoded if (word := _to_word(*part)) is not None]
-    found = quality.Decoded(tuple(_split_segments(words)), seconds)
+    found = quality.Recognized(tuple(_split_segments(words)), seconds)
     return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
 
 

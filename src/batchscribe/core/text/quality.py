@@ -60,7 +60,7 @@ class Doubt(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class Recognized:
     """The engine's raw result for one window.
 
     Times are seconds from the window's beginning, as the engine returned them. `heard_until` is the time up
@@ -88,7 +88,7 @@ class Decoded:
         return guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
-def doubts(heard: Decoded) -> frozenset[Doubt]:
+def doubts(heard: Recognized) -> frozenset[Doubt]:
     """Doubts about a result. An empty text is plausible; stopping early is not."""
     found = {Doubt.UNFINISHED} if _unfinished(heard) else set[Doubt]()
     if heard.text:
@@ -115,12 +115,12 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
     return found
 
 
-def flags(heard: Decoded) -> tuple[str, ...]:
+def flags(heard: Recognized) -> tuple[str, ...]:
     """Flags of a result from an engine that cannot re-decode."""
     return (LOW_CONFIDENCE,) if doubts(heard) else ()
 
 
-def better(first: Decoded, second: Decoded) -> Decoded:
+def better(first: Recognized, second: Recognized) -> Recognized:
     """The more plausible of two results for the same window.
 
     Fewer doubts win, then the model's own confidence. An empty text replaces words only if the model rates
@@ -132,7 +132,7 @@ def better(first: Decoded, second: Decoded) -> Decoded:
     return second if _rank_result(second) > _rank_result(first) else first
 
 
-def _rank_result(heard: Decoded) -> tuple[int, float]:
+def _rank_result(heard: Recognized) -> tuple[int, float]:
     return -len(doubts(heard)), heard.avg_logprob if heard.avg_logprob is not None else MIN_LOGPROB
 
 
@@ -158,28 +158,28 @@ def _longest_run(words: Sequence[str], length: int) -> int:
     return longest + length if longest + length >= LOOP_TIMES * length else 0
 
 
-def _repetitive(heard: Decoded) -> bool:
+def _repetitive(heard: Recognized) -> bool:
     return compression(heard.text) > MAX_COMPRESSION
 
 
-def _looping(heard: Decoded) -> bool:
+def _looping(heard: Recognized) -> bool:
     return looping([word.word for word in heard.words] or heard.text.split())
 
 
-def _guessed(heard: Decoded) -> bool:
+def _guessed(heard: Recognized) -> bool:
     return heard.avg_logprob is not None and heard.avg_logprob < MIN_LOGPROB
 
 
-def _outside(heard: Decoded) -> bool:
+def _outside(heard: Recognized) -> bool:
     return any(time > heard.seconds + SLACK for span in _spans(heard) for time in span)
 
 
-def _disordered(heard: Decoded) -> bool:
+def _disordered(heard: Recognized) -> bool:
     backwards = any(later[0] < earlier[0] - SLACK for earlier, later in pairwise(_spans(heard)))
     return backwards or any(end < start for start, end in _spans(heard))
 
 
-def _spans(heard: Decoded) -> Iterator[Span]:
+def _spans(heard: Recognized) -> Iterator[Span]:
     return ((one.start, one.end) for one in _iterate_timed(heard.segments))
 
 
@@ -196,7 +196,7 @@ def _text_of(part: Segment | Word) -> str:
     return part.word if isinstance(part, Word) else part.text
 
 
-def _hurried(heard: Decoded) -> bool:
+def _hurried(heard: Recognized) -> bool:
     return any(_too_fast(segment) for segment in heard.segments)
 
 
@@ -207,7 +207,7 @@ def _too_fast(segment: Segment) -> bool:
     return count >= BURST_WORDS and count > limit * max(segment.end - segment.start, 0.0)
 
 
-def _unfinished(heard: Decoded) -> bool:
+def _unfinished(heard: Recognized) -> bool:
     return heard.heard_until is not None and heard.seconds - heard.heard_until > UNHEARD_SECONDS
 
 

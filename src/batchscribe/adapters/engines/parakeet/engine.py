@@ -101,7 +101,7 @@ class Parakeet:
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*row) for row in zip(result.tokens, result.timestamps, probabilities, strict=True)]
         mean = fmean(result.logprobs) if result.logprobs else None
-        decoded = quality.Decoded(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
+        decoded = quality.Recognized(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
         found = within(decoded.segments, window.seconds)
         return Recognition(window.id, found, self._language or window.language, quality.flags(decoded))
 

@@ -18,7 +18,7 @@ from batchscribe.adapters.engines.whisper.decoder import Decoder
 from batchscribe.adapters.engines.whisper.guard import Budget, Reviewer
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.language_vote import Votes
-from batchscribe.core.text.quality import Decoded
+from batchscribe.core.text.quality import Recognized
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.errors import EngineError
 
@@ -119,7 +119,7 @@ class FasterWhisper:
 
     def _decode_batch(
         self, windows: Sequence[Window], features: Sequence[Samples]
-    ) -> list[tuple[str, Decoded]]:
+    ) -> list[tuple[str, Recognized]]:
         """(language, text) of each window. If memory is too small, decodes the batch in halves."""
         try:
             return self._decode_at_once(windows, features)
@@ -142,11 +142,11 @@ class FasterWhisper:
 
     def _decode_at_once(
         self, windows: Sequence[Window], features: Sequence[Samples]
-    ) -> list[tuple[str, Decoded]]:
+    ) -> list[tuple[str, Recognized]]:
         voters = self._select_voters(windows)
         encoded = self._decoder.encode([features[place] for place in voters]) if voters else None
         languages = self._choose_languages(windows, voters, encoded)
-        found: dict[int, Decoded] = {}
+        found: dict[int, Recognized] = {}
         # All prompts of a batch must be equal, and the prompt contains the language.
         for language in dict.fromkeys(languages):
             places = [place for place, spoken in enumerate(languages) if spoken == language]

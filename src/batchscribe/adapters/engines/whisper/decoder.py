@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from batchscribe.core.text.quality import Decoded, Doubt
+from batchscribe.core.text.quality import Doubt, Recognized
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.errors import EngineError
 
@@ -73,10 +73,10 @@ class Decoder(Protocol):
     def languages(self, encoded: Any) -> list[dict[str, float]]:
         """Language -> probability, for each window of the batch."""
 
-    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Decoded]:
+    def hear(self, encoded: Any, seconds: Sequence[float], language: str) -> list[Recognized]:
         """Transcribes a batch of windows in one language; `seconds` are their lengths."""
 
-    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Decoded:
+    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
         """Transcribes one window again, at higher temperatures."""
 
 
@@ -135,7 +135,7 @@ class WhisperDecoder:
         *,
         limit: int = MAX_TOKENS,
         fill: bool = False,
-    ) -> list[Decoded]:
+    ) -> list[Recognized]:
         """See Decoder. `limit` replaces MAX_TOKENS; with `fill` each window uses all of it."""
         tokenizer = self._tokenizer(language)
         unwanted = [-1, tokenizer.eot] if fill else [-1]
@@ -149,7 +149,7 @@ class WhisperDecoder:
         aligned = self._whisper.find_alignment(tokenizer, texts, encoded, [_frames(end) for end in seconds])
         room = min(limit // 2, limit - len(tokenizer.sot_sequence))
         return [
-            Decoded(
+            Recognized(
                 segments=tuple(self._to_segments(line, words, tokenizer)),
                 seconds=end,
                 avg_logprob=output.avg_logprob,
@@ -198,7 +198,7 @@ class WhisperDecoder:
                     words=_to_words(part.get("words") or ()),
                 )
 
-    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Decoded:
+    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
         """See Decoder. Tries rising temperatures until the result is plausible.
 
         If the model only stopped early, it starts at temperature 0: `transcribe` continues after the stop.
@@ -215,7 +215,7 @@ class WhisperDecoder:
         )
         parts = list(found)
         tokens = sum(len(part.tokens) for part in parts)
-        return Decoded(
+        return Recognized(
             segments=tuple(_to_segment(part) for part in parts if part.text.strip()),
             seconds=len(audio) / self._whisper.feature_extractor.sampling_rate,
             avg_logprob=sum(part.avg_logprob * len(part.tokens) for part in parts) / tokens

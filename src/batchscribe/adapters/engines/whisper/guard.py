@@ -10,7 +10,7 @@ import structlog
 from batchscribe.adapters.engines.problems import out_of_memory
 from batchscribe.adapters.engines.whisper.decoder import Decoder
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.text.quality import Decoded, Doubt, better, doubts
+from batchscribe.core.text.quality import Doubt, Recognized, better, doubts
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import within
 
@@ -71,7 +71,7 @@ class Reviewer:
         self._decoder = decoder
         self._budget = budget
 
-    def judged(self, window: Window, language: str, decoded: Decoded) -> Recognition:
+    def judged(self, window: Window, language: str, decoded: Recognized) -> Recognition:
         """The window's result, the better one if there was a second pass, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)
@@ -83,7 +83,7 @@ class Reviewer:
         spoken = [segment for segment in decoded.segments if segment.text.strip()]
         return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
 
-    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Decoded | None:
+    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
         """The second result; None if memory was too small: the first one is kept, and flagged."""
         try:
             with self._budget.spending():
