@@ -209,16 +209,15 @@ class Ledger:
         Speed is audio seconds per second of work, overheads are seconds, bitrates are bytes per audio second
         by file extension. Values that are not positive are unknown.
         """
-        lesson = {
+        lesson: dict[str, object] = {
             "run": run,
             "engine": engine,
             "model": model,
             "instance_type": instance_type,
             "at": _text(at),
-            "speed": _positive(speed),
-            "setup_seconds": _positive(setup_seconds),
-            "release_seconds": _positive(release_seconds),
         }
+        measured = {"speed": speed, "setup_seconds": setup_seconds, "release_seconds": release_seconds}
+        lesson |= {name: value if value and value > 0 else None for name, value in measured.items()}
         with self._transaction():
             self._query("learn", lesson)
             self._query("forget_bytes", {"run": run})
@@ -372,10 +371,6 @@ def _text(at: datetime) -> str:
 def _storable(text: str) -> str:
     """Escapes bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _positive(value: float | None) -> float | None:
-    return value if value is not None and value > 0 else None
 
 
 def _columns(rows: Iterable[tuple[float | None, ...]], width: int) -> list[list[float]]:
