@@ -141,7 +141,7 @@ def test_a_box_whose_scheduler_is_gone_ends_by_itself_and_the_next_tick_settles(
     cloud.speech(3)
     cloud.desk.json("tick", "--no-wait")
     # One pass at a time, until the instance is up; then no further pass is made.
-    wait_for("transcribing" in cloud.desk.json("watchdog")["found"] for _ in repeat(None))
+    wait_for("transcribing" in cloud.desk.json("watchdog").get("found", "") for _ in repeat(None))
     wait_for(cloud.state == "stopped" for _ in repeat(None))
     assert cloud.box.power.pulled == 1
     assert cloud.orders != []

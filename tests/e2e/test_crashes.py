@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from itertools import cycle, product
+from itertools import cycle, product, repeat
 from pathlib import Path
 
 import pytest
 
+from support.cli import wait_for
 from support.emulated import Aws, Case, emulated_aws, new_case
 from support.faults import Drop, Fault, Hang, Refusal
 
@@ -113,6 +114,8 @@ def test_the_whole_disk_is_lost_and_a_user_adopts_its_run(case: Case, point: str
     case.killed_at(point)
     shutil.rmtree(case.ledger.parent)
     (run,) = [key.split("/")[2] for key in case.intents]
+    if point == "launcher.launch:after":  # the worker is a process here: no instance ends it
+        wait_for(any(key.endswith("/exit.json") for key in case.objects()) for _ in repeat(None))
     assert case.tick().document["decision"] == "hold"
     assert case.described()["State"]["Name"] == "running", "another id is another scheduler"
     adopted = case.command("reconcile", "--adopt", run)

@@ -32,7 +32,7 @@ def desk(tmp_path: Path) -> Desk:
 def tick(desk: Desk) -> Iterator[subprocess.Popen[str]]:
     """A tick in the middle of its work, between two of its passes."""
     process = desk.start("tick")
-    wait_for("transcribing" in desk.json("watchdog")["found"] for _ in repeat(None))
+    wait_for("transcribing" in desk.json("watchdog").get("found", "") for _ in repeat(None))
     wait_for(bool(list(desk.bucket.rglob("transcription-*.json"))) for _ in repeat(None))
     yield process
     process.kill()

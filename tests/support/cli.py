@@ -76,7 +76,7 @@ class Desk:
 def finish_by_timer(desk: Desk) -> Any:
     """The one run that passes of the watchdog close, made as by its timer, without the minutes between."""
     for _ in range(2000):
-        if closed := desk.json("watchdog")["released"]:
+        if closed := desk.json("watchdog").get("released"):
             (run,) = closed
             return run
         time.sleep(0.2)

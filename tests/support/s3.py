@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -28,6 +29,21 @@ def missing(component: str) -> NoReturn:
     pytest.skip(f"{component} is not installed here")
 
 
+def _make_puts_atomic() -> None:
+    """S3 decides a conditional PUT at once; moto checks first and writes later, in threads."""
+    from moto.s3.responses import S3Response
+
+    if not hasattr(S3Response.put_object, "atomic"):
+        put, lock = S3Response.put_object, threading.Lock()
+
+        def put_object(self: Any) -> Any:
+            with lock:
+                return put(self)
+
+        put_object.atomic = True  # type: ignore[attr-defined]
+        S3Response.put_object = put_object  # type: ignore[method-assign]
+
+
 @contextmanager
 def moto_server() -> Iterator[str]:
     """Starts the server and gives its endpoint, http://127.0.0.1:port; stops it at the end."""
@@ -35,6 +51,7 @@ def moto_server() -> Iterator[str]:
         from moto.server import ThreadedMotoServer
     except ImportError:
         missing("moto[server]")
+    _make_puts_atomic()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
