@@ -220,7 +220,7 @@ def test_a_tick_that_waits_fails_with_a_run_that_the_timer_settled(desk: Desk) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signals) -> None:
-    for copy in range(6):
+    for copy in range(3):
         put_speech(desk.bucket / f"copy{copy}", "morning-walk", "notes", "team-meeting")
     process = desk.start("tick", "--json")
     wait_for(some_transcript(desk, "copy0/morning-walk"))
