@@ -64,9 +64,9 @@ EACH_ONCE = tuple(zip(POINTS, cycle(MODES), cycle(NEXT[:1] * 6 + NEXT[1:] * 6), 
 CASES = (
     *EACH_ONCE,
     *(
-        pytest.param(*case, marks=pytest.mark.deep)
-        for case in product(POINTS, MODES, NEXT)
-        if case not in EACH_ONCE
+        pytest.param(point, mode, following, marks=pytest.mark.deep)
+        for (point, mode), following in zip(product(POINTS, MODES), cycle(NEXT), strict=False)
+        if (point, mode) not in {case[:2] for case in EACH_ONCE}
     ),
 )
 
