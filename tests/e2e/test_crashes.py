@@ -64,8 +64,8 @@ EACH_ONCE = tuple(zip(POINTS, cycle(MODES), cycle(NEXT[:1] * 6 + NEXT[1:] * 6), 
 CASES = (
     *EACH_ONCE,
     *(
-        pytest.param(point, mode, following, marks=pytest.mark.deep)
-        for (point, mode), following in zip(product(POINTS, MODES), cycle(NEXT), strict=False)
+        pytest.param(point, mode, NEXT[(number + other) % 2], marks=pytest.mark.deep)
+        for (number, point), (other, mode) in product(enumerate(POINTS), enumerate(MODES))
         if (point, mode) not in {case[:2] for case in EACH_ONCE}
     ),
 )
