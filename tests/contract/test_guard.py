@@ -206,7 +206,7 @@ def test_an_order_that_reads_back_otherwise_does_not_count(
         arn = "arn:aws:scheduler:us-east-1:123456789012:schedule/batchscribe/x"
         stub.add_response("create_schedule", {"ScheduleArn": arn})
         stub.add_response("get_schedule", kept(claim, **otherwise))
-        with pytest.raises(ComputeUnavailableError, match=f"another {said}"):
+        with pytest.raises(ComputeUnavailableError, match=f"a different {said}"):
             guard.arm(claim)
 
 
