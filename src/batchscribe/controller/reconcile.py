@@ -10,7 +10,7 @@ from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
 from batchscribe.controller.external_state import launch_left, note_down
-from batchscribe.controller.records import manifests_of, read_record, read_settlement
+from batchscribe.controller.records import ADOPTED, manifests_of, read_record, read_settlement
 from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
@@ -90,7 +90,7 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) 
         source=world.source.url,
         output=world.output.url,
         control=control_of(world.home),
-        policy="adopted",
+        policy=ADOPTED,
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
