@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.agent.boot import Boot
+from batchscribe.agent.boot import Boot, live
 from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch
-from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName
+from batchscribe.core.run.host import BoxEnd, BoxWaits, ClaimLaunch
+from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName, encode
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
 
@@ -155,6 +155,21 @@ def test_the_box_s_first_word_of_why_it_ends_stays(box: Awake) -> None:
     assert "no progress" in first.why
     assert box.live() is not None
     assert box.end() == first
+
+
+def test_an_agent_that_is_started_again_reports_the_worker_that_it_loses(box: Awake) -> None:
+    """The agent before it ended for want of work: its controller came late with the next manifest."""
+    idle = BoxEnd(run=RUN, worker=None, why="work ended", at=box.clock.now())
+    box.store.create(keys.box_end(RUN), encode(idle))
+    box.claimed()
+    box.give()
+    agent = box.agent()
+    agent._is_over = lambda *_: False  # type: ignore[method-assign]
+    box.at(50, box.workers.die)
+    live(agent, box.clock)
+    end = box.end()
+    assert end is not None
+    assert (end.worker, end.why) == (0, "worker 0 died without an exit record")
 
 
 def test_at_the_deadline_a_worker_is_asked_to_end_and_waited_for(box: Awake) -> None:

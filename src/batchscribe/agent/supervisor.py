@@ -325,11 +325,20 @@ class Watch:
         self._kill_workers()
         end = BoxEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())
         try:
-            self._runs.create(keys.box_end(self._claim.run), msgspec.json.encode(end))
+            self._store_end(end)
         except BatchscribeError as error:
             LOG.warning("box.last_word_not_stored", run=self._claim.run, why=str(error))
         self._ending = True
         return result.wait
+
+    def _store_end(self, end: BoxEnd) -> None:
+        """Stores the end; a first reason stays unless a restarted agent lost another worker."""
+        key, data = keys.box_end(self._claim.run), msgspec.json.encode(end)
+        if self._runs.create(key, data) or end.worker is None:
+            return
+        earlier = self._read_optional(key, BoxEnd)
+        if earlier is None or earlier.worker != end.worker:
+            self._runs.replace(key, data)
 
     def _kill_workers(self) -> None:
         self._kill_earlier_workers()
