@@ -211,7 +211,7 @@ def _slice_stated(make: Encoder, _: random.Random) -> tuple[bytes, float]:
 
 
 def _cut_unknown(make: Encoder, rng: random.Random) -> tuple[bytes, float]:
-    """A cut WAV of which only the data chunk states its size."""
+    """A cut WAV; only its data chunk states a size."""
     data = bytearray(_cut(make, rng)[0])
     size = rng.choice((0, 0xFFFF_FFFF, 0xFFFF_FF24, len(data) - 8))
     struct.pack_into("<Q", data, 20, size) if data[:4] == b"RF64" else struct.pack_into("<I", data, 4, size)
