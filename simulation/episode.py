@@ -101,7 +101,7 @@ class Episode:
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
-            line.advance(self.stage.policy.max_wait.total_seconds())
+            line.sleep(self.stage.policy.max_wait.total_seconds())
             begun = len(runs)
             self._tick(wait=True)
             checker.waited(len(runs) - begun)
@@ -193,9 +193,9 @@ class Episode:
         """Waits until the next timer of the host, and plays its process."""
         line = self.stage.line
         due = min(self._next_tick, self._next_watch)
-        line.advance(max(0.0, due - line.seconds))
+        line.sleep(max(0.0, due - line.seconds))
         if self._down_until > line.seconds:
-            line.advance(self._down_until - line.seconds)
+            line.sleep(self._down_until - line.seconds)
             self.stage.boot()
             self._next_tick = line.seconds + between(self.rng, 0.5, 2.0) * MINUTE
             self._next_watch = line.seconds + between(self.rng, 1.0, 3.0) * MINUTE
@@ -288,7 +288,7 @@ class Episode:
         """Ends all faults and foreign use."""
         self.weather = replace(self.weather, signal=0.0)
         line = self.stage.line
-        line.advance(max(0.0, self._down_until - line.seconds))
+        line.sleep(max(0.0, self._down_until - line.seconds))
         self.stage.calm()
         self.actors.calm()
         self._down_until = 0.0
@@ -303,4 +303,4 @@ class Episode:
         until = self.stage.line.seconds + seconds
         while self.stage.line.seconds < until:
             self._watch(self.stage.main)
-            self.stage.line.advance(MINUTE)
+            self.stage.line.sleep(MINUTE)

@@ -262,7 +262,7 @@ class Stage:
 
     def _sleep(self, gate: Gate, seconds: float) -> None:
         gate.point("sleep", f"{seconds:g}")
-        self.line.advance(seconds)
+        self.line.sleep(seconds)
         gate.keep_alive()
         gate.point("awake")
 
