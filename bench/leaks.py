@@ -30,11 +30,11 @@ from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError
 from bench.weeks import POLICY, WEEK, Host, Played, Week
+from simulation.chunk_rules import transcript_of
 from simulation.gate import Crashed
 from simulation.listening import listening
 from simulation.stage import INSTANCE
 from simulation.weather import HOUR, MINUTE
-from simulation.worker import transcript_of
 
 POLL_SECONDS = 15.0
 WATCH_EVERY = 5 * MINUTE

@@ -6,9 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import structlog
@@ -23,18 +22,18 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
 from batchscribe.wiring.host import fetch, inspect
+from support.http_server import LoopbackServer, serving
 from support.stores import NOW
 
 NOTHING = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
 
 
-class Recorder(ThreadingHTTPServer):
+class Recorder(LoopbackServer):
     """An S3 with nothing in it that notes the region each request was signed for."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Reply)
+        super().__init__(_Reply)
         self.regions: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Reply(BaseHTTPRequestHandler):
@@ -55,12 +54,8 @@ class _Reply(BaseHTTPRequestHandler):
 @pytest.fixture
 def s3() -> Iterator[Recorder]:
     server = Recorder()
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,7 @@ def control(at: Stage) -> MemoryStore:
 def with_control(at: Stage, control: MemoryStore) -> World:
     """The world with BATCH_CONTROL, in which the worker works as well."""
     before, output = at.world, SplitStore(at.store, control)
-    at.worker.store = output  # type: ignore[assignment]
+    at.worker.store = output
 
     def scanner(_by_hand: bool) -> Scanner:
         return Scanner(at.store, output, clock=at.clock, min_age=timedelta(minutes=5))
@@ -206,7 +206,7 @@ def test_a_change_is_refused_while_a_run_is_open_and_the_run_ends_at_its_own_pla
     assert not at.compute.describe(INSTANCE).state.billable
     at.upload(120, session="later")
     at.clock.sleep(600)
-    at.worker.store = world.output  # type: ignore[assignment]
+    at.worker.store = world.output
     (later,) = tick(world, at.terms).runs
     assert (later.control, later.outcome) == (CONTROL, Outcome.COMPLETED), "the next run is at the new place"
 

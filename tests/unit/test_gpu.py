@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import click
@@ -37,30 +35,11 @@ from batchscribe.errors import (
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import unfit
 
 ID = "i-0123456789abcdef0"
-
-
-class FakeLock:
-    def __init__(self) -> None:
-        self.by: str | None = None
-        self.was_held = 0
-
-    @contextmanager
-    def held(self, *, patience: float = 0.0) -> Iterator[None]:
-        if self.by:
-            raise LockHeldError(f"another tick is running ({self.by}); nothing was done")
-        self.was_held += 1
-        self.by = "ours"
-        try:
-            yield
-        finally:
-            self.by = None
-
-    def holder(self) -> str | None:
-        return self.by
 
 
 class FakeBox:
@@ -175,7 +154,7 @@ def test_a_start_by_hand_claims_nothing_and_says_so(desk: Desk) -> None:
     assert "the scheduler leaves it alone" in result.output.lower()
     seen = desk.cloud.describe(ID)
     assert (seen.state, seen.run) == (InstanceState.RUNNING, None)
-    assert desk.lock.was_held == 1
+    assert desk.lock.taken == 1
 
 
 def test_starting_a_running_instance_says_that_it_was_running(desk: Desk) -> None:

@@ -17,7 +17,7 @@ class FakeClock(Shielded):
 
     `at` plans a call, which is made when a sleep reaches its moment; `after` is called after each.
     `interrupt` is a signal: it ends the sleep with an exception, unless the sleeper is shielded. `cut` ends
-    the sleep without one, as if the sleeper was killed: no call is made, and no time passes, until it is reset.
+    the sleep without one, as if the sleeper was killed: no call is made and no time passes until it is reset.
     """
 
     def __init__(
