@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,9 +21,8 @@ from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.local.launcher import LocalLauncher
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.agent.boot import BoxSeams
 from batchscribe.agent.host import Box
-from batchscribe.agent.state_files import MarkerFiles
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
@@ -45,6 +44,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.launcher_suite import INSTANCE, LauncherCase, LauncherSuite, make_manifest
 from batchscribe.testing.store import MemoryStore
+from support.box_agent import Awake
 from support.box_python import box_python
 from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
@@ -103,26 +103,23 @@ class OverSsh:
         path.chmod(mode)
 
 
-@dataclass
-class AwakeBox:
+class AwakeBox(Awake):
     """A host that booted with a claim: the real agent in this process, its workers real processes."""
 
-    store: MemoryStore
-    clock: FakeClock
-    agent: BoxAgent
-    markers: Path
-    stand_ins: StandIns
+    def __init__(self, folder: Path, stand_ins: StandIns) -> None:
+        super().__init__()
+        self.stand_ins = stand_ins
+        self.launcher = AgentLauncher(self.store, self.store, FakeHost())
+        self._processes = Box(folder, self.clock, command=stand_ins.command)
+        self.claimed()
+        self._agent = self.agent()
 
-    @property
-    def launcher(self) -> AgentLauncher:
-        return AgentLauncher(self.store, self.store, FakeHost())
-
-    def give(self, manifest: Manifest) -> None:
-        self.store.create(keys.manifest(manifest.run, manifest.worker), wire.encode(manifest))
+    def seams(self) -> BoxSeams:
+        return replace(super().seams(), workers=self._processes, announced=self._last_hash)
 
     def look(self, count: int = 4) -> None:
         for _ in range(count):
-            self.clock.sleep(self.agent.step() or 0.0)
+            self.clock.sleep(self._agent.step() or 0.0)
 
     def urls(self, count: int) -> list[object]:
         self.look()
@@ -132,9 +129,10 @@ class AwakeBox:
         self.look()
         return self.stand_ins.gone()
 
-    @property
-    def off(self) -> bool:
-        return (self.markers / "off").exists()
+    def _last_hash(self) -> str | None:
+        """Hash of the last manifest, as its controller writes it into the tag."""
+        found = [info.key for info in self.store.list(keys.RUNS) if info.key.endswith("/manifest.json")]
+        return hashlib.sha256(self.store.get(found[-1]).data).hexdigest() if found else None
 
 
 @pytest.fixture
@@ -173,40 +171,9 @@ def local(stand_ins: StandIns, tmp_path: Path) -> LocalLauncher:
     )
 
 
-def announced(store: MemoryStore) -> str | None:
-    """Hash of the last manifest, as its controller wrote it into the tag."""
-    found = [info.key for info in store.list(keys.RUNS) if info.key.endswith("/manifest.json")]
-    return hashlib.sha256(store.get(found[-1]).data).hexdigest() if found else None
-
-
 @pytest.fixture
 def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
-    """It booted with a claim of run-1, and waits for work."""
-    clock = FakeClock()
-    store = MemoryStore(clock, url="file:///bucket")
-    claim = BoxClaim(
-        run="run-1",
-        created=clock.now(),
-        deadline=make_manifest().deadline,
-        output=store.url,
-        launch=ClaimLaunch.BOOT,
-    )
-    record = InstanceRecord(
-        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, shows_tags=True, claim=claim
-    )
-    store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
-    store.create(keys.intent("run-1"), b"{}")
-    seams = BoxSeams(
-        clock=clock,
-        workers=Box(tmp_path, clock, command=stand_ins.command),
-        marks=lambda _claim: MarkerFiles(tmp_path / "markers"),
-        permit=lambda _run: None,
-        announced=lambda: announced(store),
-        home=lambda: store,
-        runs=lambda _claim: store,
-    )
-    agent = BoxAgent(BoxPlace(instance=INSTANCE.id, home=store.url), Boot(id="b", at=clock.now()), seams)
-    return AwakeBox(store, clock, agent, tmp_path / "markers", stand_ins)
+    return AwakeBox(tmp_path, stand_ins)
 
 
 @pytest.fixture(params=["double", "local", "ssh", "boot"])
@@ -251,7 +218,7 @@ def test_a_worker_is_started_with_the_hash_of_its_manifest(case: LauncherCase, s
 
 def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: AwakeBox) -> None:
     launcher = awake.launcher
-    awake.give(make_manifest())
+    awake.give()
     awake.urls(1)
     assert launcher.alive(INSTANCE, make_manifest()) is None
     awake.stand_ins.kill()
@@ -262,7 +229,7 @@ def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: Awake
     awake.store.create(keys.exit_record("run-1", 1), b"{}")
     assert launcher.alive(INSTANCE, make_manifest(worker=1)) is False
     awake.look()
-    assert awake.off
+    assert awake.marks.off_at is not None
 
 
 @pytest.mark.parametrize(
