@@ -122,11 +122,8 @@ def fault_proxy(upstream: str, *, on_call: Callable[[Fault], None] | None = None
     handler = type("Handler", (_Handler,), {"faults": proxy} | methods)
     server = LoopbackServer(handler)
     proxy.endpoint = server.url
-    with serving(server):
-        try:
-            yield proxy
-        finally:
-            proxy.closing.set()
+    with serving(server, at_end=proxy.closing.set):
+        yield proxy
 
 
 class _Handler(BaseHTTPRequestHandler):

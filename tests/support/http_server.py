@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,13 +19,14 @@ class LoopbackServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(server: ThreadingHTTPServer) -> Iterator[None]:
-    """Answers until the end of the block."""
+def serving(server: ThreadingHTTPServer, *, at_end: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Answers until the end of the block; `at_end` frees answers that wait."""
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield
     finally:
+        at_end()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -108,8 +108,5 @@ def http_receiver(status: int = 200, *, hang: bool = False) -> Iterator[Endpoint
 
     server = LoopbackServer(Handler)
     endpoint.url = server.url
-    with serving(server):
-        try:
-            yield endpoint
-        finally:
-            endpoint.released.set()
+    with serving(server, at_end=endpoint.released.set):
+        yield endpoint
