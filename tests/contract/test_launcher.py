@@ -179,12 +179,13 @@ def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
 @pytest.fixture(params=["double", "local", "ssh", "boot"])
 def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> LauncherCase:
     if request.param == "double":
-        fake = FakeLauncher()
+        urls: list[str] = []
+        fake = FakeLauncher(on_launch=lambda _instance, _manifest, url: urls.append(url))
         fake.is_alive = lambda asked: (asked.run, asked.worker) not in fake.cancelled
         return LauncherCase(
             launcher=fake,
-            started=lambda _count: list(fake.launched.values()),
-            all_end=lambda: len(fake.cancelled) == len(fake.launched),
+            started=lambda _count: urls,
+            all_end=lambda: len(fake.cancelled) == len(urls),
         )
     if request.param == "boot":
         box: AwakeBox = request.getfixturevalue("awake")
