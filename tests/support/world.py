@@ -78,7 +78,7 @@ class PlayedWorkers:
         script = WorkerScript(
             seconds=lambda: self.seconds_each,
             fate=lambda key: self._fate(manifest, key),
-            deaf=lambda: self.deaf,
+            ignores_end=lambda: self.deaf,
             published=self.published.append,
             end=lambda: (self.end, self.message),
         )
@@ -98,7 +98,7 @@ class PlayedWorkers:
         return self.started[run.id, 0].manifest
 
     def _fate(self, manifest: Manifest, key: str) -> Fate:
-        if self.dies_after is not None and manifest.chunks[self.dies_after].key == key:
+        if [chunk.key for chunk in manifest.chunks].index(key) == self.dies_after:
             return Fate.KILLER
         if key in self.endless:
             return Fate.ENDLESS

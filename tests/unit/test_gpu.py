@@ -189,9 +189,9 @@ def test_an_open_run_a_tick_or_a_strange_claim_refuses_a_start(desk: Desk) -> No
     desk.open()
     assert "run-7" in desk.refused(RefusedError, "start")
     desk.run_open = None
-    desk.lock.by = "4711"
+    desk.lock.held_by = "4711"
     assert "4711" in desk.refused(LockHeldError, "start")
-    desk.lock.by = None
+    desk.lock.held_by = None
     desk.claimed("foreign-1")
     desk.cloud.stop(ID)
     desk.clock.sleep(60)
@@ -330,9 +330,9 @@ def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
     desk.claimed("run-7")
     desk.open()
     assert "--force" in desk.refused(RefusedError, "stop")
-    desk.run_open, desk.lock.by = None, "4711"
+    desk.run_open, desk.lock.held_by = None, "4711"
     assert "--force" in desk.refused(RefusedError, "stop")
-    desk.lock.by = None
+    desk.lock.held_by = None
     assert "--force" in desk.refused(NotOursError, "stop")
     assert desk.state is InstanceState.RUNNING
 
@@ -340,7 +340,7 @@ def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
 def test_force_stops_a_run_under_way(desk: Desk) -> None:
     desk.claimed("run-7")
     desk.open()
-    desk.lock.by = "4711"
+    desk.lock.held_by = "4711"
     assert desk("stop", "--force").exit_code == 0
     assert desk.state is InstanceState.STOPPED
 

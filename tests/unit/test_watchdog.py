@@ -177,7 +177,7 @@ def test_what_a_settled_run_could_not_clean_up_is_cleaned_up(at: Stage) -> None:
 def test_a_lock_that_is_held_turns_it_away(at: Stage, lock: FakeLock) -> None:
     orphan(at)
     before, events = list(at.compute.calls), at.ledger.events(open_run(at).id)
-    lock.by = "another process"
+    lock.held_by = "another process"
     with pytest.raises(LockHeldError) as raised:
         pass_once(at, lock)
     assert raised.value.exit_code == 0

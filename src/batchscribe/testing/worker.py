@@ -53,7 +53,7 @@ class WorkerScript:
     online: Callable[[], bool] = lambda: True
     torn: Callable[[], bool] = lambda: False
     """True if its next record is unreadable."""
-    deaf: Callable[[], bool] = lambda: False
+    ignores_end: Callable[[], bool] = lambda: False
     """True if it ignores its deadline and a request to end."""
     published: Callable[[str], object] = lambda _key: None
     """Called with each chunk that it published."""
@@ -91,7 +91,7 @@ class PlayedWorker:
 
     def ask_to_end(self) -> None:
         """Ends after the current window; a hung worker ignores this."""
-        if self.alive and not self.hung and not self._script.deaf():
+        if self.alive and not self.hung and not self._script.ignores_end():
             self._clock.at(STOP_SECONDS, lambda: self.end(WorkerEnd.STOPPED))
 
     def end(self, end: WorkerEnd, message: str = "") -> None:
@@ -128,7 +128,7 @@ class PlayedWorker:
         if not self._script.online():
             self._clock.at(RETRY_SECONDS, lambda: self._work(index) if self.alive else None)
             return
-        if self._clock.now() >= self.manifest.deadline and not self._script.deaf():
+        if self._clock.now() >= self.manifest.deadline and not self._script.ignores_end():
             self.end(WorkerEnd.STOPPED)
             return
         chunk = self.manifest.chunks[index]
