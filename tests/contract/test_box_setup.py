@@ -44,9 +44,9 @@ from support.stores import NOW
 INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
 OFFLINE_PYTHON = """\
 #!/bin/sh
-# A Python of the box: in the environments that it makes, the dependencies lie already.
-{python} "$@" || exit
-[ "$1 $2" = "-m venv" ] || exit 0
+# A Python of the host: in the environments that it makes, the dependencies (pip too) are there already.
+[ "$1 $2" = "-m venv" ] || exec {python} "$@"
+{python} -m venv --without-pip "$3" || exit
 for site in "$3"/lib/python3*/site-packages; do echo {site} > "$site/there.pth"; done
 """
 
