@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -12,18 +14,22 @@ import structlog
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
+from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import Life
 from batchscribe.controller.commands.why import why as life_of
+from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
 from batchscribe.core import keys
+from batchscribe.core.decide.policy import decide
 from batchscribe.core.redaction import printable
+from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import TOP, audio_name
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
-from batchscribe.errors import ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, ObjectNotFoundError
 from batchscribe.wiring.scheduler import new_scanner
 from batchscribe.wiring.seams import open_stores
 
@@ -34,7 +40,9 @@ from batchscribe.wiring.seams import open_stores
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
-    life = life_of(_scanner(app), _relative(app, key))
+    life = life_of(_scanner(app), _relative(app, key), max_wait=app.settings.max_wait)
+    if life.state is ChunkState.PENDING:
+        life = replace(life, next_tick=_next_tick(app))
     if as_json:
         print_json(life)
         return
@@ -168,24 +176,43 @@ def _unreadable(transcript: str, key: str) -> str:
     return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
 
 
+def _next_tick(app: App) -> str:
+    """Returns the decision of a tick now; the reason if it cannot be made."""
+    try:
+        with opened(app, remember=False) as made:
+            decision = decide(observe(made.world, made.terms), made.terms.policy)
+    except BatchscribeError as error:
+        return f"unknown: {error}"
+    return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"
+
+
 def _describe_life(life: Life) -> Iterator[str]:
     yield f"{life.key}  (session {shown(life.session)})"
     if life.audio is None:
         yield "  the audio was deleted"
     else:
         yield f"  audio       {life.audio.size} bytes, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
-        yield f"  state       {life.state}" + (" (stale: the audio is newer)" if life.stale else "")
+        yield f"  state       {life.explanation}"
+        if life.next_tick:
+            yield f"  next tick   {life.next_tick}"
         yield f"  transcript  goes to {life.planned}"
-    for transcript in life.transcripts:
-        if transcript.unreadable:
-            yield f"  unreadable  {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
-            continue
-        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
-        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
-        yield f"  transcribed {transcript.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {transcript.key}"
-    for mention in life.runs:
-        yield f"  run         {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
-    for failure in life.failures:
-        yield f"  failed      {failure.at:%Y-%m-%d %H:%M:%S} UTC ({failure.kind}): {failure.message}"
+    for at, line in sorted(_list_events(life)):
+        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line}"
     if life.quarantine:
         yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"
+
+
+def _list_events(life: Life) -> Iterator[tuple[datetime, str]]:
+    """Yields transcripts, runs and failed attempts with their times."""
+    for transcript in life.transcripts:
+        if transcript.unreadable:
+            line = f"unreadable: {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
+        else:
+            by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
+            flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
+            line = f"transcribed{by}{flags}: {transcript.key}"
+        yield transcript.written, line
+    for mention in life.runs:
+        yield mention.dispatched, f"run {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
+    for number, failure in enumerate(life.failures, 1):
+        yield failure.at, f"attempt {number} failed in run {failure.run} ({failure.kind}): {failure.message}"
