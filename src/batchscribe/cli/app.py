@@ -48,6 +48,10 @@ class App:
         if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
             self.flags["BATCH_OUTPUT"] = source
 
+    def relative(self, key: str) -> str:
+        """Returns the key below the source; `key` may be a whole URL."""
+        return key.removeprefix(self.settings.required("BATCH_SOURCE").rstrip("/") + "/")
+
     @cached_property
     def settings(self) -> Settings:
         return configured(configuration.load(flags=self.flags, lenient=self.lenient))

@@ -86,8 +86,11 @@ def scheduler(
     by_hand: bool = False,
     remember: bool = True,
     lenient: bool = False,
+    only: frozenset[str] = frozenset(),
 ) -> Iterator[Scheduler]:
     """Builds the scheduler of these settings. With `remember=False` it writes nothing to disk.
+
+    `only` restricts a manual run to these sessions; empty: all.
 
     Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the end,
     and nothing is started.
@@ -101,7 +104,15 @@ def scheduler(
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with _ledger(settings, clock, trouble, remember=remember) as ledger:
         world = _world(
-            settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock, remember=remember
+            settings,
+            clock,
+            ledger,
+            view=view,
+            shield=interrupts,
+            limit=limit,
+            lock=lock,
+            remember=remember,
+            only=only,
         )
         world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
         if found := (*trouble.notices, *map(str, trouble.errors)):
@@ -143,6 +154,7 @@ def new_scanner(
     by_hand: bool,
     keep_alive: Callable[[], None] = lambda: None,
     unreadable: Mapping[str, str] = NONE_KNOWN,
+    only: frozenset[str] = frozenset(),
 ) -> Scanner:
     """Builds the scanner. With `by_hand`, neither age nor a live lock holds a chunk back."""
     return Scanner(
@@ -156,6 +168,7 @@ def new_scanner(
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
         unreadable=unreadable,
+        only=only,
     )
 
 
@@ -221,6 +234,7 @@ def _world(
     limit: TimeLimit,
     lock: Lock,
     remember: bool,
+    only: frozenset[str],
 ) -> World:
     source, output = open_stores(settings)
     return World(
@@ -238,7 +252,7 @@ def _world(
         elsewhere=lambda world, run: _elsewhere(settings, world, run),
         view=view,
         scanner=lambda by_hand: new_scanner(
-            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart
+            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart, only=only
         ),
         preflight=lambda: preflight(settings, output),
         secret=scheduler_identity(settings, remember=remember)[1],
