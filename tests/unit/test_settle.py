@@ -374,9 +374,9 @@ def test_a_message_names_what_failed_and_the_next_step(at: Stage) -> None:
 
 def test_a_message_names_a_few_of_many_failed_chunks(at: Stage) -> None:
     ready(at, 1)
-    keys_left = [f"{number}.wav" for number in range(5)]
-    reasons = dict.fromkeys(keys_left, "not audio")
-    sent = run_message(at_work(at), left=keys_left, quarantined=(), reasons=reasons, passed_over={})
+    left = [f"{number}.wav" for number in range(5)]
+    run = replace(at_work(at), failures=dict.fromkeys(left[:3], "not audio"))
+    sent = run_message(run, left=left, quarantined=(), passed_over={})
     assert sent.body.count("not audio") == 3
     assert "and 2 more" in sent.body
 

@@ -9,21 +9,17 @@ from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
 
-NAMED = 3
-"""Maximum number of failed chunks that a message names."""
-
 
 def run_message(
     run: Run,
     *,
     left: Sequence[str],
     quarantined: Sequence[str],
-    reasons: Mapping[str, str],
     passed_over: Mapping[str, int],
 ) -> Message:
     """Builds the message: result, cost, failed chunks with reasons, places, next step.
 
-    `left` and `quarantined` are the keys of chunks that are not done, `reasons` their last failures by key.
+    `left` and `quarantined` are the keys of chunks that are not done.
     """
     outcome = run.outcome or Outcome.INCOMPLETE
     level = Level.SUCCESS if outcome.success else Level.FAILURE
@@ -35,7 +31,7 @@ def run_message(
         f"{run.chunks_done} of {asked} chunks done, {len(quarantined)} quarantined, {len(left)} left.",
         f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on {machine}.",
         run.detail,
-        *_list_failed([*quarantined, *left], reasons),
+        *failure_lines(run, len(quarantined) + len(left)),
         f"Transcripts: {run.output}. Audio: {run.source}. Scheduler: {run.host or 'this machine'}.",
         _next_step(run, quarantined, left),
         flag_text(run.worked.flags),
@@ -44,12 +40,12 @@ def run_message(
     return Message(f"batchscribe: run {run.id} {outcome.value}", "\n".join(filter(None, lines)), level)
 
 
-def _list_failed(failed: Sequence[str], reasons: Mapping[str, str]) -> Iterator[str]:
-    explained = [key for key in failed if key in reasons]
-    for key in explained[:NAMED]:
-        yield f"  {key}: {reasons[key]}"
-    if len(explained) > NAMED:
-        yield f"  and {len(explained) - NAMED} more"
+def failure_lines(run: Run, failed: int) -> Iterator[str]:
+    """Yields the first failed chunks with their reasons, and the number of the others."""
+    for key, reason in run.failures.items():
+        yield f"  {key}: {reason}"
+    if run.failures and failed > len(run.failures):
+        yield f"  and {failed - len(run.failures)} more"
 
 
 def _next_step(run: Run, quarantined: Sequence[str], left: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ from batchscribe.core.run.manifest import (
     Worked,
     WorkerEnd,
 )
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
@@ -120,7 +120,6 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
             lambda: learn(world, terms, run, [each.record for each in work]),
         )
     if run.started or (run.outcome and run.outcome.no_start):
-        _add_reasons(result, work)
         _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
     _try_action(errors, "no report was written", lambda: world.report(run))
     _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
@@ -169,18 +168,17 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
             run,
             left=left,
             quarantined=result.quarantined,
-            reasons=result.reasons,
             passed_over=result.passed_over,
         )
     )
 
 
-def _add_reasons(result: Verified, work: list[WorkerResult]) -> None:
-    """Adds the reported failures to the reasons; those of the settlement itself take precedence."""
-    reported = {
-        failure.key: failure.message for each in work if each.record for failure in each.record.failures
-    }
-    result.reasons = reported | result.reasons
+def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
+    """Returns a few failed chunks with their reasons; those of the settlement itself take precedence."""
+    failures = (failure for each in work if each.record for failure in each.record.failures)
+    reasons = {failure.key: failure.message for failure in failures} | result.reasons
+    failed = (*result.quarantined, *(chunk.key for chunk in result.left))
+    return {key: reasons[key] for key in [key for key in failed if key in reasons][:FAILURES_KEPT]}
 
 
 def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
@@ -320,6 +318,7 @@ def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) 
         settled=world.clock.now(),
         chunks_done=result.done,
         chunks_failed=result.missing + len(result.quarantined),
+        failures=_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=total(each.worked for each in work),
         cost=run.bill(),
