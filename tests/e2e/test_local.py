@@ -226,7 +226,7 @@ def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signal
     wait_for(some_transcript(desk, "copy0/morning-walk"))
     process.send_signal(number)
     stdout, _ = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     report = json.loads(stdout)["runs"][0]
     assert report["status"] == "interrupted"
     assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))

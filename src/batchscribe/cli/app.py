@@ -37,6 +37,14 @@ class App:
         """Settings given as options: they win over the environment and over `.env`."""
         self.lenient = False
         """True for commands that stop a GPU: they raise settings errors at their end."""
+        self.verbose = not sys.stderr.isatty()
+        """True if events of the log are shown: by default only where no user watches."""
+        self.quiet = False
+
+    @property
+    def log_level(self) -> str:
+        """Level from which events are shown; the log files have all of them."""
+        return "error" if self.quiet else "info" if self.verbose else "warning"
 
     def take_source(self, source: str) -> None:
         """Replaces the configured source.
@@ -54,7 +62,8 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        return configured(configuration.load(flags=self.flags, lenient=self.lenient))
+        loaded = configuration.load(flags=self.flags, lenient=self.lenient)
+        return configured(loaded, log_level=self.log_level)
 
     @cached_property
     def console(self) -> Console:
@@ -62,10 +71,10 @@ class App:
         return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
 
 
-def configured(settings: Settings) -> Settings:
+def configured(settings: Settings, *, log_level: str = "info") -> Settings:
     """Applies the settings to the AWS environment and the log."""
     settings.apply_aws_environment()
-    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
+    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream(), level=log_level)
     return settings
 
 

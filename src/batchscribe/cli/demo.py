@@ -52,7 +52,7 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     say = app.console.print
     count = len(corpus["chunks"]) + len(corpus["session"]["keys"])
     say(f"[bold]1. A bucket on disk[/] with {count} chunks of speech: {escape(str(home / 'bucket'))}")
-    app.settings = configured(demo_settings(home, engine))
+    app.settings = configured(demo_settings(home, engine), log_level=app.log_level)
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.terms)

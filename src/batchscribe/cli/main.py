@@ -68,17 +68,21 @@ class FrontDoor(click.Group):
     cls=FrontDoor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(__version__, prog_name="batchscribe")
+@click.option("-v", "--verbose", is_flag=True, help="Show the events of the log on a terminal, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, *, verbose: bool, quiet: bool) -> None:
     """Transcribe the audio of a bucket on a GPU started on demand.
 
     Settings come from `.env` in the working directory; the environment wins over it, options win
     over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU was not
-    observed stopped.
+    observed stopped; 130 interrupted.
     """
     from batchscribe.cli.app import App
 
     ctx.obj = app = App()
+    app.verbose |= verbose
+    app.quiet = quiet
 
     def tools() -> object:
         from batchscribe.cli.gpu_tools import gpu_tools
@@ -97,7 +101,7 @@ def main() -> NoReturn:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("batchscribe: interrupted", err=True)
-        sys.exit(1)
+        sys.exit(130)
     except BatchscribeError as error:
         sys.exit(_print_error(error))
     except BrokenPipeError:

@@ -24,7 +24,7 @@ from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
-from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
+from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
 from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, new_scanner, scheduler
 from batchscribe.wiring.seams import open_stores
 
@@ -216,6 +216,6 @@ def _left(ticked: Ticked) -> int | None:
 
 
 def _exit_code(ticked: Ticked) -> int:
-    """0 if done, held or in progress; otherwise the worst error's code."""
+    """0 if done, held or in progress; otherwise the most serious error's code."""
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    return max(exit_code(list(ticked.errors)), int(failed))
+    return worst((exit_code(ticked.errors), int(failed)))

@@ -46,9 +46,11 @@ def configure(
     """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
 
     `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
-    and errors of libraries that use the standard library's logging are included.
+    and errors of libraries that use the standard library's logging are included. Events below `level` go
+    only to the files of runs.
     """
-    _sinks[:] = [_to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)]
+    sink = _to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)
+    _sinks[:] = [_at_least(level, sink)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -58,7 +60,7 @@ def configure(
             clean(Redactor(secrets)),
             _fan_out,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.ReturnLoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -150,6 +152,16 @@ def _fan_out(_logger: Any, _method: str, event: Event) -> Event:
     for sink in tuple(_sinks):
         sink(dict(event))
     raise structlog.DropEvent
+
+
+def _at_least(level: str, sink: Sink) -> Sink:
+    """Passes on the events of this level and above."""
+
+    def write(event: Mapping[str, Any]) -> None:
+        if _PRIORITIES.get(str(event.get("level")), 6) <= _PRIORITIES[level]:
+            sink(event)
+
+    return write
 
 
 def _to_people(stream: TextIO | None) -> Sink:
