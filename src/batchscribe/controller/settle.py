@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
+import msgspec
+
 from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.commands.redo import quarantine_failed, record_crash
 from batchscribe.controller.context import Terms, World, log, save
@@ -43,6 +45,7 @@ from batchscribe.core.run.manifest import (
     Worked,
     WorkerEnd,
 )
+from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
@@ -121,6 +124,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         )
     if run.started or (run.outcome and run.outcome.no_start):
         _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
+        _try_action(errors, "no event was sent", lambda: _emit_events(world, run, result))
     _try_action(errors, "no report was written", lambda: world.report(run))
     _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
     run = save(world, run, run.detail)
@@ -171,6 +175,13 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
             passed_over=result.passed_over,
         )
     )
+
+
+def _emit_events(world: World, run: Run, result: Verified) -> None:
+    """Sends an event for each completed session, then one for the run."""
+    for session in sorted(result.complete):
+        world.notifier.emit("session.completed", {"session": session, "output": run.output, "run": run.id})
+    world.notifier.emit("run.settled", msgspec.to_builtins(build(run)))
 
 
 def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:

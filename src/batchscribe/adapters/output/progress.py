@@ -90,6 +90,7 @@ class ProgressView:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
+                transient=True,
             )
             self._bar.start()
             self._row = self._bar.add_task(label, total=counts.total, note="")
