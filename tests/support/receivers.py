@@ -94,7 +94,7 @@ def http_receiver(status: int = 200, *, hang: bool = False) -> Iterator[Endpoint
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            endpoint.headers.append(self.headers)
+            endpoint.headers.append(dict(self.headers.items()))
             endpoint.posts.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
             if endpoint.hang:
                 endpoint.released.wait(60)

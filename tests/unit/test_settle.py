@@ -388,3 +388,9 @@ def test_a_run_whose_chunks_were_quarantined_is_a_warning(at: Stage) -> None:
         fails(at, name, f"earlier-{earlier}")
     over(at, run, None)
     assert at.notes.messages[-1].level is Level.WARNING
+
+
+def test_events_for_each_completed_session_and_for_the_run(at: Stage) -> None:
+    ready(at, 2)
+    tick(at.world, at.terms)
+    assert at.notes.events == ["session.completed s/", "run.settled"]

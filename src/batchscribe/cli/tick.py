@@ -69,6 +69,7 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
 @pass_app
 def run(
     app: App,
+    /,
     sessions: tuple[str, ...],
     *,
     source: str | None,
