@@ -11,9 +11,9 @@ import msgspec
 from rich.console import Console
 
 from batchscribe import settings as configuration
-from batchscribe.adapters.machine import logs
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
+from batchscribe.wiring.process import apply_settings
 
 WIDTH = 130
 
@@ -50,19 +50,14 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        return configured(configuration.load(flags=self.flags, lenient=self.lenient))
+        settings = configuration.load(flags=self.flags, lenient=self.lenient)
+        apply_settings(settings)
+        return settings
 
     @cached_property
     def console(self) -> Console:
         """Console; unfolded lines if stdout is no terminal."""
         return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-
-
-def configured(settings: Settings) -> Settings:
-    """Applies the settings to the AWS environment and the log."""
-    settings.apply_aws_environment()
-    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
-    return settings
 
 
 def print_json(document: Any) -> None:

@@ -81,9 +81,9 @@ def cli(ctx: click.Context) -> None:
     ctx.obj = app = App()
 
     def tools() -> object:
-        from batchscribe.cli.gpu_tools import gpu_tools
+        from batchscribe.wiring.gpu import open_gpu_tools
 
-        return gpu_tools(ctx, app)
+        return ctx.with_resource(open_gpu_tools(app.settings))
 
     ctx.meta["batchscribe.gpu.tools"] = tools
 

@@ -13,14 +13,13 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, PlainConsole, pass_app, print_json
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import EngineTime, flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
-from batchscribe.wiring.seams import open_ledger
+from batchscribe.wiring.seams import open_clock, open_ledger
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -83,7 +82,7 @@ class Span(click.ParamType[timedelta]):
 @pass_app
 def report(app: App, last: timedelta, shape: str) -> None:
     """The runs of a period, and their cost."""
-    now = SystemClock().now()
+    now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)
     if shape == "json":

@@ -11,7 +11,6 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.redaction import printable
@@ -19,8 +18,8 @@ from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.scheduler import new_scanner
-from batchscribe.wiring.seams import open_ledger, open_stores
+from batchscribe.wiring.scheduler import open_scanner
+from batchscribe.wiring.seams import open_clock, open_ledger
 
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
@@ -61,16 +60,13 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     """The backlog, by session: what is pending, done, stale or quarantined."""
     if source:
         app.take_source(source)
-    clock = SystemClock()
     unreadable, flags = _from_ledger(app)
-    scanner = new_scanner(
-        app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=unreadable
-    )
+    scanner = open_scanner(app.settings, unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
     )
-    now = clock.now()
+    now = open_clock().now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now) | {"flags": flags})
         return

@@ -9,8 +9,6 @@ from typing import Any
 import click
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.adapters.machine.installed import on_schedule
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import span
 from batchscribe.cli.tick import opened
@@ -21,8 +19,9 @@ from batchscribe.core.decide.policy import Observation, decide
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.install import on_schedule
 from batchscribe.wiring.scheduler import Scheduler
-from batchscribe.wiring.seams import open_ledger
+from batchscribe.wiring.seams import open_clock, open_ledger
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 RECENT = timedelta(days=30)
@@ -51,7 +50,7 @@ def pause(app: App, *, length: str | None) -> None:
 
     A run in progress is still finished.
     """
-    until = SystemClock().now() + _length(length) if length else FOREVER
+    until = open_clock().now() + _length(length) if length else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
     app.console.print(f"paused {_until(until)}; a run in progress is still finished")

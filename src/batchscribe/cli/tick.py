@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 
 import click
@@ -22,7 +21,7 @@ from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
-from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
+from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
@@ -105,27 +104,9 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     return 0
 
 
-@contextmanager
-def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
-    """Opens the scheduler; signals raise errors, and progress goes to stderr."""
-    from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
-    from batchscribe.adapters.output.progress import ProgressView
-
-    with (
-        Interrupts() as interrupts,
-        TimeLimit(HANG_SECONDS) as limit,
-        ProgressView(SystemClock()) as view,
-        scheduler(
-            app.settings,
-            view,
-            interrupts,
-            limit,
-            by_hand=by_hand,
-            remember=remember,
-            lenient=app.lenient,
-        ) as made,
-    ):
-        yield made
+def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> AbstractContextManager[Scheduler]:
+    """Opens the scheduler of the command's settings."""
+    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient)
 
 
 def _dry_run(app: App, *, as_json: bool) -> int:

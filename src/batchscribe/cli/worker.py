@@ -31,11 +31,10 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     finished or stopped, 1 failed, 2 misconfigured.
     """
     # Imports numpy and the decoder's packages, which other commands do not need.
-    from batchscribe import aws_environment
-    from batchscribe.adapters.machine import logs
+    from batchscribe.wiring.process import configure_host_log
     from batchscribe.wiring.worker import work
 
-    logs.configure(secrets=aws_environment.secrets())
+    configure_host_log()
     record = work(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:

@@ -96,7 +96,7 @@ class BoxSetup:
     asks: Asks
     clock: Clock
     terms: BoxTerms
-    output: Callable[[], Store]
+    output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
     shutdown: Callable[[str], str] = lambda _instance: ""
@@ -300,13 +300,13 @@ class BoxSetup:
             claim=self._recorded(instance).claim,
         )
         key = keys.instance(instance.id)
-        self.output().replace(key, msgspec.json.encode(record))
+        self.output.replace(key, msgspec.json.encode(record))
         return Finding(what="recorded", ok=True, detail=key)
 
     def _recorded(self, instance: Instance) -> _Recorded:
         """The recorded facts that a check or set-up cannot find out."""
         try:
-            record = read_record(self.output(), keys.instance(instance.id), InstanceRecord)
+            record = read_record(self.output, keys.instance(instance.id), InstanceRecord)
         except ObjectNotFoundError:
             return _Recorded()
         except UnreadableError:
