@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from batchscribe import __version__
-from batchscribe.cli.app import App, json_option, print_json
+from batchscribe.cli.app import App, Duration, json_option, print_json
 from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.core import keys
@@ -31,8 +31,6 @@ from batchscribe.reading import read_record
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _POLL_SECONDS = 60.0
 _SESSION_SECONDS = 3600.0
 """Time for a check or a set-up; after it the stop order outside this machine takes effect."""
@@ -44,26 +42,23 @@ def tools(ctx: click.Context) -> GpuTools:
     return make()
 
 
-def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a time such as 2h or 45m")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 @click.group()
 def gpu() -> None:
     """Manual control of the GPU instance."""
 
 
 @gpu.command()
-@click.option("--for", "seconds", callback=_seconds, help="Stop it again after this time, e.g. 2h.")
+@click.option(
+    "--for",
+    "length",
+    type=Duration("hms", "{value!r} is not a time such as 2h or 45m"),
+    help="Stop it again after this time, e.g. 2h.",
+)
 @click.pass_context
-def start(ctx: click.Context, seconds: float | None) -> None:
+def start(ctx: click.Context, length: timedelta | None) -> None:
     """Start the instance for yourself; the scheduler leaves it alone."""
     at = tools(ctx)
+    seconds = length.total_seconds() if length is not None else None
     hand = at.hand
     with at.lock.held():
         _refuse_open_run(at)

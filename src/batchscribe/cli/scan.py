@@ -21,6 +21,8 @@ from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.scheduler import open_scanner
 from batchscribe.wiring.seams import open_clock, open_ledger
 
+COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
+"""Counts of chunks in a Backlog."""
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
 """Maximum number of unreadable transcripts in the summary; `--json` lists all."""
@@ -95,11 +97,7 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
     return {
         "source": source,
         "at": now,
-        "pending": backlog.pending,
-        "waiting": backlog.waiting,
-        "done": backlog.done,
-        "stale": backlog.stale,
-        "quarantined": backlog.quarantined,
+        **{name: getattr(backlog, name) for name in COUNTS},
         "troubled": backlog.troubled,
         "empty": backlog.empty,
         "bytes": backlog.pending_bytes,
@@ -114,7 +112,7 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
 def table(rows: list[SessionRow], now: datetime) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("session", overflow="fold")
-    for name in ("pending", "waiting", "done", "stale", "quarantined", "unreadable", "bytes", "oldest"):
+    for name in (*COUNTS, "unreadable", "bytes", "oldest"):
         made.add_column(name, justify="right")
     for row in rows:
         live = " (live)" if row.live else ""
@@ -135,9 +133,8 @@ def summary(
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
-    rest = ("waiting", "done", "stale", "quarantined", "empty")
-    counts = [f"{getattr(backlog, name)} {name}" for name in rest]
-    counts.insert(-1, f"{backlog.troubled} failed before")
+    counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
+    counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
     yield ", ".join(counts) + f", in {backlog.sessions} sessions"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""

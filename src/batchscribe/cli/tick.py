@@ -1,8 +1,9 @@
-"""`tick`, `run` and `reconcile`: one decision and its execution, scheduled or manual."""
+"""`tick`, `run`, `reconcile` and `watchdog`: decisions and their execution, scheduled or manual."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -14,7 +15,7 @@ from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
-from batchscribe.controller.tick import Ticked, forget_run
+from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.policy import Launch, decide
@@ -25,10 +26,10 @@ from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
-
-
 LOCK_PATIENCE = 120.0
 """Seconds that a tick waits for the lock; longer than a usual pass of the timer."""
+PASS_PATIENCE = 0.5
+"""Seconds that a timer's pass waits for the lock; the next pass follows in a minute."""
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
@@ -95,13 +96,34 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
+        print_json(_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
     if not runs:
         app.console.print("nothing to release: no run is open, or its work is in progress")
     return 0
+
+
+@click.command()
+@json_option
+@pass_app
+def watchdog(app: App, *, as_json: bool) -> int:
+    """Advance open runs by one pass: start, follow, stop. Opens no run."""
+    app.lenient = True
+    with opened(app) as made:
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
+    if as_json:
+        print_json({"found": watched.found} | _released(watched.runs))
+        return 0
+    app.console.print(watched.found, markup=False)
+    for each in watched.runs:
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
+    return 0
+
+
+def _released(runs: Sequence[Run]) -> dict[str, object]:
+    return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
 
 
 def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> AbstractContextManager[Scheduler]:

@@ -54,8 +54,9 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
 
     The speed comes from the runs of this machine: audio seconds per second of work.
     """
-    from batchscribe.wiring.worker import engines as find
-    from batchscribe.wiring.worker import fetch_model
+    from batchscribe.wiring.engines import engine_reports
+    from batchscribe.wiring.engines import fetch as fetch_model
+    from batchscribe.wiring.seams import open_ledger
 
     spec = EngineSpec(**wishes)
     if fetch:
@@ -63,7 +64,9 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
         click.echo(f"{fetch} is in {folder}", err=True)
         spec = replace(spec, model=spec.model or fetch)
 
-    reports, speeds = find(spec), _speeds(app)
+    reports = engine_reports(spec)
+    with open_ledger(app.settings, remember=False) as ledger:
+        speeds = ledger.speeds()
     if as_json:
         print_json([_document(report, speeds) for report in reports])
         return
@@ -71,13 +74,6 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
         click.echo(f"{report.name:{INDENT}} {'usable' if report.usable else '; '.join(report.problems)}")
         for line in _details(report, speeds):
             click.echo(f"{'':{INDENT}} {line}")
-
-
-def _speeds(app: App) -> tuple[Speed, ...]:
-    from batchscribe.wiring.seams import open_ledger
-
-    with open_ledger(app.settings, remember=False) as ledger:
-        return ledger.speeds()
 
 
 def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:
