@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -211,11 +211,8 @@ class Box:
         }
         written = self._environment_file()
         given = {"AWS_REGION": region, "AWS_ENDPOINT_URL": endpoint}
-        return (
-            base
-            | written
-            | {name: text for name, text in given.items() if text and not _is_set(written, name)}
-        )
+        known = {name for name in given if written.get(name) or written.get(_ALSO[name])}
+        return base | written | {name: text for name, text in given.items() if text and name not in known}
 
     def _environment_file(self) -> dict[str, str]:
         path = self._root / "env"
@@ -307,10 +304,6 @@ class Box:
 
 def _describe_stores(home: str, control: str) -> str:
     return f"{home.rstrip('/')} ({control.rstrip('/')})" if control else home.rstrip("/")
-
-
-def _is_set(written: Mapping[str, str], name: str) -> bool:
-    return any(written.get(each) for each in (name, _ALSO[name]))
 
 
 def _check_driver() -> Finding:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import chain
 
@@ -21,7 +21,6 @@ from batchscribe.core.text.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
 LONGEST_CHUNK = timedelta(hours=2, minutes=30)
-_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +319,8 @@ class _Totals:
     stale: int = 0
     quarantined: int = 0
     empty: int = 0
-    oldest: datetime = _NEVER
-    oldest_retry: datetime = _NEVER
+    oldest: datetime | None = None
+    oldest_retry: datetime | None = None
     exhausted: int = 0
 
     def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
@@ -334,10 +333,14 @@ class _Totals:
         self.stale += len(scan.stale)
         self.quarantined += scan.quarantined
         self.empty += scan.empty
-        self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
+        self.oldest = _earliest(self.oldest, *(chunk.modified for chunk in fresh))
         retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
-        self.oldest_retry = min(self.oldest_retry, min(retries, default=_NEVER))
+        self.oldest_retry = _earliest(self.oldest_retry, *retries)
         self.exhausted += len(scan.pending) - len(fresh) - len(retries)
+
+
+def _earliest(*times: datetime | None) -> datetime | None:
+    return min(filter(None, times), default=None)
 
 
 def summarise(
@@ -359,18 +362,7 @@ def summarise(
             failed_before.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
     candidates = tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES]
     return Backlog(
-        sessions=totals.sessions,
-        pending=totals.pending,
-        pending_bytes=totals.pending_bytes,
-        troubled=totals.troubled,
-        waiting=totals.waiting,
-        done=totals.done,
-        stale=totals.stale,
-        quarantined=totals.quarantined,
-        empty=totals.empty,
-        oldest=None if totals.oldest == _NEVER else totals.oldest,
-        oldest_retry=None if totals.oldest_retry == _NEVER else totals.oldest_retry,
-        exhausted=totals.exhausted,
+        **asdict(totals),
         candidates=candidates,
         odd_keys=odd_keys(),
         passed_over=passed_over(),

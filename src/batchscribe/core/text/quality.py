@@ -84,8 +84,7 @@ class Recognized:
     @property
     def silent(self) -> bool:
         """True if the model rates it as silence, with guessed words."""
-        guessed = self.avg_logprob is not None and self.avg_logprob < MIN_LOGPROB
-        return guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
+        return _guessed(self) and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
 def doubts(heard: Recognized) -> frozenset[Doubt]:
@@ -105,7 +104,9 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
     found: list[tuple[Span, ...]] = []
     at = -inf
     words = sorted(
-        (one.start, one.end) for one in _iterate_timed(segments) if any(map(str.isalnum, _text_of(one)))
+        (one.start, one.end)
+        for one in _iterate_timed(segments)
+        if any(map(str.isalnum, one.word if isinstance(one, Word) else one.text))
     )
     for begin, end in (*words, (inf, inf)):
         parts = [(max(first, at), min(last, begin)) for first, last in speech if first < begin and last > at]
@@ -190,10 +191,6 @@ def _iterate_timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
             yield from segment.words
         elif segment.text.strip():
             yield segment
-
-
-def _text_of(part: Segment | Word) -> str:
-    return part.word if isinstance(part, Word) else part.text
 
 
 def _hurried(heard: Recognized) -> bool:
