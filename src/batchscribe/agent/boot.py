@@ -31,7 +31,7 @@ from batchscribe.core.run.host import (
 from batchscribe.core.run.manifest import WorkerName
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_stored, read_record
+from batchscribe.reading import is_stored, read_optional, read_record
 
 LOG = structlog.get_logger()
 RETRY_SECONDS = 10.0
@@ -189,11 +189,8 @@ class BoxAgent:
 
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
         """True if another boot took the claim. An earlier agent of this boot does not count."""
-        try:
-            record = read_record(runs, keys.boot(claim.run), BootRecord)
-        except ObjectNotFoundError:
-            return False
-        return record.boot != self._boot.id
+        record = read_optional(runs, keys.boot(claim.run), BootRecord)
+        return record is not None and record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
         """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.

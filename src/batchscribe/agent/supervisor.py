@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -27,9 +27,9 @@ from batchscribe.core.run.host import (
     EndRequest,
 )
 from batchscribe.core.run.manifest import Manifest, Progress, WorkerName
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_stored, limit_of, read_bytes, read_record
+from batchscribe.reading import is_stored, limit_of, read_bytes, read_optional
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
@@ -38,7 +38,6 @@ POLL_SECONDS = 5.0
 
 Mark = tuple[int, str, int, int]
 """Progress of the work: worker, phase, chunks done with, windows through the engine."""
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Workers(Protocol):
@@ -271,7 +270,7 @@ class Watch:
 
     def _obey_cancel(self) -> None:
         """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
-        asked = self._read_optional(keys.cancel(self._claim.run, self._worker), EndRequest)
+        asked = read_optional(self._runs, keys.cancel(self._claim.run, self._worker), EndRequest)
         if asked is None:
             return
         now = self._clock.monotonic()
@@ -287,7 +286,7 @@ class Watch:
         An unreadable report counts as none, so that the request to end the worker is still read.
         """
         try:
-            progress = self._read_optional(keys.progress(self._claim.run, self._worker), Progress)
+            progress = read_optional(self._runs, keys.progress(self._claim.run, self._worker), Progress)
         except MisconfiguredError as error:
             LOG.warning("box.progress_unreadable", run=self._claim.run, why=str(error))
             return
@@ -336,7 +335,7 @@ class Watch:
         key, data = keys.box_end(self._claim.run), msgspec.json.encode(end)
         if self._runs.create(key, data) or end.worker is None:
             return
-        earlier = self._read_optional(key, BoxEnd)
+        earlier = read_optional(self._runs, key, BoxEnd)
         if earlier is None or earlier.worker != end.worker:
             self._runs.replace(key, data)
 
@@ -356,10 +355,4 @@ class Watch:
             return self._workers.is_running(self._name)
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
-            return None
-
-    def _read_optional(self, key: str, kind: type[T]) -> T | None:
-        try:
-            return read_record(self._runs, key, kind)
-        except ObjectNotFoundError:
             return None

@@ -24,10 +24,9 @@ from batchscribe.errors import (
     LockHeldError,
     MisconfiguredError,
     NotOursError,
-    ObjectNotFoundError,
     RefusedError,
 )
-from batchscribe.reading import read_record
+from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
@@ -205,12 +204,11 @@ def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
     """Returns the worker's version from the instance record; None without a record."""
     key = keys.instance(at.instance)
     try:
-        return read_record(at.output, key, InstanceRecord).release
-    except ObjectNotFoundError:
-        return None
+        record = read_optional(at.output, key, InstanceRecord)
     except MisconfiguredError as error:
         problem = f"{at.instance} is {state}, and its record {key} is {error}"
         raise MisconfiguredError(f"{problem}: `batchscribe gpu setup` rewrites it") from error
+    return record.release if record else None
 
 
 def _print_findings(findings: Iterable[Finding]) -> bool:

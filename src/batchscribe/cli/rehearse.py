@@ -72,8 +72,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
 
 
 def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
-    kind = made.terms.instance_type or made.world.compute.describe(made.terms.instances[0]).type
-    rate = made.terms.rate_of(kind)
+    rate = made.terms.rate_of(made.terms.instance_type or _type(made))
     usual = sum((cost(rate, USUAL[act]) for act in acts), start=Usd(0))
     most = sum((cost(rate, LONGEST[act].total_seconds()) for act in acts), start=Usd(0))
     minutes = sum(USUAL[act] for act in acts) / 60
@@ -82,6 +81,10 @@ def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
         f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
         f"and never more than ${most.text(2)}. Continue?"
     )
+
+
+def _type(made: Scheduler) -> str:
+    return made.world.compute.describe(made.terms.instances[0]).type
 
 
 def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:

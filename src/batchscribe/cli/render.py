@@ -26,10 +26,8 @@ def planned(seen: Observation, decision: Decision) -> list[str]:
     """Lines of a dry run: decision, reason, batch and estimates."""
     lines = [f"Would {type(decision).__name__.lower()}: {decision.reason.sentence}"]
     if isinstance(decision, Launch):
-        batch = decision.batch
-        taken = f"{len(batch.chunks)} chunks, about {batch.estimate.audio_seconds / 3600:.2f} h of audio"
-        lines.append(f"Batch: {taken}, {batch.left} left for later")
-        lines.append(render_block(estimate_block(batch.estimate, seen.instance.type or "local")))
+        lines.append(_batch(decision.batch))
+        lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
         if not seen.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     lines.append("Dry run: nothing was started, nothing was written.")
@@ -75,6 +73,11 @@ def tick_document(
         "errors": [str(error) for error in ticked.errors],
         "exit_code": refused.exit_code if refused else exit_code,
     }
+
+
+def _batch(batch: Batch) -> str:
+    taken = f"{len(batch.chunks)} chunks, about {batch.estimate.audio_seconds / 3600:.2f} h of audio"
+    return f"Batch: {taken}, {batch.left} left for later"
 
 
 def _batch_document(batch: Batch) -> dict[str, Any]:

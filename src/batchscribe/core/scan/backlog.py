@@ -148,19 +148,6 @@ class Backlog:
         return self.pending - self.troubled
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Sums of one session during the scan."""
-
-    pending: list[Chunk] = field(default_factory=list)
-    waiting: list[Chunk] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    done: int = 0
-    quarantined: int = 0
-    empty: int = 0
-    unreadable: list[str] = field(default_factory=list)
-
-
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
     """Yields every session of a sorted listing when its folder is complete; nested folders come first.
 
@@ -175,18 +162,21 @@ def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionSca
 
 
 def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> SessionScan:
-    sums = _Sums()
+    by_state: dict[ChunkState, list[AudioObject]] = {state: [] for state in ChunkState}
     for audio in audios:
-        _count_chunk(sums, audio, rules)
+        by_state[state_of(audio, rules)].append(audio)
+    done = by_state[ChunkState.DONE]
     return SessionScan(
         session=session,
-        pending=tuple(sorted(sums.pending, key=_order_in_session)),
-        waiting=tuple(sorted(sums.waiting, key=_order_in_session)),
-        done=sums.done,
-        stale=tuple(sums.stale),
-        quarantined=sums.quarantined,
-        empty=sums.empty,
-        unreadable=tuple(sums.unreadable),
+        pending=_make_chunks(by_state[ChunkState.PENDING], rules),
+        waiting=_make_chunks(by_state[ChunkState.WAITING], rules),
+        done=len(done),
+        stale=tuple(audio.info.key for audio in done if audio.stale),
+        quarantined=len(by_state[ChunkState.QUARANTINED]),
+        empty=len(by_state[ChunkState.EMPTY]),
+        unreadable=tuple(
+            audio.info.key for audio in audios if audio.info.size and is_unreadable(audio, rules)
+        ),
         live=rules.live is not None and rules.live.covers(session),
     )
 
@@ -214,23 +204,6 @@ def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
     return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
 
 
-def _count_chunk(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
-    if audio.info.size and is_unreadable(audio, rules):
-        sums.unreadable.append(audio.info.key)
-    match state_of(audio, rules):
-        case ChunkState.EMPTY:
-            sums.empty += 1
-        case ChunkState.DONE:
-            sums.done += 1
-            sums.stale += [audio.info.key] if audio.stale else []
-        case ChunkState.QUARANTINED:
-            sums.quarantined += 1
-        case ChunkState.WAITING:
-            sums.waiting.append(_make_chunk(audio, rules))
-        case ChunkState.PENDING:
-            sums.pending.append(_make_chunk(audio, rules))
-
-
 def _find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
     if not rules.trouble:
         return None
@@ -252,6 +225,12 @@ def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:
     if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
         return False
     return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
+
+
+def _make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk, ...]:
+    """Chunks of a session, in its order."""
+    chunks = (_make_chunk(audio, rules) for audio in audios)
+    return tuple(sorted(chunks, key=lambda chunk: (-1 if chunk.number is None else chunk.number, chunk.key)))
 
 
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
@@ -276,10 +255,6 @@ def _retry_since(audio: AudioObject, trouble: PastAttempts | None, rules: ScanRu
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None
     return max(filter(None, (audio.info.modified, trouble.last)))
-
-
-def _order_in_session(chunk: Chunk) -> tuple[int, str]:
-    return (-1 if chunk.number is None else chunk.number, chunk.key)
 
 
 class _Oldest:
