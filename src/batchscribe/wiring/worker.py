@@ -58,14 +58,14 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     return decode(data, Manifest), store
 
 
-def work(location: str, clock: Clock | None = None, *, control: str = "", sha256: str = "") -> ExitRecord:
+def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
     `sha256`: the required hash of the manifest; empty for any.
     Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
     root, key = split_location(location)
     place = _read_place(clock)
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
