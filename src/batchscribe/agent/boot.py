@@ -211,15 +211,13 @@ class BoxAgent:
     def _write_boot_record(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
-        if runs.create(key, self._encode_record(claim)) or again or not self._taken_by_another(claim, runs):
+        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        created = runs.create(key, msgspec.json.encode(record))
+        if created or again or not self._taken_by_another(claim, runs):
             return
         marks.release()
         self._limit = None
         raise TransientError("another boot took the claim at the same time")
-
-    def _encode_record(self, claim: BoxClaim) -> bytes:
-        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
-        return msgspec.json.encode(record)
 
 
 def live(agent: BoxAgent, clock: Clock) -> None:

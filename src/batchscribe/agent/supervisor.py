@@ -226,9 +226,15 @@ class Watch:
 
     def _check_idle(self) -> EndOfRun | None:
         waited = self._clock.monotonic() - self._idle_since
-        if self._worker == 0:
-            return self._end_without_work() if waited >= self._waits.first else None
-        return EndOfRun("work ended") if waited >= self._waits.linger else None
+        if self._worker > 0:
+            return EndOfRun("work ended") if waited >= self._waits.linger else None
+        if waited < self._waits.first:
+            return None
+        # A controller revokes its claim if its start failed; the instance then stays up for the user who
+        # started it meanwhile.
+        if self._claimed():
+            return EndOfRun("no work came")
+        return EndOfRun("its claim was revoked before any work came", leave=True)
 
     def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
@@ -238,16 +244,6 @@ class Watch:
         if not begun or waited < self._waits.linger or self._is_running() is not False:
             return None
         return EndOfRun("its worker ended, and the store could not be reached since")
-
-    def _end_without_work(self) -> EndOfRun:
-        """Ends a run without any manifest.
-
-        A controller revokes its claim if its start failed; the instance then stays up for the user who
-        started it meanwhile.
-        """
-        if self._claimed():
-            return EndOfRun("no work came")
-        return EndOfRun("its claim was revoked before any work came", leave=True)
 
     def _start_worker(self, sha256: str) -> EndOfRun | None:
         claim = self._claim
