@@ -306,12 +306,19 @@ def _describe_stores(home: str, control: str) -> str:
     return f"{home.rstrip('/')} ({control.rstrip('/')})" if control else home.rstrip("/")
 
 
+def _run_query(*command: str, seconds: float = 10) -> subprocess.CompletedProcess[str] | None:
+    """Runs a command that only reads; None if it cannot run, or does not end in time."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=seconds, check=False, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
 def _check_driver() -> Finding:
     mend = f"install NVIDIA's driver, version {DRIVER} or newer, or take an image that has it"
     query = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
-    try:
-        done = subprocess.run(query, capture_output=True, timeout=30, check=False, text=True)
-    except (OSError, subprocess.TimeoutExpired):
+    done = _run_query(*query, seconds=30)
+    if done is None:
         return Finding(what="GPU driver", ok=False, detail="nvidia-smi does not run", mend=mend)
     first = done.stdout.strip().splitlines()[:1]
     version = first[0].split(",")[1].strip() if first and first[0].count(",") == 2 else ""
@@ -330,24 +337,15 @@ def _check_units() -> Finding:
 
 
 def _query_systemd(question: str, unit: str) -> bool:
-    try:
-        done = subprocess.run(
-            ("systemctl", "--quiet", question, unit), capture_output=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    done = _run_query("systemctl", "--quiet", question, unit)
+    return done is not None and done.returncode == 0
 
 
 def _check_survival() -> Iterator[Finding]:
     """Checks that systemd-logind lets a worker outlive the connection that started it."""
     manager = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-    query = ("busctl", "get-property", *manager, "KillUserProcesses")
-    try:
-        done = subprocess.run(query, capture_output=True, timeout=10, check=False, text=True)
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    if done.returncode == 0:
+    done = _run_query("busctl", "get-property", *manager, "KillUserProcesses")
+    if done is not None and done.returncode == 0:
         kills = done.stdout.strip() == "b true"
         yield Finding(
             what="workers outlive ssh",
