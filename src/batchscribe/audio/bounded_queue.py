@@ -43,19 +43,20 @@ class Channel(Generic[T]):
                 if self._closed or until():
                     return None
                 self._changed.wait(LOOK_SECONDS)
-            return self._take()
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
 
     def poll(self, seconds: float) -> T | None:
         """Returns the next item; None if none comes within `seconds`."""
         with self._changed:
             if not self._items and not self._closed:
                 self._changed.wait(seconds)
-            return self._take() if self._items else None
-
-    def _take(self) -> T:
-        item = self._items.popleft()
-        self._changed.notify_all()
-        return item
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
 
     @property
     def over(self) -> bool:

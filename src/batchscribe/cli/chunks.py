@@ -24,8 +24,9 @@ from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.core.text.subtitles import render
 from batchscribe.errors import ObjectNotFoundError
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import open_scanner
-from batchscribe.wiring.seams import open_clock, open_stores
+from batchscribe.wiring.seams import open_stores
 
 
 @click.command()

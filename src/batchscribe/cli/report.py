@@ -18,7 +18,8 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
-from batchscribe.wiring.seams import open_clock, open_ledger
+from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.seams import open_ledger
 
 PERIOD = Duration("hdw", "{value!r} is not a period: use 24h, 7d, 30d", number="[1-9][0-9]{0,3}")
 WIDTH = 120

@@ -18,8 +18,9 @@ from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import open_scanner
-from batchscribe.wiring.seams import open_clock, open_ledger
+from batchscribe.wiring.seams import open_ledger
 
 COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
 """Counts of chunks in a Backlog."""

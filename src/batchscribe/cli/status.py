@@ -19,8 +19,9 @@ from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
-from batchscribe.wiring.seams import open_clock, open_ledger
+from batchscribe.wiring.seams import open_ledger
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 RECENT = timedelta(days=30)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
@@ -20,11 +19,6 @@ from batchscribe.wiring.stores import open_store
 
 LOCAL = "local"
 """The GPU_PROVIDER of a GPU in this machine."""
-
-
-def open_clock() -> Clock:
-    """This machine's clock, for commands that need no interruptible waits."""
-    return SystemClock()
 
 
 def open_ledger(settings: Settings, *, remember: bool = True) -> Ledger:

@@ -161,12 +161,12 @@ class BoxSetup:
         if boots:
             self._enable_tags(instance)
         yield self._prefetch(instance)
-        passed = True
+        findings = []
         terms = replace(self.terms, gpu=self.terms.gpu and extra in GPU_EXTRAS)
         for finding in replace(self, terms=terms).check(instance, boots=boots):
-            passed &= finding.ok
+            findings.append(finding)
             yield finding
-        if passed:
+        if all(finding.ok for finding in findings):
             yield self._write_record(instance, fingerprint, boots=boots)
 
     def _check_connection(self, instance: Instance) -> Iterator[Finding]:
