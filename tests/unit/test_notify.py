@@ -235,7 +235,7 @@ def test_the_double_keeps_messages() -> None:
 
 def test_an_event_is_posted_with_a_standard_signature() -> None:
     with http_receiver() as inbox:
-        sender = AppriseNotifier(webhook=f"{inbox.url}/hook", webhook_secret=CANARY, deadline=DEADLINE)
+        sender = AppriseNotifier(webhook=f"{inbox.url}/hook#{CANARY}", deadline=DEADLINE)
         sender.emit("run.settled", {"run": "r1"})
     ((_path, body),), (headers,) = inbox.posts, inbox.headers
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
@@ -254,5 +254,5 @@ def test_an_event_is_retried_unless_it_is_refused(
     answers = list(statuses)
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
-    sent = webhook.post_event("https://example.org/hook", "", "{}", 0).sent
+    sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)

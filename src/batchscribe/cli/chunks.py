@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import structlog
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
@@ -29,9 +28,11 @@ from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
+from batchscribe.core.text.subtitles import render
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 from batchscribe.wiring.estimates import estimate_audio
-from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
 
@@ -41,7 +42,7 @@ from batchscribe.wiring.seams import open_stores
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
-    life = life_of(_scanner(app), app.relative(key), max_wait=app.settings.max_wait)
+    life = life_of(open_scanner(app.settings), app.relative(key), max_wait=app.settings.max_wait)
     if life.state is ChunkState.PENDING:
         life = replace(life, next_tick=_next_tick(app))
     if as_json:
@@ -75,7 +76,7 @@ def redo(
     """
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
-    scanner = _scanner(app)
+    scanner = open_scanner(app.settings)
     chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
     planned = _describe_redo(app, chosen)
     if dry_run or not chosen:
@@ -86,7 +87,7 @@ def redo(
         return
     if not yes:
         _confirm(f"Redo {planned}?")
-    stamp = f"{SystemClock().now():%Y%m%d-%H%M%S}"
+    stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
         print_json({"redone": redone})
@@ -147,9 +148,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @pass_app
 def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, assembled from its current transcripts."""
-    from batchscribe.adapters.output.subtitles import render
-
-    whole = assemble(_scanner(app), session_id(app.relative(session)))
+    whole = assemble(open_scanner(app.settings), session_id(app.relative(session)))
     for part in whole.parts:
         if UNREADABLE in part.flags:
             click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
@@ -197,10 +196,6 @@ def _confirm(question: str) -> None:
 
 def _count(found: Sequence[object]) -> str:
     return f"{len(found)} chunk" if len(found) == 1 else f"{len(found)} chunks"
-
-
-def _scanner(app: App) -> Scanner:
-    return new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=False)
 
 
 def _unreadable(transcript: str, key: str) -> str:

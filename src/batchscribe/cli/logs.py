@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 import click
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app
 from batchscribe.core.redaction import printable
 from batchscribe.errors import ObjectNotFoundError
+from batchscribe.wiring.process import open_clock
 
 FOLLOW_SECONDS = 0.5
 _HEAD = ("timestamp", "level", "event")
@@ -57,6 +57,6 @@ def _lines(file: TextIO, *, follow: bool) -> Iterator[str]:
         if line := file.readline():
             yield line.rstrip("\n")
         elif follow:
-            SystemClock().sleep(FOLLOW_SECONDS)
+            open_clock().sleep(FOLLOW_SECONDS)
         else:
             return

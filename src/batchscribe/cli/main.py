@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
         "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
         "resume": ("status:resume", "Resume scheduling."),
-        "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
+        "watchdog": ("tick:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
         "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
     },
     "The GPU": {
@@ -104,9 +104,9 @@ def cli(ctx: click.Context, *, verbose: bool, quiet: bool) -> None:
     app.quiet = quiet
 
     def tools() -> object:
-        from batchscribe.cli.gpu_tools import gpu_tools
+        from batchscribe.wiring.gpu import open_gpu_tools
 
-        return gpu_tools(ctx, app)
+        return ctx.with_resource(open_gpu_tools(app.settings))
 
     ctx.meta["batchscribe.gpu.tools"] = tools
 

@@ -1,23 +1,22 @@
-"""`tick`, `run` and `reconcile`: one decision and its execution, scheduled or manual."""
+"""`tick`, `run`, `reconcile` and `watchdog`: decisions and their execution, scheduled or manual."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import click
 from rich.markup import escape
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.commands.redo import by_session
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
-from batchscribe.controller.tick import Ticked, forget_run
+from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.policy import Launch, decide
@@ -25,18 +24,18 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
-from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, new_scanner, scheduler
-from batchscribe.wiring.seams import open_stores
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
-
-
 NO_LIMIT = 10**9
 OPTIONS = {"engine": "BATCH_ENGINE", "model": "WHISPER_MODEL", "language": "BATCH_LANGUAGE"}
 """Settings of the options of `run`."""
 LOCK_PATIENCE = 120.0
 """Seconds that a tick waits for the lock; longer than a usual pass of the timer."""
+PASS_PATIENCE = 0.5
+"""Seconds that a timer's pass waits for the lock; the next pass follows in a minute."""
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
@@ -94,7 +93,7 @@ def run(
 
 def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     """Ids of these sessions. Raises ObjectNotFoundError if one has no audio."""
-    scanner = new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=True)
+    scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]
     for session in wanted:
         by_session(scanner, session)
@@ -135,7 +134,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
+        print_json(_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
@@ -144,30 +143,32 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     return 0
 
 
-@contextmanager
+@click.command()
+@json_option
+@pass_app
+def watchdog(app: App, *, as_json: bool) -> int:
+    """Advance open runs by one pass: start, follow, stop. Opens no run."""
+    app.lenient = True
+    with opened(app) as made:
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
+    if as_json:
+        print_json({"found": watched.found} | _released(watched.runs))
+        return 0
+    app.console.print(watched.found, markup=False)
+    for each in watched.runs:
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
+    return 0
+
+
+def _released(runs: Sequence[Run]) -> dict[str, object]:
+    return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
+
+
 def opened(
     app: App, *, by_hand: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
-) -> Iterator[Scheduler]:
-    """Opens the scheduler; signals raise errors, and progress goes to stderr."""
-    from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
-    from batchscribe.adapters.output.progress import ProgressView
-
-    with (
-        Interrupts() as interrupts,
-        TimeLimit(HANG_SECONDS) as limit,
-        ProgressView(SystemClock()) as view,
-        scheduler(
-            app.settings,
-            view,
-            interrupts,
-            limit,
-            by_hand=by_hand,
-            remember=remember,
-            lenient=app.lenient,
-            only=only,
-        ) as made,
-    ):
-        yield made
+) -> AbstractContextManager[Scheduler]:
+    """Opens the scheduler of the command's settings."""
+    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient, only=only)
 
 
 def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:

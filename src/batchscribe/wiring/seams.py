@@ -109,5 +109,4 @@ def notifier(settings: Settings) -> AppriseNotifier:
         smtp_url=settings.smtp_url,
         slack_webhook=settings.slack_webhook_url,
         webhook=settings.webhook_url,
-        webhook_secret=settings.webhook_secret,
     )

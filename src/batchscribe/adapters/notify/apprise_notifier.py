@@ -38,13 +38,10 @@ class AppriseNotifier:
         smtp_url: str = "",
         slack_webhook: str = "",
         webhook: str = "",
-        webhook_secret: str = "",
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
         self._receivers = receivers(urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook)
-        self._webhooks = (
-            [Receiver(label="webhook", webhook=webhook, secret=webhook_secret)] if webhook else []
-        )
+        self._webhooks = [Receiver(label="webhook", webhook=webhook)] if webhook else []
         addresses = filter(None, (*urls, smtp_url, slack_webhook, webhook))
         self._redact = Redactor(part for url in addresses for part in setting_parsers.secret_parts(url))
         self._deadline = deadline

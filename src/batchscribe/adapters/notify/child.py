@@ -43,7 +43,7 @@ class _Status(logging.Handler):
 def deliver(order: SendRequest) -> Answer:
     """Sends the message; returns whether the receiver accepted it."""
     if order.receiver.webhook:
-        return post_event(order.receiver.webhook, order.receiver.secret, order.body, order.at)
+        return post_event(order.receiver.webhook, order.body, order.at)
     if order.receiver.sendmail:
         return _send_by_sendmail(order)
     return _send_by_apprise(order)

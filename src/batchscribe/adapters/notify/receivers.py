@@ -26,9 +26,7 @@ class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     mail: dict[str, Any] | None = None
     """The parts of apprise's e-mail receiver, so that no password is quoted into a URL."""
     webhook: str = ""
-    """A URL that gets events as JSON instead of messages."""
-    secret: str = ""
-    """Key of the signature of events."""
+    """A URL that gets events as JSON instead of messages; its fragment is the key of their signature."""
     sendmail: tuple[str, ...] = ()
     """The mail program and its recipients."""
     escaped: bool = False

@@ -18,12 +18,13 @@ BACKOFF_SECONDS = 0.5
 _RETRIED = {408, 429}
 
 
-def post_event(url: str, secret: str, body: str, at: int) -> Answer:
+def post_event(url: str, body: str, at: int) -> Answer:
     """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
 
-    Redirects are refused: they could lead a signed event elsewhere.
+    The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
+    a signed event elsewhere.
     """
-    headers = {"content-type": "application/json", **sign(secret, body, at)}
+    headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
     why = ""
     for attempt in range(ATTEMPTS):
         Event().wait(attempt * BACKOFF_SECONDS)
