@@ -154,6 +154,9 @@ class Settings:
     notify_urls: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_URLS", parse.urls, "space-separated apprise URLs", secret=True)
     ] = field(default=(), repr=False)
+    webhook_url: Annotated[
+        str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
+    ] = field(default="", repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
         "batch-reports"
@@ -206,8 +209,11 @@ class Settings:
 
     def secrets(self) -> tuple[str, ...]:
         """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
-        urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
-        found = {*self.hidden, *(part for url in urls for part in parse.secret_parts(url))}
+        urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
+        found = {
+            *self.hidden,
+            *(part for url in urls for part in parse.secret_parts(url)),
+        }
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:

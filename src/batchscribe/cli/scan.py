@@ -19,7 +19,7 @@ from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scheduler import open_scanner
+from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_ledger
 
 COUNTS = ("pending", "waiting", "done", "stale", "quarantined")

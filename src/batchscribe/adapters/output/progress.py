@@ -55,6 +55,7 @@ class ProgressView:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
+                transient=True,
             )
             self._bar.start()
             self._row = self._bar.add_task(label, total=progress.total, note="")
