@@ -52,6 +52,11 @@ class App:
     def settings(self) -> Settings:
         return configured(configuration.load(flags=self.flags, lenient=self.lenient))
 
+    def warn_of_names(self) -> None:
+        """Prints on stderr which names of settings have no effect."""
+        for text in self.settings.warnings:
+            click.echo(printable(f"warning: {text}"), err=True)
+
     @cached_property
     def console(self) -> Console:
         """Console; unfolded lines if stdout is no terminal."""
