@@ -18,6 +18,7 @@ from batchscribe.errors import BatchscribeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
+    "init": ("init:init", "Write a .env: finds buckets, GPU instances and keys, and asks for the rest."),
     "scan": ("scan:scan", "The backlog, by session."),
     "tick": ("tick:tick", "Make one decision, and carry it out."),
     "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),
