@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-import boto3
 from moto.cloudformation.parsing import get_model_list, get_model_map, get_name_type_map
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.common_models import CloudFormationModel
@@ -13,6 +12,7 @@ from moto.ec2.models import ec2_backends
 from moto.scheduler.models import scheduler_backends
 from moto.ssm.models import ssm_backends
 
+from support.aws import amazon_image
 from support.s3 import REGION
 
 IMAGES = (
@@ -77,8 +77,7 @@ class PlayedKey(_Made, CloudFormationModel):  # type: ignore[misc]
 
 def complete_moto(endpoint: str) -> None:
     """Teaches this process's moto both resource types and the public parameters of the images."""
-    ec2: Any = boto3.session.Session().client("ec2", region_name=REGION, endpoint_url=endpoint)
-    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    image = amazon_image(endpoint)
     backend = ssm_backends[DEFAULT_ACCOUNT_ID][REGION]
     for number, name in enumerate(IMAGES):
         own = f"/image/{number}"

@@ -78,13 +78,11 @@ class Inventory:
     def gpu_instances(self) -> tuple[FoundInstance, ...]:
         """Instances of GPU families that are not terminated."""
         states = ["pending", "running", "stopping", "stopped"]
-        filters = [
-            {"Name": "instance-type", "Values": [f"{family}.*" for family in GPU_FAMILIES]},
-            {"Name": "instance-state-name", "Values": states},
-        ]
+        filters = [{"Name": "instance-state-name", "Values": states}]
         with self._api("EC2").asked("ec2:DescribeInstances", "this account"):
             pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
-            return tuple(_list_instances(pages))
+            found = list(_list_instances(pages))
+        return tuple(each for each in found if each.type.partition(".")[0] in GPU_FAMILIES)
 
     def instance(self, instance: str) -> FoundInstance:
         with self._api("EC2").asked("ec2:DescribeInstances", instance):
