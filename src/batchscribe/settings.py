@@ -203,7 +203,8 @@ class Settings:
         value = getattr(self, attribute)
         if not value:
             file = self.folder / DOTENV
-            hint = next((f"; {text}" for text in self.warnings if f"use {name} " in text), "")
+            other = "" if file.exists() else "; `batchscribe init` writes that file"
+            hint = next((f"; {text}" for text in self.warnings if f"use {name} " in text), other)
             raise MisconfiguredError(
                 f"{name} is not set: put {name}=… into {file} ({declared.allowed}){hint}"
             )
@@ -276,7 +277,7 @@ def load(
     completed = _with_defaults(values, home)
     checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
     checked(partial(_refuse_misplaced_control, completed))
-    found = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
+    found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
     return Settings(**completed, folder=home, origins=origins, **found, **_aws(layers))
 
 

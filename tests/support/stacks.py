@@ -6,8 +6,8 @@ from importlib.resources import files
 from typing import Any
 
 from moto.cloudformation.parsing import get_model_list, get_model_map, get_name_type_map
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.common_models import CloudFormationModel
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from moto.scheduler.models import scheduler_backends
 from moto.ssm.models import ssm_backends
@@ -21,7 +21,7 @@ IMAGES = (
 )
 
 
-class _Made(CloudFormationModel):  # type: ignore[misc]
+class _Made(CloudFormationModel):
     """What both have in common; moto takes only classes that derive from its own directly."""
 
     def __init__(self, name: str, attributes: dict[str, str]) -> None:
@@ -47,7 +47,7 @@ class _Made(CloudFormationModel):  # type: ignore[misc]
         return True
 
 
-class PlayedGroup(_Made, CloudFormationModel):  # type: ignore[misc]
+class PlayedGroup(_Made, CloudFormationModel):
     @staticmethod
     def cloudformation_type() -> str:
         return "AWS::Scheduler::ScheduleGroup"
@@ -61,7 +61,7 @@ class PlayedGroup(_Made, CloudFormationModel):  # type: ignore[misc]
         return cls(name, {})
 
 
-class PlayedKey(_Made, CloudFormationModel):  # type: ignore[misc]
+class PlayedKey(_Made, CloudFormationModel):
     @staticmethod
     def cloudformation_type() -> str:
         return "AWS::EC2::KeyPair"

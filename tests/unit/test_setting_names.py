@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import chdir
 from pathlib import Path
 
@@ -140,3 +141,15 @@ def test_an_old_file_is_taken_over_with_a_line_on_each_name() -> None:
     assert "COGNITO_S3_BUCKET: renamed to BATCH_SOURCE (as s3://BUCKET/users" in lines
     assert "BATCH_SIZE: not needed any more (" in lines
     assert "OTHER_TOOL: unknown (" in lines
+
+
+def test_the_guide_for_the_original_scripts_has_the_same_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "migration.md").read_text()
+    section = text.partition("## Settings\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.*) \|$", section, re.MULTILINE))
+    assert rows == {
+        name: original.fate
+        + (f" to `{original.successor}`" if original.successor else "")
+        + f" | {original.note}"
+        for name, original in ORIGINALS.items()
+    }

@@ -91,7 +91,7 @@ def _find_account(interview: Interview) -> Account | None:
 
 
 def _ask_for_places(interview: Interview, account: Account | None) -> None:
-    buckets = interview.read("buckets", account.inventory.buckets, ()) if account else ()
+    buckets = (account and interview.read("buckets", account.inventory.buckets)) or ()
     if buckets:
         print_line(f"Buckets: {', '.join(buckets)}")
     source = interview.ask(

@@ -54,14 +54,14 @@ class Ec2Setup:
         bucket = source.removeprefix("s3://").partition("/")[0]
         if account is None or not bucket:
             return ""
-        return self.interview.read(
-            "region of the bucket", lambda: account.inventory.bucket_region(bucket), ""
+        return (
+            self.interview.read("region of the bucket", lambda: account.inventory.bucket_region(bucket)) or ""
         )
 
     def _ask_for_instance(self) -> str:
         """Asks for the GPU instance; returns the scheduler host's ID if both were created now."""
         account, interview = self.account, self.interview
-        found = interview.read("instances", account.inventory.gpu_instances, ()) if account else ()
+        found = (account and interview.read("instances", account.inventory.gpu_instances)) or ()
         numbers = {str(number): each.id for number, each in enumerate(found, 1)}
         for number, each in zip(numbers, found, strict=True):
             price = wiring.describe_price(each, interview.peek("AWS_REGION"))
@@ -93,7 +93,10 @@ class Ec2Setup:
             print_line("A template can create one, if the audio is below a prefix: s3://bucket/prefix")
             return ""
         print_line(account.describe_quota(wiring.GPU_TYPE))
-        content = f"a {wiring.GPU_TYPE}, a t4g.nano that schedules it, their roles and the guard"
+        content = (
+            f"a {wiring.GPU_TYPE} (billed while it runs), a t4g.nano that schedules it and two disks (billed "
+            "always), their roles and the guard"
+        )
         outputs = self._offer_stack(account, account.plan_whole(source, control), content)
         if outputs:
             self.interview.values |= {
@@ -128,7 +131,8 @@ class Ec2Setup:
         account, instance = self.account, self.interview.peek("GPU_INSTANCE_ID")
         if account is None or not instance:
             return ""
-        return self.interview.read("key pair", lambda: account.inventory.instance(instance).key_name, "")
+        found = self.interview.read("key pair", lambda: account.inventory.instance(instance))
+        return found.key_name if found else ""
 
     def _check_key(self, key: str) -> str:
         problem = wiring.describe_key_problem(Path(key))
@@ -151,6 +155,6 @@ class Ec2Setup:
         return []
 
     def _find_or_create_role(self, account: Account, instance: str) -> str:
-        role = self.interview.read("stacks", lambda: account.find_guard_role(instance), "")
+        role = self.interview.read("stacks", lambda: account.find_guard_role(instance))
         content = "a schedule group, and a role that can stop this instance and nothing else"
         return role or self._offer_stack(account, account.plan_guard(instance), content).get("RoleArn", "")

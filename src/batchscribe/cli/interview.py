@@ -67,13 +67,13 @@ class Interview:
         """A path from the folder of `.env`; URLs and empty texts stay."""
         return make_absolute(text.strip(), self.home)
 
-    def read(self, subject: str, act: Callable[[], T], fallback: T) -> T:
-        """The result of a read of AWS; if it is refused, prints the reason and returns `fallback`."""
+    def read(self, subject: str, act: Callable[[], T]) -> T | None:
+        """The result of a read of AWS; if it is refused, prints the reason and returns None."""
         try:
             return act()
         except BatchscribeError as error:
             print_line(f"{subject} not read: {error}")
-            return fallback
+            return None
 
     def confirm(self, question: str) -> bool:
         """Asks before something is created or changed; the default is no, and so is the answer of `yes`."""

@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "AWS_REGION": "",
         "GPU_SSH_KEY_PATH": "",
         "GPU_SSH_USER": "",
-        "BATCH_GUARD_ROLE_ARN": "EventBridge stops the GPU with this role, whatever happens here",
+        "BATCH_GUARD_ROLE_ARN": "stops the GPU from outside",
         "BATCH_CLOUD_GUARD": "",
     },
     "The engine": {"BATCH_ENGINE": "", "WHISPER_MODEL": "", "WHISPER_COMPUTE_TYPE": "", "BATCH_LANGUAGE": ""},

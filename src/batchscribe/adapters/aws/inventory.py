@@ -110,9 +110,9 @@ class Inventory:
         return Api(service=service, region=self._region, meanings=_MEANINGS)
 
     def _open_client(self, service: str) -> Any:
-        return boto3.session.Session().client(
-            service, region_name=self._region, config=patience(2, connect_timeout=3, read_timeout=10)
-        )
+        session: Any = boto3.session.Session()
+        config = patience(2, connect_timeout=3, read_timeout=10)
+        return session.client(service, region_name=self._region, config=config)
 
 
 def _list_instances(pages: Any) -> Iterator[FoundInstance]:
