@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field
@@ -170,7 +171,7 @@ def test_answers_are_checked_at_once_and_asked_for_again(desk: Desk) -> None:
     assert done.exit_code == 0, done.output
     assert "must be s3://bucket/prefix" in done.output
     assert "BATCH_CONTROL is inside BATCH_SOURCE" in done.output
-    assert "us-esat-2 is not a region of EC2" in done.output
+    assert "us-esat-2 is not a region of EC2: did you mean us-west-2 or us-east-2?" in done.output
     assert "there is no i-0fedcba9876543210" in done.output
     assert "/none.pem cannot be read" in done.output
     assert desk.written["GPU_INSTANCE_ID"] == INSTANCE
@@ -302,3 +303,18 @@ def test_an_existing_file_stops_it_before_the_first_question(desk: Desk) -> None
     assert "exists, nothing was changed" in str(done.exception)
     assert desk.init("--yes", "--force").exit_code == 0
     assert (desk.home / ".env.old").read_text() == "BATCH_TRESHOLD=1\n"
+
+
+def test_a_value_that_cannot_be_taken_over_is_named(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "old.env").write_text("BATCH_THRESHOLD=many\n")
+    done = desk.init("--yes", "--from", str(tmp_path / "old.env"))
+    assert "BATCH_THRESHOLD from the .env file is 'many': must be" in str(done.exception)
+
+
+def test_the_rights_that_it_can_use_are_documented() -> None:
+    root = Path(__file__).parents[2]
+    adapters = root / "src" / "batchscribe" / "adapters" / "aws"
+    text = "".join((adapters / f"{name}.py").read_text() for name in ("inventory", "stacks"))
+    used = set(re.findall(r'asked\("([a-z0-9]+:[A-Za-z]+)"', text))
+    assert len(used) > 8
+    assert {right for right in used if f"`{right}`" not in (root / "docs" / "aws.md").read_text()} == set()

@@ -118,6 +118,17 @@ def test_a_typing_error_does_not_stop_the_way_out(tmp_path: Path, name: str) -> 
     assert name in settings.problems[0]
 
 
+@pytest.mark.parametrize("command", [("watchdog",), ("reconcile",), ("gpu", "stop")])
+def test_commands_that_only_stop_things_run_first_and_report_it_at_their_end(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "in").mkdir()
+    in_env(tmp_path, "BATCH_SOURCE=in\nGPU_PROVIDER=local\nGPU_SSH_KEYPATH=x\n")
+    with chdir(tmp_path), pytest.raises(MisconfiguredError, match="GPU_SSH_KEYPATH"):
+        cli.main([*command], standalone_mode=False)
+    assert (tmp_path / ".batchscribe").is_dir() or command == ("gpu", "stop")
+
+
 def test_the_table_of_the_original_scripts_fits_the_settings() -> None:
     kept = {name for name, original in ORIGINALS.items() if original.fate is Fate.KEPT}
     successors = {original.successor for original in ORIGINALS.values()} - {""}

@@ -133,8 +133,9 @@ def _set_up_local(interview: Interview) -> list[str]:
     problems = wiring.list_engine_problems(interview.values)
     for problem in problems:
         print_line(f"The engine cannot run here yet: {problem}")
+    model = interview.peek("WHISPER_MODEL") or "small.en"
     fetch = (
-        "batchscribe engines --fetch small.en   # downloads the model, once; `engines` shows what is missing"
+        f"batchscribe engines --fetch {model}   # downloads the model once; `engines` shows what is missing"
     )
     return [
         *([fetch] if problems else []),

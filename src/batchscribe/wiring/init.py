@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
 from collections.abc import Callable, Mapping
@@ -15,12 +16,13 @@ from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.machine import key_files
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.env_text import render_env
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
-from batchscribe.env_file import read_env_file
+from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
-from batchscribe.settings import KNOWN, Settings, load
+from batchscribe.settings import DOTENV, KNOWN, Settings, load
 from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.preflight import engine_spec
 from batchscribe.wiring.seams import open_settings_store
@@ -151,7 +153,8 @@ def describe_region_problem(region: str) -> str:
     except ImportError:
         return ""
     known = list_regions()
-    return "" if region in known else f"{region} is not a region of EC2, such as {', '.join(known[-4:])}"
+    near = " or ".join(difflib.get_close_matches(region, known, n=2)) or known[-1]
+    return "" if region in known else f"{region} is not a region of EC2: did you mean {near}?"
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:
@@ -177,9 +180,10 @@ def use_credentials(values: Mapping[str, str]) -> None:
 
 
 def read_answers(values: Mapping[str, str]) -> Settings:
-    """The settings of these values alone. Raises MisconfiguredError."""
-    with TemporaryDirectory() as empty:
-        return load({}, folder=Path(empty), flags=values)
+    """The settings of a `.env` with these values alone. Raises MisconfiguredError."""
+    with TemporaryDirectory() as folder:
+        write_env_file(Path(folder) / DOTENV, render_env(values))
+        return load({}, folder=Path(folder))
 
 
 def find_first_object(values: Mapping[str, str]) -> ObjectInfo | None:
