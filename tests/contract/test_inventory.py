@@ -113,7 +113,7 @@ def test_init_finds_the_instance_and_makes_its_guard(cloud: Cloud, tmp_path: Pat
 
 def test_init_makes_the_machine_too_if_there_is_none(cloud: Cloud, tmp_path: Path) -> None:
     cloud.ec2.terminate_instances(InstanceIds=[cloud.make_instance()])
-    shown = init(tmp_path, "--source", "s3://recordings/audio", answers="\n\n\ny\n")
+    shown = init(tmp_path, "--source", "s3://recordings/audio", answers="\n\n\n\ny\n")
     (made,) = Inventory(REGION).gpu_instances()
     assert read_env_file(tmp_path / ".env")["GPU_INSTANCE_ID"] == made.id
     assert (made.name, made.key_name, made.state) == ("batchscribe-gpu", "batchscribe-gpu", "running")

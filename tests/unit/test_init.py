@@ -200,7 +200,8 @@ def test_a_declined_guard_is_the_first_thing_left_to_do(desk: Desk) -> None:
 def test_where_there_is_no_gpu_the_whole_stack_is_offered(desk: Desk) -> None:
     assert desk.account
     desk.account.instances = ()
-    done = desk.init("--source", "s3://recordings/a/b", answers="\n\n\ny\n")
+    wheel = "batchscribe[aws] @ https://example.com/batchscribe-0.2.0-py3-none-any.whl"
+    done = desk.init("--source", "s3://recordings/a/b", answers=f"\n\n\n{wheel}\ny\n")
     assert done.exit_code == 0, done.output
     assert "g4dn.xlarge needs 4 vCPUs, and the quota of its family is 8" in done.output
     assert desk.account.created == {
@@ -208,6 +209,7 @@ def test_where_there_is_no_gpu_the_whole_stack_is_offered(desk: Desk) -> None:
             "Bucket": "recordings",
             "Prefix": "a/b",
             "ControlPrefix": "batchscribe-control",
+            "Package": wheel,
             "MakeGroup": "yes",
         }
     }

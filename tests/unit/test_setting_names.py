@@ -164,3 +164,11 @@ def test_the_guide_for_the_original_scripts_has_the_same_table() -> None:
         + f" | {original.note}"
         for name, original in ORIGINALS.items()
     }
+
+
+def test_a_missing_setting_leads_to_init_only_if_there_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="`batchscribe init` writes that file"):
+        load({}, folder=tmp_path).required("BATCH_SOURCE")
+    with pytest.raises(MisconfiguredError) as caught:
+        load({}, folder=in_env(tmp_path, "BATCH_LIMIT=1\n")).required("BATCH_SOURCE")
+    assert "init" not in str(caught.value)

@@ -97,7 +97,9 @@ class Ec2Setup:
             f"a {wiring.GPU_TYPE} (billed while it runs), a t4g.nano that schedules it and two disks (billed "
             "always), their roles and the guard"
         )
-        outputs = self._offer_stack(account, account.plan_whole(source, control), content)
+        question = "What does pip install on the scheduler host? (a name, or a name @ the URL of a wheel)"
+        package = self.interview.ask_once(question, wiring.PACKAGE)
+        outputs = self._offer_stack(account, account.plan_whole(source, control, package), content)
         if outputs:
             self.interview.values |= {
                 "GPU_INSTANCE_ID": outputs["InstanceId"],

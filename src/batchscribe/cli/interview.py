@@ -59,6 +59,10 @@ class Interview:
             self.values[name] = text
         return text
 
+    def ask_once(self, question: str, default: str) -> str:
+        """Asks for a text that is no setting."""
+        return default if self.yes else str(click.prompt(question, default=default))
+
     def peek(self, name: str) -> str:
         """The answer to a question that may come later; empty if it is open."""
         return self.given.get(name) or self.values.get(name, "")

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from batchscribe import __version__
 from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.machine import key_files
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from batchscribe.adapters.aws.stacks import Stacks
 
 GUARD_STACK, WHOLE_STACK = "batchscribe-guard", "batchscribe"
+PACKAGE = f"batchscribe[aws]=={__version__}"
 GPU_TYPE = "g4dn.xlarge"
 """The template's default."""
 _POLL = 5.0
@@ -83,11 +85,11 @@ class Account:
         parameters = {"InstanceId": instance, "MakeGroup": self._choose_group()}
         return StackPlan(name=GUARD_STACK, template="guard.yaml", region=self.region, parameters=parameters)
 
-    def plan_whole(self, source: str, control: str) -> StackPlan:
+    def plan_whole(self, source: str, control: str, package: str) -> StackPlan:
         """The stack of the whole template; both places are S3 URLs with prefixes in one bucket."""
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         parameters = {"Bucket": bucket, "Prefix": prefix, "MakeGroup": self._choose_group()}
-        parameters |= {"ControlPrefix": control.removeprefix(f"s3://{bucket}/")}
+        parameters |= {"ControlPrefix": control.removeprefix(f"s3://{bucket}/"), "Package": package}
         return StackPlan(
             name=WHOLE_STACK, template="batchscribe.yaml", region=self.region, parameters=parameters
         )
