@@ -154,6 +154,9 @@ class Settings:
     notify_urls: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_URLS", parse.urls, "space-separated apprise URLs", secret=True)
     ] = field(default=(), repr=False)
+    webhook_url: Annotated[
+        str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
+    ] = field(default="", repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
         "batch-reports"
@@ -204,16 +207,17 @@ class Settings:
         if not value:
             file = self.folder / DOTENV
             other = "" if file.exists() else "; `batchscribe init` writes that file"
-            hint = next((f"; {text}" for text in self.warnings if f"use {name} " in text), other)
-            raise MisconfiguredError(
-                f"{name} is not set: put {name}=… into {file} ({declared.allowed}){hint}"
-            )
+            tip = next((f"; {text}" for text in self.warnings if f"use {name} " in text), other)
+            raise MisconfiguredError(f"{name} is not set: put {name}=… into {file} ({declared.allowed}){tip}")
         return str(value)
 
     def secrets(self) -> tuple[str, ...]:
         """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
-        urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
-        found = {*self.hidden, *(part for url in urls for part in parse.secret_parts(url))}
+        urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
+        found = {
+            *self.hidden,
+            *(part for url in urls for part in parse.secret_parts(url)),
+        }
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:
@@ -256,7 +260,7 @@ def load(
     broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
-    checked = _Lenient() if lenient else _Strict()
+    checked = _Checks(lenient)
     written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     warnings: list[str] = []
@@ -281,23 +285,19 @@ def load(
     return Settings(**completed, folder=home, origins=origins, **found, **_aws(layers))
 
 
-class _Strict:
-    """Calls a function that may raise MisconfiguredError."""
+@dataclass(slots=True)
+class _Checks:
+    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def __call__(self, act: Callable[[], T]) -> T | None:
-        return act()
-
-
-class _Lenient(_Strict):
-    """Collects the errors in `problems`."""
+    lenient: bool
+    problems: list[str] = field(default_factory=list)
 
     def __call__(self, act: Callable[[], T]) -> T | None:
         try:
             return act()
         except MisconfiguredError as error:
+            if not self.lenient:
+                raise
             self.problems.append(str(error))
             return None
 
