@@ -33,7 +33,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "BATCH_SCHEDULER_CHECK_HOURS": "",
         "BATCH_MAX_DOLLARS_PER_DAY": "",
     },
-    "Messages": {"BATCH_NOTIFY_EMAIL": "", "BATCH_SMTP_URL": "", "SLACK_WEBHOOK_URL": ""},
+    "Messages": {
+        "BATCH_NOTIFY_EMAIL": "",
+        "BATCH_SMTP_URL": "",
+        "SLACK_WEBHOOK_URL": "",
+        "BATCH_WEBHOOK_URL": "",
+    },
 }
 """Names by group, each with a remark."""
 SUGGESTED = {
