@@ -12,7 +12,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.inventory import FoundInstance, Inventory
+from batchscribe.adapters.aws.inventory import FoundInstance, Inventory, default_region, list_regions
 from batchscribe.adapters.aws.stacks import Stacks
 from batchscribe.cli.main import cli
 from batchscribe.env_file import read_env_file
@@ -77,6 +77,16 @@ def test_without_credentials_the_identity_is_an_error(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(CredentialsError):
         Inventory(REGION).identity()
+
+
+def test_a_profile_that_is_not_there_is_an_error_of_the_identity_alone(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    assert (default_region(), list_regions()) == ("", ())
+    assert wiring.describe_region_problem("us-east-2") == ""
+    with pytest.raises(MisconfiguredError, match="absent"):
+        wiring.open_account("").inventory.identity()
 
 
 def test_a_quota_that_cannot_be_read_is_not_checked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Ec2Setup:
         return [*self._set_up_guard(), *NEXT]
 
     def _ask_for_region(self) -> None:
-        """Asks for the region of the instance; from then on the account is seen from there."""
+        """Asks for the region of the instance; switches the account to it."""
         default = wiring.find_default_region() or self._find_bucket_region()
         question = "AWS region of the GPU instance"
         region = self.interview.ask("AWS_REGION", question, default, check=wiring.describe_region_problem)

@@ -1,4 +1,4 @@
-"""Questions of `batchscribe init`: each answer is checked at once; without a terminal, defaults are taken."""
+"""Questions of `batchscribe init`: each answer is checked at once; `--yes` takes defaults."""
 
 from __future__ import annotations
 

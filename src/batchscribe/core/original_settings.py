@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Fate(StrEnum):
-    """What becomes of a setting of the original scripts."""
+    """Treatment of a setting of the original scripts."""
 
     KEPT = "kept"
     RENAMED = "renamed"

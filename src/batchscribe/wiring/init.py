@@ -1,4 +1,4 @@
-"""What `batchscribe init` finds, checks and creates: this machine, an AWS account, stacks."""
+"""Discovery, checks and stacks behind `batchscribe init`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StackPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One AWS account, seen from one region. Methods raise our errors, also for missing rights."""
+    """One AWS account in one region. Methods raise our errors, also for missing rights."""
 
     region: str
     inventory: Inventory
@@ -95,7 +95,7 @@ class Account:
         )
 
     def describe_quota(self, instance_type: str) -> str:
-        """Tells apart a quota that suffices, one that does not, and one that could not be read."""
+        """Compares the quota of the family with one instance; reports an unreadable one."""
         try:
             quota = self.inventory.quota(instance_type)
         except BatchscribeError as error:
@@ -155,8 +155,10 @@ def describe_region_problem(region: str) -> str:
     except ImportError:
         return ""
     known = list_regions()
+    if region in known or not known:
+        return ""
     near = " or ".join(difflib.get_close_matches(region, known, n=2)) or known[-1]
-    return "" if region in known else f"{region} is not a region of EC2: did you mean {near}?"
+    return f"{region} is not a region of EC2: did you mean {near}?"
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:

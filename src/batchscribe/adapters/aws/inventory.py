@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError
 
 from batchscribe.adapters.aws.clients import Api, Meaning, patience
 from batchscribe.errors import MisconfiguredError
@@ -45,13 +46,19 @@ class VcpuQuota:
 
 
 def list_regions() -> tuple[str, ...]:
-    """Regions with EC2 that this version of boto3 knows; no request."""
-    return tuple(sorted(boto3.session.Session().get_available_regions("ec2")))
+    """Regions with EC2 in boto3's own table; empty if AWS_PROFILE names no profile."""
+    try:
+        return tuple(sorted(boto3.session.Session().get_available_regions("ec2")))
+    except BotoCoreError:
+        return ()
 
 
 def default_region() -> str:
     """The region of the environment or of AWS's configuration file; empty if neither names one."""
-    return boto3.session.Session().region_name or ""
+    try:
+        return boto3.session.Session().region_name or ""
+    except BotoCoreError:
+        return ""
 
 
 class Inventory:

@@ -15,7 +15,7 @@ from batchscribe.errors import MisconfiguredError
 _MEANINGS: dict[str, Meaning] = {
     "AlreadyExistsException": (
         MisconfiguredError,
-        "the stack {subject} exists already in {region}: delete it, or set what it made by hand",
+        "the stack {subject} exists already in {region}: delete it, or set its outputs by hand",
     ),
     "InsufficientCapabilitiesException": (MisconfiguredError, "CloudFormation refused {subject}: {text}"),
 }
