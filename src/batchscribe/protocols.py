@@ -6,7 +6,7 @@ pass (docs/seams.md). The ledger has no protocol: it is SQLite, and tests use SQ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -194,6 +194,9 @@ class Notifier(Protocol):
     """Sends messages to the user. Never raises or blocks for long: a failure is only logged."""
 
     def send(self, message: Message) -> None: ...
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        """Sends an event (`run.settled`, `session.completed`) with plain data to programs."""
 
 
 class Lock(Protocol):
