@@ -17,7 +17,7 @@ from batchscribe.controller.context import Waits
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.host import InstanceRecord
-from batchscribe.testing.worker import Fate
+from batchscribe.testing.worker import ChunkFate
 from simulation.chunk_rules import transcript_of
 from simulation.people import CHUNK_BYTES
 from simulation.stage import INSTANCE, Stage
@@ -100,7 +100,7 @@ class Week(Stage):
 
     def _arrival(self, key: str, size: int) -> Callable[[], None]:
         def arrive() -> None:
-            self.uploads.kinds[key] = Fate.GOOD
+            self.uploads.kinds[key] = ChunkFate.GOOD
             self.bucket.place(key, key.encode(), size=size)
             self.uploads.keys.append(key)
 

@@ -25,7 +25,7 @@ from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.testing.guard import FakeGuard
-from batchscribe.testing.worker import Fate, WorkerScript
+from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
 from simulation.cloud import Cloud, CloudApi, Machine, Start
 from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
@@ -300,12 +300,12 @@ class Stage:
         lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
         return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
 
-    def _fate(self, key: str) -> Fate:
+    def _fate(self, key: str) -> ChunkFate:
         drawn = self.rng.random()
         if drawn < self._weather.dies:
-            return Fate.KILLER
+            return ChunkFate.KILLER
         if drawn < self._weather.dies + self._weather.hangs:
-            return Fate.ENDLESS
+            return ChunkFate.ENDLESS
         return self.uploads.kinds[key]
 
     def _seconds(self) -> float:

@@ -15,7 +15,7 @@ from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.testing.clock import FakeClock
-from batchscribe.testing.worker import Fate, PlayedWorker, WorkerScript
+from batchscribe.testing.worker import ChunkFate, PlayedWorker, WorkerScript
 from batchscribe.wiring.stores import open_store
 
 
@@ -29,10 +29,10 @@ def main() -> None:
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
 
-    def fate(key: str) -> Fate:
+    def fate(key: str) -> ChunkFate:
         if hold and key == manifest.chunks[-1].key:
             _wait_while(hold)
-        return Fate.GOOD
+        return ChunkFate.GOOD
 
     clock = FakeClock(datetime.now(UTC))
     worker = PlayedWorker(clock, store, manifest, WorkerScript(seconds=lambda: 0.2, fate=fate))

@@ -38,7 +38,7 @@ from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.launcher import FakeLauncher
 from batchscribe.testing.notifier import RecordingNotifier
 from batchscribe.testing.store import MemoryStore
-from batchscribe.testing.worker import Fate, PlayedWorker, WorkerScript
+from batchscribe.testing.worker import ChunkFate, PlayedWorker, WorkerScript
 
 SECRET = "of this scheduler"
 INSTANCE = "i-0123456789abcdef0"
@@ -97,14 +97,14 @@ class PlayedWorkers:
         """The run's first manifest."""
         return self.started[run.id, 0].manifest
 
-    def _fate(self, manifest: Manifest, key: str) -> Fate:
+    def _fate(self, manifest: Manifest, key: str) -> ChunkFate:
         if [chunk.key for chunk in manifest.chunks].index(key) == self.dies_after:
-            return Fate.KILLER
+            return ChunkFate.KILLER
         if key in self.endless:
-            return Fate.ENDLESS
+            return ChunkFate.ENDLESS
         if key in self.skips:
-            return Fate.FORGOTTEN
-        return Fate.POISON if key in self.fails else Fate.GOOD
+            return ChunkFate.FORGOTTEN
+        return ChunkFate.POISON if key in self.fails else ChunkFate.GOOD
 
 
 @dataclass

@@ -32,7 +32,7 @@ _WORDS = (Word(word="one", start=0.5, end=0.9), Word(word="two", start=1.0, end=
 _SEGMENTS = (Segment(text="one two", start=0.5, end=1.4, words=_WORDS),)
 
 
-class Fate(Enum):
+class ChunkFate(Enum):
     """Result of a chunk under a worker."""
 
     GOOD = "good"
@@ -49,7 +49,7 @@ class WorkerScript:
 
     seconds: Callable[[], float] = lambda: 2.0
     """Duration of the next act: loading the model, or a chunk."""
-    fate: Callable[[str], Fate] = lambda _key: Fate.GOOD
+    fate: Callable[[str], ChunkFate] = lambda _key: ChunkFate.GOOD
     online: Callable[[], bool] = lambda: True
     torn: Callable[[], bool] = lambda: False
     """True if its next record is unreadable."""
@@ -133,19 +133,19 @@ class PlayedWorker:
             return
         chunk = self.manifest.chunks[index]
         match self._script.fate(chunk.key):
-            case Fate.KILLER:
+            case ChunkFate.KILLER:
                 self._report(Phase.WORKING, (chunk.key,))
                 self.die()
                 return
-            case Fate.ENDLESS:
+            case ChunkFate.ENDLESS:
                 self._report(Phase.WORKING, (chunk.key,))
                 self.hung = True
                 return
-            case Fate.POISON:
+            case ChunkFate.POISON:
                 self._fail(chunk)
-            case Fate.FORGOTTEN:
+            case ChunkFate.FORGOTTEN:
                 self._done += 1
-            case Fate.GOOD:
+            case ChunkFate.GOOD:
                 self._publish(chunk)
         self._report(Phase.WORKING)
         if index + 1 < len(self.manifest.chunks):
