@@ -47,7 +47,7 @@ HOSTED = {
 }
 """List prices of an audio hour, each with its date and source."""
 PUBLISHED = (90.0, 57.6)
-"""Billed seconds beside the work, a guess; and the speed that onnx-asr's benchmarks state for Parakeet v2 on a T4."""
+"""Billed seconds beside the work (a guess), and the speed of Parakeet on a T4 by onnx-asr's benchmarks."""
 
 
 def fill(page: str) -> str:
