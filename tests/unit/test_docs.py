@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import click
 import pytest
@@ -136,7 +136,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_the_picture_can_be_read() -> None:
-    picture = ElementTree.fromstring((ROOT / "docs" / "architecture.svg").read_text())
+    picture = ET.fromstring((ROOT / "docs" / "architecture.svg").read_text())
     assert picture.find("{*}title") is not None
     assert "prefers-color-scheme: dark" in (picture.findtext("{*}style") or "")
 
