@@ -79,14 +79,7 @@ class Span(click.ParamType[timedelta]):
 
 @click.command()
 @click.option("--last", type=Span(), default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
-@click.option(
-    "--format",
-    "shape",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="Form of the output; csv and json have every field.",
-)
+@click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
 @pass_app
 def report(app: App, last: timedelta, shape: str) -> None:
     """The runs of a period, and their cost."""
