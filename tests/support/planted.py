@@ -27,6 +27,7 @@ from batchscribe.controller import (
     teardown,
     tick,
 )
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
@@ -53,7 +54,7 @@ def intent_after_start(patch: Patch) -> None:
         now = world.clock.now()
         run = world.new_run_id(now)
         claim = Claim(instance=seen.id, run=run, deadline=now + terms.policy.max_runtime)
-        world.compute.start(claim)
+        world.capacity.acquire(claim, world.capacity.offers(seen)[0], seen)
         return opened(replace(world, new_run_id=lambda _now: run), terms, decision, seen)
 
     patch.setattr(tick, "open_run", start_first)
@@ -125,9 +126,9 @@ def a_stranger_is_adopted(patch: Patch) -> None:
     recover = reconcile.recover
 
     def adopting(world: World, terms: Terms) -> Any:
-        seen = world.compute.describe(terms.instances[0])
+        seen = poll_one(world, terms.instances[0])
         if seen.run and world.ledger.run(seen.run) is None and seen.state is InstanceState.RUNNING:
-            world.compute.stop(seen.id)
+            world.capacity.teardown(seen.id)
         return recover(world, terms)
 
     patch.setattr(tick, "recover", adopting)
@@ -136,7 +137,7 @@ def a_stranger_is_adopted(patch: Patch) -> None:
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
     def hopeful(world: World, _terms: Terms, run: Run) -> Run:
         if run.started:
-            world.compute.stop(run.instance)
+            world.capacity.teardown(run.instance)
         external_state.take_away(world, run)
         ended = replace(run, meter=run.meter.end(moment(world)))
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
@@ -224,9 +225,9 @@ def quarantine_is_forgotten(patch: Patch) -> None:
 
 def type_is_kept(patch: Patch) -> None:
     def release_only(world: World, run: Run) -> None:
-        seen = world.compute.describe(run.instance)
+        seen = poll_one(world, run.instance)
         if seen.run == run.id:
-            world.compute.release(run.instance)
+            world.capacity.release(run.instance)
 
     patch.setattr(external_state, "_restore_instance", release_only)
 
@@ -363,8 +364,9 @@ def the_minute_timer_advances_nothing(patch: Patch) -> None:
 
 def started_before_it_is_recorded(patch: Patch) -> None:
     def hasty(world: World, terms: Terms, run: Run) -> Run:
-        if world.compute.describe(run.instance).state is InstanceState.STOPPED:
-            world.compute.start(steps.claim_of(run))
+        seen = poll_one(world, run.instance)
+        if seen.state is InstanceState.STOPPED:
+            world.capacity.acquire(steps.claim_of(run), world.capacity.offers(seen)[0], seen)
         return provision(world, terms, run)
 
     provision = advance.ACTS[Step.PROVISION]

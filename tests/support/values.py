@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.policy import Observation
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
@@ -17,6 +17,7 @@ from batchscribe.core.scan.chunks import Chunk
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test", as_of="2026-11-01")
+OFFER = Offer(provider="ec2", instance_type="g4dn.xlarge", market=Market.ON_DEMAND, rate=RATE)
 INSTANCE = "i-0123456789abcdef0"
 LAUNCHES = {"launched", "launched_before"}
 """Fields of a meter that are times by the cloud's clock."""
@@ -57,8 +58,7 @@ def observation(seen: Backlog | None = None, **changes: Any) -> Observation:
         "now": NOW,
         "backlog": seen or backlog(),
         "instance": instance(),
-        "priors": Priors(),
-        "rate": RATE,
+        "offers": (OFFER,),
     }
     return Observation(**(values | changes))
 

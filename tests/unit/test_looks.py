@@ -157,7 +157,7 @@ def test_an_end_is_no_earlier_than_the_answer_that_showed_it(at: Stage) -> None:
         at.compute.stop(INSTANCE)
         return at.compute.describe(INSTANCE)
 
-    world = replace(at.world, compute=_Shows(at.compute, slow))
+    world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, slow)))
     seen = follow(world, at.terms, run)
     assert seen.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 40
 
@@ -183,7 +183,7 @@ def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
     out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=moment(at.world))
-    world = replace(at.world, compute=_Shows(at.compute, lambda: seen))
+    world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, lambda: seen)))
     return teardown(world, at.terms, out)
 
 

@@ -11,7 +11,6 @@ from typing import Protocol
 import structlog
 
 from batchscribe.controller.scan import Scanner
-from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
@@ -21,7 +20,7 @@ from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.ledger import Ledger
-from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
+from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Notifier, Store
 
 log = structlog.get_logger("batchscribe")
 
@@ -77,9 +76,8 @@ class Terms:
     release: str
     provider: str
     instances: tuple[str, ...]
-    instance_type: str
-    instance_types: tuple[str, ...] = ()
-    """Types to try, in this order, if the cloud has no capacity for the instance's own type."""
+    first_offer_only: bool = False
+    """True for a rehearsal: it never changes the type of its instance."""
     launch: str = "auto"
     """auto (boot if the GPU host is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
@@ -88,8 +86,6 @@ class Terms:
     """Kind of guard (BATCH_CLOUD_GUARD)."""
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
-    rate_of: Callable[[str], Rate]
-    """Returns the rate of an instance type."""
     policy: Policy
     engine: EngineSpec
     unfit: str = ""
@@ -113,7 +109,7 @@ class World:
     output: Store
     home: Store
     """Store of the instance records, which hold the claims for hosts that boot."""
-    compute: Compute
+    capacity: Capacity
     launcher: Launcher
     guard: Guard
     notifier: Notifier
@@ -155,10 +151,10 @@ def moment(world: World) -> Moment:
 def poll_instance(world: World, run: Run) -> Poll:
     """Polls the instance of a run.
 
-    Raises what Compute.describe raises, and ComputeUnavailableError if the answer may be older than the last.
+    Raises what Capacity.poll raises, and ComputeUnavailableError if the answer may be older than the last.
     """
     asked = moment(world)
-    seen = world.compute.describe(run.instance)
+    (seen,) = world.capacity.poll((run.instance,))
     poll = Poll(asked=asked, answered=moment(world), instance=seen)
     if run.meter.contradicts(poll, world.lag):
         raise ComputeUnavailableError(f"{seen.id} is {seen.state}, but was up a moment ago: will poll again")

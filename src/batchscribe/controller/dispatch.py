@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from batchscribe.controller.capacity import priors_of
 from batchscribe.controller.context import Terms, World, is_late, log, poll_instance, save
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
@@ -56,12 +57,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.manifests and all(chunk.troubled for chunk in fresh):
         fresh = []
-    priors = world.ledger.priors(
-        engine=terms.engine.engine,
-        model=terms.engine.model,
-        instance_type=run.instance_type,
-        default=terms.priors,
-    )
+    priors = priors_of(world, terms, run.instance_type)
     return pack(
         fresh,
         pending=len(fresh),
@@ -103,7 +99,7 @@ def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
         return run
     manifest = read_manifest(world, run)
     if manifest.worker and run.launch == ClaimLaunch.BOOT:
-        world.compute.announce(run.instance, digest(manifest))
+        world.capacity.announce(run.instance, digest(manifest))
     world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
     changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
     return save(world, changed, f"worker {manifest.worker} started, chunks: {len(manifest.chunks)}")

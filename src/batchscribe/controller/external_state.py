@@ -11,6 +11,7 @@ from functools import partial
 
 import msgspec
 
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
@@ -133,14 +134,14 @@ def _restore_instance(world: World, run: Run) -> None:
     """Empties the tags and restores the type, unless another owner changed them."""
     if not run.started and not run.tried_types:
         return
-    seen = world.compute.describe(run.instance)
+    seen = poll_one(world, run.instance)
     # Any of these types may be in force: the last request may never have taken effect.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
     to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
     if to_change and seen.state is InstanceState.STOPPED:
-        world.compute.change_type(run.instance, run.own_type)
+        world.capacity.restore(run.instance, run.own_type)
     if seen.run == run.id:
-        world.compute.release(run.instance)
+        world.capacity.release(run.instance)
     elif seen.run is None and run.meter.up_since is None and _just_over(world, run):
         raise ComputeUnavailableError(f"the tags of {seen.id} may be outdated: will poll again")
     if to_change and seen.state is not InstanceState.STOPPED:

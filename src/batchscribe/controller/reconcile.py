@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, poll_instance, save
 from batchscribe.controller.external_state import launch_left, note_down
 from batchscribe.controller.records import ADOPTED, manifests_of, read_record, read_settlement
@@ -52,7 +53,7 @@ def adopt_overdue(world: World, terms: Terms) -> None:
     """
     if terms.shared_machine:
         return
-    seen = world.compute.describe(terms.instances[0])
+    seen = poll_one(world, terms.instances[0])
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
         why = (
@@ -69,7 +70,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    seen = world.compute.describe(terms.instances[0])
+    seen = poll_one(world, terms.instances[0])
     if seen.run != run_id:
         raise RefusedError(
             f"{seen.id} is tagged with run {seen.run or '(none)'}, not with {run_id}: not touched"
@@ -81,6 +82,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
 
 def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
+    offer = world.capacity.offers(seen)[0]
     created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
     run = Run(
         id=run_id,
@@ -94,8 +96,8 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) 
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
-        rate=terms.rate_of(seen.type or terms.instance_type),
-        instance_type=seen.type or terms.instance_type,
+        rate=offer.rate,
+        instance_type=offer.instance_type,
     )
     try:
         record, _ours = read_record(world, run_id)
@@ -120,8 +122,8 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    seen = world.compute.describe(record.instance)
-    run = _apply_type(terms, _restore_stored(world, record), seen)
+    seen = poll_one(world, record.instance)
+    run = _apply_type(world, _restore_stored(world, record), seen)
     if _may_be_left(world, run) or run.id == seen.run:
         # The record of its external state was lost with the ledger.
         note_down(world, run)
@@ -177,18 +179,27 @@ def _may_be_left(world: World, run: Run) -> bool:
     return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
-def _apply_type(terms: Terms, run: Run, seen: Instance) -> Run:
+def _apply_type(world: World, run: Run, seen: Instance) -> Run:
     """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
-    if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
+    if not another or (seen.run != run.id and (seen.run or not _is_offered(world, run, seen.type))):
         return run
     try:
-        rate = terms.rate_of(seen.type)
+        rate = world.capacity.offers(seen)[0].rate
     except MisconfiguredError as error:
         log.warning("no price for the new type: the earlier price is used", run=run.id, error=str(error))
         rate = run.rate
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
     return replace(changed, rate=rate) if run.open else changed
+
+
+def _is_offered(world: World, run: Run, instance_type: str) -> bool:
+    """True if a machine of the run may get this type."""
+    own = Instance(id=run.instance, state=InstanceState.STOPPED, type=run.own_type)
+    try:
+        return any(offer.instance_type == instance_type for offer in world.capacity.offers(own))
+    except MisconfiguredError:
+        return False
 
 
 def _list_records(world: World) -> Iterator[tuple[World, str, str]]:

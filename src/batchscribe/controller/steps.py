@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from batchscribe.control_place import control_of
-from batchscribe.controller.capacity import become_that_type, take_another_type
+from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
 from batchscribe.controller.context import (
     START_LANDS,
     Terms,
@@ -32,7 +32,7 @@ from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import digest
 from batchscribe.core.run.meter import Meter, Moment, Poll
 from batchscribe.core.run.runs import Outcome, Run, RunState
-from batchscribe.errors import ComputeUnavailableError, NoCapacityError
+from batchscribe.errors import ComputeUnavailableError, CredentialsError, MisconfiguredError, NoCapacityError
 
 
 def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Run:
@@ -43,7 +43,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         id=world.new_run_id(now),
         scheduler=terms.scheduler,
         host=terms.host,
-        provider=terms.provider,
+        provider=decision.offer.provider,
         instances=terms.instances,
         region=terms.region,
         source=world.source.url,
@@ -55,8 +55,8 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Instance) -> Ru
         reason=decision.reason.sentence,
         created=now,
         deadline=now + terms.policy.max_runtime,
-        rate=batch.estimate.rate,
-        instance_type=seen.type or terms.instance_type,
+        rate=decision.offer.rate,
+        instance_type=decision.offer.instance_type,
         own_type=own_type(world, seen),
         meter=Meter(launched_before=seen.launched_at),
         by_hand=terms.policy.by_hand,
@@ -136,7 +136,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     # Until it is observed up, `stopped` may be older than the start.
     run = replace(run, meter=run.meter.read(poll, ours=up or _is_our_start(run, poll), lands=True))
     if up:
-        return save(world, _observe_up(run, terms, poll), "observed running")
+        return save(world, _observe_up(world, run, poll), "observed running")
     if is_late(run.meter.start_requested, now, terms.waits.up):
         return save(world, run.releasing(*_start_timeout(run, seen, terms)))
     if seen.state is InstanceState.STOPPED:
@@ -149,17 +149,12 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     )
 
 
-def _observe_up(run: Run, terms: Terms, poll: Poll) -> Run:
+def _observe_up(world: World, run: Run, poll: Poll) -> Run:
     """Returns the run with its instance observed running under its tag."""
     seen, now = poll.instance, poll.answered
     accepted = run.meter.start_accepted or now
-    return run.moved(
-        RunState.DISPATCHING,
-        reaching_since=now,
-        meter=replace(run.meter, start_accepted=accepted, launched=seen.launched_at),
-        rate=terms.rate_of(seen.type) if seen.type else run.rate,
-        instance_type=seen.type or run.instance_type,
-    )
+    meter = replace(run.meter, start_accepted=accepted, launched=seen.launched_at)
+    return with_type(world, run, seen).moved(RunState.DISPATCHING, reaching_since=now, meter=meter)
 
 
 def _is_our_start(run: Run, poll: Poll) -> bool:
@@ -229,14 +224,22 @@ def _stopped_again(world: World, run: Run, seen: Instance) -> Run:
 
 def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
     """Makes the start call. After a lost reply, the next poll shows its result."""
+    if run.wanted_type and seen.type == run.wanted_type:
+        changed = replace(with_type(world, run, seen), wanted_type="")
+        return save(world, changed, f"the instance is {seen.type}")
     try:
-        if run.wanted_type:
-            return become_that_type(world, terms, run, seen)
-        world.compute.start(replace(claim_of(run), manifest=_announced_hash(world, run)))
+        offer = choose_offer(world, terms, run, seen)
+        claim = replace(claim_of(run), manifest=_announced_hash(world, run))
+        if not world.capacity.acquire(claim, offer, seen):
+            return run
     except NoCapacityError as error:
-        return take_another_type(world, terms, run, error)
+        return take_another_offer(world, terms, run, seen, error)
     except ComputeUnavailableError as error:
         log.warning("start not confirmed", run=run.id, error=str(error))
         return save(world, replace(run, trouble=str(error)))
+    except MisconfiguredError as error:
+        if isinstance(error, CredentialsError) or not run.wanted_type:
+            raise
+        return take_another_offer(world, terms, run, seen, NoCapacityError(str(error)))
     meter = run.meter.accept_start(asked, moment(world))
     return save(world, replace(run, meter=meter), "start accepted")

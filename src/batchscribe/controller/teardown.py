@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import (
     START_LANDS,
     Terms,
@@ -98,7 +99,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> Run:
     # Force only an instance that was observed stopping, however late it is.
     hangs = is_late(run.meter.stopped, now, terms.waits.force_after)
     if hangs or seen.state in {InstanceState.RUNNING, InstanceState.PENDING, InstanceState.MISSING}:
-        world.compute.stop(seen.id, force=hangs)
+        world.capacity.teardown(seen.id, force=hangs)
     return run
 
 
@@ -189,7 +190,7 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
 def _ask_to_end(world: World, run: Run, *, force: bool) -> None:
     """Asks the worker to finish its current windows, or kills it. Never raises."""
     try:
-        seen = world.compute.describe(run.instance)
+        seen = poll_one(world, run.instance)
         if seen.state.billable:
             world.launcher.cancel(seen, run.worker, force=force)
     except Exception as error:  # noqa: BLE001  the stop must follow any error

@@ -16,6 +16,7 @@ import msgspec
 from batchscribe.control_place import control_of
 from batchscribe.controller.advance import Passed, advance, advance_all, interrupted
 from batchscribe.controller.alerts import alert
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, sweep
 from batchscribe.controller.observe import observe
@@ -264,7 +265,7 @@ def _idle_reason(world: World, terms: Terms) -> str:
     if terms.shared_machine:
         return "no run is open"
     try:
-        seen = world.compute.describe(terms.instances[0])
+        seen = poll_one(world, terms.instances[0])
     except TransientError as error:
         return f"no run is open, and the instance could not be polled: {error}"
     if seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None):
