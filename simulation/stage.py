@@ -346,14 +346,14 @@ class Stage:
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
         compute.late_tags = self.trouble.late_tags
         compute.looked, compute.acted = self._looked, self.checker.acted
+        rates, types = RATES.__getitem__, self.types
+        capacity = ExistingInstances(compute=compute, provider="ec2", rate_of=rates, types=types)
         return World(
             clock=clock,
             source=store,
             output=store,
             home=store,
-            capacity=ExistingInstances(
-                compute=compute, provider="ec2", rate_of=RATES.__getitem__, own_type=TYPE, types=self.types
-            ),
+            capacity=capacity,
             launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,

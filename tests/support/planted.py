@@ -119,7 +119,7 @@ def the_tag_is_forgotten(patch: Patch) -> None:
 
 
 def the_tag_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_restore_instance", lambda _world, _run: None)
+    patch.setattr(external_state, "_restore_instance", lambda *_run: None)
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
@@ -139,7 +139,8 @@ def settled_before_the_stop_was_seen(patch: Patch) -> None:
         if run.started:
             world.capacity.teardown(run.instance)
         external_state.take_away(world, run)
-        ended = replace(run, meter=run.meter.end(moment(world)))
+        meter = run.machines[0].meter.end(moment(world))
+        ended = run.with_machine(run.instance, meter=meter, released=True)
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
     patch.setattr(advance, "teardown", hopeful)
@@ -159,7 +160,8 @@ def billed_to_the_settlement(patch: Patch) -> None:
     def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
         now = moment(world)
         late = Moment(now.at + timedelta(minutes=3), (now.uptime or 0.0) + 180.0, now.boot)
-        return closed(world, replace(run, meter=replace(run.meter, stopped=late)), verdict, work)
+        meter = replace(run.machines[0].meter, stopped=late)
+        return closed(world, run.with_machine(run.instance, meter=meter), verdict, work)
 
     patch.setattr(settle, "_closed", much_later)
 
@@ -181,8 +183,8 @@ def a_vendors_words_are_told(patch: Patch) -> None:
 def a_guard_that_comes_too_late(patch: Patch) -> None:
     claimed = steps.claim_of
 
-    def generous(run: Run) -> Claim:
-        return replace(claimed(run), deadline=run.deadline + timedelta(hours=8))
+    def generous(run: Run, instance: str) -> Claim:
+        return replace(claimed(run, instance), deadline=run.deadline + timedelta(hours=8))
 
     armed = steps.arm
 
@@ -195,11 +197,11 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:
-    patch.setattr(teardown, "_is_ours", lambda _run, _poll: True)
+    patch.setattr(teardown, "_is_ours", lambda *_poll: True)
 
 
 def a_claim_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_remove_claim", lambda _world, _run: None)
+    patch.setattr(external_state, "_remove_claim", lambda *_run: None)
 
 
 def quarantine_is_forgotten(patch: Patch) -> None:
@@ -224,7 +226,7 @@ def quarantine_is_forgotten(patch: Patch) -> None:
 
 
 def type_is_kept(patch: Patch) -> None:
-    def release_only(world: World, run: Run) -> None:
+    def release_only(world: World, run: Run, _machine: Any) -> None:
         seen = poll_one(world, run.instance)
         if seen.run == run.id:
             world.capacity.release(run.instance)
@@ -260,7 +262,7 @@ def a_last_word_is_not_heard(patch: Patch) -> None:
         return read_exit(world, worker) if over else None
 
     patch.setattr(follow, "read_exit", late)
-    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_seen: run)
+    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_worker, **_seen: run)
 
 
 def no_start_ever_pays(patch: Patch) -> None:
@@ -274,11 +276,11 @@ def no_start_ever_pays(patch: Patch) -> None:
 def what_is_done_is_given_out_again(patch: Patch) -> None:
     with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: Terms, run: Run, chunks: Any) -> Run:
+    def again(world: World, terms: Terms, run: Run, instance: str, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
         before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
-        return with_manifest(world, terms, run, {chunk.key: chunk for chunk in given}.values())
+        return with_manifest(world, terms, run, instance, {chunk.key: chunk for chunk in given}.values())
 
     for module in (dispatch, steps):
         patch.setattr(module, "with_manifest", again)
@@ -366,7 +368,7 @@ def started_before_it_is_recorded(patch: Patch) -> None:
     def hasty(world: World, terms: Terms, run: Run) -> Run:
         seen = poll_one(world, run.instance)
         if seen.state is InstanceState.STOPPED:
-            world.capacity.acquire(steps.claim_of(run), world.capacity.offers(seen)[0], seen)
+            world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
         return provision(world, terms, run)
 
     provision = advance.ACTS[Step.PROVISION]
@@ -441,7 +443,7 @@ def a_clock_set_back_bills_nothing(patch: Patch) -> None:
         return max(0.0, (end.at - begin.at).total_seconds()) if begin and end and self.ran else 0.0
 
     patch.setattr(Meter, "billed_seconds", property(by_the_wall))
-    patch.setattr(Run, "billed_seconds", property(lambda run: run.meter.billed_seconds))
+    patch.setattr(Run, "billed_seconds_of", lambda _run, machine: machine.meter.billed_seconds)
 
 
 def any_record_is_believed(patch: Patch) -> None:

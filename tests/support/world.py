@@ -306,7 +306,7 @@ def once(at: Stage) -> Ticked:
         decision = decide(seen, terms.policy)
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
-        run = open_run(world, terms, decision, seen.instance)
+        run = open_run(world, terms, decision, seen.instances)
     step = next_step(run)
     assert step is not None
     run = take_step(world, terms, run, step, passed)

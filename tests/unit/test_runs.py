@@ -7,7 +7,7 @@ import pytest
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.run.runs import LEGAL, Outcome, RunState, next_step
 from batchscribe.errors import RefusedError
-from support.values import NOW, run
+from support.values import NOW, run, workers
 
 
 def test_every_state_but_the_last_has_a_step_and_a_way_to_the_end() -> None:
@@ -87,5 +87,5 @@ def test_a_run_is_started_from_its_request_on() -> None:
 
 
 def test_the_last_manifest_names_the_worker() -> None:
-    worker = run(manifests=("first", "second")).worker
+    worker = run(workers=workers("first", "second")).worker
     assert (worker.run, worker.worker) == (run().id, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, log, save
+from batchscribe.controller.context import Terms, World, end_machine, log, save
 from batchscribe.core.decide.money import cost
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Priors
@@ -59,6 +59,8 @@ def take_another_offer(world: World, terms: Terms, run: Run, seen: Instance, err
 
     Only records the choice: `Capacity.acquire` is repeated until polls show it.
     """
+    if any(machine.meter.start_accepted for machine in run.machines):
+        return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
     for offer in list_offers(world, terms, seen):
@@ -68,7 +70,7 @@ def take_another_offer(world: World, terms: Terms, run: Run, seen: Instance, err
             return save(world, changed, f"no capacity for {refused}: changing the instance to {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
     listed = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""
-    return save(world, run.releasing(outcome, f"{error}{listed}"))
+    return end_machine(world, run, seen.id, outcome, f"{error}{listed}")
 
 
 def _is_within_budget(world: World, terms: Terms, run: Run, offer: Offer) -> bool:

@@ -218,6 +218,6 @@ def _finish_run(world: World, terms: Terms) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
     run = _find_run(world)
     if run is not None:
-        over = replace(run, work_ended=run.work_ended or world.clock.now())
+        over = run.with_work_ended(world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
         finish(world, terms, ending)

@@ -59,7 +59,7 @@ class Observation:
 
     now: datetime
     backlog: Backlog
-    instance: Instance
+    instances: tuple[Instance, ...]
     offers: tuple[Offer, ...]
     """In order of preference; the first one is taken."""
     open_run: Run | None = None
@@ -71,6 +71,11 @@ class Observation:
     last_fruitless: datetime | None = None
     stranger: str | None = None
     """The sentence for an instance in use by another scheduler; else None."""
+
+    @property
+    def instance(self) -> Instance:
+        """The first instance, whose type is offered first."""
+        return self.instances[0]
 
     @property
     def offer(self) -> Offer:
@@ -154,7 +159,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     ):
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
-    return Launch(reason, batch, seen.offer, borrowed=seen.instance.state in _ALREADY_UP)
+    borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
+    return Launch(reason, batch, seen.offer, borrowed=borrowed)
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
@@ -269,10 +275,14 @@ def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reaso
 
 
 def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
-    """The reason if the instance must not be started; else None."""
-    instance = seen.instance
+    """The reason if an instance must not be started; else None."""
     if seen.stranger:
         return Reason(ReasonCode.GPU_IN_USE, seen.stranger)
+    obstacles = (_find_state_obstacle(instance, policy) for instance in seen.instances)
+    return next(filter(None, obstacles), None)
+
+
+def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:
     match instance.state:
         case InstanceState.MISSING | InstanceState.TERMINATED | InstanceState.SHUTTING_DOWN:
             sentence = f"instance {instance.id} is {instance.state}: set GPU_INSTANCE_ID to one that exists"
