@@ -134,6 +134,15 @@ def test_a_machine_without_capacity_leaves_the_work_to_the_other(at: Stage) -> N
     assert run.chunks_done > 0
 
 
+def test_the_type_is_not_changed_once_a_machine_was_started(at: Stage) -> None:
+    """All machines of a run have one rate."""
+    at.world = replace(at.world, capacity=replace(at.capacity, types=("g5.xlarge",)))
+    at.compute.fail("start", None, Fault(NoCapacityError("no capacity")))
+    run = finished_after(at)
+    assert {call for call, _ in at.compute.calls} & {"change_type"} == set()
+    assert [machine.outcome for machine in run.machines] == [None, Outcome.NO_CAPACITY]
+
+
 def test_a_host_that_cannot_work_leaves_the_work_to_the_other(at: Stage) -> None:
     at.launcher.fail("probe", None, MisconfiguredError("the host key has changed"))
     advanced_to(at, RunState.TRANSCRIBING, workers=1)
@@ -169,14 +178,24 @@ def test_teardown_waits_for_every_machine(at: Stage) -> None:
     assert states(at) == {InstanceState.STOPPED}
 
 
-def test_a_stop_that_fails_does_not_prevent_the_next_one(at: Stage) -> None:
+@pytest.mark.parametrize("error", [ComputeUnavailableError("throttled"), TypeError("a bug")])
+def test_a_stop_that_fails_does_not_prevent_the_next_one(
+    at: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     advanced_to(at, RunState.TRANSCRIBING, workers=2)
-    advanced_to(at, RunState.RELEASING)
-    at.compute.fail("stop", Fault(ComputeUnavailableError("throttled")))
-    while at.compute.describe(SECOND).state is InstanceState.RUNNING:
-        at.clock.sleep(5)
-        advance_all(at.world, at.terms, Passed())
-    assert at.compute.calls.count(("stop", SECOND)) == 1
+    whole = at.compute.stop
+
+    def stop(instance: str, *, force: bool = False) -> None:
+        if instance == INSTANCE:
+            raise error
+        whole(instance, force=force)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(at.compute, "stop", stop)
+        while at.compute.describe(SECOND).state is not InstanceState.STOPPED:
+            at.clock.sleep(5)
+            advance_all(at.world, at.terms, Passed())
+    assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
     finished(at)
     assert states(at) == {InstanceState.STOPPED}
 

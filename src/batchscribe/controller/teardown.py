@@ -67,15 +67,14 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
             run = run.with_machine(machine.id, meter=machine.meter.end(since), released=True)
         return _clean_up(world, run, "never started")
     held = [machine for machine in run.machines if not machine.released]
-    polls, errors, notes = poll_machines(world, run, held), list[BatchscribeError](), list[str]()
+    polls, errors, notes = poll_machines(world, run, held), list[Exception](), list[str]()
     for machine in held:
         try:
             run, note = _tear_down_machine(world, terms, run, machine, polls[machine.id])
             notes += [note] if note else []
         except InterruptedRunError:
             raise
-        except BatchscribeError as error:
-            log.warning("teardown of one machine will be retried", run=run.id, error=str(error))
+        except Exception as error:  # noqa: BLE001  one machine must not prevent the stop of the others
             errors.append(error)
     if all(machine.released for machine in run.machines):
         return _clean_up(world, run, "; ".join(notes))
