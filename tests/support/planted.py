@@ -53,8 +53,8 @@ def intent_after_start(patch: Patch) -> None:
     def start_first(world: World, terms: Terms, decision: Any, seen: Any) -> Run:
         now = world.clock.now()
         run = world.new_run_id(now)
-        claim = Claim(instance=seen.id, run=run, deadline=now + terms.policy.max_runtime)
-        world.capacity.acquire(claim, world.capacity.offers(seen)[0], seen)
+        claim = Claim(instance=seen[0].id, run=run, deadline=now + terms.policy.max_runtime)
+        world.capacity.acquire(claim, decision.offer, seen[0])
         return opened(replace(world, new_run_id=lambda _now: run), terms, decision, seen)
 
     patch.setattr(tick, "open_run", start_first)

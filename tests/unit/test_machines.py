@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from batchscribe.controller.advance import Passed, advance_all
 from batchscribe.controller.tick import reconcile, tick
@@ -43,17 +44,23 @@ def at(tmp_path: Path) -> Iterator[Stage]:
     made.ledger.close()
 
 
-def advanced_to(at: Stage, state: RunState, *, workers: int = 0) -> Run:
-    """The open run once it has that state, and so many workers were launched."""
-    tick(at.world, at.terms, wait=False)
-    (run,) = at.ledger.open_runs()
-    for _ in range(200):
+def advanced(at: Stage, is_there: Callable[[Run], bool]) -> Run:
+    """The open run, after as many passes as it takes."""
+    for _ in range(300):
         (run,) = at.ledger.open_runs()
-        if run.state is state and sum(worker.launched for worker in run.workers) >= workers:
+        if is_there(run):
             return run
         at.clock.sleep(5)
         advance_all(at.world, at.terms, Passed())
-    raise AssertionError(f"never {state}: {run}")
+    raise AssertionError("the run never came there")
+
+
+def advanced_to(at: Stage, state: RunState, *, workers: int = 0) -> Run:
+    """The open run once it has that state, and so many workers were launched."""
+    tick(at.world, at.terms, wait=False)
+    return advanced(
+        at, lambda run: run.state is state and sum(worker.launched for worker in run.workers) >= workers
+    )
 
 
 def finished_after(at: Stage) -> Run:
@@ -116,6 +123,27 @@ def test_a_lost_worker_does_not_end_the_others(at: Stage, lost: str) -> None:
     assert run.machine(lost).outcome is Outcome.WORKER_LOST
     assert run.outcome is Outcome.INCOMPLETE
     assert states(at) == {InstanceState.STOPPED}
+
+
+def test_a_worker_that_is_lost_last_does_not_fail_the_run(at: Stage) -> None:
+    run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
+    run = advanced(at, lambda run: run.machine(SECOND).over)
+    at.worker.alive[worker_of(run, INSTANCE)] = False
+    run = finished(at)
+    outcomes = [machine.outcome for machine in run.machines]
+    assert (outcomes, run.outcome) == ([Outcome.WORKER_LOST, None], Outcome.INCOMPLETE)
+
+
+def test_a_host_that_does_not_answer_does_not_delay_the_other(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = at.launcher.probe
+    monkeypatch.setattr(
+        at.launcher, "probe", lambda instance: None if instance.id == SECOND else probe(instance)
+    )
+    advanced_to(at, RunState.DISPATCHING, workers=1)
+    run = advanced(at, lambda run: len(run.workers) > 1)
+    assert (run.workers[1].machine, run.machine(SECOND).over) == (INSTANCE, False)
 
 
 def test_a_run_has_failed_if_every_machine_has(at: Stage) -> None:
@@ -190,7 +218,7 @@ def test_a_stop_that_fails_does_not_prevent_the_next_one(
             raise error
         whole(instance, force=force)
 
-    with monkeypatch.context() as patch:
+    with capture_logs(), monkeypatch.context() as patch:
         patch.setattr(at.compute, "stop", stop)
         while at.compute.describe(SECOND).state is not InstanceState.STOPPED:
             at.clock.sleep(5)
