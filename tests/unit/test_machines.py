@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from batchscribe.controller.advance import Passed, advance_all
+from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import Priors
@@ -255,3 +256,11 @@ def test_an_abandoned_run_is_adopted_with_its_machines(at: Stage, tmp_path: Path
         (closed,) = reconcile(other, replace(at.terms, scheduler="another"))
     assert (closed.instances, closed.outcome) == (BOTH, Outcome.TIMED_OUT)
     assert states(at) == {InstanceState.STOPPED}
+
+
+def test_the_status_sums_the_progress_of_all_workers(at: Stage) -> None:
+    run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
+    at.clock.sleep(70)
+    (now,) = overview(at.world, at.terms).runs
+    assert (now.total, now.done) == (sum(len(each.chunks) for each in at.worker.manifests.values()), 6)
+    assert now.id == run.id

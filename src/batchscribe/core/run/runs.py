@@ -256,6 +256,12 @@ class Run:
         return max((n for n, worker in enumerate(self.workers) if worker.machine == instance), default=None)
 
     @property
+    def last_workers(self) -> tuple[int, ...]:
+        """Number of each machine's last worker."""
+        last = {worker.machine: number for number, worker in enumerate(self.workers)}
+        return tuple(last.values())
+
+    @property
     def working(self) -> tuple[Machine, ...]:
         """Machines that work, or will."""
         return tuple(machine for machine in self.machines if not machine.over)
@@ -272,8 +278,7 @@ class Run:
     @property
     def work_ended(self) -> datetime | None:
         """End of its last worker. None while one works."""
-        numbers = [number for each in self.machines if (number := self.worker_on(each.id)) is not None]
-        ends = [self.workers[number].ended for number in numbers]
+        ends = [self.workers[number].ended for number in self.last_workers]
         return None if None in ends else max(filter(None, ends), default=None)
 
     @property
