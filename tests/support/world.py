@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from batchscribe import __version__
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.advance import Passed, take_step
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.observe import observe
@@ -116,6 +117,8 @@ class Stage:
     clock: FakeClock
     store: MemoryStore
     compute: FakeCompute
+    capacity: ExistingInstances
+    """The seam over `compute`."""
     launcher: FakeLauncher
     worker: PlayedWorkers
     guard: FakeGuard
@@ -130,13 +133,26 @@ class Stage:
 
 
 def stage(
-    folder: Path, *, policy: Policy | None = None, store: MemoryStore | None = None, **terms: object
+    folder: Path,
+    *,
+    policy: Policy | None = None,
+    store: MemoryStore | None = None,
+    types: tuple[str, ...] = (),
+    rate_of: Callable[[str], Rate] | None = None,
+    **terms: object,
 ) -> Stage:
     """A bucket, a cloud with one stopped GPU, and a scheduler whose ledger lies in `folder`."""
     clock = FakeClock()
     bucket = store or MemoryStore(clock)
     compute = FakeCompute(clock)
     compute.add(INSTANCE, instance_type="g4dn.xlarge")
+    capacity = ExistingInstances(
+        compute=compute,
+        provider="ec2",
+        rate_of=rate_of or (lambda _type: RATE),
+        own_type="g4dn.xlarge",
+        types=types,
+    )
     worker = PlayedWorkers(clock, bucket)
     launcher = FakeLauncher(on_launch=worker.launch, on_cancel=worker.cancel, on_kill=worker.kill)
     launcher.is_alive = worker.is_alive
@@ -149,7 +165,7 @@ def stage(
         source=bucket,
         output=bucket,
         home=bucket,
-        compute=compute,
+        capacity=capacity,
         launcher=launcher,
         guard=guard,
         notifier=notes,
@@ -171,8 +187,6 @@ def stage(
         "release": __version__,
         "provider": "ec2",
         "instances": (INSTANCE,),
-        "instance_type": "g4dn.xlarge",
-        "rate_of": lambda _type: RATE,
         "policy": policy or Policy(),
         "engine": EngineSpec(engine="played"),
         "settings_hash": "test",
@@ -187,6 +201,7 @@ def stage(
         clock=clock,
         store=bucket,
         compute=compute,
+        capacity=capacity,
         launcher=launcher,
         worker=worker,
         guard=guard,
@@ -208,7 +223,7 @@ def once(at: Stage) -> Ticked:
         decision = decide(seen, terms.policy)
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
-        run = open_run(world, terms, decision, seen.instance)
+        run = open_run(world, terms, decision, seen.instances)
     step = next_step(run)
     assert step is not None
     run = take_step(world, terms, run, step, passed)
