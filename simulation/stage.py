@@ -26,6 +26,7 @@ from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
 from simulation.cloud import Cloud, CloudApi, Machine, Start
 from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
@@ -51,7 +52,6 @@ from simulation.seams import (
 from simulation.timeline import HostClock, HostTime, Timeline
 from simulation.trace import Trace
 from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
-from simulation.worker import Hands, Kind
 
 INSTANCE = "i-0123456789abcdef0"
 FOREIGN = "i-0fedcba9876543210"
@@ -264,7 +264,7 @@ class Stage:
 
     def _sleep(self, gate: Gate, seconds: float) -> None:
         gate.point("sleep", f"{seconds:g}")
-        self.line.advance(seconds)
+        self.line.sleep(seconds)
         gate.keep_alive()
         gate.point("awake")
 
@@ -276,14 +276,16 @@ class Stage:
         self.box.offline_until = self.line.seconds + lasts
 
     def _box(self) -> Box:
-        hands = Hands(
-            fate=self._fate,
+        script = WorkerScript(
             seconds=self._seconds,
+            fate=self._fate,
             online=lambda: self.box.online,
             torn=self.trouble.torn,
-            twice=self._done_twice,
+            published_before=self._done_twice,
+            audio_seconds=600.0,
+            loaded=20.0,
         )
-        box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
+        box = Box(self.line, self.cloud, self.bucket, self.machine, script)
         box.next_boot, box.begun = self._boot, self.checker.work_begun
         record = InstanceRecord(
             instance=INSTANCE,
@@ -300,12 +302,12 @@ class Stage:
         lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
         return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
 
-    def _fate(self, key: str) -> Kind:
+    def _fate(self, key: str) -> ChunkFate:
         drawn = self.rng.random()
         if drawn < self._weather.dies:
-            return Kind.KILLER
+            return ChunkFate.KILLER
         if drawn < self._weather.dies + self._weather.hangs:
-            return Kind.ENDLESS
+            return ChunkFate.ENDLESS
         return self.uploads.kinds[key]
 
     def _seconds(self) -> float:

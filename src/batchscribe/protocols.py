@@ -1,8 +1,7 @@
 """Protocols of all external dependencies of batchscribe.
 
-All are synchronous and small. Each has a double in `batchscribe.testing` and a conformance suite there or in
-tests/contract that the double and the real implementation pass. The ledger has no protocol: it is SQLite, and
-tests use SQLite in a temporary folder.
+All are synchronous and small. Each has a double, and a test suite that the double and the real implementation
+pass (docs/seams.md). The ledger has no protocol: it is SQLite, and tests use SQLite in a temporary folder.
 """
 
 from __future__ import annotations

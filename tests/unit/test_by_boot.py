@@ -89,7 +89,7 @@ def test_the_next_manifest_is_announced_as_well(at: Stage) -> None:
     more = at.upload(10, session="more")
     at.worker.seconds_each = 1.0
     at.clock.sleep(600)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     for _ in range(20):
         once(at)
         at.clock.sleep(10)
@@ -106,11 +106,11 @@ def test_an_announcement_that_fails_is_made_again_before_the_worker_is_started(a
     run = at_work(at)
     at.upload(10, session="more")
     at.clock.sleep(600)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     for _ in range(20):
         once(at)
         at.clock.sleep(10)
-        if (run.id, 1) in at.worker.manifests:
+        if (run.id, 1) in at.worker.started:
             break
     assert announcements(at) == ["announce", "announce"]
 
@@ -121,7 +121,7 @@ def test_a_host_that_does_not_take_its_next_manifest_is_stopped_in_ten_minutes(a
     at.clock.sleep(600)
     report(at, run, seen=1)
     once(at)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     once(at)
     at.launcher.launch = lambda *_named: None  # type: ignore[method-assign]
     at.launcher.alive = lambda *_named: None  # type: ignore[method-assign]

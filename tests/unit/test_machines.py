@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from batchscribe.controller.advance import Passed, advance_all
 from batchscribe.controller.commands.overview import overview
+from batchscribe.controller.records import read_progress
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import Priors
@@ -116,10 +117,10 @@ def test_a_lost_worker_does_not_end_the_others(at: Stage, lost: str) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     other = next(instance for instance in BOTH if instance != lost)
     at.clock.sleep(50)
-    at.worker.alive[worker_of(run, lost)] = False
+    at.worker.started[worker_of(run, lost)].die()
     run = finished(at)
     numbers = [number for number, worker in enumerate(run.workers) if worker.machine == other]
-    given = [at.worker.manifests[run.id, number] for number in numbers]
+    given = [at.worker.started[run.id, number].manifest for number in numbers]
     assert {chunk.key for manifest in given for chunk in manifest.chunks} <= set(at.worker.published)
     assert run.machine(lost).outcome is Outcome.WORKER_LOST
     assert run.outcome is Outcome.INCOMPLETE
@@ -129,7 +130,7 @@ def test_a_lost_worker_does_not_end_the_others(at: Stage, lost: str) -> None:
 def test_a_worker_that_is_lost_last_does_not_fail_the_run(at: Stage) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     run = advanced(at, lambda run: run.machine(SECOND).over)
-    at.worker.alive[worker_of(run, INSTANCE)] = False
+    at.worker.started[worker_of(run, INSTANCE)].die()
     run = finished(at)
     outcomes = [machine.outcome for machine in run.machines]
     assert (outcomes, run.outcome) == ([Outcome.WORKER_LOST, None], Outcome.INCOMPLETE)
@@ -150,7 +151,7 @@ def test_a_host_that_does_not_answer_does_not_delay_the_other(
 def test_a_run_has_failed_if_every_machine_has(at: Stage) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     for instance in BOTH:
-        at.worker.alive[worker_of(run, instance)] = False
+        at.worker.started[worker_of(run, instance)].die()
     assert finished(at).outcome is Outcome.WORKER_LOST
 
 
@@ -262,5 +263,8 @@ def test_the_status_sums_the_progress_of_all_workers(at: Stage) -> None:
     run = advanced_to(at, RunState.TRANSCRIBING, workers=2)
     at.clock.sleep(70)
     (now,) = overview(at.world, at.terms).runs
-    assert (now.total, now.done) == (sum(len(each.chunks) for each in at.worker.manifests.values()), 6)
+    reported = [read_progress(at.world, run.name_of(number)) for number in (0, 1)]
+    counts = [(each.total, each.tally.done) for each in reported if each]
+    assert len([done for _total, done in counts if done]) == 2
+    assert (now.total, now.done) == tuple(map(sum, zip(*counts, strict=True)))
     assert now.id == run.id

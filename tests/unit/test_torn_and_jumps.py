@@ -67,7 +67,8 @@ def tear(at: Stage, data: bytes) -> None:
     """From now on the progress is torn at every look."""
     (key,) = listed(at, "/progress.json")
     at.store.replace(key, data)
-    at.worker.store = Tearing(at.store, data)  # type: ignore[assignment]
+    for worker in at.worker.started.values():
+        worker.store = Tearing(at.store, data)  # type: ignore[assignment]  # a worker only writes
 
 
 class Tearing:
@@ -129,7 +130,7 @@ def at_work(at: Stage) -> Run:
 def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, Terms], object]) -> None:
     run = at_work(at)
     at.clock.sleep(5)
-    at.worker.alive[run.id, 0] = False
+    at.worker.started[run.id, 0].die()
     at.store.place(keys.exit_record(run.id, 0), data)
     looks(at.world, at.terms)
     run = at.ledger.run(run.id) or run
@@ -273,7 +274,7 @@ def test_an_hour_more_or_less_on_the_wall_changes_no_run(wrong: Stage, seconds: 
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS), run.detail
     assert sorted(wrong.worker.published) == sorted(set(wrong.worker.published))
     assert stopped(wrong)
-    assert not wrong.notes.guarded
+    assert not wrong.guard.standing(INSTANCE)
     assert wrong.clock.monotonic() - before < 600, "nothing waits for the wall clock to come back"
 
 
@@ -299,7 +300,7 @@ def test_an_hour_while_it_starts_costs_a_start_at_most(wrong: Stage, hours: int)
     tick(wrong.world, wrong.terms)
     assert sorted(wrong.worker.published) == sorted(f"s/chunk-{n:03}.webm" for n in range(1, CHUNKS + 1))
     assert stopped(wrong)
-    assert not wrong.notes.guarded
+    assert not wrong.guard.standing(INSTANCE)
     assert wrong.clock.monotonic() - before < 1200
 
 
