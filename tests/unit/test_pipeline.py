@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -227,9 +227,9 @@ def test_every_chunk_gets_its_transcript(bench: Bench) -> None:
     assert (second.run, second.language, second.flags, second.duration) == ("run-1", "en", (), 2)
 
 
-@pytest.mark.parametrize("hold", [1, 2, 3, 8])
-def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back(hold: int) -> None:
-    bench = Bench(engine=ScriptedEngine(hold=hold, script=lambda window: f"at{window.start:g}"))
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back(size: int) -> None:
+    bench = Bench(engine=ScriptedEngine(batch_size=size, script=lambda window: f"at{window.start:g}"))
     key = bench.add("long.flac", encode(bursts(1, 70, 140), "flac"))
     bench.run(find_speech=loud)
     heard = bench.transcript(key)
@@ -530,9 +530,7 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     bench.add("note-001.webm")
 
     class Swallows(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-            for _window in windows:
-                pass
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
             yield from ()
 
     bench.engine = Swallows()
@@ -675,27 +673,6 @@ def test_naming_costs_one_write_a_chunk_at_most(bench: Bench) -> None:
     assert len(told) <= 3 + len(Phase)
 
 
-class ReadingAhead(ScriptedEngine):
-    """Two windows at once, and the next two are asked for before they are heard."""
-
-    batch = 2
-    reads_ahead = True
-
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        held: list[Window] = []
-        coming: list[Window] = []
-        for window in windows:
-            coming += [window] if window else []
-            if window is None or len(coming) == self.batch:
-                yield from self._batch(held)
-                held, coming = coming, []
-            if window is None:
-                yield from self._batch(held)
-                held = []
-        yield from self._batch(held)
-        yield from self._batch(coming)
-
-
 def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: Bench) -> None:
     """The store does not take the names of the second batch before the first one is in the engine."""
     chunks = [bench.add(f"note-{number:03}.webm") for number in range(4)]
@@ -722,7 +699,7 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
         hearing.set()
         return "said"
 
-    bench.engine = ReadingAhead(script=script)
+    bench.engine = ScriptedEngine(script, batch_size=2)
     bench.store.replace = slow  # type: ignore[method-assign]
     assert bench.run(load=load, find_speech=find_speech).tally.done == 4
     first, second = map(set, (chunks[:2], chunks[2:]))
@@ -786,11 +763,10 @@ def test_a_chunk_stays_named_between_its_windows(bench: Bench) -> None:
     between: list[Progress] = []
 
     class Pausing(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-            for window in windows:
-                yield from super().transcribe([window])
-                seen = bench.progress().sequence
-                between.append(bench.written(seen + 4))
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            yield from super().transcribe(batch)
+            seen = bench.progress().sequence
+            between.append(bench.written(seen + 4))
 
     bench.engine = Pausing()
     bench.run(find_speech=loud)
@@ -926,7 +902,7 @@ def test_an_exit_record_that_cannot_be_stored_is_an_error(bench: Bench) -> None:
 def test_many_chunks_pass_through_narrow_channels(bench: Bench) -> None:
     for number in range(150):
         bench.add(f"note-{number:03}.webm")
-    bench.engine = ScriptedEngine(hold=16)
+    bench.engine = ScriptedEngine(batch_size=16)
     record = bench.run()
     assert record.tally.done == len(bench.done()) == 150
     assert bench.store.calls["create"] == 151

@@ -22,8 +22,9 @@ from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd
+from batchscribe.engine import Engine
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
-from batchscribe.protocols import Clock, Engine, Store
+from batchscribe.protocols import Clock, Store
 from batchscribe.reading import read_record
 from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
@@ -246,8 +247,7 @@ class _Worker:
         self._board.phase(Phase.LOADING)
         self._records.progress()
         engine = load()
-        self._model = getattr(engine, "model", "") or self._model
-        self._device = getattr(engine, "device", "")
+        self._model, self._device = engine.model or self._model, engine.device
         self._board.loaded()
         self._records.progress()
         self._hearing.run(engine)

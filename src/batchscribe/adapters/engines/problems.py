@@ -1,11 +1,18 @@
-"""Shared by our engines' factories: reasons why an engine cannot run on this machine."""
+"""Shared by our engines: reasons why one cannot run here, and vendors' errors as ours."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError, OutOfMemoryError
+
+TOO_LITTLE_MEMORY = (
+    "nvidia-smi shows what uses the memory; use a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a "
+    "larger GPU"
+)
 
 
 def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec], object]]) -> Iterator[str]:
@@ -17,6 +24,31 @@ def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec],
             yield str(error)
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
             yield f"{name} does not run here ({line(error)}): install it again"
+
+
+def not_installed(*modules: str) -> str:
+    """Names the modules that are not installed; empty if all are."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"{', '.join(missing)} not installed" if missing else ""
+
+
+@contextmanager
+def engine_errors(
+    doing: str, shows: Callable[[BaseException], bool] = lambda _error: False
+) -> Iterator[None]:
+    """Converts the vendor's errors to EngineError or OutOfMemoryError.
+
+    `shows`: True if an error's text has no spoken words; others are reported by their type.
+    """
+    try:
+        yield
+    except BatchscribeError:
+        raise
+    except Exception as error:
+        text = f"{doing}: {line(error) if shows(error) else type(error).__name__}"
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"{text}: {TOO_LITTLE_MEMORY}") from error
+        raise EngineError(text) from error
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -68,14 +68,6 @@ def device_of(spec: EngineSpec) -> str:
     return "cpu"
 
 
-def gpu_missing(spec: EngineSpec) -> bool:
-    """True if `spec` requires a GPU and this machine has no usable one."""
-    try:
-        return spec.device == "cuda" and not cuda_devices()
-    except ImportError:
-        return False
-
-
 def cuda_devices() -> int:
     """Number of GPUs that the driver shows."""
     ctranslate2: Any = importlib.import_module("ctranslate2")
