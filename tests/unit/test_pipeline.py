@@ -36,7 +36,13 @@ from batchscribe.core.run.manifest import (
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.transcripts import Transcript
-from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, StoreUnavailableError
+from batchscribe.errors import (
+    EngineError,
+    MisconfiguredError,
+    OutOfMemoryError,
+    PermanentError,
+    StoreUnavailableError,
+)
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
@@ -538,6 +544,95 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     assert record.tally.failed == 1
     assert "no result" in record.failures[0].message
     assert record.failures[0].kind is FailureKind.MACHINE
+
+
+@dataclass
+class Watched(ScriptedEngine):
+    """Notes each batch and what was prepared before it; `room` is how many windows fit into its memory."""
+
+    batch_size: int = 4
+    room: int = 100
+    batches: list[list[int]] = field(default_factory=list)
+    prepared: set[int] = field(default_factory=set)
+    hurried: int = 0
+
+    def prepare(self, batch: Sequence[Window]) -> None:
+        self.prepared |= {window.id for window in batch}
+        raise EngineError("not ready yet")
+
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        self.batches.append([window.id for window in batch])
+        assert self.prepared.issuperset(self.batches[-1])
+        if len(batch) > self.room:
+            raise OutOfMemoryError("out of memory")
+        yield from super().transcribe(batch)
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+
+def decoded_first(bench: Bench, engine: ScriptedEngine, chunks: int) -> ExitRecord:
+    """Runs a worker whose engine loads when all chunks are decoded."""
+    for number in range(chunks):
+        bench.add(f"note-{number:03}.webm")
+    bench.engine = engine
+    decoded: list[int] = []
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        decoded.append(len(audio))
+        return all_speech(audio)
+
+    def load() -> Any:
+        bench.later(lambda now: len(decoded) == chunks and not now.in_flight)
+        return engine
+
+    return bench.run(load=load, find_speech=find_speech)
+
+
+def test_the_worker_makes_the_batches_and_has_each_prepared(bench: Bench) -> None:
+    engine = Watched()
+    assert decoded_first(bench, engine, 10).tally.done == 10
+    assert [len(batch) for batch in engine.batches] == [4, 4, 2]
+    assert engine.prepared == set(range(10)), "an error while preparing is dropped"
+    assert not engine.hurried
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_costs_no_chunk(bench: Bench) -> None:
+    engine = Watched(batch_size=8, room=3)
+    record = decoded_first(bench, engine, 12)
+    assert (record.end, record.tally.done, record.failures) == (WorkerEnd.FINISHED, 12, ())
+    assert [len(batch) for batch in engine.batches[:3]] == [8, 4, 2]
+    assert {len(batch) for batch in engine.batches[2:]} == {2}
+    assert sorted(engine.heard) == list(range(12)), "each window is transcribed once"
+
+
+def test_too_little_memory_for_one_window_is_a_broken_engine(bench: Bench) -> None:
+    record = decoded_first(bench, Watched(batch_size=2, room=0), 2)
+    assert record.end is WorkerEnd.FAILED
+    assert "out of memory" in record.message
+    assert {failure.kind for failure in record.failures} == {FailureKind.MACHINE}
+
+
+def test_a_result_is_published_while_others_of_its_batch_are_not_ready(bench: Bench) -> None:
+    published: list[int] = []
+
+    class Slow(ScriptedEngine):
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            for recognition in super().transcribe(batch):
+                yield recognition
+                published.append(recognition.window)
+                bench.later(lambda now: now.tally.done == len(published))
+
+    assert decoded_first(bench, Slow(batch_size=3), 3).tally.done == 3
+    assert sorted(published) == [0, 1, 2]
+
+
+def test_a_stop_within_a_batch_hurries_the_engine_and_finishes_that_batch_only(bench: Bench) -> None:
+    engine = Watched(lambda _window: str(bench.stop.set()))
+    record = decoded_first(bench, engine, 10)
+    assert (record.end, record.tally.done) == (WorkerEnd.STOPPED, 4)
+    assert engine.hurried == 4
+    assert len(engine.batches) == 1
 
 
 def stopping(bench: Bench, act: Callable[[], None]) -> ExitRecord:

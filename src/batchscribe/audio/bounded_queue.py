@@ -47,6 +47,17 @@ class Channel(Generic[T]):
             self._changed.notify_all()
             return item
 
+    def poll(self, seconds: float) -> T | None:
+        """Returns the next item; None if none comes within `seconds`."""
+        with self._changed:
+            if not self._items and not self._closed:
+                self._changed.wait(seconds)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
     def close(self) -> None:
         """Closes the queue for new items; those in it can still be taken."""
         with self._changed:

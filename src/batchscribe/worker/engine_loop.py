@@ -32,6 +32,8 @@ MAX_ENGINE_BREAKS = 3
 """Consecutive breaks without a result after which the engine itself counts as broken."""
 POOLED_WINDOWS = 32
 """Least size of the pool from which a batch is chosen; a window takes about 2 MB."""
+PAUSE_SECONDS = 0.02
+"""Longest wait for another window of a batch."""
 
 Publish = Callable[[TranscribedChunk], None]
 Blame = Callable[[int, FailureKind, str], None]
@@ -136,30 +138,30 @@ class EngineLoop:
             raise EngineError(f"the engine returned no result for {left} window{'' if left == 1 else 's'}")
 
     def _choose_ahead(self, batch: list[Window], engine: Engine) -> None:
-        """Chooses the next batch if it is full, and no window of both must be transcribed alone."""
+        """Chooses the next batch, unless the engine takes single windows or one must be transcribed alone."""
         if self._batch_size == 1 or self._chosen or self._assembly.ready(batch[0].id).alone:
             return
         self._fill_pool(block=False)
-        if len(self._pool) >= self._batch_size and not self._pool.oldest_alone:
+        if self._pool and not self._pool.oldest_alone:
             self._choose_batch(engine)
 
     def _fill_pool(self, *, block: bool) -> None:
-        """Takes what is ready; if there is nothing, `block` waits for the next window."""
-        size = max(POOLED_WINDOWS, self._batch_size)
-        while (
-            len(self._pool) < size and (item := self._take_item(block=block and not self._pool)) is not None
-        ):
-            self._accept_item(item)
+        """Takes what is ready, and waits for a full batch while windows arrive fast.
 
-    def _take_item(self, *, block: bool) -> Prepared | None:
-        with self._board.starving():
-            return self._ready.get(self._ending.due if block else lambda: True)
-
-    def _accept_item(self, item: Prepared) -> None:
-        if not isinstance(item, Ready):
-            self._finish_chunk(item)
-        elif not all(map(self._assembly.dropped, item.touched)):
-            self._put_into_pool(self._assembly.expect(item))
+        `block`: waits for the first window, if any follows.
+        """
+        while len(self._pool) < max(POOLED_WINDOWS, self._batch_size):
+            with self._board.starving():
+                if block and not self._pool:
+                    item = self._ready.get(self._ending.due)
+                else:
+                    item = self._ready.poll(PAUSE_SECONDS if len(self._pool) < self._batch_size else 0.0)
+            if item is None:
+                return
+            if not isinstance(item, Ready):
+                self._finish_chunk(item)
+            elif not all(map(self._assembly.dropped, item.touched)):
+                self._put_into_pool(self._assembly.expect(item))
 
     def _put_into_pool(self, number: int) -> None:
         ready = self._assembly.ready(number)
