@@ -628,7 +628,11 @@ def test_a_result_is_published_while_others_of_its_batch_are_not_ready(bench: Be
 
 
 def test_a_stop_within_a_batch_hurries_the_engine_and_finishes_that_batch_only(bench: Bench) -> None:
-    engine = Watched(lambda _window: str(bench.stop.set()))
+    def script(_window: Window) -> str:
+        bench.stop.set()
+        return "said"
+
+    engine = Watched(script)
     record = decoded_first(bench, engine, 10)
     assert (record.end, record.tally.done) == (WorkerEnd.STOPPED, 4)
     assert engine.hurried == 4

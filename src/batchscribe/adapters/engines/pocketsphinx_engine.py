@@ -16,22 +16,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 from batchscribe.adapters.engines.problems import engine_errors, not_installed
+from batchscribe.adapters.engines.segments import split_segments
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
-from batchscribe.core.text.transcripts import Segment, Word
+from batchscribe.core.text.transcripts import Word
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import EngineError, MisconfiguredError
 
 NAME = "pocketsphinx"
 FRAMES_PER_SECOND = 100
-PAUSE = 0.6
-"""Seconds of quiet that end a segment."""
 _REMEDY = "use BATCH_ENGINE=faster-whisper and a multilingual model, WHISPER_MODEL=small"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
@@ -138,7 +136,7 @@ def _to_pcm(window: Window) -> bytes:
 
 def _to_recognition(window: Window, decoded: list[DecodedWord]) -> Recognition:
     words = [word for part in decoded if (word := _to_word(*part)) is not None]
-    found = quality.Recognized(tuple(_split_segments(words)), window.seconds)
+    found = quality.Recognized(tuple(split_segments(words)), window.seconds)
     return Recognition(window.id, within(found.segments, window.seconds), "en", quality.flags(found))
 
 
@@ -149,17 +147,6 @@ def _to_word(name: str, first: int, last: int) -> Word | None:
     return Word(
         word=_VARIANT.sub("", name), start=first / FRAMES_PER_SECOND, end=(last + 1) / FRAMES_PER_SECOND
     )
-
-
-def _split_segments(words: list[Word]) -> Iterator[Segment]:
-    """Groups words into segments; each pause starts a new one."""
-    if not words:
-        return
-    ends = [index + 1 for index, (one, two) in enumerate(pairwise(words)) if two.start - one.end >= PAUSE]
-    for begin, end in pairwise([0, *ends, len(words)]):
-        part = tuple(words[begin:end])
-        text = " ".join(word.word for word in part)
-        yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
 
 
 class PocketsphinxFactory(EngineFactory):

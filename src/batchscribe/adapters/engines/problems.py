@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError, OutOfMemoryError
+from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError, OutOfMemoryError
 
 TOO_LITTLE_MEMORY = (
     "nvidia-smi shows what uses the memory; use a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a "
@@ -30,6 +31,22 @@ def not_installed(*modules: str) -> str:
     """Names the modules that are not installed; empty if all are."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     return f"{', '.join(missing)} not installed" if missing else ""
+
+
+def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:
+    """Returns `cuda` or `cpu`; `why_no_gpu` returns an empty text if a GPU is usable.
+
+    Raises MisconfiguredError, or GpuError if a required or present GPU is unusable.
+    """
+    if spec.device == "cpu":
+        return "cpu"
+    if spec.device not in {"auto", "cuda"}:
+        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
+    if not (reason := why_no_gpu()):
+        return "cuda"
+    if spec.device == "cuda" or nvidia.on_the_bus():
+        raise GpuError(f"{reason} (to use the CPU, set the device to cpu)")
+    return "cpu"
 
 
 @contextmanager

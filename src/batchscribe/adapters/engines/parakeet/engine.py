@@ -25,7 +25,7 @@ from batchscribe.adapters.engines.parakeet.models import (
     unable,
 )
 from batchscribe.adapters.engines.parakeet.words import Token, segments
-from batchscribe.adapters.engines.problems import engine_errors, failing, not_installed
+from batchscribe.adapters.engines.problems import choose_device, engine_errors, failing, not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
@@ -180,26 +180,16 @@ def _check_model(spec: EngineSpec) -> None:
 
 
 def _choose_device(spec: EngineSpec) -> str:
-    """Returns `cuda` or `cpu`. Raises MisconfiguredError if a required or present GPU is unusable."""
-    if spec.device == "cpu":
-        return "cpu"
-    if spec.device not in {"auto", "cuda"}:
-        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
+    return choose_device(spec, _why_no_gpu)
+
+
+def _why_no_gpu() -> str:
     runtime: Any = importlib.import_module("onnxruntime")
-    able = CUDA in runtime.get_available_providers()
-    if able and nvidia.usable():
-        return "cuda"
-    if spec.device == "cuda" or nvidia.on_the_bus():
-        raise GpuError(f"{_why_no_gpu(able=able)} (to use the CPU, set the device to cpu)")
-    return "cpu"
-
-
-def _why_no_gpu(*, able: bool) -> str:
-    if able:
-        return "CUDA finds no usable GPU here: check the driver with nvidia-smi"
-    if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
-        return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
-    return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
+    if CUDA not in runtime.get_available_providers():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
+            return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
+        return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
+    return "" if nvidia.usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
 
 
 def _distributions() -> set[str]:
