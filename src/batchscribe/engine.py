@@ -8,6 +8,7 @@ from pathlib import Path
 
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.errors import GpuError, MisconfiguredError
 
 
 class Engine(ABC):
@@ -67,6 +68,11 @@ class EngineFactory(ABC):
     @abstractmethod
     def load(self, spec: EngineSpec) -> Engine:
         """Loads the model from local files only. Raises EngineError, MisconfiguredError."""
+
+    def check(self, spec: EngineSpec) -> None:
+        """Raises MisconfiguredError if there are `problems`; GpuError if the reason is the GPU."""
+        if problems := self.problems(spec):
+            raise (GpuError if self.gpu_missing(spec) else MisconfiguredError)("; ".join(problems))
 
     def unable(self, spec: EngineSpec) -> tuple[str, ...]:
         """Reasons why no machine can run `spec`, each with the fix."""

@@ -10,7 +10,7 @@ from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import EngineError
 
 
 def counting(window: Window) -> str:
@@ -66,8 +66,7 @@ class ScriptedFactory(EngineFactory):
 
     def load(self, spec: EngineSpec) -> ScriptedEngine:
         """See EngineFactory."""
-        if self.problems(spec):
-            raise MisconfiguredError("; ".join(self.broken))
+        self.check(spec)
         if self.load_error:
             raise EngineError(self.load_error)
         self.loads += 1

@@ -113,8 +113,7 @@ def check(manifest: Manifest) -> EngineFactory:
             "install the same version on both sides (batchscribe gpu setup)"
         )
     factory = engine_factory(manifest.engine.engine)
-    if problems := factory.problems(manifest.engine):
-        raise (GpuError if factory.gpu_missing(manifest.engine) else MisconfiguredError)("; ".join(problems))
+    factory.check(manifest.engine)
     return factory
 
 

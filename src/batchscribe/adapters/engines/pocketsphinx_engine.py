@@ -26,7 +26,7 @@ from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Word
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.errors import EngineError
 
 NAME = "pocketsphinx"
 FRAMES_PER_SECOND = 100
@@ -180,8 +180,7 @@ class PocketsphinxFactory(EngineFactory):
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
         """See EngineFactory."""
-        if problems := self.problems(spec):
-            raise MisconfiguredError("; ".join(problems))
+        self.check(spec)
         engine = PocketSphinx(len(os.sched_getaffinity(0)))
         engine.warm()
         return engine

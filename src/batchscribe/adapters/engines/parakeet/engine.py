@@ -32,7 +32,7 @@ from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError, GpuError, MisconfiguredError
+from batchscribe.errors import EngineError, GpuError
 
 NAME = "parakeet"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -122,8 +122,7 @@ class ParakeetFactory(EngineFactory):
 
     def load(self, spec: EngineSpec) -> Parakeet:
         """See EngineFactory. Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
-        if problems := self.problems(spec):
-            raise (GpuError if self.gpu_missing(spec) else MisconfiguredError)("; ".join(problems))
+        self.check(spec)
         device = _choose_device(spec)
         with _engine_errors(f"loading {model_name(spec.model)}"):
             recogniser = _load_model(spec, device)

@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import failing, line, not_installed
+from batchscribe.adapters.engines.problems import engine_errors, failing, not_installed
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.engines.whisper.device import (
@@ -32,7 +32,7 @@ from batchscribe.adapters.engines.whisper.models import (
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import EngineFactory
-from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
+from batchscribe.errors import MisconfiguredError
 
 
 class WhisperFactory(EngineFactory):
@@ -58,20 +58,19 @@ class WhisperFactory(EngineFactory):
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
-        if problems := self.problems(spec):
-            raise MisconfiguredError("; ".join(problems))
+        self.check(spec)
         check_vendor()
         device = device_of(spec)
-        try:
+        with engine_errors(f"{NAME} cannot load {model_name(spec)}", lambda _error: True):
             kind = compute_type(spec, device)
-            decoder = WhisperDecoder(_load_model(model_folder(spec), device, kind), spec.task)
+            whisper: Any = importlib.import_module("faster_whisper")
+            model = whisper.WhisperModel(
+                str(model_folder(spec)), device=device, compute_type=kind, local_files_only=True
+            )
+            decoder = WhisperDecoder(model, spec.task)
             check_languages(spec, multilingual=decoder.multilingual)
             self_test(decoder, device)
             size = batch_size(decoder, device)
-        except BatchscribeError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{NAME} cannot load {model_name(spec)}: {line(error)}") from error
         return FasterWhisper(
             decoder,
             spec,
@@ -96,11 +95,6 @@ def _is_here(name: str) -> bool:
     except MisconfiguredError:
         return False
     return True
-
-
-def _load_model(folder: Path, device: str, kind: str) -> Any:
-    whisper: Any = importlib.import_module("faster_whisper")
-    return whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
 
 
 def _check_code(spec: EngineSpec) -> None:
