@@ -250,7 +250,7 @@ def load(
     broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
-    checked = _Lenient() if lenient else _Strict()
+    checked = _Checks(lenient)
     written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     for origin, layer in layers.items():
@@ -272,23 +272,19 @@ def load(
     return Settings(**completed, folder=home, origins=origins, problems=problems, **_aws(layers))
 
 
-class _Strict:
-    """Calls a function that may raise MisconfiguredError."""
+@dataclass(slots=True)
+class _Checks:
+    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def __call__(self, act: Callable[[], T]) -> T | None:
-        return act()
-
-
-class _Lenient(_Strict):
-    """Collects the errors in `problems`."""
+    lenient: bool
+    problems: list[str] = field(default_factory=list)
 
     def __call__(self, act: Callable[[], T]) -> T | None:
         try:
             return act()
         except MisconfiguredError as error:
+            if not self.lenient:
+                raise
             self.problems.append(str(error))
             return None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 import structlog
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
 from batchscribe.control_place import url_of
@@ -23,8 +22,10 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.scan.chunks import TOP, audio_name
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
+from batchscribe.core.text.subtitles import render
 from batchscribe.errors import ObjectNotFoundError
-from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.scheduler import open_scanner
 from batchscribe.wiring.seams import open_stores
 
 
@@ -34,7 +35,7 @@ from batchscribe.wiring.seams import open_stores
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
-    life = life_of(_scanner(app), _relative(app, key))
+    life = life_of(open_scanner(app.settings), _relative(app, key))
     if as_json:
         print_json(life)
         return
@@ -55,9 +56,9 @@ def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_j
     """
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
-    scanner = _scanner(app)
+    scanner = open_scanner(app.settings)
     chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
-    stamp = f"{SystemClock().now():%Y%m%d-%H%M%S}"
+    stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
         print_json({"redone": redone})
@@ -118,9 +119,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @pass_app
 def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, assembled from its current transcripts."""
-    from batchscribe.adapters.output.subtitles import render
-
-    whole = assemble(_scanner(app), session_id(_relative(app, session)))
+    whole = assemble(open_scanner(app.settings), session_id(_relative(app, session)))
     for part in whole.parts:
         if UNREADABLE in part.flags:
             click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
@@ -153,10 +152,6 @@ def _chosen(
         return redoing.by_key(scanner, name)
     except ObjectNotFoundError:
         return redoing.by_session(scanner, session_id(name))
-
-
-def _scanner(app: App) -> Scanner:
-    return new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=False)
 
 
 def _relative(app: App, key: str) -> str:

@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("status:resume", "Resume scheduling."),
     "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
     "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
-    "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
+    "watchdog": ("tick:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
     "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
     "install": ("install:install", "Install the schedule of tick and watchdog."),
     "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
@@ -81,9 +81,9 @@ def cli(ctx: click.Context) -> None:
     ctx.obj = app = App()
 
     def tools() -> object:
-        from batchscribe.cli.gpu_tools import gpu_tools
+        from batchscribe.wiring.gpu import open_gpu_tools
 
-        return gpu_tools(ctx, app)
+        return ctx.with_resource(open_gpu_tools(app.settings))
 
     ctx.meta["batchscribe.gpu.tools"] = tools
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.adapters.machine.installed import on_schedule
-from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.cli.scan import span
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
 from batchscribe.controller.external_state import instance_record
@@ -21,6 +18,8 @@ from batchscribe.core.decide.policy import Observation, decide
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import open_ledger
 
@@ -44,14 +43,20 @@ def status(app: App, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--for", "length", metavar="8h", help="Duration: 30m, 8h or 2d. Default: until `resume`.")
+@click.option(
+    "--for",
+    "length",
+    type=Duration("mhd", "write it as 30m, 8h or 2d"),
+    metavar="8h",
+    help="Duration: 30m, 8h or 2d. Default: until `resume`.",
+)
 @pass_app
-def pause(app: App, *, length: str | None) -> None:
+def pause(app: App, *, length: timedelta | None) -> None:
     """Suspend scheduling until `resume`, or for a duration.
 
     A run in progress is still finished.
     """
-    until = SystemClock().now() + _length(length) if length else FOREVER
+    until = open_clock().now() + length if length is not None else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
     app.console.print(f"paused {_until(until)}; a run in progress is still finished")
@@ -109,17 +114,9 @@ def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str
     if isinstance(seen, BatchscribeError):
         return document | {"error": str(seen)}
     decision = decide(seen, made.terms.policy)
-    backlog = seen.backlog
     return document | {
         "gpu": {"id": seen.instance.id, "state": seen.instance.state, "type": seen.instance.type},
-        "backlog": {
-            "pending": backlog.pending,
-            "waiting": backlog.waiting,
-            "done": backlog.done,
-            "stale": backlog.stale,
-            "quarantined": backlog.quarantined,
-            "oldest": backlog.oldest,
-        },
+        "backlog": {name: getattr(seen.backlog, name) for name in (*COUNTS, "oldest")},
         "next": {"decision": type(decision).__name__.lower(), "reason": decision.reason.sentence},
     }
 
@@ -209,11 +206,3 @@ def _seen_lines(seen: Observation, document: dict[str, Any]) -> list[tuple[str, 
 
 def _until(until: datetime) -> str:
     return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
-
-
-def _length(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
-    if match is None:
-        raise click.BadParameter("write it as 30m, 8h or 2d", param_hint="--for")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return timedelta(**{unit: float(match[1])})

@@ -1,10 +1,10 @@
-"""`tick`, `run` and `reconcile`: one decision and its execution, scheduled or manual."""
+"""`tick`, `run`, `reconcile` and `watchdog`: decisions and their execution, scheduled or manual."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import click
@@ -15,21 +15,21 @@ from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
-from batchscribe.controller.tick import Ticked, forget_run
+from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
-from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, scheduler
+from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
-
-
 LOCK_PATIENCE = 120.0
 """Seconds that a tick waits for the lock; longer than a usual pass of the timer."""
+PASS_PATIENCE = 0.5
+"""Seconds that a timer's pass waits for the lock; the next pass follows in a minute."""
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
@@ -96,7 +96,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
+        print_json(_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
@@ -105,27 +105,30 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     return 0
 
 
-@contextmanager
-def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
-    """Opens the scheduler; signals raise errors, and progress goes to stderr."""
-    from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
-    from batchscribe.adapters.output.progress import ProgressView
+@click.command()
+@json_option
+@pass_app
+def watchdog(app: App, *, as_json: bool) -> int:
+    """Advance open runs by one pass: start, follow, stop. Opens no run."""
+    app.lenient = True
+    with opened(app) as made:
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
+    if as_json:
+        print_json({"found": watched.found} | _released(watched.runs))
+        return 0
+    app.console.print(watched.found, markup=False)
+    for each in watched.runs:
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
+    return 0
 
-    with (
-        Interrupts() as interrupts,
-        TimeLimit(HANG_SECONDS) as limit,
-        ProgressView(SystemClock()) as view,
-        scheduler(
-            app.settings,
-            view,
-            interrupts,
-            limit,
-            by_hand=by_hand,
-            remember=remember,
-            lenient=app.lenient,
-        ) as made,
-    ):
-        yield made
+
+def _released(runs: Sequence[Run]) -> dict[str, object]:
+    return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
+
+
+def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> AbstractContextManager[Scheduler]:
+    """Opens the scheduler of the command's settings."""
+    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient)
 
 
 def _dry_run(app: App, *, as_json: bool) -> int:

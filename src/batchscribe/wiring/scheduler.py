@@ -16,8 +16,8 @@ from batchscribe import __version__
 from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
 from batchscribe.adapters.machine.logs import run_log
+from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
-from batchscribe.adapters.output.subtitles import render
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import rehearsed
@@ -31,6 +31,7 @@ from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build, cost_block
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog, LiveLock
+from batchscribe.core.text.subtitles import render
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
@@ -74,6 +75,22 @@ class Scheduler:
     def locked(self, patience: float) -> AbstractContextManager[None]:
         """Holds the lock of this state directory."""
         return self.trouble.locked(self.lock, patience)
+
+
+@contextmanager
+def open_scheduler(
+    settings: Settings, *, by_hand: bool = False, remember: bool = True, lenient: bool = False
+) -> Iterator[Scheduler]:
+    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr."""
+    with (
+        Interrupts() as interrupts,
+        TimeLimit(HANG_SECONDS) as limit,
+        ProgressView(SystemClock()) as view,
+        scheduler(
+            settings, view, interrupts, limit, by_hand=by_hand, remember=remember, lenient=lenient
+        ) as made,
+    ):
+        yield made
 
 
 @contextmanager
@@ -132,6 +149,12 @@ def _ledger(settings: Settings, clock: Clock, trouble: Fallbacks, *, remember: b
 def _checked_start(trouble: Fallbacks, settings: Settings, world: World) -> None:
     trouble.refuse_start()
     preflight(settings, world.output)
+
+
+def open_scanner(settings: Settings, unreadable: Mapping[str, str] = NONE_KNOWN) -> Scanner:
+    """Builds the scanner of a command that only reads."""
+    source, output = open_stores(settings)
+    return new_scanner(settings, source, output, SystemClock(), by_hand=False, unreadable=unreadable)
 
 
 def new_scanner(

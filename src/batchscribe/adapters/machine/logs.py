@@ -41,7 +41,6 @@ def configure(
     clock: Clock | None = None,
     stream: TextIO | None = None,
     journal_stream: str = "",
-    level: str = "info",
 ) -> None:
     """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
 
@@ -58,7 +57,7 @@ def configure(
             clean(Redactor(secrets)),
             _fan_out,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.ReturnLoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -83,13 +82,13 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
             _sinks.remove(sink)
 
 
-def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
-    """Deletes logs of runs and workers that are older than `keep`; other files are not touched.
+def prune(folder: Path, now: datetime) -> None:
+    """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
 
     The age of a run's log is in its name; a worker's log counts from its last line.
     """
     try:
-        old = [path for path in folder.iterdir() if _is_old(path, now, now - keep)]
+        old = [path for path in folder.iterdir() if _is_old(path, now)]
         for path in old:
             path.unlink(missing_ok=True)
     except FileNotFoundError:
@@ -98,7 +97,8 @@ def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
         structlog.get_logger().warning("old logs cannot be deleted", folder=str(folder), error=error.strerror)
 
 
-def _is_old(path: Path, now: datetime, before: datetime) -> bool:
+def _is_old(path: Path, now: datetime) -> bool:
+    before = now - KEPT
     if match := _OURS.fullmatch(path.name):
         return path.is_file() and _named_time(match[1], now) < before
     worker = _WORKERS.fullmatch(path.name) is not None and path.is_file()
