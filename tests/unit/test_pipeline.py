@@ -597,6 +597,27 @@ def test_the_worker_makes_the_batches_and_has_each_prepared(bench: Bench) -> Non
     assert not engine.hurried
 
 
+def test_the_next_batch_is_prepared_while_one_is_transcribed_and_no_more(bench: Bench) -> None:
+    prepared: list[int] = []
+    ready = threading.Event()
+    seen: list[int] = []
+
+    class Ahead(ScriptedEngine):
+        def prepare(self, batch: Sequence[Window]) -> None:
+            prepared.extend(window.id for window in batch)
+            if len(prepared) == 4:
+                ready.set()
+
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            assert ready.wait(30), "the next batch waits for this one"
+            seen.append(len(prepared))
+            yield from super().transcribe(batch)
+
+    assert decoded_first(bench, Ahead(batch_size=2), 6).tally.done == 6
+    assert seen[0] == 4
+    assert len(prepared) == 6
+
+
 def test_a_batch_too_large_for_the_memory_is_halved_and_costs_no_chunk(bench: Bench) -> None:
     engine = Watched(batch_size=8, room=3)
     record = decoded_first(bench, engine, 12)
@@ -757,6 +778,7 @@ def test_who_enters_the_engine_is_named_in_the_store_before_and_who_waits_is_not
 
     def script(_window: Window) -> str:
         named.append(bench.progress().in_flight)
+        assert bench.written(bench.progress().sequence + 2).in_flight == named[-1], "no other is chosen yet"
         return "said"
 
     bench.engine = ScriptedEngine(script=script)

@@ -215,8 +215,10 @@ def test_an_engine_that_breaks_on_everything_is_to_blame() -> None:
     assert {found.kind for found in end.failures} <= {FailureKind.MACHINE}
 
 
-def test_a_chunk_that_failed_before_is_heard_alone() -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_chunk_that_failed_before_is_heard_alone(size: int) -> None:
     record = session(60)
+    record.engine.batch_size = size
     record.troubled = frozenset(record.keys[2:3])
     named: list[tuple[str, ...]] = []
     transcribe = record.engine.transcribe
