@@ -46,7 +46,8 @@ class Engine(ABC):
 class EngineFactory(ABC):
     """Object named by an entry point of the group `batchscribe.engines`.
 
-    The scheduler calls all methods but `problems` and `load` without the engine's packages.
+    Its module, attributes, `unable` and `model_name` must not need the engine's packages: a scheduler lacks
+    them.
     """
 
     name: str
