@@ -7,7 +7,7 @@ tests use SQLite in a temporary folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -147,6 +147,9 @@ class Notifier(Protocol):
     """Sends messages to the user. Never raises or blocks for long: a failure is only logged."""
 
     def send(self, message: Message) -> None: ...
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        """Sends an event (`run.settled`, `session.completed`) with plain data to programs."""
 
 
 class Lock(Protocol):

@@ -270,7 +270,7 @@ def test_sigterm_while_the_box_says_nothing(cloud: Cloud) -> None:
     wait_for(running())
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate()
-    assert process.returncode == 1, stderr
+    assert process.returncode == 130, stderr
     assert json.loads(stdout)["runs"][0]["status"] == "interrupted"
     assert cloud.state == "stopped"
 

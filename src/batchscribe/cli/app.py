@@ -46,6 +46,14 @@ class App:
         """Settings given as options: they win over the environment and over `.env`."""
         self.lenient = False
         """True for commands that stop a GPU: they raise settings errors at their end."""
+        self.verbose = not sys.stderr.isatty()
+        """True if events of the log are shown: by default only where no user watches."""
+        self.quiet = False
+
+    @property
+    def log_level(self) -> str:
+        """Level from which events are shown; the log files have all of them."""
+        return "error" if self.quiet else "info" if self.verbose else "warning"
 
     def take_source(self, source: str) -> None:
         """Replaces the configured source.
@@ -57,11 +65,20 @@ class App:
         if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
             self.flags["BATCH_OUTPUT"] = source
 
+    def relative(self, key: str) -> str:
+        """Returns the key below the source; `key` may be a whole URL."""
+        return key.removeprefix(self.settings.required("BATCH_SOURCE").rstrip("/") + "/")
+
     @cached_property
     def settings(self) -> Settings:
         settings = configuration.load(flags=self.flags, lenient=self.lenient)
-        apply_settings(settings)
+        apply_settings(settings, log_level=self.log_level)
         return settings
+
+    def warn_of_names(self) -> None:
+        """Prints on stderr which names of settings have no effect."""
+        for text in self.settings.warnings:
+            click.echo(printable(f"warning: {text}"), err=True)
 
     @cached_property
     def console(self) -> Console:

@@ -10,10 +10,10 @@ from batchscribe.protocols import Clock
 from batchscribe.settings import Settings
 
 
-def apply_settings(settings: Settings) -> None:
-    """Applies the settings to the AWS environment and the log."""
+def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
+    """Applies the settings to the AWS environment and the log; events below `log_level` are not shown."""
     settings.apply_aws_environment()
-    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
+    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream(), level=log_level)
 
 
 def open_clock() -> Clock:

@@ -11,8 +11,8 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError, OutOfMemoryError
 
 TOO_LITTLE_MEMORY = (
-    "nvidia-smi shows what uses the memory; use a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a "
-    "larger GPU"
+    "too little memory (nvidia-smi shows what uses it): use a smaller WHISPER_MODEL, "
+    "WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
 )
 
 

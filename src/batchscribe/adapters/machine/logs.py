@@ -41,13 +41,16 @@ def configure(
     clock: Clock | None = None,
     stream: TextIO | None = None,
     journal_stream: str = "",
+    level: str = "info",
 ) -> None:
     """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
 
     `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
-    and errors of libraries that use the standard library's logging are included.
+    and errors of libraries that use the standard library's logging are included. Events below `level` go
+    only to the files of runs.
     """
-    _sinks[:] = [_to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)]
+    sink = _to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)
+    _sinks[:] = [_at_least(level, sink)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -150,6 +153,16 @@ def _fan_out(_logger: Any, _method: str, event: Event) -> Event:
     for sink in tuple(_sinks):
         sink(dict(event))
     raise structlog.DropEvent
+
+
+def _at_least(level: str, sink: Sink) -> Sink:
+    """Passes on the events of this level and above."""
+
+    def write(event: Mapping[str, Any]) -> None:
+        if _PRIORITIES.get(str(event.get("level")), 6) <= _PRIORITIES[level]:
+            sink(event)
+
+    return write
 
 
 def _to_people(stream: TextIO | None) -> Sink:

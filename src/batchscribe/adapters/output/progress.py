@@ -55,6 +55,7 @@ class ProgressView:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
+                transient=True,
             )
             self._bar.start()
             self._row = self._bar.add_task(label, total=progress.total, note="")
@@ -88,18 +89,10 @@ class ProgressView:
         )
 
 
-def time_left(seen: int, total: int, elapsed: float, first_window: float | None) -> timedelta | None:
-    """Estimates the time left from the pace since the first window; None before it."""
-    if not seen or first_window is None or total < seen:
-        return None
-    return timedelta(seconds=max(0.0, elapsed - first_window) / seen * (total - seen))
-
-
 def _clock_text(seconds: float) -> str:
     return str(timedelta(seconds=int(seconds)))
 
 
 def _left_text(progress: WorkerProgress) -> str:
-    timings = progress.timings
-    left = time_left(progress.tally.seen, progress.total, timings.elapsed, timings.first_window)
+    left = progress.time_left
     return "time left unknown" if left is None else f"{_clock_text(left.total_seconds())} left"
