@@ -67,7 +67,7 @@ class Week(Stage):
         self.power_lost: Callable[[float], None] = lambda _lasts: None
         self.policy = POLICY
         self.terms = replace(
-            self.terms, policy=POLICY, launch="auto", instance_types=(), max_attempts=3, waits=WAITS
+            self.terms, policy=POLICY, launch="auto", first_offer_only=True, max_attempts=3, waits=WAITS
         )
         record = InstanceRecord(instance=INSTANCE, release=__version__, at=self.line.now(), boots=boots)
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))

@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
@@ -104,6 +105,7 @@ class Stage:
         self._ids = 0
         self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
+        self.types = pick(rng, ((), OTHERS))
         self.terms = self._terms()
         self.wire_worlds()
 
@@ -319,10 +321,7 @@ class Stage:
             release=__version__,
             provider="ec2",
             instances=(INSTANCE,),
-            instance_type=TYPE,
-            instance_types=pick(self.rng, ((), OTHERS)),
             launch=pick(self.rng, ("auto", "auto", "ssh")),
-            rate_of=RATES.__getitem__,
             policy=self.policy,
             engine=EngineSpec(engine="played"),
             settings_hash="simulated",
@@ -347,12 +346,14 @@ class Stage:
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
         compute.late_tags = self.trouble.late_tags
         compute.looked, compute.acted = self._looked, self.checker.acted
+        rates, types = RATES.__getitem__, self.types
+        capacity = ExistingInstances(compute=compute, provider="ec2", rate_of=rates, types=types)
         return World(
             clock=clock,
             source=store,
             output=store,
             home=store,
-            compute=compute,
+            capacity=capacity,
             launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,

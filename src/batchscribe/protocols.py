@@ -1,6 +1,6 @@
 """Protocols of all external dependencies of batchscribe but speech engines (engine.py).
 
-All are synchronous and small. Each has a double in `batchscribe.testing` and a conformance suite in
+All are synchronous and small. Each has a double in `batchscribe.testing` and a conformance suite there or in
 tests/contract that the double and the real implementation pass. The ledger has no protocol: it is SQLite, and
 tests use SQLite in a temporary folder.
 """
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from batchscribe.core.decide.offers import Offer
 from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim, Instance
@@ -66,8 +67,45 @@ class Store(Protocol):
         """Removes the object; does nothing if there is none."""
 
 
+class Capacity(Protocol):
+    """Machines for runs: offers, and the machines under a run's claim.
+
+    Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, QuotaError,
+    MisconfiguredError.
+    """
+
+    def offers(self, seen: Instance) -> tuple[Offer, ...]:
+        """Ways to get a machine, in order of preference; the first is the polled machine as it is.
+
+        Asks no cloud. Raises MisconfiguredError if the price of the first is unknown; leaves out others
+        without a price.
+        """
+
+    def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
+        """Makes the next request towards a running machine of `offer` under `claim`. Repeatable.
+
+        `seen` is the last poll of the claim's machine. True if the start was accepted; False if another
+        request came first (a change of type): poll, and call again. Only `poll` proves success.
+        """
+
+    def announce(self, instance: str, manifest: str) -> None:
+        """Writes another manifest's SHA-256 into the tag of a running machine."""
+
+    def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
+        """Polls each machine once, in this order. An unknown id has the state `missing`."""
+
+    def teardown(self, instance: str, *, force: bool = False) -> None:
+        """Requests the stop of a machine. Repeatable; only `poll` proves success."""
+
+    def restore(self, instance: str, instance_type: str) -> None:
+        """Gives a stopped machine back its own type, which `acquire` changed. Repeatable."""
+
+    def release(self, instance: str) -> None:
+        """Empties the claim's tags, after the stop was observed."""
+
+
 class Compute(Protocol):
-    """Polls, starts and stops existing instances by id.
+    """Polls, starts and stops existing instances by id, for manual control and for one kind of Capacity.
 
     Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, MisconfiguredError.
     Never creates or terminates an instance.

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from batchscribe import __version__
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.advance import Passed, take_step
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.observe import observe
@@ -206,6 +207,8 @@ class Stage:
     clock: FakeClock
     store: MemoryStore
     compute: FakeCompute
+    capacity: ExistingInstances
+    """The seam over `compute`."""
     launcher: FakeLauncher
     worker: PlayedWorker
     notes: Notes
@@ -219,13 +222,26 @@ class Stage:
 
 
 def stage(
-    folder: Path, *, policy: Policy | None = None, store: MemoryStore | None = None, **terms: object
+    folder: Path,
+    *,
+    policy: Policy | None = None,
+    store: MemoryStore | None = None,
+    types: tuple[str, ...] = (),
+    rate_of: Callable[[str], Rate] | None = None,
+    **terms: object,
 ) -> Stage:
     """A bucket, a cloud with one stopped GPU, and a scheduler whose ledger lies in `folder`."""
     clock = FakeClock()
     bucket = store or MemoryStore(clock)
     compute = FakeCompute(clock)
     compute.add(INSTANCE, instance_type="g4dn.xlarge")
+    capacity = ExistingInstances(
+        compute=compute,
+        provider="ec2",
+        rate_of=rate_of or (lambda _type: RATE),
+        own_type="g4dn.xlarge",
+        types=types,
+    )
     worker = PlayedWorker(clock, bucket)
     launcher = FakeLauncher(on_launch=worker.launch, on_cancel=worker.cancel, on_kill=worker.kill)
     launcher.is_alive = lambda manifest: worker.alive.get((manifest.run, manifest.worker), False)
@@ -237,7 +253,7 @@ def stage(
         source=bucket,
         output=bucket,
         home=bucket,
-        compute=compute,
+        capacity=capacity,
         launcher=launcher,
         guard=notes,
         notifier=notes,
@@ -259,8 +275,6 @@ def stage(
         "release": __version__,
         "provider": "ec2",
         "instances": (INSTANCE,),
-        "instance_type": "g4dn.xlarge",
-        "rate_of": lambda _type: RATE,
         "policy": policy or Policy(),
         "engine": EngineSpec(engine="played"),
         "settings_hash": "test",
@@ -275,6 +289,7 @@ def stage(
         clock=clock,
         store=bucket,
         compute=compute,
+        capacity=capacity,
         launcher=launcher,
         worker=worker,
         notes=notes,
@@ -295,7 +310,7 @@ def once(at: Stage) -> Ticked:
         decision = decide(seen, terms.policy)
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
-        run = open_run(world, terms, decision, seen.instance)
+        run = open_run(world, terms, decision, seen.instances)
     step = next_step(run)
     assert step is not None
     run = take_step(world, terms, run, step, passed)

@@ -20,7 +20,7 @@ from batchscribe.core.decide.money import FREE
 from batchscribe.core.run.host import BoxReply, CheckRequest, Finding
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -155,7 +155,7 @@ class Desk:
         self.run_open = Run(
             id="run-7",
             provider="ec2",
-            instances=(ID,),
+            machines=(Machine(id=ID),),
             policy="now",
             reason="",
             created=now,

@@ -273,7 +273,7 @@ def test_a_stale_order_of_a_settled_run_is_found(at: Stage) -> None:
 
 
 def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_back(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY), Fault(NO_CAPACITY))
     (run,) = tick(at.world, at.terms).runs
@@ -285,7 +285,7 @@ def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_ba
 
 
 def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=("t9.unknown", *OTHERS), rate_of=price)
+    at = stage(tmp_path, types=("t9.unknown", *OTHERS), rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", Fault(MisconfiguredError("needs ENA")))
@@ -296,7 +296,7 @@ def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> None:
     policy = Policy(daily_budget=Usd.parse("0.05"))
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price, policy=policy)
+    at = stage(tmp_path, types=OTHERS, rate_of=price, policy=policy)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     (run,) = tick(at.world, at.terms).runs
@@ -307,7 +307,7 @@ def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> Non
 
 
 def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 9)
     (run,) = tick(at.world, at.terms).runs
@@ -322,7 +322,7 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look before the next run is older than the change back."""
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 5)
     tick(at.world, at.terms)
@@ -343,7 +343,7 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
 
 def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
     """It went off over its run, and a person started it as it was: its own type comes back after that."""
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.worker.seconds_each = 1e6
     at.compute.fail("start", Fault(NO_CAPACITY))
@@ -370,7 +370,7 @@ def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
 def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_about(
     tmp_path: Path, last: MisconfiguredError
 ) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 3)
     at.compute.fail("change_type", None, Fault(last))
@@ -384,7 +384,7 @@ def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_ab
 
 @pytest.mark.parametrize("running", [True, False])
 def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Path, running: bool) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at, 400)
     at.compute.fail("start", Fault(NO_CAPACITY))
     while at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
@@ -405,7 +405,7 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
 
 
 def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", None, Fault(ComputeUnavailableError("throttled")))
@@ -422,7 +422,7 @@ def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
 
 
 def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
+    at = stage(tmp_path, types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
     ready(at)
     once(at)
     once(at)

@@ -34,6 +34,7 @@ from batchscribe.core.run.manifest import (
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
+from support.values import metered
 from support.world import Stage, once, stage, transcript
 
 
@@ -105,8 +106,8 @@ def ends(at: Stage, manifest: Manifest, end: WorkerEnd, *failures: Failure) -> N
 
 def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run:
     """The run as it is settled after that outcome."""
-    stopped = run.meter.end(moment(at.world))
-    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, meter=stopped)
+    stopped = run.machines[0].meter.end(moment(at.world))
+    ended = replace(metered(run, stopped), state=RunState.VERIFYING, outcome=outcome)
     return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
 
 

@@ -253,8 +253,8 @@ def test_the_longest_runtime_stops_the_run_and_keeps_what_is_done(tmp_path: Path
     assert run.outcome is Outcome.TIMED_OUT
     assert 0 < run.chunks_done < 120
     assert state(at) is InstanceState.STOPPED
-    assert run.meter.stopped is not None
-    assert run.meter.stopped.at <= run.deadline + timedelta(minutes=2)
+    assert run.machines[0].meter.stopped is not None
+    assert run.machines[0].meter.stopped.at <= run.deadline + timedelta(minutes=2)
     at.ledger.close()
 
 

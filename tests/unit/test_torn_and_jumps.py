@@ -31,6 +31,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
+from support.values import metered
 from support.world import INSTANCE, Stage, once, stage
 
 CHUNKS = 8
@@ -174,7 +175,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     at.clock.sleep(60)
     forget_manifests(at.world, run)
     over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
-    over = replace(over, meter=over.meter.end(moment(at.world)))
+    over = metered(over, over.machines[0].meter.end(moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "manifests that could not be read: 1 of 1" in run.detail

@@ -265,9 +265,8 @@ def test_a_host_that_boots_has_time_to_report(at: Stage) -> None:
     run = orphan(at)
     at.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
     booting = replace(
-        run,
+        run.with_machine(INSTANCE, reaching_since=run.machines[0].meter.running_since),
         launch=ClaimLaunch.BOOT.value,
-        reaching_since=run.meter.running_since,
         worker_since=None,
         first_window=None,
     )
@@ -287,8 +286,8 @@ def test_a_run_past_its_deadline_is_stopped(at: Stage) -> None:
     (closed,) = watch_for(at, 5)
     assert closed.outcome is Outcome.TIMED_OUT
     assert state(at) is InstanceState.STOPPED
-    assert closed.meter.stopped is not None
-    assert closed.meter.stopped.at - run.deadline <= timedelta(minutes=3)
+    assert closed.machines[0].meter.stopped is not None
+    assert closed.machines[0].meter.stopped.at - run.deadline <= timedelta(minutes=3)
 
 
 def test_a_stop_that_hangs_is_forced(at: Stage) -> None:

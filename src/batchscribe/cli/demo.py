@@ -31,7 +31,7 @@ from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.wiring.engines import DEFAULT
 from batchscribe.wiring.process import apply_settings
-from batchscribe.wiring.scheduler import rate_of
+from batchscribe.wiring.seams import rate_of
 
 PRICED_AS = "g4dn.xlarge"
 REGION = "us-east-2"
