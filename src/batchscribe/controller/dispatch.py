@@ -11,7 +11,7 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
-    log,
+    note_trouble,
     poll_machines,
     save,
     step_each,
@@ -25,7 +25,7 @@ from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
 from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.core.scan.chunks import Chunk
-from batchscribe.errors import MisconfiguredError, TransientError
+from batchscribe.errors import LaunchError, MisconfiguredError, PortClosedError, TransientError
 
 MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
@@ -53,19 +53,23 @@ def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, po
         version = world.launcher.probe(poll.instance)
         if version == terms.release:
             return _launch_worker(world, terms, run, poll.instance)
-        trouble = "its host never answered"
     except TransientError as error:
-        version, trouble = None, str(error)
-    if version is None:
-        if is_late(machine.reaching_since, poll.answered, terms.waits.reach):
-            minutes = terms.waits.reach / 60
-            detail = f"no worker could be started on {machine.id} in {minutes:.0f} min: {trouble}"
-            return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
-        log.info("no worker yet", run=run.id, why=trouble)
-        return run
+        return _await_host(world, terms, run, poll, error)
     raise MisconfiguredError(
         f"the GPU host has batchscribe {version}, this is {terms.release}: run `batchscribe gpu setup`"
     )
+
+
+def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: TransientError) -> Run:
+    """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
+    machine, now = run.machine(poll.instance.id), poll.answered
+    refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
+    waits, fix = terms.waits, error.fix if isinstance(error, LaunchError) else ""
+    if is_late(refused, now, waits.refused) or is_late(machine.reaching_since, now, waits.reach):
+        cause = f"{error}: {fix}" if fix else str(error)
+        detail = f"no worker could be started on {machine.id}: {cause}"
+        return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
+    return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:

@@ -1,0 +1,90 @@
+"""Waits of a run: what is shown, what is recorded, and when a wait ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from batchscribe.controller.tick import tick
+from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.errors import ComputeUnavailableError, HostTimeoutError, PortClosedError
+from batchscribe.testing.compute import Fault
+from support.world import INSTANCE, Stage, stage
+
+SILENT = HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")
+REFUSED = PortClosedError("ssh to 1.2.3.4:22: connection refused")
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path)
+    made.upload(120)
+    made.clock.sleep(600)
+    yield made
+    made.ledger.close()
+
+
+def test_a_host_that_refuses_connections_is_not_awaited_for_long(at: Stage) -> None:
+    # The network answers before the ssh server, which is restarted once.
+    at.launcher.fail("probe", *[SILENT] * 20, *[REFUSED] * 15, SILENT, *[REFUSED] * 1000)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.LAUNCH_FAILED
+    assert run.detail.endswith(f"{REFUSED}: {PortClosedError.fix}")
+    polls = 20 + 15 + 1 + at.terms.waits.refused / at.terms.waits.poll
+    assert run.billed_seconds == pytest.approx(polls * at.terms.waits.poll, abs=60)
+    assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
+
+
+def test_a_host_that_does_not_answer_gets_the_whole_time(at: Stage) -> None:
+    at.launcher.fail("probe", *[SILENT] * 1000)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.LAUNCH_FAILED
+    assert run.billed_seconds == pytest.approx(at.terms.waits.reach, abs=60)
+    assert run.detail.endswith(f"{SILENT}: check its security group")
+
+
+def test_refusals_before_the_first_worker_do_not_count_for_the_second(at: Stage) -> None:
+    at.upload(30, session="more")
+    at.clock.sleep(600)
+    at.worker.seconds_each = 6
+    at.launcher.fail("probe", *[REFUSED] * 3)
+    at.clock.at(60, lambda: at.upload(40, session="later"))
+    at.clock.at(700, lambda: at.launcher.fail("probe", *[REFUSED] * 3))
+    (run,) = tick(at.world, at.terms).runs
+    assert (run.outcome, run.chunks_done, len(run.workers)) == (Outcome.COMPLETED, 190, 2)
+
+
+def test_each_wait_is_shown_with_its_cause_and_its_limit(at: Stage) -> None:
+    at.compute.fail("start", Fault(ComputeUnavailableError("throttled")))
+    at.launcher.fail("probe", *[SILENT] * 3)
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert f"starting {INSTANCE} (g4dn.xlarge): throttled, 0:00 of 10:00" in at.notes.waits
+    assert f"starting {INSTANCE} (g4dn.xlarge), 0:05 of 10:00" in at.notes.waits
+    assert f"{SILENT}, 0:10 of 10:00" in at.notes.waits
+    assert f"stopping {INSTANCE}, 0:05" in at.notes.waits
+    assert not run.trouble
+
+
+def test_a_cause_that_stays_is_recorded_and_logged_once(at: Stage) -> None:
+    at.compute.fail("describe", *[None] * 3, *[Fault(ComputeUnavailableError("throttled"))] * 5)
+    at.launcher.fail("probe", *[SILENT] * 60)
+    saved: list[str] = []
+    save = at.ledger.save_run
+
+    def count(run: Run, **rest: Any) -> None:
+        saved.append(run.trouble)
+        save(run, **rest)
+
+    at.ledger.save_run = count  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as logged:
+        (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.COMPLETED
+    assert len([line for line in logged if line.get("error") == "throttled"]) == 1
+    due = 60 * at.terms.waits.poll / at.terms.waits.describe
+    assert 1 <= saved.count(str(SILENT)) <= due + 1, "once, and with each poll of the instance"
