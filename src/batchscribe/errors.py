@@ -61,6 +61,11 @@ class LaunchError(TransientError):
     fix: ClassVar[str] = ""
     """What to do if it does not pass."""
 
+    @property
+    def advice(self) -> str:
+        """Its text with the fix, if there is one."""
+        return f"{self}: {self.fix}" if self.fix else str(self)
+
 
 class PortClosedError(LaunchError):
     """The GPU host is up, but refuses the connection."""

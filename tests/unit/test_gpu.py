@@ -22,6 +22,7 @@ from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
+    HostTimeoutError,
     InterruptedRunError,
     LaunchError,
     LockHeldError,
@@ -29,6 +30,7 @@ from batchscribe.errors import (
     NoCapacityError,
     NotOursError,
     NotStoppedError,
+    PortClosedError,
     RefusedError,
 )
 from batchscribe.testing.clock import FakeClock
@@ -38,6 +40,7 @@ from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
 from batchscribe.wiring.preflight import unfit
+from support.world import Notes
 
 ID = "i-0123456789abcdef0"
 
@@ -48,6 +51,8 @@ class FakeBox:
     def __init__(self) -> None:
         self.release = __version__
         self.asked: list[str] = []
+        self.causes: list[LaunchError] = []
+        """Of the next connections, which fail."""
         self.busy: bool | None = None
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
@@ -62,6 +67,15 @@ class FakeBox:
         return BoxReply(release=self.release, findings=findings)
 
 
+class DeskSetup(BoxSetup):
+    """A set-up whose first connections fail."""
+
+    def reach(self, instance: Instance) -> None:
+        assert isinstance(self.asks, FakeBox)
+        if self.asks.causes:
+            raise self.asks.causes.pop(0)
+
+
 class Desk:
     """Everything around the commands, and the commands."""
 
@@ -73,6 +87,7 @@ class Desk:
         self.sessions = itertools.count(1)
         self.lock = FakeLock()
         self.box = FakeBox()
+        self.view = Notes()
         self.store = MemoryStore(self.clock)
         self.instance = ID
         self.run_open: Run | None = None
@@ -80,7 +95,7 @@ class Desk:
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
     def tools(self) -> GpuTools:
-        setup = BoxSetup(
+        setup = DeskSetup(
             asks=self.box,
             clock=self.clock,
             terms=self.terms,
@@ -94,6 +109,7 @@ class Desk:
             guard=self.guard,
             clock=self.clock,
             shield=self.clock,
+            view=self.view,
             lock=self.lock,
             open_run=lambda _instance: self.run_open,
             new_session=lambda: f"hand-{next(self.sessions)}",
@@ -375,6 +391,32 @@ def test_a_check_starts_and_stops_when_asked_to(desk: Desk) -> None:
     assert result.exit_code == 0, result.output
     assert "ok    engine" in result.output
     assert "is stopped again" in result.output
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_wait_for_the_host_shows_the_cause_and_ends_when_it_answers(desk: Desk) -> None:
+    desk.box.causes = [HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")] * 2
+    assert desk("check", "--start").exit_code == 0
+    assert f"starting {ID} (g5.xlarge), 0:00 of 10:00" in desk.view.waits
+    assert "ssh to 1.2.3.4:22: connection timed out, 0:05 of 10:00" in desk.view.waits
+    assert any(line.startswith(f"stopping {ID}") for line in desk.view.waits)
+
+
+@pytest.mark.parametrize(
+    ("cause", "billed", "fix"),
+    [
+        (HostTimeoutError("ssh to 1.2.3.4:22: connection timed out"), 600, "check its security group"),
+        (PortClosedError("ssh to 1.2.3.4:22: connection refused"), 90, "GPU_SSH_PORT"),
+    ],
+)
+def test_a_host_that_cannot_be_reached_is_stopped_with_its_cause(
+    desk: Desk, cause: LaunchError, billed: float, fix: str
+) -> None:
+    desk.box.causes = [cause] * 1000
+    error = desk.refused(LaunchError, "setup", "--start")
+    assert str(cause) in error
+    assert fix in error
+    assert desk.cloud.billed_seconds(ID) == pytest.approx(billed, abs=20)
     assert desk.state is InstanceState.STOPPED
 
 

@@ -254,7 +254,7 @@ def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
     session = _arm_order(at, _SESSION_SECONDS)
     try:
         hand.start()
-        yield hand.reached(at.setup.reachable)
+        yield hand.reached(at.setup.reach)
     finally:
         with at.shield.shielded():
             if hand.asked:

@@ -64,9 +64,9 @@ def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: Transie
     """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
-    waits, fix = terms.waits, error.fix if isinstance(error, LaunchError) else ""
+    waits = terms.waits
     if is_late(refused, now, waits.refused) or is_late(machine.reaching_since, now, waits.reach):
-        cause = f"{error}: {fix}" if fix else str(error)
+        cause = error.advice if isinstance(error, LaunchError) else str(error)
         detail = f"no worker could be started on {machine.id}: {cause}"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
     return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))

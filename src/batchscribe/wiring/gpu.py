@@ -11,8 +11,9 @@ from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
+from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
-from batchscribe.controller.context import Shield
+from batchscribe.controller.context import Shield, View
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.orders import HAND
@@ -38,6 +39,7 @@ class GpuTools:
     guard: Guard
     clock: Clock
     shield: Shield
+    view: View
     lock: Lock
     open_run: Callable[[str], Run | None]
     """Returns our open run on an instance."""
@@ -53,7 +55,7 @@ class GpuTools:
 
     @property
     def hand(self) -> Hand:
-        return Hand(self.compute, self.clock, self.instance, self.patience)
+        return Hand(self.compute, self.clock, self.view, self.instance, self.patience)
 
     @property
     def orders(self) -> HandOrders:
@@ -71,7 +73,7 @@ class GpuTools:
 @contextmanager
 def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
@@ -83,6 +85,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             guard=open_guard(settings),
             clock=clock,
             shield=interrupts,
+            view=view,
             lock=tick_lock(settings, clock),
             open_run=lambda instance: _open_run_on(settings, instance),
             new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
