@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
 from batchscribe.controller.tick import tick
+from batchscribe.core import keys
+from batchscribe.core.decide.policy import Hold, Launch
+from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
-from batchscribe.errors import ComputeUnavailableError, HostTimeoutError, PortClosedError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    HostTimeoutError,
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+    UnreadableError,
+)
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, stage
 
@@ -88,3 +101,43 @@ def test_a_cause_that_stays_is_recorded_and_logged_once(at: Stage) -> None:
     assert len([line for line in logged if line.get("error") == "throttled"]) == 1
     due = 60 * at.terms.waits.poll / at.terms.waits.describe
     assert 1 <= saved.count(str(SILENT)) <= due + 1, "once, and with each poll of the instance"
+
+
+def again(at: Stage, **changes: Any) -> type[object]:
+    """Kind of the decision of a tick an hour later."""
+    at.clock.sleep(3600)
+    return type(tick(at.world, replace(at.terms, **changes)).decision)
+
+
+@pytest.mark.parametrize(
+    "causes", [[REFUSED] * 1000, [MisconfiguredError("the host key differs from the pinned one")] * 1000]
+)
+def test_a_start_that_would_fail_again_waits_for_a_change(at: Stage, causes: list[BatchscribeError]) -> None:
+    at.launcher.fail("probe", *causes)
+    at.terms = replace(at.terms, access="before")
+    (run,) = tick(at.world, at.terms).runs
+    assert run.outcome is Outcome.LAUNCH_FAILED
+    assert again(at) is Hold
+    assert str(causes[0]) in tick(at.world, at.terms).decision.reason.sentence
+    assert again(at, access="after") is Launch
+    assert again(at, access="after") is Hold, "the change did not help"
+    record = InstanceRecord(instance=INSTANCE, release=at.terms.release, at=at.clock.now())
+    at.store.replace(keys.instance(INSTANCE), msgspec.json.encode(record))
+    assert again(at, access="after") is Launch
+
+
+@pytest.mark.parametrize("cause", [SILENT, LaunchError("no route to host"), UnreadableError("torn manifest")])
+def test_a_cause_that_may_pass_is_tried_again(at: Stage, cause: BatchscribeError) -> None:
+    at.launcher.fail("probe", *[cause] * 1000)
+    at.terms = replace(at.terms, access="before")
+    tick(at.world, at.terms)
+    assert again(at) is Launch
+
+
+def test_another_version_on_the_host_starts_it_once(at: Stage) -> None:
+    at.launcher.version = "0.0.1"
+    at.terms = replace(at.terms, access="before")
+    tick(at.world, at.terms)
+    assert again(at) is Hold
+    by_hand = replace(at.terms, policy=replace(at.terms.policy, by_hand=True))
+    assert isinstance(tick(at.world, by_hand).decision, Launch)

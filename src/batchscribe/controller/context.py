@@ -99,6 +99,8 @@ class Terms:
     endpoint: str = ""
     guard: str = ""
     """Kind of guard (BATCH_CLOUD_GUARD)."""
+    access: str = ""
+    """Hash of the settings with which a GPU host is reached; empty: a failed start is never the same."""
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy

@@ -11,9 +11,11 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
+    latest,
     note_trouble,
     poll_machines,
     save,
+    save_best_effort,
     step_each,
 )
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
@@ -25,7 +27,13 @@ from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
 from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.core.scan.chunks import Chunk
-from batchscribe.errors import LaunchError, MisconfiguredError, PortClosedError, TransientError
+from batchscribe.errors import (
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+    TransientError,
+    UnreadableError,
+)
 
 MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
@@ -36,7 +44,13 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     polls = poll_machines(world, run, run.undispatched)
 
     def act(run: Run, machine: Machine) -> Run:
-        return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+        try:
+            return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+        except UnreadableError:
+            raise
+        except MisconfiguredError:
+            save_best_effort(world, replace(latest(world, run), blocked=terms.access))
+            raise
 
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
 
@@ -65,7 +79,9 @@ def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: Transie
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
     waits = terms.waits
-    if is_late(refused, now, waits.refused) or is_late(machine.reaching_since, now, waits.reach):
+    closed = is_late(refused, now, waits.refused)
+    if closed or is_late(machine.reaching_since, now, waits.reach):
+        run = replace(run, blocked=terms.access if closed else "")
         cause = error.advice if isinstance(error, LaunchError) else str(error)
         detail = f"no worker could be started on {machine.id}: {cause}"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)

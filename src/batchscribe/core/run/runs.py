@@ -200,6 +200,8 @@ class Run:
     """Types for which the cloud had no capacity in this run."""
     trouble: str = ""
     """The last failure of its present step, which is repeated."""
+    blocked: str = ""
+    """Hash of the settings with which its host cannot be used until something is changed; else empty."""
     launch: str = ""
     """Start of its workers: boot, ssh or local; empty until known."""
     by_hand: bool = False
