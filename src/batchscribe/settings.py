@@ -342,7 +342,7 @@ def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
     if origin == DOTENV and name in single_quoted(home / DOTENV):
         return
     raise MisconfiguredError(
-        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the full path, "
+        f"{name} from {WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the full path, "
         "or start it with ~ (nothing was started)"
     )
 
@@ -355,7 +355,7 @@ def _parse(declared: Name, text: str, origin: str, home: Path) -> Any:
     except (ValueError, RuntimeError):
         shown = MASK if declared.secret else repr(text)
         raise MisconfiguredError(
-            f"{declared.name} from {_WHERE[origin]} is {shown}: must be {declared.allowed}"
+            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}"
         ) from None
 
 
@@ -370,7 +370,7 @@ def _refuse_unknown(origin: str, layer: Mapping[str, str]) -> None:
         if name.startswith("BATCH_") and name not in _KNOWN:
             near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.5)
             meant = f"did you mean {near[0]}?" if near else "`batchscribe config` lists the names"
-            raise MisconfiguredError(f"{name} in {_WHERE[origin]} is not a setting of batchscribe: {meant}")
+            raise MisconfiguredError(f"{name} in {WHERE[origin]} is not a setting of batchscribe: {meant}")
 
 
 def _shown_value(settings: Settings, attribute: str, declared: Name) -> str:
@@ -394,4 +394,5 @@ _SECRET_NAMES = (
     *(name for name, (_, declared) in _DECLARED.items() if declared.secret),
     *aws_environment.SECRETS,
 )
-_WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}
+WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}
+"""Origins in messages."""

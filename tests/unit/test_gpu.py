@@ -120,6 +120,7 @@ class Desk:
             new_session=lambda: f"hand-{next(self.sessions)}",
             output=lambda: self.store,
             setup=setup,
+            absence=f"{self.instance} was not found in us-east-2",
             unfit=self.unfit,
         )
 

@@ -65,6 +65,7 @@ def start(ctx: click.Context, seconds: float | None) -> None:
     """Start the instance for yourself; the scheduler leaves it alone."""
     at = tools(ctx)
     hand = at.hand
+    at.preflight()
     with at.lock.held():
         _refuse_open_run(at)
         session = _prepare_session(at, hand, seconds)
@@ -122,8 +123,11 @@ def check(ctx: click.Context, start_it: bool) -> None:
     """Check the instance and its worker, step by step."""
     at = tools(ctx)
     refuse_unfit(at.unfit)
+    at.preflight()
     seen = at.hand.look()
-    exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(at.absence)
+    exists = seen.state is not InstanceState.TERMINATED
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
     passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
@@ -157,6 +161,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """
     at = tools(ctx)
     refuse_unfit(at.unfit)
+    at.preflight()
     with _running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(

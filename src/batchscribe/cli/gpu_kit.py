@@ -36,6 +36,10 @@ class GpuTools:
     """Returns a name for the stop order of a manual session."""
     output: Callable[[], Store]
     setup: BoxSetup
+    absence: str
+    """Message for an instance that does not exist."""
+    preflight: Callable[[], None] = lambda: None
+    """Raises MisconfiguredError if a start is bound to be useless."""
     unfit: str = ""
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
@@ -54,6 +58,8 @@ class GpuTools:
 def status_of(at: GpuTools) -> dict[str, object]:
     """Returns the rows of `gpu status`: state, claim, lock and worker version."""
     seen = at.hand.look()
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(at.absence)
     run = at.open_run(at.instance)
     return {
         "provider": at.provider,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
@@ -12,8 +14,8 @@ from batchscribe.core.run.orders import HAND
 from batchscribe.core.run.runs import Run
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
-from batchscribe.wiring.preflight import engine_spec, unfit
-from batchscribe.wiring.scheduler import instances, new_run_id
+from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
+from batchscribe.wiring.scheduler import describe_missing, instances, new_run_id
 from batchscribe.wiring.seams import open_compute, open_guard, open_ledger, open_stores, tick_lock
 
 
@@ -38,6 +40,8 @@ def gpu_tools(ctx: click.Context, app: App) -> GpuTools:
         new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
         output=lambda: output,
         setup=box_setup(settings, clock, compute, output, spec),
+        absence=describe_missing(settings),
+        preflight=partial(refuse_manual_start, settings),
         unfit=unfit(spec),
         ssh=open_ssh(settings),
         patience=Patience(poll=poll),

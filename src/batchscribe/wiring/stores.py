@@ -22,7 +22,7 @@ from obstore.store import S3Store
 
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, MissingCredentialsError
 from batchscribe.protocols import Store
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
     try:
         provider = auth.Boto3CredentialProvider(ttl=_CREDENTIALS_KEPT)
     except ValueError as error:
-        raise MisconfiguredError(
+        raise MissingCredentialsError(
             "no AWS credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     return provider, provider.config.get("region")

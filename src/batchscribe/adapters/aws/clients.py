@@ -15,6 +15,7 @@ from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,
     MisconfiguredError,
+    MissingRightError,
 )
 
 Meaning = tuple[type[BatchscribeError], str]
@@ -24,7 +25,7 @@ AGAIN: Meaning = (
     "{service}: {right} on {subject} failed temporarily ({code}): try again",
 )
 _DENIED: Meaning = (
-    MisconfiguredError,
+    MissingRightError,
     "the right {right} on {subject} is missing: grant it to these credentials (`batchscribe iam-policy`)",
 )
 _CREDENTIALS: Meaning = (

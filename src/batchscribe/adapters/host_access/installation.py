@@ -20,7 +20,7 @@ from batchscribe.errors import LaunchError, MisconfiguredError
 
 EXTRAS = ("gpu", "cpu", "demo", "parakeet-gpu", "parakeet")
 GPU_EXTRAS = {"gpu", "parakeet-gpu"}
-EXTRA_OF = {"parakeet": "parakeet-gpu"}
+EXTRA_OF = {"parakeet": "parakeet-gpu", "pocketsphinx": "demo"}
 """Engine -> extra on a host with a GPU; the default is `gpu`."""
 INSTALL_SECONDS = 1800.0
 """CUDA's libraries alone are more than half a gigabyte."""

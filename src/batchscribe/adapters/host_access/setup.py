@@ -20,12 +20,15 @@ from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
+    CREDENTIALS,
     BoxClaim,
     BoxPlace,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     InstanceRecord,
+    passed,
+    warned,
 )
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
@@ -174,8 +177,9 @@ class BoxSetup:
         for finding in replace(self, terms=terms).check(instance, boots=boots):
             findings.append(finding)
             yield finding
-        if all(finding.ok for finding in findings):
-            yield self._write_record(instance, fingerprint, boots=boots)
+        missing = {finding.what for finding in findings if not finding.ok}
+        if missing <= {CREDENTIALS}:
+            yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
 
     def _check_connection(self, instance: Instance) -> Iterator[Finding]:
         if self.ssh is None:
@@ -289,7 +293,10 @@ class BoxSetup:
         model = self.terms.engine.model or "its own"
         return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
-    def _write_record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
+    def _write_record(
+        self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
+    ) -> Finding:
+        """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
@@ -297,11 +304,16 @@ class BoxSetup:
             fingerprint=fingerprint,
             boots=boots,
             shows_tags=boots and self._tags(instance)[0],
+            credentials=credentials,
+            engine=self.terms.engine.engine,
+            model=self.terms.engine.model,
             claim=self._recorded(instance).claim,
         )
         key = keys.instance(instance.id)
         self.output().replace(key, msgspec.json.encode(record))
-        return Finding(what="recorded", ok=True, detail=key)
+        if not credentials:
+            return warned("recorded", f"{key}: nothing is started until the host has credentials")
+        return passed("recorded", key)
 
     def _recorded(self, instance: Instance) -> _Recorded:
         """The recorded facts that a check or set-up cannot find out."""
