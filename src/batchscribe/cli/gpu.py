@@ -19,7 +19,7 @@ from batchscribe.cli.app import App
 from batchscribe.cli.gpu_kit import GpuTools, status_of
 from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
-from batchscribe.core.run.host import Finding
+from batchscribe.core.run.host import Finding, Grade
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -34,6 +34,7 @@ TOOLS = "batchscribe.gpu.tools"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _POLL_SECONDS = 60.0
+LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _SESSION_SECONDS = 3600.0
 """Time for a check or a set-up; after it the stop order outside this machine takes effect."""
 
@@ -133,13 +134,13 @@ def check(ctx: click.Context, start_it: bool) -> None:
     passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
     if not exists:
         ctx.exit(1)
-    with _running_instance(at, seen, start_it=start_it) as running:
+    with running_instance(at, seen, start_it=start_it) as running:
         up = running is not None
         fix = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
         state = (running or seen).state
         passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
         if running is not None:
-            passed &= _print_findings(_setup_beside_runs(at, running).check(running))
+            passed &= _print_findings(setup_beside_runs(at, running).check(running))
     if not passed:
         ctx.exit(1)
 
@@ -162,7 +163,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     at = tools(ctx)
     refuse_unfit(at.unfit)
     at.preflight()
-    with _running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
+    with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
@@ -194,13 +195,13 @@ def _print_findings(findings: Iterable[Finding]) -> bool:
     passed = True
     for finding in findings:
         passed &= finding.ok
-        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.detail}")
-        if not finding.ok and finding.mend:
+        click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
+        if finding.level is not Grade.PASS and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
     return passed
 
 
-def _setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
+def setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
     """Returns the set-up; loads no second model while a run uses the GPU."""
     if at.open_run(at.instance) is None and not _is_claimed(at, seen):
         return at.setup
@@ -208,7 +209,7 @@ def _setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
 
 
 @contextmanager
-def _running_instance(
+def running_instance(
     at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
 ) -> Iterator[Instance | None]:
     """Yields the running instance, and stops it again if it was started here.

@@ -18,6 +18,7 @@ from batchscribe.errors import BatchscribeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
+    "doctor": ("doctor:doctor", "Check every precondition of a run, with the fix for each."),
     "scan": ("scan:scan", "The backlog, by session."),
     "tick": ("tick:tick", "Make one decision, and carry it out."),
     "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),

@@ -121,10 +121,12 @@ class Api:
                 f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
         except boto.NoCredentialsError as error:
-            raise CredentialsError(f"{self.service} cannot be called: {_one_line(error)} {_CHECK}") from error
+            raise CredentialsError(
+                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
+            ) from error
         except boto.BotoCoreError as error:
             raise MisconfiguredError(
-                f"{self.service} cannot be called: {_one_line(error)} {_CHECK}"
+                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
 
     def _convert_error(
