@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
+from batchscribe.core.near_names import suggest
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
@@ -30,8 +30,6 @@ BOOT = "boot"
 CPU_ENGINES = {"pocketsphinx"}
 """Engines without a GPU and without a choice of models."""
 SET_UP = "run `batchscribe gpu setup`"
-NEAR = 0.6
-"""Similarity of names, by difflib, from which one is suggested for the other."""
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -69,10 +67,9 @@ def check_engine(spec: EngineSpec) -> Finding:
     """Checks that the engine exists and that a machine can run this configuration of it."""
     names = (AUTO, *engine_names())
     if spec.engine not in names:
-        near = difflib.get_close_matches(spec.engine, names, n=1, cutoff=NEAR)
-        meant = f"did you mean {near[0]}? " if near else ""
         detail = f"no speech engine {spec.engine!r} is installed here"
-        return failed("engine", detail, f"{meant}BATCH_ENGINE may be {', '.join(names)}")
+        fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
+        return failed("engine", detail, fix)
     if why := unfit(spec):
         return failed("engine", why)
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")

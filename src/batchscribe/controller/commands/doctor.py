@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from batchscribe.controller.commands.rehearsal import proofs, told
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.keys import CONTROL
+from batchscribe.core.near_names import suggest
 from batchscribe.core.run.account import Caller, MachineType, Quota
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -105,11 +105,10 @@ def check_source(source: Store, open_root: Callable[[str], Store]) -> Finding:
     if first:
         return passed("audio", f"{source.url} can be listed; its first object is {first.key!r}")
     beside = _list_beside(source.url, open_root)
-    near = difflib.get_close_matches(urlsplit(source.url).path.strip("/"), beside, n=1, cutoff=0.6)
-    meant = f"; did you mean {near[0]}?" if near else ""
+    meant = suggest(urlsplit(source.url).path.strip("/"), beside)
     found = f"; the bucket has {', '.join(f'{name}/' for name in beside)}" if beside else ""
     return warned(
-        "audio", f"nothing is under {source.url}{found}", f"correct BATCH_SOURCE, or upload audio{meant}"
+        "audio", f"nothing is under {source.url}{found}", f"{meant}correct BATCH_SOURCE, or upload audio"
     )
 
 
