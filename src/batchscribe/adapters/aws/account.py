@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any
@@ -127,9 +126,11 @@ class AwsAccount:
 
 
 def _parse_date(text: str) -> datetime | None:
-    with suppress(ValueError):
-        return parsedate_to_datetime(text)
-    return None
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)  # "-0000" is parsed without a zone
 
 
 def _admits(rule: dict[str, Any], port: int) -> bool:
