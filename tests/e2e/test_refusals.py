@@ -79,7 +79,7 @@ def test_a_dry_run_and_a_tick_refuse_it_and_start_nothing(case: Case, name: str)
     names, change, says = REFUSALS[name]
     change(case)
     for words in (("tick", "--dry-run"), ("tick",)):
-        ended = case.command(*words, **names)
+        ended = case.command(*words, crash="", lands=None, host="", **names)
         assert ended.code == MISCONFIGURED, (words, ended)
         assert says in ended.output + ended.errors, (words, ended)
     assert "StartInstances" not in case.aws.proxy.calls

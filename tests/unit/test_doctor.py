@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -16,7 +17,6 @@ from click.testing import CliRunner, Result
 
 import batchscribe.cli.doctor
 from batchscribe import __version__
-from batchscribe.adapters.machine import files
 from batchscribe.adapters.machine.files import (
     check_key_file,
     check_model_space,
@@ -53,12 +53,14 @@ from batchscribe.wiring.scheduler import rate_of
 from support.stores import StoppedClock
 from support.values import INSTANCE, NOW, RATE, instance, meter, run
 
+T = TypeVar("T")
 G4DN = MachineType(name="g4dn.xlarge", vcpus=4, gpus="1 NVIDIA T4")
 PASS, WARN, FAIL = Grade.PASS, Grade.WARN, Grade.FAIL
 
 
 def record(**fields: Any) -> InstanceRecord:
-    return InstanceRecord(**({"instance": INSTANCE, "release": __version__, "at": NOW} | fields))
+    made = InstanceRecord(instance=INSTANCE, release=__version__, at=NOW)
+    return msgspec.structs.replace(made, **fields)
 
 
 def proof(act: str = "box", *, proved: bool = True) -> dict[str, str]:
@@ -261,7 +263,7 @@ def test_a_full_disk_and_a_folder_that_is_a_file_are_failures(
     assert check_state_folder(tmp_path / "new" / "state").ok
     assert not (tmp_path / "new").exists()
     assert "not writable" in check_state_folder(private(tmp_path / "file") / "state").detail
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _path: Usage(free=1024**2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(free=1024**2))
     assert "disk is full" in check_state_folder(tmp_path).detail
     assert check_model_space(tmp_path).level is WARN
 
@@ -292,7 +294,7 @@ class FakeAccount:
     def schedule_group(self) -> str:
         return self._given("ACTIVE")
 
-    def _given(self, answer: Any) -> Any:
+    def _given(self, answer: T) -> T:
         if self.error:
             raise self.error
         return answer
