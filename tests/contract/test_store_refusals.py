@@ -300,6 +300,18 @@ def test_without_boto3_the_native_chain_is_used(monkeypatch: pytest.MonkeyPatch,
         store.get("a//b")
 
 
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_check_in_a_hurry_asks_once(canned: Canned, retry: bool) -> None:
+    store = open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1", retry=retry)
+    canned.objects["/bucket/k"] = b"1"
+    canned.answers = [(503, "SlowDown")]
+    if retry:
+        assert store.get("k").data == b"1"
+    else:
+        with pytest.raises(StoreUnavailableError):
+            store.get("k")
+
+
 def test_the_bounds_of_both_libraries_are_ours() -> None:
     assert obstore_store.RETRY["max_retries"] == rules.RETRIES < 10
     assert obstore_store.RETRY["retry_timeout"].total_seconds() <= 60

@@ -21,8 +21,10 @@ from batchscribe.adapters.machine.files import (
 )
 from batchscribe.adapters.machine.installed import on_schedule
 from batchscribe.adapters.notify.receivers import receivers
+from batchscribe.adapters.stores.unusable import UnusableStore
+from batchscribe.control_place import split
 from batchscribe.controller.commands import doctor as checks
-from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, fail
+from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
@@ -42,7 +44,8 @@ from batchscribe.wiring.preflight import (
     needs_ssh,
 )
 from batchscribe.wiring.scheduler import describe_missing, rate_of
-from batchscribe.wiring.seams import LOCAL, open_ledger, open_store_if_possible, with_control
+from batchscribe.wiring.seams import LOCAL, open_ledger
+from batchscribe.wiring.stores import open_store
 
 TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
 """Of calls to EC2: each check ends within some seconds."""
@@ -215,7 +218,7 @@ class Preconditions:
             with open_ledger(self.settings, remember=False) as ledger:
                 runs, facts = ledger.open_runs(), ledger.facts(PROVED)
         except BatchscribeError as error:
-            yield fail("ledger", error)
+            yield to_failure("ledger", error)
             return
         if self.account is not None:
             yield from checks.check_proofs(facts)
@@ -236,31 +239,41 @@ class Preconditions:
         try:
             return self.describe()
         except BatchscribeError as error:
-            return fail("instance", error)
+            return to_failure("instance", error)
 
     @cached_property
     def _record(self) -> InstanceRecord | Finding:
         try:
             return instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
-            return fail("set-up", error)
+            return to_failure("set-up", error)
 
 
 def preconditions(settings: Settings) -> Preconditions:
     """Opens what the checks of these settings need. Makes no request."""
-    source = open_store_if_possible(settings, settings.source)
+    opened = partial(_open_hastily, settings)
+    source = opened(settings.source)
     same = settings.output in {"", settings.source}
-    output = source if same else open_store_if_possible(settings, settings.output, expected=False)
+    output = source if same else opened(settings.output, expected=False)
     here = Instance(id=LOCAL, state=InstanceState.RUNNING)
     made = Preconditions(
         settings=settings,
         clock=SystemClock(),
         source=source,
-        output=with_control(settings, output),
-        open_root=partial(open_store_if_possible, settings),
+        output=split(output, opened(settings.control, expected=False)) if settings.control else output,
+        open_root=opened,
         describe=lambda: here,
     )
     return made if settings.provider == LOCAL else _with_cloud(made, settings)
+
+
+def _open_hastily(settings: Settings, url: str, *, expected: bool = True) -> Store:
+    """Opens a store that attempts each request once, so that a check ends within some seconds."""
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    try:
+        return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=False)
+    except MisconfiguredError as error:
+        return UnusableStore(url, error)
 
 
 def check_decoder() -> Finding:

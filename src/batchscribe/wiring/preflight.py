@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from batchscribe import __version__
 from batchscribe.adapters.machine.files import check_key_file, check_state_folder
@@ -158,7 +158,7 @@ def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
         yield check_key_file(settings.ssh_key_path)
 
 
-def _refuse_failures(findings: Iterator[Finding] | tuple[Finding, ...]) -> None:
+def _refuse_failures(findings: Iterable[Finding]) -> None:
     """Raises MisconfiguredError for the first failure."""
     for finding in findings:
         if not finding.ok:

@@ -36,11 +36,15 @@ def check_key_file(path: Path | None) -> Finding:
 
 def check_state_folder(folder: Path) -> Finding:
     """Checks that ledger, lock and reports can be written. Creates nothing."""
-    place = _existing(folder)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        detail = f"{folder} is not writable by this user"
-        return failed(STATE_FOLDER, detail, "correct its owner and rights, or BATCH_STATE_DIR")
-    free = shutil.disk_usage(place).free
+    fix = "correct its owner and rights, or BATCH_STATE_DIR"
+    try:
+        place = _existing(folder)
+        free = shutil.disk_usage(place).free
+        writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    except OSError as error:
+        return failed(STATE_FOLDER, f"{folder} cannot be used ({error.strerror})", fix)
+    if not writable:
+        return failed(STATE_FOLDER, f"{folder} is not writable by this user", fix)
     detail = f"{folder}, {free / 1024**3:.1f} GiB free"
     if free < STATE_BYTES:
         return failed(STATE_FOLDER, f"{detail}: its disk is full", f"free {STATE_BYTES // 1024**2} MiB there")

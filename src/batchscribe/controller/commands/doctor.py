@@ -63,15 +63,17 @@ def attempt(what: str, check: Callable[[], Finding], *, optional: str = "") -> F
         return check()
     except MissingRightError as error:
         return (
-            warned(what, f"not checked: {optional} is not allowed", RIGHTS) if optional else fail(what, error)
+            warned(what, f"not checked: {optional} is not allowed", RIGHTS)
+            if optional
+            else to_failure(what, error)
         )
     except ObjectNotFoundError as error:
-        return warned(what, f"not checked: {error}") if optional else fail(what, error)
+        return warned(what, f"not checked: {error}") if optional else to_failure(what, error)
     except BatchscribeError as error:
-        return fail(what, error)
+        return to_failure(what, error)
 
 
-def fail(what: str, error: BatchscribeError) -> Finding:
+def to_failure(what: str, error: BatchscribeError) -> Finding:
     """Returns the failure of a check that raised; most errors name their fix themselves."""
     match error:
         case MissingRightError():
@@ -115,8 +117,9 @@ def check_source(source: Store, open_root: Callable[[str], Store]) -> Finding:
 def check_create_only(output: Store, name: str) -> Finding:
     """Writes an object twice, create-only, and deletes it: the second write must be refused."""
     key = f"{PROBE}{name}"
+    made = output.create(key, b"1")
     try:
-        made, replaced = output.create(key, b"1"), output.create(key, b"2")
+        replaced = output.create(key, b"2")
     except BatchscribeError:
         with suppress(BatchscribeError):
             output.delete(key)
