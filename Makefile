@@ -7,6 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EPISODES ?= 100000
 SEED ?= 1
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 
 .PHONY: install dev demo test test-deep soak lint format bench lock clean
 
@@ -30,12 +31,12 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 demo: install
 	HF_HUB_OFFLINE=1 $(BIN)/batchscribe demo
 
-# Two processes: most tests wait for servers and processes beside them, but few cores do all the work.
+# More processes than cores: half of the time a test waits for servers and processes beside it.
 test: dev lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not deep"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not deep"
 
 test-deep: dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m deep
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m deep
 
 soak: dev
 	$(BIN)/python -m simulation --episodes $(EPISODES) --seed $(SEED)

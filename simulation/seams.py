@@ -204,6 +204,9 @@ class Ears:
         self._heard(SENDING, "")
         self._gate.call("notify", message.level.value, lambda: self._deliver(message))
 
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        self._gate.call("notify", kind, lambda: self._heard("event", str(data)))
+
     def show(self, run: Run, progress: Progress) -> None:
         self._gate.point("show", f"{run.id} {progress.sequence}")
 

@@ -32,6 +32,7 @@ The exit code of the command line is a property of the error: see `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -144,9 +145,20 @@ class NotStoppedError(BatchscribeError):
 
 
 class InterruptedRunError(BatchscribeError):
-    """SIGTERM or Ctrl-C asked the run to end."""
+    """SIGTERM or Ctrl-C asked the run to end; its instance was stopped in order."""
+
+    exit_code: ClassVar[int] = 130
 
 
-def exit_code(errors: list[BatchscribeError]) -> int:
-    """Exit code for these errors: the highest one; 0 without errors."""
-    return max((error.exit_code for error in errors), default=0)
+SEVERITY = (0, 1, 130, 2, 3)
+"""Exit codes, the most serious one last."""
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The most serious of these exit codes; 0 if there are none."""
+    return max(codes, key=SEVERITY.index, default=0)
+
+
+def exit_code(errors: Iterable[BatchscribeError]) -> int:
+    """Exit code for these errors: the most serious one; 0 without errors."""
+    return worst(error.exit_code for error in errors)

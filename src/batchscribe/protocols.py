@@ -7,7 +7,7 @@ tests use SQLite in a temporary folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -195,6 +195,9 @@ class Notifier(Protocol):
     """Sends messages to the user. Never raises or blocks for long: a failure is only logged."""
 
     def send(self, message: Message) -> None: ...
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        """Sends an event (`run.settled`, `session.completed`) with plain data to programs."""
 
 
 class Lock(Protocol):

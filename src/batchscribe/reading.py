@@ -40,6 +40,14 @@ def read_record(store: Store, key: str, kind: type[T]) -> T:
     return wire.decode(read_bytes(store, key, limit_of(kind), what=kind.__name__), kind)
 
 
+def read_optional(store: Store, key: str, kind: type[T]) -> T | None:
+    """Reads a control object as `read_record` does; None if there is none."""
+    try:
+        return read_record(store, key, kind)
+    except ObjectNotFoundError:
+        return None
+
+
 def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
     """Reads a transcript. Raises what Store.get raises, and PermanentError if it is not readable."""
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)

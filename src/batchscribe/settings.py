@@ -154,6 +154,9 @@ class Settings:
     notify_urls: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_URLS", parse.urls, "space-separated apprise URLs", secret=True)
     ] = field(default=(), repr=False)
+    webhook_url: Annotated[
+        str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
+    ] = field(default="", repr=False)
     state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
     reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
         "batch-reports"
@@ -206,8 +209,11 @@ class Settings:
 
     def secrets(self) -> tuple[str, ...]:
         """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
-        urls = filter(None, (self.smtp_url, self.slack_webhook_url, *self.notify_urls))
-        found = {*self.hidden, *(part for url in urls for part in parse.secret_parts(url))}
+        urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
+        found = {
+            *self.hidden,
+            *(part for url in urls for part in parse.secret_parts(url)),
+        }
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
     def effective(self) -> list[Effective]:
@@ -250,7 +256,7 @@ def load(
     broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
-    checked = _Lenient() if lenient else _Strict()
+    checked = _Checks(lenient)
     written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     for origin, layer in layers.items():
@@ -272,23 +278,19 @@ def load(
     return Settings(**completed, folder=home, origins=origins, problems=problems, **_aws(layers))
 
 
-class _Strict:
-    """Calls a function that may raise MisconfiguredError."""
+@dataclass(slots=True)
+class _Checks:
+    """Calls functions that may raise MisconfiguredError; if `lenient`, collects the errors in `problems`."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def __call__(self, act: Callable[[], T]) -> T | None:
-        return act()
-
-
-class _Lenient(_Strict):
-    """Collects the errors in `problems`."""
+    lenient: bool
+    problems: list[str] = field(default_factory=list)
 
     def __call__(self, act: Callable[[], T]) -> T | None:
         try:
             return act()
         except MisconfiguredError as error:
+            if not self.lenient:
+                raise
             self.problems.append(str(error))
             return None
 

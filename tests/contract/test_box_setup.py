@@ -44,9 +44,9 @@ from support.stores import NOW
 INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
 OFFLINE_PYTHON = """\
 #!/bin/sh
-# A Python of the box: in the environments that it makes, the dependencies lie already.
-{python} "$@" || exit
-[ "$1 $2" = "-m venv" ] || exit 0
+# A Python of the host: in the environments that it makes, the dependencies (pip too) are there already.
+[ "$1 $2" = "-m venv" ] || exec {python} "$@"
+{python} -m venv --without-pip "$3" || exit
 for site in "$3"/lib/python3*/site-packages; do echo {site} > "$site/there.pth"; done
 """
 
@@ -100,7 +100,7 @@ def setup(ssh: Ssh, tmp_path: Path) -> BoxSetup:
         asks=SshBox(ssh),
         clock=clock,
         terms=terms,
-        output=lambda: store,
+        output=store,
         published=lambda _instance: frozenset(),
         ssh=ssh,
     )
@@ -121,7 +121,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert {"clock", "disk", "environment file", "engine pocketsphinx", "store"} <= set(seen)
     kept = server.home / ".batchscribe" / "env"
     assert (kept.read_text(), kept.stat().st_mode & 0o777) == (secrets.read_text(), 0o600)
-    record = decode(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    record = decode(setup.output.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.release, record.fingerprint) == (__version__, server.fingerprint)
     assert not record.boots
     assert "no systemd runs there" in seen["launch at boot"]
@@ -356,14 +356,14 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
         run="run-1", created=NOW, deadline=NOW, output=setup.terms.output, launch=ClaimLaunch.BOOT
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
-    setup.output().replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
+    setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
     placed = replace(setup, terms=replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop")
     findings = {each.what: each for each in placed.set_up(INSTANCE, Wishes(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
     assert "powers itself off" in findings["launch at boot"].detail
     assert findings["when it powers off"].detail == "the instance will stop"
     assert "dead-man active" in findings["units"].detail
-    record = decode(setup.output().get(keys.instance(INSTANCE.id)).data, InstanceRecord)
+    record = decode(setup.output.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.boots, record.claim) == (True, claim)
     place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
     assert place == BoxPlace(

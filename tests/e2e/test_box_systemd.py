@@ -351,7 +351,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
         terms=BoxTerms(
             engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
         ),
-        output=lambda: bucket,
+        output=bucket,
         published=lambda _id: frozenset(),
         ssh=ssh,
     )

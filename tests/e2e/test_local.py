@@ -75,7 +75,7 @@ def test_control_objects_go_to_their_own_folder(desk: Desk) -> None:
     assert (report["status"], report["transcription"]["done"]) == ("completed", 4)
     assert not (desk.bucket / "_batchscribe").exists()
     assert (control / "runs" / report["run"] / "settlement.json").exists()
-    done = desk.run("redo", "team-meeting", BATCH_CONTROL=str(control))
+    done = desk.run("redo", "team-meeting", "--yes", BATCH_CONTROL=str(control))
     assert (control / "superseded").as_uri() in done.stdout
     assert len(list((control / "superseded").rglob("transcription-*.json"))) == 4
 
@@ -226,7 +226,7 @@ def test_a_signal_keeps_what_is_done_and_stops(desk: Desk, number: signal.Signal
     wait_for(some_transcript(desk, "copy0/morning-walk"))
     process.send_signal(number)
     stdout, _ = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     report = json.loads(stdout)["runs"][0]
     assert report["status"] == "interrupted"
     assert report["transcription"]["done"] == len(list(desk.bucket.rglob("transcription-*.json")))
@@ -300,7 +300,7 @@ def test_why_redo_and_export(desk: Desk) -> None:
     text = desk.run("export", "team-meeting", "--format", "srt").stdout
     assert "-->" in text
     assert "good morning" in text
-    assert desk.json("redo", key)["redone"][0]["key"] == key
+    assert desk.json("redo", key, "--yes")["redone"][0]["key"] == key
     assert desk.json("scan")["pending"] == 1
     assert list(desk.bucket.glob("_batchscribe/superseded/*/team-meeting/transcription-chunk-001.json"))
     assert desk.json("run")["runs"][0]["transcription"]["done"] == 1

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.3
 
 
 def box_python(folder: Path, command: Sequence[str]) -> Path:

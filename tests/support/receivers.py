@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -84,6 +84,7 @@ class Endpoint:
     """Without a slash at its end."""
     posts: list[tuple[str, bytes]] = field(default_factory=list)
     """(path with query, body)"""
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
 
@@ -93,6 +94,7 @@ def http_receiver(status: int = 200, *, hang: bool = False) -> Iterator[Endpoint
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            endpoint.headers.append(dict(self.headers.items()))
             endpoint.posts.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
             if endpoint.hang:
                 endpoint.released.wait(60)

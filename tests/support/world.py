@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -54,6 +54,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.events: list[str] = []
         self.shown: list[Progress] = []
         self.reports: list[Run] = []
         self.guarded: dict[str, str] = {}
@@ -63,6 +64,9 @@ class Notes:
 
     def send(self, message: Message) -> None:
         self.messages.append(message)
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        self.events.append(f"{kind} {data.get('session', '')}".rstrip())
 
     def show(self, _run: Run, progress: Progress) -> None:
         self.shown.append(progress)

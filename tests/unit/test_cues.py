@@ -9,9 +9,9 @@ import pysubs2
 import pytest
 import regex
 
-from batchscribe.adapters.output.subtitles import render
 from batchscribe.core.text.cues import LINE, READABLE, cues
 from batchscribe.core.text.stitching import stitch
+from batchscribe.core.text.subtitles import render
 from batchscribe.core.text.transcripts import Segment, SessionTranscript, Word
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"

@@ -486,7 +486,6 @@ def test_a_start_prints_its_price_and_shows_what_the_host_reports(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr(Desk, "tools", lambda self: Tools(order))
-    monkeypatch.setattr(batchscribe.cli.doctor, "setup_beside_runs", lambda at, _seen: at)
     monkeypatch.setattr(batchscribe.cli.doctor, "running_instance", running(order))
     result = desk("--start", "--json")
     assert result.exception is None, result.exception
@@ -502,6 +501,7 @@ class Tools:
     """The part of GpuTools and of its set-up that the command uses."""
 
     ssh = object()
+    instance = INSTANCE
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
@@ -510,7 +510,11 @@ class Tools:
     def look(self) -> Instance:
         return instance()
 
-    def check(self, _seen: Instance) -> Iterator[Finding]:
+    def open_run(self, _instance: str) -> None:
+        return None
+
+    def check(self, _seen: Instance, *, busy: bool) -> Iterator[Finding]:
+        assert not busy
         self.order.append("check")
         yield passed("disk", "20 GiB free")
         yield failed("driver", "none", "install it")

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.output.subtitles import FORMATS, render
 from batchscribe.cli.app import App, PlainConsole
 from batchscribe.cli.chunks import export
 from batchscribe.cli.report import Period, period_of, render_csv, show_table
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.stitching import PartInput, stitch
+from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.core.text.transcripts import ForeignTranscript, Segment, SessionTranscript, Word, encode
 from batchscribe.settings import load
 from support.stores import NOW

@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, gpu
-from batchscribe.cli.gpu_kit import GpuTools
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
 from batchscribe.core.run.host import CREDENTIALS, BoxReply, CheckRequest, Finding, InstanceRecord
@@ -39,6 +38,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.gpu import GpuTools
 from batchscribe.wiring.preflight import unfit
 
 ID = "i-0123456789abcdef0"
@@ -107,7 +107,7 @@ class Desk:
             asks=self.box,
             clock=self.clock,
             terms=self.terms,
-            output=lambda: self.store,
+            output=self.store,
             published=lambda _instance: frozenset(),
         )
         return GpuTools(
@@ -120,7 +120,7 @@ class Desk:
             lock=self.lock,
             open_run=lambda _instance: self.run_open,
             new_session=lambda: f"hand-{next(self.sessions)}",
-            output=lambda: self.store,
+            output=self.store,
             setup=setup,
             absence=f"{self.instance} was not found in us-east-2",
             preflight=self.preflight,

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.output.subtitles import render
 from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export
 from batchscribe.cli.chunks import why as why_command
@@ -22,6 +21,7 @@ from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES, SESSION_BYT
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, ManifestChunk
+from batchscribe.core.text.subtitles import render
 from batchscribe.core.text.transcripts import ForeignTranscript, Segment, SessionTranscript, encode
 from batchscribe.errors import ObjectTooLargeError, UnreadableError
 from batchscribe.reading import is_stored, limit_of, read_record

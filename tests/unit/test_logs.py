@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from batchscribe.adapters.machine import logs
-from batchscribe.adapters.output.progress import ProgressView, time_left
+from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
@@ -325,9 +325,3 @@ def test_on_a_terminal_progress_is_a_bar() -> None:
     shown = terminal.getvalue()
     assert "9/10" in shown
     assert "0:08:00 of audio, 1 failed, 0:00:00 left" in shown
-
-
-def test_time_left_is_the_pace_since_the_first_window() -> None:
-    assert time_left(4, 10, 50.0, 10.0) == timedelta(seconds=60)
-    assert time_left(0, 10, 50.0, 10.0) is None
-    assert time_left(4, 10, 50.0, None) is None

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import io
 import json
 import logging
@@ -12,6 +15,7 @@ import pytest
 import structlog
 
 from batchscribe.adapters.machine import logs
+from batchscribe.adapters.notify import webhook
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.notify.child import SendRequest, deliver
 from batchscribe.adapters.notify.receivers import Receiver, receivers
@@ -227,3 +231,28 @@ def test_the_double_keeps_messages() -> None:
     sending.send(MESSAGE)
     assert notifier.at(Level.SUCCESS) == [MESSAGE]
     assert notifier.at(Level.FAILURE) == []
+
+
+def test_an_event_is_posted_with_a_standard_signature() -> None:
+    with http_receiver() as inbox:
+        sender = AppriseNotifier(webhook=f"{inbox.url}/hook#{CANARY}", deadline=DEADLINE)
+        sender.emit("run.settled", {"run": "r1"})
+    ((_path, body),), (headers,) = inbox.posts, inbox.headers
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body.decode()}"
+    digest = hmac.new(CANARY.encode(), signed.encode(), hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+    event = json.loads(body)
+    assert (event["type"], event["data"]) == ("run.settled", {"run": "r1"})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "posts"), [([503, 200], 2), ([500, 500, 500], 3), ([400], 1), ([302], 1)]
+)
+def test_an_event_is_retried_unless_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, statuses: list[int], posts: int
+) -> None:
+    answers = list(statuses)
+    monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
+    sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
+    assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)

@@ -120,7 +120,12 @@ def test_a_report_says_what_was_seen() -> None:
         "source": RATE.source,
         "as_of": RATE.as_of,
     }
-    assert document["transcription"] == {"done": 118, "failed": 2, "audio_seconds": 3600.0}
+    assert document["transcription"] == {
+        "done": 118,
+        "failed": 2,
+        "failures": {},
+        "audio_seconds": 3600.0,
+    }
     assert document["verification"] == {"complete": True, "gpu_seen_stopped": True}
     assert (document["scan"]["sessions"], document["scan"]["pending"], document["scan"]["done"]) == (
         3,

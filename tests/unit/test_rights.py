@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
 from batchscribe.cli.main import cli
-from batchscribe.cli.rights import place_of
 from batchscribe.core import keys
 from batchscribe.settings import load
+from batchscribe.wiring.rights import place_of
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "batchscribe"

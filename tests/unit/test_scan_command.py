@@ -18,7 +18,7 @@ from batchscribe.core.scan.backlog import SessionScan
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.text.flags import PARTIAL, UNHEARD
 from batchscribe.settings import load
-from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import open_ledger, open_stores
 from support.values import NOW, chunk, run
 

@@ -12,10 +12,12 @@ import pytest
 
 from batchscribe.controller.commands.redo import by_key, quarantined, redo
 from batchscribe.controller.context import moment
+from batchscribe.controller.run_message import run_message
 from batchscribe.controller.settle import FORGOTTEN, settle
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.messages import Level
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import (
     ExitRecord,
@@ -347,3 +349,48 @@ def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
     over(at, run, None)
     (held,) = quarantined(at.store)
     assert (held.key, held.attempts) == (names[0], 1)
+
+
+def test_a_message_names_what_failed_and_the_next_step(at: Stage) -> None:
+    names = ready(at, 2)
+    run = at_work(at)
+    manifest = at.worker.manifests[run.id, 0]
+    chunk = manifest.chunks[0]
+    failure = Failure(
+        key=chunk.key,
+        etag=chunk.etag,
+        run=run.id,
+        kind=FailureKind.REFUSED,
+        message="audio coded as tta",
+        at=at.clock.now(),
+    )
+    ends(at, manifest, WorkerEnd.FINISHED, failure)
+    over(at, run, None)
+    lines = at.notes.messages[-1].body.splitlines()
+    assert f"  {names[0]}: audio coded as tta" in lines
+    assert any(at.world.output.url in line for line in lines)
+    assert any(f"`batchscribe why {names[0]}`" in line for line in lines)
+
+
+def test_a_message_names_a_few_of_many_failed_chunks(at: Stage) -> None:
+    ready(at, 1)
+    left = [f"{number}.wav" for number in range(5)]
+    run = replace(at_work(at), failures=dict.fromkeys(left[:3], "not audio"))
+    sent = run_message(run, left=left, quarantined=(), passed_over={})
+    assert sent.body.count("not audio") == 3
+    assert "and 2 more" in sent.body
+
+
+def test_a_run_whose_chunks_were_quarantined_is_a_warning(at: Stage) -> None:
+    (name,) = ready(at, 1)
+    run = at_work(at)
+    for earlier in range(at.terms.max_attempts):
+        fails(at, name, f"earlier-{earlier}")
+    over(at, run, None)
+    assert at.notes.messages[-1].level is Level.WARNING
+
+
+def test_events_for_each_completed_session_and_for_the_run(at: Stage) -> None:
+    ready(at, 2)
+    tick(at.world, at.terms)
+    assert at.notes.events == ["session.completed s/", "run.settled"]

@@ -48,7 +48,7 @@ class Cloud:
             asks=Host(),
             clock=FakeClock(),
             terms=BoxTerms(engine=EngineSpec(engine="played"), gpu=False, source="s3://b", output="s3://b"),
-            output=lambda: self.store,
+            output=self.store,
             published=lambda _instance: frozenset(),
             shows_tags=self.shows_tags,
             show_tags=self.show_tags,

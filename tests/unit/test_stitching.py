@@ -9,9 +9,9 @@ import msgspec
 import pysubs2
 import pytest
 
-from batchscribe.adapters.output.subtitles import FORMATS, render
 from batchscribe.core.text.cues import LINE, LINES, SECONDS, cues, paragraphs
 from batchscribe.core.text.stitching import MISSING, PartInput, digest, stitch
+from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 from batchscribe.core.text.word_assignment import ChunkPlace, share

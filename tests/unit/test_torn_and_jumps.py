@@ -225,7 +225,7 @@ def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
         asks=LocalBox({}),
         clock=at.clock,
         terms=BoxTerms(engine=EngineSpec(engine="played"), gpu=False, source="", output=""),
-        output=lambda: at.store,
+        output=at.store,
         published=lambda _instance: frozenset(),
         ssh=None,
     )

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
 from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
-from batchscribe.cli.app import App
-from batchscribe.cli.gpu import gpu
-from batchscribe.cli.gpu_tools import gpu_tools
 from batchscribe.controller.commands.rehearsal import Act
 from batchscribe.controller.commands.rehearsal import check as rehearsable
 from batchscribe.controller.context import refuse_unfit
@@ -22,6 +18,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
 from batchscribe.wiring import engines
+from batchscribe.wiring.gpu import open_gpu_tools
 from batchscribe.wiring.preflight import unfit
 from batchscribe.wiring.scheduler import scheduler
 from support.world import INSTANCE, Notes, Stage, stage
@@ -150,11 +147,9 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
 
 def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
-    app = App()
     environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "GPU_PROVIDER": "local", "BATCH_LANGUAGE": "de"}
-    app.__dict__["settings"] = load(environ, folder=tmp_path)
-    with click.Context(gpu) as ctx:
-        assert "BATCH_LANGUAGE is de" in gpu_tools(ctx, app).unfit
+    with open_gpu_tools(load(environ, folder=tmp_path)) as tools:
+        assert "BATCH_LANGUAGE is de" in tools.unfit
 
 
 @pytest.fixture

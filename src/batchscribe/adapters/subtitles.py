@@ -1,3 +1,3 @@
-"""Former path of `adapters.output.subtitles`, kept for other packages until 0.3."""
+"""Former path of `core.text.subtitles`, kept for other packages until 0.3."""
 
-from batchscribe.adapters.output.subtitles import *  # noqa: F403
+from batchscribe.core.text.subtitles import *  # noqa: F403

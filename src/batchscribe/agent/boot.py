@@ -31,7 +31,7 @@ from batchscribe.core.run.host import (
 from batchscribe.core.run.manifest import WorkerName
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, TransientError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_stored, read_record
+from batchscribe.reading import is_stored, read_optional, read_record
 
 LOG = structlog.get_logger()
 RETRY_SECONDS = 10.0
@@ -189,11 +189,8 @@ class BoxAgent:
 
     def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
         """True if another boot took the claim. An earlier agent of this boot does not count."""
-        try:
-            record = read_record(runs, keys.boot(claim.run), BootRecord)
-        except ObjectNotFoundError:
-            return False
-        return record.boot != self._boot.id
+        record = read_optional(runs, keys.boot(claim.run), BootRecord)
+        return record is not None and record.boot != self._boot.id
 
     def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
         """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
@@ -214,15 +211,13 @@ class BoxAgent:
     def _write_boot_record(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
-        if runs.create(key, self._encode_record(claim)) or again or not self._taken_by_another(claim, runs):
+        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
+        created = runs.create(key, msgspec.json.encode(record))
+        if created or again or not self._taken_by_another(claim, runs):
             return
         marks.release()
         self._limit = None
         raise TransientError("another boot took the claim at the same time")
-
-    def _encode_record(self, claim: BoxClaim) -> bytes:
-        record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)
-        return msgspec.json.encode(record)
 
 
 def live(agent: BoxAgent, clock: Clock) -> None:

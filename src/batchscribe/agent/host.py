@@ -12,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -211,11 +211,8 @@ class Box:
         }
         written = self._environment_file()
         given = {"AWS_REGION": region, "AWS_ENDPOINT_URL": endpoint}
-        return (
-            base
-            | written
-            | {name: text for name, text in given.items() if text and not _is_set(written, name)}
-        )
+        known = {name for name in given if written.get(name) or written.get(_ALSO[name])}
+        return base | written | {name: text for name, text in given.items() if text and name not in known}
 
     def _environment_file(self) -> dict[str, str]:
         path = self._root / "env"
@@ -309,16 +306,19 @@ def _describe_stores(home: str, control: str) -> str:
     return f"{home.rstrip('/')} ({control.rstrip('/')})" if control else home.rstrip("/")
 
 
-def _is_set(written: Mapping[str, str], name: str) -> bool:
-    return any(written.get(each) for each in (name, _ALSO[name]))
+def _run_query(*command: str, seconds: float = 10) -> subprocess.CompletedProcess[str] | None:
+    """Runs a command that only reads; None if it cannot run, or does not end in time."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=seconds, check=False, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def _check_driver() -> Finding:
     mend = f"install NVIDIA's driver, version {DRIVER} or newer, or take an image that has it"
     query = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
-    try:
-        done = subprocess.run(query, capture_output=True, timeout=30, check=False, text=True)
-    except (OSError, subprocess.TimeoutExpired):
+    done = _run_query(*query, seconds=30)
+    if done is None:
         return Finding(what="GPU driver", ok=False, detail="nvidia-smi does not run", mend=mend)
     first = done.stdout.strip().splitlines()[:1]
     version = first[0].split(",")[1].strip() if first and first[0].count(",") == 2 else ""
@@ -337,24 +337,15 @@ def _check_units() -> Finding:
 
 
 def _query_systemd(question: str, unit: str) -> bool:
-    try:
-        done = subprocess.run(
-            ("systemctl", "--quiet", question, unit), capture_output=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    done = _run_query("systemctl", "--quiet", question, unit)
+    return done is not None and done.returncode == 0
 
 
 def _check_survival() -> Iterator[Finding]:
     """Checks that systemd-logind lets a worker outlive the connection that started it."""
     manager = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-    query = ("busctl", "get-property", *manager, "KillUserProcesses")
-    try:
-        done = subprocess.run(query, capture_output=True, timeout=10, check=False, text=True)
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    if done.returncode == 0:
+    done = _run_query("busctl", "get-property", *manager, "KillUserProcesses")
+    if done is not None and done.returncode == 0:
         kills = done.stdout.strip() == "b true"
         yield Finding(
             what="workers outlive ssh",

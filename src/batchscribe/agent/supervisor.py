@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -27,9 +27,9 @@ from batchscribe.core.run.host import (
     EndRequest,
 )
 from batchscribe.core.run.manifest import Manifest, Progress, WorkerName
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_stored, limit_of, read_bytes, read_record
+from batchscribe.reading import is_stored, limit_of, read_bytes, read_optional
 
 LOG = structlog.get_logger()
 IDLE_POLL_SECONDS = 2.0
@@ -38,7 +38,6 @@ POLL_SECONDS = 5.0
 
 Mark = tuple[int, str, int, int]
 """Progress of the work: worker, phase, chunks done with, windows through the engine."""
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Workers(Protocol):
@@ -227,9 +226,15 @@ class Watch:
 
     def _check_idle(self) -> EndOfRun | None:
         waited = self._clock.monotonic() - self._idle_since
-        if self._worker == 0:
-            return self._end_without_work() if waited >= self._waits.first else None
-        return EndOfRun("work ended") if waited >= self._waits.linger else None
+        if self._worker > 0:
+            return EndOfRun("work ended") if waited >= self._waits.linger else None
+        if waited < self._waits.first:
+            return None
+        # A controller revokes its claim if its start failed; the instance then stays up for the user who
+        # started it meanwhile.
+        if self._claimed():
+            return EndOfRun("no work came")
+        return EndOfRun("its claim was revoked before any work came", leave=True)
 
     def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
@@ -239,16 +244,6 @@ class Watch:
         if not begun or waited < self._waits.linger or self._is_running() is not False:
             return None
         return EndOfRun("its worker ended, and the store could not be reached since")
-
-    def _end_without_work(self) -> EndOfRun:
-        """Ends a run without any manifest.
-
-        A controller revokes its claim if its start failed; the instance then stays up for the user who
-        started it meanwhile.
-        """
-        if self._claimed():
-            return EndOfRun("no work came")
-        return EndOfRun("its claim was revoked before any work came", leave=True)
 
     def _start_worker(self, sha256: str) -> EndOfRun | None:
         claim = self._claim
@@ -271,7 +266,7 @@ class Watch:
 
     def _obey_cancel(self) -> None:
         """Ends the worker if its controller requests it. By signal first, by force after the grace period."""
-        asked = self._read_optional(keys.cancel(self._claim.run, self._worker), EndRequest)
+        asked = read_optional(self._runs, keys.cancel(self._claim.run, self._worker), EndRequest)
         if asked is None:
             return
         now = self._clock.monotonic()
@@ -287,7 +282,7 @@ class Watch:
         An unreadable report counts as none, so that the request to end the worker is still read.
         """
         try:
-            progress = self._read_optional(keys.progress(self._claim.run, self._worker), Progress)
+            progress = read_optional(self._runs, keys.progress(self._claim.run, self._worker), Progress)
         except MisconfiguredError as error:
             LOG.warning("box.progress_unreadable", run=self._claim.run, why=str(error))
             return
@@ -336,7 +331,7 @@ class Watch:
         key, data = keys.box_end(self._claim.run), msgspec.json.encode(end)
         if self._runs.create(key, data) or end.worker is None:
             return
-        earlier = self._read_optional(key, BoxEnd)
+        earlier = read_optional(self._runs, key, BoxEnd)
         if earlier is None or earlier.worker != end.worker:
             self._runs.replace(key, data)
 
@@ -356,10 +351,4 @@ class Watch:
             return self._workers.is_running(self._name)
         except BatchscribeError as error:
             LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
-            return None
-
-    def _read_optional(self, key: str, kind: type[T]) -> T | None:
-        try:
-            return read_record(self._runs, key, kind)
-        except ObjectNotFoundError:
             return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +13,18 @@ import msgspec
 from rich.console import Console
 
 from batchscribe import settings as configuration
-from batchscribe.adapters.machine import logs
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
+from batchscribe.wiring.process import apply_settings
 
 WIDTH = 130
+UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
 
 
 class PlainConsole(Console):
@@ -37,6 +46,14 @@ class App:
         """Settings given as options: they win over the environment and over `.env`."""
         self.lenient = False
         """True for commands that stop a GPU: they raise settings errors at their end."""
+        self.verbose = not sys.stderr.isatty()
+        """True if events of the log are shown: by default only where no user watches."""
+        self.quiet = False
+
+    @property
+    def log_level(self) -> str:
+        """Level from which events are shown; the log files have all of them."""
+        return "error" if self.quiet else "info" if self.verbose else "warning"
 
     def take_source(self, source: str) -> None:
         """Replaces the configured source.
@@ -48,21 +65,20 @@ class App:
         if origins.get("BATCH_OUTPUT") != configuration.ENVIRONMENT:
             self.flags["BATCH_OUTPUT"] = source
 
+    def relative(self, key: str) -> str:
+        """Returns the key below the source; `key` may be a whole URL."""
+        return key.removeprefix(self.settings.required("BATCH_SOURCE").rstrip("/") + "/")
+
     @cached_property
     def settings(self) -> Settings:
-        return configured(configuration.load(flags=self.flags, lenient=self.lenient))
+        settings = configuration.load(flags=self.flags, lenient=self.lenient)
+        apply_settings(settings, log_level=self.log_level)
+        return settings
 
     @cached_property
     def console(self) -> Console:
         """Console; unfolded lines if stdout is no terminal."""
         return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-
-
-def configured(settings: Settings) -> Settings:
-    """Applies the settings to the AWS environment and the log."""
-    settings.apply_aws_environment()
-    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream())
-    return settings
 
 
 def print_json(document: Any) -> None:
@@ -77,6 +93,22 @@ def _plain(value: object) -> object:
     if isinstance(value, Usd):
         return value.dollars
     raise NotImplementedError(f"no JSON for {type(value).__name__}")
+
+
+class Duration(click.ParamType[timedelta]):
+    """A duration such as 8h: a number that matches `number`, and one of the `units`."""
+
+    name = "duration"
+
+    def __init__(self, units: str, complaint: str, *, number: str = r"\d{1,9}(?:\.\d+)?") -> None:
+        self._pattern = re.compile(rf"({number})([{units}])")
+        self._complaint = complaint
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        match = self._pattern.fullmatch(value.strip())
+        if match is None:
+            self.fail(self._complaint.format(value=value), param, ctx)
+        return float(match[1]) * UNITS[match[2]]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import click
 import structlog
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.scan import shown
+from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import Life
 from batchscribe.controller.commands.why import why as life_of
+from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
 from batchscribe.core import keys
+from batchscribe.core.decide.policy import decide
 from batchscribe.core.redaction import printable
-from batchscribe.core.scan.chunks import TOP, audio_name
+from batchscribe.core.scan.backlog import ChunkState
+from batchscribe.core.scan.chunks import session_id
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
-from batchscribe.errors import ObjectNotFoundError
-from batchscribe.wiring.scheduler import new_scanner
+from batchscribe.core.text.subtitles import render
+from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.wiring.estimates import estimate_audio
+from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
 
@@ -34,7 +42,9 @@ from batchscribe.wiring.seams import open_stores
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
     """The history of one chunk: audio, attempts, transcripts, quarantine, and their runs."""
-    life = life_of(_scanner(app), _relative(app, key))
+    life = life_of(open_scanner(app.settings), app.relative(key), max_wait=app.settings.max_wait)
+    if life.state is ChunkState.PENDING:
+        life = replace(life, next_tick=_next_tick(app))
     if as_json:
         print_json(life)
         return
@@ -46,18 +56,38 @@ def why(app: App, key: str, *, as_json: bool) -> None:
 @click.argument("what", required=False)
 @click.option("--stale", is_flag=True, help="Every chunk whose audio is newer than its transcript.")
 @click.option("--model-not", metavar="MODEL", help="Every chunk that was not transcribed by this model.")
+@click.option("--dry-run", is_flag=True, help="Show what it would transcribe again, and at what cost.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_app
-def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_json: bool) -> None:
-    """Transcribe WHAT (a key or a session) again.
+def redo(
+    app: App,
+    what: str | None,
+    *,
+    stale: bool,
+    model_not: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Transcribe WHAT (a key or a session) again, after showing the cost.
 
     Old transcripts are moved aside and kept.
     """
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
-    scanner = _scanner(app)
+    scanner = open_scanner(app.settings)
     chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
-    stamp = f"{SystemClock().now():%Y%m%d-%H%M%S}"
+    planned = _describe_redo(app, chosen)
+    if dry_run or not chosen:
+        if as_json:
+            print_json({"would_redo": [audio.info.key for audio in chosen]})
+        else:
+            app.console.print(f"Would redo {planned}. Nothing was changed.", markup=False)
+        return
+    if not yes:
+        _confirm(f"Redo {planned}?")
+    stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
         print_json({"redone": redone})
@@ -65,7 +95,7 @@ def redo(app: App, what: str | None, *, stale: bool, model_not: str | None, as_j
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
     aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
-    app.console.print(f"{len(redone)} chunks are pending again; old transcripts in {aside}", markup=False)
+    app.console.print(f"{_count(redone)} pending again; old transcripts in {aside}", markup=False)
 
 
 @click.group()
@@ -97,7 +127,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
     """Forget the failures of KEYS, so that the next runs retry them."""
     if bool(keys) == everything:
         raise click.UsageError("give the keys, or --all")
-    wanted = None if everything else [_relative(app, key) for key in keys]
+    wanted = None if everything else [app.relative(key) for key in keys]
     released = redoing.release(open_stores(app.settings)[1], wanted)
     if as_json:
         print_json({"released": released})
@@ -118,9 +148,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @pass_app
 def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
     """A session's transcript, assembled from its current transcripts."""
-    from batchscribe.adapters.output.subtitles import render
-
-    whole = assemble(_scanner(app), session_id(_relative(app, session)))
+    whole = assemble(open_scanner(app.settings), session_id(app.relative(session)))
     for part in whole.parts:
         if UNREADABLE in part.flags:
             click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
@@ -133,14 +161,6 @@ def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
         structlog.get_logger("batchscribe").info("exported", file=str(output), bytes=len(data))
 
 
-def session_id(name: str) -> str:
-    """Session id: a folder with its slash, a file's key unchanged."""
-    audio = audio_name(name)
-    if audio is not None and audio.number is None:
-        return name
-    return TOP if name in {".", "./", ""} else name.rstrip("/") + "/"
-
-
 def _chosen(
     app: App, scanner: Scanner, what: str | None, *, stale: bool, model_not: str | None
 ) -> Sequence[AudioObject]:
@@ -148,24 +168,48 @@ def _chosen(
         return redoing.stale(scanner)
     if model_not:
         return redoing.model_not(scanner, model_not)
-    name = _relative(app, what or "")
+    name = app.relative(what or "")
     try:
         return redoing.by_key(scanner, name)
     except ObjectNotFoundError:
         return redoing.by_session(scanner, session_id(name))
 
 
-def _scanner(app: App) -> Scanner:
-    return new_scanner(app.settings, *open_stores(app.settings), SystemClock(), by_hand=False)
+def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
+    """Returns the number of chunks, with estimated audio and cost if the price is known."""
+    if not chosen:
+        return "nothing"
+    try:
+        estimated = estimate_audio(app.settings, chosen)
+    except MisconfiguredError as error:
+        return f"{_count(chosen)} (cost unknown: {error})"
+    hours = estimated.audio_seconds / 3600
+    return f"{_count(chosen)}, about {hours:.2f} h of audio, about ${estimated.cost.text(2)}"
 
 
-def _relative(app: App, key: str) -> str:
-    """Returns the key below the source; `key` may be a whole URL."""
-    return key.removeprefix(app.settings.required("BATCH_SOURCE").rstrip("/") + "/")
+def _confirm(question: str) -> None:
+    """Asks the user. Raises UsageError without a terminal, Abort after a no."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Add --yes to do it without a terminal; nothing was changed")
+    click.confirm(question, abort=True)
+
+
+def _count(found: Sequence[object]) -> str:
+    return f"{len(found)} chunk" if len(found) == 1 else f"{len(found)} chunks"
 
 
 def _unreadable(transcript: str, key: str) -> str:
     return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
+
+
+def _next_tick(app: App) -> str:
+    """Returns the decision of a tick now; the reason if it cannot be made."""
+    try:
+        with opened(app, remember=False) as made:
+            decision = decide(observe(made.world, made.terms), made.terms.policy)
+    except BatchscribeError as error:
+        return f"unknown: {error}"
+    return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"
 
 
 def _describe_life(life: Life) -> Iterator[str]:
@@ -174,18 +218,27 @@ def _describe_life(life: Life) -> Iterator[str]:
         yield "  the audio was deleted"
     else:
         yield f"  audio       {life.audio.size} bytes, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
-        yield f"  state       {life.state}" + (" (stale: the audio is newer)" if life.stale else "")
+        yield f"  state       {life.explanation}"
+        if life.next_tick:
+            yield f"  next tick   {life.next_tick}"
         yield f"  transcript  goes to {life.planned}"
-    for transcript in life.transcripts:
-        if transcript.unreadable:
-            yield f"  unreadable  {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
-            continue
-        by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
-        flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
-        yield f"  transcribed {transcript.written:%Y-%m-%d %H:%M:%S} UTC{by}{flags}: {transcript.key}"
-    for mention in life.runs:
-        yield f"  run         {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
-    for failure in life.failures:
-        yield f"  failed      {failure.at:%Y-%m-%d %H:%M:%S} UTC ({failure.kind}): {failure.message}"
+    for at, line in sorted(_list_events(life)):
+        yield f"  {at:%Y-%m-%d %H:%M:%S} UTC  {line}"
     if life.quarantine:
         yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"
+
+
+def _list_events(life: Life) -> Iterator[tuple[datetime, str]]:
+    """Yields transcripts, runs and failed attempts with their times."""
+    for transcript in life.transcripts:
+        if transcript.unreadable:
+            line = f"unreadable: {_unreadable(transcript.key, life.key)} ({transcript.unreadable})"
+        else:
+            by = f" by {transcript.engine} {transcript.model or ''}".rstrip() if transcript.engine else ""
+            flags = f" [{', '.join(transcript.flags)}]" if transcript.flags else ""
+            line = f"transcribed{by}{flags}: {transcript.key}"
+        yield transcript.written, line
+    for mention in life.runs:
+        yield mention.dispatched, f"run {mention.run}, worker {mention.worker}: {mention.outcome or 'open'}"
+    for number, failure in enumerate(life.failures, 1):
+        yield failure.at, f"attempt {number} failed in run {failure.run} ({failure.kind}): {failure.message}"

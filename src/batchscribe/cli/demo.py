@@ -20,8 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batchscribe import settings as configuration
-from batchscribe.adapters.aws.prices import PriceTable
-from batchscribe.cli.app import App, configured, pass_app
+from batchscribe.cli.app import App, pass_app
 from batchscribe.cli.render import decided, settled
 from batchscribe.cli.tick import opened
 from batchscribe.controller.tick import tick as one_tick
@@ -30,6 +29,8 @@ from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.core.text import transcripts
 from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.wiring.process import apply_settings
+from batchscribe.wiring.scheduler import rate_of
 
 PRICED_AS = "g4dn.xlarge"
 REGION = "us-east-2"
@@ -52,7 +53,8 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     say = app.console.print
     count = len(corpus["chunks"]) + len(corpus["session"]["keys"])
     say(f"[bold]1. A bucket on disk[/] with {count} chunks of speech: {escape(str(home / 'bucket'))}")
-    app.settings = configured(demo_settings(home, engine))
+    app.settings = demo_settings(home, engine)
+    apply_settings(app.settings, log_level=app.log_level)
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.terms)
@@ -127,9 +129,7 @@ def plain(text: str) -> str:
 
 def priced(run: Run) -> str:
     """Sentence with the price of the same seconds on PRICED_AS."""
-    rate = PriceTable().rate(PRICED_AS, REGION)
-    if rate is None:
-        raise MisconfiguredError(f"the price table has no {PRICED_AS}: reinstall batchscribe")
+    rate = rate_of(configuration.Settings(region=REGION))(PRICED_AS)
     amount = cost(rate, run.billed_seconds)
     return (
         f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from batchscribe.adapters.host_access.installation import EXTRAS
-from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
-from batchscribe.cli.app import App
-from batchscribe.cli.gpu_kit import GpuTools, status_of
+from batchscribe import __version__
+from batchscribe.cli.app import App, Duration, json_option, print_json
 from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
-from batchscribe.core.run.host import Finding, Grade
+from batchscribe.core import keys
+from batchscribe.core.run.host import Finding, Grade, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -29,10 +26,10 @@ from batchscribe.errors import (
     NotOursError,
     RefusedError,
 )
+from batchscribe.reading import read_optional
+from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([hms])")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _POLL_SECONDS = 60.0
 LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _SESSION_SECONDS = 3600.0
@@ -45,26 +42,23 @@ def tools(ctx: click.Context) -> GpuTools:
     return make()
 
 
-def _seconds(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a time such as 2h or 45m")
-    return float(match[1]) * _UNITS[match[2]]
-
-
 @click.group()
 def gpu() -> None:
     """Manual control of the GPU instance."""
 
 
 @gpu.command()
-@click.option("--for", "seconds", callback=_seconds, help="Stop it again after this time, e.g. 2h.")
+@click.option(
+    "--for",
+    "length",
+    type=Duration("hms", "{value!r} is not a time such as 2h or 45m"),
+    help="Stop it again after this time, e.g. 2h.",
+)
 @click.pass_context
-def start(ctx: click.Context, seconds: float | None) -> None:
+def start(ctx: click.Context, length: timedelta | None) -> None:
     """Start the instance for yourself; the scheduler leaves it alone."""
     at = tools(ctx)
+    seconds = length.total_seconds() if length is not None else None
     hand = at.hand
     at.preflight()
     with at.lock.held():
@@ -105,13 +99,13 @@ def stop(ctx: click.Context, force: bool) -> None:
 
 
 @gpu.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
-    rows = status_of(tools(ctx))
+    rows = _describe_status(tools(ctx))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        print_json(rows)
         return
     for name, value in rows.items():
         click.echo(f"{name.replace('_', ' '):<16} {'-' if value is None else value}")
@@ -125,9 +119,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
     at = tools(ctx)
     refuse_unfit(at.unfit)
     at.preflight()
-    seen = at.hand.look()
-    if seen.state is InstanceState.MISSING:
-        raise MisconfiguredError(at.absence)
+    seen = _poll_existing(at)
     exists = seen.state is not InstanceState.TERMINATED
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
@@ -140,7 +132,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
         state = (running or seen).state
         passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
         if running is not None:
-            passed &= _print_findings(setup_beside_runs(at, running).check(running))
+            passed &= _print_findings(check_host(at, running))
     if not passed:
         ctx.exit(1)
 
@@ -169,7 +161,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        passed = _print_findings(at.setup.set_up(running, Wishes(**wishes)))
+        passed = _print_findings(at.set_up(running, **wishes))
     if not passed:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
@@ -190,6 +182,46 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
 
 
+def _describe_status(at: GpuTools) -> dict[str, object]:
+    """Rows of `gpu status`: state, claim, lock and worker version."""
+    seen = _poll_existing(at)
+    run = at.open_run(at.instance)
+    return {
+        "provider": at.provider,
+        "instance": seen.id,
+        "type": seen.type or None,
+        "state": seen.state.value,
+        "billable": seen.state.billable,
+        "address": at.ssh.address(seen) if at.ssh else None,
+        "launched_at": seen.launched_at.isoformat() if seen.launched_at else None,
+        "claimed_by": seen.run,
+        "deadline": seen.deadline.isoformat() if seen.deadline else None,
+        "open_run": run.id if run else None,
+        "lock": at.lock.holder(),
+        "worker": _read_worker_version(at, seen.state),
+        "scheduler": __version__,
+    }
+
+
+def _poll_existing(at: GpuTools) -> Instance:
+    """Polls the instance. Raises MisconfiguredError if there is none in the region."""
+    seen = at.hand.look()
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(at.absence)
+    return seen
+
+
+def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
+    """Returns the worker's version from the instance record; None without a record."""
+    key = keys.instance(at.instance)
+    try:
+        record = read_optional(at.output, key, InstanceRecord)
+    except MisconfiguredError as error:
+        problem = f"{at.instance} is {state}, and its record {key} is {error}"
+        raise MisconfiguredError(f"{problem}: `batchscribe gpu setup` rewrites it") from error
+    return record.release if record else None
+
+
 def _print_findings(findings: Iterable[Finding]) -> bool:
     """Prints each finding when it arrives; True if all passed."""
     passed = True
@@ -201,11 +233,9 @@ def _print_findings(findings: Iterable[Finding]) -> bool:
     return passed
 
 
-def setup_beside_runs(at: GpuTools, seen: Instance) -> BoxSetup:
-    """Returns the set-up; loads no second model while a run uses the GPU."""
-    if at.open_run(at.instance) is None and not _is_claimed(at, seen):
-        return at.setup
-    return replace(at.setup, terms=replace(at.setup.terms, busy=True))
+def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
+    """Checks the host; loads no second model while a run uses its GPU."""
+    return at.check(running, busy=at.open_run(at.instance) is not None or _is_claimed(at, running))
 
 
 @contextmanager

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sysconfig
 from pathlib import Path
 
 import click
 
-from batchscribe.adapters.machine import installed
-from batchscribe.adapters.machine.schedule import (
-    CHECK_HOURS,
-    CRON_LOG,
-    SERVICE,
-    TIMER,
-    WATCH_EVERY,
-    WATCHDOG_SERVICE,
-    Interval,
-    Plan,
-    render_cron,
-    render_units,
-)
 from batchscribe.cli.app import App, pass_app
-from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
+from batchscribe.wiring import install as schedules
+from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, is_root, plan_of, units_of
 
 every_option = click.option(
     "--every", metavar="INTERVAL", help=f"How often, such as 30m or 1h; wins over {CHECK_HOURS}."
@@ -34,7 +20,7 @@ print_option = click.option(
 unit_dir_option = click.option(
     "--unit-dir",
     type=click.Path(path_type=Path),
-    default=installed.UNIT_DIR,
+    default=UNIT_DIR,
     show_default=True,
     help="Folder of systemd's units.",
 )
@@ -54,22 +40,22 @@ def install() -> None:
 def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, print_only: bool) -> None:
     """Install systemd timers and services of the tick and the watchdog."""
     plan = plan_of(app.settings, every=every, user=user)
-    names = installed.names_of(plan.folder, unit_dir)
-    units = render_units(plan, names)
+    names, units = units_of(plan, unit_dir)
+    timer, service, _watch_timer, watch_service = names.units
     if print_only:
         for name, text in units.items():
             click.echo(f"# {unit_dir / name}\n{text}")
         return
     app.settings.required("BATCH_SOURCE")
-    _print_lines(installed.install_units(units, unit_dir, names))
+    _print_lines(schedules.install_units(units, unit_dir, names))
     _warn_about_shell_settings(app.settings)
     _print_lines(
         [
-            *_interval_note(plan),
+            *([_interval_note(plan.interval.hours)] if plan.told else []),
             f"A tick every {plan.interval} as {plan.user}, in {plan.folder}; a watchdog every {WATCH_EVERY}.",
             "  show timers: systemctl list-timers 'batch-transcribe-*'",
-            f"  show logs:   journalctl -u {names.of(SERVICE)} -u {names.of(WATCHDOG_SERVICE)} -f",
-            f"  stop ticks:  sudo systemctl stop {names.of(TIMER)}",
+            f"  show logs:   journalctl -u {service} -u {watch_service} -f",
+            f"  stop ticks:  sudo systemctl stop {timer}",
             f"  disable all: sudo systemctl disable --now {' '.join(names.timers)}",
             "  remove all:  batchscribe uninstall, in this folder",
             "  change:      run this again with another --every",
@@ -85,19 +71,18 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
 def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> None:
     """Install crontab lines of the tick and the watchdog."""
     plan = plan_of(app.settings, every=every, user=user)
-    block = render_cron(plan)
+    block = schedules.render_cron(plan)
     if print_only:
         click.echo(block)
         return
     app.settings.required("BATCH_SOURCE")
-    installed.make_cron_log(plan.log_dir / CRON_LOG, plan.user)
-    owner = plan.user if _is_root() else user
-    _print_lines(installed.install_cron(block, owner, plan.folder))
+    owner = plan.user if is_root() else user
+    _print_lines(schedules.install_cron(plan, owner))
     _warn_about_shell_settings(app.settings)
     shown = f"`crontab -u {owner} -l`" if owner else "`crontab -l`"
     _print_lines(
         [
-            *_interval_note(plan),
+            *([_interval_note(plan.interval.hours)] if plan.told else []),
             f"A tick every {plan.interval}, a watchdog every {WATCH_EVERY}, in {plan.folder}. See {shown}.",
         ]
     )
@@ -109,48 +94,8 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
 def uninstall(user: str | None, unit_dir: Path) -> None:
     """Remove this folder's schedule; a running tick is not interrupted."""
     folder = Path.cwd()
-    done = installed.uninstall_units(unit_dir, folder)
-    crontabs = [None, _owner(folder)] if _is_root() and not user else [user]
-    for owner in crontabs:
-        done += installed.uninstall_cron(owner, folder)
+    done = schedules.uninstall(folder, unit_dir, user)
     _print_lines(done or [f"nothing was installed for {folder}"])
-
-
-def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
-    """Returns the plan.
-
-    Raises MisconfiguredError for a bad interval or user, or a missing program.
-    """
-    interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
-    name = user or _owner(settings.folder)
-    installed.known_user(name)
-    return Plan(
-        executable=_executable(),
-        folder=settings.folder,
-        user=name,
-        interval=interval,
-        # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
-        told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
-        local_gpu=settings.provider == "local",
-        log_dir=settings.log_dir,
-    )
-
-
-def _is_root() -> bool:
-    """True under `sudo`: the installation then belongs to the owner of `.env`."""
-    return os.geteuid() == 0
-
-
-def _owner(folder: Path) -> str:
-    dotenv = folder / DOTENV
-    return installed.owner(dotenv if dotenv.exists() else folder)
-
-
-def _executable() -> Path:
-    path = Path(sysconfig.get_path("scripts")) / "batchscribe"
-    if not path.exists():
-        raise MisconfiguredError(f"{path} is missing: install batchscribe into this Python first")
-    return path
 
 
 def _warn_about_shell_settings(settings: Settings) -> None:
@@ -166,10 +111,8 @@ def _warn_about_shell_settings(settings: Settings) -> None:
         )
 
 
-def _interval_note(plan: Plan) -> list[str]:
-    if not plan.told:
-        return []
-    return [f"{CHECK_HOURS}={plan.interval.hours:g} is set in the schedule, and wins over .env there."]
+def _interval_note(hours: float) -> str:
+    return f"{CHECK_HOURS}={hours:g} is set in the schedule, and wins over .env there."
 
 
 def _print_lines(lines: list[str]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -16,34 +17,49 @@ from batchscribe import __version__
 from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
-    "doctor": ("doctor:doctor", "Check every precondition of a run, with the fix for each."),
-    "scan": ("scan:scan", "The backlog, by session."),
-    "tick": ("tick:tick", "Make one decision, and carry it out."),
-    "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),
-    "status": ("status:status", "Lock, run in progress, backlog, GPU, pause, last runs."),
-    "report": ("report:report", "Sessions and costs of a period."),
-    "why": ("chunks:why", "The history of one chunk."),
-    "redo": ("chunks:redo", "Transcribe again; old transcripts are kept."),
-    "quarantine": ("chunks:quarantine", "Chunks that failed for good."),
-    "export": ("chunks:export", "A session's transcript."),
-    "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
-    "resume": ("status:resume", "Resume scheduling."),
-    "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
-    "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
-    "watchdog": ("watch:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
-    "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
-    "install": ("install:install", "Install the schedule of tick and watchdog."),
-    "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
-    "worker": ("worker:worker", "Process one manifest on the GPU host."),
-    "engines": ("worker:engines", "Speech engines, and whether each can run here."),
-    "iam-policy": (
-        "rights:iam_policy",
-        "The least rights on AWS for the scheduler, the stop role and the GPU host.",
-    ),
-    "config": ("status:config", "The effective settings, and the origin of each."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start here": {
+        "demo": ("demo:demo", "A complete run on this machine: bundled speech, no account, no network."),
+        "doctor": ("doctor:doctor", "Check every precondition of a run, with the fix for each."),
+        "run": ("tick:run", "Transcribe the backlog now, ignoring policy and age."),
+    },
+    "Every day": {
+        "scan": ("scan:scan", "The backlog, by session."),
+        "status": ("status:status", "Lock, run in progress, backlog, GPU, pause, last runs."),
+        "report": ("report:report", "Sessions and costs of a period."),
+        "why": ("chunks:why", "The history of one chunk, and what it waits for."),
+        "export": ("chunks:export", "A session's transcript."),
+        "redo": ("chunks:redo", "Transcribe again; old transcripts are kept."),
+        "quarantine": ("chunks:quarantine", "Chunks that failed for good."),
+        "logs": ("logs:logs", "The log of a run."),
+    },
+    "The schedule": {
+        "tick": ("tick:tick", "Make one decision, and carry it out."),
+        "install": ("install:install", "Install the schedule of tick and watchdog."),
+        "uninstall": ("install:uninstall", "Remove the schedule of tick and watchdog."),
+        "pause": ("status:pause", "Suspend scheduling until `resume`, or for a duration."),
+        "resume": ("status:resume", "Resume scheduling."),
+        "watchdog": ("tick:watchdog", "Advance open runs by one pass; a timer calls it each minute."),
+        "reconcile": ("tick:reconcile", "Stop runs that should have ended; start nothing."),
+    },
+    "The GPU": {
+        "gpu": ("gpu:gpu", "Manual control of the GPU instance."),
+        "rehearse": ("rehearse:rehearse", "Kill the controller, and verify that the GPU is stopped."),
+        "engines": ("worker:engines", "Speech engines, and whether each can run here."),
+        "worker": ("worker:worker", "Process one manifest on the GPU host."),
+    },
+    "Set-up": {
+        "config": ("status:config", "The effective settings, and the origin of each."),
+        "iam-policy": (
+            "rights:iam_policy",
+            "The least rights on AWS for the scheduler, the stop role and the GPU host.",
+        ),
+        "notify": ("notify:notify", "Send a test message to all receivers."),
+        "completion": ("completion:completion", "A script that completes commands in your shell."),
+    },
 }
+COMMANDS = {name: row for group in GROUPS.values() for name, row in group.items()}
+"""Command -> (module:attribute, help)."""
 
 
 class FrontDoor(click.Group):
@@ -52,8 +68,10 @@ class FrontDoor(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if near := difflib.get_close_matches(cmd_name, COMMANDS, n=1):
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {near[0]!r}?")
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(f"batchscribe.cli.{module}"), attribute)
@@ -61,30 +79,35 @@ class FrontDoor(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        for group, commands in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
 
 @click.group(
     cls=FrontDoor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(__version__, prog_name="batchscribe")
+@click.option("-v", "--verbose", is_flag=True, help="Show the events of the log on a terminal, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors only.")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, *, verbose: bool, quiet: bool) -> None:
     """Transcribe the audio of a bucket on a GPU started on demand.
 
     Settings come from `.env` in the working directory; the environment wins over it, options win
     over both. Exit codes: 0 done, held or nothing to do; 1 failed; 2 misconfigured; 3 the GPU was not
-    observed stopped.
+    observed stopped; 130 interrupted.
     """
     from batchscribe.cli.app import App
 
     ctx.obj = app = App()
+    app.verbose |= verbose
+    app.quiet = quiet
 
     def tools() -> object:
-        from batchscribe.cli.gpu_tools import gpu_tools
+        from batchscribe.wiring.gpu import open_gpu_tools
 
-        return gpu_tools(ctx, app)
+        return ctx.with_resource(open_gpu_tools(app.settings))
 
     ctx.meta["batchscribe.gpu.tools"] = tools
 
@@ -98,7 +121,7 @@ def main() -> NoReturn:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("batchscribe: interrupted", err=True)
-        sys.exit(1)
+        sys.exit(130)
     except BatchscribeError as error:
         sys.exit(_print_error(error))
     except BrokenPipeError:

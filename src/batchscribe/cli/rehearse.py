@@ -36,10 +36,8 @@ from batchscribe.errors import BatchscribeError
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.wiring.scheduler import Scheduler
 
-ACTS = [act.value for act in Act]
 USUAL = {Act.BOX: 420.0, Act.GUARD: LONGEST[Act.GUARD].total_seconds() / 2}
 """Billed seconds of a successful act."""
-SPEECH = "rehearsal/chunk-001.ogg"
 
 
 @click.command()
@@ -93,7 +91,8 @@ def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
     name = f"{made.world.clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     if not quiet:
         app.console.print(f"{act}: {_PLOTS[act]}", markup=False)
-    put_speech(made.world, name, _speech())
+    bundled = files("batchscribe") / "demo" / "audio" / "morning-walk" / "chunk-002.ogg"
+    put_speech(made.world, name, {"rehearsal/chunk-001.ogg": bundled.read_bytes()})
     log = made.settings.log_dir / "rehearsal.log"
     make_folder(log.parent)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as output:
@@ -141,12 +140,6 @@ def _end_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(1)  # without clean-up, as if killed
-
-
-def _speech() -> dict[str, bytes]:
-    """One bundled chunk of speech, a few seconds long."""
-    bundled = files("batchscribe") / "demo" / "audio" / "morning-walk" / "chunk-002.ogg"
-    return {SPEECH: bundled.read_bytes()}
 
 
 _PLOTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation
@@ -44,9 +45,12 @@ def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     if run.open:
         return
     yield f"  {run.chunks_done} done, {run.chunks_failed} failed" + (f", {left} left" if left else "")
+    yield from failure_lines(run, run.chunks_failed)
     report = build(run)
     yield render_block(cost_block(report))
     yield from work_lines(report.work)
+    if run.chunks_done:
+        yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"
 
 

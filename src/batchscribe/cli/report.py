@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -13,17 +12,16 @@ import msgspec
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.cli.app import App, PlainConsole, pass_app, print_json
+from batchscribe.cli.app import App, Duration, PlainConsole, pass_app, print_json
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import EngineTime, flag_text, work_lines, work_of
+from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-
+PERIOD = Duration("hdw", "{value!r} is not a period: use 24h, 7d, 30d", number="[1-9][0-9]{0,3}")
 WIDTH = 120
 """Columns of the table if stdout is no terminal: wide enough to fold nothing."""
 
@@ -43,13 +41,13 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     rate_source: str
     cost: float
     cost_micros: int
-    load_seconds: float | None = None
-    busy_share: float | None = None
+    load_seconds: float | None
+    busy_share: float | None
     """Shares of the engines' time after loading; None if no worker reported it."""
-    starved_share: float | None = None
-    blocked_share: float | None = None
-    to_blame: tuple[str, ...] = ()
-    flags: dict[str, int] = {}
+    starved_share: float | None
+    blocked_share: float | None
+    to_blame: tuple[str, ...]
+    flags: dict[str, int]
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,29 +59,13 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
 
 
-class Span(click.ParamType[timedelta]):
-    """A period such as 24h, 7d or 4w."""
-
-    name = "period"
-
-    def convert(
-        self, value: str | timedelta, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        match = re.fullmatch(r"([1-9][0-9]{0,3})([hdw])", value)
-        if match is None:
-            self.fail(f"{value!r} is not a period: use 24h, 7d, 30d", param, ctx)
-        return int(match[1]) * UNITS[match[2]]
-
-
 @click.command()
-@click.option("--last", type=Span(), default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
+@click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
 @pass_app
 def report(app: App, last: timedelta, shape: str) -> None:
     """The runs of a period, and their cost."""
-    now = SystemClock().now()
+    now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)
     if shape == "json":
@@ -154,7 +136,7 @@ def summary(sums: Totals) -> str:
 
 def _row(run: Run) -> ReportRow:
     work = work_of(run.worked)
-    row = ReportRow(
+    return ReportRow(
         run=run.id,
         created=run.created,
         status=(run.outcome if run.outcome and not run.open else run.state).value,
@@ -167,19 +149,12 @@ def _row(run: Run) -> ReportRow:
         rate_source=run.rate.source,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
-    )
-    return row if work is None else _with_work(row, work)
-
-
-def _with_work(row: ReportRow, work: EngineTime) -> ReportRow:
-    return msgspec.structs.replace(
-        row,
-        load_seconds=work.load_seconds,
-        busy_share=work.busy_share,
-        starved_share=work.starved_share,
-        blocked_share=work.blocked_share,
-        to_blame=work.to_blame,
-        flags=work.flags,
+        load_seconds=work.load_seconds if work else None,
+        busy_share=work.busy_share if work else None,
+        starved_share=work.starved_share if work else None,
+        blocked_share=work.blocked_share if work else None,
+        to_blame=work.to_blame if work else (),
+        flags=work.flags if work else {},
     )
 
 

@@ -11,7 +11,6 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.redaction import printable
@@ -19,9 +18,12 @@ from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.scheduler import new_scanner
-from batchscribe.wiring.seams import open_ledger, open_stores
+from batchscribe.wiring.process import open_clock
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.seams import open_ledger
 
+COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
+"""Counts of chunks in a Backlog."""
 EVER = datetime.min.replace(tzinfo=UTC)
 NAMED = 20
 """Maximum number of unreadable transcripts in the summary; `--json` lists all."""
@@ -61,16 +63,13 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     """The backlog, by session: what is pending, done, stale or quarantined."""
     if source:
         app.take_source(source)
-    clock = SystemClock()
     unreadable, flags = _from_ledger(app)
-    scanner = new_scanner(
-        app.settings, *open_stores(app.settings), clock, by_hand=False, unreadable=unreadable
-    )
+    scanner = open_scanner(app.settings, unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
     )
-    now = clock.now()
+    now = open_clock().now()
     if as_json:
         print_json(document(app.settings.source, backlog, kept, now) | {"flags": flags})
         return
@@ -99,11 +98,7 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
     return {
         "source": source,
         "at": now,
-        "pending": backlog.pending,
-        "waiting": backlog.waiting,
-        "done": backlog.done,
-        "stale": backlog.stale,
-        "quarantined": backlog.quarantined,
+        **{name: getattr(backlog, name) for name in COUNTS},
         "troubled": backlog.troubled,
         "empty": backlog.empty,
         "bytes": backlog.pending_bytes,
@@ -118,7 +113,7 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
 def table(rows: list[SessionRow], now: datetime) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("session", overflow="fold")
-    for name in ("pending", "waiting", "done", "stale", "quarantined", "unreadable", "bytes", "oldest"):
+    for name in (*COUNTS, "unreadable", "bytes", "oldest"):
         made.add_column(name, justify="right")
     for row in rows:
         live = " (live)" if row.live else ""
@@ -139,9 +134,8 @@ def summary(
         yield f"... and {hidden} more sessions (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
-    rest = ("waiting", "done", "stale", "quarantined", "empty")
-    counts = [f"{getattr(backlog, name)} {name}" for name in rest]
-    counts.insert(-1, f"{backlog.troubled} failed before")
+    counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
+    counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
     yield ", ".join(counts) + f", in {backlog.sessions} sessions"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""

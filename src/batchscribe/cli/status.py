@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 from rich.table import Table
 
-from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.adapters.machine.installed import on_schedule
-from batchscribe.cli.app import App, json_option, pass_app, print_json
-from batchscribe.cli.scan import span
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
+from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
 from batchscribe.controller.external_state import instance_record
-from batchscribe.controller.observe import PAUSED, observe
-from batchscribe.core.decide.policy import Observation, decide
+from batchscribe.controller.observe import PAUSED
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
+from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import open_ledger
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
-RECENT = timedelta(days=30)
 
 
 @click.command()
@@ -34,24 +33,30 @@ RECENT = timedelta(days=30)
 def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
     with opened(app, remember=False) as made:
-        seen = _observed(made)
-        document = _document(made, seen)
+        now = overview(made.world, made.terms)
+        document = _document(made, now)
     if as_json:
         print_json(document)
         return
-    for label, value in _lines(seen, document):
-        app.console.print(f"{label:<10} {value}", markup=False)
+    for label, value in _lines(now, document):
+        app.console.print(f"{label:<11} {value}", markup=False)
 
 
 @click.command()
-@click.option("--for", "length", metavar="8h", help="Duration: 30m, 8h or 2d. Default: until `resume`.")
+@click.option(
+    "--for",
+    "length",
+    type=Duration("mhd", "write it as 30m, 8h or 2d"),
+    metavar="8h",
+    help="Duration: 30m, 8h or 2d. Default: until `resume`.",
+)
 @pass_app
-def pause(app: App, *, length: str | None) -> None:
+def pause(app: App, *, length: timedelta | None) -> None:
     """Suspend scheduling until `resume`, or for a duration.
 
     A run in progress is still finished.
     """
-    until = SystemClock().now() + _length(length) if length else FOREVER
+    until = open_clock().now() + length if length is not None else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
     app.console.print(f"paused {_until(until)}; a run in progress is still finished")
@@ -82,45 +87,31 @@ def config(app: App, *, as_json: bool) -> None:
     app.console.print(table)
 
 
-def _observed(made: Scheduler) -> Observation | BatchscribeError:
-    """Returns the observation, or the error that prevented it."""
-    try:
-        return observe(made.world, made.terms)
-    except BatchscribeError as error:
-        return error
-
-
-def _document(made: Scheduler, seen: Observation | BatchscribeError) -> dict[str, Any]:
-    ledger, now = made.world.ledger, made.world.clock.now()
-    runs = ledger.runs(now - RECENT)
+def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "at": now,
+        "at": now.at,
         "timer": on_schedule(made.settings.folder),
         "lock": made.lock.holder(),
-        "last_tick": ledger.last_tick(),
-        "paused_until": ledger.get(PAUSED),
+        "last_tick": now.last_tick,
+        "paused_until": now.paused_until,
         "cloud_guard": made.settings.cloud_guard,
         "guard": _guard(made),
         "promises": _promises(made),
-        "proofs": [{"told": told(proof), "proof": proof} for proof in proofs(ledger.facts(PROVED))],
-        "run": next((_run(run) for run in ledger.open_runs()), None),
-        "last_runs": [_run(run) for run in runs[-5:] if not run.open],
+        "proofs": [
+            {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
+        ],
+        "run": _open_run(now.runs[0]) if now.runs else None,
+        "last_runs": [_settled_run(run) for run in now.last_runs],
+        "month_cost": now.month.dollars,
+        "next_start": now.next_start,
     }
-    if isinstance(seen, BatchscribeError):
-        return document | {"error": str(seen)}
-    decision = decide(seen, made.terms.policy)
-    backlog = seen.backlog
+    if now.observed is None or now.decision is None:
+        return document | {"error": now.error}
+    instance, backlog = now.observed.instance, now.observed.backlog
     return document | {
-        "gpu": {"id": seen.instance.id, "state": seen.instance.state, "type": seen.instance.type},
-        "backlog": {
-            "pending": backlog.pending,
-            "waiting": backlog.waiting,
-            "done": backlog.done,
-            "stale": backlog.stale,
-            "quarantined": backlog.quarantined,
-            "oldest": backlog.oldest,
-        },
-        "next": {"decision": type(decision).__name__.lower(), "reason": decision.reason.sentence},
+        "gpu": {"id": instance.id, "state": instance.state, "type": instance.type},
+        "backlog": {name: getattr(backlog, name) for name in (*COUNTS, "oldest")},
+        "next": {"decision": type(now.decision).__name__.lower(), "reason": now.decision.reason.sentence},
     }
 
 
@@ -161,59 +152,78 @@ def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _open_run(run: RunNow) -> dict[str, Any]:
+    left = run.left
+    return {
+        "id": run.id,
+        "state": run.state,
+        "outcome": None,
+        "created": run.created,
+        "deadline": run.deadline,
+        "chunks": run.total,
+        "done": run.done,
+        "failed": run.failed,
+        "seconds_left": None if left is None else left.total_seconds(),
+        "cost": run.cost.dollars,
+    }
+
+
+def _settled_run(run: Run) -> dict[str, Any]:
     return {
         "id": run.id,
         "state": run.state,
         "outcome": run.outcome,
         "created": run.created,
         "deadline": run.deadline,
-        "chunks": run.chunks_done if not run.open else run.planned_chunks,
+        "chunks": run.chunks_done,
         "cost": run.cost.dollars,
     }
 
 
-def _lines(seen: Observation | BatchscribeError, document: dict[str, Any]) -> list[tuple[str, str]]:
-    now: datetime = document["at"]
-    lines = [
-        ("Timer", document["timer"]),
-        ("Lock", document["lock"] or "free"),
-        ("Last tick", f"{span(now - document['last_tick'])} ago" if document["last_tick"] else "none yet"),
-    ]
-    if document["paused_until"]:
-        lines.append(("Paused", _until(datetime.fromisoformat(document["paused_until"]))))
-    run = document["run"]
-    lines.append(("Run", f"{run['id']} is {run['state']}, until {run['deadline']:%H:%M} UTC" if run else "-"))
-    if isinstance(seen, BatchscribeError):
-        lines.append(("Error", str(seen)))
-    else:
-        lines += _seen_lines(seen, document)
-    lines.append(("Guard", document["guard"]["says"]))
-    lines += _proof_lines(document)
-    for last in reversed(document["last_runs"]):
-        lines.append(
-            ("Before", f"{last['id']}: {last['outcome']}, {last['chunks']} chunks, ${last['cost']:.4f}")
-        )
-    return lines
+def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "Timer", document["timer"]
+    yield "Lock", document["lock"] or "free"
+    yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
+    if now.paused_until:
+        yield "Paused", _until(now.paused_until)
+    yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
+    if now.runs and not document["lock"] and document["timer"].startswith("none"):
+        yield "", "no process advances this run: `batchscribe tick` continues it"
+    yield from _observed_lines(now, document)
+    yield "Guard", document["guard"]["says"]
+    yield from _proof_lines(document)
+    yield "This month", f"at most ${now.month.text(2)}"
+    for last in reversed(now.last_runs):
+        yield "Recent", f"{last.id}: {last.outcome}, {_chunks(last.chunks_done)}, ${last.cost.text(4)}"
 
 
-def _seen_lines(seen: Observation, document: dict[str, Any]) -> list[tuple[str, str]]:
-    backlog, instance = seen.backlog, seen.instance
-    oldest = f", the oldest {span(seen.now - backlog.oldest)} old" if backlog.oldest else ""
-    return [
-        ("Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"),
-        ("GPU", f"{instance.id} ({instance.type or 'no type'}) is {instance.state}"),
-        ("Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"),
-    ]
+def _describe_run(run: RunNow, at: datetime) -> str:
+    left = f"about {span(run.left)} left" if run.left is not None else "time left unknown"
+    failed = f", {run.failed} failed" if run.failed else ""
+    return (
+        f"{run.id} is {run.state}: {run.done} of {_chunks(run.total)}{failed}, {left}, "
+        f"at most ${run.cost.text(4)} so far, stopped in {span(run.deadline - at)} at the latest"
+    )
+
+
+def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if now.observed is None:
+        yield "Error", now.error
+        return
+    backlog, instance = now.observed.backlog, now.observed.instance
+    oldest = f", the oldest {span(now.at - backlog.oldest)} old" if backlog.oldest else ""
+    yield "Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"
+    if backlog.quarantined:
+        yield "Quarantine", f"{_chunks(backlog.quarantined)}: `batchscribe quarantine list`"
+    yield "GPU", f"{instance.id} ({instance.type or 'no type'}) is {instance.state}"
+    yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"
+    if now.next_start:
+        yield "Next start", f"{now.next_start:%Y-%m-%d %H:%M} UTC at the latest, earlier if more arrives"
+
+
+def _chunks(count: int) -> str:
+    return f"{count} chunk" if count == 1 else f"{count} chunks"
 
 
 def _until(until: datetime) -> str:
     return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
-
-
-def _length(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text.strip())
-    if match is None:
-        raise click.BadParameter("write it as 30m, 8h or 2d", param_hint="--for")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[match[2]]
-    return timedelta(**{unit: float(match[1])})

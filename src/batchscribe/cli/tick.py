@@ -1,10 +1,10 @@
-"""`tick`, `run` and `reconcile`: one decision and its execution, scheduled or manual."""
+"""`tick`, `run`, `reconcile` and `watchdog`: decisions and their execution, scheduled or manual."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import click
@@ -12,25 +12,31 @@ from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.render import decided, planned, settled, tick_document
+from batchscribe.controller.commands.redo import by_session
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
-from batchscribe.controller.tick import Ticked, forget_run
+from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
-from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code
-from batchscribe.wiring.scheduler import HANG_SECONDS, Scheduler, describe_missing, scheduler
+from batchscribe.core.scan.chunks import session_id
+from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
+from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scheduler import Scheduler, describe_missing, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
-
-
+NO_LIMIT = 10**9
+OPTIONS = {"engine": "BATCH_ENGINE", "model": "WHISPER_MODEL", "language": "BATCH_LANGUAGE"}
+"""Settings of the options of `run`."""
 LOCK_PATIENCE = 120.0
 """Seconds that a tick waits for the lock; longer than a usual pass of the timer."""
+PASS_PATIENCE = 0.5
+"""Seconds that a timer's pass waits for the lock; the next pass follows in a minute."""
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
@@ -51,22 +57,54 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
 
 
 @click.command()
+@click.argument("sessions", metavar="[SESSION]...", nargs=-1)
 @click.option("--source", help="Source of the audio: s3://bucket/prefix, or a folder.")
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of chunks.")
+@click.option("--engine", help="Engine instead of BATCH_ENGINE.")
+@click.option("--model", help="Model instead of WHISPER_MODEL.")
+@click.option("--language", help="Language instead of BATCH_LANGUAGE.")
+@click.option("--dry-run", is_flag=True, help="Print the decision, its reason and its cost; do nothing.")
 @wait_option
 @json_option
 @pass_app
-def run(app: App, *, source: str | None, limit: int | None, wait: bool, as_json: bool) -> int:
-    """Transcribe the backlog now, ignoring policy and age."""
+def run(
+    app: App,
+    /,
+    sessions: tuple[str, ...],
+    *,
+    source: str | None,
+    limit: int | None,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+    **chosen: str | None,
+) -> int:
+    """Transcribe the backlog now, or only SESSIONs, ignoring policy and age."""
     if source:
         app.take_source(source)
-    if limit:
-        app.flags["BATCH_LIMIT"] = str(limit)
-    return _tick(app, by_hand=True, wait=wait, as_json=as_json)
+    # A run with a limit takes no second batch, so that it stays within its sessions.
+    if limit or sessions:
+        app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
+    app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
+    only = _session_ids(app, sessions)
+    if dry_run:
+        return _dry_run(app, by_hand=True, only=only, as_json=as_json)
+    return _tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
 
 
-def _tick(app: App, *, by_hand: bool = False, wait: bool, as_json: bool) -> int:
-    with opened(app, by_hand=by_hand) as made:
+def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
+    """Ids of these sessions. Raises ObjectNotFoundError if one has no audio."""
+    scanner = open_scanner(app.settings)
+    wanted = [session_id(app.relative(name)) for name in names]
+    for session in wanted:
+        by_session(scanner, session)
+    return frozenset(wanted)
+
+
+def _tick(
+    app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
+) -> int:
+    with opened(app, by_hand=by_hand, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         return _report(app, made, one_tick(made.world, made.terms, locked=locked, wait=wait), as_json=as_json)
 
@@ -97,7 +135,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json({"released": [{"run": each.id, "outcome": each.outcome} for each in runs]})
+        print_json(_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
@@ -106,31 +144,36 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
     return 0
 
 
-@contextmanager
-def opened(app: App, *, by_hand: bool = False, remember: bool = True) -> Iterator[Scheduler]:
-    """Opens the scheduler; signals raise errors, and progress goes to stderr."""
-    from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
-    from batchscribe.adapters.output.progress import ProgressView
-
-    with (
-        Interrupts() as interrupts,
-        TimeLimit(HANG_SECONDS) as limit,
-        ProgressView(SystemClock()) as view,
-        scheduler(
-            app.settings,
-            view,
-            interrupts,
-            limit,
-            by_hand=by_hand,
-            remember=remember,
-            lenient=app.lenient,
-        ) as made,
-    ):
-        yield made
+@click.command()
+@json_option
+@pass_app
+def watchdog(app: App, *, as_json: bool) -> int:
+    """Advance open runs by one pass: start, follow, stop. Opens no run."""
+    app.lenient = True
+    with opened(app) as made:
+        watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
+    if as_json:
+        print_json({"found": watched.found} | _released(watched.runs))
+        return 0
+    app.console.print(watched.found, markup=False)
+    for each in watched.runs:
+        app.console.print(f"closed run {each.id}: {each.outcome} ({escape(each.detail)})")
+    return 0
 
 
-def _dry_run(app: App, *, as_json: bool) -> int:
-    with opened(app, remember=False) as made:
+def _released(runs: Sequence[Run]) -> dict[str, object]:
+    return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
+
+
+def opened(
+    app: App, *, by_hand: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
+) -> AbstractContextManager[Scheduler]:
+    """Opens the scheduler of the command's settings."""
+    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient, only=only)
+
+
+def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
+    with opened(app, by_hand=by_hand, remember=False, only=only) as made:
         seen = observe(made.world, made.terms)
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
@@ -176,6 +219,6 @@ def _left(ticked: Ticked) -> int | None:
 
 
 def _exit_code(ticked: Ticked) -> int:
-    """0 if done, held or in progress; otherwise the worst error's code."""
+    """0 if done, held or in progress; otherwise the most serious error's code."""
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    return max(exit_code(list(ticked.errors)), int(failed))
+    return worst((exit_code(ticked.errors), int(failed)))

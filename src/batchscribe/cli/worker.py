@@ -31,11 +31,10 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     finished or stopped, 1 failed, 2 misconfigured.
     """
     # Imports numpy and the decoder's packages, which other commands do not need.
-    from batchscribe import aws_environment
-    from batchscribe.adapters.machine import logs
+    from batchscribe.wiring.process import configure_host_log
     from batchscribe.wiring.worker import work
 
-    logs.configure(secrets=aws_environment.secrets())
+    configure_host_log()
     record = work(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
@@ -55,8 +54,9 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
 
     The speed comes from the runs of this machine: audio seconds per second of work.
     """
-    from batchscribe.wiring.worker import engines as find
-    from batchscribe.wiring.worker import fetch_model
+    from batchscribe.wiring.engines import engine_reports
+    from batchscribe.wiring.engines import fetch as fetch_model
+    from batchscribe.wiring.seams import open_ledger
 
     spec = EngineSpec(**wishes)
     if fetch:
@@ -64,7 +64,9 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
         click.echo(f"{fetch} is in {folder}", err=True)
         spec = replace(spec, model=spec.model or fetch)
 
-    reports, speeds = find(spec), _speeds(app)
+    reports = engine_reports(spec)
+    with open_ledger(app.settings, remember=False) as ledger:
+        speeds = ledger.speeds()
     if as_json:
         print_json([_document(report, speeds) for report in reports])
         return
@@ -72,13 +74,6 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
         click.echo(f"{report.name:{INDENT}} {'usable' if report.usable else '; '.join(report.problems)}")
         for line in _details(report, speeds):
             click.echo(f"{'':{INDENT}} {line}")
-
-
-def _speeds(app: App) -> tuple[Speed, ...]:
-    from batchscribe.wiring.seams import open_ledger
-
-    with open_ledger(app.settings, remember=False) as ledger:
-        return ledger.speeds()
 
 
 def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:

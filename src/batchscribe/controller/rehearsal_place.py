@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -48,6 +48,9 @@ class _Silence:
     """A protocols.Notifier that sends nothing: a rehearsal alerts no user."""
 
     def send(self, message: Message) -> None:
+        """Does nothing."""
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
         """Does nothing."""
 
 

@@ -53,6 +53,7 @@ class Scanner:
         max_attempts: int = 3,
         keep_alive: Callable[[], None] = lambda: None,
         unreadable: Mapping[str, str] = NONE_KNOWN,
+        only: frozenset[str] = frozenset(),
     ) -> None:
         self.source = source
         self.output = output
@@ -64,6 +65,7 @@ class Scanner:
         self._max_attempts = max_attempts
         self._keep_alive = keep_alive
         self._unreadable = unreadable
+        self._only = only
         self._passed_over: Counter[str] = Counter()
 
     @property
@@ -101,9 +103,10 @@ class Scanner:
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
-        """Streams every session; a prefix must be a whole folder."""
+        """Streams every session, or those in `only`; a prefix must be a whole folder."""
         rules = self.rules()
-        yield from sessions(self._listing(prefix), rules)
+        found = sessions(self._listing(prefix), rules)
+        yield from (scan for scan in found if scan.session in self._only) if self._only else found
 
     def backlog(self) -> Backlog:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)

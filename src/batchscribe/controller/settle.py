@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
+import msgspec
+
 from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.commands.redo import quarantine_failed, record_crash
 from batchscribe.controller.context import Terms, World, log, save
@@ -26,12 +28,12 @@ from batchscribe.controller.records import (
 )
 from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.controller.retention import retire
+from batchscribe.controller.run_message import run_message
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
-from batchscribe.core.messages import Level, Message
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.engine_time import flag_text, total, worked
+from batchscribe.core.run.engine_time import total, worked
 from batchscribe.core.run.manifest import (
     ExitRecord,
     Failure,
@@ -43,9 +45,9 @@ from batchscribe.core.run.manifest import (
     Worked,
     WorkerEnd,
 )
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.report import build
+from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
 from batchscribe.core.scan.backlog import ChunkState, state_of
-from batchscribe.core.scan.chunks import passed_over_text
 from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
 
 TELL_AGAIN = timedelta(hours=6)
@@ -79,9 +81,12 @@ class Verified:
     """State of a run's chunks, as listed in the store."""
 
     done: int = 0
-    quarantined: int = 0
+    quarantined: list[str] = field(default_factory=list)
+    """Keys of quarantined chunks."""
     left: list[ManifestChunk] = field(default_factory=list)
     """Neither done nor quarantined, with unchanged audio."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Last failure of a chunk in this run, by key."""
     gone: int = 0
     """Deleted or uploaded again since: no longer part of this run."""
     complete: set[str] = field(default_factory=set)
@@ -119,6 +124,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         )
     if run.started or (run.outcome and run.outcome.no_start):
         _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
+        _try_action(errors, "no event was sent", lambda: _emit_events(world, run, result))
     _try_action(errors, "no report was written", lambda: world.report(run))
     _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
     run = save(world, run, run.detail)
@@ -143,8 +149,9 @@ def _verify_chunks(
     quarantine()
     scanner = world.scanner(run.by_hand)
     result = _check_chunks(scanner, manifests)
-    if _attribute_failures(result, world, run, work) and quarantine():
+    if (reasons := _attribute_failures(result, world, run, work)) and quarantine():
         result = _check_chunks(scanner, manifests)
+    result.reasons = reasons
     record = partial(record_unreadable, world.ledger)
     for session in sorted(result.complete):
         world.keep_alive()
@@ -159,22 +166,30 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
         log.info("not reported again so soon", run=run.id, outcome=outcome.value)
         return
-    world.notifier.send(message(run, result))
-
-
-def message(run: Run, result: Verified) -> Message:
-    """Message to the user about a settled run."""
-    outcome = run.outcome or Outcome.INCOMPLETE
-    level = Level.SUCCESS if outcome.success else Level.FAILURE
-    body = (
-        f"{result.done} of {result.done + result.quarantined + result.missing} chunks done, "
-        f"{result.quarantined} quarantined, {result.missing} left.\n"
-        f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on "
-        f"{run.instance_type or run.provider}.\n{run.detail}".rstrip()
+    left = [chunk.key for chunk in result.left]
+    world.notifier.send(
+        run_message(
+            run,
+            left=left,
+            quarantined=result.quarantined,
+            passed_over=result.passed_over,
+        )
     )
-    counted = flag_text(run.worked.flags)
-    body = "\n".join(filter(None, (body, counted, passed_over_text(result.passed_over))))
-    return Message(f"batchscribe: run {run.id} {outcome.value}", body, level)
+
+
+def _emit_events(world: World, run: Run, result: Verified) -> None:
+    """Sends an event for each completed session, then one for the run."""
+    for session in sorted(result.complete):
+        world.notifier.emit("session.completed", {"session": session, "output": run.output, "run": run.id})
+    world.notifier.emit("run.settled", msgspec.to_builtins(build(run)))
+
+
+def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
+    """Returns a few failed chunks with their reasons; those of the settlement itself take precedence."""
+    failures = (failure for each in work if each.record for failure in each.record.failures)
+    reasons = {failure.key: failure.message for failure in failures} | result.reasons
+    failed = (*result.quarantined, *(chunk.key for chunk in result.left))
+    return {key: reasons[key] for key in [key for key in failed if key in reasons][:FAILURES_KEPT]}
 
 
 def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
@@ -215,8 +230,8 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> bool:
-    """Records an attempt for each unreported failure; True if there was one.
+def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> dict[str, str]:
+    """Records an attempt for each unreported failure; returns their reasons by key.
 
     A chunk that took a whole run would take the next one too, and a chunk that its worker skipped would be
     paid for with every run. The store decides, not the worker: chunks that are gone or done do not count.
@@ -231,7 +246,7 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
     for chunk, why in failed:
         log.warning("a failure is attributed to a chunk", run=run.id, key=chunk.key, why=why)
         _record_attempt(world, run, chunk, why)
-    return bool(failed)
+    return {chunk.key: why for chunk, why in failed}
 
 
 def _endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
@@ -292,7 +307,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
             continue
         result.gone -= 1
         result.done += state is ChunkState.DONE
-        result.quarantined += state is ChunkState.QUARANTINED
+        result.quarantined += [chunk.key] if state is ChunkState.QUARANTINED else []
         result.left += [chunk] if state in {ChunkState.PENDING, ChunkState.WAITING} else []
     result.passed_over = scanner.passed_over
     if rules.live is not None:
@@ -313,7 +328,8 @@ def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) 
         detail="; ".join(filter(None, (run.detail, gone, lost))),
         settled=world.clock.now(),
         chunks_done=result.done,
-        chunks_failed=result.missing + result.quarantined,
+        chunks_failed=result.missing + len(result.quarantined),
+        failures=_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=total(each.worked for each in work),
         cost=run.bill(),

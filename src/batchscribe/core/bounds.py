@@ -23,8 +23,6 @@ MOST = 10**15
 
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Bytes = Annotated[int, Meta(ge=0, le=2**60)]
-Micros = Annotated[int, Meta(ge=0, le=MOST)]
-"""Micro-dollars; thousands of them still sum up within SQLite's integers."""
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 """Up to 300 years: 100,000 chunks of 12 hours are half of it."""
 Time = Annotated[datetime, Meta(tz=True)]

@@ -124,7 +124,8 @@ _HOSTED = frozenset({"http", "https", "smtp", "smtps", "mailto", "mailtos", "jso
 
 
 def secret_parts(url: str) -> Iterator[str]:
-    """Yields a URL and its parts that vendors may print alone: password, path and its words, query.
+    """Yields a URL and its parts that vendors may print alone: password, path and its words, query,
+    fragment.
 
     A path of plain lower-case words is no secret, because messages contain such words. If the scheme names a
     vendor, the host part is a token, too.
@@ -135,4 +136,4 @@ def secret_parts(url: str) -> Iterator[str]:
     path = parts.path.strip("/")
     words = [word for word in (path, *path.split("/")) if not re.fullmatch(r"[a-z/_-]*", word)]
     token = "" if parts.scheme.lower() in _HOSTED else host
-    yield from filter(None, (url, password, unquote(password), *words, parts.query, token))
+    yield from filter(None, (url, password, unquote(password), *words, parts.query, parts.fragment, token))

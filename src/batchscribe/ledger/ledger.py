@@ -7,7 +7,7 @@ network call happens inside a transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,6 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -90,9 +89,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -231,7 +228,8 @@ class Ledger:
         Speed and overheads depend on engine, model and instance type; bitrates on the recordings alone.
         """
         of = {"engine": engine, "model": model, "instance_type": instance_type, "last": LESSONS}
-        speeds, setups, releases = _columns(self._rows("lessons", of), 3)
+        rows = self._rows("lessons", of)
+        speeds, setups, releases = ([row[at] for row in rows if row[at] is not None] for at in range(3))
         sizes: dict[str, list[float]] = {}
         for kind, value in self._rows("lesson_bytes", {"last": LESSONS}):
             sizes.setdefault(kind, []).append(value)
@@ -371,16 +369,6 @@ def _text(at: datetime) -> str:
 def _storable(text: str) -> str:
     """Escapes bytes of file names that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _columns(rows: Iterable[tuple[float | None, ...]], width: int) -> list[list[float]]:
-    """Returns the values of each column that are not None."""
-    columns: list[list[float]] = [[] for _ in range(width)]
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            if value is not None:
-                column.append(value)
-    return columns
 
 
 def _sample(row: tuple[Any, ...]) -> QueueSample:

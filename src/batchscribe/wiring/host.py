@@ -15,7 +15,7 @@ import msgspec
 
 from batchscribe import __version__, aws_environment
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.host import AGENT_COMMAND, BOX_COMMAND, Box
+from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
@@ -39,18 +39,13 @@ from batchscribe.wiring.engines import engine_factory, resolve
 from batchscribe.wiring.stores import open_store
 
 
-def main(
-    words: Sequence[str] | None = None,
-    *,
-    aside: Sequence[str] = BOX_COMMAND,
-    agent: Sequence[str] = AGENT_COMMAND,
-) -> int:
+def main(words: Sequence[str] | None = None, *, agent: Sequence[str] = AGENT_COMMAND) -> int:
     """Writes the reply to one request to standard output. Returns 1 if it is an error, else 0."""
     os.umask(0o077)
     home = Path.home()
     os.chdir(home)
     asked = list(sys.argv[1:] if words is None else words)
-    reply = answer(asked, Box(home, SystemClock(), aside=aside, agent=agent), sys.stdin.buffer.read)
+    reply = answer(asked, Box(home, SystemClock(), agent=agent), sys.stdin.buffer.read)
     # A library may have printed an incomplete line before.
     sys.stdout.write(f"\n{msgspec.json.encode(reply).decode()}\n")
     sys.stdout.flush()

@@ -57,7 +57,7 @@ def box_setup(
             region=settings.region,
             endpoint=settings.endpoint_url,
         ),
-        output=lambda: output,
+        output=output,
         published=cloud.host_key_fingerprints if cloud else lambda _id: frozenset(),
         shows_tags=cloud.shows_tags if cloud else lambda _id: False,
         show_tags=cloud.show_tags if cloud else lambda _id: None,

@@ -17,7 +17,6 @@ import structlog
 
 from batchscribe import aws_environment
 from batchscribe.adapters.aws.metadata import read_tag
-from batchscribe.adapters.machine import logs
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, live
 from batchscribe.agent.host import WORKER_COMMAND, Box
@@ -29,6 +28,7 @@ from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.detached import boot_id, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Store
+from batchscribe.wiring.process import configure_host_log
 from batchscribe.wiring.stores import open_store
 
 MARKERS = Path("/run/batchscribe")
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
     """Runs this boot's agent. Returns 0 when no work is left, 2 for errors that an operator must fix."""
     os.umask(0o077)
     os.chdir(Path.home())
-    logs.configure(secrets=aws_environment.secrets())
+    configure_host_log()
     clock = SystemClock()
     box = Box(Path.home(), clock, command=command)
     given = list(sys.argv[1:] if words is None else words)

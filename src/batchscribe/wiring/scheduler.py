@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,12 +16,11 @@ from batchscribe import __version__
 from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
 from batchscribe.adapters.machine.logs import run_log
+from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
-from batchscribe.adapters.output.subtitles import render
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import rehearsed
-from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
@@ -30,15 +29,17 @@ from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import build, cost_block
 from batchscribe.core.run.runs import Run
-from batchscribe.core.scan.backlog import Backlog, LiveLock
+from batchscribe.core.scan.backlog import Backlog
+from batchscribe.core.text.subtitles import render
 from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.protocols import Clock, Lock, Store
+from batchscribe.protocols import Clock, Lock
 from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unfit
+from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
     notifier,
@@ -46,7 +47,6 @@ from batchscribe.wiring.seams import (
     open_guard,
     open_launcher,
     open_ledger,
-    open_settings_store,
     open_store_if_possible,
     open_stores,
     tick_lock,
@@ -54,7 +54,6 @@ from batchscribe.wiring.seams import (
 )
 
 LAG_POLLS = 6
-SETUP = timedelta(seconds=Priors().setup_seconds)
 LOCAL_WAITS = Waits(poll=0.25, describe=2.0, reach=60.0)
 HANG_SECONDS = 900.0
 """A process whose step takes longer is killed: no successful call takes a quarter of an hour."""
@@ -77,6 +76,34 @@ class Scheduler:
 
 
 @contextmanager
+def open_scheduler(
+    settings: Settings,
+    *,
+    by_hand: bool = False,
+    remember: bool = True,
+    lenient: bool = False,
+    only: frozenset[str] = frozenset(),
+) -> Iterator[Scheduler]:
+    """Builds the scheduler of a command: signals raise errors, and progress goes to stderr."""
+    with (
+        Interrupts() as interrupts,
+        TimeLimit(HANG_SECONDS) as limit,
+        ProgressView(SystemClock()) as view,
+        scheduler(
+            settings,
+            view,
+            interrupts,
+            limit,
+            by_hand=by_hand,
+            remember=remember,
+            lenient=lenient,
+            only=only,
+        ) as made,
+    ):
+        yield made
+
+
+@contextmanager
 def scheduler(
     settings: Settings,
     view: View,
@@ -86,8 +113,11 @@ def scheduler(
     by_hand: bool = False,
     remember: bool = True,
     lenient: bool = False,
+    only: frozenset[str] = frozenset(),
 ) -> Iterator[Scheduler]:
     """Builds the scheduler of these settings. With `remember=False` it writes nothing to disk.
+
+    `only` restricts a manual run to these sessions; empty: all.
 
     Errors in the ledger, the lock or the settings do not prevent stopping a GPU: they are raised at the end,
     and nothing is started.
@@ -101,7 +131,15 @@ def scheduler(
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with _ledger(settings, clock, trouble, remember=remember) as ledger:
         world = _world(
-            settings, clock, ledger, view=view, shield=interrupts, limit=limit, lock=lock, remember=remember
+            settings,
+            clock,
+            ledger,
+            view=view,
+            shield=interrupts,
+            limit=limit,
+            lock=lock,
+            remember=remember,
+            only=only,
         )
         world = replace(world, preflight=lambda: _checked_start(trouble, settings, world))
         if found := (*trouble.notices, *map(str, trouble.errors)):
@@ -132,31 +170,6 @@ def _ledger(settings: Settings, clock: Clock, trouble: Fallbacks, *, remember: b
 def _checked_start(trouble: Fallbacks, settings: Settings, world: World) -> None:
     trouble.refuse_start()
     preflight(settings, world.output)
-
-
-def new_scanner(
-    settings: Settings,
-    source: Store,
-    output: Store,
-    clock: Clock,
-    *,
-    by_hand: bool,
-    keep_alive: Callable[[], None] = lambda: None,
-    unreadable: Mapping[str, str] = NONE_KNOWN,
-) -> Scanner:
-    """Builds the scanner. With `by_hand`, neither age nor a live lock holds a chunk back."""
-    return Scanner(
-        source,
-        output,
-        clock=clock,
-        min_age=timedelta(0) if by_hand else settings.min_age,
-        live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
-        longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
-        decoder=_decoder(settings),
-        max_attempts=settings.max_attempts,
-        keep_alive=keep_alive,
-        unreadable=unreadable,
-    )
 
 
 def hearing(settings: Settings) -> AudioOptions:
@@ -228,6 +241,7 @@ def _world(
     limit: TimeLimit,
     lock: Lock,
     remember: bool,
+    only: frozenset[str],
 ) -> World:
     source, output = open_stores(settings)
     return World(
@@ -245,7 +259,7 @@ def _world(
         elsewhere=lambda world, run: _elsewhere(settings, world, run),
         view=view,
         scanner=lambda by_hand: new_scanner(
-            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart
+            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart, only=only
         ),
         preflight=lambda: preflight(settings, output),
         secret=scheduler_identity(settings, remember=remember)[1],
@@ -335,29 +349,6 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         priors=LOCAL_PRIORS if local else Priors(),
         waits=replace(waits, poll=settings.poll_seconds) if settings.poll_seconds else waits,
     )
-
-
-def _no_live_lock() -> LiveLock | None:
-    return None
-
-
-def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None]:
-    place = settings.live_lock_key
-    if place is None:
-        return _no_live_lock
-    url, key = place
-    return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
-
-
-def _decoder(settings: Settings) -> str | None:
-    """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
-    if settings.provider != LOCAL:
-        return None
-    try:
-        from batchscribe.audio.audio_decoder import decoder_version
-    except ImportError:
-        return None
-    return decoder_version()
 
 
 def new_run_id(now: datetime) -> str:

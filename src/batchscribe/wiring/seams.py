@@ -108,4 +108,5 @@ def notifier(settings: Settings) -> AppriseNotifier:
         email=settings.notify_email,
         smtp_url=settings.smtp_url,
         slack_webhook=settings.slack_webhook_url,
+        webhook=settings.webhook_url,
     )

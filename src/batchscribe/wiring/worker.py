@@ -20,11 +20,11 @@ from batchscribe.audio.windows import SpeechFinder
 from batchscribe.control_place import split
 from batchscribe.core import keys
 from batchscribe.core.run.host import BoxPlace
-from batchscribe.core.run.manifest import EngineSpec, ExitRecord, Manifest, decode
+from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
 from batchscribe.errors import GpuError, MisconfiguredError
 from batchscribe.protocols import Clock, EngineFactory, Store
 from batchscribe.reading import limit_of, read_bytes
-from batchscribe.wiring.engines import EngineReport, engine_factory, engine_reports, fetch, gpu_missing
+from batchscribe.wiring.engines import engine_factory, gpu_missing
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -58,14 +58,14 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     return decode(data, Manifest), store
 
 
-def work(location: str, clock: Clock | None = None, *, control: str = "", sha256: str = "") -> ExitRecord:
+def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.
     `sha256`: the required hash of the manifest; empty for any.
     Raises MisconfiguredError if this machine cannot process it; the exit record has the reason, too.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
     root, key = split_location(location)
     place = _read_place(clock)
     manifest, home = read_manifest(location, control or (place.control_of(root) if place else ""), sha256)
@@ -139,16 +139,6 @@ def speech_finder() -> SpeechFinder:
 
 def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
-
-
-def fetch_model(spec: EngineSpec) -> Path:
-    """Downloads the model of an engine to this machine; returns its folder."""
-    return fetch(spec)
-
-
-def engines(spec: EngineSpec) -> tuple[EngineReport, ...]:
-    """Reports for each engine found here if it can run."""
-    return engine_reports(spec)
 
 
 def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:

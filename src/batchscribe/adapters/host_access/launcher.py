@@ -9,9 +9,9 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
-from batchscribe.errors import LaunchError, MisconfiguredError, ObjectNotFoundError, TransientError
+from batchscribe.errors import LaunchError, MisconfiguredError, TransientError
 from batchscribe.protocols import Store
-from batchscribe.reading import is_stored, read_record
+from batchscribe.reading import is_stored, read_optional
 
 
 class AgentLauncher:
@@ -61,7 +61,8 @@ class AgentLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
         """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
-            return False if self._has_ended(worker) or self._was_lost(worker) else None
+            ended = is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
+            return False if ended or self._was_lost(worker) else None
         except (TransientError, MisconfiguredError):
             return None
 
@@ -70,19 +71,13 @@ class AgentLauncher:
         request = EndRequest(run=worker.run, worker=worker.worker, force=force)
         self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
-    def _has_ended(self, worker: WorkerRef) -> bool:
-        return is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
-
     def _was_lost(self, worker: WorkerRef) -> bool:
-        try:
-            end = read_record(self._runs, keys.box_end(worker.run), BoxEnd)
-        except ObjectNotFoundError:
-            return False
-        return end.worker == worker.worker
+        end = read_optional(self._runs, keys.box_end(worker.run), BoxEnd)
+        return end is not None and end.worker == worker.worker
 
     def _record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
-            return read_record(self._home, keys.instance(instance.id), InstanceRecord)
-        except (ObjectNotFoundError, MisconfiguredError):
+            return read_optional(self._home, keys.instance(instance.id), InstanceRecord)
+        except MisconfiguredError:
             return None

@@ -21,7 +21,6 @@ from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     CREDENTIALS,
-    BoxClaim,
     BoxPlace,
     CheckRequest,
     EnvironmentRequest,
@@ -37,11 +36,10 @@ from batchscribe.errors import (
     ComputeUnavailableError,
     LaunchError,
     MisconfiguredError,
-    ObjectNotFoundError,
     UnreadableError,
 )
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import read_record
+from batchscribe.reading import read_optional
 
 CHECK_SECONDS = 400.0
 FETCH_SECONDS = 2000.0
@@ -73,13 +71,6 @@ class BoxTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Recorded:
-    boots: bool = False
-    shows_tags: bool = False
-    claim: BoxClaim | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """The user's options of one `gpu setup`."""
 
@@ -99,7 +90,7 @@ class BoxSetup:
     asks: Asks
     clock: Clock
     terms: BoxTerms
-    output: Callable[[], Store]
+    output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
     shutdown: Callable[[str], str] = lambda _instance: ""
@@ -126,8 +117,9 @@ class BoxSetup:
         `boots`: True if the host starts its agent at boot; None: as in its record.
         """
         recorded = self._recorded(instance)
-        promised = boots is None and recorded.shows_tags
-        boots = recorded.boots if boots is None else boots
+        promised = boots is None and recorded is not None and recorded.shows_tags
+        if boots is None:
+            boots = recorded is not None and recorded.boots
         yield from self._check_connection(instance)
         if self.ssh and not self.reachable(instance):
             return
@@ -297,6 +289,7 @@ class BoxSetup:
         self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
     ) -> Finding:
         """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
+        recorded = self._recorded(instance)
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
@@ -307,23 +300,20 @@ class BoxSetup:
             credentials=credentials,
             engine=self.terms.engine.engine,
             model=self.terms.engine.model,
-            claim=self._recorded(instance).claim,
+            claim=recorded.claim if recorded else None,
         )
         key = keys.instance(instance.id)
-        self.output().replace(key, msgspec.json.encode(record))
+        self.output.replace(key, msgspec.json.encode(record))
         if not credentials:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
         return passed("recorded", key)
 
-    def _recorded(self, instance: Instance) -> _Recorded:
-        """The recorded facts that a check or set-up cannot find out."""
+    def _recorded(self, instance: Instance) -> InstanceRecord | None:
+        """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""
         try:
-            record = read_record(self.output(), keys.instance(instance.id), InstanceRecord)
-        except ObjectNotFoundError:
-            return _Recorded()
+            return read_optional(self.output, keys.instance(instance.id), InstanceRecord)
         except UnreadableError:
-            return _Recorded()  # damaged; a set-up rewrites it
-        return _Recorded(boots=record.boots, shows_tags=record.shows_tags, claim=record.claim)
+            return None  # a set-up rewrites it
 
 
 def read_environment(path: Path) -> str:

@@ -101,7 +101,7 @@ class FileTickLock:
 
 def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
     """Overwrites a plain file of ours."""
-    descriptor = _open_own_file(path, mode=mode)
+    descriptor = _open_own_file(path, mode)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
@@ -109,12 +109,13 @@ def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:
         os.close(descriptor)
 
 
-def _open_own_file(path: Path, how: int = os.O_WRONLY | os.O_CREAT, *, mode: int = FILE) -> int:
+def _open_own_file(path: Path, mode: int) -> int:
     """Opens a plain file of ours with one name, and removes rights beyond `mode`.
 
     Raises PermissionError for links, pipes and other users' files.
     """
-    descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
     seen = os.fstat(descriptor)
     if not stat.S_ISREG(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_nlink != 1:
         os.close(descriptor)

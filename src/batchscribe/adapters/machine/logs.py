@@ -46,9 +46,11 @@ def configure(
     """Sends all events to stderr (or `stream`), without `secrets`; may be called again.
 
     `journal_stream` is systemd's JOURNAL_STREAM: lines that go there have a priority and no time. Warnings
-    and errors of libraries that use the standard library's logging are included.
+    and errors of libraries that use the standard library's logging are included. Events below `level` go
+    only to the files of runs.
     """
-    _sinks[:] = [_to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)]
+    sink = _to_journal(stream) if _is_journal(stream, journal_stream) else _to_people(stream)
+    _sinks[:] = [_at_least(level, sink)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -58,7 +60,7 @@ def configure(
             clean(Redactor(secrets)),
             _fan_out,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.ReturnLoggerFactory(),
         cache_logger_on_first_use=False,
     )
@@ -83,13 +85,13 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
             _sinks.remove(sink)
 
 
-def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
-    """Deletes logs of runs and workers that are older than `keep`; other files are not touched.
+def prune(folder: Path, now: datetime) -> None:
+    """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
 
     The age of a run's log is in its name; a worker's log counts from its last line.
     """
     try:
-        old = [path for path in folder.iterdir() if _is_old(path, now, now - keep)]
+        old = [path for path in folder.iterdir() if _is_old(path, now)]
         for path in old:
             path.unlink(missing_ok=True)
     except FileNotFoundError:
@@ -98,7 +100,8 @@ def prune(folder: Path, now: datetime, keep: timedelta = KEPT) -> None:
         structlog.get_logger().warning("old logs cannot be deleted", folder=str(folder), error=error.strerror)
 
 
-def _is_old(path: Path, now: datetime, before: datetime) -> bool:
+def _is_old(path: Path, now: datetime) -> bool:
+    before = now - KEPT
     if match := _OURS.fullmatch(path.name):
         return path.is_file() and _named_time(match[1], now) < before
     worker = _WORKERS.fullmatch(path.name) is not None and path.is_file()
@@ -150,6 +153,16 @@ def _fan_out(_logger: Any, _method: str, event: Event) -> Event:
     for sink in tuple(_sinks):
         sink(dict(event))
     raise structlog.DropEvent
+
+
+def _at_least(level: str, sink: Sink) -> Sink:
+    """Passes on the events of this level and above."""
+
+    def write(event: Mapping[str, Any]) -> None:
+        if _PRIORITIES.get(str(event.get("level")), 6) <= _PRIORITIES[level]:
+            sink(event)
+
+    return write
 
 
 def _to_people(stream: TextIO | None) -> Sink:

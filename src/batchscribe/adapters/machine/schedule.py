@@ -27,7 +27,6 @@ CHECK_HOURS = "BATCH_SCHEDULER_CHECK_HOURS"
 START_TIMEOUT = timedelta(hours=2)
 """Limit of a pass: none waits, a hanging one is killed earlier; enough to list 100 million keys."""
 TAG_DIGITS = 8
-TAGGED_SERVICE = re.compile(rf"{UNIT}-[0-9a-f]{{{TAG_DIGITS}}}\.service")
 _BLOCK = re.compile(rf"^{re.escape(BEGIN)}\n.*?^{re.escape(END)}(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
@@ -155,7 +154,8 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
         "watch_calendar": WATCH_EVERY.calendar,
         "limits": _NO_LIMITS if plan.local_gpu else _LIMITS,
     }
-    return {names.of(name): Template(_read_template(name)).substitute(values) for name in UNITS}
+    folder = resources.files("batchscribe.deploy")
+    return {names.of(name): Template((folder / name).read_text("utf-8")).substitute(values) for name in UNITS}
 
 
 def folder_of_unit(text: str) -> Path | None:
@@ -205,10 +205,6 @@ def folder_of_block(block: str) -> Path | None:
         return Path(*shlex.split(found[1].replace(r"\%", "%"))[:1]) if found else None
     except ValueError:
         return None
-
-
-def _read_template(name: str) -> str:
-    return (resources.files("batchscribe.deploy") / name).read_text(encoding="utf-8")
 
 
 def _check_path(path: Path, forbidden: str = "\\") -> str:

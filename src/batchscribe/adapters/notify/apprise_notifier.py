@@ -10,14 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import structlog
 
-from batchscribe.adapters.notify.child import Answer, SendRequest
-from batchscribe.adapters.notify.receivers import Receiver, receivers
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.notify.child import SendRequest
+from batchscribe.adapters.notify.receivers import Answer, Receiver, receivers
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
 from batchscribe.core.redaction import Redactor, printable
@@ -36,26 +37,46 @@ class AppriseNotifier:
         email: Sequence[str] = (),
         smtp_url: str = "",
         slack_webhook: str = "",
+        webhook: str = "",
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
         self._receivers = receivers(urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook)
-        addresses = filter(None, (*urls, smtp_url, slack_webhook))
+        self._webhooks = [Receiver(label="webhook", webhook=webhook)] if webhook else []
+        addresses = filter(None, (*urls, smtp_url, slack_webhook, webhook))
         self._redact = Redactor(part for url in addresses for part in setting_parsers.secret_parts(url))
         self._deadline = deadline
 
     def send(self, message: Message) -> None:
         """Sends to all receivers in parallel; failures are logged."""
+        self.deliver(message)
+
+    def emit(self, kind: str, data: Mapping[str, object]) -> None:
+        """Posts a signed JSON event to the webhook; a failure is logged."""
+        now = SystemClock().now()
+        event = {"type": kind, "timestamp": now.isoformat(), "data": data}
+        body = self._redact(msgspec.json.encode(event).decode())
+        for receiver in self._webhooks:
+            order = SendRequest(
+                receiver=receiver, title=kind, body=body, level="info", at=int(now.timestamp())
+            )
+            _log_result(receiver, self._deliver(order), Message(kind, ""))
+
+    def deliver(self, message: Message) -> list[tuple[str, str]]:
+        """Sends and logs; returns each receiver's label with the reason of a failure, empty if sent."""
         if not self._receivers:
-            return
+            return []
         # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
         orders = [
             SendRequest(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers
         ]
+        results: list[tuple[str, str]] = []
         with ThreadPoolExecutor(len(orders)) as threads:
             for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
                 _log_result(receiver, answer, message)
+                results.append((receiver.label, "" if answer.sent else answer.why))
+        return results
 
     def _deliver(self, order: SendRequest) -> Answer:
         try:

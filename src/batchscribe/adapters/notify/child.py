@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.notify.receivers import Receiver
+from batchscribe.adapters.notify.receivers import Answer, Receiver
+from batchscribe.adapters.notify.webhook import post_event
 
 _STATUS = re.compile(r"error=(\d{3})\b")
 
@@ -23,13 +24,8 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     body: str
     level: str
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The result. `why` is our text with a status code, never a vendor's text."""
-
-    sent: bool
-    why: str = ""
+    at: int = 0
+    """Time of an event, in Unix seconds."""
 
 
 class _Status(logging.Handler):
@@ -46,6 +42,8 @@ class _Status(logging.Handler):
 
 def deliver(order: SendRequest) -> Answer:
     """Sends the message; returns whether the receiver accepted it."""
+    if order.receiver.webhook:
+        return post_event(order.receiver.webhook, order.body, order.at)
     if order.receiver.sendmail:
         return _send_by_sendmail(order)
     return _send_by_apprise(order)

@@ -18,17 +18,26 @@ _SENDMAIL_PLACES = "/usr/sbin:/usr/lib:/usr/local/sbin"
 
 
 class Receiver(msgspec.Struct, frozen=True, kw_only=True):
-    """One receiver of messages. Exactly one of `url`, `mail` and `sendmail` is set."""
+    """One receiver of messages. Exactly one of `url`, `mail`, `webhook` and `sendmail` is set."""
 
     label: str
     url: str = ""
     """An apprise URL."""
     mail: dict[str, Any] | None = None
     """The parts of apprise's e-mail receiver, so that no password is quoted into a URL."""
+    webhook: str = ""
+    """A URL that gets events as JSON instead of messages; its fragment is the key of their signature."""
     sendmail: tuple[str, ...] = ()
     """The mail program and its recipients."""
     escaped: bool = False
     """Angle brackets are markup there (`<!channel>`), so they are replaced in texts."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The result. `why` is our text with a status code, never a vendor's text."""
+
+    sent: bool
+    why: str = ""
 
 
 def receivers(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import Self, TextIO
 
 import structlog
@@ -19,23 +17,6 @@ from batchscribe.protocols import Clock
 LINE_EVERY_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    done: int
-    failed: int
-    total: int
-    audio_seconds: float
-    eta: timedelta | None
-
-    @property
-    def seen(self) -> int:
-        return self.done + self.failed
-
-    @property
-    def chunks(self) -> tuple[int, int, int]:
-        return self.done, self.failed, self.total
-
-
 class ProgressView:
     """Shows done, failed and total chunks, audio and the time left; a context manager.
 
@@ -47,42 +28,26 @@ class ProgressView:
         self._console = Console(file=stream or sys.stderr)
         self._bar: Progress | None = None
         self._row: TaskID | None = None
-        self._shown: _Counts | None = None
+        self._logged: tuple[int, int, int] | None = None
+        """Done, failed and total chunks of the last line."""
         self._logged_at = 0.0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def show(self, run: Run, progress: WorkerProgress) -> None:
         """Shows the progress that a worker of the run reports."""
-        tally = progress.tally
-        left = time_left(tally.seen, progress.total, progress.timings.elapsed, progress.timings.first_window)
-        self.update(tally.done, tally.failed, progress.total, tally.audio_seconds, left, label=run.id)
-
-    def update(
-        self,
-        done: int,
-        failed: int,
-        total: int,
-        audio_seconds: float,
-        eta: timedelta | None = None,
-        *,
-        label: str = "",
-    ) -> None:
-        """Shows the latest counts; `eta` is the time left, None if it is not known yet."""
-        counts = _Counts(done, failed, total, audio_seconds, eta)
         if self._console.is_terminal:
-            self._draw_bar(counts, label)
+            self._draw_bar(run.id, progress)
         else:
-            self._log_line(counts)
+            self._log_line(progress)
 
-    def _draw_bar(self, counts: _Counts, label: str) -> None:
+    def _draw_bar(self, label: str, progress: WorkerProgress) -> None:
+        tally = progress.tally
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -90,46 +55,44 @@ class ProgressView:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
+                transient=True,
             )
             self._bar.start()
-            self._row = self._bar.add_task(label, total=counts.total, note="")
+            self._row = self._bar.add_task(label, total=progress.total, note="")
         assert self._row is not None
-        note = (
-            f"{_clock_text(counts.audio_seconds)} of audio, {counts.failed} failed, {_eta_text(counts.eta)}"
-        )
+        note = f"{_clock_text(tally.audio_seconds)} of audio, {tally.failed} failed, {_left_text(progress)}"
         self._bar.update(
-            self._row, completed=counts.seen, total=counts.total, description=label, note=note, refresh=True
+            self._row,
+            completed=tally.seen,
+            total=progress.total,
+            description=label,
+            note=note,
+            refresh=True,
         )
 
-    def _log_line(self, counts: _Counts) -> None:
+    def _log_line(self, progress: WorkerProgress) -> None:
         """Logs changed counts, at most every LINE_EVERY_SECONDS, and always for the last chunk."""
-        now = self._clock.monotonic()
-        fresh = self._shown is None or counts.chunks != self._shown.chunks
-        ended = counts.seen >= counts.total
-        due = self._shown is None or ended or now - self._logged_at >= LINE_EVERY_SECONDS
-        if not (fresh and due):
+        tally, now = progress.tally, self._clock.monotonic()
+        counts = (tally.done, tally.failed, progress.total)
+        ended = tally.seen >= progress.total
+        due = self._logged is None or ended or now - self._logged_at >= LINE_EVERY_SECONDS
+        if counts == self._logged or not due:
             return
-        self._shown, self._logged_at = counts, now
+        self._logged, self._logged_at = counts, now
         structlog.get_logger().info(
             "progress",
-            done=counts.done,
-            failed=counts.failed,
-            total=counts.total,
-            audio=_clock_text(counts.audio_seconds),
-            left=_eta_text(counts.eta),
+            done=tally.done,
+            failed=tally.failed,
+            total=progress.total,
+            audio=_clock_text(tally.audio_seconds),
+            left=_left_text(progress),
         )
-
-
-def time_left(seen: int, total: int, elapsed: float, first_window: float | None) -> timedelta | None:
-    """Estimates the time left from the pace since the first window; None before it."""
-    if not seen or first_window is None or total < seen:
-        return None
-    return timedelta(seconds=max(0.0, elapsed - first_window) / seen * (total - seen))
 
 
 def _clock_text(seconds: float) -> str:
     return str(timedelta(seconds=int(seconds)))
 
 
-def _eta_text(eta: timedelta | None) -> str:
-    return "time left unknown" if eta is None else f"{_clock_text(eta.total_seconds())} left"
+def _left_text(progress: WorkerProgress) -> str:
+    left = progress.time_left
+    return "time left unknown" if left is None else f"{_clock_text(left.total_seconds())} left"

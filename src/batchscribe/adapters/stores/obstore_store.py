@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
@@ -129,7 +130,8 @@ class ObstoreStore:
         if odd(self._base + key):
             self._slow().replace(key, data)
         else:
-            self._call(Action.PUT, key, lambda path: _replace(self._vendor, path, data))
+            put = partial(obstore.put, self._vendor, file=data, mode="overwrite", use_multipart=False)
+            self._call(Action.PUT, key, put)
 
     def delete(self, key: str) -> None:
         if odd(self._base + key):
@@ -273,10 +275,6 @@ def _create(vendor: ObjectStore, path: str, data: bytes) -> None:
         obstore.put(vendor, path, data, mode="create", use_multipart=False)
     except (AlreadyExistsError, PreconditionError) as error:
         raise ConflictError from error
-
-
-def _replace(vendor: ObjectStore, path: str, data: bytes) -> None:
-    obstore.put(vendor, path, data, mode="overwrite", use_multipart=False)
 
 
 def _etag(meta: ObjectMeta) -> str:

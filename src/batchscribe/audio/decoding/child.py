@@ -40,7 +40,7 @@ from batchscribe.audio.decoding.frames import (
 )
 from batchscribe.audio.decoding.holes import Holes
 from batchscribe.audio.decoding.parts import Part, find_parts, open_part
-from batchscribe.audio.decoding.progress import DecodingProgress, TooLongError, check_part, conclude, too_long
+from batchscribe.audio.decoding.progress import DecodingProgress, TooLongError, check_part, conclude
 from batchscribe.audio.decoding.resampling import Resampler
 from batchscribe.audio.decoding.scale import guess_unit
 from batchscribe.audio.decoding.tracks import (
@@ -198,7 +198,7 @@ def begin_tracks(
             prepare_stream(stream)
         stated = stated_length(opened, stream)
         if stated is not None and stated.least > progress.seconds_left:
-            raise TooLongError(too_long(progress.max_samples))
+            raise TooLongError(progress.max_samples)
         decoded = frames(opened, stream, clock if opened is container else None, progress)
         sound = whole(opened, decoded, progress, stated)
         first = next(sound, None)

@@ -17,8 +17,9 @@ ONE_BYTE = 1
 FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
 
 
-def boxes(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields kind, begin of content, and end of each box; the last may be truncated."""
+    at = 0
     while at + 8 <= len(data):
         size, kind, body = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], at + 8
         if size == 1:

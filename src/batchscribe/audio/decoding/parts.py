@@ -115,9 +115,6 @@ class FileView(io.RawIOBase):
         self._at = max(0, origin[whence] + offset)
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
 
 def open_part(descriptor: int, part: Part) -> io.BufferedReader:
     return io.BufferedReader(FileView(descriptor, part), BUFFER_BYTES)

@@ -23,9 +23,8 @@ SANE = bytes(byte for byte in range(256) if byte & 0x7F < 0x4F)
 class TooLongError(RefusedTrackError):
     """All parts together have more audio than the order allows."""
 
-
-def too_long(max_samples: int) -> str:
-    return f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio"
+    def __init__(self, max_samples: int) -> None:
+        super().__init__(f"longer than the limit of {max_samples / SAMPLE_RATE / 3600:g} hours of audio")
 
 
 @dataclass
@@ -81,7 +80,7 @@ class DecodingProgress:
         """Counts and sends samples. Raises TooLongError beyond the limit."""
         self.samples += samples
         if self.samples > self.max_samples:
-            raise TooLongError(too_long(self.max_samples))
+            raise TooLongError(self.max_samples)
         self.pending += data
         while len(self.pending) >= PIECE_BYTES * self.channels:
             self.flush()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from unicodedata import normalize
 
 from batchscribe.controller.attempts import read_failures
@@ -19,11 +19,15 @@ from batchscribe.core.run.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.run.records import decode_outcome
 from batchscribe.core.scan.backlog import ChunkState, state_of
 from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, split
+from batchscribe.core.scan.explanation import explain
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
 from batchscribe.protocols import Store
 from batchscribe.reading import read_bytes, read_transcript
+
+NAMED = 5
+"""Maximum number of similar keys in an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,10 @@ class Life:
     session: str
     state: ChunkState | None
     """None if there is no such audio (any more)."""
+    explanation: str = ""
+    """Why it is in its state, and when that changes; empty without audio."""
+    next_tick: str = ""
+    """What the next tick would do, and why; empty if the chunk is not held back by that."""
     audio: ObjectInfo | None
     stale: bool = False
     planned: str | None = None
@@ -77,52 +85,60 @@ class Life:
         return bool(self.audio or self.failures or self.quarantine or self.runs)
 
 
-def why(scanner: Scanner, key: str) -> Life:
-    """History of a chunk by its key or its only Unicode variant.
+def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> Life:
+    """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
 
-    Raises MisconfiguredError if the key is not that of an audio file, and ObjectNotFoundError if there is no
-    record of it.
+    Raises MisconfiguredError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
+    there is no record of it.
     """
-    name = audio_name(key)
     if (kind := passed_over(key)) is not None:
         raise MisconfiguredError(
             f"{key!r} is skipped: .{kind} is not decoded; convert it, for example to .wav or .flac"
         )
-    if name is None:
+    if name := audio_name(key):
+        life = _read_life(scanner, key, name, max_wait)
+        if life.known:
+            return life
+    similar = find_similar(scanner, key)
+    if len(similar) == 1:
+        return _read_life(scanner, similar[0].info.key, similar[0].name, max_wait)
+    if name is None and not similar:
         raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
-    life = _read_life(scanner, key, name)
-    if not life.known and (other := _spelled_otherwise(scanner, key)):
-        return _read_life(scanner, other.info.key, other.name)
-    if not life.known:
-        raise ObjectNotFoundError(f"no record of {key!r} in {scanner.source.url}")
-    return life
+    listed = ", ".join(audio.info.key for audio in similar[:NAMED])
+    more = f" and {len(similar) - NAMED} more" if len(similar) > NAMED else ""
+    hint = f"; similar: {listed}{more}" if similar else "; `batchscribe scan` shows the sessions"
+    raise ObjectNotFoundError(f"no record of {key!r} in {scanner.source.url}{hint}")
 
 
-def _spelled_otherwise(scanner: Scanner, key: str) -> AudioObject | None:
-    """The only audio object whose key is a Unicode variant (NFC, NFD)."""
-    folder, wanted = split(key)[0], normalize("NFC", key)
-    folders = {folder, *(normalize(form, folder) for form in ("NFC", "NFD"))}
-    found = {
-        audio.info.key: audio
-        for each in folders
-        for audio in scanner.audio(each)
-        if normalize("NFC", audio.info.key) == wanted
-    }
-    return found.popitem()[1] if len(found) == 1 else None
+def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
+    """Audio objects whose key contains `part`, without regard to case and Unicode form.
+
+    A Unicode variant of the whole key takes precedence.
+    """
+    wanted = normalize("NFC", part)
+    same, found = [], []
+    for audio in scanner.audio():
+        key = normalize("NFC", audio.info.key)
+        if key == wanted:
+            same.append(audio)
+        elif wanted.casefold() in key.casefold():
+            found.append(audio)
+    return same or found
 
 
-def _read_life(scanner: Scanner, key: str, name: AudioName) -> Life:
+def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> Life:
     audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
-    output = scanner.output
+    output, rules, failures = scanner.output, scanner.rules(), _list_failures(scanner.output, key)
     return Life(
         key=key,
         session=name.session,
-        state=state_of(audio, scanner.rules()) if audio else None,
+        state=state_of(audio, rules) if audio else None,
+        explanation=explain(audio, rules, failures, max_wait=max_wait) if audio else "",
         audio=audio.info if audio else None,
         stale=audio.stale if audio else False,
         planned=audio.planned if audio else None,
         transcripts=tuple(_list_transcripts(scanner, audio)) if audio else (),
-        failures=_list_failures(output, key),
+        failures=failures,
         quarantine=quarantine_of(output, key),
         runs=tuple(sorted(_list_mentions(output, key), key=lambda mention: mention.dispatched)),
     )

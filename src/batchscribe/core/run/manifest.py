@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated, Protocol, TypeVar
@@ -183,6 +184,14 @@ class Progress(Dated, frozen=True, kw_only=True):
     """Windows in the engine now."""
     in_flight: Annotated[tuple[Key, ...], Meta(max_length=MAX_CHUNKS)] = ()
     """Keys in decoders, or in the engine and not complete yet: each gets one failure if the worker dies."""
+
+    @property
+    def time_left(self) -> timedelta | None:
+        """Estimated from the pace since the first window; None before it."""
+        first, seen = self.timings.first_window, self.tally.seen
+        if not seen or first is None or self.total < seen:
+            return None
+        return timedelta(seconds=max(0.0, self.timings.elapsed - first) / seen * (self.total - seen))
 
 
 class FailureKind(StrEnum):

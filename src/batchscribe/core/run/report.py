@@ -101,6 +101,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     failed: int
+    failures: dict[str, str] = {}
+    """Reasons of the first failed chunks, by key."""
     audio_seconds: float
 
 
@@ -195,7 +197,10 @@ def build(
         scan=_make_scan(run, backlog),
         gpu=_make_gpu(run),
         transcription=Transcription(
-            done=run.chunks_done, failed=run.chunks_failed, audio_seconds=run.audio_seconds
+            done=run.chunks_done,
+            failed=run.chunks_failed,
+            failures=run.failures,
+            audio_seconds=run.audio_seconds,
         ),
         verification=_make_verification(run),
         performance=_make_performance(run, tuple(events)),

@@ -92,6 +92,9 @@ _NO_START = frozenset(
 )
 
 
+FAILURES_KEPT = 3
+
+
 class Step(StrEnum):
     ARM = "arm"
     PROVISION = "provision"
@@ -192,6 +195,8 @@ class Run:
     settled: datetime | None = None
     chunks_done: int = 0
     chunks_failed: int = 0
+    failures: dict[str, str] = field(default_factory=dict, hash=False)
+    """Reasons of the first FAILURES_KEPT chunks that are quarantined or left, by key."""
     audio_seconds: float = 0.0
     worked: Worked = field(default_factory=Worked, hash=False)
     cost: Usd = ZERO

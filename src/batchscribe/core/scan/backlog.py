@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import chain
 
@@ -21,7 +21,6 @@ from batchscribe.core.text.transcripts import SMALLEST
 
 MAX_CANDIDATES = 20_000
 LONGEST_CHUNK = timedelta(hours=2, minutes=30)
-_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +148,6 @@ class Backlog:
         return self.pending - self.troubled
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Sums of one session during the scan."""
-
-    pending: list[Chunk] = field(default_factory=list)
-    waiting: list[Chunk] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    done: int = 0
-    quarantined: int = 0
-    empty: int = 0
-    unreadable: list[str] = field(default_factory=list)
-
-
 def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
     """Yields every session of a sorted listing when its folder is complete; nested folders come first.
 
@@ -176,18 +162,21 @@ def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionSca
 
 
 def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> SessionScan:
-    sums = _Sums()
+    by_state: dict[ChunkState, list[AudioObject]] = {state: [] for state in ChunkState}
     for audio in audios:
-        _count_chunk(sums, audio, rules)
+        by_state[state_of(audio, rules)].append(audio)
+    done = by_state[ChunkState.DONE]
     return SessionScan(
         session=session,
-        pending=tuple(sorted(sums.pending, key=_order_in_session)),
-        waiting=tuple(sorted(sums.waiting, key=_order_in_session)),
-        done=sums.done,
-        stale=tuple(sums.stale),
-        quarantined=sums.quarantined,
-        empty=sums.empty,
-        unreadable=tuple(sums.unreadable),
+        pending=_make_chunks(by_state[ChunkState.PENDING], rules),
+        waiting=_make_chunks(by_state[ChunkState.WAITING], rules),
+        done=len(done),
+        stale=tuple(audio.info.key for audio in done if audio.stale),
+        quarantined=len(by_state[ChunkState.QUARANTINED]),
+        empty=len(by_state[ChunkState.EMPTY]),
+        unreadable=tuple(
+            audio.info.key for audio in audios if audio.info.size and is_unreadable(audio, rules)
+        ),
         live=rules.live is not None and rules.live.covers(session),
     )
 
@@ -215,23 +204,6 @@ def is_unreadable(audio: AudioObject, rules: ScanRules) -> bool:
     return info.size < SMALLEST or audio.oversized or rules.unreadable.get(info.key) == info.etag
 
 
-def _count_chunk(sums: _Sums, audio: AudioObject, rules: ScanRules) -> None:
-    if audio.info.size and is_unreadable(audio, rules):
-        sums.unreadable.append(audio.info.key)
-    match state_of(audio, rules):
-        case ChunkState.EMPTY:
-            sums.empty += 1
-        case ChunkState.DONE:
-            sums.done += 1
-            sums.stale += [audio.info.key] if audio.stale else []
-        case ChunkState.QUARANTINED:
-            sums.quarantined += 1
-        case ChunkState.WAITING:
-            sums.waiting.append(_make_chunk(audio, rules))
-        case ChunkState.PENDING:
-            sums.pending.append(_make_chunk(audio, rules))
-
-
 def _find_trouble(audio: AudioObject, rules: ScanRules) -> PastAttempts | None:
     if not rules.trouble:
         return None
@@ -253,6 +225,12 @@ def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:
     if audio.gap is None or not rules.min_age or audio.gap > LONGEST_CHUNK:
         return False
     return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
+
+
+def _make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk, ...]:
+    """Chunks of a session, in its order."""
+    chunks = (_make_chunk(audio, rules) for audio in audios)
+    return tuple(sorted(chunks, key=lambda chunk: (-1 if chunk.number is None else chunk.number, chunk.key)))
 
 
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
@@ -277,10 +255,6 @@ def _retry_since(audio: AudioObject, trouble: PastAttempts | None, rules: ScanRu
     if trouble is None or trouble.attempts >= rules.max_attempts:
         return None
     return max(filter(None, (audio.info.modified, trouble.last)))
-
-
-def _order_in_session(chunk: Chunk) -> tuple[int, str]:
-    return (-1 if chunk.number is None else chunk.number, chunk.key)
 
 
 class _Oldest:
@@ -320,8 +294,8 @@ class _Totals:
     stale: int = 0
     quarantined: int = 0
     empty: int = 0
-    oldest: datetime = _NEVER
-    oldest_retry: datetime = _NEVER
+    oldest: datetime | None = None
+    oldest_retry: datetime | None = None
     exhausted: int = 0
 
     def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
@@ -334,10 +308,14 @@ class _Totals:
         self.stale += len(scan.stale)
         self.quarantined += scan.quarantined
         self.empty += scan.empty
-        self.oldest = min(self.oldest, min((chunk.modified for chunk in fresh), default=_NEVER))
+        self.oldest = _earliest(self.oldest, *(chunk.modified for chunk in fresh))
         retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
-        self.oldest_retry = min(self.oldest_retry, min(retries, default=_NEVER))
+        self.oldest_retry = _earliest(self.oldest_retry, *retries)
         self.exhausted += len(scan.pending) - len(fresh) - len(retries)
+
+
+def _earliest(*times: datetime | None) -> datetime | None:
+    return min(filter(None, times), default=None)
 
 
 def summarise(
@@ -359,18 +337,7 @@ def summarise(
             failed_before.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
     candidates = tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES]
     return Backlog(
-        sessions=totals.sessions,
-        pending=totals.pending,
-        pending_bytes=totals.pending_bytes,
-        troubled=totals.troubled,
-        waiting=totals.waiting,
-        done=totals.done,
-        stale=totals.stale,
-        quarantined=totals.quarantined,
-        empty=totals.empty,
-        oldest=None if totals.oldest == _NEVER else totals.oldest,
-        oldest_retry=None if totals.oldest_retry == _NEVER else totals.oldest_retry,
-        exhausted=totals.exhausted,
+        **asdict(totals),
         candidates=candidates,
         odd_keys=odd_keys(),
         passed_over=passed_over(),

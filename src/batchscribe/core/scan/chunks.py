@@ -170,3 +170,11 @@ def session_stems(session: str) -> tuple[str, ...]:
     aside = fitted(folder, full, ".batchscribe.json") + ".batchscribe"
     stems = (fitted(folder, plain, ".json"), fitted(folder, full, ".json"), aside)
     return tuple(folder + stem for stem in dict.fromkeys(stems))
+
+
+def session_id(name: str) -> str:
+    """Session id of a user's input: a folder gets its slash, a file's key stays."""
+    audio = audio_name(name)
+    if audio is not None and audio.number is None:
+        return name
+    return TOP if name in {".", "./", ""} else name.rstrip("/") + "/"

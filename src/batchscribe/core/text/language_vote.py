@@ -17,9 +17,6 @@ class _Vote:
     sums: dict[str, float] = field(default_factory=dict)
     voters: int = 0
 
-    def leader(self) -> str | None:
-        return max(self.sums, key=lambda language: (self.sums[language], language), default=None)
-
 
 @dataclass
 class Votes:
@@ -53,7 +50,7 @@ class Votes:
         if vote is None:
             return None
         self._keep(session)
-        return vote.leader()
+        return max(vote.sums, key=lambda language: (vote.sums[language], language), default=None)
 
     def _keep(self, session: str) -> None:
         self._sessions.move_to_end(session)

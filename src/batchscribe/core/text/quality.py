@@ -82,18 +82,32 @@ class Recognized:
         return tuple(word for segment in self.segments for word in segment.words)
 
     @property
+    def guessed(self) -> bool:
+        """True if the model is unsure of the words."""
+        return self.avg_logprob is not None and self.avg_logprob < MIN_LOGPROB
+
+    @property
     def silent(self) -> bool:
         """True if the model rates it as silence, with guessed words."""
-        guessed = self.avg_logprob is not None and self.avg_logprob < MIN_LOGPROB
-        return guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
+        return self.guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
 def doubts(heard: Recognized) -> frozenset[Doubt]:
     """Doubts about a result. An empty text is plausible; stopping early is not."""
-    found = {Doubt.UNFINISHED} if _unfinished(heard) else set[Doubt]()
+    unread = 0.0 if heard.heard_until is None else heard.seconds - heard.heard_until
+    found = {Doubt.UNFINISHED: unread > UNHEARD_SECONDS}
     if heard.text:
-        found |= {doubt for doubt, wrong in _CHECKS if wrong(heard)}
-    return frozenset(found)
+        spans = [(one.start, one.end) for one in _iterate_timed(heard.segments)]
+        backwards = any(later[0] < earlier[0] - SLACK for earlier, later in pairwise(spans))
+        found |= {
+            Doubt.REPETITIVE: compression(heard.text) > MAX_COMPRESSION,
+            Doubt.LOOPING: looping([word.word for word in heard.words] or heard.text.split()),
+            Doubt.GUESSED: heard.guessed,
+            Doubt.OUTSIDE: any(time > heard.seconds + SLACK for span in spans for time in span),
+            Doubt.DISORDERED: backwards or any(end < start for start, end in spans),
+            Doubt.HURRIED: any(map(_is_too_fast, heard.segments)),
+        }
+    return frozenset(doubt for doubt, holds in found.items() if holds)
 
 
 def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) -> list[tuple[Span, ...]]:
@@ -105,7 +119,9 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
     found: list[tuple[Span, ...]] = []
     at = -inf
     words = sorted(
-        (one.start, one.end) for one in _iterate_timed(segments) if any(map(str.isalnum, _text_of(one)))
+        (one.start, one.end)
+        for one in _iterate_timed(segments)
+        if any(map(str.isalnum, one.word if isinstance(one, Word) else one.text))
     )
     for begin, end in (*words, (inf, inf)):
         parts = [(max(first, at), min(last, begin)) for first, last in speech if first < begin and last > at]
@@ -158,31 +174,6 @@ def _longest_run(words: Sequence[str], length: int) -> int:
     return longest + length if longest + length >= LOOP_TIMES * length else 0
 
 
-def _repetitive(heard: Recognized) -> bool:
-    return compression(heard.text) > MAX_COMPRESSION
-
-
-def _looping(heard: Recognized) -> bool:
-    return looping([word.word for word in heard.words] or heard.text.split())
-
-
-def _guessed(heard: Recognized) -> bool:
-    return heard.avg_logprob is not None and heard.avg_logprob < MIN_LOGPROB
-
-
-def _outside(heard: Recognized) -> bool:
-    return any(time > heard.seconds + SLACK for span in _spans(heard) for time in span)
-
-
-def _disordered(heard: Recognized) -> bool:
-    backwards = any(later[0] < earlier[0] - SLACK for earlier, later in pairwise(_spans(heard)))
-    return backwards or any(end < start for start, end in _spans(heard))
-
-
-def _spans(heard: Recognized) -> Iterator[Span]:
-    return ((one.start, one.end) for one in _iterate_timed(heard.segments))
-
-
 def _iterate_timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
     """The smallest parts with times: words, else the segment if it has a text."""
     for segment in segments:
@@ -192,30 +183,8 @@ def _iterate_timed(segments: Iterable[Segment]) -> Iterator[Segment | Word]:
             yield segment
 
 
-def _text_of(part: Segment | Word) -> str:
-    return part.word if isinstance(part, Word) else part.text
-
-
-def _hurried(heard: Recognized) -> bool:
-    return any(_too_fast(segment) for segment in heard.segments)
-
-
-def _too_fast(segment: Segment) -> bool:
+def _is_too_fast(segment: Segment) -> bool:
     count = len(segment.words) or len(segment.text.split())
     spaced = segment.text.count(" ") * 2 >= count
     limit = FASTEST if spaced else FASTEST_UNSPACED
     return count >= BURST_WORDS and count > limit * max(segment.end - segment.start, 0.0)
-
-
-def _unfinished(heard: Recognized) -> bool:
-    return heard.heard_until is not None and heard.seconds - heard.heard_until > UNHEARD_SECONDS
-
-
-_CHECKS = (
-    (Doubt.REPETITIVE, _repetitive),
-    (Doubt.LOOPING, _looping),
-    (Doubt.GUESSED, _guessed),
-    (Doubt.OUTSIDE, _outside),
-    (Doubt.DISORDERED, _disordered),
-    (Doubt.HURRIED, _hurried),
-)

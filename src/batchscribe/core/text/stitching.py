@@ -175,10 +175,9 @@ def _length_or_zero(value: float) -> float:
 def _on_session(segment: Segment, offset: float) -> Segment:
     """The segment on the session's clock, with split words joined."""
     words = tuple(_join_split_word(word, offset) for word in segment.words)
-    moved = msgspec.structs.replace(segment, words=()).shifted(offset)
-    start = min([moved.start, *(word.start for word in words)])
-    end = max([moved.end, *(word.end for word in words)])
-    return msgspec.structs.replace(moved, start=start, end=end, words=words)
+    start = min([round(segment.start + offset, PLACES), *(word.start for word in words)])
+    end = max([round(segment.end + offset, PLACES), *(word.end for word in words)])
+    return msgspec.structs.replace(segment, start=start, end=end, words=words)
 
 
 def _join_split_word(word: Word, offset: float) -> Word:

@@ -43,11 +43,6 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     def true_end(self) -> float:
         return self.end + (self.ends_after or 0.0)
 
-    def shifted(self, seconds: float) -> Word:
-        return msgspec.structs.replace(
-            self, start=round(self.start + seconds, 3), end=round(self.end + seconds, 3)
-        )
-
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
     text: str
@@ -58,14 +53,6 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """Its channel, counted from 1, if channels are transcribed separately."""
     attached: bool | msgspec.UnsetType = msgspec.UNSET
     """True if its text continues the previous segment without a blank: a cut split "ill-disposed"."""
-
-    def shifted(self, seconds: float) -> Segment:
-        return msgspec.structs.replace(
-            self,
-            start=round(self.start + seconds, 3),
-            end=round(self.end + seconds, 3),
-            words=tuple(word.shifted(seconds) for word in self.words),
-        )
 
 
 class AudioRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,67 @@
+"""Posts events to a webhook, signed by the rules of Standard Webhooks (standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import ssl
+from threading import Event
+from urllib.parse import urlsplit
+
+from batchscribe.adapters.notify.receivers import Answer
+
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 5.0
+BACKOFF_SECONDS = 0.5
+_RETRIED = {408, 429}
+
+
+def post_event(url: str, body: str, at: int) -> Answer:
+    """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
+
+    The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
+    a signed event elsewhere.
+    """
+    headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
+    why = ""
+    for attempt in range(ATTEMPTS):
+        Event().wait(attempt * BACKOFF_SECONDS)
+        try:
+            status = _post(url, body.encode(), headers)
+        except (OSError, http.client.HTTPException):
+            why = "it could not be reached"
+            continue
+        if 200 <= status < 300:
+            return Answer(sent=True)
+        why = f"it answered with status {status}"
+        if status < 500 and status not in _RETRIED:
+            break
+    return Answer(sent=False, why=why)
+
+
+def sign(secret: str, body: str, at: int) -> dict[str, str]:
+    """Returns the headers of an event; without a secret, it has no signature."""
+    name = "evt_" + hashlib.sha256(body.encode()).hexdigest()[:24]
+    headers = {"webhook-id": name, "webhook-timestamp": str(at)}
+    if secret:
+        digest = hmac.new(secret.encode(), f"{name}.{at}.{body}".encode(), hashlib.sha256).digest()
+        headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+    return headers
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    )
+    try:
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -1,0 +1,62 @@
+"""`logs`: the log of a run, as lines for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from batchscribe.cli.app import App, json_option, pass_app
+from batchscribe.core.redaction import printable
+from batchscribe.errors import ObjectNotFoundError
+from batchscribe.wiring.process import open_clock
+
+FOLLOW_SECONDS = 0.5
+_HEAD = ("timestamp", "level", "event")
+
+
+@click.command(epilog="Example: batchscribe logs -f")
+@click.argument("run", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Wait for more lines until interrupted.")
+@json_option
+@pass_app
+def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
+    """Show the log of RUN (an id or a part of it); by default of the last run."""
+    path = find_log(app.settings.log_dir, run or "")
+    with path.open(encoding="utf-8") as file:
+        for line in _lines(file, follow=follow):
+            click.echo(line if as_json else describe(line))
+
+
+def find_log(folder: Path, run: str) -> Path:
+    """Returns the newest log whose name contains `run`. Raises ObjectNotFoundError."""
+    found = sorted(path for path in folder.glob("batchscribe-*.log") if run in path.name)
+    if not found:
+        raise ObjectNotFoundError(f"no log of {run!r} in {folder}" if run else f"no log of a run in {folder}")
+    return found[-1]
+
+
+def describe(line: str) -> str:
+    """Formats a JSON line of a log: time (UTC), level if not info, event, fields."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return printable(line)
+    fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in {*_HEAD, "run"})
+    level = event.get("level", "info")
+    shown = "" if level == "info" else f"{level.upper()} "
+    at = str(event.get("timestamp", ""))[:19]
+    return printable(f"{at} {shown}{event.get('event', '')}  {fields}".rstrip())
+
+
+def _lines(file: TextIO, *, follow: bool) -> Iterator[str]:
+    while True:
+        if line := file.readline():
+            yield line.rstrip("\n")
+        elif follow:
+            open_clock().sleep(FOLLOW_SECONDS)
+        else:
+            return

@@ -1,0 +1,107 @@
+"""The present state of a scheduler as one value, for every view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from batchscribe.controller.context import Terms, World
+from batchscribe.controller.observe import observe, paused_until
+from batchscribe.controller.records import read_progress
+from batchscribe.controller.rehearsal_place import world_of
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.policy import Decision, Hold, Observation, decide
+from batchscribe.core.run.runs import Run
+from batchscribe.errors import BatchscribeError
+
+RECENT = timedelta(days=30)
+LAST_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNow:
+    """An open run, and what its worker reported last."""
+
+    id: str
+    state: str
+    created: datetime
+    deadline: datetime
+    """The run is stopped then, whatever it does; its end is expected after `left`."""
+    total: int
+    done: int = 0
+    failed: int = 0
+    left: timedelta | None = None
+    """Estimated time until its last chunk is done; None before the first window."""
+    cost: Usd
+    """Upper bound of its cost until the last poll."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """State, decision and money at one time. `error` says why the store or the cloud was not observed."""
+
+    at: datetime
+    runs: tuple[RunNow, ...]
+    last_runs: tuple[Run, ...]
+    """The latest settled runs, oldest first."""
+    last_tick: datetime | None
+    paused_until: datetime | None
+    month: Usd
+    """Upper bound of the cost of the runs settled this month (UTC)."""
+    observed: Observation | None = None
+    decision: Decision | None = None
+    next_start: datetime | None = None
+    """Time at which the oldest chunk starts the GPU if no other arrives; None if nothing waits for that."""
+    error: str = ""
+
+
+def overview(world: World, terms: Terms) -> Overview:
+    """Observes everything once; writes nothing. Raises what the ledger raises."""
+    now, ledger = world.clock.now(), world.ledger
+    observed, error = None, ""
+    try:
+        observed = observe(world, terms)
+    except BatchscribeError as failure:
+        error = str(failure)
+    decision = decide(observed, terms.policy) if observed else None
+    return Overview(
+        at=now,
+        runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
+        last_runs=tuple(run for run in ledger.runs(now - RECENT) if not run.open)[-LAST_RUNS:],
+        last_tick=ledger.last_tick(),
+        paused_until=paused_until(world),
+        month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
+        observed=observed,
+        decision=decision,
+        next_start=_next_start(observed, terms) if isinstance(decision, Hold) else None,
+        error=error,
+    )
+
+
+def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
+    now = RunNow(
+        id=run.id,
+        state=run.state.value,
+        created=run.created,
+        deadline=run.deadline,
+        total=run.planned_chunks,
+        cost=run.bill() if run.started else Usd(0),
+    )
+    try:
+        progress = read_progress(world_of(world, terms, run), run.worker) if run.manifests else None
+    except BatchscribeError:
+        progress = None
+    if progress is None:
+        return now
+    return replace(
+        now,
+        total=progress.total,
+        done=progress.tally.done,
+        failed=progress.tally.failed,
+        left=progress.time_left,
+    )
+
+
+def _next_start(observed: Observation | None, terms: Terms) -> datetime | None:
+    oldest = observed.backlog.oldest if observed else None
+    return oldest + terms.policy.max_wait if oldest else None

@@ -1,0 +1,63 @@
+"""Message to the user about a settled run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from batchscribe.core.messages import Level, Message
+from batchscribe.core.run.engine_time import flag_text
+from batchscribe.core.run.runs import Outcome, Run
+from batchscribe.core.scan.chunks import passed_over_text
+
+
+def run_message(
+    run: Run,
+    *,
+    left: Sequence[str],
+    quarantined: Sequence[str],
+    passed_over: Mapping[str, int],
+) -> Message:
+    """Builds the message: result, cost, failed chunks with reasons, places, next step.
+
+    `left` and `quarantined` are the keys of chunks that are not done.
+    """
+    outcome = run.outcome or Outcome.INCOMPLETE
+    level = Level.SUCCESS if outcome.success else Level.FAILURE
+    if outcome.success and quarantined:
+        level = Level.WARNING
+    asked = run.chunks_done + len(quarantined) + len(left)
+    machine = run.instance_type or run.provider
+    lines = [
+        f"{run.chunks_done} of {asked} chunks done, {len(quarantined)} quarantined, {len(left)} left.",
+        f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on {machine}.",
+        run.detail,
+        *failure_lines(run, len(quarantined) + len(left)),
+        f"Transcripts: {run.output}. Audio: {run.source}. Scheduler: {run.host or 'this machine'}.",
+        _next_step(run, quarantined, left),
+        flag_text(run.worked.flags),
+        passed_over_text(passed_over),
+    ]
+    return Message(f"batchscribe: run {run.id} {outcome.value}", "\n".join(filter(None, lines)), level)
+
+
+def failure_lines(run: Run, failed: int) -> Iterator[str]:
+    """Yields the first failed chunks with their reasons, and the number of the others."""
+    for key, reason in run.failures.items():
+        yield f"  {key}: {reason}"
+    if run.failures and failed > len(run.failures):
+        yield f"  and {failed - len(run.failures)} more"
+
+
+def _next_step(run: Run, quarantined: Sequence[str], left: Sequence[str]) -> str:
+    if quarantined:
+        return (
+            f"`batchscribe why {quarantined[0]}` shows its history; after a fix, "
+            "`batchscribe quarantine release` retries quarantined chunks."
+        )
+    if left:
+        return f"The rest is for the next run; `batchscribe why {left[0]}` shows a chunk's history."
+    if run.outcome and not run.outcome.success:
+        return (
+            "`batchscribe gpu check --start` checks the GPU host, `batchscribe status` shows the next start."
+        )
+    return ""

@@ -1,0 +1,71 @@
+"""The sentence that explains the present state of one chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from batchscribe.core.keys import digest
+from batchscribe.core.run.manifest import Failure
+from batchscribe.core.scan.backlog import ChunkState, ScanRules, state_of
+from batchscribe.core.scan.folders import AudioObject
+
+
+def explain(
+    audio: AudioObject, rules: ScanRules, failures: Sequence[Failure] = (), *, max_wait: timedelta
+) -> str:
+    """Returns why the chunk is in its state, and when that changes at the latest.
+
+    `failures` are its failed attempts, oldest first; `max_wait` is BATCH_MAX_WAIT_HOURS.
+    """
+    match state_of(audio, rules):
+        case ChunkState.EMPTY:
+            return "empty: an object of 0 bytes has nothing to transcribe"
+        case ChunkState.DONE:
+            stale = "; its audio is newer: `batchscribe redo` transcribes it again" if audio.stale else ""
+            return f"done{stale}"
+        case ChunkState.QUARANTINED:
+            return f"quarantined: no run retries it{_last_failure(failures)}"
+        case ChunkState.WAITING:
+            return _explain_waiting(audio, rules)
+        case ChunkState.PENDING:
+            return _explain_pending(audio, rules, failures, max_wait)
+
+
+def _explain_waiting(audio: AudioObject, rules: ScanRules) -> str:
+    live = rules.live
+    if live is not None and live.covers(audio.name.session):
+        return (
+            f"waiting: its session is being recorded (live lock since {_time(live.since)}); pending once the "
+            "lock ends"
+        )
+    if rules.now - audio.info.modified < rules.min_age:
+        until = audio.info.modified + rules.min_age
+        return f"waiting: too young, its upload may still be in progress until {_time(until)}"
+    until = audio.info.modified + 2 * (audio.gap or timedelta())
+    return f"waiting: last chunk of a session that seems to continue; pending at {_time(until)} at the latest"
+
+
+def _explain_pending(
+    audio: AudioObject, rules: ScanRules, failures: Sequence[Failure], max_wait: timedelta
+) -> str:
+    tried = [failure for failure in failures if failure.etag == audio.info.etag]
+    known = rules.trouble.get(digest(audio.info.key), ())
+    if not tried:
+        due = audio.info.modified + max_wait
+        late = "overdue" if rules.now >= due else f"due at {_time(due)} at the latest"
+        archived = any(each.troubled for each in known)
+        return f"pending, {late}" + ("; it was unavailable at the last attempt" if archived else "")
+    if len(tried) >= rules.max_attempts:
+        return f"pending: {len(tried)} attempts failed, so it no longer starts a GPU{_last_failure(tried)}"
+    due = max(audio.info.modified, tried[-1].at) + max_wait
+    number = f"attempt {len(tried) + 1} of {rules.max_attempts}"
+    return f"pending: {number} is due at {_time(due)}, earlier with another start{_last_failure(tried)}"
+
+
+def _last_failure(failures: Sequence[Failure]) -> str:
+    return f"; last failure: {failures[-1].message} (run {failures[-1].run})" if failures else ""
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

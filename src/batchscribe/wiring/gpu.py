@@ -1,0 +1,107 @@
+"""Tools of the `batchscribe gpu` commands, built from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from batchscribe.adapters.host_access import installation
+from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
+from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.machine.clock import Interrupts, SystemClock
+from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
+from batchscribe.controller.context import Shield
+from batchscribe.core.run.host import Finding
+from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.orders import HAND
+from batchscribe.core.run.runs import Run
+from batchscribe.protocols import Clock, Guard, Lock, Store
+from batchscribe.settings import Settings
+from batchscribe.wiring.host_access import box_setup, open_ssh
+from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
+from batchscribe.wiring.scheduler import describe_missing, instances, new_run_id
+from batchscribe.wiring.seams import open_compute, open_guard, open_ledger, open_stores, tick_lock
+
+EXTRAS = installation.EXTRAS
+"""Extras that `gpu setup` can install on a GPU host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuTools:
+    """Tools of the `batchscribe gpu` commands."""
+
+    provider: str
+    instance: str
+    compute: HandCompute
+    guard: Guard
+    clock: Clock
+    shield: Shield
+    lock: Lock
+    open_run: Callable[[str], Run | None]
+    """Returns our open run on an instance."""
+    new_session: Callable[[], str]
+    """Returns a name for the stop order of a manual session."""
+    output: Store
+    setup: BoxSetup
+    absence: str
+    """Message for an instance that does not exist."""
+    preflight: Callable[[], None] = lambda: None
+    """Raises MisconfiguredError if a start is bound to be useless."""
+    unfit: str = ""
+    """Unsupported engine configuration, with its fix; empty if it is supported."""
+    ssh: Ssh | None = None
+    """None if the GPU is in this machine."""
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def hand(self) -> Hand:
+        return Hand(self.compute, self.clock, self.instance, self.patience)
+
+    @property
+    def orders(self) -> HandOrders:
+        return HandOrders(self.guard, self.clock, self.instance)
+
+    def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
+        """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
+        return replace(self.setup, terms=replace(self.setup.terms, busy=busy)).check(instance)
+
+    def set_up(self, instance: Instance, **wishes: Any) -> Iterator[Finding]:
+        """Prepares the host, with the options of `gpu setup`."""
+        return self.setup.set_up(instance, Wishes(**wishes))
+
+
+@contextmanager
+def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
+    """Builds the tools of one command; signals raise errors until it ends."""
+    with Interrupts() as interrupts:
+        clock = SystemClock(interrupts)
+        compute = open_compute(settings, clock)
+        _source, output = open_stores(settings)
+        spec = engine_spec(settings)
+        yield GpuTools(
+            provider=settings.provider,
+            instance=instances(settings)[0],
+            compute=compute,
+            guard=open_guard(settings),
+            clock=clock,
+            shield=interrupts,
+            lock=tick_lock(settings, clock),
+            open_run=lambda instance: _open_run_on(settings, instance),
+            new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
+            output=output,
+            setup=box_setup(settings, clock, compute, output, spec),
+            absence=describe_missing(settings),
+            preflight=partial(refuse_manual_start, settings),
+            unfit=unfit(spec),
+            ssh=open_ssh(settings),
+            patience=Patience(poll=settings.poll_seconds or Patience().poll),
+        )
+
+
+def _open_run_on(settings: Settings, instance: str) -> Run | None:
+    """Returns our open run on an instance, from the ledger."""
+    with open_ledger(settings, remember=False) as ledger:
+        return next((run for run in ledger.open_runs() if instance in run.instances), None)

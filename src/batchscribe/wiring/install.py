@@ -1,0 +1,68 @@
+"""The schedule of a project, from its settings: units of systemd or lines of cron."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+
+from batchscribe.adapters.machine import installed, schedule
+from batchscribe.adapters.machine.schedule import Interval, Names, Plan
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
+
+CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
+UNIT_DIR = installed.UNIT_DIR
+install_units, on_schedule, render_cron = installed.install_units, installed.on_schedule, schedule.render_cron
+
+
+def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
+    """Returns the plan.
+
+    Raises MisconfiguredError for a bad interval or user, or a missing program.
+    """
+    interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
+    name = user or _owner(settings.folder)
+    installed.known_user(name)
+    executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
+    if not executable.exists():
+        raise MisconfiguredError(f"{executable} is missing: install batchscribe into this Python first")
+    return Plan(
+        executable=executable,
+        folder=settings.folder,
+        user=name,
+        interval=interval,
+        # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
+        told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
+        local_gpu=settings.provider == "local",
+        log_dir=settings.log_dir,
+    )
+
+
+def units_of(plan: Plan, unit_dir: Path) -> tuple[Names, dict[str, str]]:
+    """(names of the plan's units, their texts by file name)."""
+    names = installed.names_of(plan.folder, unit_dir)
+    return names, schedule.render_units(plan, names)
+
+
+def install_cron(plan: Plan, owner: str | None) -> list[str]:
+    """Writes the lines to the crontab of `owner` (None: the current user), and creates their log."""
+    installed.make_cron_log(plan.log_dir / schedule.CRON_LOG, plan.user)
+    return installed.install_cron(render_cron(plan), owner, plan.folder)
+
+
+def uninstall(folder: Path, unit_dir: Path, user: str | None) -> list[str]:
+    """Removes units and lines of the project in that folder."""
+    done = installed.uninstall_units(unit_dir, folder)
+    crontabs = [None, _owner(folder)] if is_root() and not user else [user]
+    return done + [line for owner in crontabs for line in installed.uninstall_cron(owner, folder)]
+
+
+def is_root() -> bool:
+    """True under `sudo`: the installation then belongs to the owner of `.env`."""
+    return os.geteuid() == 0
+
+
+def _owner(folder: Path) -> str:
+    dotenv = folder / DOTENV
+    return installed.owner(dotenv if dotenv.exists() else folder)

@@ -1,0 +1,69 @@
+"""AWS rights of each role, from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from batchscribe.adapters.aws.iam import (
+    ACCOUNT,
+    BUCKET,
+    INSTANCE,
+    OWN_TYPE,
+    REGION,
+    AccountPlace,
+    Document,
+    Folder,
+    Who,
+    policy,
+    trust,
+)
+from batchscribe.settings import DEFAULT, Settings
+
+
+def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
+    """Permissions and trust policy of each role; None if a role needs no trust policy."""
+    return {who.value: {"policy": policy(who, place), "trust": trust(who, place)} for who in Who}
+
+
+def place_of(settings: Settings) -> AccountPlace:
+    """Returns the locations from the settings, with placeholders for unknown ones."""
+    role = settings.guard_role_arn
+    place = AccountPlace(
+        partition=role.split(":")[1] if role else _partition(settings.region),
+        account=role.split(":")[4] if role else ACCOUNT,
+        region=settings.region or REGION,
+        instance=settings.instance_id or INSTANCE,
+        source=_folder(settings.source),
+        output=_folder(settings.output),
+        control=_folder(settings.control) if settings.control else None,
+        live_lock=_live_lock(settings),
+        types=_types(settings),
+    )
+    unguarded = settings.cloud_guard == "off" and settings.origins["BATCH_CLOUD_GUARD"] != DEFAULT
+    return place if unguarded else replace(place, guard_role=role or place.unknown_role)
+
+
+def _types(settings: Settings) -> tuple[str, ...]:
+    """Instance types that the scheduler may set; empty if it sets none."""
+    if not settings.instance_types:
+        return ()
+    return tuple(dict.fromkeys((settings.instance_type or OWN_TYPE, *settings.instance_types)))
+
+
+def _folder(url: str) -> Folder | None:
+    """Parses an S3 URL; None for other stores, placeholder if empty."""
+    scheme, _, rest = url.partition("://")
+    if url and scheme != "s3":
+        return None
+    bucket, _, below = rest.partition("/")
+    return Folder(bucket=bucket or BUCKET, prefix=f"{below.rstrip('/')}/" if below.rstrip("/") else "")
+
+
+def _live_lock(settings: Settings) -> tuple[str, str] | None:
+    root, key = settings.live_lock_key or ("", "")
+    return (root.removeprefix("s3://"), key) if root.startswith("s3://") else None
+
+
+def _partition(region: str) -> str:
+    named = {"cn": "aws-cn", "us-gov": "aws-us-gov"}
+    return next((name for start, name in named.items() if region.startswith(f"{start}-")), "aws")

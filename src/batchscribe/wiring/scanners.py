@@ -1,0 +1,72 @@
+"""Builds the scanners of a command or a tick from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.scan.backlog import LiveLock
+from batchscribe.protocols import Clock, Store
+from batchscribe.settings import Settings
+from batchscribe.wiring.seams import LOCAL, open_settings_store, open_stores
+
+SETUP = timedelta(seconds=Priors().setup_seconds)
+
+
+def open_scanner(settings: Settings, unreadable: Mapping[str, str] = NONE_KNOWN) -> Scanner:
+    """Builds the scanner of a command that only reads."""
+    source, output = open_stores(settings)
+    return new_scanner(settings, source, output, SystemClock(), by_hand=False, unreadable=unreadable)
+
+
+def new_scanner(
+    settings: Settings,
+    source: Store,
+    output: Store,
+    clock: Clock,
+    *,
+    by_hand: bool,
+    keep_alive: Callable[[], None] = lambda: None,
+    unreadable: Mapping[str, str] = NONE_KNOWN,
+    only: frozenset[str] = frozenset(),
+) -> Scanner:
+    """Builds the scanner. With `by_hand`, neither age nor a live lock holds a chunk back."""
+    return Scanner(
+        source,
+        output,
+        clock=clock,
+        min_age=timedelta(0) if by_hand else settings.min_age,
+        live_lock=_no_live_lock if by_hand else _live_lock(settings, clock),
+        longest_lock=max(timedelta(0), settings.max_wait - settings.check_interval - SETUP),
+        decoder=_decoder(settings),
+        max_attempts=settings.max_attempts,
+        keep_alive=keep_alive,
+        unreadable=unreadable,
+        only=only,
+    )
+
+
+def _no_live_lock() -> LiveLock | None:
+    return None
+
+
+def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None]:
+    place = settings.live_lock_key
+    if place is None:
+        return _no_live_lock
+    url, key = place
+    return lambda: read_live_lock(open_settings_store(settings, url), key, clock.now())
+
+
+def _decoder(settings: Settings) -> str | None:
+    """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
+    if settings.provider != LOCAL:
+        return None
+    try:
+        from batchscribe.audio.audio_decoder import decoder_version
+    except ImportError:
+        return None
+    return decoder_version()

@@ -1,0 +1,81 @@
+"""The overview of a scheduler: runs, decision, next start, money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from batchscribe.controller.commands.overview import overview
+from batchscribe.controller.tick import tick
+from batchscribe.core import keys
+from batchscribe.core.decide.policy import Hold, Policy, PolicyName
+from batchscribe.core.run import manifest as wire
+from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.runs import RunState
+from batchscribe.errors import StoreUnavailableError
+from support.world import Stage, once, stage
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Stage]:
+    made = stage(tmp_path, policy=Policy(name=PolicyName.NOW))
+    yield made
+    made.ledger.close()
+
+
+def test_a_run_in_progress_shows_chunks_time_left_and_cost(at: Stage) -> None:
+    at.upload(4)
+    at.clock.sleep(600)
+    at.worker.seconds_each = 1e6
+    while once(at).runs[0].state is not RunState.TRANSCRIBING:
+        at.clock.sleep(5)
+    (run,) = at.ledger.open_runs()
+    progress = Progress(
+        run=run.id,
+        worker=0,
+        sequence=9,
+        phase=Phase.WORKING,
+        at=at.clock.now(),
+        total=4,
+        tally=Tally(done=1, failed=1),
+        timings=Timings(elapsed=70.0, first_window=10.0),
+    )
+    at.store.replace(keys.progress(run.id, 0), wire.encode(progress))
+    (shown,) = overview(at.world, at.terms).runs
+    assert (shown.done, shown.failed, shown.total) == (1, 1, 4)
+    assert shown.left == timedelta(seconds=60)
+    assert shown.cost.dollars > 0
+
+
+def test_a_hold_shows_the_next_start_at_the_latest(tmp_path: Path) -> None:
+    at = stage(tmp_path)
+    at.upload(3)
+    uploaded = at.clock.now()
+    at.clock.sleep(600)
+    seen = overview(at.world, at.terms)
+    assert isinstance(seen.decision, Hold)
+    assert seen.next_start is not None
+    assert abs(seen.next_start - uploaded - at.terms.policy.max_wait) < timedelta(minutes=5)
+    at.ledger.close()
+
+
+def test_the_month_sums_settled_runs(at: Stage) -> None:
+    at.upload(4)
+    at.clock.sleep(600)
+    (run,) = tick(at.world, at.terms).runs
+    seen = overview(at.world, at.terms)
+    assert (seen.month, seen.last_runs) == (run.cost, (run,))
+
+
+def test_a_store_that_fails_leaves_the_rest(at: Stage) -> None:
+    at.upload(4)
+
+    def refuse(_method: str, _key: str) -> None:
+        raise StoreUnavailableError("no answer")
+
+    at.store.before = refuse
+    seen = overview(at.world, at.terms)
+    assert (seen.observed, seen.decision, seen.error) == (None, None, "no answer")
