@@ -110,9 +110,7 @@ class Preconditions:
         try:
             caller = account.caller()
         except BatchscribeError as error:
-            yield failed(
-                "identity", str(error), "`aws sts get-caller-identity` shows whose credentials apply"
-            )
+            yield to_failure("identity", error)
         else:
             region = self.settings.region or "boto3's default region"
             yield passed("identity", f"account {caller.account}, {caller.arn}, {region}")
