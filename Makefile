@@ -9,7 +9,7 @@ EPISODES ?= 100000
 SEED ?= 1
 WORKERS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: install dev demo test test-deep soak lint format bench lock clean
+.PHONY: install dev demo test test-deep soak lint format bench docs lock clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.dev
@@ -26,6 +26,11 @@ $(VENV)/.installed: requirements/user.txt pyproject.toml
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.installed
 	./scripts/system-packages dev
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	touch $@
+
+# What the documentation is built with.
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/docs.txt
 	touch $@
 
 demo: install
@@ -55,12 +60,18 @@ format: dev
 bench: dev
 	$(BIN)/python -m bench
 
+# Into build/docs; the reference pages are written from the code first.
+docs: $(VENV)/.docs
+	$(BIN)/python -m docs.generate
+	$(BIN)/sphinx-build --quiet --fail-on-warning --doctree-dir build/doctrees docs build/docs
+
 lock: dev
 	$(PIN) --extra aws --extra demo --extra parakeet --group dev pyproject.toml -o requirements/dev.txt
 	$(PIN) --extra aws --extra demo --group build --constraint requirements/dev.txt pyproject.toml -o requirements/user.txt
 	$(PIN) --extra parakeet pyproject.toml -o requirements/parakeet.txt
 	$(PIN) --extra parakeet-gpu pyproject.toml -o requirements/parakeet-gpu.txt
 	$(PIN) --extra gpu pyproject.toml -o requirements/gpu.txt
+	$(PIN) --group docs --constraint requirements/dev.txt -o requirements/docs.txt
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

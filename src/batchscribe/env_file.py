@@ -1,4 +1,4 @@
-"""Reads `.env`: parsed, never executed, and private if it contains secrets."""
+"""Reads and writes `.env`: parsed, never executed, and private."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO
 from dotenv.parser import parse_stream
 
 from batchscribe.errors import MisconfiguredError
+from batchscribe.private_files import FILE
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -28,6 +29,30 @@ def read_env_file(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise MisconfiguredError(f"{path} cannot be read ({reason}): fix the file or its rights") from error
+
+
+def refuse_existing_file(path: Path, *, force: bool) -> None:
+    """Raises MisconfiguredError if there is a file that may not be replaced."""
+    if path.exists() and not force:
+        raise MisconfiguredError(f"{path} exists, nothing was changed: --force keeps it as {path.name}.old")
+
+
+def write_env_file(path: Path, text: str, *, force: bool = False) -> Path | None:
+    """Creates a `.env` for its user alone; with `force`, renames an existing one and returns its new path.
+
+    Raises MisconfiguredError if there is one already, or if the folder cannot be written.
+    """
+    refuse_existing_file(path, force=force)
+    old = path.with_name(f"{path.name}.old") if path.exists() else None
+    try:
+        if old:
+            path.replace(old)
+        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE)
+        with os.fdopen(made, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise MisconfiguredError(f"{path} cannot be written ({error.strerror}): fix its folder") from error
+    return old
 
 
 def single_quoted(path: Path) -> frozenset[str]:

@@ -1,12 +1,11 @@
 """Settings as one frozen value: flags override the environment, which overrides `.env`.
 
 Only this module and `aws_environment` read os.environ. `.env` is parsed, never executed. Each field declares
-its setting's name and parser; an undeclared `BATCH_*` name is an error, so that a typo is not ignored.
+its setting's name and parser; an undeclared name under our prefixes is an error, so no typo is ignored.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from batchscribe.core import setting_parsers as parse
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import IfRunning, PolicyName
 from batchscribe.core.keys import CONTROL
+from batchscribe.core.setting_names import GivenNames
 from batchscribe.core.setting_parsers import Name
 from batchscribe.env_file import read_env_file, refuse_open_file, single_quoted
 from batchscribe.errors import MisconfiguredError
@@ -170,6 +170,8 @@ class Settings:
     """The AWS_* names of `.env`: boto3 and obstore read them only from the environment."""
     problems: tuple[str, ...] = ()
     """Errors in the settings that were skipped, so that a command can still stop a GPU."""
+    warnings: tuple[str, ...] = ()
+    """Names without effect: settings of the original scripts, near misses of other programs' names."""
     hidden: tuple[str, ...] = field(default=(), repr=False)
     """AWS secrets from any origin, for redaction only."""
 
@@ -204,7 +206,9 @@ class Settings:
         value = getattr(self, attribute)
         if not value:
             file = self.folder / DOTENV
-            raise MisconfiguredError(f"{name} is not set: put {name}=… into {file} ({declared.allowed})")
+            other = "" if file.exists() else "; `batchscribe init` writes that file"
+            tip = next((f"; {text}" for text in self.warnings if f"use {name} " in text), other)
+            raise MisconfiguredError(f"{name} is not set: put {name}=… into {file} ({declared.allowed}){tip}")
         return str(value)
 
     def secrets(self) -> tuple[str, ...]:
@@ -222,7 +226,7 @@ class Settings:
             Effective(name, _shown_value(self, attribute, declared), self.origins.get(name, DEFAULT))
             for name, (attribute, declared) in _DECLARED.items()
         ]
-        rows += [Effective(name, MASK, DOTENV) for name in self.aws if name not in _KNOWN]
+        rows += [Effective(name, MASK, DOTENV) for name in self.aws if name not in KNOWN]
         return rows
 
     def child_environment(self) -> dict[str, str]:
@@ -251,16 +255,19 @@ def load(
     """The settings in effect: flags override `environ` (default: this process's), which overrides `.env`.
 
     `.env` is read only from `folder` (default: the working directory). An empty value means the default.
-    Raises MisconfiguredError for an unknown BATCH_* name, an invalid value, an unreadable line, or a `.env`
-    with secrets that others can read. With `lenient` these errors go to `problems` and defaults are used: a
+    Raises MisconfiguredError for an unknown name, an invalid value, an unreadable line, or a `.env` with
+    secrets that others can read. With `lenient` these errors go to `problems` and defaults are used: a
     broken settings file must not prevent stopping a GPU.
     """
     home = (folder or Path.cwd()).absolute()
     checked = _Checks(lenient)
     written = checked(lambda: read_env_file(home / DOTENV)) or {}
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
+    warnings: list[str] = []
     for origin, layer in layers.items():
-        checked(partial(_refuse_unknown, origin, layer))
+        given = GivenNames(tuple(layer), KNOWN, WHERE[origin], environment=origin == ENVIRONMENT)
+        checked(given.refuse_unknown)
+        warnings += given.list_warnings()
     checked(lambda: refuse_open_file(home / DOTENV, [name for name in _SECRET_NAMES if written.get(name)]))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -274,8 +281,8 @@ def load(
     completed = _with_defaults(values, home)
     checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
     checked(partial(_refuse_misplaced_control, completed))
-    problems = tuple(checked.problems)
-    return Settings(**completed, folder=home, origins=origins, problems=problems, **_aws(layers))
+    found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
+    return Settings(**completed, folder=home, origins=origins, **found, **_aws(layers))
 
 
 @dataclass(slots=True)
@@ -367,14 +374,6 @@ def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}
 
 
-def _refuse_unknown(origin: str, layer: Mapping[str, str]) -> None:
-    for name in layer:
-        if name.startswith("BATCH_") and name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]}?" if near else "`batchscribe config` lists the names"
-            raise MisconfiguredError(f"{name} in {WHERE[origin]} is not a setting of batchscribe: {meant}")
-
-
 def _shown_value(settings: Settings, attribute: str, declared: Name) -> str:
     value = getattr(settings, attribute)
     if value in ("", None, ()):
@@ -391,7 +390,7 @@ _DECLARED: dict[str, tuple[str, Name]] = {
     if hasattr(hint, "__metadata__")
 }
 """By name: (attribute, declaration)."""
-_KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
+KNOWN = frozenset(_DECLARED) | {declared.other for _, declared in _DECLARED.values()} - {""}
 _SECRET_NAMES = (
     *(name for name, (_, declared) in _DECLARED.items() if declared.secret),
     *aws_environment.SECRETS,

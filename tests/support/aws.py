@@ -20,6 +20,10 @@ def make_stopped_instance(endpoint: str, *, instance_type: str = "g5.xlarge") ->
     return instance
 
 
+def amazon_image(endpoint: str) -> str:
+    return _maker(endpoint)[1]
+
+
 @cache
 def _maker(endpoint: str) -> tuple[Any, str]:
     """A client and an image: both take a second to find, and every test needs them."""

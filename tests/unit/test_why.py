@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from batchscribe.controller.commands.why import why
+from batchscribe.controller.previous_failures import read_trouble
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -92,3 +93,18 @@ def test_an_ambiguous_part_lists_what_is_similar(store: MemoryStore, clock: Fake
         store.place(key, b"1")
     with pytest.raises(ObjectNotFoundError, match=r"similar: a/note\.mp3, b/note\.mp3"):
         why(Scanner(store, store, clock=clock), "note")
+
+
+def test_a_failure_from_a_clock_ahead_does_not_delay_the_retry(store: MemoryStore) -> None:
+    """Another writer of the bucket may also give it any date."""
+    failure = Failure(
+        key="a.mp3",
+        etag="e",
+        run="r1",
+        kind=FailureKind.CHUNK,
+        message="not audio",
+        at=NOW + timedelta(days=3000),
+    )
+    store.create(keys.attempt("a.mp3", "e", "r1"), wire.encode(failure))
+    ((trouble,),) = read_trouble(store, None).values()
+    assert trouble.last == NOW

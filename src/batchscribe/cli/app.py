@@ -75,6 +75,11 @@ class App:
         apply_settings(settings, log_level=self.log_level)
         return settings
 
+    def warn_of_names(self) -> None:
+        """Prints on stderr which names of settings have no effect."""
+        for text in self.settings.warnings:
+            click.echo(printable(f"warning: {text}"), err=True)
+
     @cached_property
     def console(self) -> Console:
         """Console; unfolded lines if stdout is no terminal."""

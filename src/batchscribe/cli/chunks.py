@@ -140,7 +140,12 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.command()
 @click.argument("session")
 @click.option(
-    "--format", "kind", type=click.Choice(["srt", "vtt", "txt", "json"]), default="txt", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["srt", "vtt", "txt", "json"]),
+    default="txt",
+    show_default=True,
+    help="Format of the transcript.",
 )
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file; default stdout."

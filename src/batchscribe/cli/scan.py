@@ -131,12 +131,12 @@ def summary(
     backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str], flags: Mapping[str, int]
 ) -> Iterator[str]:
     if hidden:
-        yield f"... and {hidden} more sessions (`--all` shows every one)"
+        yield f"... and {hidden} more {_plural(hidden)} (`--all` shows every one)"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
     counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
     counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
-    yield ", ".join(counts) + f", in {backlog.sessions} sessions"
+    yield ", ".join(counts) + f", in {backlog.sessions} {_plural(backlog.sessions)}"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         yield (
@@ -200,3 +200,7 @@ def _bytes(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def _plural(count: int) -> str:
+    return "session" if count == 1 else "sessions"

@@ -51,6 +51,7 @@ wait_option = click.option(
 @pass_app
 def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
     """Make one decision, and carry it out."""
+    app.warn_of_names()
     if dry_run:
         return _dry_run(app, as_json=as_json)
     return _tick(app, wait=wait, as_json=as_json)

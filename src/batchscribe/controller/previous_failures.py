@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 import structlog
 
 from batchscribe.controller.attempts import Attempts, read_failures
@@ -30,18 +31,28 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastA
     """
     quarantine = list(output.list(keys.QUARANTINE))
     held: set[tuple[str, str]] = set()
+    stored: dict[str, datetime] = {}
 
     def at_others(listed: Attempts) -> list[str]:
+        stored.update(listed.stored)
         held.update(_list_held(output, quarantine, listed.compacted.quarantine, decoder))
         return [name for name in listed.stored if keys.chunk_of(name) not in held]
 
     found: dict[str, list[PastAttempts]] = {}
-    for (digest, etag), failures in by_chunk(read_failures(output, at_others)).items():
+    failed = {
+        name: _not_after(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
+    }
+    for (digest, etag), failures in by_chunk(failed).items():
         counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
         found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
         found.setdefault(digest, []).insert(0, PastAttempts(etag=etag, quarantined=True))
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
+
+
+def _not_after(failure: Failure, stored: datetime) -> Failure:
+    """The failure, dated by the store if its writer's clock was ahead: a retry must not wait for that."""
+    return failure if failure.at <= stored else msgspec.structs.replace(failure, at=stored)
 
 
 def by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:

@@ -71,6 +71,7 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     text: str
     segments: tuple[Segment, ...]
     duration: float
+    """Seconds of its audio."""
     span: float | None = None
     """Seconds of the whole file by its own clock, if its video is longer than its audio."""
     overlap: float = 0.0
@@ -78,10 +79,13 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     position: float | None = None
     """Seconds from the beginning of its recording, by the container's time stamps; None if unknown."""
     language: str | None = None
+    """Code of the spoken language; None if the engine reports none."""
     flags: tuple[str, ...] = ()
+    """Repairs and doubts, by name."""
     engine: str
     model: str
     settings_hash: str
+    """Hash of the engine's and the audio's settings: equal hashes mean equal settings."""
     audio: AudioRef
     run: str
     created_at: datetime
@@ -93,6 +97,7 @@ class SessionPart(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     transcript: str
     offset: float
+    """Seconds from the session's beginning."""
     duration: float
     flags: tuple[str, ...] = ()
 

@@ -1,0 +1,231 @@
+"""Writes the parts of the documentation that come from the code.
+
+`python -m docs.generate` rewrites, in every page, each block between `<!-- generated: NAME -->` and
+`<!-- end -->`, and puts the schemas of JSON documents into build/docs-extra.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import get_type_hints
+
+import click
+import msgspec
+
+from batchscribe import errors
+from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.cli.main import COMMANDS, cli
+from batchscribe.core import keys
+from batchscribe.core.decide.money import Usd, cost
+from batchscribe.core.decide.packing import Priors
+from batchscribe.core.setting_parsers import Name
+from batchscribe.settings import Settings
+from docs import documents
+
+FOLDER = Path(__file__).parent
+EXTRA = FOLDER.parent / "build" / "docs-extra"
+BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PRICED = {
+    "g4dn.xlarge": "T4, 16 GB",
+    "g5.xlarge": "A10G, 24 GB",
+    "g6.xlarge": "L4, 24 GB",
+    "g6e.xlarge": "L40S, 48 GB",
+}
+REGION = "us-east-2"
+TYPE = "g4dn.xlarge"
+CHUNK_SECONDS = 10.0
+HOSTED = {
+    "AWS Transcribe, batch": ("0.36", "2026-09-22, AWS price list"),
+    "AssemblyAI Universal-3.5 Pro": ("0.21", "2026-10-07"),
+    "AssemblyAI Universal-2": ("0.15", "2026-10-07"),
+    "Groq, Whisper large-v3-turbo": ("0.04", "2026-09, price table of litellm 1.109.1"),
+}
+"""List prices of an audio hour, each with its date and source."""
+PUBLISHED = (90.0, 57.6)
+"""Billed seconds beside the work (a guess), and the speed of Parakeet on a T4 by onnx-asr's benchmarks."""
+
+
+def fill(page: str) -> str:
+    """Returns the page with each of its generated blocks written again."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{PARTS[block['name']]()}\n\n{block[3]}", page)
+
+
+def pages() -> list[Path]:
+    return sorted(FOLDER.rglob("*.md"))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown table; a `|` in a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def prose(text: str) -> str:
+    """Text of the program as Markdown on one line: `<name>` is no tag."""
+    return " ".join(text.split()).replace("<", r"\<")
+
+
+def describe_commands() -> str:
+    context = click.Context(cli, info_name="batchscribe")
+    commands = [cli.get_command(context, name) for name in COMMANDS]
+    return "\n\n".join(
+        part for command in commands if command for part in _describe_command(command, context, 2)
+    )
+
+
+def _describe_command(command: click.Command, parent: click.Context, level: int) -> Iterator[str]:
+    """Heading, usage, help and options of a command, then of the commands below it."""
+    context = click.Context(command, info_name=command.name, parent=parent)
+    yield f"{'#' * level} {context.command_path.removeprefix('batchscribe ')}"
+    yield f"`{context.command_path} {' '.join(command.collect_usage_pieces(context))}`"
+    yield "\n\n".join(map(prose, (command.help or "").split("\n\n")))
+    records = [param.get_help_record(context) for param in command.params]
+    rows = [(f"`{names}`", prose(text)) for names, text in filter(None, records)]
+    if rows:
+        yield table(("option", "meaning"), rows)
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from _describe_command(each, context, level + 1)
+
+
+def describe_settings() -> str:
+    hints = get_type_hints(Settings, include_extras=True)
+    rows = [
+        _describe_setting(hints[each.name].__metadata__[0], each.default)
+        for each in fields(Settings)
+        if hasattr(hints[each.name], "__metadata__")
+    ]
+    return table(("name", "default", "allowed"), rows)
+
+
+def _describe_setting(declared: Name, default: object) -> tuple[str, str, str]:
+    other = f" or `{declared.other}`" if declared.other else ""
+    secret = "; masked in all output" if declared.secret else ""
+    return f"`{declared.name}`{other}", _describe_default(default), f"{prose(declared.allowed)}{secret}"
+
+
+def _describe_default(value: object) -> str:
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    if isinstance(value, (int, str, Path)) and value != "":
+        return f"`{value.value if isinstance(value, Enum) else value}`"
+    return ""
+
+
+def describe_keys() -> str:
+    run, worker, some = "<run>", 0, "KEY"
+    rows = (
+        (keys.intent(run), "scheduler", "the run as it was opened, before anything is started"),
+        (keys.manifest(run, worker), "scheduler", "the work of one worker"),
+        (keys.cancel(run, worker), "scheduler", "the request to end a worker"),
+        (keys.progress(run, worker), "GPU host", "the worker's progress, replaced every few seconds"),
+        (keys.exit_record(run, worker), "GPU host", "how the worker ended"),
+        (keys.boot(run), "GPU host", "the boot that accepted the run's claim"),
+        (keys.later_boot(run, "<boot>"), "GPU host", "another boot during the run"),
+        (keys.box_end(run), "GPU host", "the reason of the power-off"),
+        (keys.settlement(run), "scheduler", "the run with its result and its cost, written once"),
+        (keys.single(f"<digest>/<etag>/{run}"), "both", "one failed attempt at one chunk"),
+        (keys.compacted("<sha256>"), "scheduler", "many failed attempts, merged"),
+        (keys.forgotten("<sha256>"), "scheduler", "attempts that no longer count"),
+        (keys.quarantine(some), "scheduler", "a chunk that failed for good"),
+        (keys.superseded("<transcript>", "<time>"), "scheduler", "an old transcript that `redo` moved aside"),
+        (keys.instance("<instance>"), "scheduler", "an instance that was set up, and the claim on it"),
+        (f"{keys.REHEARSALS}<name>/", "scheduler", "all keys of one rehearsal"),
+    )
+    shown = ((f"`{key.replace(keys.digest(some), '<digest>')}`", who, what) for key, who, what in rows)
+    return table(("key", "written by", "content"), shown)
+
+
+def describe_errors() -> str:
+    """The error kinds in the order of the tree, each with its exit code."""
+    rows = [
+        (f"`{kind.__name__}`", str(kind.exit_code), (kind.__doc__ or "").splitlines()[0])
+        for kind in _subclasses(errors.BatchscribeError)
+    ]
+    return table(("kind", "exit code", "meaning"), rows)
+
+
+def _subclasses(kind: type[errors.BatchscribeError]) -> Iterator[type[errors.BatchscribeError]]:
+    for each in kind.__subclasses__():
+        if each.__module__ == errors.__name__:
+            yield each
+            yield from _subclasses(each)
+
+
+def describe_prices() -> str:
+    """Prices by the table in the package, and the cost of a minute and of a month."""
+    rows = []
+    for name, gpu in PRICED.items():
+        rate = PriceTable().rate(name, REGION)
+        assert rate is not None, name
+        minute, month = (cost(rate, seconds).text(places) for seconds, places in ((60, 4), (30 * 86400, 0)))
+        rows.append((f"`{name}`", gpu, f"${rate.per_hour.text(4)}", f"${minute}", f"${month}"))
+    return table(("type", "GPU", "an hour", "shortest bill of a start", "left on for 30 days"), rows)
+
+
+def describe_thresholds() -> str:
+    """Estimates of one start at several thresholds, by the values assumed before the first run."""
+    rate = PriceTable().rate(TYPE, REGION)
+    assert rate is not None
+    priors, rows = Priors(), []
+    for chunks in (50, 100, 200, 500, 1000):
+        audio = chunks * CHUNK_SECONDS
+        seconds = priors.setup_seconds + audio / priors.speed + priors.release_seconds
+        amount = cost(rate, seconds)
+        each = amount.per(audio / 3600)
+        assert each is not None
+        minutes = (f"{value / 60:.1f} min" for value in (audio, seconds))
+        rows.append((str(chunks), *minutes, f"${amount.text(3)}", f"${each.text(3)}"))
+    return table(("chunks", "audio", "billed", "cost of the start", "cost of an audio hour"), rows)
+
+
+def describe_hosted() -> str:
+    """Break-even of one start against hosted services, in chunks."""
+    priors = Priors()
+    assumed = (priors.setup_seconds + priors.release_seconds, priors.speed)
+    rows = [
+        (name, f"${price}", dated, *(_break_even(Usd.parse(price), *each) for each in (assumed, PUBLISHED)))
+        for name, (price, dated) in HOSTED.items()
+    ]
+    return table(("service", "an audio hour", "as of", "before the first run", "with published speed"), rows)
+
+
+def _break_even(price: Usd, billed: float, speed: float) -> str:
+    """Fewest chunks for which a start costs less than the hosted price."""
+    rate = PriceTable().rate(TYPE, REGION)
+    assert rate is not None
+    saved = price.dollars - rate.per_hour.dollars / speed
+    hours = cost(rate, billed).dollars / saved
+    return f"{math.ceil(hours * 3600 / CHUNK_SECONDS)} chunks"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": describe_commands,
+    "settings": describe_settings,
+    "keys": describe_keys,
+    "errors": describe_errors,
+    "prices": describe_prices,
+    "thresholds": describe_thresholds,
+    "hosted": describe_hosted,
+    "documents": documents.describe,
+}
+
+
+def main() -> None:
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text)) != text:
+            page.write_text(filled, encoding="utf-8")
+    (EXTRA / "schemas").mkdir(parents=True, exist_ok=True)
+    for name, schema in documents.schemas():
+        data = msgspec.json.format(msgspec.json.encode(schema), indent=2)
+        (EXTRA / "schemas" / f"{name}.json").write_bytes(data + b"\n")
+
+
+if __name__ == "__main__":
+    main()

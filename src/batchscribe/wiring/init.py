@@ -1,0 +1,207 @@
+"""Discovery, checks and stacks behind `batchscribe init`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from batchscribe import __version__
+from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.schedules import GROUP
+from batchscribe.adapters.machine import key_files
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.core.env_text import render_env
+from batchscribe.core.objects import ObjectInfo
+from batchscribe.core.original_settings import TakenOver, take_over
+from batchscribe.env_file import read_env_file, write_env_file
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.protocols import Clock
+from batchscribe.settings import DOTENV, KNOWN, Settings, load
+from batchscribe.wiring.engines import engine_factory
+from batchscribe.wiring.preflight import engine_spec
+from batchscribe.wiring.seams import open_settings_store
+
+if TYPE_CHECKING:
+    from batchscribe.adapters.aws.inventory import FoundInstance, Inventory
+    from batchscribe.adapters.aws.stacks import Stacks
+
+GUARD_STACK, WHOLE_STACK = "batchscribe-guard", "batchscribe"
+PACKAGE = f"batchscribe[aws]=={__version__}"
+GPU_TYPE = "g4dn.xlarge"
+"""The template's default."""
+_POLL = 5.0
+"""Seconds between two polls of a stack."""
+list_key_files, describe_key_problem = key_files.list_key_files, key_files.describe_key_problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackPlan:
+    """A stack that `init` offers to create."""
+
+    name: str
+    template: str
+    """A file in batchscribe/deploy."""
+    region: str
+    parameters: Mapping[str, str]
+
+    @property
+    def command(self) -> str:
+        """The same with AWS's command line."""
+        given = [f"{name}={value}" for name, value in self.parameters.items()]
+        words = ["aws", "cloudformation", "deploy", "--region", self.region, "--stack-name", self.name]
+        words += ["--template-file", str(files("batchscribe.deploy") / self.template)]
+        return shlex.join([*words, "--capabilities", "CAPABILITY_IAM", "--parameter-overrides", *given])
+
+    @property
+    def text(self) -> str:
+        return (files("batchscribe.deploy") / self.template).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One AWS account in one region. Methods raise our errors, also for missing rights."""
+
+    region: str
+    inventory: Inventory
+    stacks: Stacks
+    clock: Clock
+
+    def find_guard_role(self, instance: str) -> str:
+        """ARN of the stop role that a stack has for this instance; empty if there is none."""
+        for stack in self.stacks.list():
+            guarded = {stack.parameters.get("InstanceId"), stack.outputs.get("InstanceId")}
+            if stack.usable and instance in guarded and "RoleArn" in stack.outputs:
+                return stack.outputs["RoleArn"]
+        return ""
+
+    def plan_guard(self, instance: str) -> StackPlan:
+        parameters = {"InstanceId": instance, "MakeGroup": self._choose_group()}
+        return StackPlan(name=GUARD_STACK, template="guard.yaml", region=self.region, parameters=parameters)
+
+    def plan_whole(self, source: str, control: str, package: str) -> StackPlan:
+        """The stack of the whole template; both places are S3 URLs with prefixes in one bucket."""
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        parameters = {"Bucket": bucket, "Prefix": prefix, "MakeGroup": self._choose_group()}
+        parameters |= {"ControlPrefix": control.removeprefix(f"s3://{bucket}/"), "Package": package}
+        return StackPlan(
+            name=WHOLE_STACK, template="batchscribe.yaml", region=self.region, parameters=parameters
+        )
+
+    def describe_quota(self, instance_type: str) -> str:
+        """Compares the quota of the family with one instance; reports an unreadable one."""
+        try:
+            quota = self.inventory.quota(instance_type)
+        except BatchscribeError as error:
+            return f"quota not checked: {error}"
+        known = f"{instance_type} needs {quota.needed} vCPUs, and the quota of its family is {quota.allowed}"
+        enough = quota.allowed >= quota.needed
+        return f"quota: {known}" + (
+            "" if enough else ": request more under Service Quotas, EC2, before you start"
+        )
+
+    def create(self, plan: StackPlan, report: Callable[[str], None]) -> Mapping[str, str]:
+        """Creates a stack and waits for it; returns its outputs. `report` gets the status at each poll."""
+        self.stacks.create(plan.name, plan.text, plan.parameters)
+        while (made := self.stacks.describe(plan.name)).under_way:
+            report(made.status)
+            self.clock.sleep(_POLL)
+        if not made.usable:
+            cause = self.stacks.failure(plan.name)
+            raise MisconfiguredError(
+                f"the stack {plan.name} is {made.status} ({cause}): fix the cause, delete it with `aws "
+                f"cloudformation delete-stack --region {self.region} --stack-name {plan.name}`, and try again"
+            )
+        return made.outputs
+
+    def _choose_group(self) -> str:
+        """MakeGroup of the templates: a region has one schedule group for all of its stacks."""
+        try:
+            return "no" if self.inventory.has_schedule_group(GROUP) else "yes"
+        except BatchscribeError:
+            return "yes"
+
+
+def open_account(region: str) -> Account:
+    """The account of boto3's credentials; makes no request. Raises MisconfiguredError without boto3."""
+    try:
+        from batchscribe.adapters.aws.inventory import Inventory, default_region
+        from batchscribe.adapters.aws.stacks import Stacks
+    except ImportError as error:
+        raise MisconfiguredError("AWS needs its extra: pip install 'batchscribe[aws]'") from error
+    where = region or default_region() or "us-east-1"
+    return Account(region=where, inventory=Inventory(where), stacks=Stacks(where), clock=SystemClock())
+
+
+def find_default_region() -> str:
+    """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
+    try:
+        from batchscribe.adapters.aws.inventory import default_region
+    except ImportError:
+        return ""
+    return default_region()
+
+
+def describe_region_problem(region: str) -> str:
+    """Why the region is refused; empty if boto3 knows it, or is not installed."""
+    try:
+        from batchscribe.adapters.aws.inventory import list_regions
+    except ImportError:
+        return ""
+    known = list_regions()
+    if region in known or not known:
+        return ""
+    near = " or ".join(difflib.get_close_matches(region, known, n=2)) or known[-1]
+    return f"{region} is not a region of EC2: did you mean {near}?"
+
+
+def describe_price(instance: FoundInstance, region: str) -> str:
+    """Price of an hour with its source; empty if it is unknown."""
+    rate = PriceTable().rate(instance.type, region)
+    return f"${rate.per_hour.dollars}/h" if rate else ""
+
+
+def read_old_settings(path: Path) -> TakenOver:
+    """Settings of the original scripts, or of another `.env`, with a line on each.
+
+    Raises MisconfiguredError if one that is taken over has an invalid value.
+    """
+    taken = take_over(read_env_file(path), KNOWN)
+    read_answers(taken.values)
+    return taken
+
+
+def use_credentials(values: Mapping[str, str]) -> None:
+    """Adds AWS_* names that were taken over to this process's environment, as commands do with `.env`."""
+    aws = {name: text for name, text in values.items() if name.startswith("AWS_")}
+    Settings(aws=aws, region=values.get("AWS_REGION", "")).apply_aws_environment()
+
+
+def read_answers(values: Mapping[str, str]) -> Settings:
+    """The settings of a `.env` with these values alone. Raises MisconfiguredError."""
+    with TemporaryDirectory() as folder:
+        write_env_file(Path(folder) / DOTENV, render_env(values))
+        return load({}, folder=Path(folder))
+
+
+def find_first_object(values: Mapping[str, str]) -> ObjectInfo | None:
+    """The first object at BATCH_SOURCE; None if nothing is there. Raises our errors."""
+    settings = read_answers(values)
+    return next(iter(open_settings_store(settings, settings.source).list()), None)
+
+
+def list_engine_problems(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Why the chosen engine cannot run on this machine yet; empty if it can."""
+    spec = engine_spec(read_answers(values))
+    return tuple(engine_factory(spec.engine).problems(spec))
+
+
+def make_absolute(text: str, home: Path) -> str:
+    """A path from `home`; URLs and empty texts stay."""
+    return text if not text or "://" in text else os.path.normpath(home / Path(text).expanduser())

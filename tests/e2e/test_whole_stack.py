@@ -1,0 +1,69 @@
+"""The stack of the whole, made in the emulator; a tick works on its instance, and its worker is played."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from batchscribe import __version__
+from batchscribe.core import keys
+from batchscribe.core.run.host import InstanceRecord
+from batchscribe.core.text.transcripts import encode
+from support.emulated import Aws, emulated_aws, new_case
+from support.s3 import REGION
+from support.stacks import complete_moto, template
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Aws]:
+    with emulated_aws() as made:
+        yield made
+
+
+def test_a_tick_works_on_what_the_template_made(aws: Aws, tmp_path: Path) -> None:
+    case = new_case(aws, tmp_path)
+    complete_moto(aws.endpoint)
+    stacks: Any = boto3.session.Session().client(
+        "cloudformation", region_name=REGION, endpoint_url=aws.endpoint
+    )
+    given = {"Bucket": case.bucket, "GpuType": "g4dn.xlarge"}
+    stacks.create_stack(
+        StackName="whole",
+        TemplateBody=template("batchscribe.yaml"),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in given.items()],
+    )
+    (made,) = stacks.describe_stacks(StackName="whole")["Stacks"]
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in made["Outputs"]}
+    asked = aws.ec2.describe_instance_attribute(InstanceId=outputs["SchedulerId"], Attribute="userData")
+    script = base64.b64decode(asked["UserData"]["Value"]).decode()
+    (written,) = re.findall(r"cat > \.env <<'END'\n(.*?)END\n", script, re.DOTALL)
+    settings = dict(line.split("=", 1) for line in written.splitlines())
+    # The played worker needs no ssh, and has its manifest and its progress beside the audio.
+    settings |= {"GPU_SSH_KEY_PATH": "", "BATCH_CONTROL": ""}
+    # The host of the emulator has no first boot that stops it.
+    aws.ec2.stop_instances(InstanceIds=[outputs["InstanceId"]])
+
+    case = replace(case, instance=outputs["InstanceId"])
+    record = InstanceRecord(
+        instance=case.instance, release=__version__, at=datetime.now(UTC), boots=True, shows_tags=True
+    )
+    case.put(f"audio-sessions/{keys.instance(case.instance)}", encode(record))
+    case.put("audio-sessions/s/chunk-001.wav", b"played, not heard")
+    ended = case.tick(**settings)
+    assert ended.code == 0, ended
+    (run,) = ended.document["runs"]
+    assert (run["status"], run["success"]) == ("completed", True)
+    assert case.described()["State"]["Name"] == "stopped"
+    assert case.orders == []
+    assert "audio-sessions/s/transcription-chunk-001.json" in case.objects()

@@ -1,0 +1,55 @@
+"""The messages in docs/troubleshooting.md are messages of the program, and no family is left out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "batchscribe"
+_, MESSAGES = (ROOT / "docs" / "troubleshooting.md").read_text().split("\n## Messages\n")
+FRAGMENTS = re.findall(r"^\| `([^|]+)` \|", MESSAGES, re.MULTILINE)
+RAISED = re.compile(r"(Misconfigured|Credentials|Gpu|Refused|NotOurs|Launch|NotStopped|DamagedLedger)Error")
+
+
+def text_of(node: ast.AST) -> str:
+    """Text of a string, with `…` for each value in it; empty for everything else."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def raised_in(tree: ast.AST) -> Iterator[str]:
+    """Texts of the errors that a user sees, without those that pass on another error's text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            text = text_of(node.exc.args[0])
+            if RAISED.search(ast.unparse(node.exc.func)) and text.strip(" …:;"):
+                yield text
+
+
+def matches(fragment: str, text: str) -> bool:
+    return re.search(".*".join(map(re.escape, fragment.split("…"))), text.replace("`", "")) is not None
+
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")}
+TEXTS = [text for tree in TREES.values() for text in map(text_of, ast.walk(tree)) if text]
+RAISING = {
+    path.relative_to(SOURCE).as_posix(): raised
+    for path, tree in TREES.items()
+    if "testing" not in path.parts and (raised := list(raised_in(tree)))
+}
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_the_program_prints_the_message(fragment: str) -> None:
+    assert any(matches(fragment, text) for text in TEXTS)
+
+
+@pytest.mark.parametrize("module", sorted(RAISING))
+def test_the_messages_of_a_module_have_an_entry(module: str) -> None:
+    assert any(matches(fragment, text) for fragment in FRAGMENTS for text in RAISING[module]), RAISING[module]

@@ -1,0 +1,161 @@
+"""The template of the whole: rights as `iam-policy` prints them, one open port, settings that load."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.decode import cfn_yaml
+
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
+from batchscribe.settings import load
+
+TEMPLATE = Path(__file__).parents[2] / "deploy" / "cloudformation" / "batchscribe.yaml"
+ROLE = "arn:aws:iam::123456789012:role/stop"
+INSTANCE = "i-0123456789abcdef0"
+NAMES = {
+    "AWS::Partition": "aws",
+    "AWS::Region": "us-east-2",
+    "AWS::AccountId": "123456789012",
+    "AWS::StackName": "batchscribe",
+    "Bucket": "audio",
+    "Prefix": "sessions",
+    "ControlPrefix": "control",
+    "GpuType": "g4dn.xlarge",
+    "Package": "batchscribe[aws]",
+    "Gpu": INSTANCE,
+    "StopRole.Arn": ROLE,
+    "SchedulerGroup.GroupId": "sg-scheduler",
+    "Key.KeyPairId": "key-0",
+}
+PLACE = AccountPlace(
+    account="123456789012",
+    region="us-east-2",
+    instance=INSTANCE,
+    source=Folder(bucket="audio", prefix="sessions/"),
+    output=Folder(bucket="audio", prefix="sessions/"),
+    control=Folder(bucket="audio", prefix="control/"),
+    live_lock=("audio", "batch-lock.json"),
+    guard_role=ROLE,
+)
+
+
+def filled(value: Any) -> Any:
+    """The template's value with everything put in that is in NAMES."""
+    if isinstance(value, list):
+        return [filled(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"Ref"}:
+        return NAMES.get(value["Ref"], value["Ref"])
+    if set(value) == {"Fn::GetAtt"}:
+        name = ".".join(value["Fn::GetAtt"])
+        return NAMES.get(name, name)
+    if set(value) == {"Fn::Sub"}:
+        return re.sub(r"\$\{([A-Za-z:.]+)\}", lambda found: NAMES[found[1]], value["Fn::Sub"])
+    return {key: filled(each) for key, each in value.items()}
+
+
+def ordered(value: Any) -> Any:
+    """The same document with its lists of names in one order."""
+    if isinstance(value, list):
+        return sorted(value) if all(isinstance(each, str) for each in value) else [ordered(e) for e in value]
+    return {key: ordered(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.fixture(scope="module")
+def resources() -> dict[str, Any]:
+    made: dict[str, Any] = cfn_yaml.load(str(TEMPLATE))["Resources"]
+    return {name: filled(resource)["Properties"] for name, resource in made.items()}
+
+
+def script_of(resources: dict[str, Any]) -> str:
+    text = resources["Scheduler"]["UserData"]["Fn::Base64"]
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_template_is_clean() -> None:
+    command = [sys.executable, "-c", "from cfnlint.runner import main; main()", str(TEMPLATE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("role", "who"), [("StopRole", Who.STOP), ("GpuRole", Who.BOX), ("SchedulerRole", Who.SCHEDULER)]
+)
+def test_each_role_has_the_rights_that_iam_policy_prints(
+    resources: dict[str, Any], role: str, who: Who
+) -> None:
+    made = resources[role]
+    assert ordered(made["Policies"][0]["PolicyDocument"]) == ordered(policy(who, PLACE))
+    assert made["AssumeRolePolicyDocument"] == (trust(who, PLACE) or trust(Who.BOX, PLACE))
+
+
+def test_only_the_scheduler_has_more_and_that_is_its_login_and_one_key(resources: dict[str, Any]) -> None:
+    assert [len(resources[role]["Policies"]) for role in ("StopRole", "GpuRole", "SchedulerRole")] == [
+        1,
+        1,
+        2,
+    ]
+    key, login = resources["SchedulerRole"]["Policies"][1]["PolicyDocument"]["Statement"]
+    assert key["Resource"].endswith("parameter/ec2/keypair/key-0")
+    assert all(action.startswith(("ssm:Update", "ssmmessages:")) for action in login["Action"])
+
+
+def test_no_port_is_open_but_ssh_for_the_scheduler(resources: dict[str, Any]) -> None:
+    assert "SecurityGroupIngress" not in resources["SchedulerGroup"]
+    (rule,) = resources["GpuGroup"]["SecurityGroupIngress"]
+    assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
+    assert rule["SourceSecurityGroupId"] == "sg-scheduler"
+    assert not {"CidrIp", "CidrIpv6"} & set(rule)
+
+
+@pytest.mark.parametrize("host", ["Gpu", "Scheduler"])
+def test_hosts_are_encrypted_and_answer_imdsv2_with_tags(resources: dict[str, Any], host: str) -> None:
+    (volume,) = resources[host]["BlockDeviceMappings"]
+    assert volume["Ebs"]["Encrypted"] is True
+    assert resources[host]["LaunchTemplate"]["LaunchTemplateId"] == "Metadata"
+    options = resources["Metadata"]["LaunchTemplateData"]["MetadataOptions"]
+    assert options == {"HttpTokens": "required", "InstanceMetadataTags": "enabled"}
+
+
+def test_the_gpu_stops_at_its_own_power_off_and_after_its_first_boot(resources: dict[str, Any]) -> None:
+    assert resources["Gpu"]["InstanceInitiatedShutdownBehavior"] == "stop"
+    assert "mode: poweroff" in resources["Gpu"]["UserData"]["Fn::Base64"]
+
+
+def test_the_scheduler_host_gets_settings_that_load(resources: dict[str, Any], tmp_path: Path) -> None:
+    script = script_of(resources)
+    (written,) = re.findall(r"cat > \.env <<'END'\n(.*?)END\n", script, re.DOTALL)
+    (tmp_path / ".env").write_text(written)
+    settings = load({}, folder=tmp_path)
+    assert (settings.source, settings.control) == ("s3://audio/sessions", "s3://audio/control")
+    assert (settings.instance_id, settings.guard_role_arn, settings.provider) == (INSTANCE, ROLE, "ec2")
+    assert (settings.region, settings.cloud_guard, settings.ssh_host) == (
+        "us-east-2",
+        "eventbridge",
+        "private",
+    )
+    assert settings.ssh_key_path == tmp_path / "gpu.pem"
+
+
+def test_the_scripts_of_the_scheduler_host_can_be_parsed(resources: dict[str, Any]) -> None:
+    script = script_of(resources)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    (embedded,) = re.findall(r"gpu\.pem <<'END'\n(.*?)END\n", script, re.DOTALL)
+    compile(embedded, "user data", "exec")
+    assert script.rstrip().endswith("batchscribe install systemd")
+
+
+def test_what_is_put_into_the_script_cannot_leave_its_quotes() -> None:
+    parameters = cfn_yaml.load(str(TEMPLATE))["Parameters"]
+    for name in ("Bucket", "Prefix", "ControlPrefix", "Package"):
+        pattern = parameters[name]["AllowedPattern"]
+        assert re.fullmatch(pattern, NAMES[name])
+        for harmful in ("a'b", "a\nEND", "a$(b)", "a`b`", "a;b"):
+            assert not re.fullmatch(pattern, harmful)
