@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count, groupby
@@ -29,13 +29,13 @@ from batchscribe.core.scan.chunks import AudioName, audio_name, transcript_key
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import Segment, SessionTranscript, Transcript
-from batchscribe.protocols import Engine
+from batchscribe.engine import Engine
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import run_worker
 
 
 @dataclass
-class Remembering:
+class Remembering(Engine):
     """An engine that is not asked twice for the same sound: the same window has the same words.
 
     Two ways to cut a session that end in the same windows cost one hearing.
@@ -45,11 +45,10 @@ class Remembering:
     known: dict[bytes, Recognition] = field(default_factory=dict)
     windows: int = 0
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        for window in windows:
-            if window is not None:
-                self.windows += 1
-                yield Recognition(window.id, *self._heard(window))
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        for window in batch:
+            self.windows += 1
+            yield Recognition(window.id, *self._heard(window))
 
     def _heard(self, window: Window) -> tuple[tuple[Segment, ...], str | None, tuple[str, ...]]:
         sound = hashlib.sha256(window.audio.tobytes()).digest()

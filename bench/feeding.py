@@ -6,7 +6,6 @@ seconds (user and system, starts included) for each hour of audio, medians, and 
 
 from __future__ import annotations
 
-import io
 import resource
 import shutil
 import statistics
@@ -14,15 +13,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 
 from batchscribe.audio.audio_decoder import AudioDecoder
+from support.audio import write_audio
 
 RATE = 16_000
 CHUNK_SECONDS = 10
@@ -102,17 +99,8 @@ def speech() -> Samples:
 
 def encode(samples: Samples) -> bytes:
     """As a browser's recorder does: no index, clusters of a second."""
-    file = io.BytesIO()
     options = {"live": "1", "cluster_time_limit": "1000"}
-    with av.open(file, "w", format="webm", container_options=options) as out:
-        stream: Any = out.add_stream("libopus", rate=RATE, layout="mono")
-        pcm = (samples.clip(-1, 1) * 32767).astype(np.int16)
-        for begin in range(0, len(pcm), RATE):
-            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + RATE], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
+    return write_audio(samples, "webm", "libopus", options=options)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import BatchscribeError, ComputeUnavailableError, LaunchError
 from bench.weeks import POLICY, WEEK, Host, Played, Week
+from simulation.chunk_rules import transcript_of
 from simulation.gate import Crashed
 from simulation.listening import listening
 from simulation.stage import INSTANCE
 from simulation.weather import HOUR, MINUTE
-from simulation.worker import transcript_of
 
 POLL_SECONDS = 15.0
 WATCH_EVERY = 5 * MINUTE
@@ -58,9 +58,9 @@ class Ours(Host):
         line, terms, held = self.week.line, self.week.terms, self.week.lock.held
         next_tick = next_watch = 0.0
         while line.seconds < WEEK:
-            line.advance(max(0.0, min(next_tick, next_watch) - line.seconds))
+            line.sleep(max(0.0, min(next_tick, next_watch) - line.seconds))
             if self.down_until > line.seconds:
-                line.advance(self.down_until - line.seconds)
+                line.sleep(self.down_until - line.seconds)
                 self.week.boot()
                 next_tick, next_watch = line.seconds + MINUTE, line.seconds + 2 * MINUTE
             elif next_tick <= line.seconds:
@@ -108,7 +108,7 @@ class Original(Host):
     def play(self) -> None:
         for hour in range(int(WEEK / HOUR)):
             self.week.line.at(hour * HOUR, self._timer)
-        self.week.line.advance(WEEK)
+        self.week.line.sleep(WEEK)
 
     def lost(self) -> None:
         self._alive.clear()

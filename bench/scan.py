@@ -27,6 +27,7 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
 from batchscribe.controller.scan import Scanner
+from batchscribe.testing.clock import FakeClock
 from batchscribe.wiring.stores import open_store
 
 CHUNKS, DONE = 50, 47
@@ -126,26 +127,11 @@ def _listed(client: Any, prefix: str) -> list[str]:
     return [row["Key"] for page in pages for row in page.get("Contents", ())]
 
 
-class _Tomorrow:
-    """The bucket was filled just now: seen from tomorrow, none of it is too young."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(days=1)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def boot(self) -> str:
-        return "now"
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
 def ours(endpoint: str) -> int:
-    """What a tick does: opens the store and sums up the backlog."""
+    """What a tick does: opens the store and sums up the backlog, tomorrow: no object is too young then."""
+    tomorrow = FakeClock(datetime.now(UTC) + timedelta(days=1))
     store = open_store(f"s3://{BUCKET}", endpoint=endpoint, region="us-east-1")
-    return Scanner(store, store, clock=_Tomorrow()).backlog().pending
+    return Scanner(store, store, clock=tomorrow).backlog().pending
 
 
 def _show(keys: int, latency: float, rows: list[Row]) -> None:

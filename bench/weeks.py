@@ -17,10 +17,11 @@ from batchscribe.controller.context import Waits
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.host import InstanceRecord
+from batchscribe.testing.worker import ChunkFate
+from simulation.chunk_rules import transcript_of
 from simulation.people import CHUNK_BYTES
 from simulation.stage import INSTANCE, Stage
 from simulation.weather import CALM, HOUR, MINUTE, between
-from simulation.worker import Kind, transcript_of
 
 # The rates. They are invented, and harsh: only the order of the rows means anything.
 WEEK = 168 * HOUR
@@ -67,7 +68,7 @@ class Week(Stage):
         self.power_lost: Callable[[float], None] = lambda _lasts: None
         self.policy = POLICY
         self.terms = replace(
-            self.terms, policy=POLICY, launch="auto", instance_types=(), max_attempts=3, waits=WAITS
+            self.terms, policy=POLICY, launch="auto", first_offer_only=True, max_attempts=3, waits=WAITS
         )
         record = InstanceRecord(instance=INSTANCE, release=__version__, at=self.line.now(), boots=boots)
         self.bucket.place(keys.instance(INSTANCE), msgspec.json.encode(record))
@@ -99,7 +100,7 @@ class Week(Stage):
 
     def _arrival(self, key: str, size: int) -> Callable[[], None]:
         def arrive() -> None:
-            self.uploads.kinds[key] = Kind.GOOD
+            self.uploads.kinds[key] = ChunkFate.GOOD
             self.bucket.place(key, key.encode(), size=size)
             self.uploads.keys.append(key)
 

@@ -26,7 +26,7 @@ import structlog
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.transcripts import Word
-from batchscribe.protocols import Engine
+from batchscribe.engine import Engine
 from batchscribe.wiring.engines import engine_factory
 from bench import speech
 from bench.bucket import Bucket, Remembering

@@ -88,7 +88,8 @@ class Bills:
 
     def _nothing(self, run: Run, truth: float) -> None:
         """I13, independent of the clocks."""
-        if truth and run.meter.ran and not (run.billed_seconds and run.cost.micros):
+        ran = any(machine.meter.ran for machine in run.machines)
+        if truth and ran and not (run.billed_seconds and run.cost.micros):
             self._gate.violated("I13", f"{run.id} was observed up, ran {truth:.0f} s and is billed nothing")
 
     def _paid(self, run: Run, spans: list[Span], least: float, most: float) -> None:

@@ -22,11 +22,11 @@ from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import Manifest, WorkerName
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.reading import read_record
+from batchscribe.testing.worker import PlayedWorker, WorkerScript
 from batchscribe.worker.trust import refuse_foreign_work
 from simulation.cloud import Cloud, Machine
 from simulation.seams import Bucket
 from simulation.timeline import START, Timeline
-from simulation.worker import Hands, Worker
 
 AGENT_SECONDS = 15.0
 """Minimum time between two polls of the agent; the real one polls more often and observes no more."""
@@ -109,11 +109,13 @@ class FromTheBox:
 class Box:
     """Host of one machine, through all its boots; also the production agent's Workers."""
 
-    def __init__(self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: Machine, hands: Hands) -> None:
+    def __init__(
+        self, line: Timeline, cloud: Cloud, bucket: Bucket, machine: Machine, script: WorkerScript
+    ) -> None:
         self.next_boot: Callable[[], Boot] = Boot
         self.offline_until = 0.0
         self.up = False
-        self.workers: dict[tuple[str, int], Worker] = {}
+        self.workers: dict[tuple[str, int], PlayedWorker] = {}
         self.begun: Callable[[Manifest], object] = lambda _manifest: None
         """Called with each manifest before its worker starts."""
         self.powered_off = 0
@@ -124,7 +126,7 @@ class Box:
         self._cloud = cloud
         self._bucket = bucket
         self._machine = machine
-        self._hands = hands
+        self._script = script
         self._store = FromTheBox(bucket, lambda: self.online)
         self._place = BoxPlace(instance=machine.id, home=bucket.url, source=bucket.url)
         self._boots = 0
@@ -147,7 +149,7 @@ class Box:
         """True if the dead-man timer acts for a claim."""
         return self._marks is not None and self._marks.limit is not None
 
-    def played(self, run: str) -> list[Worker]:
+    def played(self, run: str) -> list[PlayedWorker]:
         """Workers that were started here for the run."""
         return [worker for (name, _number), worker in self.workers.items() if name == run]
 
@@ -158,7 +160,9 @@ class Box:
     def play(self, manifest: Manifest) -> None:
         """Starts a worker."""
         self.begun(manifest)
-        self.workers[manifest.run, manifest.worker] = Worker(self._line, self._bucket, manifest, self._hands)
+        self.workers[manifest.run, manifest.worker] = PlayedWorker(
+            self._line, self._bucket, manifest, self._script
+        )
 
     def record(self) -> InstanceRecord:
         return read_record(self._bucket, keys.instance(self._machine.id), InstanceRecord)

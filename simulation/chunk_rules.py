@@ -17,7 +17,6 @@ from batchscribe.core.scan.backlog import ChunkState, state_of
 from simulation.gate import Gate
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
-from simulation.worker import transcript_of
 
 OVERDUE_TITLE = "batchscribe: chunks wait too long"
 ALERTED_AGAIN = timedelta(hours=ALERT_EVERY_HOURS)
@@ -135,3 +134,9 @@ class ChunkRules:
     def never_done(self) -> None:
         if undone := self.undone():
             self._gate.violated("I11", f"no faults, and still not done: {', '.join(undone)}")
+
+
+def transcript_of(key: str) -> str:
+    """Transcript key of a simulated chunk."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/transcription-{name.removesuffix('.webm')}.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from batchscribe.adapters.machine.logs import Event
 from batchscribe.controller.tick import reconcile, tick, watch
@@ -34,12 +34,10 @@ BY_HAND = -1
 """Id of a process that a user starts."""
 
 
-@dataclass(slots=True)
-class Result:
-    """Result of an episode."""
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Counts of one episode or several."""
 
-    seed: int
-    digest: str = ""
     hours: float = 0.0
     ticks: int = 0
     reconciles: int = 0
@@ -49,6 +47,18 @@ class Result:
     crashes: int = 0
     met: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add_counts(self, other: Counts) -> None:
+        for each in fields(Counts):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+@dataclass(slots=True, kw_only=True)
+class Result(Counts):
+    """Result of an episode."""
+
+    seed: int
+    digest: str = ""
     violation: str = ""
     last: list[str] = field(default_factory=list)
 
@@ -72,7 +82,7 @@ class Episode:
         self.rng = random.Random(seed)
         self.weather = drawn(self.rng, focus, random.Random(~seed))
         self.stage = Stage(self.rng, self.weather)
-        self.result = Result(seed)
+        self.result = Result(seed=seed)
         self.hours = between(self.rng, 5.0, 11.0)
         self._every = self.stage.policy.check_interval.total_seconds()
         self._waits = self.rng.random() < 0.3
@@ -101,7 +111,7 @@ class Episode:
         checker, line, runs = self.stage.checker.chunks, self.stage.line, self.stage.checker.runs
         closed, waited = checker.closed(), 0
         while checker.undone() and waited < LONGEST_END:
-            line.advance(self.stage.policy.max_wait.total_seconds())
+            line.sleep(self.stage.policy.max_wait.total_seconds())
             begun = len(runs)
             self._tick(wait=True)
             checker.waited(len(runs) - begun)
@@ -193,9 +203,9 @@ class Episode:
         """Waits until the next timer of the host, and plays its process."""
         line = self.stage.line
         due = min(self._next_tick, self._next_watch)
-        line.advance(max(0.0, due - line.seconds))
+        line.sleep(max(0.0, due - line.seconds))
         if self._down_until > line.seconds:
-            line.advance(self._down_until - line.seconds)
+            line.sleep(self._down_until - line.seconds)
             self.stage.boot()
             self._next_tick = line.seconds + between(self.rng, 0.5, 2.0) * MINUTE
             self._next_watch = line.seconds + between(self.rng, 1.0, 3.0) * MINUTE
@@ -288,7 +298,7 @@ class Episode:
         """Ends all faults and foreign use."""
         self.weather = replace(self.weather, signal=0.0)
         line = self.stage.line
-        line.advance(max(0.0, self._down_until - line.seconds))
+        line.sleep(max(0.0, self._down_until - line.seconds))
         self.stage.calm()
         self.actors.calm()
         self._down_until = 0.0
@@ -303,4 +313,4 @@ class Episode:
         until = self.stage.line.seconds + seconds
         while self.stage.line.seconds < until:
             self._watch(self.stage.main)
-            self.stage.line.advance(MINUTE)
+            self.stage.line.sleep(MINUTE)

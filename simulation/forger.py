@@ -26,7 +26,7 @@ from batchscribe.core.run.manifest import (
 )
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.records import encode_run
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from simulation.invariants import FORGED
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
@@ -88,7 +88,8 @@ class Forger:
         end = Moment(run.created + timedelta(hours=pick(self._rng, (0.0, 0.2, 2.0, 1e5))))
         meter = Meter(start_requested=begin, up_since=begin, running_since=begin, stopped=end)
         settled = pick(self._rng, (self._now, end.at))
-        over = replace(run, state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=settled, meter=meter)
+        lie = run.with_machine(run.instance, meter=meter)
+        over = replace(lie, state=RunState.SETTLED, outcome=Outcome.COMPLETED, settled=settled)
         cost = pick(self._rng, (over.bill(), Usd.parse("0"), Usd.parse("1000000")))
         self._bucket.forge(keys.settlement(run.id), encode_run(replace(over, cost=cost)))
 
@@ -107,9 +108,8 @@ class Forger:
             outcome=None,
             created=created,
             deadline=self._now + timedelta(hours=2),
-            meter=Meter(),
-            instances=(pick(self._rng, (self._instance, "i-0fedcba9876543210")),),
-            manifests=(),
+            machines=(Machine(id=pick(self._rng, (self._instance, "i-0fedcba9876543210"))),),
+            workers=(),
             borrowed=self._rng.random() < 0.3,
         )
 

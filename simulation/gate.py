@@ -109,7 +109,7 @@ class Gate:
     def _pass(self, seconds: float) -> None:
         """Lets time pass inside a call, up to the limit of a process that hangs."""
         left = self._alive_at + self.limit - self._line.seconds
-        self._line.advance(min(seconds, max(0.0, left)))
+        self._line.sleep(min(seconds, max(0.0, left)))
         self._alive()
         if seconds > left:
             self.met["a process that hung was killed by its time limit"] += 1

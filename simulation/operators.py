@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.controller.context import Terms, World
 from batchscribe.controller.scan import Scanner
+from batchscribe.core.decide.money import FREE
+from batchscribe.core.decide.offers import Market
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Store
@@ -77,6 +80,11 @@ class ThisMachine:
         """Its type cannot change."""
 
 
+THIS_MACHINE = ExistingInstances(
+    compute=ThisMachine(), provider=LOCAL, rate_of=lambda _type: FREE, market=Market.LOCAL
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Current settings, and the empty store that some of them select."""
@@ -109,7 +117,7 @@ class Settings:
                 source=world.source,
                 output=world.output,
                 home=world.home,
-                compute=world.compute,
+                capacity=world.capacity,
                 launcher=world.launcher,
                 scanner=world.scanner,
             )
@@ -120,7 +128,7 @@ class Settings:
             source=place,
             output=place,
             home=place,
-            compute=ThisMachine() if self.edit is Edit.PROVIDER else world.compute,
+            capacity=THIS_MACHINE if self.edit is Edit.PROVIDER else world.capacity,
             scanner=lambda _by_hand: Scanner(place, place, clock=world.clock),
             elsewhere=back,
         )

@@ -9,11 +9,11 @@ from datetime import timedelta
 
 from batchscribe.core.run.instances import DEADLINE_TAG, RELEASED_TAGS, RUN_TAG, InstanceState
 from batchscribe.errors import BatchscribeError
+from batchscribe.testing.worker import ChunkFate
 from simulation.cloud import Cloud
 from simulation.seams import Bucket
 from simulation.timeline import Timeline
 from simulation.weather import HOUR, MINUTE, Weather, between
-from simulation.worker import Kind
 
 PERSON = "a user"
 CHUNK_BYTES = 2_400_000
@@ -24,7 +24,7 @@ class Uploads:
     """Sessions of chunks that arrive during the episode; some chunks are bad."""
 
     def __init__(self, rng: random.Random, line: Timeline, bucket: Bucket, weather: Weather) -> None:
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, ChunkFate] = {}
         self.keys: list[str] = []
         self._rng = rng
         self._line = line
@@ -49,18 +49,18 @@ class Uploads:
 
         return arrive
 
-    def _kind(self) -> Kind:
+    def _kind(self) -> ChunkFate:
         drawn, weather = self._rng.random(), self._weather
         for kind, share in (
-            (Kind.POISON, weather.poison),
-            (Kind.KILLER, weather.killer),
-            (Kind.ENDLESS, weather.endless),
-            (Kind.FORGOTTEN, weather.forgotten),
+            (ChunkFate.POISON, weather.poison),
+            (ChunkFate.KILLER, weather.killer),
+            (ChunkFate.ENDLESS, weather.endless),
+            (ChunkFate.FORGOTTEN, weather.forgotten),
         ):
             if drawn < share:
                 return kind
             drawn -= share
-        return Kind.GOOD
+        return ChunkFate.GOOD
 
 
 class Hands:

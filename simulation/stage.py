@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from batchscribe import __version__
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.scan import Scanner
@@ -25,6 +26,7 @@ from batchscribe.core.run.manifest import EngineSpec, Limits
 from batchscribe.core.run.runs import Run
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.worker import ChunkFate, WorkerScript
 from simulation.box import Boot, Box
 from simulation.cloud import Cloud, CloudApi, Machine, Start
 from simulation.faults import HANG_SECONDS, LONGEST_LAG, SECRET, Trouble
@@ -50,7 +52,6 @@ from simulation.seams import (
 from simulation.timeline import HostClock, HostTime, Timeline
 from simulation.trace import Trace
 from simulation.weather import CALM, HOUR, MINUTE, Weather, between, pick
-from simulation.worker import Hands, Kind
 
 INSTANCE = "i-0123456789abcdef0"
 FOREIGN = "i-0fedcba9876543210"
@@ -104,6 +105,7 @@ class Stage:
         self._ids = 0
         self._pids = 0
         self.true_scanner = Scanner(self.bucket, self.bucket, clock=self.line)
+        self.types = pick(rng, ((), OTHERS))
         self.terms = self._terms()
         self.wire_worlds()
 
@@ -262,7 +264,7 @@ class Stage:
 
     def _sleep(self, gate: Gate, seconds: float) -> None:
         gate.point("sleep", f"{seconds:g}")
-        self.line.advance(seconds)
+        self.line.sleep(seconds)
         gate.keep_alive()
         gate.point("awake")
 
@@ -274,14 +276,16 @@ class Stage:
         self.box.offline_until = self.line.seconds + lasts
 
     def _box(self) -> Box:
-        hands = Hands(
-            fate=self._fate,
+        script = WorkerScript(
             seconds=self._seconds,
+            fate=self._fate,
             online=lambda: self.box.online,
             torn=self.trouble.torn,
-            twice=self._done_twice,
+            published_before=self._done_twice,
+            audio_seconds=600.0,
+            loaded=20.0,
         )
-        box = Box(self.line, self.cloud, self.bucket, self.machine, hands)
+        box = Box(self.line, self.cloud, self.bucket, self.machine, script)
         box.next_boot, box.begun = self._boot, self.checker.work_begun
         record = InstanceRecord(
             instance=INSTANCE,
@@ -298,12 +302,12 @@ class Stage:
         lasts = between(rng, 0.0, 20 * MINUTE) if rng.random() < weather.lost_agent else float("inf")
         return Boot(between(rng, 15.0, 60.0), rng.random() < weather.deaf_boot, lasts, rng.random() < 0.5)
 
-    def _fate(self, key: str) -> Kind:
+    def _fate(self, key: str) -> ChunkFate:
         drawn = self.rng.random()
         if drawn < self._weather.dies:
-            return Kind.KILLER
+            return ChunkFate.KILLER
         if drawn < self._weather.dies + self._weather.hangs:
-            return Kind.ENDLESS
+            return ChunkFate.ENDLESS
         return self.uploads.kinds[key]
 
     def _seconds(self) -> float:
@@ -319,10 +323,7 @@ class Stage:
             release=__version__,
             provider="ec2",
             instances=(INSTANCE,),
-            instance_type=TYPE,
-            instance_types=pick(self.rng, ((), OTHERS)),
             launch=pick(self.rng, ("auto", "auto", "ssh")),
-            rate_of=RATES.__getitem__,
             policy=self.policy,
             engine=EngineSpec(engine="played"),
             settings_hash="simulated",
@@ -347,12 +348,14 @@ class Stage:
         compute.lag, compute.refused = self.trouble.lag, self.trouble.refused
         compute.late_tags = self.trouble.late_tags
         compute.looked, compute.acted = self._looked, self.checker.acted
+        rates, types = RATES.__getitem__, self.types
+        capacity = ExistingInstances(compute=compute, provider="ec2", rate_of=rates, types=types)
         return World(
             clock=clock,
             source=store,
             output=store,
             home=store,
-            compute=compute,
+            capacity=capacity,
             launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,

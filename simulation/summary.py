@@ -5,40 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from simulation.episode import Result
+from simulation.episode import Counts, Result
 from simulation.weather import Focus
 
 REPLAY = "python -m simulation --replay"
 
 
-@dataclass(slots=True)
-class Summary:
+@dataclass(slots=True, kw_only=True)
+class Summary(Counts):
     """Totals of episodes. `seconds` is their processor time."""
 
     episodes: int = 0
-    hours: float = 0.0
-    ticks: int = 0
-    reconciles: int = 0
-    watches: int = 0
-    steps: int = 0
-    events: int = 0
-    crashes: int = 0
     seconds: float = 0.0
-    met: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
     violations: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
         self.episodes += 1
-        self.hours += result.hours
-        self.ticks += result.ticks
-        self.reconciles += result.reconciles
-        self.watches += result.watches
-        self.steps += result.steps
-        self.events += result.events
-        self.crashes += result.crashes
-        self.met += result.met
-        self.outcomes += result.outcomes
+        self.add_counts(result)
         if result.violation:
             self.violations.append(result)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
+pytest.register_assert_rewrite("batchscribe.testing")
+
 # No test fetches a model: whatever reads the hub's cache stays offline, workers of their own included.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

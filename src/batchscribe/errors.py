@@ -12,6 +12,7 @@
     |   |-- AudioError               the audio cannot be decoded within the limits
     |   |   `-- UnsupportedAudioError  it is of a kind that is never decoded here
     |   `-- EngineError              the speech model cannot run, or broke while it ran
+    |       `-- OutOfMemoryError     a batch does not fit into the engine's memory
     |-- RefusedError                 a rule of batchscribe forbids the action; nothing was done
     |   |-- LockHeldError            another tick is running
     |   |-- NotOursError             the instance or the run is foreign
@@ -84,6 +85,10 @@ class UnsupportedAudioError(AudioError):
 
 class EngineError(PermanentError):
     """The speech model cannot run, or broke while it ran."""
+
+
+class OutOfMemoryError(EngineError):
+    """A batch does not fit into the engine's memory. A smaller one may."""
 
 
 class RefusedError(BatchscribeError):

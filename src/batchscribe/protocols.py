@@ -1,22 +1,21 @@
-"""Protocols of all external dependencies of batchscribe.
+"""Protocols of all external dependencies of batchscribe but speech engines (engine.py).
 
-All are synchronous and small. Each has a double in `batchscribe.testing` and a conformance suite in
-tests/contract that the double and the real implementation pass. The ledger has no protocol: it is SQLite, and
-tests use SQLite in a temporary folder.
+All are synchronous and small. Each has a double, and a test suite that the double and the real implementation
+pass (docs/seams.md). The ledger has no protocol: it is SQLite, and tests use SQLite in a temporary folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
+from batchscribe.core.decide.offers import Offer
 from batchscribe.core.messages import Message
 from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim, Instance
-from batchscribe.core.run.manifest import EngineSpec, Manifest, WorkerRef
-from batchscribe.core.text.speech import Recognition, Window
+from batchscribe.core.run.manifest import Manifest, WorkerRef
 
 
 class Clock(Protocol):
@@ -67,8 +66,45 @@ class Store(Protocol):
         """Removes the object; does nothing if there is none."""
 
 
+class Capacity(Protocol):
+    """Machines for runs: offers, and the machines under a run's claim.
+
+    Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, QuotaError,
+    MisconfiguredError.
+    """
+
+    def offers(self, seen: Instance) -> tuple[Offer, ...]:
+        """Ways to get a machine, in order of preference; the first is the polled machine as it is.
+
+        Asks no cloud. Raises MisconfiguredError if the price of the first is unknown; leaves out others
+        without a price.
+        """
+
+    def acquire(self, claim: Claim, offer: Offer, seen: Instance) -> bool:
+        """Makes the next request towards a running machine of `offer` under `claim`. Repeatable.
+
+        `seen` is the last poll of the claim's machine. True if the start was accepted; False if another
+        request came first (a change of type): poll, and call again. Only `poll` proves success.
+        """
+
+    def announce(self, instance: str, manifest: str) -> None:
+        """Writes another manifest's SHA-256 into the tag of a running machine."""
+
+    def poll(self, instances: tuple[str, ...]) -> tuple[Instance, ...]:
+        """Polls each machine once, in this order. An unknown id has the state `missing`."""
+
+    def teardown(self, instance: str, *, force: bool = False) -> None:
+        """Requests the stop of a machine. Repeatable; only `poll` proves success."""
+
+    def restore(self, instance: str, instance_type: str) -> None:
+        """Gives a stopped machine back its own type, which `acquire` changed. Repeatable."""
+
+    def release(self, instance: str) -> None:
+        """Empties the claim's tags, after the stop was observed."""
+
+
 class Compute(Protocol):
-    """Polls, starts and stops existing instances by id.
+    """Polls, starts and stops existing instances by id, for manual control and for one kind of Capacity.
 
     Raises ComputeUnavailableError (the effect is unknown: poll again), NoCapacityError, MisconfiguredError.
     Never creates or terminates an instance.
@@ -142,53 +178,6 @@ class Guard(Protocol):
 
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an armed order for this instance."""
-
-
-class Engine(Protocol):
-    """A loaded speech model.
-
-    An engine may have any of these optional attributes:
-
-    - `model: str` and `device: str`: its model and device, for transcripts and reports;
-    - `batch: int`: number of windows that it transcribes at once; it gets that many of similar length;
-    - `reads_ahead: bool`: True if it transcribes a window only after it has requested the window after that
-      window's batch. Objects required before a batch are then written during the transcription of the last;
-    - `hurry() -> None`: the worker is ending: no more windows follow, and none needs to be decoded again.
-    """
-
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """Yields one result per window, in any order, when ready. Raises EngineError.
-
-        A None in `windows` means that no window is ready yet: an engine that collects a batch then
-        transcribes what it has. An engine without collected windows never gets one.
-        """
-
-
-@runtime_checkable
-class EngineFactory(Protocol):
-    """Object named by an entry point of the group `batchscribe.engines`.
-
-    A factory may also have any of these (`wiring/engines.py` checks for them):
-
-    - `model_name(wanted: str) -> str`: the model to load for this WHISPER_MODEL, which by default is the name
-      of a Whisper model;
-    - `unable(spec) -> tuple[str, ...]`: reasons why no machine can run `spec`, each with the fix. It runs on
-      the scheduler's machine before anything is started, so it must not need the engine's packages;
-    - `models() -> Mapping[str, bool]`: known model names; True if the model is on this machine. No network;
-    - `fetch(spec) -> Path`: downloads the model to this machine. Raises MisconfiguredError, EngineError;
-    - `gpu_missing(spec) -> bool`: True if `spec` requires a GPU and this machine has no usable one.
-    """
-
-    name: str
-
-    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Reasons why this engine cannot run `spec` here, each with the fix. Empty if it can.
-
-        Loads no model and uses no network.
-        """
-
-    def load(self, spec: EngineSpec) -> Engine:
-        """Loads the model from local files only. Raises EngineError, MisconfiguredError."""
 
 
 class Notifier(Protocol):

@@ -19,7 +19,7 @@ from batchscribe import __version__
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.client import SshBox
 from batchscribe.adapters.host_access.host_keys import pin, pinned
-from batchscribe.adapters.host_access.installation import EXTRA_OF, EXTRAS, GPU_EXTRAS, find_wheel, install
+from batchscribe.adapters.host_access.installation import EXTRAS, find_wheel, install
 from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms, Wishes, read_environment
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import install_units
@@ -38,6 +38,7 @@ from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import LaunchError, MisconfiguredError
 from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.engines import engine_factory
 from support.sshd import Sshd, program, sshd
 from support.stores import NOW
 
@@ -166,6 +167,17 @@ def test_pinned_packages_are_installed_before_ours_and_nothing_else_is(
     with pytest.raises(LaunchError, match="could not be installed"):
         install(ssh, INSTANCE, wheel=wheel, extra="gpu")
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
+
+
+def test_the_packages_of_an_engine_are_installed_beside_ours(
+    ssh: Ssh, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(ssh, INSTANCE)
+    there = f"click=={version('click')} --hash=sha256:{'0' * 64}\n".encode()
+    monkeypatch.setattr(installation, "pins", lambda _extra: there)
+    assert install(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "msgspec"))
+    with pytest.raises(LaunchError, match="engine-of-another"):
+        install(ssh, INSTANCE, wheel=wheel, extra="gpu", packages=("jiwer", "engine-of-another==1"))
 
 
 @pytest.mark.parametrize(
@@ -459,6 +471,6 @@ def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path)
 
 def test_whatever_a_box_may_be_given_can_be_installed() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert set(EXTRAS) <= set(project["optional-dependencies"])
-    assert set(EXTRA_OF) <= set(project["entry-points"]["batchscribe.engines"])
-    assert {*EXTRA_OF.values(), *GPU_EXTRAS} <= set(EXTRAS)
+    assert set(EXTRAS) == set(project["optional-dependencies"])
+    engines = project["entry-points"]["batchscribe.engines"]
+    assert {engine_factory(engine).extra for engine in engines} <= set(EXTRAS)

@@ -1,20 +1,21 @@
-"""What every Compute does: one suite on the double, on this machine, and on EC2 as moto plays it."""
+"""The suite of a Capacity, on the double, the simulator's cloud, this machine, and EC2 as moto plays it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.local.compute import LOCAL_ID, LocalCompute
-from batchscribe.core.run.instances import MANIFEST_TAG, RUN_TAG, Claim, Instance, InstanceState
+from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.core.run.instances import InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
+from batchscribe.testing.capacity_suite import CapacityCase, CapacitySuite
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from simulation.cloud import Cloud, CloudApi
@@ -23,30 +24,16 @@ from simulation.timeline import Timeline
 from simulation.trace import Trace
 from support.aws import make_stopped_instance
 from support.s3 import REGION, aws_environment, moto_server
+from support.values import RATE
 
-DEADLINE = datetime(2030, 1, 1, 14, tzinfo=UTC)
+MISSING = "i-0123456789abcdef0"
 
 
-@dataclass
-class Case:
-    compute: Compute
-    start_unclaimed: Callable[[str], None]
-    instance: str
-    clock: FakeClock | Timeline
-    missing: str = "i-0123456789abcdef0"
-    one_type: bool = False
-
-    def claim(self, run: str = "run-1") -> Claim:
-        return Claim(instance=self.instance, run=run, deadline=DEADLINE)
-
-    def until(self, state: InstanceState) -> Instance:
-        seen = self.compute.describe(self.instance)
-        for _ in range(30):
-            if seen.state is state:
-                return seen
-            self.clock.sleep(5)
-            seen = self.compute.describe(self.instance)
-        raise AssertionError(f"never {state}: {seen.state}")
+def case_of(compute: Compute, instance: str, sleep: Callable[[float], None]) -> CapacityCase:
+    capacity = ExistingInstances(
+        compute=compute, provider="test", rate_of=lambda _type: RATE, types=("g6.xlarge", "g5.xlarge")
+    )
+    return CapacityCase(capacity=capacity, instance=instance, missing=MISSING, sleep=sleep)
 
 
 @pytest.fixture(scope="module")
@@ -55,136 +42,75 @@ def endpoint() -> Iterator[str]:
         yield endpoint
 
 
-@pytest.fixture(params=["double", "simulated", "local", "ec2"])
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    clock = FakeClock()
-    if request.param == "double":
+class TestDouble(CapacitySuite):
+    @pytest.fixture
+    def case(self) -> CapacityCase:
+        clock = FakeClock()
         fake = FakeCompute(clock)
         fake.add("i-0fake")
-        return Case(fake, fake.start_unclaimed, "i-0fake", clock)
-    if request.param == "simulated":
+        return case_of(fake, "i-0fake", clock.sleep)
+
+
+class TestSimulated(CapacitySuite):
+    @pytest.fixture
+    def case(self) -> CapacityCase:
         line = Timeline()
         cloud = Cloud(line)
         cloud.add("i-0simulated")
         api = CloudApi(cloud, line, Gate(random.Random(1), line, Trace(line)))
-        return Case(api, cloud.start_unclaimed, "i-0simulated", line)
+        return case_of(api, "i-0simulated", line.sleep)
+
+
+class TestThisMachine(CapacitySuite):
+    @pytest.fixture
+    def case(self, tmp_path: Path) -> CapacityCase:
+        clock = FakeClock()
+        local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
+        capacity = ExistingInstances(compute=local, provider="local", rate_of=lambda _type: RATE)
+        return CapacityCase(
+            capacity=capacity, instance=LOCAL_ID, missing=MISSING, sleep=clock.sleep, has_tags=False
+        )
+
+
+class TestEc2(CapacitySuite):
+    @pytest.fixture
+    def case(self, endpoint: str) -> CapacityCase:
+        ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
+        return case_of(ec2, make_stopped_instance(endpoint), FakeClock().sleep)
+
+
+# Manual control.
+
+
+@pytest.fixture(params=["double", "local", "ec2"])
+def manual(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[HandCompute, CapacityCase]:
+    clock = FakeClock()
+    if request.param == "ec2":
+        endpoint: str = request.getfixturevalue("endpoint")
+        ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
+        return ec2, case_of(ec2, make_stopped_instance(endpoint), clock.sleep)
     if request.param == "local":
         local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
-        return Case(local, local.start_unclaimed, LOCAL_ID, clock, one_type=True)
-    endpoint: str = request.getfixturevalue("endpoint")
-    ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
-    return Case(ec2, ec2.start_unclaimed, make_stopped_instance(endpoint), clock)
+        return local, case_of(local, LOCAL_ID, clock.sleep)
+    fake = FakeCompute(clock)
+    fake.add("i-0fake")
+    return fake, case_of(fake, "i-0fake", clock.sleep)
 
 
-def test_an_id_that_does_not_exist_is_missing(case: Case) -> None:
-    assert case.compute.describe(case.missing).state is InstanceState.MISSING
+def test_a_manual_start_claims_nothing(manual: tuple[HandCompute, CapacityCase]) -> None:
+    compute, case = manual
+    compute.start_unclaimed(case.instance)
+    assert case.await_state(InstanceState.RUNNING).run is None
 
 
-def test_a_stopped_instance_has_a_type_and_nobody_claims_it(case: Case) -> None:
-    seen = case.compute.describe(case.instance)
-    assert (seen.id, seen.state, seen.type) == (case.instance, InstanceState.STOPPED, "g5.xlarge")
-    assert seen.run is None
-    assert seen.public_address is None
+def test_this_machine_has_one_type(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_TYPES"):
+        LocalCompute(tmp_path / "state", FakeClock()).change_type(LOCAL_ID, "g6.xlarge")
 
 
-def test_a_start_leaves_the_claim_in_the_tags_and_is_seen_running(case: Case) -> None:
-    case.compute.start(case.claim())
-    seen = case.until(InstanceState.RUNNING)
-    assert (seen.run, seen.deadline) == ("run-1", DEADLINE)
-    assert seen.public_address
-    assert seen.launched_at is not None
-    assert seen.launched_at.utcoffset() == timedelta(0)
-
-
-def test_repeating_a_start_is_harmless(case: Case) -> None:
-    case.compute.start(case.claim())
-    case.compute.start(case.claim())
-    launched = case.until(InstanceState.RUNNING).launched_at
-    case.compute.start(case.claim())
-    assert case.until(InstanceState.RUNNING).launched_at == launched
-
-
-def test_a_stop_is_observed_and_repeating_it_is_harmless(case: Case) -> None:
-    case.compute.start(case.claim())
-    case.until(InstanceState.RUNNING)
-    case.compute.stop(case.instance)
-    case.compute.stop(case.instance)
-    seen = case.until(InstanceState.STOPPED)
-    assert seen.public_address is None
-    case.compute.stop(case.instance, force=True)
-    assert case.until(InstanceState.STOPPED).state.proved_stopped
-
-
-def test_a_released_claim_is_nobodys(case: Case) -> None:
-    case.compute.start(case.claim())
-    case.until(InstanceState.RUNNING)
-    case.compute.stop(case.instance)
-    case.until(InstanceState.STOPPED)
-    case.compute.release(case.instance)
-    seen = case.compute.describe(case.instance)
-    assert (seen.run, seen.deadline) == (None, None)
-
-
-def test_a_released_instance_can_keep_running(case: Case) -> None:
-    case.compute.start(case.claim())
-    case.until(InstanceState.RUNNING)
-    case.compute.release(case.instance)
-    assert case.until(InstanceState.RUNNING).run is None
-
-
-def test_the_next_claim_replaces_the_last_one(case: Case) -> None:
-    case.compute.start(case.claim("run-1"))
-    case.until(InstanceState.RUNNING)
-    case.compute.start(case.claim("run-2"))
-    assert case.until(InstanceState.RUNNING).tags[RUN_TAG] == "run-2"
-
-
-def test_another_manifest_is_announced_beside_the_claim(case: Case) -> None:
-    if case.one_type:
-        return  # this machine has no tags that its worker could read
-    case.compute.start(replace(case.claim(), manifest="a" * 64))
-    assert case.until(InstanceState.RUNNING).tags[MANIFEST_TAG] == "a" * 64
-    case.compute.announce(case.instance, "b" * 64)
-    case.clock.sleep(60)
-    seen = case.compute.describe(case.instance)
-    assert (seen.tags[MANIFEST_TAG], seen.run) == ("b" * 64, "run-1")
-    case.compute.release(case.instance)
-    case.clock.sleep(60)
-    assert case.compute.describe(case.instance).tags[MANIFEST_TAG] == ""
-
-
-def test_a_start_by_hand_claims_nothing(case: Case) -> None:
-    case.start_unclaimed(case.instance)
-    assert case.until(InstanceState.RUNNING).run is None
-
-
-def test_starting_what_does_not_exist_is_a_setting_to_mend(case: Case) -> None:
-    claim = Claim(instance=case.missing, run="run-1", deadline=DEADLINE)
+def test_an_instance_that_does_not_exist_gets_no_type(endpoint: str) -> None:
     with pytest.raises(MisconfiguredError):
-        case.compute.start(claim)
-
-
-def test_a_stopped_instance_gets_another_type_from_its_next_start_on(case: Case) -> None:
-    if case.one_type:
-        with pytest.raises(MisconfiguredError, match="GPU_INSTANCE_TYPES"):
-            case.compute.change_type(case.instance, "g6.xlarge")
-        return
-    case.compute.change_type(case.instance, "g6.xlarge")
-    case.compute.change_type(case.instance, "g6.xlarge")
-    assert case.compute.describe(case.instance).type == "g6.xlarge"
-    case.compute.start(case.claim())
-    assert case.until(InstanceState.RUNNING).type == "g6.xlarge"
-
-
-def test_what_does_not_exist_gets_no_type(case: Case) -> None:
-    with pytest.raises(MisconfiguredError):
-        case.compute.change_type(case.missing, "g6.xlarge")
-
-
-def test_stopping_or_releasing_what_does_not_exist_is_harmless(case: Case) -> None:
-    case.compute.stop(case.missing)
-    case.compute.release(case.missing)
-    assert case.compute.describe(case.missing).state is InstanceState.MISSING
+        Ec2Compute(region=REGION, endpoint=endpoint).change_type(MISSING, "g6.xlarge")
 
 
 def test_an_instance_shows_its_tags_once_it_is_told_to(endpoint: str) -> None:

@@ -14,7 +14,7 @@ from batchscribe.audio.audio_decoder import AudioDecoder
 from batchscribe.cli.demo import plain
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import NO_SPEECH, RERUN
-from batchscribe.protocols import Engine
+from batchscribe.engine import Engine
 from bench.bucket import Bucket, Remembering
 from bench.speech import files
 from support.audio import RATE, Samples, bundled, corpus, sine, wav

@@ -1,4 +1,4 @@
-"""What every Guard does: one suite on the double, and on EventBridge Scheduler as moto plays it.
+"""The suite of guards on the double, and on EventBridge Scheduler as moto plays it.
 
 moto stores schedules, looks at none of them and never fires one. What EventBridge would refuse is asked
 of the double's own validator, with the request that the adapter really sends.
@@ -6,11 +6,9 @@ of the double's own validator, with the request that the adapter really sends.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -31,24 +29,14 @@ from batchscribe.protocols import Guard
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.eventbridge import refusals
 from batchscribe.testing.guard import ROLE, FakeGuard
+from batchscribe.testing.guard_suite import GuardSuite
 from support.aws import make_schedule_group
 from support.s3 import REGION, aws_environment, moto_server
 
 if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
-DEADLINE = datetime(2030, 1, 1, 14, 0, 0, 123456, tzinfo=UTC)
-NUMBERS = itertools.count(1)
-
-
-@dataclass
-class Case:
-    guard: Guard
-    instance: str
-    without_group: Callable[[], Guard]
-
-    def claim(self, run: str = "20300101-120000-abcdef", *, deadline: datetime = DEADLINE) -> Claim:
-        return Claim(instance=self.instance, run=run, deadline=deadline)
+DEADLINE = GuardSuite.deadline
 
 
 @pytest.fixture(scope="module")
@@ -63,48 +51,26 @@ def real(endpoint: str, *, region: str = REGION, attempts: int = 1) -> EventBrid
 
 
 @pytest.fixture(params=["double", "eventbridge"])
-def case(request: pytest.FixtureRequest) -> Case:
-    instance = f"i-{next(NUMBERS):017x}"
+def guard(request: pytest.FixtureRequest) -> Guard:
     if request.param == "double":
-        clock = FakeClock(DEADLINE - timedelta(hours=2))
-        fake = FakeGuard(clock, lambda _instance: None)
-        return Case(fake, instance, lambda: FakeGuard(clock, lambda _instance: None, groups=frozenset()))
-    endpoint: str = request.getfixturevalue("endpoint")
-    return Case(real(endpoint), instance, lambda: real(endpoint, region="eu-west-1"))
+        return fake()
+    return real(request.getfixturevalue("endpoint"))
 
 
-def test_an_order_stands_until_it_is_taken_back(case: Case) -> None:
-    assert case.guard.armed(case.instance) == frozenset()
-    case.guard.arm(case.claim("run-1"))
-    case.guard.arm(case.claim("run-2"))
-    assert case.guard.armed(case.instance) == {"run-1", "run-2"}
-    case.guard.disarm(case.instance, "run-1")
-    assert case.guard.armed(case.instance) == {"run-2"}
+def fake(**settings: Any) -> FakeGuard:
+    return FakeGuard(FakeClock(DEADLINE - timedelta(hours=2)), lambda _instance: None, **settings)
 
 
-def test_repeating_either_is_harmless(case: Case) -> None:
-    case.guard.arm(case.claim())
-    case.guard.arm(case.claim())
-    assert len(case.guard.armed(case.instance)) == 1
-    case.guard.disarm(case.instance, case.claim().run)
-    case.guard.disarm(case.instance, case.claim().run)
-    assert case.guard.armed(case.instance) == frozenset()
+class TestEveryGuard(GuardSuite):
+    """The suite that ships, on the double and on ours."""
 
 
-def test_an_order_belongs_to_one_instance_even_where_another_ids_begin_alike(case: Case) -> None:
-    case.guard.arm(case.claim())
-    assert case.guard.armed(case.instance[:-1]) == frozenset()
-
-
-def test_an_account_without_the_group_has_no_orders(case: Case) -> None:
-    guard = case.without_group()
-    assert guard.armed(case.instance) == frozenset()
-    guard.disarm(case.instance, "run-1")
-
-
-def test_every_guard_says_what_it_is(case: Case) -> None:
-    assert case.guard.description
-    assert "\n" not in case.guard.description
+@pytest.mark.parametrize("kind", ["double", "eventbridge"])
+def test_an_account_without_the_group_has_no_orders(kind: str, endpoint: str) -> None:
+    guard = fake(groups=frozenset()) if kind == "double" else real(endpoint, region="eu-west-1")
+    instance = fresh_claim().instance
+    assert guard.armed(instance) == frozenset()
+    guard.disarm(instance, "run-1")
 
 
 # From here on: the real adapter alone.
@@ -114,8 +80,7 @@ def scheduler(endpoint: str) -> EventBridgeSchedulerClient:
     return boto3.session.Session().client("scheduler", region_name=REGION, endpoint_url=endpoint)
 
 
-def fresh_claim() -> Claim:
-    return Claim(instance=f"i-{next(NUMBERS):017x}", run="20300101-120000-abcdef", deadline=DEADLINE)
+fresh_claim = GuardSuite().new_claim
 
 
 def test_what_the_adapter_really_sends_is_what_eventbridge_accepts(endpoint: str) -> None:
@@ -172,7 +137,7 @@ def test_an_order_that_somebody_switched_off_does_not_stand_and_is_given_anew(en
 
 
 def test_orders_are_counted_over_every_page(endpoint: str) -> None:
-    guard, instance = real(endpoint), f"i-{next(NUMBERS):017x}"
+    guard, instance = real(endpoint), fresh_claim().instance
     page: dict[str, Any] = {"Name": f"{instance}.run-1", "GroupName": GROUP}
     with Stubber(guard._client) as stub:
         asked = {"GroupName": GROUP, "NamePrefix": f"{instance}.", "State": "ENABLED"}

@@ -1,6 +1,4 @@
-"""What every Launcher does: one suite on the double, on this machine, and on an agent that a real sshd or the
-boot started.
-"""
+"""The suite of launchers on the double, on this machine, and on an agent that real sshd or a boot starts."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -23,9 +21,8 @@ from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.local.launcher import LocalLauncher
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
+from batchscribe.agent.boot import BoxSeams
 from batchscribe.agent.host import Box
-from batchscribe.agent.state_files import MarkerFiles
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
@@ -39,34 +36,21 @@ from batchscribe.core.run.host import (
     StartRequest,
 )
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.manifest import EngineSpec, Manifest
+from batchscribe.core.run.manifest import Manifest
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError, StoreUnavailableError
-from batchscribe.protocols import Launcher, Store
+from batchscribe.protocols import Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
+from batchscribe.testing.launcher_suite import INSTANCE, LauncherCase, LauncherSuite, make_manifest
 from batchscribe.testing.store import MemoryStore
+from support.box_agent import Awake
 from support.box_python import box_python
 from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
 
-INSTANCE = Instance(id="i-0box", state=InstanceState.RUNNING, public_address="127.0.0.1")
 URL = "file:///bucket/_batchscribe/runs/run-1/workers/0/manifest.json"
 QUICK = BoxWaits(store=0.0, told=0.1)
-
-
-def manifest(run: str = "run-1", worker: int = 0, output: str = "file:///bucket") -> Manifest:
-    return Manifest(
-        run=run,
-        worker=worker,
-        release=__version__,
-        source=output,
-        output=output,
-        deadline=datetime(2030, 1, 1, tzinfo=UTC),
-        engine=EngineSpec(engine="pocketsphinx"),
-        settings_hash="0",
-        chunks=(),
-    )
 
 
 @dataclass
@@ -94,7 +78,7 @@ class OverSsh:
     options: Callable[[], Ssh]
 
     def manifest(self, **changes: object) -> Manifest:
-        return msgspec.structs.replace(manifest(output=self.store.url), **changes)
+        return msgspec.structs.replace(make_manifest(output=self.store.url), **changes)
 
     def launch(self, **changes: object) -> None:
         given = self.manifest(**changes)
@@ -119,61 +103,36 @@ class OverSsh:
         path.chmod(mode)
 
 
-@dataclass
-class Case:
-    launcher: Launcher
-    urls: Callable[[int], list[object]]
-    """The manifests of the workers that were started, as soon as there are so many."""
-    ended: Callable[[], bool]
-    store: Store | None = None
-    """Where a manifest must be, if the launcher does not pass its URL on."""
-
-    def manifest(self, worker: int = 0, run: str = "run-1") -> Manifest:
-        return manifest(run, worker, self.store.url if self.store else "file:///bucket")
-
-    def url(self, worker: int = 0) -> str:
-        given = self.manifest(worker)
-        return f"{given.output.rstrip('/')}/{keys.manifest(given.run, worker)}"
-
-    def launch(self, worker: int = 0) -> None:
-        given = self.manifest(worker)
-        if self.store:
-            self.store.create(keys.manifest(given.run, worker), wire.encode(given))
-        self.launcher.launch(INSTANCE, given, self.url(worker))
-
-
-@dataclass
-class AwakeBox:
+class AwakeBox(Awake):
     """A host that booted with a claim: the real agent in this process, its workers real processes."""
 
-    store: MemoryStore
-    clock: FakeClock
-    agent: BoxAgent
-    markers: Path
-    stand_ins: StandIns
+    def __init__(self, folder: Path, stand_ins: StandIns) -> None:
+        super().__init__()
+        self.stand_ins = stand_ins
+        self.launcher = AgentLauncher(self.store, self.store, FakeHost())
+        self._processes = Box(folder, self.clock, command=stand_ins.command)
+        self.claimed()
+        self._agent = self.agent()
 
-    @property
-    def launcher(self) -> AgentLauncher:
-        return AgentLauncher(self.store, self.store, FakeHost())
-
-    def give(self, manifest: Manifest) -> None:
-        self.store.create(keys.manifest(manifest.run, manifest.worker), wire.encode(manifest))
+    def seams(self) -> BoxSeams:
+        return replace(super().seams(), workers=self._processes, announced=self._last_hash)
 
     def look(self, count: int = 4) -> None:
         for _ in range(count):
-            self.clock.sleep(self.agent.step() or 0.0)
+            self.clock.sleep(self._agent.step() or 0.0)
 
     def urls(self, count: int) -> list[object]:
         self.look()
-        return [note["url"] for note in self.stand_ins.notes(count)]
+        return self.stand_ins.urls(count)
 
     def ended(self) -> bool:
         self.look()
         return self.stand_ins.gone()
 
-    @property
-    def off(self) -> bool:
-        return (self.markers / "off").exists()
+    def _last_hash(self) -> str | None:
+        """Hash of the last manifest, as its controller writes it into the tag."""
+        found = [info.key for info in self.store.list(keys.RUNS) if info.key.endswith("/manifest.json")]
+        return hashlib.sha256(self.store.get(found[-1]).data).hexdigest() if found else None
 
 
 @pytest.fixture
@@ -212,144 +171,66 @@ def local(stand_ins: StandIns, tmp_path: Path) -> LocalLauncher:
     )
 
 
-def announced(store: MemoryStore) -> str | None:
-    """Hash of the last manifest, as its controller wrote it into the tag."""
-    found = [info.key for info in store.list(keys.RUNS) if info.key.endswith("/manifest.json")]
-    return hashlib.sha256(store.get(found[-1]).data).hexdigest() if found else None
-
-
 @pytest.fixture
 def awake(stand_ins: StandIns, tmp_path: Path) -> AwakeBox:
-    """It booted with a claim of run-1, and waits for work."""
-    clock = FakeClock()
-    store = MemoryStore(clock, url="file:///bucket")
-    claim = BoxClaim(
-        run="run-1",
-        created=clock.now(),
-        deadline=manifest().deadline,
-        output=store.url,
-        launch=ClaimLaunch.BOOT,
-    )
-    record = InstanceRecord(
-        instance=INSTANCE.id, release=__version__, at=clock.now(), boots=True, shows_tags=True, claim=claim
-    )
-    store.create(keys.instance(INSTANCE.id), msgspec.json.encode(record))
-    store.create(keys.intent("run-1"), b"{}")
-    seams = BoxSeams(
-        clock=clock,
-        workers=Box(tmp_path, clock, command=stand_ins.command),
-        marks=lambda _claim: MarkerFiles(tmp_path / "markers"),
-        permit=lambda _run: None,
-        announced=lambda: announced(store),
-        home=lambda: store,
-        runs=lambda _claim: store,
-    )
-    agent = BoxAgent(BoxPlace(instance=INSTANCE.id, home=store.url), Boot(id="b", at=clock.now()), seams)
-    return AwakeBox(store, clock, agent, tmp_path / "markers", stand_ins)
+    return AwakeBox(tmp_path, stand_ins)
 
 
 @pytest.fixture(params=["double", "local", "ssh", "boot"])
-def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> Case:
+def case(request: pytest.FixtureRequest, stand_ins: StandIns) -> LauncherCase:
     if request.param == "double":
-        fake = FakeLauncher()
+        urls: list[str] = []
+        fake = FakeLauncher(on_launch=lambda _instance, _manifest, url: urls.append(url))
         fake.is_alive = lambda asked: (asked.run, asked.worker) not in fake.cancelled
-        return Case(
-            fake,
-            lambda _count: list(fake.launched.values()),
-            lambda: len(fake.cancelled) == len(fake.launched),
+        return LauncherCase(
+            launcher=fake,
+            started=lambda _count: urls,
+            all_end=lambda: len(fake.cancelled) == len(urls),
         )
     if request.param == "boot":
         box: AwakeBox = request.getfixturevalue("awake")
-        return Case(box.launcher, box.urls, box.ended, box.store)
-
-    def urls(count: int) -> list[object]:
-        return [note["url"] for note in stand_ins.notes(count)]
-
+        return LauncherCase(
+            launcher=box.launcher, started=box.urls, all_end=box.ended, store=box.store, has_agent=True
+        )
     if request.param == "ssh":
         remote: OverSsh = request.getfixturevalue("over_ssh")
-        return Case(remote.launcher, urls, stand_ins.gone, remote.store)
-    return Case(request.getfixturevalue("local"), urls, stand_ins.gone)
+        return LauncherCase(
+            launcher=remote.launcher,
+            started=stand_ins.urls,
+            all_end=stand_ins.gone,
+            store=remote.store,
+            has_agent=True,
+        )
+    local = request.getfixturevalue("local")
+    return LauncherCase(launcher=local, started=stand_ins.urls, all_end=stand_ins.gone)
 
 
-def test_the_probe_tells_the_version_of_the_worker(case: Case) -> None:
-    assert case.launcher.probe(INSTANCE) == __version__
-
-
-def test_a_worker_is_started_on_its_manifest(case: Case) -> None:
-    case.launch()
-    assert case.urls(1) == [case.url()]
+class TestEveryLauncher(LauncherSuite):
+    """The suite that ships, on the double and on each of ours."""
 
 
 @pytest.mark.parametrize("case", ["local", "ssh", "boot"], indirect=True)
-def test_a_worker_is_started_with_the_hash_of_its_manifest(case: Case, stand_ins: StandIns) -> None:
+def test_a_worker_is_started_with_the_hash_of_its_manifest(case: LauncherCase, stand_ins: StandIns) -> None:
     case.launch()
-    case.urls(1)
+    case.started(1)
     (note,) = stand_ins.notes()
     assert note["arguments"] == [case.url(), "--sha256", wire.digest(case.manifest())]
 
 
-def test_a_second_launch_of_the_same_worker_changes_nothing(case: Case) -> None:
-    case.launch()
-    case.launch()
-    assert case.urls(1) == [case.url()]
-
-
-@pytest.mark.parametrize("case", ["double", "local"], indirect=True)
-def test_workers_may_stand_side_by_side(case: Case) -> None:
-    case.launch()
-    case.launch()
-    case.launch(1)
-    assert sorted(map(str, case.urls(2))) == [case.url(), case.url(1)]
-
-
-def test_an_ended_worker_is_not_started_again(case: Case) -> None:
-    case.launch()
-    case.urls(1)
-    case.launcher.cancel(INSTANCE, case.manifest())
-    assert case.ended()
-    case.launch()
-    assert case.urls(1) == [case.url()]
-
-
-def test_a_cancelled_worker_ends_and_repeating_it_is_harmless(case: Case) -> None:
-    case.launch()
-    case.urls(1)
-    case.launcher.cancel(INSTANCE, case.manifest())
-    assert case.ended()
-    case.launcher.cancel(INSTANCE, case.manifest())
-
-
-@pytest.mark.parametrize("case", ["double", "local"], indirect=True)
-def test_a_worker_is_alive_from_its_launch_to_its_end(case: Case) -> None:
-    assert case.launcher.alive(INSTANCE, case.manifest()) is False
-    case.launch()
-    case.urls(1)
-    assert case.launcher.alive(INSTANCE, case.manifest()) is True
-    assert case.launcher.alive(INSTANCE, case.manifest(1)) is False
-    case.launcher.cancel(INSTANCE, case.manifest())
-    assert case.ended()
-    assert case.launcher.alive(INSTANCE, case.manifest()) is False
-
-
-def test_cancelling_what_never_ran_is_harmless(case: Case) -> None:
-    case.launcher.cancel(INSTANCE, case.manifest(run="run-never"))
-    assert case.launcher.probe(INSTANCE) == __version__
-
-
 def test_a_worker_that_died_or_ended_is_known_by_what_the_store_has(awake: AwakeBox) -> None:
     launcher = awake.launcher
-    awake.give(manifest())
+    awake.give()
     awake.urls(1)
-    assert launcher.alive(INSTANCE, manifest()) is None
+    assert launcher.alive(INSTANCE, make_manifest()) is None
     awake.stand_ins.kill()
     assert awake.stand_ins.gone()
     awake.look()
-    assert launcher.alive(INSTANCE, manifest()) is False
-    assert launcher.alive(INSTANCE, manifest(worker=1)) is None
+    assert launcher.alive(INSTANCE, make_manifest()) is False
+    assert launcher.alive(INSTANCE, make_manifest(worker=1)) is None
     awake.store.create(keys.exit_record("run-1", 1), b"{}")
-    assert launcher.alive(INSTANCE, manifest(worker=1)) is False
+    assert launcher.alive(INSTANCE, make_manifest(worker=1)) is False
     awake.look()
-    assert awake.off
+    assert awake.marks.off_at is not None
 
 
 @pytest.mark.parametrize(
@@ -367,7 +248,7 @@ def test_the_claim_decides_who_starts_the_agent_and_whether_the_host_may_be_powe
     launch: ClaimLaunch | None, run: str, words: list[str], borrowed: bool | None
 ) -> None:
     clock = FakeClock()
-    store, host, given = MemoryStore(clock), FakeHost(), manifest()
+    store, host, given = MemoryStore(clock), FakeHost(), make_manifest()
     claim = None
     if launch:
         claim = BoxClaim(
@@ -391,7 +272,7 @@ def test_without_a_record_that_can_be_read_the_host_is_asked(data: bytes | None)
         store.create(keys.instance(INSTANCE.id), data)
     launcher = AgentLauncher(store, store, host)
     assert launcher.probe(INSTANCE) == "over ssh"
-    launcher.launch(INSTANCE, manifest(), URL)
+    launcher.launch(INSTANCE, make_manifest(), URL)
     assert [each.borrowed for each in host.starts] == [True]
 
 
@@ -402,20 +283,20 @@ def test_a_store_that_does_not_answer_is_no_missing_claim(awake: AwakeBox) -> No
     awake.store.before = refuse
     host = FakeHost()
     launcher = AgentLauncher(awake.store, awake.store, host)
-    assert launcher.alive(INSTANCE, manifest()) is None
+    assert launcher.alive(INSTANCE, make_manifest()) is None
     with pytest.raises(StoreUnavailableError):
         launcher.probe(INSTANCE)
     with pytest.raises(StoreUnavailableError):
-        launcher.launch(INSTANCE, manifest(), URL)
+        launcher.launch(INSTANCE, make_manifest(), URL)
     with pytest.raises(StoreUnavailableError):
-        launcher.cancel(INSTANCE, manifest())
+        launcher.cancel(INSTANCE, make_manifest())
     assert host.words == []
 
 
 def test_a_local_worker_gets_the_given_environment_whole_and_leads_its_session(
     local: LocalLauncher, stand_ins: StandIns, tmp_path: Path
 ) -> None:
-    local.launch(INSTANCE, manifest(), URL)
+    local.launch(INSTANCE, make_manifest(), URL)
     note = stand_ins.notes()[0]
     assert note["leads_session"]
     assert note["stdin"] == "/dev/null"
@@ -434,7 +315,7 @@ def test_old_records_of_local_workers_go(stand_ins: StandIns, tmp_path: Path) ->
     launcher = LocalLauncher(
         tmp_path / "state", tmp_path / "logs", environment={}, command=stand_ins.command, clock=clock
     )
-    launcher.launch(INSTANCE, manifest(), URL)
+    launcher.launch(INSTANCE, make_manifest(), URL)
     stand_ins.notes()
     assert sorted(path.name for path in records.iterdir()) == [
         "notes.txt",
@@ -449,12 +330,12 @@ def test_another_process_with_the_same_number_is_left_alone(
 ) -> None:
     sent: list[object] = []
     monkeypatch.setattr("signal.pidfd_send_signal", lambda *what: sent.append(what))
-    local.launch(INSTANCE, manifest(), URL)
+    local.launch(INSTANCE, make_manifest(), URL)
     stand_ins.notes()
     record = tmp_path / "state" / "workers" / "run-1-0.json"
     record.write_text(record.read_text().replace('"ticks":', '"ticks":9'))
-    local.cancel(INSTANCE, manifest())
-    assert local.alive(INSTANCE, manifest()) is False
+    local.cancel(INSTANCE, make_manifest())
+    assert local.alive(INSTANCE, make_manifest()) is False
     assert sent == []
 
 
@@ -464,14 +345,14 @@ def test_a_run_can_name_no_folder_but_its_own(
 ) -> None:
     for launcher in (local, over_ssh.launcher):
         with pytest.raises(MisconfiguredError, match=r"name of a run|not a readable"):
-            launcher.launch(INSTANCE, manifest(run), URL)
+            launcher.launch(INSTANCE, make_manifest(run=run), URL)
     assert not list(stand_ins.folder.glob("*"))
 
 
 def test_a_program_that_is_not_there_is_a_launch_that_failed(tmp_path: Path) -> None:
     launcher = LocalLauncher(tmp_path, tmp_path, environment={}, command=("/nonexistent/python",))
     with pytest.raises(LaunchError, match="could not be started"):
-        launcher.launch(INSTANCE, manifest(), URL)
+        launcher.launch(INSTANCE, make_manifest(), URL)
 
 
 def test_a_remote_worker_gets_the_host_s_environment_and_nothing_of_the_connection(over_ssh: OverSsh) -> None:

@@ -19,10 +19,10 @@ from batchscribe.adapters.stores.rules import odd
 from batchscribe.core.objects import Blob
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
 from batchscribe.protocols import Store
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.stores import open_store
 from support.s3 import aws_environment, create_bucket, moto_server, s3_client
-from support.stores import StoppedClock
 
 ODD = ("a//b.mp3", "a/../c.mp3", "a/./d.mp3", "/lead.mp3", "ctl\x01.mp3", "./e.mp3")
 _numbers = count()
@@ -105,7 +105,7 @@ def test_the_two_listers_take_turns(monkeypatch: pytest.MonkeyPatch, seed: int) 
     dice = random.Random(seed)
     names = [f"{number:03}" for number in range(60)]
     keys = sorted(name if dice.random() < 0.9 else f"{name}//x" for name in names)
-    slow = MemoryStore(StoppedClock())
+    slow = MemoryStore(FakeClock())
     for key in keys:
         slow.place(key, b"1")
     served: list[str] = []

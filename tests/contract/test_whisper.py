@@ -51,27 +51,32 @@ def told(results: Sequence[Recognition]) -> dict[int, tuple[object, ...]]:
     return {result.window: (result.segments, result.language, result.flags) for result in results}
 
 
+def transcribe(engine: FasterWhisper, windows: Sequence[Window], size: int) -> list[Recognition]:
+    """In batches of that size."""
+    starts = range(0, len(windows), size)
+    return [result for at in starts for result in engine.transcribe(windows[at : at + size])]
+
+
 def test_the_size_of_the_batch_and_its_order_change_no_result(folder: Path, windows: list[Window]) -> None:
     engine = load(folder)
-    alone = told(list(engine.transcribe(iter(windows))))
+    alone = told(transcribe(engine, windows, 1))
     assert len(alone) == len(windows)
-    for engine.batch in (2, 3, 8, 32):
-        assert told(list(engine.transcribe(iter(windows)))) == alone
-        assert told(list(engine.transcribe(reversed(windows)))) == alone
+    for size in (2, 3, 8, 32):
+        assert told(transcribe(engine, windows, size)) == alone
+        assert told(transcribe(engine, windows[::-1], size)) == alone
 
 
 def test_sessions_in_one_batch_change_no_result(folder: Path, windows: list[Window]) -> None:
     engine = load(folder)
-    engine.batch = 4
-    alone = told(list(engine.transcribe(iter(windows))))
+    alone = told(transcribe(engine, windows, 4))
     mixed = [replace(window, session=f"session {window.id % 3}") for window in windows]
-    assert told(list(engine.transcribe(iter(mixed)))) == alone
+    assert told(transcribe(engine, mixed, 4)) == alone
 
 
 def test_it_begins_as_faster_whispers_own_sequential_path(folder: Path, windows: list[Window]) -> None:
     model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8")
     compared = 0
-    for result, window in zip(load(folder).transcribe(iter(windows)), windows, strict=True):
+    for result, window in zip(transcribe(load(folder), windows, 1), windows, strict=True):
         expected, _ = model.transcribe(window.audio, beam_size=5, temperature=0.0, word_timestamps=True)
         first = next(expected, None)
         # It drops what the wild times of random weights leave without a length.
@@ -83,15 +88,12 @@ def test_it_begins_as_faster_whispers_own_sequential_path(folder: Path, windows:
 
 def test_a_session_has_one_language_of_its_own(multilingual: Path, windows: list[Window]) -> None:
     engine = load(multilingual)
-    engine.batch = 4
     mixed = [replace(window, session=f"session {window.id % 2}") for window in windows]
-    results = {result.window: result.language for result in engine.transcribe(iter(mixed))}
+    results = {result.window: result.language for result in transcribe(engine, mixed, 4)}
     for number in (0, 1):
         (language,) = {results[window.id] for window in mixed if window.id % 2 == number}
         assert language in {"en", "de", "fr"}
-    (forced,) = {
-        result.language for result in load(multilingual, language="fr").transcribe(iter(windows[:2]))
-    }
+    (forced,) = {result.language for result in load(multilingual, language="fr").transcribe(windows[:2])}
     assert forced == "fr"
 
 
@@ -101,13 +103,12 @@ def test_windows_of_several_languages_are_heard_as_alone(multilingual: Path, win
     spoken = [
         replace(window, language=("en", "de", "fr")[window.id % 3], session="one") for window in windows
     ]
-    alone = told(list(engine.transcribe(iter(spoken))))
-    engine.batch = 8
-    assert told(list(engine.transcribe(iter(spoken)))) == alone
+    alone = told(transcribe(engine, spoken, 1))
+    assert told(transcribe(engine, spoken, 8)) == alone
 
 
 def test_to_translate_is_another_prompt(multilingual: Path, windows: list[Window]) -> None:
-    results = list(load(multilingual, task="translate", language="de").transcribe(iter(windows[:2])))
+    results = list(load(multilingual, task="translate", language="de").transcribe(windows[:2]))
     assert {result.language for result in results} == {"de"}
 
 
@@ -124,7 +125,7 @@ def test_it_works_without_the_network(
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert len(list(load(folder).transcribe(iter(windows[:2])))) == 2
+    assert len(list(load(folder).transcribe(windows[:2]))) == 2
 
 
 def test_what_is_heard_a_second_time_goes_through_the_model(folder: Path, windows: list[Window]) -> None:

@@ -121,7 +121,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             source=store,
             output=store,
             home=store,
-            compute=compute,
+            capacity=replace(doubles.capacity, compute=compute),
             launcher=AgentLauncher(store, store, SshBox(Ssh(options), remote_python=str(program))),
             shield=interrupts,
             scanner=lambda _by_hand: Scanner(

@@ -135,7 +135,7 @@ def much_work(desk: Desk) -> None:
 def settled(host: Host) -> Run:
     (run,) = host.runs()
     assert run.state is RunState.SETTLED
-    assert run.meter.stopped is not None
+    assert run.machines[0].meter.stopped is not None
     assert not (host.desk.home / ".batchscribe" / "local-instance.json").exists(), "the instance runs"
     assert host.workers() == []
     return run

@@ -17,7 +17,7 @@ from batchscribe.core.run import host
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import EngineSpec, Tally, Timings, WorkerEnd
 from batchscribe.core.run.records import decode_run, encode_run
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import MisconfiguredError
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -75,7 +75,7 @@ VALUES: list[msgspec.Struct] = [
 RUN = Run(
     id="r",
     provider="ec2",
-    instances=("i-1",),
+    machines=(Machine(id="i-1"),),
     policy="now",
     reason="due",
     created=AT,

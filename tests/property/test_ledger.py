@@ -15,7 +15,7 @@ from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.run.manifest import NAME, Worked
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import VERSION, Outcome, Run, RunState
+from batchscribe.core.run.runs import VERSION, Assignment, Machine, Outcome, Run, RunState
 from batchscribe.ledger import Ledger
 
 FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
@@ -53,12 +53,18 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def drawn_fields(kind: type[Meter | Run]) -> dict[str, st.SearchStrategy[Any]]:
+def drawn_fields(kind: type[Any]) -> dict[str, st.SearchStrategy[Any]]:
     """Every field by its type, so that a field that is added later is drawn without a change here."""
     return {field.name: BY_TYPE[str(field.type)] for field in dataclasses.fields(kind)}
 
 
 BY_TYPE["Meter"] = st.builds(Meter, **drawn_fields(Meter))
+BY_TYPE["tuple[Machine, ...]"] = st.lists(
+    st.builds(Machine, **drawn_fields(Machine)), min_size=1, max_size=3
+).map(tuple)
+BY_TYPE["tuple[Assignment, ...]"] = st.lists(
+    st.builds(Assignment, **drawn_fields(Assignment)), max_size=3
+).map(tuple)
 # Of another version, a run is read otherwise.
 runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION), "id": ids}))
 
@@ -86,7 +92,7 @@ def test_money_sums_exactly(costs: list[tuple[int, int]], since: int) -> None:
         id="",
         state=RunState.SETTLED,
         provider="ec2",
-        instances=("i-1",),
+        machines=(Machine(id="i-1"),),
         policy="now",
         reason="",
         created=NOW,

@@ -40,7 +40,7 @@ def sessions(draw: st.DrawFn) -> tuple[Recorded, float]:
 @given(sessions(), st.sampled_from([1, 3, 16]))
 def test_each_word_is_heard_once_where_it_was_said(case: tuple[Recorded, float], hold: int) -> None:
     record, overlap = case
-    record.engine.hold = record.engine.batch = hold
+    record.engine.batch_size = hold
     end = record.transcribe(record.keys, overlap_ms=round(overlap * 1000))
     assert end.tally.done == len(record.keys), end
     same(said(record.session()), record.words)

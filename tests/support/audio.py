@@ -64,10 +64,22 @@ def encode(
 ) -> bytes:
     """The samples as a file of that extension; `picture` puts a video stream beside them."""
     container, codec = CONTAINERS[extension]
+    rate = RATES.get(codec, RATE)
+    return write_audio(samples, container, codec, rate=rate, picture=picture, options=options)
+
+
+def write_audio(
+    samples: Samples,
+    container: str,
+    codec: str,
+    *,
+    rate: int = RATE,
+    picture: bool = False,
+    options: dict[str, str] | None = None,
+) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=container, container_options=options or {}) as out:
         video = _video(out) if picture else None
-        rate = RATES.get(codec, RATE)
         stream: Any = out.add_stream(codec, rate=rate, layout="mono")
         if codec == "wmav2":
             stream.bit_rate = 48_000

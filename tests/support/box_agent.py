@@ -27,9 +27,7 @@ from batchscribe.core.run.host import (
     StartPermit,
 )
 from batchscribe.core.run.manifest import (
-    EngineSpec,
     ExitRecord,
-    Manifest,
     Phase,
     Progress,
     Tally,
@@ -39,6 +37,7 @@ from batchscribe.core.run.manifest import (
 )
 from batchscribe.errors import BatchscribeError
 from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.launcher_suite import make_manifest
 from batchscribe.testing.store import MemoryStore
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -59,7 +58,7 @@ class Started:
 
 
 @dataclass
-class PlayedBox:
+class RecordedWorkers:
     """Workers that live until they are asked to end or a test says so; a deaf one must be killed."""
 
     deaf: bool = False
@@ -137,7 +136,7 @@ class Awake:
     def __init__(self, *, waits: BoxWaits | None = None) -> None:
         self.clock = FakeClock()
         self.store = MemoryStore(self.clock)
-        self.workers = PlayedBox()
+        self.workers = RecordedWorkers()
         self.marks = NotedMarks(self.clock)
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
         self.place = BoxPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
@@ -191,18 +190,8 @@ class Awake:
 
     def give_unannounced(self, worker: int = 0, **changes: object) -> str:
         """A manifest, and its hash."""
-        manifest = Manifest(
-            run=RUN,
-            worker=worker,
-            release=__version__,
-            source="memory://double",
-            output="memory://double",
-            deadline=self.deadline,
-            engine=EngineSpec(engine="played"),
-            settings_hash="",
-            chunks=(),
-        )
-        manifest = msgspec.structs.replace(manifest, **changes)
+        given = make_manifest(run=RUN, worker=worker, output=self.store.url)
+        manifest = msgspec.structs.replace(given, **{"deadline": self.deadline} | changes)
         self.store.replace(keys.manifest(RUN, worker), wire.encode(manifest))
         return wire.digest(manifest)
 
@@ -248,8 +237,8 @@ class Awake:
     def at(self, seconds: float, act: Callable[[], object]) -> None:
         self.clock.at(seconds, act)
 
-    def agent(self, run: str = "") -> BoxAgent:
-        seams = BoxSeams(
+    def seams(self) -> BoxSeams:
+        return BoxSeams(
             clock=self.clock,
             workers=self.workers,
             marks=lambda claim: NoDeadman() if claim.borrowed else self.marks,
@@ -258,7 +247,9 @@ class Awake:
             home=lambda: self.store,
             runs=lambda _claim: self.store,
         )
-        return BoxAgent(self.place, self.boot, seams, run=run)
+
+    def agent(self, run: str = "") -> BoxAgent:
+        return BoxAgent(self.place, self.boot, self.seams(), run=run)
 
     def live(self, run: str = "") -> float | None:
         """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""

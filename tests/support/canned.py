@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from support.http_server import LoopbackServer, serving
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Canned:
 LOST = (0, "")
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(LoopbackServer):
     canned: Canned
 
 
@@ -92,13 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def canned_server() -> Iterator[Canned]:
     """Serves on 127.0.0.1 until the end of the block."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.canned = Canned(endpoint=f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    server = _Server(_Handler)
+    server.canned = Canned(endpoint=server.url)
+    with serving(server):
         yield server.canned
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

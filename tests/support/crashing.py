@@ -189,7 +189,7 @@ def _fused(world: Any, fuse: Fuse) -> Any:
         world,
         output=output,
         home=home,
-        compute=Fused(world.compute, "compute", fuse),
+        capacity=replace(world.capacity, compute=Fused(world.capacity.compute, "compute", fuse)),
         launcher=launcher,
         elsewhere=lambda here, run: replace(world.elsewhere(here, run), launcher=launcher),
         guard=Fused(world.guard, "guard", fuse),

@@ -119,7 +119,8 @@ class Case:
     def paid(self) -> list[str]:
         """The runs that ever had the GPU."""
         with Ledger(self.ledger) as ledger:
-            return [run.id for run in ledger.runs(datetime.min.replace(tzinfo=UTC)) if run.meter.ran]
+            runs = ledger.runs(datetime.min.replace(tzinfo=UTC))
+            return [run.id for run in runs if run.machines[0].meter.ran]
 
     @property
     def open_runs(self) -> list[str]:

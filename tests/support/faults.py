@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Event, Lock
 from urllib.parse import parse_qs, urlsplit
+
+from support.http_server import LoopbackServer, serving
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
 _SCHEDULES = {
@@ -118,18 +120,10 @@ def fault_proxy(upstream: str, *, on_call: Callable[[Fault], None] | None = None
 
     methods = {f"do_{method}": _Handler.meet for method in ("GET", "HEAD", "POST", "PUT", "DELETE")}
     handler = type("Handler", (_Handler,), {"faults": proxy} | methods)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    server = LoopbackServer(handler)
+    proxy.endpoint = server.url
+    with serving(server, at_end=proxy.closing.set):
         yield proxy
-    finally:
-        proxy.closing.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from support.http_server import LoopbackServer, serving
 
 TOKEN = "a-token"
 TAGS = "/latest/meta-data/tags/instance/"
 
 
-class Metadata(ThreadingHTTPServer):
+class Metadata(LoopbackServer):
     """Shows `tags`, which may change; None is an instance whose metadata shows no tags."""
 
     def __init__(self, tags: Mapping[str, str] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Reply)
+        super().__init__(_Reply)
         self.tags = tags
         self.error = 0
         """A status that answers every request instead."""
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Reply(BaseHTTPRequestHandler):
@@ -50,11 +50,5 @@ class _Reply(BaseHTTPRequestHandler):
 def metadata_service(tags: Mapping[str, str] | None = None) -> Iterator[Metadata]:
     """The service while the block lasts."""
     server = Metadata(tags)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -27,6 +27,7 @@ from batchscribe.controller import (
     teardown,
     tick,
 )
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
@@ -52,8 +53,8 @@ def intent_after_start(patch: Patch) -> None:
     def start_first(world: World, terms: Terms, decision: Any, seen: Any) -> Run:
         now = world.clock.now()
         run = world.new_run_id(now)
-        claim = Claim(instance=seen.id, run=run, deadline=now + terms.policy.max_runtime)
-        world.compute.start(claim)
+        claim = Claim(instance=seen[0].id, run=run, deadline=now + terms.policy.max_runtime)
+        world.capacity.acquire(claim, decision.offer, seen[0])
         return opened(replace(world, new_run_id=lambda _now: run), terms, decision, seen)
 
     patch.setattr(tick, "open_run", start_first)
@@ -118,16 +119,16 @@ def the_tag_is_forgotten(patch: Patch) -> None:
 
 
 def the_tag_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_restore_instance", lambda _world, _run: None)
+    patch.setattr(external_state, "_restore_instance", lambda *_run: None)
 
 
 def a_stranger_is_adopted(patch: Patch) -> None:
     recover = reconcile.recover
 
     def adopting(world: World, terms: Terms) -> Any:
-        seen = world.compute.describe(terms.instances[0])
+        seen = poll_one(world, terms.instances[0])
         if seen.run and world.ledger.run(seen.run) is None and seen.state is InstanceState.RUNNING:
-            world.compute.stop(seen.id)
+            world.capacity.teardown(seen.id)
         return recover(world, terms)
 
     patch.setattr(tick, "recover", adopting)
@@ -136,9 +137,10 @@ def a_stranger_is_adopted(patch: Patch) -> None:
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
     def hopeful(world: World, _terms: Terms, run: Run) -> Run:
         if run.started:
-            world.compute.stop(run.instance)
+            world.capacity.teardown(run.instance)
         external_state.take_away(world, run)
-        ended = replace(run, meter=run.meter.end(moment(world)))
+        meter = run.machines[0].meter.end(moment(world))
+        ended = run.with_machine(run.instance, meter=meter, released=True)
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
     patch.setattr(advance, "teardown", hopeful)
@@ -158,7 +160,8 @@ def billed_to_the_settlement(patch: Patch) -> None:
     def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
         now = moment(world)
         late = Moment(now.at + timedelta(minutes=3), (now.uptime or 0.0) + 180.0, now.boot)
-        return closed(world, replace(run, meter=replace(run.meter, stopped=late)), verdict, work)
+        meter = replace(run.machines[0].meter, stopped=late)
+        return closed(world, run.with_machine(run.instance, meter=meter), verdict, work)
 
     patch.setattr(settle, "_closed", much_later)
 
@@ -180,8 +183,8 @@ def a_vendors_words_are_told(patch: Patch) -> None:
 def a_guard_that_comes_too_late(patch: Patch) -> None:
     claimed = steps.claim_of
 
-    def generous(run: Run) -> Claim:
-        return replace(claimed(run), deadline=run.deadline + timedelta(hours=8))
+    def generous(run: Run, instance: str) -> Claim:
+        return replace(claimed(run, instance), deadline=run.deadline + timedelta(hours=8))
 
     armed = steps.arm
 
@@ -194,11 +197,11 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
 
 def anybodys_instance_is_stopped(patch: Patch) -> None:
-    patch.setattr(teardown, "_is_ours", lambda _run, _poll: True)
+    patch.setattr(teardown, "_is_ours", lambda *_poll: True)
 
 
 def a_claim_is_left(patch: Patch) -> None:
-    patch.setattr(external_state, "_remove_claim", lambda _world, _run: None)
+    patch.setattr(external_state, "_remove_claim", lambda *_run: None)
 
 
 def quarantine_is_forgotten(patch: Patch) -> None:
@@ -223,10 +226,10 @@ def quarantine_is_forgotten(patch: Patch) -> None:
 
 
 def type_is_kept(patch: Patch) -> None:
-    def release_only(world: World, run: Run) -> None:
-        seen = world.compute.describe(run.instance)
+    def release_only(world: World, run: Run, _machine: Any) -> None:
+        seen = poll_one(world, run.instance)
         if seen.run == run.id:
-            world.compute.release(run.instance)
+            world.capacity.release(run.instance)
 
     patch.setattr(external_state, "_restore_instance", release_only)
 
@@ -259,7 +262,7 @@ def a_last_word_is_not_heard(patch: Patch) -> None:
         return read_exit(world, worker) if over else None
 
     patch.setattr(follow, "read_exit", late)
-    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_seen: run)
+    patch.setattr(follow, "_follow_progress", lambda _world, _terms, run, *_worker, **_seen: run)
 
 
 def no_start_ever_pays(patch: Patch) -> None:
@@ -273,11 +276,11 @@ def no_start_ever_pays(patch: Patch) -> None:
 def what_is_done_is_given_out_again(patch: Patch) -> None:
     with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: Terms, run: Run, chunks: Any) -> Run:
+    def again(world: World, terms: Terms, run: Run, instance: str, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
         before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
-        return with_manifest(world, terms, run, {chunk.key: chunk for chunk in given}.values())
+        return with_manifest(world, terms, run, instance, {chunk.key: chunk for chunk in given}.values())
 
     for module in (dispatch, steps):
         patch.setattr(module, "with_manifest", again)
@@ -363,8 +366,9 @@ def the_minute_timer_advances_nothing(patch: Patch) -> None:
 
 def started_before_it_is_recorded(patch: Patch) -> None:
     def hasty(world: World, terms: Terms, run: Run) -> Run:
-        if world.compute.describe(run.instance).state is InstanceState.STOPPED:
-            world.compute.start(steps.claim_of(run))
+        seen = poll_one(world, run.instance)
+        if seen.state is InstanceState.STOPPED:
+            world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
         return provision(world, terms, run)
 
     provision = advance.ACTS[Step.PROVISION]
@@ -439,7 +443,7 @@ def a_clock_set_back_bills_nothing(patch: Patch) -> None:
         return max(0.0, (end.at - begin.at).total_seconds()) if begin and end and self.ran else 0.0
 
     patch.setattr(Meter, "billed_seconds", property(by_the_wall))
-    patch.setattr(Run, "billed_seconds", property(lambda run: run.meter.billed_seconds))
+    patch.setattr(Run, "billed_seconds_of", lambda _run, machine: machine.meter.billed_seconds)
 
 
 def any_record_is_believed(patch: Patch) -> None:

@@ -1,15 +1,11 @@
-"""Ticks that die in the middle, the timer's passes after them, and a lock that another process may hold."""
+"""Ticks that die in the middle, and the timer's passes after them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 from batchscribe.controller.tick import tick, watch
 from batchscribe.core.run.runs import Run
-from batchscribe.errors import LockHeldError
 from support.world import Stage
 
 MINUTE = 60.0
@@ -17,21 +13,6 @@ MINUTE = 60.0
 
 class DeadError(BaseException):
     """The process is gone: nothing after it happens."""
-
-
-@dataclass
-class PlayedLock:
-    """A lock; `taken` counts how often it was acquired."""
-
-    held_elsewhere: bool = False
-    taken: int = 0
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        if self.held_elsewhere:
-            raise LockHeldError("another process holds the lock; nothing was done")
-        self.taken += 1
-        yield
 
 
 def die(at: Stage, after: float) -> None:

@@ -1,7 +1,6 @@
-"""A worker that works through a manifest without an engine: transcripts, progress, and its last word.
+"""Runs the played worker as a process on a real store.
 
-Run as a program: `played_worker.py [HOLD] URL [OPTIONS]`. What it publishes goes through the real store,
-create-only. While the file HOLD is there, the last chunk is not done.
+Usage: `played_worker.py [HOLD] URL [OPTIONS]`. While the file HOLD is there, the last chunk is not done.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ from pathlib import Path
 from batchscribe import aws_environment
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.manifest import ExitRecord, Manifest, Phase, Progress, Tally, Timings, WorkerEnd
-from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, Word, encode
-from batchscribe.protocols import Store
+from batchscribe.core.run.manifest import Manifest
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.worker import ChunkFate, PlayedWorker, WorkerScript
 from batchscribe.wiring.stores import open_store
-
-SECONDS_PER_CHUNK = 1.0
 
 
 def main() -> None:
@@ -31,22 +28,16 @@ def main() -> None:
     region, endpoint = aws_environment.place()
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
-    _progress(store, manifest, 0)
-    done = []
-    for chunk in manifest.chunks:
-        if hold and chunk == manifest.chunks[-1]:
+
+    def fate(key: str) -> ChunkFate:
+        if hold and key == manifest.chunks[-1].key:
             _wait_while(hold)
-        done.append(store.create(chunk.transcript, encode(_transcript(manifest, chunk))))
-    _progress(store, manifest, len(done))
-    record = ExitRecord(
-        run=manifest.run,
-        worker=manifest.worker,
-        end=WorkerEnd.FINISHED,
-        at=datetime.now(UTC),
-        tally=_tally(sum(done)),
-        timings=_TIMINGS,
-    )
-    store.create(keys.exit_record(manifest.run, manifest.worker), wire.encode(record))
+        return ChunkFate.GOOD
+
+    clock = FakeClock(datetime.now(UTC))
+    worker = PlayedWorker(clock, store, manifest, WorkerScript(seconds=lambda: 0.2, fate=fate))
+    while worker.alive:
+        clock.sleep(1.0)
 
 
 def _arguments(words: list[str]) -> tuple[Path | None, str]:
@@ -61,42 +52,6 @@ def _wait_while(hold: Path) -> None:
         if not hold.exists():
             return
         time.sleep(0.05)
-
-
-_TIMINGS = Timings(loaded=0.1, first_window=0.1, elapsed=0.5, busy=0.2)
-
-
-def _tally(done: int) -> Tally:
-    return Tally(done=done, audio_seconds=done * SECONDS_PER_CHUNK)
-
-
-def _progress(store: Store, manifest: Manifest, done: int) -> None:
-    progress = Progress(
-        run=manifest.run,
-        worker=manifest.worker,
-        sequence=done,
-        phase=Phase.WORKING,
-        at=datetime.now(UTC),
-        total=len(manifest.chunks),
-        tally=_tally(done),
-        timings=_TIMINGS,
-    )
-    store.replace(keys.progress(manifest.run, manifest.worker), wire.encode(progress))
-
-
-def _transcript(manifest: Manifest, chunk: wire.ManifestChunk) -> Transcript:
-    word = Word(word="one", start=0.1, end=0.9)
-    return Transcript(
-        text="one",
-        segments=(Segment(text="one", start=0.1, end=0.9, words=(word,)),),
-        duration=SECONDS_PER_CHUNK,
-        engine="played",
-        model="",
-        settings_hash=manifest.settings_hash,
-        audio=AudioRef(name=chunk.key.rpartition("/")[2], key=chunk.key, etag=chunk.etag),
-        run=manifest.run,
-        created_at=datetime.now(UTC),
-    )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from support.http_server import LoopbackServer, serving
 
 HOST = "127.0.0.1"
 
@@ -106,14 +108,7 @@ def http_receiver(status: int = 200, *, hang: bool = False) -> Iterator[Endpoint
         def log_message(self, *_arguments: object) -> None:
             """Nothing: the tests look at `posts`."""
 
-    server = ThreadingHTTPServer((HOST, 0), Handler)
-    endpoint.url = f"http://{HOST}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    server = LoopbackServer(Handler)
+    endpoint.url = server.url
+    with serving(server, at_end=endpoint.released.set):
         yield endpoint
-    finally:
-        endpoint.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()

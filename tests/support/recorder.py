@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 from batchscribe.audio.decoding.containers import Repaired
 from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, walk
 from batchscribe.audio.decoding.mp4 import boxes
+from support.audio import write_audio
 
 Samples = npt.NDArray[np.float32]
 RATE = 16_000
@@ -26,27 +25,14 @@ def webm(samples: Samples, *, cluster_seconds: float) -> bytes:
         "cluster_time_limit": str(int(cluster_seconds * 1000)),
         "cluster_size_limit": "5M",
     }
-    return _written(samples, "webm", "libopus", options)
+    return write_audio(samples, "webm", "libopus", options=options)
 
 
 def fragments(samples: Samples, *, fragment_seconds: float, codec: str = "aac") -> bytes:
     """A recording as Safari writes it, or Chrome (Opus): fragmented MP4."""
     flags = "empty_moov+default_base_moof+delay_moov"
     options = {"movflags": flags, "frag_duration": str(int(fragment_seconds * 1e6))}
-    return _written(samples, "mp4", codec, options)
-
-
-def _written(samples: Samples, container: str, codec: str, options: dict[str, str]) -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format=container, container_options=options) as out:
-        stream: Any = out.add_stream(codec, rate=RATE, layout="mono")
-        pcm = (samples.clip(-1, 1) * 32767).astype(np.int16)
-        for begin in range(0, len(pcm), RATE):
-            frame = av.AudioFrame.from_ndarray(pcm[None, begin : begin + RATE], format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
+    return write_audio(samples, "mp4", codec, options=options)
 
 
 def at_clusters(recording: bytes) -> list[bytes]:

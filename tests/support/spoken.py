@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import numpy as np
 from batchscribe.audio.audio_decoder import Beginning, Decoding, Samples
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.transcripts import Segment, Word
+from batchscribe.engine import Engine
 
 LOWEST, STEP = 200, 25
 """Hz; heights differ by more than the shortest word can blur."""
@@ -74,22 +75,15 @@ def _exact(audio: Samples, begin: int, end: int) -> tuple[int, int]:
 
 
 @dataclass
-class ToneEngine:
+class ToneEngine(Engine):
     """Hears the language of tones, whole batches at a time; segments are as long as it likes."""
 
-    hold: int = 1
-    batch: int = 1
+    batch_size: int = 1
     windows: int = 0
     seconds: float = 0.0
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        held: list[Window] = []
-        for window in windows:
-            held += [window] if window else []
-            if held and (window is None or len(held) >= self.hold):
-                yield from map(self._one, reversed(held))
-                held = []
-        yield from map(self._one, reversed(held))
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        yield from map(self._one, reversed(batch))
 
     def _one(self, window: Window) -> Recognition:
         self.windows += 1

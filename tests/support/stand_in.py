@@ -42,6 +42,10 @@ class StandIns:
             time.sleep(0.05)
         raise AssertionError(f"{len(found)} workers were started, not {count}")
 
+    def urls(self, count: int = 1) -> list[object]:
+        """Manifest URLs of the stand-ins, as soon as there are so many of them."""
+        return [note["url"] for note in self.notes(count)]
+
     def alive(self) -> list[int]:
         notes = [json.loads(path.read_bytes()) for path in self.folder.glob("*.json")]
         noted = [msgspec.convert(note["process"], Identity) for note in notes]

@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.decide.packing import Priors
+from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.policy import Observation
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Assignment, Machine, Run
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import Chunk
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test", as_of="2026-11-01")
+OFFER = Offer(provider="ec2", instance_type="g4dn.xlarge", market=Market.ON_DEMAND, rate=RATE)
 INSTANCE = "i-0123456789abcdef0"
 LAUNCHES = {"launched", "launched_before"}
 """Fields of a meter that are times by the cloud's clock."""
@@ -56,9 +57,8 @@ def observation(seen: Backlog | None = None, **changes: Any) -> Observation:
     values: dict[str, Any] = {
         "now": NOW,
         "backlog": seen or backlog(),
-        "instance": instance(),
-        "priors": Priors(),
-        "rate": RATE,
+        "instances": (changes.pop("instance", instance()),),
+        "offers": (OFFER,),
     }
     return Observation(**(values | changes))
 
@@ -78,18 +78,27 @@ def meter(**times: datetime | Moment) -> Meter:
 
 
 def run(**changes: Any) -> Run:
-    """A run; fields of its meter may be given beside its own, as in `meter`."""
-    metered = {name: changes.pop(name) for name in METERED & changes.keys()}
+    """A run on one machine; fields of its meter may be given beside its own, as in `meter`."""
+    polled = {name: changes.pop(name) for name in METERED & changes.keys()}
     values: dict[str, Any] = {
         "id": "20261123-120000-abcdef",
         "provider": "ec2",
-        "instances": (INSTANCE,),
+        "machines": (Machine(id=INSTANCE, meter=meter(**polled)),),
         "policy": "threshold",
         "reason": "120 chunks pending, threshold 100 reached",
         "created": NOW,
         "deadline": NOW + timedelta(hours=2),
         "rate": RATE,
         "instance_type": "g4dn.xlarge",
-        "meter": meter(**metered),
     }
     return Run(**(values | changes))
+
+
+def metered(run: Run, meter: Meter) -> Run:
+    """The run with another meter of its only machine."""
+    return run.with_machine(run.instance, meter=meter)
+
+
+def workers(*manifests: str) -> tuple[Assignment, ...]:
+    """Workers of the only machine, one for each manifest."""
+    return tuple(Assignment(manifest=manifest, machine=INSTANCE) for manifest in manifests)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from batchscribe import __version__
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.controller.advance import Passed, take_step
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.observe import observe
@@ -16,81 +17,53 @@ from batchscribe.controller.reconcile import recover
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.steps import open_run
 from batchscribe.controller.tick import Ticked
-from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Decision, Launch, Observation, Policy, continue_run, decide
-from batchscribe.core.messages import Message
-from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.instances import Claim, Instance
+from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import (
     EngineSpec,
-    ExitRecord,
     Limits,
     Manifest,
-    Phase,
     Progress,
-    Tally,
-    Timings,
     WorkerEnd,
     WorkerRef,
 )
 from batchscribe.core.run.runs import Run, next_step
-from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, Word, encode
+from batchscribe.core.text.transcripts import encode
 from batchscribe.ledger import Ledger
+from batchscribe.protocols import Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
+from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.launcher import FakeLauncher
+from batchscribe.testing.notifier import RecordingNotifier
 from batchscribe.testing.store import MemoryStore
+from batchscribe.testing.worker import ChunkFate, PlayedWorker, WorkerScript
 
 SECRET = "of this scheduler"
 INSTANCE = "i-0123456789abcdef0"
 RATE = Rate(per_hour=Usd.parse("0.526"), source="test")
-SECONDS_PER_CHUNK = 10.0
 
 
-class Notes:
-    """A notifier, a view, a guard and a report writer that remember."""
+class Notes(RecordingNotifier):
+    """A notifier, a view and a report writer that record."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.events: list[str] = []
+        super().__init__()
         self.shown: list[Progress] = []
         self.reports: list[Run] = []
-        self.guarded: dict[str, str] = {}
-        self.description = "remembered"
-        self.guard_calls: list[str] = []
-        self.arm_error: Exception | None = None
-
-    def send(self, message: Message) -> None:
-        self.messages.append(message)
-
-    def emit(self, kind: str, data: Mapping[str, object]) -> None:
-        self.events.append(f"{kind} {data.get('session', '')}".rstrip())
 
     def show(self, _run: Run, progress: Progress) -> None:
         self.shown.append(progress)
 
-    def arm(self, claim: Claim) -> None:
-        self.guard_calls.append("arm")
-        if self.arm_error:
-            raise self.arm_error
-        self.guarded[claim.run] = claim.instance
-
-    def disarm(self, _instance: str, run: str) -> None:
-        self.guard_calls.append("disarm")
-        self.guarded.pop(run, None)
-
-    def armed(self, instance: str) -> frozenset[str]:
-        return frozenset(run for run, guarded in self.guarded.items() if guarded == instance)
-
 
 @dataclass
-class PlayedWorker:
-    """Plays a worker in the store by the fake clock: a chunk every few seconds, then the last word."""
+class PlayedWorkers:
+    """The workers of a launcher: a chunk every few seconds by the fake clock, then the exit record."""
 
     clock: FakeClock
-    store: MemoryStore
+    store: Store
     seconds_each: float = 2.0
     end: WorkerEnd = WorkerEnd.FINISHED
     message: str = ""
@@ -99,102 +72,40 @@ class PlayedWorker:
     skips: frozenset[str] = frozenset()
     endless: frozenset[str] = frozenset()
     fails: frozenset[str] = frozenset()
-    alive: dict[tuple[str, int], bool] = field(default_factory=dict)
-    manifests: dict[tuple[str, int], Manifest] = field(default_factory=dict)
+    started: dict[tuple[str, int], PlayedWorker] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
 
     def launch(self, _instance: Instance, manifest: Manifest, _url: str) -> None:
-        self.alive[manifest.run, manifest.worker] = True
-        self.manifests[manifest.run, manifest.worker] = manifest
-        self._next(manifest, 0)
+        script = WorkerScript(
+            seconds=lambda: self.seconds_each,
+            fate=lambda key: self._fate(manifest, key),
+            ignores_end=lambda: self.deaf,
+            published=self.published.append,
+            end=lambda: (self.end, self.message),
+        )
+        self.started[manifest.run, manifest.worker] = PlayedWorker(self.clock, self.store, manifest, script)
 
     def cancel(self, worker: WorkerRef) -> None:
-        if self.alive.get((worker.run, worker.worker)) and not self.deaf:
-            self._exit(self.manifests[worker.run, worker.worker], WorkerEnd.STOPPED)
+        self.started[worker.run, worker.worker].ask_to_end()
 
     def kill(self, worker: WorkerRef) -> None:
-        self.alive[worker.run, worker.worker] = False
+        self.started[worker.run, worker.worker].die()
 
-    def _next(self, manifest: Manifest, index: int) -> None:
-        self.clock.at(self.seconds_each, lambda: self._work(manifest, index))
+    def is_alive(self, worker: WorkerRef) -> bool:
+        return self.started[worker.run, worker.worker].alive
 
-    def _work(self, manifest: Manifest, index: int) -> None:
-        if not self.alive[manifest.run, manifest.worker]:
-            return
-        if self.dies_after == index:
-            self._progress(manifest, index, (manifest.chunks[index].key,))
-            self.alive[manifest.run, manifest.worker] = False
-            return
-        chunk = manifest.chunks[index]
-        if chunk.key in self.endless:
-            self._progress(manifest, index, (chunk.key,))
-            return
-        if chunk.key in self.skips:
-            pass
-        elif chunk.key in self.fails:
-            failure = wire.Failure(
-                key=chunk.key,
-                etag=chunk.etag,
-                run=manifest.run,
-                kind=wire.FailureKind.CHUNK,
-                message="not audio",
-                at=self.clock.now(),
-            )
-            self.store.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
-        elif self.store.create(chunk.transcript, encode(transcript(chunk, manifest.run, self.clock.now()))):
-            self.published.append(chunk.key)
-        self._progress(manifest, index + 1, ())
-        if index + 1 < len(manifest.chunks):
-            self._next(manifest, index + 1)
-        else:
-            self._exit(manifest, self.end)
+    def manifest(self, run: Run) -> Manifest:
+        """The run's first manifest."""
+        return self.started[run.id, 0].manifest
 
-    def _tally(self, manifest: Manifest, done: int) -> Tally:
-        failed = sum(chunk.key in self.fails for chunk in manifest.chunks[:done])
-        return Tally(done=done - failed, failed=failed, audio_seconds=(done - failed) * SECONDS_PER_CHUNK)
-
-    def _progress(self, manifest: Manifest, done: int, in_flight: tuple[str, ...]) -> None:
-        progress = Progress(
-            run=manifest.run,
-            worker=manifest.worker,
-            sequence=done,
-            phase=Phase.WORKING,
-            at=self.clock.now(),
-            total=len(manifest.chunks),
-            tally=self._tally(manifest, done),
-            timings=Timings(loaded=1.0, first_window=1.5, elapsed=done * 2.0 + 1.5, busy=done * 2.0),
-            in_flight=in_flight,
-        )
-        self.store.replace(keys.progress(manifest.run, manifest.worker), wire.encode(progress))
-
-    def _exit(self, manifest: Manifest, end: WorkerEnd) -> None:
-        self.alive[manifest.run, manifest.worker] = False
-        done = sum(chunk.key in self.published for chunk in manifest.chunks)
-        record = ExitRecord(
-            run=manifest.run,
-            worker=manifest.worker,
-            end=end,
-            message=self.message,
-            at=self.clock.now(),
-            tally=self._tally(manifest, done),
-            timings=Timings(loaded=1.0, first_window=1.5, elapsed=done * 2.0 + 1.5, busy=done * 2.0),
-        )
-        self.store.create(keys.exit_record(manifest.run, manifest.worker), wire.encode(record))
-
-
-def transcript(chunk: wire.ManifestChunk, run: str, at: datetime) -> Transcript:
-    words = (Word(word="one", start=0.5, end=0.9), Word(word="two", start=1.0, end=1.4))
-    return Transcript(
-        text="one two",
-        segments=(Segment(text="one two", start=0.5, end=1.4, words=words),),
-        duration=SECONDS_PER_CHUNK,
-        engine="played",
-        model="",
-        settings_hash="test",
-        audio=AudioRef(name=chunk.key.rpartition("/")[2], key=chunk.key, etag=chunk.etag),
-        run=run,
-        created_at=at,
-    )
+    def _fate(self, manifest: Manifest, key: str) -> ChunkFate:
+        if [chunk.key for chunk in manifest.chunks].index(key) == self.dies_after:
+            return ChunkFate.KILLER
+        if key in self.endless:
+            return ChunkFate.ENDLESS
+        if key in self.skips:
+            return ChunkFate.FORGOTTEN
+        return ChunkFate.POISON if key in self.fails else ChunkFate.GOOD
 
 
 @dataclass
@@ -206,8 +117,11 @@ class Stage:
     clock: FakeClock
     store: MemoryStore
     compute: FakeCompute
+    capacity: ExistingInstances
+    """The seam over `compute`."""
     launcher: FakeLauncher
-    worker: PlayedWorker
+    worker: PlayedWorkers
+    guard: FakeGuard
     notes: Notes
     ledger: Ledger
 
@@ -219,16 +133,30 @@ class Stage:
 
 
 def stage(
-    folder: Path, *, policy: Policy | None = None, store: MemoryStore | None = None, **terms: object
+    folder: Path,
+    *,
+    policy: Policy | None = None,
+    store: MemoryStore | None = None,
+    types: tuple[str, ...] = (),
+    rate_of: Callable[[str], Rate] | None = None,
+    **terms: object,
 ) -> Stage:
     """A bucket, a cloud with one stopped GPU, and a scheduler whose ledger lies in `folder`."""
     clock = FakeClock()
     bucket = store or MemoryStore(clock)
     compute = FakeCompute(clock)
     compute.add(INSTANCE, instance_type="g4dn.xlarge")
-    worker = PlayedWorker(clock, bucket)
+    capacity = ExistingInstances(
+        compute=compute,
+        provider="ec2",
+        rate_of=rate_of or (lambda _type: RATE),
+        own_type="g4dn.xlarge",
+        types=types,
+    )
+    worker = PlayedWorkers(clock, bucket)
     launcher = FakeLauncher(on_launch=worker.launch, on_cancel=worker.cancel, on_kill=worker.kill)
-    launcher.is_alive = lambda manifest: worker.alive.get((manifest.run, manifest.worker), False)
+    launcher.is_alive = worker.is_alive
+    guard = FakeGuard(clock, lambda _instance: None)
     notes = Notes()
     ledger = Ledger(folder / "ledger.sqlite")
     ids = iter(range(1000))
@@ -237,9 +165,9 @@ def stage(
         source=bucket,
         output=bucket,
         home=bucket,
-        compute=compute,
+        capacity=capacity,
         launcher=launcher,
-        guard=notes,
+        guard=guard,
         notifier=notes,
         ledger=ledger,
         shield=clock,
@@ -259,8 +187,6 @@ def stage(
         "release": __version__,
         "provider": "ec2",
         "instances": (INSTANCE,),
-        "instance_type": "g4dn.xlarge",
-        "rate_of": lambda _type: RATE,
         "policy": policy or Policy(),
         "engine": EngineSpec(engine="played"),
         "settings_hash": "test",
@@ -275,8 +201,10 @@ def stage(
         clock=clock,
         store=bucket,
         compute=compute,
+        capacity=capacity,
         launcher=launcher,
         worker=worker,
+        guard=guard,
         notes=notes,
         ledger=ledger,
     )
@@ -295,7 +223,7 @@ def once(at: Stage) -> Ticked:
         decision = decide(seen, terms.policy)
         if not isinstance(decision, Launch):
             return Ticked(seen, decision)
-        run = open_run(world, terms, decision, seen.instance)
+        run = open_run(world, terms, decision, seen.instances)
     step = next_step(run)
     assert step is not None
     run = take_step(world, terms, run, step, passed)

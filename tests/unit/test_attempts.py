@@ -19,7 +19,7 @@ from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as record
 from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, Manifest, ManifestChunk
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.scan import attempts as wire
 from batchscribe.core.scan.attempts import CompactedAttempts, StoredFailure, merge, pack
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
@@ -91,7 +91,7 @@ def ours(at: Stage, run: str, *, source: str = "") -> None:
     made = Run(
         id=run,
         provider="ec2",
-        instances=("i-1",),
+        machines=(Machine(id="i-1"),),
         policy="now",
         reason="",
         created=NOW,

@@ -6,9 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import structlog
@@ -19,21 +18,22 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import CREDENTIALS, CREDENTIALS_FIX, CheckRequest
 from batchscribe.core.run.manifest import EngineSpec, Manifest
 from batchscribe.errors import MisconfiguredError, MissingCredentialsError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import host, worker
 from batchscribe.wiring.host import fetch, inspect
-from support.stores import NOW, StoppedClock
+from support.http_server import LoopbackServer, serving
+from support.stores import NOW
 
 NOTHING = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>'
 
 
-class Recorder(ThreadingHTTPServer):
+class Recorder(LoopbackServer):
     """An S3 with nothing in it that notes the region each request was signed for."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Reply)
+        super().__init__(_Reply)
         self.regions: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Reply(BaseHTTPRequestHandler):
@@ -54,12 +54,8 @@ class _Reply(BaseHTTPRequestHandler):
 @pytest.fixture
 def s3() -> Iterator[Recorder]:
     server = Recorder()
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +89,7 @@ def check(**fields: object) -> CheckRequest:
 
 
 def test_a_worker_without_a_region_takes_that_of_its_manifest(s3: Recorder) -> None:
-    for store in worker._open_stores(manifest(s3.url), MemoryStore(StoppedClock())):
+    for store in worker._open_stores(manifest(s3.url), MemoryStore(FakeClock())):
         assert list(store.list()) == []
     assert s3.regions == ["us-east-2"] * 2
 
@@ -101,7 +97,7 @@ def test_a_worker_without_a_region_takes_that_of_its_manifest(s3: Recorder) -> N
 def test_a_worker_s_own_environment_wins(s3: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
-    source, output = worker._open_stores(manifest("http://127.0.0.1:9"), MemoryStore(StoppedClock()))
+    source, output = worker._open_stores(manifest("http://127.0.0.1:9"), MemoryStore(FakeClock()))
     assert [*source.list(), *output.list()] == []
     assert s3.regions == ["eu-west-1"] * 2
 

@@ -29,11 +29,12 @@ from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.detached import try_lock
 from batchscribe.errors import LaunchError, MisconfiguredError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import host_boot
 from support.cli import wait_for
 from support.metadata import metadata_service
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 
 PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
 
@@ -147,7 +148,7 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
 
     def open_store(url: str, *, region: str | None, endpoint: str | None) -> MemoryStore:
         opened.append((url, region, endpoint))
-        return MemoryStore(StoppedClock(), url=url)
+        return MemoryStore(FakeClock(), url=url)
 
     monkeypatch.setattr(host_boot, "open_store", open_store)
     clock = SystemClock()

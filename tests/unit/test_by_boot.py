@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.follow import _end_gone_down
+from batchscribe.controller.follow import _down_reason
 from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
@@ -89,7 +89,7 @@ def test_the_next_manifest_is_announced_as_well(at: Stage) -> None:
     more = at.upload(10, session="more")
     at.worker.seconds_each = 1.0
     at.clock.sleep(600)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     for _ in range(20):
         once(at)
         at.clock.sleep(10)
@@ -106,11 +106,11 @@ def test_an_announcement_that_fails_is_made_again_before_the_worker_is_started(a
     run = at_work(at)
     at.upload(10, session="more")
     at.clock.sleep(600)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     for _ in range(20):
         once(at)
         at.clock.sleep(10)
-        if (run.id, 1) in at.worker.manifests:
+        if (run.id, 1) in at.worker.started:
             break
     assert announcements(at) == ["announce", "announce"]
 
@@ -121,7 +121,7 @@ def test_a_host_that_does_not_take_its_next_manifest_is_stopped_in_ten_minutes(a
     at.clock.sleep(600)
     report(at, run, seen=1)
     once(at)
-    at.worker._exit(at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    at.worker.started[run.id, 0].end(WorkerEnd.FINISHED)
     once(at)
     at.launcher.launch = lambda *_named: None  # type: ignore[method-assign]
     at.launcher.alive = lambda *_named: None  # type: ignore[method-assign]
@@ -164,7 +164,7 @@ def test_work_that_stands_still_is_found_by_our_clock(at: Stage) -> None:
 
 def test_a_dispatch_that_was_not_recorded_is_a_box_at_work(at: Stage) -> None:
     run = at_work(at)
-    unrecorded = replace(run, state=RunState.DISPATCHING, dispatched=None)
+    unrecorded = replace(run.with_worker(0, launched=False), state=RunState.DISPATCHING, dispatched=None)
     at.ledger.save_run(unrecorded, at=at.clock.now())
     report(at, run, seen=1)
     reconcile(at.world, at.terms)
@@ -199,7 +199,7 @@ def test_a_box_that_went_off_after_the_deadline_was_out_of_time(at: Stage) -> No
     run = at_work(at)
     at.clock.sleep((run.deadline - at.clock.now()).total_seconds())
     box_ends(at, run, "the deadline passed", worker=0)
-    assert _end_gone_down(at.world, run, "it is stopped").outcome is Outcome.TIMED_OUT
+    assert _down_reason(at.world, run, run.worker, "it is stopped")[0] is Outcome.TIMED_OUT
 
 
 def test_reconcile_reads_why_the_box_went_off_too(at: Stage) -> None:
@@ -220,7 +220,7 @@ def test_an_instance_that_went_down_without_a_word_was_stopped_by_somebody(at: S
 @pytest.mark.parametrize(("told", "taken"), [(-600, 0), (0, 0), (30, 30), (60, 60), (700, 60)])
 def test_a_moment_of_the_box_lies_between_running_and_now(at: Stage, told: int, taken: int) -> None:
     run = at_work(at)
-    assert run.meter.running_since is not None
-    since = run.meter.running_since.at
+    assert run.machines[0].meter.running_since is not None
+    since = run.machines[0].meter.running_since.at
     now = since + timedelta(seconds=60)
     assert by_our_clock(run, since + timedelta(seconds=told), now) == since + timedelta(seconds=taken)

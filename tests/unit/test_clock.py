@@ -9,6 +9,7 @@ import pytest
 
 from batchscribe.adapters.machine.clock import Interrupts
 from batchscribe.errors import InterruptedRunError
+from batchscribe.testing.clock import FakeClock
 
 
 @pytest.fixture
@@ -71,3 +72,21 @@ def test_a_step_of_a_run_restarts_the_limit() -> None:
 
 def test_a_time_limit_ends_with_its_block() -> None:
     assert run_limited(1000, "limit.restart()", after=f"assert {LEFT} == 0") == 0
+
+
+def test_a_sleep_that_is_cut_makes_no_further_call_and_passes_no_time() -> None:
+    clock = FakeClock(uptime=0.0)
+    made: list[int] = []
+
+    def cut() -> None:
+        made.append(1)
+        clock.cut = True
+
+    clock.at(5, cut)
+    clock.at(6, lambda: made.append(2))
+    clock.after = lambda: made.append(0)
+    clock.sleep(10)
+    assert (made, clock.monotonic()) == ([1, 0], 5.0)
+    clock.cut = False
+    clock.sleep(1)
+    assert (made, clock.monotonic()) == ([1, 0, 2, 0], 6.0)

@@ -34,7 +34,7 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
 from batchscribe.wiring.host_access import box_setup
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 from support.world import INSTANCE, Stage, once, stage
 
 CONTROL = "memory://control"
@@ -57,7 +57,7 @@ def control(at: Stage) -> MemoryStore:
 def with_control(at: Stage, control: MemoryStore) -> World:
     """The world with BATCH_CONTROL, in which the worker works as well."""
     before, output = at.world, SplitStore(at.store, control)
-    at.worker.store = output  # type: ignore[assignment]
+    at.worker.store = output
 
     def scanner(_by_hand: bool) -> Scanner:
         return Scanner(at.store, output, clock=at.clock, min_age=timedelta(minutes=5))
@@ -206,7 +206,7 @@ def test_a_change_is_refused_while_a_run_is_open_and_the_run_ends_at_its_own_pla
     assert not at.compute.describe(INSTANCE).state.billable
     at.upload(120, session="later")
     at.clock.sleep(600)
-    at.worker.store = world.output  # type: ignore[assignment]
+    at.worker.store = world.output
     (later,) = tick(world, at.terms).runs
     assert (later.control, later.outcome) == (CONTROL, Outcome.COMPLETED), "the next run is at the new place"
 
@@ -255,7 +255,7 @@ def test_a_host_knows_its_control_store_from_its_set_up(tmp_path: Path) -> None:
 def test_a_worker_reads_its_manifest_from_the_control_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stores = {url: MemoryStore(StoppedClock(), url=url) for url in ("s3://b/out", "s3://c")}
+    stores = {url: MemoryStore(FakeClock(), url=url) for url in ("s3://b/out", "s3://c")}
     monkeypatch.setattr(worker, "open_store", lambda url, **_options: stores[url])
     stores["s3://b/out"].create(keys.manifest("r", 0), b"forged")
     location = f"s3://b/out/{keys.manifest('r', 0)}"
@@ -297,7 +297,7 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
 
     environ = {"BATCH_SOURCE": "s3://b/audio", "BATCH_CONTROL": "s3://c/x", "GPU_INSTANCE_ID": INSTANCE}
     settings = load(environ | {"AWS_REGION": "us-east-2"}, folder=tmp_path)
-    output = SplitStore(MemoryStore(StoppedClock()), MemoryStore(StoppedClock(), url="s3://c/x"))
+    output = SplitStore(MemoryStore(FakeClock()), MemoryStore(FakeClock(), url="s3://c/x"))
     compute = FakeCompute(FakeClock())
     made = box_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
     made = replace(made, asks=Host(), shutdown=lambda _instance: "terminate")

@@ -47,11 +47,11 @@ from batchscribe.errors import (
 )
 from batchscribe.protocols import Store
 from batchscribe.settings import Settings, load
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.doctor import Preconditions
-from batchscribe.wiring.scheduler import rate_of
-from support.stores import StoppedClock
-from support.values import INSTANCE, NOW, RATE, instance, meter, run
+from batchscribe.wiring.seams import rate_of
+from support.values import INSTANCE, NOW, RATE, instance, moment, run
 
 T = TypeVar("T")
 G4DN = MachineType(name="g4dn.xlarge", vcpus=4, gpus="1 NVIDIA T4")
@@ -130,7 +130,7 @@ def test_a_finding_has_its_level_and_every_failure_a_fix(
 
 
 def guarded() -> Any:
-    return run(guard="eventbridge", meter=meter(start_requested=NOW))
+    return run(guard="eventbridge", start_requested=moment())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_an_error_is_a_finding(
 
 
 def store(*names: str) -> MemoryStore:
-    made = MemoryStore(StoppedClock())
+    made = MemoryStore(FakeClock())
     for name in names:
         made.create(name, b"x")
     return made
@@ -200,7 +200,7 @@ def test_a_bucket_that_may_not_be_listed_is_no_failure() -> None:
         def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
             raise MissingRightError("s3:ListBucket")
 
-    found = checks.check_source(at("s3://b/p", store()), lambda _url: Closed(StoppedClock()))
+    found = checks.check_source(at("s3://b/p", store()), lambda _url: Closed(FakeClock()))
     assert (found.level, found.detail) == (WARN, "nothing is under s3://b/p")
 
 
@@ -216,7 +216,7 @@ def test_a_store_that_ignores_the_condition_fails() -> None:
             self.replace(key, data)
             return True
 
-    made = Careless(StoppedClock())
+    made = Careless(FakeClock())
     found = checks.check_create_only(made, "1")
     assert (found.level, "could be overwritten" in found.detail) == (FAIL, True)
     assert list(made.list()) == []
@@ -229,7 +229,7 @@ def test_a_probe_that_breaks_in_the_middle_is_cleaned_up() -> None:
                 return True
             raise StoreUnavailableError("gone")
 
-    made = Breaks(StoppedClock())
+    made = Breaks(FakeClock())
     found = attempt("create-only", lambda: checks.check_create_only(made, "1"))
     assert (found.level, found.detail) == (FAIL, "gone")
     assert list(made.list()) == []
@@ -329,7 +329,7 @@ class Desk:
     def preconditions(self, settings: Settings) -> Preconditions:
         return Preconditions(
             settings=settings,
-            clock=StoppedClock(),
+            clock=FakeClock(),
             source=self.store,
             output=self.store,
             open_root=no_root,

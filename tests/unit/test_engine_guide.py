@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 
+from batchscribe.adapters.host_access.setup import BoxSetup
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.protocols import Engine, EngineFactory
+from batchscribe.engine import Engine, EngineFactory
+from batchscribe.errors import MisconfiguredError
+from batchscribe.settings import load
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.engine_suite import EngineSuite
+from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engines
+from batchscribe.wiring.host_access import box_setup
+from batchscribe.wiring.preflight import engine_spec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 CODE, SUITE = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
@@ -50,10 +58,66 @@ def test_the_example_is_found_by_its_entry_point(
     (report,) = engines.engine_reports(EngineSpec(engine="loudness", device="cuda"))
     assert report.problems == ("loudness runs on the CPU only: choose the device auto",)
     assert report.models == {}
-    assert not engines.can_fetch("loudness")
     assert engines.unable(EngineSpec(engine="loudness")) == ()
-    assert engines.model_name("loudness", "small.en") == "small.en"
-    assert not engines.gpu_missing(EngineSpec(engine="loudness", device="cuda"))
+    with pytest.raises(MisconfiguredError, match="loudness has no model to fetch"):
+        engines.fetch(EngineSpec(engine="loudness"))
+    assert factory.model_name("small.en") == "small.en"
+    assert not factory.gpu_missing(EngineSpec(engine="loudness", device="cuda"))
+
+
+class DuckTyped:
+    """Has the methods of a factory, and is none."""
+
+    name = "duck"
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
+        return ()
+
+    def load(self, spec: EngineSpec) -> None:
+        return None
+
+
+def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("duck_package")
+    module.FACTORY = DuckTyped()
+    monkeypatch.setitem(sys.modules, "duck_package", module)
+    entry = EntryPoint(name="duck", value="duck_package:FACTORY", group=engines.GROUP)
+    monkeypatch.setattr(engines, "_entries", lambda: {"duck": entry})
+    with pytest.raises(MisconfiguredError, match="duck_package:FACTORY is not an EngineFactory"):
+        engines.engine_factory("duck")
+    (report,) = engines.engine_reports(EngineSpec(engine="duck"))
+    assert "is not an EngineFactory" in report.problems[0]
+    assert engines.known_factory("duck").needs_gpu
+
+
+@pytest.mark.parametrize(
+    ("engine", "extra", "device"),
+    [
+        ("auto", "gpu", "cuda"),
+        ("parakeet", "parakeet-gpu", "cuda"),
+        ("pocketsphinx", "demo", "auto"),
+        ("only-on-the-host", "gpu", "cuda"),
+    ],
+)
+def test_a_set_up_installs_what_the_engine_declares(
+    engine: str, extra: str, device: str, tmp_path: Path
+) -> None:
+    terms = set_up_of(engine, tmp_path).terms
+    assert (terms.extra, terms.packages, terms.engine.device) == (extra, (), device)
+
+
+def test_a_set_up_installs_the_package_of_a_third_partys_engine(
+    factory: EngineFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engines, "engine_factory", lambda _name: factory)
+    terms = set_up_of("loudness", tmp_path).terms
+    assert (terms.extra, terms.packages, terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
+
+
+def set_up_of(engine: str, folder: Path) -> BoxSetup:
+    environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0", "BATCH_ENGINE": engine}
+    settings, clock = load(environ, folder=folder), FakeClock()
+    return box_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))
 
 
 def test_the_suite_in_the_guide_is_the_one_that_ships(

@@ -15,7 +15,7 @@ from batchscribe.cli.app import App, PlainConsole
 from batchscribe.cli.chunks import export
 from batchscribe.cli.report import Period, period_of, render_csv, show_table
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.core.text.transcripts import ForeignTranscript, Segment, SessionTranscript, Word, encode
@@ -97,7 +97,7 @@ def period(instance_type: str) -> Period:
     run = Run(
         id="r",
         provider="ec2",
-        instances=("i-1",),
+        machines=(Machine(id="i-1"),),
         policy="now",
         reason="",
         created=NOW,

@@ -13,8 +13,8 @@ from batchscribe.core.text.transcripts import ForeignTranscript
 from batchscribe.core.text.transcripts import decode as decode_transcript
 from batchscribe.core.text.transcripts import encode as encode_transcript
 from batchscribe.errors import MisconfiguredError, PermanentError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from support.stores import StoppedClock
 
 DEEP = b'{"words":' * 5000
 NESTED = b'{"notes":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -58,11 +58,11 @@ def test_a_time_that_is_no_number_places_nothing(text: str) -> None:
 
 @pytest.mark.parametrize("data", STRANGE)
 def test_a_strange_file_in_the_place_of_a_session_s_is_not_ours(data: bytes) -> None:
-    store = MemoryStore(StoppedClock())
+    store = MemoryStore(FakeClock())
     store.place("s/chunk-001.mp3", b"audio")
     store.place("s/transcription-chunk-001.json", encode_transcript(ForeignTranscript(text="hello")))
     store.place("s/transcript.json", data)
-    scanner = Scanner(store, store, clock=StoppedClock())
+    scanner = Scanner(store, store, clock=FakeClock())
     stem = publish_session(scanner, "s/", lambda whole, _kind: whole.text.encode())
     assert stem not in {None, "s/transcript"}
     assert store.get("s/transcript.json").data == data

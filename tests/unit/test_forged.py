@@ -18,6 +18,7 @@ from batchscribe.core.run.runs import Run, RunState
 from batchscribe.core.run.seals import seal
 from batchscribe.settings import load
 from batchscribe.wiring.scheduler import scheduler_identity
+from support.values import metered
 from support.world import INSTANCE, SECRET, Stage, stage
 
 
@@ -34,9 +35,8 @@ def forged(at: Stage) -> Run:
     at.clock.sleep(600)
     (run,) = tick(at.world, at.terms).runs
     created = at.clock.now() - timedelta(hours=50)
-    return replace(
-        run, id="forged", state=RunState.PLANNED, created=created, settled=None, outcome=None, meter=Meter()
-    )
+    planned = replace(run, id="forged", state=RunState.PLANNED, created=created, settled=None, outcome=None)
+    return metered(planned, Meter())
 
 
 @pytest.mark.parametrize("secret", ["", "of another scheduler"], ids=["without a seal", "with another seal"])

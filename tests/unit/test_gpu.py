@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -21,7 +20,7 @@ from batchscribe.core.decide.money import FREE
 from batchscribe.core.run.host import CREDENTIALS, BoxReply, CheckRequest, Finding, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -37,31 +36,12 @@ from batchscribe.errors import (
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute, Fault
 from batchscribe.testing.guard import FakeGuard
+from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
 from batchscribe.wiring.preflight import unfit
 
 ID = "i-0123456789abcdef0"
-
-
-class FakeLock:
-    def __init__(self) -> None:
-        self.by: str | None = None
-        self.was_held = 0
-
-    @contextmanager
-    def held(self, *, patience: float = 0.0) -> Iterator[None]:
-        if self.by:
-            raise LockHeldError(f"another tick is running ({self.by}); nothing was done")
-        self.was_held += 1
-        self.by = "ours"
-        try:
-            yield
-        finally:
-            self.by = None
-
-    def holder(self) -> str | None:
-        return self.by
 
 
 class FakeBox:
@@ -159,7 +139,7 @@ class Desk:
         self.run_open = Run(
             id="run-7",
             provider="ec2",
-            instances=(ID,),
+            machines=(Machine(id=ID),),
             policy="now",
             reason="",
             created=now,
@@ -179,7 +159,7 @@ def test_a_start_by_hand_claims_nothing_and_says_so(desk: Desk) -> None:
     assert "the scheduler leaves it alone" in result.output.lower()
     seen = desk.cloud.describe(ID)
     assert (seen.state, seen.run) == (InstanceState.RUNNING, None)
-    assert desk.lock.was_held == 1
+    assert desk.lock.taken == 1
 
 
 def test_starting_a_running_instance_says_that_it_was_running(desk: Desk) -> None:
@@ -214,9 +194,9 @@ def test_an_open_run_a_tick_or_a_strange_claim_refuses_a_start(desk: Desk) -> No
     desk.open()
     assert "run-7" in desk.refused(RefusedError, "start")
     desk.run_open = None
-    desk.lock.by = "4711"
+    desk.lock.held_by = "4711"
     assert "4711" in desk.refused(LockHeldError, "start")
-    desk.lock.by = None
+    desk.lock.held_by = None
     desk.claimed("foreign-1")
     desk.cloud.stop(ID)
     desk.clock.sleep(60)
@@ -355,9 +335,9 @@ def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
     desk.claimed("run-7")
     desk.open()
     assert "--force" in desk.refused(RefusedError, "stop")
-    desk.run_open, desk.lock.by = None, "4711"
+    desk.run_open, desk.lock.held_by = None, "4711"
     assert "--force" in desk.refused(RefusedError, "stop")
-    desk.lock.by = None
+    desk.lock.held_by = None
     assert "--force" in desk.refused(NotOursError, "stop")
     assert desk.state is InstanceState.RUNNING
 
@@ -365,7 +345,7 @@ def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
 def test_force_stops_a_run_under_way(desk: Desk) -> None:
     desk.claimed("run-7")
     desk.open()
-    desk.lock.by = "4711"
+    desk.lock.held_by = "4711"
     assert desk("stop", "--force").exit_code == 0
     assert desk.state is InstanceState.STOPPED
 

@@ -12,7 +12,7 @@ import pytest
 
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import DamagedLedgerError, MisconfiguredError, RefusedError, TransientError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.schema import migrations, queries
@@ -22,7 +22,7 @@ HOUR = timedelta(hours=1)
 RUN = Run(
     id="r1",
     provider="ec2",
-    instances=("i-1",),
+    machines=(Machine(id="i-1"),),
     policy="threshold",
     reason="100 chunks pending",
     created=NOW,
@@ -262,7 +262,7 @@ def test_a_ledger_of_a_newer_batchscribe_is_left_alone(path: Path) -> None:
         Ledger(path)
 
 
-@pytest.mark.parametrize("change", [("planned", "hibernating"), ('"version":2', '"version":3')], ids=str)
+@pytest.mark.parametrize("change", [("planned", "hibernating"), ('"version":3', '"version":4')], ids=str)
 def test_a_run_that_cannot_be_read_keeps_no_other_from_being_stopped(
     ledger: Ledger, change: tuple[str, str]
 ) -> None:

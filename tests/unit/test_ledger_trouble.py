@@ -65,7 +65,7 @@ def with_room(at: Stage, folder: Path) -> list[str]:
 def unsafe(at: Stage) -> list[str]:
     """What may cost money now."""
     seen = at.compute.describe(INSTANCE)
-    orders = [f"an order stands for {run}" for run in at.notes.guarded]
+    orders = [f"an order stands for {run}" for run in at.guard.standing(INSTANCE)]
     return [*orders, *([] if seen.state is InstanceState.STOPPED else [f"the instance is {seen.state}"])]
 
 

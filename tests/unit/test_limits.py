@@ -26,15 +26,16 @@ from batchscribe.core.text.transcripts import ForeignTranscript, Segment, Sessio
 from batchscribe.errors import ObjectTooLargeError, UnreadableError
 from batchscribe.reading import is_stored, limit_of, read_record
 from batchscribe.settings import load
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 
 
 class Watched(MemoryStore):
     """Records which objects were asked for."""
 
     def __init__(self) -> None:
-        super().__init__(StoppedClock())
+        super().__init__(FakeClock())
         self.asked: list[str] = []
         self.before = lambda method, key: self.asked.append(key) if method == "get" else None
 
@@ -52,7 +53,7 @@ def session(*sizes: int | None) -> Watched:
 
 
 def scanner(store: MemoryStore) -> Scanner:
-    return Scanner(store, store, clock=StoppedClock())
+    return Scanner(store, store, clock=FakeClock())
 
 
 def test_a_session_is_written_without_a_transcript_that_is_too_large_and_names_it() -> None:
@@ -123,7 +124,7 @@ def test_a_manifest_of_100_000_chunks_is_read() -> None:
         settings_hash="h",
         chunks=(chunk,) * 100_000,
     )
-    store = MemoryStore(StoppedClock())
+    store = MemoryStore(FakeClock())
     store.place("k", wire.encode(manifest))
     assert read_record(store, "k", Manifest) == manifest
     assert limit_of(Manifest) == CHUNK_LIST_BYTES

@@ -17,7 +17,7 @@ from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.testing.clock import FakeClock
 
 CANARY = "canary-7f3a91/x"
@@ -282,7 +282,7 @@ def test_printable_keeps_letters_of_all_scripts() -> None:
 RUN = Run(
     id="r1",
     provider="local",
-    instances=("local",),
+    machines=(Machine(id="local"),),
     policy="now",
     reason="",
     created=NOW,

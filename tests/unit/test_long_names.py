@@ -12,8 +12,8 @@ from batchscribe.controller.commands.why import why
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session
 from batchscribe.core.scan.backlog import ChunkState
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from support.stores import StoppedClock
 
 TEXT = b'{"text":"hello"}'
 NAMES = ["a" * 251 + ".mp3", "日" * 82 + ".mp3", "é" * 124 + ".webm"]
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 def test_a_long_name_goes_all_the_way(store: DirectoryStore, name: str) -> None:
     key = f"s/{name}"
     store.create(key, b"audio")
-    scanner = Scanner(store, store, clock=StoppedClock())
+    scanner = Scanner(store, store, clock=FakeClock())
     life = why(scanner, key)
     assert life.planned is not None
     assert store.create(life.planned, TEXT)
@@ -44,7 +44,7 @@ def test_two_long_names_that_begin_alike_have_a_transcript_each(store: Directory
     keys = ["a" * 240 + last for last in ("1.mp3", "2.mp3", "2.wav")]
     for key in keys:
         store.create(key, b"audio")
-    scanner = Scanner(store, store, clock=StoppedClock())
+    scanner = Scanner(store, store, clock=FakeClock())
     planned = {why(scanner, key).planned for key in keys}
     assert len(planned) == 3
     for place in planned:
@@ -55,7 +55,7 @@ def test_two_long_names_that_begin_alike_have_a_transcript_each(store: Directory
 
 def test_a_transcript_that_has_its_long_name_whole_is_found_by_it() -> None:
     # A store that holds longer names than file systems do has them from before names were shortened.
-    clock = StoppedClock()
+    clock = FakeClock()
     store = MemoryStore(clock)
     key = "a" * 251 + ".mp3"
     store.place(key, b"audio")

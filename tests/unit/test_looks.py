@@ -49,7 +49,7 @@ def started(at: Stage, state: RunState) -> None:
 
 def test_what_ran_while_nobody_looked_is_billed(at: Stage) -> None:
     started(at, RunState.PROVISIONING)
-    assert at.ledger.open_runs()[0].meter.up_since is None
+    assert at.ledger.open_runs()[0].machines[0].meter.up_since is None
     once(at)
     at.clock.sleep(1800)
     at.compute.stop(INSTANCE)  # the guard, or the box itself
@@ -133,7 +133,7 @@ def test_a_start_after_one_that_fell_back_is_billed_to_its_own_end_although_nobo
     at.clock.sleep(600)
     at.compute.fail("start", Fault(ComputeUnavailableError("reply lost"), applied=True))
     at.compute.break_boot(INSTANCE)
-    while not (runs := at.ledger.open_runs()) or runs[0].meter.start_accepted is None:
+    while not (runs := at.ledger.open_runs()) or runs[0].machines[0].meter.start_accepted is None:
         at.clock.sleep(5)
         once(at)
     assert at.compute.calls.count(("start", INSTANCE)) == 2
@@ -157,7 +157,7 @@ def test_an_end_is_no_earlier_than_the_answer_that_showed_it(at: Stage) -> None:
         at.compute.stop(INSTANCE)
         return at.compute.describe(INSTANCE)
 
-    world = replace(at.world, compute=_Shows(at.compute, slow))
+    world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, slow)))
     seen = follow(world, at.terms, run)
     assert seen.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 40
 
@@ -173,8 +173,8 @@ def test_a_look_older_than_our_start_is_no_reason_to_let_go(at: Stage) -> None:
     once(at)
     once(at)
     (begun,) = at.ledger.open_runs()
-    assert begun.meter.start_accepted is None
-    at.compute.start(claim_of(begun))  # and its controller died before it could write that down
+    assert begun.machines[0].meter.start_accepted is None
+    at.compute.start(claim_of(begun, INSTANCE))  # and its controller died before it could write that down
     assert _released_with(at, stale).state is RunState.RELEASING
     assert begun.id in at.world.guard.armed(INSTANCE)
 
@@ -183,7 +183,7 @@ def _released_with(at: Stage, seen: Instance) -> Run:
     """A look at the way out of the open run that shows this."""
     (run,) = at.ledger.open_runs()
     out = replace(run.releasing(Outcome.INTERRUPTED), stop_requested=moment(at.world))
-    world = replace(at.world, compute=_Shows(at.compute, lambda: seen))
+    world = replace(at.world, capacity=replace(at.capacity, compute=_Shows(at.compute, lambda: seen)))
     return teardown(world, at.terms, out)
 
 
@@ -231,8 +231,8 @@ def test_a_step_that_failed_goes_on_from_what_it_wrote_down(at: Stage) -> None:
     at.store.before = break_first_read
     (run,) = tick(at.world, at.terms).runs
     assert len(read_at) > 1
-    assert run.meter.stopped is not None
-    assert run.meter.stopped.at == read_at[0]
+    assert run.machines[0].meter.stopped is not None
+    assert run.machines[0].meter.stopped.at == read_at[0]
 
 
 class _DeadError(BaseException):
@@ -247,7 +247,7 @@ def test_what_ran_is_billed_although_only_its_launch_time_tells(at: Stage, tmp_p
     """The ledger is lost after the tags were given back, and before anything else was written."""
     started(at, RunState.PROVISIONING)
     (run,) = at.ledger.open_runs()
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     at.clock.sleep(300)
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)

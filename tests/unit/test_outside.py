@@ -75,14 +75,14 @@ def test_an_order_that_cannot_be_taken_back_does_not_keep_the_run_open_and_is_no
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready(at)
-    whole = at.notes.disarm
-    monkeypatch.setattr(at.notes, "disarm", _raise(ComputeUnavailableError("throttled")))
+    whole = at.guard.disarm
+    monkeypatch.setattr(at.guard, "disarm", _raise(ComputeUnavailableError("throttled")))
     (run,) = tick(at.world, at.terms).runs
     assert (run.state, run.outcome) == (RunState.SETTLED, Outcome.COMPLETED)
-    assert at.notes.armed(INSTANCE) == {run.id}
-    monkeypatch.setattr(at.notes, "disarm", whole)
+    assert at.guard.armed(INSTANCE) == {run.id}
+    monkeypatch.setattr(at.guard, "disarm", whole)
     tick(at.world, at.terms)
-    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.guard.armed(INSTANCE) == frozenset()
     assert at.ledger.facts("outside/") == {}
 
 
@@ -103,14 +103,14 @@ def test_a_note_about_a_run_that_was_never_recorded_is_dropped(at: Stage) -> Non
 
 def test_a_broken_way_back_breaks_nothing_else(at: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     ready(at)
-    monkeypatch.setattr(at.notes, "disarm", _raise(ValueError("a mistake of ours")))
+    monkeypatch.setattr(at.guard, "disarm", _raise(ValueError("a mistake of ours")))
     (run,) = tick(at.world, at.terms).runs
     assert (run.outcome, tags(at)) == (Outcome.COMPLETED, None)
 
 
 def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
     ready(at)
-    at.notes.arm_error = MisconfiguredError("no such role")
+    at.guard.fail("arm", Fault(MisconfiguredError("no such role")))
     (run,) = tick(at.world, at.terms).runs
     assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert "start" not in {call for call, _ in at.compute.calls}
@@ -118,10 +118,10 @@ def test_nothing_is_started_while_the_guard_cannot_be_armed(at: Stage) -> None:
 
 def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -> None:
     ready(at)
-    at.notes.arm_error = ComputeUnavailableError("EventBridge did not answer")
+    at.guard.fail("arm", *[Fault(ComputeUnavailableError("EventBridge did not answer"))] * 200)
     (run,) = tick(at.world, at.terms).runs
     assert (run.outcome, run.started) == (Outcome.ABANDONED, False)
-    assert at.notes.guard_calls.count("arm") > 1
+    assert at.guard.calls.count(("arm", INSTANCE)) > 1
     assert at.clock.now() - run.created < timedelta(minutes=12)
 
 
@@ -201,12 +201,12 @@ def test_a_lost_ledger_forgets_neither_order_nor_claim(at: Stage, tmp_path: Path
     set_up(at)
     once(at)
     once(at)
-    assert at.notes.armed(INSTANCE)
+    assert at.guard.armed(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
     world = replace(at.world, ledger=fresh)
     at.clock.sleep(3600)
     reconcile(world, at.terms)
-    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.guard.armed(INSTANCE) == frozenset()
     assert record(at).claim is None
     fresh.close()
 
@@ -227,14 +227,14 @@ def test_a_lost_ledger_finds_the_order_of_a_run_that_was_settled(
     at: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready(at)
-    whole = at.notes.disarm
-    monkeypatch.setattr(at.notes, "disarm", _raise(ComputeUnavailableError("throttled")))
+    whole = at.guard.disarm
+    monkeypatch.setattr(at.guard, "disarm", _raise(ComputeUnavailableError("throttled")))
     tick(at.world, at.terms)
-    monkeypatch.setattr(at.notes, "disarm", whole)
-    assert at.notes.armed(INSTANCE)
+    monkeypatch.setattr(at.guard, "disarm", whole)
+    assert at.guard.armed(INSTANCE)
     fresh = Ledger(tmp_path / "another.sqlite")
     tick(replace(at.world, ledger=fresh), at.terms)
-    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.guard.armed(INSTANCE) == frozenset()
     fresh.close()
 
 
@@ -267,13 +267,14 @@ def test_the_claim_of_another_run_stays(at: Stage) -> None:
 def test_a_stale_order_of_a_settled_run_is_found(at: Stage) -> None:
     ready(at)
     (run,) = tick(at.world, at.terms).runs
-    at.notes.guarded |= {run.id: INSTANCE, "another-schedulers": INSTANCE}
+    for name in (run.id, "another-schedulers"):
+        at.guard.arm(Claim(instance=INSTANCE, run=name, deadline=run.deadline))
     disarm_settled(at.world, INSTANCE)
-    assert at.notes.armed(INSTANCE) == {"another-schedulers"}
+    assert at.guard.armed(INSTANCE) == {"another-schedulers"}
 
 
 def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_back(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY), Fault(NO_CAPACITY))
     (run,) = tick(at.world, at.terms).runs
@@ -285,7 +286,7 @@ def test_with_no_capacity_the_instance_becomes_the_next_type_and_gets_its_own_ba
 
 
 def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=("t9.unknown", *OTHERS), rate_of=price)
+    at = stage(tmp_path, types=("t9.unknown", *OTHERS), rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", Fault(MisconfiguredError("needs ENA")))
@@ -296,7 +297,7 @@ def test_a_type_the_instance_cannot_have_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> None:
     policy = Policy(daily_budget=Usd.parse("0.05"))
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price, policy=policy)
+    at = stage(tmp_path, types=OTHERS, rate_of=price, policy=policy)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     (run,) = tick(at.world, at.terms).runs
@@ -307,7 +308,7 @@ def test_a_type_that_would_pass_the_budget_is_passed_over(tmp_path: Path) -> Non
 
 
 def test_with_no_capacity_anywhere_each_type_is_tried_once(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 9)
     (run,) = tick(at.world, at.terms).runs
@@ -322,7 +323,7 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look before the next run is older than the change back."""
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 5)
     tick(at.world, at.terms)
@@ -343,7 +344,7 @@ def test_a_type_that_was_just_given_back_is_not_taken_for_its_own(
 
 def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
     """It went off over its run, and a person started it as it was: its own type comes back after that."""
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.worker.seconds_each = 1e6
     at.compute.fail("start", Fault(NO_CAPACITY))
@@ -370,7 +371,7 @@ def test_a_person_s_session_does_not_get_another_type(tmp_path: Path) -> None:
 def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_about(
     tmp_path: Path, last: MisconfiguredError
 ) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", *[Fault(NO_CAPACITY)] * 3)
     at.compute.fail("change_type", None, Fault(last))
@@ -384,7 +385,7 @@ def test_its_own_type_is_given_back_where_the_last_that_was_wanted_never_came_ab
 
 @pytest.mark.parametrize("running", [True, False])
 def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Path, running: bool) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at, 400)
     at.compute.fail("start", Fault(NO_CAPACITY))
     while at.compute.describe(INSTANCE).state is not InstanceState.RUNNING:
@@ -405,7 +406,7 @@ def test_a_lost_ledger_prices_the_type_that_runs_and_gives_it_back(tmp_path: Pat
 
 
 def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=price)
+    at = stage(tmp_path, types=OTHERS, rate_of=price)
     ready(at)
     at.compute.fail("start", Fault(NO_CAPACITY))
     at.compute.fail("change_type", None, Fault(ComputeUnavailableError("throttled")))
@@ -422,7 +423,7 @@ def test_a_lost_ledger_gives_a_settled_run_s_type_back(tmp_path: Path) -> None:
 
 
 def test_a_type_that_somebody_else_gave_it_stays(tmp_path: Path) -> None:
-    at = stage(tmp_path, instance_types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
+    at = stage(tmp_path, types=OTHERS, rate_of=lambda _type: price("g5.xlarge"))
     ready(at)
     once(at)
     once(at)

@@ -20,7 +20,7 @@ from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.speech import Window
-from batchscribe.errors import EngineError, GpuError, MisconfiguredError
+from batchscribe.errors import EngineError, GpuError, MisconfiguredError, OutOfMemoryError
 from support.parakeet_model import FRAME, build_ctc, build_tdt, speak
 
 SAID = [("▁one", 0.4), ("▁two", 0.88), (",", 1.2), ("▁th", 1.6), ("ree", 1.92), (".", 2.24), ("▁four", 3.52)]
@@ -119,30 +119,8 @@ def test_what_the_model_itself_holds_for_unlikely_is_flagged(
 def test_a_batch_hears_what_each_window_says_alone(tdt: Path) -> None:
     engine = FACTORY.load(spec_of(tdt))
     windows = [Window(n, 0.0, speak(SAID[n:], seconds)) for n, seconds in enumerate((5.0, 4.0, 29.9))]
-    alone = [next(engine.transcribe([window])).segments for window in windows]
-    engine.batch = 8
+    alone = [result.segments for window in windows for result in engine.transcribe([window])]
     assert [result.segments for result in engine.transcribe(windows)] == alone
-
-
-def test_a_batch_is_heard_when_it_is_full_and_when_nothing_else_is_ready(tdt: Path) -> None:
-    engine = FACTORY.load(spec_of(tdt))
-    engine.batch = 2
-    taken: list[int] = []
-
-    def source() -> Any:
-        for number in range(5):
-            taken.append(number)
-            yield Window(number, 0.0, speak(SAID, 4.0))
-            if number == 2:
-                yield None
-
-    assert [(result.window, len(taken)) for result in engine.transcribe(source())] == [
-        (0, 2),
-        (1, 2),
-        (2, 3),
-        (3, 5),
-        (4, 5),
-    ]
 
 
 def test_the_language_is_what_is_known_of_it(tdt: Path) -> None:
@@ -206,7 +184,7 @@ def test_onnx_runtimes_own_words_are_repeated(tdt: Path, tmp_path: Path) -> None
 def test_what_no_machine_can_do_needs_no_package_to_be_known(
     changes: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "PACKAGES", {"no_such_package": "onnx-asr"})
+    monkeypatch.setattr(engine, "PACKAGES", ("no_such_package",))
     found = FACTORY.unable(EngineSpec(engine="parakeet", **changes))
     assert len(found) == 1
     with pytest.raises(MisconfiguredError, match=problem):
@@ -225,9 +203,9 @@ def test_a_name_of_whispers_means_the_default(wanted: str) -> None:
 
 
 def test_what_is_not_installed_names_the_environment_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PACKAGES", {"no_such_package": "onnx-asr"})
+    monkeypatch.setattr(engine, "PACKAGES", ("no_such_package",))
     (problem,) = FACTORY.problems(spec_of(""))
-    assert "onnx-asr not installed" in problem
+    assert "no_such_package not installed" in problem
     assert "separate environment" in problem
     assert "hides the CUDA" in problem
 
@@ -338,17 +316,12 @@ def test_a_gpu_is_counted_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert nvidia.on_the_bus()
 
 
-def test_a_batch_that_is_too_large_is_heard_in_halves(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_too_large_is_an_error_of_its_own(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FACTORY.load(spec_of(tdt))
-    engine.batch = 4
-    recognize = engine._recogniser.recognize
 
-    def small(waves: Any) -> Any:
-        if len(waves) > 2:
-            raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
-        return recognize(waves)
+    def large(_waves: Any) -> Any:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
 
-    monkeypatch.setattr(engine, "_recogniser", SimpleNamespace(recognize=small, asr=engine._recogniser.asr))
-    results = list(engine.transcribe([Window(number, 0.0, speak(SAID, 4.0)) for number in range(6)]))
-    assert [result.window for result in results] == list(range(6))
-    assert engine.batch == 2
+    monkeypatch.setattr(engine, "_recogniser", SimpleNamespace(recognize=large, asr=engine._recogniser.asr))
+    with pytest.raises(OutOfMemoryError, match=r"transcribing: RuntimeError: too little memory"):
+        engine.transcribe([Window(1, 0.0, speak(SAID, 4.0))])

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,13 @@ from batchscribe.core.run.manifest import (
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.transcripts import Transcript
-from batchscribe.errors import EngineError, MisconfiguredError, PermanentError, StoreUnavailableError
+from batchscribe.errors import (
+    EngineError,
+    MisconfiguredError,
+    OutOfMemoryError,
+    PermanentError,
+    StoreUnavailableError,
+)
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
@@ -227,9 +233,9 @@ def test_every_chunk_gets_its_transcript(bench: Bench) -> None:
     assert (second.run, second.language, second.flags, second.duration) == ("run-1", "en", (), 2)
 
 
-@pytest.mark.parametrize("hold", [1, 2, 3, 8])
-def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back(hold: int) -> None:
-    bench = Bench(engine=ScriptedEngine(hold=hold, script=lambda window: f"at{window.start:g}"))
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_windows_keep_the_clock_of_their_chunk_in_whatever_order_they_come_back(size: int) -> None:
+    bench = Bench(engine=ScriptedEngine(batch_size=size, script=lambda window: f"at{window.start:g}"))
     key = bench.add("long.flac", encode(bursts(1, 70, 140), "flac"))
     bench.run(find_speech=loud)
     heard = bench.transcript(key)
@@ -530,9 +536,7 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     bench.add("note-001.webm")
 
     class Swallows(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-            for _window in windows:
-                pass
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
             yield from ()
 
     bench.engine = Swallows()
@@ -540,6 +544,120 @@ def test_an_engine_that_swallows_a_window_is_found_out(bench: Bench) -> None:
     assert record.tally.failed == 1
     assert "no result" in record.failures[0].message
     assert record.failures[0].kind is FailureKind.MACHINE
+
+
+@dataclass
+class Watched(ScriptedEngine):
+    """Notes each batch and what was prepared before it; `room` is how many windows fit into its memory."""
+
+    batch_size: int = 4
+    room: int = 100
+    batches: list[list[int]] = field(default_factory=list)
+    prepared: set[int] = field(default_factory=set)
+    hurried: int = 0
+
+    def prepare(self, batch: Sequence[Window]) -> None:
+        self.prepared |= {window.id for window in batch}
+        raise EngineError("not ready yet")
+
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        self.batches.append([window.id for window in batch])
+        assert self.prepared.issuperset(self.batches[-1])
+        if len(batch) > self.room:
+            raise OutOfMemoryError("out of memory")
+        yield from super().transcribe(batch)
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+
+def decoded_first(bench: Bench, engine: ScriptedEngine, chunks: int) -> ExitRecord:
+    """Runs a worker whose engine loads when all chunks are decoded."""
+    for number in range(chunks):
+        bench.add(f"note-{number:03}.webm")
+    bench.engine = engine
+    decoded: list[int] = []
+
+    def find_speech(audio: Samples) -> list[tuple[int, int]]:
+        decoded.append(len(audio))
+        return all_speech(audio)
+
+    def load() -> Any:
+        bench.later(lambda now: len(decoded) == chunks and not now.in_flight)
+        return engine
+
+    return bench.run(load=load, find_speech=find_speech)
+
+
+def test_the_worker_makes_the_batches_and_has_each_prepared(bench: Bench) -> None:
+    engine = Watched()
+    assert decoded_first(bench, engine, 10).tally.done == 10
+    assert [len(batch) for batch in engine.batches] == [4, 4, 2]
+    assert engine.prepared == set(range(10)), "an error while preparing is dropped"
+    assert not engine.hurried
+
+
+def test_the_next_batch_is_prepared_while_one_is_transcribed_and_no_more(bench: Bench) -> None:
+    prepared: list[int] = []
+    ready = threading.Event()
+    seen: list[int] = []
+
+    class Ahead(ScriptedEngine):
+        def prepare(self, batch: Sequence[Window]) -> None:
+            prepared.extend(window.id for window in batch)
+            if len(prepared) == 4:
+                ready.set()
+
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            assert ready.wait(30), "the next batch waits for this one"
+            seen.append(len(prepared))
+            yield from super().transcribe(batch)
+
+    assert decoded_first(bench, Ahead(batch_size=2), 6).tally.done == 6
+    assert seen[0] == 4
+    assert len(prepared) == 6
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_costs_no_chunk(bench: Bench) -> None:
+    engine = Watched(batch_size=8, room=3)
+    record = decoded_first(bench, engine, 12)
+    assert (record.end, record.tally.done, record.failures) == (WorkerEnd.FINISHED, 12, ())
+    assert [len(batch) for batch in engine.batches[:3]] == [8, 4, 2]
+    assert {len(batch) for batch in engine.batches[2:]} == {2}
+    assert sorted(engine.heard) == list(range(12)), "each window is transcribed once"
+
+
+def test_too_little_memory_for_one_window_is_a_broken_engine(bench: Bench) -> None:
+    record = decoded_first(bench, Watched(batch_size=2, room=0), 2)
+    assert record.end is WorkerEnd.FAILED
+    assert "out of memory" in record.message
+    assert {failure.kind for failure in record.failures} == {FailureKind.MACHINE}
+
+
+def test_a_result_is_published_while_others_of_its_batch_are_not_ready(bench: Bench) -> None:
+    published: list[int] = []
+
+    class Slow(ScriptedEngine):
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            for recognition in super().transcribe(batch):
+                yield recognition
+                published.append(recognition.window)
+                bench.later(lambda now: now.tally.done == len(published))
+
+    assert decoded_first(bench, Slow(batch_size=3), 3).tally.done == 3
+    assert sorted(published) == [0, 1, 2]
+
+
+def test_a_stop_within_a_batch_hurries_the_engine_and_finishes_that_batch_only(bench: Bench) -> None:
+    def script(_window: Window) -> str:
+        bench.stop.set()
+        return "said"
+
+    engine = Watched(script)
+    record = decoded_first(bench, engine, 10)
+    assert (record.end, record.tally.done) == (WorkerEnd.STOPPED, 4)
+    assert engine.hurried == 4
+    assert len(engine.batches) == 1
 
 
 def stopping(bench: Bench, act: Callable[[], None]) -> ExitRecord:
@@ -660,6 +778,7 @@ def test_who_enters_the_engine_is_named_in_the_store_before_and_who_waits_is_not
 
     def script(_window: Window) -> str:
         named.append(bench.progress().in_flight)
+        assert bench.written(bench.progress().sequence + 2).in_flight == named[-1], "no other is chosen yet"
         return "said"
 
     bench.engine = ScriptedEngine(script=script)
@@ -673,27 +792,6 @@ def test_naming_costs_one_write_a_chunk_at_most(bench: Bench) -> None:
     told = listening(bench)
     assert bench.run(find_speech=loud, progress_seconds=3600).tally.done == 3
     assert len(told) <= 3 + len(Phase)
-
-
-class ReadingAhead(ScriptedEngine):
-    """Two windows at once, and the next two are asked for before they are heard."""
-
-    batch = 2
-    reads_ahead = True
-
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        held: list[Window] = []
-        coming: list[Window] = []
-        for window in windows:
-            coming += [window] if window else []
-            if window is None or len(coming) == self.batch:
-                yield from self._batch(held)
-                held, coming = coming, []
-            if window is None:
-                yield from self._batch(held)
-                held = []
-        yield from self._batch(held)
-        yield from self._batch(coming)
 
 
 def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: Bench) -> None:
@@ -722,7 +820,7 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
         hearing.set()
         return "said"
 
-    bench.engine = ReadingAhead(script=script)
+    bench.engine = ScriptedEngine(script, batch_size=2)
     bench.store.replace = slow  # type: ignore[method-assign]
     assert bench.run(load=load, find_speech=find_speech).tally.done == 4
     first, second = map(set, (chunks[:2], chunks[2:]))
@@ -786,11 +884,10 @@ def test_a_chunk_stays_named_between_its_windows(bench: Bench) -> None:
     between: list[Progress] = []
 
     class Pausing(ScriptedEngine):
-        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-            for window in windows:
-                yield from super().transcribe([window])
-                seen = bench.progress().sequence
-                between.append(bench.written(seen + 4))
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+            yield from super().transcribe(batch)
+            seen = bench.progress().sequence
+            between.append(bench.written(seen + 4))
 
     bench.engine = Pausing()
     bench.run(find_speech=loud)
@@ -926,7 +1023,7 @@ def test_an_exit_record_that_cannot_be_stored_is_an_error(bench: Bench) -> None:
 def test_many_chunks_pass_through_narrow_channels(bench: Bench) -> None:
     for number in range(150):
         bench.add(f"note-{number:03}.webm")
-    bench.engine = ScriptedEngine(hold=16)
+    bench.engine = ScriptedEngine(batch_size=16)
     record = bench.run()
     assert record.tally.done == len(bench.done()) == 150
     assert bench.store.calls["create"] == 151

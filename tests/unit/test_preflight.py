@@ -15,9 +15,10 @@ from batchscribe.core.decide.policy import Hold, Reason, ReasonCode
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import engine_spec, preflight, refuse_manual_start
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 from support.values import observation
 
 INSTANCE = "i-0123456789abcdef0"
@@ -29,7 +30,7 @@ def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
 
 
 def recorded(**fields: object) -> MemoryStore:
-    store = MemoryStore(StoppedClock())
+    store = MemoryStore(FakeClock())
     record = InstanceRecord(instance=INSTANCE, release=__version__, at=NOW)
     store.create(keys.instance(INSTANCE), msgspec.json.encode(msgspec.structs.replace(record, **fields)))
     return store
@@ -52,7 +53,7 @@ def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="nothing was started"):
         preflight(settings(tmp_path), recorded(release="0.0.1"))
     with pytest.raises(MisconfiguredError, match="is not set up"):
-        preflight(settings(tmp_path), MemoryStore(StoppedClock()))
+        preflight(settings(tmp_path), MemoryStore(FakeClock()))
 
 
 @pytest.mark.parametrize(

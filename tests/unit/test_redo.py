@@ -42,25 +42,26 @@ from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from support import values
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 
 OLD = NOW - timedelta(hours=1)
 
 
 @pytest.fixture
-def clock() -> StoppedClock:
-    return StoppedClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def store(clock: StoppedClock) -> MemoryStore:
+def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(clock)
 
 
 @pytest.fixture
-def scanner(store: MemoryStore, clock: StoppedClock) -> Scanner:
+def scanner(store: MemoryStore, clock: FakeClock) -> Scanner:
     return Scanner(store, store, clock=clock)
 
 
@@ -152,7 +153,7 @@ def test_stale(store: MemoryStore, scanner: Scanner) -> None:
     assert names(stale(scanner)) == ["a.mp3"]
 
 
-def test_model_not(store: MemoryStore, clock: StoppedClock) -> None:
+def test_model_not(store: MemoryStore, clock: FakeClock) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.mp3", "b.mp3", "c.mp3", "d.mp3", "e.mp3", "f.mp3")
     output.place("transcription-a.json", told("large-v3"))
@@ -184,7 +185,7 @@ def test_redo_keeps_the_old_and_the_chunk_is_pending_again(store: MemoryStore, s
     assert scanner.backlog().troubled == 0
 
 
-def test_a_transcript_of_the_source_is_kept_in_the_output(store: MemoryStore, clock: StoppedClock) -> None:
+def test_a_transcript_of_the_source_is_kept_in_the_output(store: MemoryStore, clock: FakeClock) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.mp3")
     put(store, "transcription-a.json", data=b"in the source")
@@ -350,7 +351,7 @@ def test_a_release_that_breaks_off_leaves_the_chunk_quarantined(store: MemorySto
 # Why.
 
 
-def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: StoppedClock) -> None:
+def test_the_whole_life_of_a_chunk(store: MemoryStore, scanner: Scanner, clock: FakeClock) -> None:
     put(store, "s/chunk-001.webm")
     for number, name in enumerate(("r1", "r2")):
         asked = manifest(store, "s/chunk-001.webm", run=name)

@@ -70,7 +70,7 @@ class Controller:
 
 def play(at: Stage, act: Act, **changes: int) -> Proof:
     put_speech(at.world, NAME, SPEECH)
-    at.worker.store = place_of(at.world, NAME).output  # type: ignore[assignment]
+    at.worker.store = place_of(at.world, NAME).output
     return rehearse(at.world, at.terms, act, NAME, lambda: Controller(at, act, **changes))
 
 
@@ -98,7 +98,7 @@ def guard_fires(at: Stage, after: timedelta) -> None:
 def stopped_and_tidy(at: Stage) -> None:
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
     assert at.compute.describe(INSTANCE).run is None
-    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.guard.armed(INSTANCE) == frozenset()
     assert decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
     assert list(at.store.list(FOLDER)) == []
     assert the_run(at).state is RunState.SETTLED
@@ -190,7 +190,7 @@ def test_a_rehearsal_whose_ledger_was_lost_is_finished_too(at: Stage, tmp_path: 
     assert run.id == the_run(at).id
     assert run.output.endswith(f"{FOLDER}{NAME}")
     assert at.compute.describe(INSTANCE).state is InstanceState.STOPPED
-    assert at.notes.armed(INSTANCE) == frozenset()
+    assert at.guard.armed(INSTANCE) == frozenset()
     assert decode(at.store.get(keys.instance(INSTANCE)).data, InstanceRecord).claim is None
     fresh.close()
 

@@ -28,12 +28,12 @@ from batchscribe.core.run.report import (
     render_block,
     totals,
 )
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger
 from batchscribe.settings import load
-from support.values import meter
+from support.values import meter, metered
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -43,7 +43,19 @@ RUN = Run(
     state=RunState.SETTLED,
     outcome=Outcome.COMPLETED,
     provider="ec2",
-    instances=("i-1",),
+    machines=(
+        Machine(
+            id="i-1",
+            meter=meter(
+                start_requested=NOW + MINUTE,
+                idle_until=NOW + 2 * MINUTE,
+                running_since=NOW + 3 * MINUTE,
+                running_until=NOW + 31 * MINUTE,
+                stopped=NOW + 32 * MINUTE,
+            ),
+        ),
+    ),
+    workers=(Assignment(manifest="manifest", machine="i-1", launched=True, ended=NOW + 30 * MINUTE),),
     policy="threshold",
     reason="120 chunks pending, threshold 100 reached",
     created=NOW,
@@ -52,18 +64,10 @@ RUN = Run(
     instance_type="g4dn.xlarge",
     planned_chunks=120,
     planned_audio_seconds=3500.0,
-    meter=meter(
-        start_requested=NOW + MINUTE,
-        idle_until=NOW + 2 * MINUTE,
-        running_since=NOW + 3 * MINUTE,
-        running_until=NOW + 31 * MINUTE,
-        stopped=NOW + 32 * MINUTE,
-    ),
     launch="boot",
     dispatched=NOW + 4 * MINUTE,
     worker_since=NOW + MINUTE + timedelta(seconds=230),
     first_window=NOW + 5 * MINUTE,
-    work_ended=NOW + 30 * MINUTE,
     stop_requested=Moment(NOW + 31 * MINUTE),
     settled=NOW + 33 * MINUTE,
     chunks_done=118,
@@ -145,7 +149,7 @@ def test_what_was_not_seen_is_not_claimed() -> None:
     bare = Run(
         id="r2",
         provider="ec2",
-        instances=("i-1",),
+        machines=(Machine(id="i-1"),),
         policy="now",
         reason="",
         created=NOW,
@@ -207,7 +211,7 @@ def test_an_estimate_is_called_one() -> None:
 
 def test_totals_count_settled_runs_only() -> None:
     running = replace(RUN, id="r2", state=RunState.TRANSCRIBING, settled=None, cost=Usd(9))
-    refused = replace(RUN, id="r3", meter=Meter(), cost=Usd(0))
+    refused = replace(metered(RUN, Meter()), id="r3", cost=Usd(0))
     sums = totals([RUN, running, refused])
     assert (sums.runs, sums.starts, sums.chunks_done, sums.chunks_failed) == (2, 1, 236, 4)
     assert (sums.cost_micros, sums.audio_hours, sums.billed_hours) == (263_000, 2.0, 0.5)

@@ -13,12 +13,12 @@ from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.errors import StoreUnavailableError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from support.stores import StoppedClock
 from support.world import Stage, stage
 
 YEAR = timedelta(days=366)
-NOW = StoppedClock().now()
+NOW = FakeClock().now()
 OLD = NOW - KEPT - timedelta(seconds=1)
 
 
@@ -37,7 +37,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 
 def furnished() -> OrderlyStore:
-    store = OrderlyStore(StoppedClock())
+    store = OrderlyStore(FakeClock())
     for run in ("r1", "r1-a", "open"):
         store.place(keys.intent(run), modified=OLD)
         for worker in (0, 1):
@@ -111,7 +111,7 @@ def test_a_local_clock_that_is_wrong_deletes_nothing_that_is_not_old(at: Stage, 
 
 
 def test_a_tick_a_year_ahead_keeps_what_the_store_calls_young(tmp_path: Path) -> None:
-    store = OrderlyStore(StoppedClock())
+    store = OrderlyStore(FakeClock())
     with stage(tmp_path, store=store, policy=Policy(name=PolicyName.NOW)).ledger as ledger:
         ledger.save_sample(
             at=NOW, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s", numbers="{}"

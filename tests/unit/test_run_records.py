@@ -22,9 +22,9 @@ from batchscribe.core.run.records import (
     decode_settlement,
     encode_run,
 )
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError
-from support.values import INSTANCE, NOW, RATE, moment, run
+from support.values import INSTANCE, NOW, RATE, moment, run, workers
 
 MINUTE = timedelta(minutes=1)
 LEDGER_1: dict[str, Any] = {
@@ -79,6 +79,50 @@ LEDGER_1: dict[str, Any] = {
     "cost": {"micros": 0},
 }
 """A run in the ledger of version 0.1.0."""
+LEDGER_2: dict[str, Any] = {
+    "version": 2,
+    "id": "20261123-120000-abcdef",
+    "scheduler": "this",
+    "host": "laptop",
+    "state": "releasing",
+    "outcome": None,
+    "detail": "worker 1 finished",
+    "provider": "ec2",
+    "instances": [INSTANCE],
+    "region": "us-east-2",
+    "source": "s3://bucket/audio",
+    "output": "s3://bucket/audio",
+    "guard": "eventbridge",
+    "control": "",
+    "borrowed": False,
+    "policy": "threshold",
+    "reason": "120 chunks pending, threshold 100 reached",
+    "created": "2026-11-23T12:00:00Z",
+    "deadline": "2026-11-23T14:00:00Z",
+    "rate": {"per_hour": {"micros": 526000}, "source": "test", "as_of": "2026-11-01"},
+    "instance_type": "g4dn.xlarge",
+    "own_type": "g4dn.xlarge",
+    "launch": "boot",
+    "planned_chunks": 120,
+    "manifests": [
+        "_batchscribe/runs/20261123-120000-abcdef/workers/0/manifest.json",
+        "_batchscribe/runs/20261123-120000-abcdef/workers/1/manifest.json",
+    ],
+    "meter": {
+        "launched_before": None,
+        "start_requested": {"at": "2026-11-23T12:01:00Z", "uptime": 50.5, "boot": "a"},
+        "launched": "2026-11-23T12:01:05Z",
+        "up_since": {"at": "2026-11-23T12:01:10Z", "uptime": None, "boot": ""},
+        "running_until": {"at": "2026-11-23T12:20:00Z", "uptime": None, "boot": ""},
+        "stopped": None,
+    },
+    "reaching_since": {"at": "2026-11-23T12:01:30Z", "uptime": None, "boot": ""},
+    "dispatched": "2026-11-23T12:02:00Z",
+    "work_ended": "2026-11-23T12:19:00Z",
+    "stop_requested": {"at": "2026-11-23T12:20:01Z", "uptime": None, "boot": ""},
+    "cost": {"micros": 0},
+}
+"""A run in the ledger of version 2."""
 INTENT_1: dict[str, Any] = {
     "version": 1,
     "run": "20261123-120000-abcdef",
@@ -141,10 +185,13 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 def test_a_run_comes_back_as_it_was_stored() -> None:
     begin, end = moment(uptime=50.5, boot="a"), moment(60, uptime=110.0, boot="a")
     whole = replace(
-        SETTLED,
-        meter=Meter(launched=NOW, start_requested=begin, up_since=begin, stopped=end),
+        SETTLED.with_machine(
+            INSTANCE,
+            meter=Meter(launched=NOW, start_requested=begin, up_since=begin, stopped=end),
+            reaching_since=begin,
+        ),
+        workers=workers("first", "second"),
         stop_requested=end,
-        reaching_since=begin,
         worked=Worked(workers=1, flags={"repaired": 3}),
     )
     assert decode_run(encode_run(whole)) == whole
@@ -168,12 +215,48 @@ def test_what_is_no_settlement_of_this_run_is_refused(change: Callable[[Run], Ru
         decode_settlement(encode_run(change(SETTLED)), OPEN)
 
 
+# Version 2.
+
+
+def test_a_run_of_version_2_keeps_its_meter_and_its_workers() -> None:
+    """A document as version 2 stored it: one instance, one meter, manifests beside it."""
+    found = decode_run(stored(LEDGER_2))
+    (machine,) = found.machines
+    assert (machine.id, machine.reaching_since) == (INSTANCE, moment(90))
+    assert machine.meter == Meter(
+        launched=NOW + timedelta(seconds=65),
+        start_requested=moment(60, uptime=50.5, boot="a"),
+        up_since=moment(70),
+        running_until=moment(1200),
+    )
+    keys = [f"_batchscribe/runs/20261123-120000-abcdef/workers/{number}/manifest.json" for number in (0, 1)]
+    assert found.workers == (
+        Assignment(manifest=keys[0], machine=INSTANCE, launched=True),
+        Assignment(manifest=keys[1], machine=INSTANCE, launched=True, ended=NOW + 19 * MINUTE),
+    )
+    assert (found.version, found.manifests, found.work_ended) == (3, tuple(keys), NOW + 19 * MINUTE)
+    assert decode_run(encode_run(found)) == found
+
+
+@pytest.mark.parametrize(("state", "launched"), [("dispatching", False), ("transcribing", True)])
+def test_the_state_of_version_2_shows_if_its_last_worker_was_launched(state: str, launched: bool) -> None:
+    found = decode_run(stored(LEDGER_2, state=state, work_ended=None))
+    assert [worker.launched for worker in found.workers] == [True, launched]
+    assert bool(found.undispatched) is not launched
+
+
+def test_a_planned_run_of_version_2_has_a_machine_without_polls() -> None:
+    bare = without(LEDGER_2, "meter", "manifests", "reaching_since", "work_ended")
+    found = decode_run(stored(bare, state="planned"))
+    assert (found.machines, found.workers) == ((Machine(id=INSTANCE),), ())
+
+
 # Version 1.
 
 
 def test_a_run_in_the_ledger_of_version_1_keeps_all_of_its_polls() -> None:
     found = decode_run(stored(LEDGER_1))
-    assert found.meter == Meter(
+    assert found.machines[0].meter == Meter(
         launched_before=NOW - timedelta(days=1),
         launched=NOW + timedelta(seconds=65),
         start_requested=moment(60),
@@ -184,9 +267,9 @@ def test_a_run_in_the_ledger_of_version_1_keeps_all_of_its_polls() -> None:
         running_until=moment(1200),
         stopped=moment(1335),
     )
-    assert (found.reaching_since, found.stop_requested) == (moment(90), moment(1260))
+    assert (found.machines[0].reaching_since, found.stop_requested) == (moment(90), moment(1260))
     assert (found.billed_seconds, found.bill()) == (1260.0, Usd(184_100))
-    assert (found.version, found.state, found.rate) == (2, RunState.TRANSCRIBING, RATE)
+    assert (found.version, found.state, found.rate) == (3, RunState.TRANSCRIBING, RATE)
     assert (found.planned_chunks, found.dispatched) == (120, NOW + 2 * MINUTE)
     assert decode_run(encode_run(found)) == found
 
@@ -194,7 +277,7 @@ def test_a_run_in_the_ledger_of_version_1_keeps_all_of_its_polls() -> None:
 def test_a_run_of_version_1_that_was_never_started_has_an_empty_meter() -> None:
     times = ("start_requested", "start_accepted", "seen_up", "idle_until", "running_since", "running_until")
     planned = decode_run(stored(without(LEDGER_1, *times, "stopped", "launched", "stop_requested")))
-    assert planned.meter == Meter(launched_before=NOW - timedelta(days=1))
+    assert planned.machines[0].meter == Meter(launched_before=NOW - timedelta(days=1))
     assert (planned.started, planned.stop_requested) == (False, None)
 
 
@@ -249,7 +332,7 @@ def test_what_is_no_run_is_a_misconfiguration_and_nothing_else(data: bytes) -> N
 
 
 def test_a_newer_version_is_named_with_what_to_do() -> None:
-    for version in (0, 3, "2", None):
+    for version in (0, 4, "3", None):
         with pytest.raises(MisconfiguredError, match="install the same batchscribe on both sides"):
             decode_run(stored(msgspec.to_builtins(SETTLED), version=version))
 
@@ -263,8 +346,8 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize(
     "document",
-    [msgspec.to_builtins(SETTLED), LEDGER_1, INTENT_1, SETTLEMENT_1],
-    ids=["version 2", "ledger", "intent", "settlement"],
+    [msgspec.to_builtins(SETTLED), LEDGER_2, LEDGER_1, INTENT_1, SETTLEMENT_1],
+    ids=["version 3", "version 2", "ledger", "intent", "settlement"],
 )
 @given(st.data())
 def test_any_value_in_any_field_is_read_or_refused(document: dict[str, Any], data: st.DataObject) -> None:

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from batchscribe.core.decide.money import Usd
-from batchscribe.core.run.runs import LEGAL, Outcome, RunState, next_step
+from batchscribe.core.decide.money import Usd, cost
+from batchscribe.core.run.meter import Meter
+from batchscribe.core.run.runs import LEGAL, Machine, Outcome, RunState, next_step
 from batchscribe.errors import RefusedError
-from support.values import NOW, run
+from support.values import NOW, RATE, meter, moment, run, workers
 
 
 def test_every_state_but_the_last_has_a_step_and_a_way_to_the_end() -> None:
@@ -87,5 +88,24 @@ def test_a_run_is_started_from_its_request_on() -> None:
 
 
 def test_the_last_manifest_names_the_worker() -> None:
-    worker = run(manifests=("first", "second")).worker
+    worker = run(workers=workers("first", "second")).worker
     assert (worker.run, worker.worker) == (run().id, 1)
+
+
+def polled(start: float, stop: float | None) -> Meter:
+    begin = moment(start)
+    ended = {} if stop is None else {"stopped": moment(stop)}
+    return meter(start_requested=begin, up_since=begin, running_since=begin, **ended)
+
+
+def test_the_bill_is_the_sum_of_the_machines_each_with_its_minimum() -> None:
+    machines = (Machine(id="i-1", meter=polled(0, 10)), Machine(id="i-2", meter=polled(5, 105)))
+    two = run(machines=machines)
+    assert two.billed_seconds == 110
+    assert two.bill() == cost(RATE, 60) + cost(RATE, 100)
+    assert (two.start_requested, two.running_since, two.stopped) == (moment(0), moment(0), moment(105))
+
+
+def test_a_run_is_stopped_once_all_of_its_machines_are() -> None:
+    machines = (Machine(id="i-1", meter=polled(0, 10)), Machine(id="i-2", meter=polled(0, None)))
+    assert run(machines=machines).stopped is None

@@ -18,21 +18,22 @@ from batchscribe.core.scan.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_t
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.stores import open_store
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 
 OLD = NOW - timedelta(hours=1)
 HALF_HOUR = timedelta(minutes=30)
 
 
 @pytest.fixture
-def clock() -> StoppedClock:
-    return StoppedClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def store(clock: StoppedClock) -> MemoryStore:
+def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(clock)
 
 
@@ -72,7 +73,7 @@ def hold(store: MemoryStore, key: str, **changes: Any) -> None:
 
 
 def scanner(store: MemoryStore, output: MemoryStore | None = None, **options: Any) -> Scanner:
-    return Scanner(store, output or store, clock=StoppedClock(), **options)
+    return Scanner(store, output or store, clock=FakeClock(), **options)
 
 
 def test_one_store_is_listed_once(store: MemoryStore) -> None:
@@ -84,7 +85,7 @@ def test_one_store_is_listed_once(store: MemoryStore) -> None:
     assert listed == [keys.QUARANTINE, keys.ATTEMPTS, keys.COMPACTED, ""]
 
 
-def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedClock) -> None:
+def test_results_may_lie_in_another_store(store: MemoryStore, clock: FakeClock) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.mp3", "b.mp3", "c.mp3", "transcription-c.json")
     put(output, "transcription-b.json", "unrelated.mp3")
@@ -96,7 +97,7 @@ def test_results_may_lie_in_another_store(store: MemoryStore, clock: StoppedCloc
 @pytest.mark.parametrize("broken", ["", keys.ATTEMPTS, keys.COMPACTED, keys.QUARANTINE])
 @pytest.mark.parametrize("side", ["source", "output"])
 def test_a_listing_error_is_never_a_backlog(
-    store: MemoryStore, clock: StoppedClock, broken: str, side: str
+    store: MemoryStore, clock: FakeClock, broken: str, side: str
 ) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.mp3")
@@ -208,7 +209,7 @@ def told(name: str) -> bytes:
 
 @pytest.mark.parametrize("side", ["source", "output"])
 def test_the_owner_of_a_shared_name_is_read_from_the_transcript(
-    store: MemoryStore, clock: StoppedClock, side: str
+    store: MemoryStore, clock: FakeClock, side: str
 ) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.mp3", "a.wav")
@@ -235,7 +236,7 @@ def test_a_folder_on_disk(tmp_path: Path) -> None:
     for key in ("it's a talk.mp3", "line\nbreak/chunk-001.webm", "done.mp3", "transcription-done.json"):
         store.create(key, b"1")
     (tmp_path / "link.mp3").symlink_to("/etc/hostname")
-    scan = Scanner(store, store, clock=StoppedClock(NOW + timedelta(days=10_000)))
+    scan = Scanner(store, store, clock=FakeClock(NOW + timedelta(days=10_000)))
     backlog = scan.backlog()
     assert [chunk.key for chunk in backlog.candidates] == ["it's a talk.mp3", "line\nbreak/chunk-001.webm"]
     assert backlog.odd_keys == ("'link.mp3': left out, links are not followed",)
@@ -321,7 +322,7 @@ def test_a_lock_that_cannot_be_looked_for_is_an_error(store: MemoryStore) -> Non
 
 
 @pytest.mark.parametrize("side", ["source", "output"])
-def test_a_long_listing_keeps_its_process_alive(store: MemoryStore, clock: StoppedClock, side: str) -> None:
+def test_a_long_listing_keeps_its_process_alive(store: MemoryStore, clock: FakeClock, side: str) -> None:
     """It may take longer than the time limit of a step."""
     output = MemoryStore(clock, url="memory://output")
     put(
@@ -334,18 +335,18 @@ def test_a_long_listing_keeps_its_process_alive(store: MemoryStore, clock: Stopp
 
 
 def test_a_transcript_of_no_bytes_is_none() -> None:
-    store = MemoryStore(StoppedClock())
+    store = MemoryStore(FakeClock())
     for name in ("a.mp3", "b/chunk-001.mp3", "c.mp3"):
         store.place(name, b"audio", modified=OLD)
     store.place("transcription-a.json", b"", modified=OLD)
     store.place("b/layers/layer-0-raw-transcription/chunk-001.json", b"", modified=OLD)
     store.place("transcription-c.json", b'{"text":"x"}', modified=OLD)
-    found = {scan.session: scan for scan in Scanner(store, store, clock=StoppedClock()).sessions()}
+    found = {scan.session: scan for scan in Scanner(store, store, clock=FakeClock()).sessions()}
     assert [(scan.done, len(scan.pending)) for scan in found.values()] == [(0, 1), (0, 1), (1, 0)]
     assert [scan.unreadable for scan in found.values()] == [("b/chunk-001.mp3",), ("a.mp3",), ()]
 
 
-def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: StoppedClock) -> None:
+def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: FakeClock) -> None:
     output = MemoryStore(clock, url="memory://output")
     put(store, "a.dss", "s/b.DSS", "s/c.ra", "d.mp3", "e.txt", "notes.ts", "_batchscribe/x.ra", "dss", ".dss")
     put(output, "f.dss")

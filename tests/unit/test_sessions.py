@@ -9,8 +9,9 @@ from batchscribe.controller.sessions import assemble
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, encode
 from batchscribe.errors import ObjectNotFoundError
+from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from support.stores import NOW, StoppedClock
+from support.stores import NOW
 
 
 def spoken(number: int) -> bytes:
@@ -33,12 +34,12 @@ def spoken(number: int) -> bytes:
 
 
 def scanner(*transcribed: int) -> Scanner:
-    store = MemoryStore(StoppedClock())
+    store = MemoryStore(FakeClock())
     for number in range(1, 6):
         store.place(f"s/chunk-00{number}.mp3", b"audio")
     for number in transcribed:
         store.place(f"s/transcription-chunk-00{number}.json", spoken(number))
-    return Scanner(store, store, clock=StoppedClock())
+    return Scanner(store, store, clock=FakeClock())
 
 
 def test_a_session_as_it_stands_ends_with_its_last_transcript_and_shows_what_lacks_before() -> None:

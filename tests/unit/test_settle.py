@@ -34,7 +34,9 @@ from batchscribe.core.run.manifest import (
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.core.text.transcripts import encode
 from batchscribe.errors import StoreUnavailableError
-from support.world import Stage, once, stage, transcript
+from batchscribe.testing.worker import make_transcript
+from support.values import metered
+from support.world import Stage, once, stage
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def reports(at: Stage, manifest: Manifest, said: Tally, *, in_flight: list[str])
 
 def publishes(at: Stage, manifest: Manifest, chunks: Sequence[ManifestChunk]) -> None:
     for chunk in chunks:
-        at.store.create(chunk.transcript, encode(transcript(chunk, manifest.run, at.clock.now())))
+        at.store.create(chunk.transcript, encode(make_transcript(chunk, manifest, at=at.clock.now())))
 
 
 def fails(at: Stage, name: str, run: str) -> None:
@@ -105,8 +107,8 @@ def ends(at: Stage, manifest: Manifest, end: WorkerEnd, *failures: Failure) -> N
 
 def over(at: Stage, run: Run, outcome: Outcome | None, **changes: object) -> Run:
     """The run as it is settled after that outcome."""
-    stopped = run.meter.end(moment(at.world))
-    ended = replace(run, state=RunState.VERIFYING, outcome=outcome, meter=stopped)
+    stopped = run.machines[0].meter.end(moment(at.world))
+    ended = replace(metered(run, stopped), state=RunState.VERIFYING, outcome=outcome)
     return settle(at.world, at.terms, replace(ended, **changes), [])  # type: ignore[arg-type]
 
 
@@ -131,7 +133,7 @@ def test_chunks_that_filled_a_fruitless_run_together_are_blamed_once_each(
 ) -> None:
     names = ready(at, 4)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     reports(at, manifest, said, in_flight=names[:2])
     publishes(at, manifest, manifest.chunks[4 - done :])
     since = run.deadline - share * (run.deadline - run.created)
@@ -142,7 +144,7 @@ def test_chunks_that_filled_a_fruitless_run_together_are_blamed_once_each(
 def test_what_was_in_flight_and_is_deleted_by_now_filled_nothing(at: Stage) -> None:
     names = ready(at, 4)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     reports(at, manifest, Tally(), in_flight=names[:2])
     at.store.delete(names[0])
     over(at, run, Outcome.TIMED_OUT, worker_since=run.created + timedelta(minutes=1))
@@ -163,7 +165,7 @@ def test_a_chunk_that_fills_every_run_is_quarantined_by_the_last_of_them(at: Sta
 def test_chunks_of_a_run_that_was_ended_for_another_reason_filled_nothing(at: Stage) -> None:
     names = ready(at, 4)
     run = at_work(at)
-    reports(at, at.worker.manifests[run.id, 0], Tally(), in_flight=names[:2])
+    reports(at, at.worker.manifest(run), Tally(), in_flight=names[:2])
     over(at, run, Outcome.INTERRUPTED, worker_since=run.created + timedelta(minutes=1))
     assert not any(blamed(at, name) for name in names)
 
@@ -221,7 +223,7 @@ def test_one_forgotten_chunk_starts_a_gpu_at_its_longest_wait_once_for_each_atte
 def test_a_chunk_is_forgotten_once_in_a_run_however_often_that_is_settled(at: Stage) -> None:
     names = ready(at, 3)
     run = at_work(at)
-    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    ends(at, at.worker.manifest(run), WorkerEnd.FINISHED)
     for _ in range(2):
         assert over(at, run, None).outcome is Outcome.INCOMPLETE
         assert [blamed(at, name) for name in names] == [1, 0, 0]
@@ -252,7 +254,7 @@ def test_what_somebody_else_did_to_a_chunk_is_not_its_fault(
 ) -> None:
     names = ready(at, 3)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     meanwhile(at, manifest)
     ends(at, manifest, WorkerEnd.FINISHED)
     over(at, run, None)
@@ -266,7 +268,7 @@ def test_a_redo_of_another_day_excuses_nothing(at: Stage) -> None:
     assert list(redo(scanner, by_key(scanner, name), stamp="20261123-120000"))
     at.clock.sleep(24 * 3600)
     run = at_work(at)
-    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    ends(at, at.worker.manifest(run), WorkerEnd.FINISHED)
     over(at, run, None)
     assert blamed(at, name) == 1
 
@@ -276,7 +278,7 @@ def test_a_worker_that_did_not_end_all_of_its_work_forgot_nothing(at: Stage, end
     names = ready(at, 3)
     run = at_work(at)
     if end:
-        ends(at, at.worker.manifests[run.id, 0], end)
+        ends(at, at.worker.manifest(run), end)
     over(at, run, Outcome.INTERRUPTED)
     assert not any(blamed(at, name) for name in names)
 
@@ -285,7 +287,7 @@ def test_what_the_worker_said_of_a_chunk_stands(at: Stage, capsys: pytest.Captur
     """The store was in trouble, or the chunk is archived: that counts for nothing."""
     names = ready(at, 3)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     chunk = manifest.chunks[0]
     failure = Failure(
         key=chunk.key,
@@ -305,7 +307,7 @@ def test_what_the_worker_said_of_a_chunk_stands(at: Stage, capsys: pytest.Captur
 def test_a_verdict_that_cannot_be_made_blames_nobody(at: Stage) -> None:
     names = ready(at, 3)
     run = at_work(at)
-    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    ends(at, at.worker.manifest(run), WorkerEnd.FINISHED)
 
     def refuse(method: str, key: str) -> None:
         if method == "list" and not key:
@@ -322,7 +324,7 @@ def test_what_was_left_out_is_in_the_message(at: Stage) -> None:
     ready(at, 3)
     at.store.place("old.dss", b"1")
     run = at_work(at)
-    ends(at, at.worker.manifests[run.id, 0], WorkerEnd.FINISHED)
+    ends(at, at.worker.manifest(run), WorkerEnd.FINISHED)
     place = keys.exit_record(run.id, 0)
     record = wire.decode(at.store.get(place).data, ExitRecord)
     flagged = msgspec.structs.replace(record, flags={"partial": 2, "track-missing": 1})
@@ -335,7 +337,7 @@ def test_what_was_left_out_is_in_the_message(at: Stage) -> None:
 def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
     names = ready(at, 3)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     chunk = manifest.chunks[0]
     failure = Failure(
         key=chunk.key,
@@ -354,7 +356,7 @@ def test_a_refusal_for_good_goes_to_quarantine_at_once(at: Stage) -> None:
 def test_a_message_names_what_failed_and_the_next_step(at: Stage) -> None:
     names = ready(at, 2)
     run = at_work(at)
-    manifest = at.worker.manifests[run.id, 0]
+    manifest = at.worker.manifest(run)
     chunk = manifest.chunks[0]
     failure = Failure(
         key=chunk.key,
@@ -393,4 +395,5 @@ def test_a_run_whose_chunks_were_quarantined_is_a_warning(at: Stage) -> None:
 def test_events_for_each_completed_session_and_for_the_run(at: Stage) -> None:
     ready(at, 2)
     tick(at.world, at.terms)
-    assert at.notes.events == ["session.completed s/", "run.settled"]
+    assert [kind for kind, _ in at.notes.events] == ["session.completed", "run.settled"]
+    assert at.notes.events[0][1]["session"] == "s/"

@@ -17,6 +17,7 @@ from batchscribe.core.run.instances import Claim, InstanceState
 from batchscribe.core.run.records import decode_settlement, encode_run
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError
+from support.values import metered
 from support.world import INSTANCE, Stage, once, stage
 
 
@@ -46,7 +47,7 @@ def forgotten(at: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, Run]:
     once(at)
     (run,) = at.ledger.open_runs()
     assert run.state is RunState.PROVISIONING
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     at.clock.sleep(300)
     with monkeypatch.context() as patch:
         patch.setattr(at.ledger, "save_run", full)
@@ -76,7 +77,7 @@ def test_reconcile_waits_for_its_stop_although_the_ledger_cannot_be_written(
     once(at)
     once(at)
     (run,) = at.ledger.open_runs()
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     at.clock.sleep(300)
     monkeypatch.setattr(at.ledger, "save_run", full)
     with pytest.raises(BatchscribeError, match="no space left"):
@@ -145,7 +146,7 @@ def test_a_crash_between_settlement_and_ledger_loses_no_poll(
     reconcile(at.world, at.terms)
     closed = at.ledger.run(run.id)
     assert closed == settled
-    assert closed.meter == run.meter
+    assert closed.machines[0].meter == run.machines[0].meter
     assert closed.outcome is Outcome.COMPLETED
 
 
@@ -153,7 +154,9 @@ def test_a_crash_between_settlement_and_ledger_loses_no_poll(
     "change",
     [
         lambda settled: replace(settled, cost=Usd(settled.cost.micros - 1)),
-        lambda settled: replace(settled, meter=replace(settled.meter, stopped=settled.meter.idle_until)),
+        lambda settled: metered(
+            settled, replace(settled.machines[0].meter, stopped=settled.machines[0].meter.idle_until)
+        ),
         lambda settled: settled,
     ],
     ids=["another cost", "a shorter bill", "the same bill"],
@@ -169,6 +172,10 @@ def test_a_settlement_without_our_seal_is_ignored_and_alerted(
     reconcile(at.world, at.terms)
     closed = at.ledger.run(run.id)
     assert closed is not None
-    assert (closed.meter, closed.cost, closed.scheduler) == (settled.meter, settled.cost, settled.scheduler)
+    assert (closed.machines[0].meter, closed.cost, closed.scheduler) == (
+        settled.machines[0].meter,
+        settled.cost,
+        settled.scheduler,
+    )
     assert "batchscribe: a control object is not ours" in [message.title for message in at.notes.messages]
     assert stored_settlement(at, run) == changed

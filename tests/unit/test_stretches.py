@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -147,8 +147,8 @@ def test_channels_that_say_the_same_are_one(left: float, right: float, found: in
 class Choking(ToneEngine):
     """Breaks on every window that holds certain words."""
 
-    def __init__(self, *words: str, hold: int = 1) -> None:
-        super().__init__(hold=hold, batch=hold)
+    def __init__(self, *words: str, batch_size: int = 1) -> None:
+        super().__init__(batch_size)
         self.words = set(words)
         self.choked = 0
         self.tried: list[int] = []
@@ -162,10 +162,10 @@ class Choking(ToneEngine):
         return super()._one(window)
 
 
-@pytest.mark.parametrize("hold", [1, 2, 16])
-def test_only_the_chunk_that_breaks_the_engine_is_given_up(hold: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 16])
+def test_only_the_chunk_that_breaks_the_engine_is_given_up(size: int) -> None:
     record = session(120)
-    record.engine = Choking("w25", hold=hold)
+    record.engine = Choking("w25", batch_size=size)
     end = record.transcribe(record.keys)
     assert (end.end, end.tally.done, end.tally.failed) == (WorkerEnd.FINISHED, 11, 1)
     assert failure(record, record.keys[1]).kind is FailureKind.CHUNK
@@ -186,7 +186,7 @@ def test_a_neighbour_that_breaks_the_engine_costs_only_itself() -> None:
 
 def test_two_bad_chunks_side_by_side_are_no_broken_engine() -> None:
     record = session(120)
-    record.engine = Choking("w18", "w22", hold=2)
+    record.engine = Choking("w18", "w22", batch_size=2)
     end = record.transcribe(record.keys)
     assert (end.end, end.tally.failed) == (WorkerEnd.FINISHED, 2)
     assert {failure(record, key).kind for key in record.keys[:2]} == {FailureKind.CHUNK}
@@ -205,8 +205,7 @@ def test_an_engine_that_breaks_on_everything_is_to_blame() -> None:
     record = session(120)
 
     class Broken(ToneEngine):
-        def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-            next(iter(windows))
+        def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
             raise EngineError("CUDA error")
 
     record.engine = Broken()
@@ -216,20 +215,18 @@ def test_an_engine_that_breaks_on_everything_is_to_blame() -> None:
     assert {found.kind for found in end.failures} <= {FailureKind.MACHINE}
 
 
-def test_a_chunk_that_failed_before_is_heard_alone() -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_chunk_that_failed_before_is_heard_alone(size: int) -> None:
     record = session(60)
+    record.engine.batch_size = size
     record.troubled = frozenset(record.keys[2:3])
     named: list[tuple[str, ...]] = []
     transcribe = record.engine.transcribe
 
-    def watched(windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        def seen() -> Iterator[Window | None]:
-            for window in windows:
-                progress = decode(record.store.get(keys.progress("run-1", 0)).data, Progress)
-                named.append(progress.in_flight)
-                yield window
-
-        yield from transcribe(seen())
+    def watched(batch: Sequence[Window]) -> Iterator[Recognition]:
+        progress = decode(record.store.get(keys.progress("run-1", 0)).data, Progress)
+        named.append(progress.in_flight)
+        yield from transcribe(batch)
 
     record.engine.transcribe = watched
     assert record.transcribe(record.keys).tally.done == 6
@@ -285,7 +282,6 @@ def test_a_starved_engine_says_which_stage_it_waited_for() -> None:
 
 def test_waiting_for_the_store_to_take_transcripts_is_not_work() -> None:
     record = session(60, every=1.0)
-    record.engine.hold = 1
     create = record.store.create
 
     def slow(key: str, data: bytes) -> bool:

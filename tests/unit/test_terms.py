@@ -67,6 +67,6 @@ def test_the_manifest_says_how_to_hear_and_which_chunk_is_in_trouble(at: Stage) 
     at.store.create(keys.attempt(names[0], etag, "r"), wire.encode(failure))
     at.clock.sleep(600)
     (run,) = tick(at.world, at.terms).runs
-    manifest = read_manifest(at.world, run)
+    manifest = read_manifest(at.world, run, 0)
     assert manifest.hearing == HEARING
     assert {chunk.key: chunk.troubled for chunk in manifest.chunks} == {names[0]: True, names[1]: False}

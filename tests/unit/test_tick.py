@@ -71,7 +71,7 @@ def test_a_batch_is_transcribed_and_the_gpu_is_seen_stopped(at: Stage) -> None:
     assert (run.chunks_done, run.chunks_failed) == (120, 0)
     assert state(at) is InstanceState.STOPPED
     assert at.compute.describe(INSTANCE).run is None
-    assert at.notes.guard_calls == ["arm", "disarm"]
+    assert [call for call, _ in at.guard.calls if call != "armed"] == ["arm", "disarm"]
     assert sorted(at.worker.published) == names
     assert at.notes.messages[-1].title.endswith("completed")
     assert at.notes.reports == [run]
@@ -115,7 +115,7 @@ def test_intent_is_recorded_before_the_start_and_the_guard_before_it(at: Stage) 
 
     def watched(claim: Claim) -> None:
         known = at.ledger.run(claim.run)
-        seen.append((known is not None and known.started, bool(at.notes.armed(INSTANCE))))
+        seen.append((known is not None and known.started, bool(at.guard.armed(INSTANCE))))
         assert at.store.get(keys.intent(claim.run)).data
         start(claim)
 
@@ -168,7 +168,7 @@ def test_no_capacity_is_an_outcome_not_a_loop(at: Stage) -> None:
     (run,) = tick(at.world, at.terms).runs
     assert (run.outcome, run.cost.micros) == (Outcome.NO_CAPACITY, 0)
     assert [call for call, _ in at.compute.calls].count("start") == 1
-    assert at.notes.guard_calls == ["arm", "disarm"]
+    assert [call for call, _ in at.guard.calls if call != "armed"] == ["arm", "disarm"]
     assert "no g4dn.xlarge" in at.notes.messages[-1].body
 
 
@@ -239,7 +239,7 @@ def test_the_preflight_comes_before_any_intent(at: Stage) -> None:
 
 def test_a_guard_that_cannot_be_armed_starts_nothing(at: Stage) -> None:
     ready(at)
-    at.notes.arm_error = BatchscribeError("no right to create a schedule")
+    at.guard.fail("arm", Fault(BatchscribeError("no right to create a schedule")))
     (run,) = tick(at.world, at.terms).runs
     assert (run.outcome, run.started) == (Outcome.START_FAILED, False)
     assert [call for call, _ in at.compute.calls if call in {"start", "stop"}] == []
@@ -253,8 +253,8 @@ def test_the_longest_runtime_stops_the_run_and_keeps_what_is_done(tmp_path: Path
     assert run.outcome is Outcome.TIMED_OUT
     assert 0 < run.chunks_done < 120
     assert state(at) is InstanceState.STOPPED
-    assert run.meter.stopped is not None
-    assert run.meter.stopped.at <= run.deadline + timedelta(minutes=2)
+    assert run.machines[0].meter.stopped is not None
+    assert run.machines[0].meter.stopped.at <= run.deadline + timedelta(minutes=2)
     at.ledger.close()
 
 
@@ -670,7 +670,7 @@ def test_a_worker_on_a_machine_that_runs_on_is_killed_before_its_run_ends(tmp_pa
     at.worker.seconds_each, at.worker.deaf = 10, True
     (run,) = tick(at.world, at.terms).runs
     assert run.outcome is Outcome.TIMED_OUT
-    assert not any(at.worker.alive.values())
+    assert not any(worker.alive for worker in at.worker.started.values())
     assert at.launcher.killed
     at.ledger.close()
 

@@ -31,6 +31,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.preflight import preflight
 from support.box_agent import RUN, Awake
+from support.values import metered
 from support.world import INSTANCE, Stage, once, stage
 
 CHUNKS = 8
@@ -66,7 +67,8 @@ def tear(at: Stage, data: bytes) -> None:
     """From now on the progress is torn at every look."""
     (key,) = listed(at, "/progress.json")
     at.store.replace(key, data)
-    at.worker.store = Tearing(at.store, data)  # type: ignore[assignment]
+    for worker in at.worker.started.values():
+        worker.store = Tearing(at.store, data)  # type: ignore[assignment]  # a worker only writes
 
 
 class Tearing:
@@ -128,7 +130,7 @@ def at_work(at: Stage) -> Run:
 def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, Terms], object]) -> None:
     run = at_work(at)
     at.clock.sleep(5)
-    at.worker.alive[run.id, 0] = False
+    at.worker.started[run.id, 0].die()
     at.store.place(keys.exit_record(run.id, 0), data)
     looks(at.world, at.terms)
     run = at.ledger.run(run.id) or run
@@ -174,7 +176,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     at.clock.sleep(60)
     forget_manifests(at.world, run)
     over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
-    over = replace(over, meter=over.meter.end(moment(at.world)))
+    over = metered(over, over.machines[0].meter.end(moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "manifests that could not be read: 1 of 1" in run.detail
@@ -272,7 +274,7 @@ def test_an_hour_more_or_less_on_the_wall_changes_no_run(wrong: Stage, seconds: 
     assert (run.outcome, run.chunks_done) == (Outcome.COMPLETED, CHUNKS), run.detail
     assert sorted(wrong.worker.published) == sorted(set(wrong.worker.published))
     assert stopped(wrong)
-    assert not wrong.notes.guarded
+    assert not wrong.guard.standing(INSTANCE)
     assert wrong.clock.monotonic() - before < 600, "nothing waits for the wall clock to come back"
 
 
@@ -298,7 +300,7 @@ def test_an_hour_while_it_starts_costs_a_start_at_most(wrong: Stage, hours: int)
     tick(wrong.world, wrong.terms)
     assert sorted(wrong.worker.published) == sorted(f"s/chunk-{n:03}.webm" for n in range(1, CHUNKS + 1))
     assert stopped(wrong)
-    assert not wrong.notes.guarded
+    assert not wrong.guard.standing(INSTANCE)
     assert wrong.clock.monotonic() - before < 1200
 
 

@@ -17,6 +17,7 @@ from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import load
+from batchscribe.testing.engine import ScriptedFactory
 from batchscribe.wiring import engines
 from batchscribe.wiring.gpu import open_gpu_tools
 from batchscribe.wiring.preflight import unfit
@@ -109,16 +110,8 @@ def test_what_is_true_of_every_machine_is_a_problem_of_this_one(asked: EngineSpe
     assert unfit(asked) in engines.engine_factory(asked.engine).problems(asked)
 
 
-class Broken:
+class Broken(ScriptedFactory):
     """The factory of a package that is out of order."""
-
-    name = "broken"
-
-    def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        return ()
-
-    def load(self, spec: EngineSpec) -> None:
-        return None
 
     def unable(self, spec: EngineSpec) -> tuple[str, ...]:
         raise KeyError(spec.model)

@@ -35,7 +35,8 @@ from batchscribe.errors import (
 from batchscribe.ledger import Ledger
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import Fault
-from support.played_tick import MINUTE, DeadError, PlayedLock, die, watch_for
+from batchscribe.testing.lock import FakeLock
+from support.played_tick import MINUTE, DeadError, die, watch_for
 from support.world import INSTANCE, Stage, stage
 
 NO_REPLY = Fault(ComputeUnavailableError("no reply"))
@@ -62,8 +63,8 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def lock() -> PlayedLock:
-    return PlayedLock()
+def lock() -> FakeLock:
+    return FakeLock()
 
 
 def state(at: Stage) -> InstanceState:
@@ -82,8 +83,8 @@ def orphan(at: Stage) -> Run:
     return open_run(at)
 
 
-def pass_once(at: Stage, lock: PlayedLock | None = None) -> Watched:
-    return watch(at.world, at.terms, locked=(lock or PlayedLock()).held)
+def pass_once(at: Stage, lock: FakeLock | None = None) -> Watched:
+    return watch(at.world, at.terms, locked=(lock or FakeLock()).held)
 
 
 def listings(at: Stage) -> list[str]:
@@ -173,10 +174,10 @@ def test_what_a_settled_run_could_not_clean_up_is_cleaned_up(at: Stage) -> None:
 # the lock, and processes that die
 
 
-def test_a_lock_that_is_held_turns_it_away(at: Stage, lock: PlayedLock) -> None:
+def test_a_lock_that_is_held_turns_it_away(at: Stage, lock: FakeLock) -> None:
     orphan(at)
     before, events = list(at.compute.calls), at.ledger.events(open_run(at).id)
-    lock.held_elsewhere = True
+    lock.held_by = "another process"
     with pytest.raises(LockHeldError) as raised:
         pass_once(at, lock)
     assert raised.value.exit_code == 0
@@ -184,7 +185,7 @@ def test_a_lock_that_is_held_turns_it_away(at: Stage, lock: PlayedLock) -> None:
     assert at.notes.messages == []
 
 
-def test_a_pass_takes_the_lock_once_and_never_waits(at: Stage, lock: PlayedLock) -> None:
+def test_a_pass_takes_the_lock_once_and_never_waits(at: Stage, lock: FakeLock) -> None:
     orphan(at)
     begun = at.clock.monotonic()
     assert "is transcribing" in pass_once(at, lock).found
@@ -205,7 +206,7 @@ def test_wherever_a_controller_dies_its_run_is_only_paused(at: Stage, after: flo
     (closed,) = watch_for(at, 20)
     assert (closed.outcome, closed.chunks_done) == (Outcome.COMPLETED, 120)
     assert state(at) is InstanceState.STOPPED
-    assert at.notes.guarded == {}
+    assert at.guard.standing(INSTANCE) == frozenset()
     assert at.compute.describe(INSTANCE).run is None
     assert closed.billed_seconds >= at.compute.billed_seconds(INSTANCE)
 
@@ -265,14 +266,13 @@ def test_a_host_that_boots_has_time_to_report(at: Stage) -> None:
     run = orphan(at)
     at.launcher.is_alive = lambda _worker: None  # type: ignore[assignment, return-value]
     booting = replace(
-        run,
+        run.with_machine(INSTANCE, reaching_since=run.machines[0].meter.running_since),
         launch=ClaimLaunch.BOOT.value,
-        reaching_since=run.meter.running_since,
         worker_since=None,
         first_window=None,
     )
     at.ledger.save_run(booting, at=at.clock.now())
-    at.worker.alive[run.id, 0] = False
+    at.worker.started[run.id, 0].die()
     at.store.delete(keys.progress(run.id, 0))
     assert watch_for(at, 8) == []
     (closed,) = watch_for(at, 6)
@@ -287,8 +287,8 @@ def test_a_run_past_its_deadline_is_stopped(at: Stage) -> None:
     (closed,) = watch_for(at, 5)
     assert closed.outcome is Outcome.TIMED_OUT
     assert state(at) is InstanceState.STOPPED
-    assert closed.meter.stopped is not None
-    assert closed.meter.stopped.at - run.deadline <= timedelta(minutes=3)
+    assert closed.machines[0].meter.stopped is not None
+    assert closed.machines[0].meter.stopped.at - run.deadline <= timedelta(minutes=3)
 
 
 def test_a_stop_that_hangs_is_forced(at: Stage) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import gc
 from typing import Any
 
 import pytest
@@ -15,129 +14,72 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import VOTERS
 from batchscribe.core.text.quality import Doubt, Recognized
-from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.errors import EngineError
+from batchscribe.core.text.speech import Recognition
+from batchscribe.errors import EngineError, OutOfMemoryError
 from batchscribe.testing.clock import FakeClock
 from support.whisper_double import ScriptedDecoder, numbered, ordinary, utterance
 
-PATIENCE = 30.0
-"""Seconds that a test waits for another thread before it fails."""
 
-
-def engine_of(
-    decoder: ScriptedDecoder, batch: int = 4, clock: FakeClock | None = None, **spec: Any
-) -> FasterWhisper:
+def engine_of(decoder: ScriptedDecoder, clock: FakeClock | None = None, **spec: Any) -> FasterWhisper:
     return FasterWhisper(
         decoder,
         EngineSpec(**{"engine": "faster-whisper", "language": "en", **spec}),
         model="double",
         device="double",
         monotonic=(clock or FakeClock()).monotonic,
-        batch=batch,
     )
-
-
-def sizes(decoder: ScriptedDecoder) -> list[int]:
-    return [len(windows) for _, windows in decoder.heard]
 
 
 def texts(results: list[Recognition]) -> dict[int, str]:
     return {result.window: " ".join(part.text for part in result.segments) for result in results}
 
 
-# ------------------------------------------------------------------ gathering
+# ------------------------------------------------------------------ a batch
 
 
 def test_windows_of_any_session_share_a_batch() -> None:
     decoder = ScriptedDecoder()
-    results = list(engine_of(decoder).transcribe(numbered(number, f"s{number % 3}") for number in range(10)))
-    assert sizes(decoder) == [4, 4, 2]
-    assert texts(results) == {number: f"window {number}" for number in range(10)}
+    results = list(engine_of(decoder).transcribe([numbered(number, f"s{number % 3}") for number in range(4)]))
+    assert [windows for _, windows in decoder.heard] == [[0, 1, 2, 3]]
+    assert texts(results) == {number: f"window {number}" for number in range(4)}
 
 
-def test_where_no_window_is_ready_all_that_is_held_is_heard() -> None:
-    decoder = ScriptedDecoder()
-    given: list[int] = []
-
-    def windows() -> Iterator[Window | None]:
-        yield from (numbered(number) for number in range(6))
-        yield None
-        # Whoever has nothing ready gets everything back before it is asked again.
-        assert given == list(range(6))
-        yield numbered(6)
-        yield None
-        assert given == list(range(7))
-
-    for result in engine_of(decoder).transcribe(windows()):
-        given.append(result.window)  # noqa: PERF401 - the feeder looks at it meanwhile
-    assert sizes(decoder) == [4, 2, 1]
-
-
-def test_one_at_a_time_means_each_before_the_next_is_taken() -> None:
-    taken: list[int] = []
-
-    def windows() -> Iterator[Window]:
-        for number in range(3):
-            taken.append(number)
-            yield numbered(number)
-
-    for result in engine_of(ScriptedDecoder(), batch=1).transcribe(windows()):
-        assert taken == list(range(result.window + 1))
-
-
-def test_the_next_batchs_features_are_computed_while_one_is_heard_and_no_more() -> None:
+def test_features_that_were_prepared_are_not_computed_again() -> None:
     computed: list[int] = []
-    ready = threading.Event()
-    seen: list[list[int]] = []
-
-    def note(number: int) -> None:
-        computed.append(number)
-        if number == 3:
-            ready.set()
-
-    def hear(_what: str) -> None:
-        assert ready.wait(PATIENCE)
-        seen.append(list(computed))
-
-    decoder = ScriptedDecoder(ahead=note, takes=hear)
-    assert len(list(engine_of(decoder, batch=2).transcribe(numbered(number) for number in range(6)))) == 6
-    assert seen[0] == [0, 1, 2, 3]
+    engine = engine_of(ScriptedDecoder(ahead=computed.append))
+    windows = [numbered(number) for number in range(3)]
+    engine.prepare(windows[:2])
+    assert computed == [0, 1]
+    assert texts(list(engine.transcribe(windows))) == {number: f"window {number}" for number in range(3)}
+    assert computed == [0, 1, 2]
 
 
-def test_a_feeders_mistake_is_not_the_engines() -> None:
-    def windows() -> Iterator[Window]:
-        yield numbered(1)
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        list(engine_of(ScriptedDecoder()).transcribe(windows()))
+def test_features_live_no_longer_than_their_window() -> None:
+    engine = engine_of(ScriptedDecoder())
+    windows = [numbered(1), numbered(2)]
+    engine.prepare(windows)
+    del windows[0]
+    gc.collect()
+    assert list(engine._features) == windows
 
 
 # ------------------------------------------------------------------ memory
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_and_goes_on_with_the_same_windows() -> None:
-    decoder = ScriptedDecoder(room=3)
-    engine = engine_of(decoder, batch=8)
-    results = list(engine.transcribe(numbered(number) for number in range(20)))
-    assert texts(results) == {number: f"window {number}" for number in range(20)}
-    assert engine.batch == 2
-    assert max(sizes(decoder)) == 2
+def test_a_batch_too_large_for_the_memory_is_an_error_of_its_own_with_the_mend() -> None:
+    engine = engine_of(ScriptedDecoder(room=1))
+    with pytest.raises(OutOfMemoryError, match=r"out of memory.*WHISPER_MODEL"):
+        list(engine.transcribe([numbered(1), numbered(2)]))
+    assert texts(list(engine.transcribe([numbered(1)]))) == {1: "window 1"}
 
 
-def test_where_not_even_one_window_fits_the_mend_is_named() -> None:
-    with pytest.raises(EngineError, match=r"single window.*WHISPER_MODEL"):
-        list(engine_of(ScriptedDecoder(room=0)).transcribe(numbered(number) for number in range(3)))
-
-
-def test_only_a_lack_of_memory_halves() -> None:
+def test_another_error_is_no_lack_of_memory() -> None:
     def broken(_number: int) -> Recognized:
         raise RuntimeError("CUDA failed with error an illegal instruction was encountered\nat line 5")
 
-    decoder = ScriptedDecoder(says=broken)
-    with pytest.raises(EngineError, match=r"transcribing: CUDA.*encountered$"):
-        list(engine_of(decoder).transcribe(numbered(number) for number in range(4)))
-    assert sizes(decoder) == [4]
+    with pytest.raises(EngineError, match=r"transcribing: CUDA.*encountered$") as error:
+        list(engine_of(ScriptedDecoder(says=broken)).transcribe([numbered(1)]))
+    assert not isinstance(error.value, OutOfMemoryError)
     assert out_of_memory(RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"))
     assert out_of_memory(MemoryError())
 
@@ -167,7 +109,8 @@ def test_a_session_speaks_what_its_first_windows_say_together() -> None:
     doubtful = {0: {"de": 0.6, "en": 0.4}, 1: {"de": 0.2, "en": 0.8}}
     decoder = ScriptedDecoder(chances=lambda number: doubtful.get(number, {"de": 0.1, "en": 0.2}))
     windows = [numbered(number, "talk") for number in range(9)]
-    results = list(engine_of(decoder, batch=3, language=None).transcribe(iter(windows)))
+    engine = engine_of(decoder, language=None)
+    results = [result for at in (0, 3, 6) for result in engine.transcribe(windows[at : at + 3])]
     assert {result.language for result in results} == {"en"}
     assert decoder.asked == [[0, 1, 2], [3]]
     assert VOTERS == 4
@@ -176,7 +119,7 @@ def test_a_session_speaks_what_its_first_windows_say_together() -> None:
 def test_windows_in_two_languages_are_heard_apart() -> None:
     decoder = ScriptedDecoder(chances=lambda number: {"de" if number % 2 else "en": 1.0})
     windows = [numbered(number, "odd" if number % 2 else "even") for number in range(4)]
-    results = list(engine_of(decoder, language=None).transcribe(iter(windows)))
+    results = list(engine_of(decoder, language=None).transcribe(windows))
     assert decoder.heard == [("en", [0, 2]), ("de", [1, 3])]
     assert [(result.window, result.language) for result in results] == [
         (0, "en"),
@@ -188,14 +131,14 @@ def test_windows_in_two_languages_are_heard_apart() -> None:
 
 def test_a_window_without_a_session_speaks_for_itself() -> None:
     decoder = ScriptedDecoder(chances=lambda number: {"de" if number == 2 else "en": 1.0})
-    results = list(engine_of(decoder, batch=2, language=None).transcribe(map(numbered, range(6))))
+    results = list(engine_of(decoder, language=None).transcribe([numbered(number) for number in range(6)]))
     assert [result.language for result in results] == ["en", "en", "de", "en", "en", "en"]
 
 
 def test_nobody_is_asked_where_the_language_is_given() -> None:
     decoder = ScriptedDecoder()
     windows = [numbered(0, "a", language="fr"), numbered(1, "a")]
-    results = list(engine_of(decoder, language="de").transcribe(iter(windows)))
+    results = list(engine_of(decoder, language="de").transcribe(windows))
     assert [result.language for result in results] == ["fr", "de"]
     assert decoder.asked == []
 
@@ -216,7 +159,7 @@ def loop(number: int) -> Recognized:
 
 def test_what_looks_wrong_is_heard_again_and_the_better_one_kept() -> None:
     decoder = ScriptedDecoder(says=lambda number: loop(number) if number == 1 else ordinary(number))
-    results = list(engine_of(decoder).transcribe(map(numbered, range(3))))
+    results = list(engine_of(decoder).transcribe([numbered(number) for number in range(3)]))
     assert [(number, language) for number, language, _ in decoder.reheard] == [(1, "en")]
     assert Doubt.LOOPING in decoder.reheard[0][2]
     assert texts(results) == {number: f"window {number}" for number in range(3)}
@@ -234,7 +177,8 @@ def test_second_hearings_end_with_their_time() -> None:
     clock = FakeClock()
     takes = {"hear": 10.0, "again": 20.0}
     decoder = ScriptedDecoder(says=loop, takes=lambda what: clock.sleep(takes[what]))
-    results = list(engine_of(decoder, batch=1, clock=clock).transcribe(map(numbered, range(5))))
+    engine = engine_of(decoder, clock)
+    results = [result for number in range(5) for result in engine.transcribe([numbered(number)])]
     # 30 s and a fifth of what the first hearings took: 32, 14, -4 (so not the third), -2, 0.
     assert [result.flags for result in results] == [(RERUN,), (RERUN,), *[(LOW_CONFIDENCE,)] * 3]
     assert all(result.segments for result in results)
@@ -275,15 +219,15 @@ def test_times_keep_to_the_window() -> None:
 def test_results_come_one_by_one_while_others_are_heard_again() -> None:
     clock = FakeClock()
     decoder = ScriptedDecoder(says=loop, says_again=loop, takes=lambda what: clock.sleep(10.0))
-    results = engine_of(decoder, batch=4, clock=clock).transcribe(map(numbered, range(4)))
+    results = engine_of(decoder, clock).transcribe([numbered(number) for number in range(4)])
     next(results)
     assert len(decoder.reheard) == 1
 
 
 def test_who_is_to_end_hears_nothing_twice() -> None:
     decoder = ScriptedDecoder(says=loop, says_again=loop)
-    engine = engine_of(decoder, batch=4)
-    results = engine.transcribe(map(numbered, range(4)))
+    engine = engine_of(decoder)
+    results = engine.transcribe([numbered(number) for number in range(4)])
     assert next(results).flags == (RERUN, LOW_CONFIDENCE)
     engine.hurry()
     assert [result.flags for result in results] == [(LOW_CONFIDENCE,)] * 3
@@ -319,7 +263,11 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
         return [ordinary(number) for number in encoded]
 
     decoder.hear = hear  # type: ignore[method-assign]
-    engine = engine_of(decoder, batch=2, language=None)
-    list(engine.transcribe(numbered(number, "s") for number in range(2)))
+    engine = engine_of(decoder, language=None)
+    windows = [numbered(number, "s") for number in range(2)]
+    with pytest.raises(OutOfMemoryError):
+        list(engine.transcribe(windows))
+    for window in windows:
+        list(engine.transcribe([window]))
     assert asked == [2, 1, 1]
     assert engine._votes.wanted("s") == VOTERS - 2

@@ -103,7 +103,7 @@ def test_an_emptied_tag_is_no_lost_tag(at: Stage) -> None:
     """The claim was given back and the record of that got lost: who started it since is left alone."""
     asked(at)
     (run,) = at.ledger.open_runs()
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     at.clock.sleep(120)
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)
@@ -168,7 +168,7 @@ def test_a_start_that_is_asked_for_late_and_never_confirmed_still_lands(
     at.clock.sleep(300)
     whole = at.compute.describe
     before, fresh = whole(INSTANCE), at.clock.now() + timedelta(seconds=40)
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     monkeypatch.setattr(
         at.compute, "describe", lambda instance: before if at.clock.now() < fresh else whole(instance)
     )
@@ -222,7 +222,7 @@ def test_a_crash_right_behind_the_first_look_at_stopping_bills_nobody_elses_sess
 ) -> None:
     asked(at)
     (run,) = at.ledger.open_runs()
-    at.compute.start(claim_of(run))
+    at.compute.start(claim_of(run, INSTANCE))
     at.clock.sleep(180)
     at.compute.stop(INSTANCE)
     end(at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,8 +37,8 @@ class DeafEngine(ToneEngine):
     edges: list[tuple[float, float]] = field(default_factory=list)
     """Of the windows that reached in there, in seconds."""
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        for found in super().transcribe(windows):
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        for found in super().transcribe(batch):
             yield found
             self.after()
 
@@ -107,11 +107,11 @@ def test_sound_that_is_no_speech_needs_no_word() -> None:
     assert made.engine.windows == 0
 
 
-@pytest.mark.parametrize("hold", [1, 4])
+@pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("cuts", [(), (10.0, 20.0)])
-def test_words_found_between_others_are_in_their_place_once(hold: int, cuts: tuple[float, ...]) -> None:
+def test_words_found_between_others_are_in_their_place_once(size: int, cuts: tuple[float, ...]) -> None:
     words = talk(2, 22)
-    made = session(words, DeafEngine(hold=hold, batch=hold, begin=8.0, end=14.0), *cuts)
+    made = session(words, DeafEngine(batch_size=size, begin=8.0, end=14.0), *cuts)
     made.transcribe(made.keys)
     same(said(made.session()), words)
     assert made.session().text == " ".join(f"w{word.word}" for word in words)

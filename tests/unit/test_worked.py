@@ -165,7 +165,7 @@ def test_a_worker_without_a_last_word_is_believed_by_its_last_report(at: Stage) 
     at.worker.dies_after = 2
     (closed,) = tick(at.world, at.terms).runs
     assert closed.outcome is Outcome.WORKER_LOST
-    assert (closed.worked.workers, closed.worked.busy, closed.worked.flags) == (1, 4.0, {})
+    assert (closed.worked.workers, closed.worked.busy, closed.worked.flags) == (1, 6.0, {})
 
 
 def without(document: Any, *names: str) -> bytes:

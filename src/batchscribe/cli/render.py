@@ -31,7 +31,7 @@ def planned(seen: Observation, decision: Decision, refused: BatchscribeError | N
     if isinstance(decision, Launch):
         lines.append(_batch(decision.batch))
         lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
-        if not seen.priors.learned:
+        if not seen.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines

@@ -26,7 +26,8 @@ from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
 from batchscribe.wiring.scanners import open_scanner
-from batchscribe.wiring.scheduler import Scheduler, describe_missing, open_scheduler
+from batchscribe.wiring.scheduler import Scheduler, open_scheduler
+from batchscribe.wiring.seams import describe_missing
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""

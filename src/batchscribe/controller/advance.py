@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, is_late, log, moment, save_best_effort
-from batchscribe.controller.dispatch import dispatch
-from batchscribe.controller.follow import follow
+from batchscribe.controller.context import Terms, World, is_late, latest, log, moment, save_best_effort
+from batchscribe.controller.follow import dispatch_and_follow, follow
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.settle import settle
 from batchscribe.controller.steps import arm, await_running, provision
@@ -33,7 +32,7 @@ ACTS = {
     Step.ARM: arm,
     Step.PROVISION: provision,
     Step.AWAIT_RUNNING: await_running,
-    Step.DISPATCH: dispatch,
+    Step.DISPATCH: dispatch_and_follow,
     Step.FOLLOW: follow,
 }
 FAILED = {
@@ -140,12 +139,12 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
     except TransientError as error:
         log.warning("will be retried", run=run.id, step=step.value, error=str(error))
         if not _is_hopeless(world, terms, run, step):
-            return _alert_if_unreachable(world, terms, _latest(world, run), error)
+            return _alert_if_unreachable(world, terms, latest(world, run), error)
         return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
             log.warning("will be retried", run=run.id, step=step.value, error=str(error))
-            return _latest(world, run)
+            return latest(world, run)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
@@ -161,17 +160,18 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
     now = moment(world)
     match step:
         case Step.AWAIT_RUNNING:
-            return is_late(run.meter.start_requested, now, terms.waits.up)
+            return all(is_late(m.meter.start_requested, now, terms.waits.up) for m in run.working)
         case Step.DISPATCH:
-            return is_late(run.reaching_since, now, terms.waits.reach)
+            return all(is_late(m.reaching_since, now, terms.waits.reach) for m in run.working)
         case _:
             return False
 
 
 def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
     """True if live work may continue without being followed. Credentials can fail for minutes."""
-    last = run.meter.running_until
-    return last is not None and moment(world).is_within(timedelta(seconds=terms.waits.blind), of=last)
+    last = [machine.meter.running_until for machine in run.working]
+    now, blind = moment(world), timedelta(seconds=terms.waits.blind)
+    return any(at is not None and now.is_within(blind, of=at) for at in last)
 
 
 def _clear_unreachable(world: World, run: Run) -> None:
@@ -202,15 +202,7 @@ def _give_up(
     """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
     log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
-    return save_best_effort(world, _latest(world, run).releasing(outcome, str(error)), "giving up")
-
-
-def _latest(world: World, run: Run) -> Run:
-    """Returns the run as last recorded. A step may have recorded progress before it failed."""
-    try:
-        return world.ledger.run(run.id) or run
-    except BatchscribeError:
-        return run
+    return save_best_effort(world, latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
 def _tear_down(world: World, terms: Terms, run: Run) -> Run:
@@ -235,13 +227,14 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
 
 def _latest_stopping(world: World, run: Run) -> Run:
     """Returns the run as recorded before the step failed, if possible."""
-    latest = _latest(world, run)
-    return latest if latest.stop_requested is not None else run
+    recorded = latest(world, run)
+    return recorded if recorded.stop_requested is not None else run
 
 
 def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
+    held = ", ".join(machine.id for machine in run.machines if not machine.released)
     error = NotStoppedError(
-        f"instance {run.instance} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
+        f"instance {held} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
         f"{f' ({trouble})' if trouble else ''}; its transcripts are kept. Check it in the cloud's console, "
         "stop it there, then run `batchscribe reconcile`"
     )
@@ -256,7 +249,7 @@ def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
     here = world_of(world, terms, run)
-    out = save_best_effort(here, _latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
+    out = save_best_effort(here, latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
     advance(world, terms, out, passed)
 
 

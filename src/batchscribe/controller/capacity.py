@@ -1,60 +1,83 @@
-"""Changes a stopped instance's type if its own has no capacity."""
+"""Offers of the capacity for a run, and the next one if one has no capacity."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, log, save
+from batchscribe.controller.context import Terms, World, end_machine, log, save
 from batchscribe.core.decide.money import cost
+from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
-from batchscribe.errors import CredentialsError, MisconfiguredError, NoCapacityError, QuotaError
+from batchscribe.errors import NoCapacityError, QuotaError
 
 
-def take_another_type(world: World, terms: Terms, run: Run, error: NoCapacityError) -> Run:
-    """Requests the next type, or begins teardown if none is left.
+def poll_one(world: World, instance: str) -> Instance:
+    """Polls one machine, of any owner."""
+    (seen,) = world.capacity.poll((instance,))
+    return seen
 
-    Only records the request: `become_that_type` repeats the change until polls show it.
+
+def priors_of(world: World, terms: Terms, instance_type: str) -> Priors:
+    """Measurements of earlier runs with this engine on this type, or the defaults."""
+    return world.ledger.priors(
+        engine=terms.engine.engine,
+        model=terms.engine.model,
+        instance_type=instance_type,
+        default=terms.priors,
+    )
+
+
+def list_offers(world: World, terms: Terms, seen: Instance) -> tuple[Offer, ...]:
+    """Offers in order of preference, with the priors of their types."""
+    offers = world.capacity.offers(seen)
+    return tuple(
+        replace(offer, priors=priors_of(world, terms, offer.instance_type))
+        for offer in (offers[:1] if terms.first_offer_only else offers)
+    )
+
+
+def choose_offer(world: World, terms: Terms, run: Run, seen: Instance) -> Offer:
+    """The offer to acquire. Raises NoCapacityError if it is no longer offered."""
+    offers = list_offers(world, terms, seen)
+    for offer in offers:
+        if offer.instance_type == (run.wanted_type or offers[0].instance_type):
+            return offer
+    raise NoCapacityError(f"{run.wanted_type} is no longer offered")
+
+
+def with_type(world: World, run: Run, seen: Instance) -> Run:
+    """Returns the run with the polled type and its rate."""
+    if not seen.type:
+        return run
+    return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)
+
+
+def take_another_offer(world: World, terms: Terms, run: Run, seen: Instance, error: NoCapacityError) -> Run:
+    """Chooses the next offer, or begins teardown if none is left.
+
+    Only records the choice: `Capacity.acquire` is repeated until polls show it.
     """
+    if any(machine.meter.start_accepted for machine in run.machines):
+        return end_machine(world, run, seen.id, Outcome.NO_CAPACITY, str(error))
     refused = run.wanted_type or run.instance_type
     tried = (*run.tried_types, refused)
-    for other in terms.instance_types:
-        if other not in tried and _is_payable(world, terms, run, other):
+    for offer in list_offers(world, terms, seen):
+        other = offer.instance_type
+        if other not in tried and _is_within_budget(world, terms, run, offer):
             changed = replace(run, tried_types=tried, wanted_type=other)
             return save(world, changed, f"no capacity for {refused}: changing the instance to {other}")
     outcome = Outcome.QUOTA if isinstance(error, QuotaError) else Outcome.NO_CAPACITY
     listed = f" (tried: {', '.join(tried)})" if len(tried) > 1 else ""
-    return save(world, run.releasing(outcome, f"{error}{listed}"))
+    return end_machine(world, run, seen.id, outcome, f"{error}{listed}")
 
 
-def become_that_type(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """Requests the recorded type until polls show it, then updates the rate.
-
-    Skips a type that the instance cannot have.
-    """
-    if seen.type == run.wanted_type:
-        rate = terms.rate_of(seen.type)
-        become = replace(run, instance_type=seen.type, wanted_type="", rate=rate)
-        return save(world, become, f"the instance is {seen.type}")
-    try:
-        world.compute.change_type(run.instance, run.wanted_type)
-    except CredentialsError:
-        raise
-    except MisconfiguredError as error:
-        return take_another_type(world, terms, run, NoCapacityError(str(error)))
-    return run
-
-
-def _is_payable(world: World, terms: Terms, run: Run, instance_type: str) -> bool:
-    """True if the type has a known price within the daily budget."""
-    try:
-        rate = terms.rate_of(instance_type)
-    except MisconfiguredError as error:
-        log.warning("instance type skipped", instance_type=instance_type, error=str(error))
-        return False
+def _is_within_budget(world: World, terms: Terms, run: Run, offer: Offer) -> bool:
+    """True if the planned time costs no more than the rest of the daily budget."""
     budget = terms.policy.daily_budget
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    if budget is not None and world.ledger.spent(midnight) + cost(rate, run.planned_seconds) > budget:
-        log.warning("instance type skipped: it would exceed the daily budget", instance_type=instance_type)
-        return False
-    return True
+    if budget is None or world.ledger.spent(midnight) + cost(offer.rate, run.planned_seconds) <= budget:
+        return True
+    log.warning("offer skipped: it would exceed the daily budget", instance_type=offer.instance_type)
+    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,17 +11,22 @@ from typing import Protocol
 import structlog
 
 from batchscribe.controller.scan import Scanner
-from batchscribe.core.decide.money import Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
 from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
-from batchscribe.core.run.runs import Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.text.transcripts import SessionTranscript
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
+from batchscribe.errors import (
+    BatchscribeError,
+    ComputeUnavailableError,
+    InterruptedRunError,
+    MisconfiguredError,
+    TransientError,
+)
 from batchscribe.ledger import Ledger
-from batchscribe.protocols import Clock, Compute, Guard, Launcher, Notifier, Store
+from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Notifier, Store
 
 log = structlog.get_logger("batchscribe")
 
@@ -77,9 +82,8 @@ class Terms:
     release: str
     provider: str
     instances: tuple[str, ...]
-    instance_type: str
-    instance_types: tuple[str, ...] = ()
-    """Types to try, in this order, if the cloud has no capacity for the instance's own type."""
+    first_offer_only: bool = False
+    """True for a rehearsal: it never changes the type of its instance."""
     launch: str = "auto"
     """auto (boot if the GPU host is set up for it), boot, ssh; held for a rehearsal."""
     region: str = ""
@@ -88,8 +92,6 @@ class Terms:
     """Kind of guard (BATCH_CLOUD_GUARD)."""
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
-    rate_of: Callable[[str], Rate]
-    """Returns the rate of an instance type."""
     policy: Policy
     engine: EngineSpec
     unfit: str = ""
@@ -113,7 +115,7 @@ class World:
     output: Store
     home: Store
     """Store of the instance records, which hold the claims for hosts that boot."""
-    compute: Compute
+    capacity: Capacity
     launcher: Launcher
     guard: Guard
     notifier: Notifier
@@ -152,17 +154,28 @@ def moment(world: World) -> Moment:
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
 
-def poll_instance(world: World, run: Run) -> Poll:
-    """Polls the instance of a run.
+def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[str, Poll]:
+    """Polls machines of a run, by id.
 
-    Raises what Compute.describe raises, and ComputeUnavailableError if the answer may be older than the last.
+    Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last.
     """
     asked = moment(world)
-    seen = world.compute.describe(run.instance)
-    poll = Poll(asked=asked, answered=moment(world), instance=seen)
-    if run.meter.contradicts(poll, world.lag):
-        raise ComputeUnavailableError(f"{seen.id} is {seen.state}, but was up a moment ago: will poll again")
-    return poll
+    found = world.capacity.poll(tuple(machine.id for machine in machines))
+    answered = moment(world)
+    polls = {seen.id: Poll(asked=asked, answered=answered, instance=seen) for seen in found}
+    for name, poll in polls.items():
+        if run.machine(name).meter.contradicts(poll, world.lag):
+            state = poll.instance.state
+            raise ComputeUnavailableError(f"{name} is {state}, but was up a moment ago: will poll again")
+    return polls
+
+
+def latest(world: World, run: Run) -> Run:
+    """Returns the run as last recorded. A step may have recorded progress before it failed."""
+    try:
+        return world.ledger.run(run.id) or run
+    except BatchscribeError:
+        return run
 
 
 def is_late(since: Moment | None, now: Moment, seconds: float) -> bool:
@@ -187,4 +200,46 @@ def save(world: World, run: Run, note: str = "") -> Run:
     world.ledger.save_run(run, at=world.clock.now(), note=note)
     if text := note or (run.detail if run.state is RunState.RELEASING else ""):
         log.info(text, run=run.id, state=run.state.value)
+    return run
+
+
+def end_machine(
+    world: World, run: Run, instance: str, outcome: Outcome | None, detail: str = "", *, note: str = ""
+) -> Run:
+    """Ends the work of one machine. Begins teardown once none works.
+
+    The run has failed if the work of all its machines failed.
+    """
+    others = [machine for machine in run.machines if machine.id != instance]
+    if not others:
+        return save(world, run.releasing(outcome, detail), note)
+    run = run.with_machine(instance, over=True, outcome=outcome)
+    if run.working:
+        return save(world, run, f"{instance}: {detail or note}")
+    failed = all(machine.outcome for machine in others)
+    return save(world, run.releasing(outcome if failed else None, detail), note)
+
+
+def step_each(
+    world: World,
+    run: Run,
+    machines: Iterable[Machine],
+    act: Callable[[Run, Machine], Run],
+    failed: Outcome,
+) -> Run:
+    """Takes a step of each machine. With several, an error ends one as `failed`, and not the others."""
+    for machine in machines:
+        try:
+            run = act(run, run.machine(machine.id))
+        except InterruptedRunError:
+            raise
+        except BatchscribeError as error:
+            if len(run.machines) == 1:
+                raise
+            run = latest(world, run)
+            log.warning("step of one machine failed", run=run.id, instance=machine.id, error=str(error))
+            if not isinstance(error, TransientError):
+                run = end_machine(world, run, machine.id, failed, str(error))
+        if run.ending:
+            break
     return run

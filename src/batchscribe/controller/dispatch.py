@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from batchscribe.controller.context import Terms, World, is_late, log, poll_instance, save
+from batchscribe.controller.capacity import priors_of
+from batchscribe.controller.context import (
+    Terms,
+    World,
+    end_machine,
+    is_late,
+    log,
+    poll_machines,
+    save,
+    step_each,
+)
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.meter import Poll
+from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.errors import MisconfiguredError, TransientError
 
@@ -21,14 +32,23 @@ MODEL_LOAD_SECONDS = 30.0
 
 
 def dispatch(world: World, terms: Terms, run: Run) -> Run:
-    """Starts a worker on the last manifest once the host answers."""
-    poll = poll_instance(world, run)
-    if down := why_not_up(run, poll.instance):
-        run = read_poll(run, poll)
-        if run.dispatched:
-            return save(world, run.releasing(None, f"{down}: the rest is for the next run"))
-        return save(world, run.releasing(Outcome.START_FAILED, f"{down}, before any work"))
-    run = save(world, read_poll(run, poll)) if poll_due(run, terms, poll.answered) else run
+    """Starts a worker on the next manifest of each idle machine once its host answers."""
+    polls = poll_machines(world, run, run.undispatched)
+
+    def act(run: Run, machine: Machine) -> Run:
+        return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+
+    return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
+
+
+def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
+    if down := why_not_up(machine, poll.instance):
+        run = read_poll(run, machine, poll)
+        if any(worker.launched for worker in run.workers if worker.machine == machine.id):
+            return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
+        return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
+    if poll_due(machine, terms, poll.answered):
+        run = save(world, read_poll(run, machine, poll))
     try:
         version = world.launcher.probe(poll.instance)
         if version == terms.release:
@@ -37,10 +57,10 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     except TransientError as error:
         version, trouble = None, str(error)
     if version is None:
-        if is_late(run.reaching_since, poll.answered, terms.waits.reach):
+        if is_late(machine.reaching_since, poll.answered, terms.waits.reach):
             minutes = terms.waits.reach / 60
-            detail = f"no worker could be started on {run.instance} in {minutes:.0f} min: {trouble}"
-            return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
+            detail = f"no worker could be started on {machine.id} in {minutes:.0f} min: {trouble}"
+            return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
         log.info("no worker yet", run=run.id, why=trouble)
         return run
     raise MisconfiguredError(
@@ -51,68 +71,66 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
-    given = (read_manifest(world, run, worker) for worker in range(len(run.manifests)))
+    given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
-    if run.manifests and all(chunk.troubled for chunk in fresh):
+    if run.workers and all(chunk.troubled for chunk in fresh):
         fresh = []
-    priors = world.ledger.priors(
-        engine=terms.engine.engine,
-        model=terms.engine.model,
-        instance_type=run.instance_type,
-        default=terms.priors,
-    )
+    priors = priors_of(world, terms, run.instance_type)
     return pack(
         fresh,
         pending=len(fresh),
         priors=replace(priors, setup_seconds=min(priors.setup_seconds, MODEL_LOAD_SECONDS)),
         rate=run.rate,
         seconds=(run.deadline - world.clock.now()).total_seconds(),
-        limit=run.limit,
+        limit=None if run.limit is None else max(0, run.limit - len(tried)),
     )
 
 
-def ensure_manifest(world: World, terms: Terms, run: Run) -> Run:
-    """Ensures a stored, unprocessed manifest; begins teardown if nothing is pending."""
-    if run.manifests and read_exit(world, run.worker) is None:
-        store_manifest(world, run)
+def ensure_manifest(world: World, terms: Terms, run: Run, instance: str) -> Run:
+    """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
+    number = run.worker_on(instance)
+    if number is not None and read_exit(world, run.name_of(number)) is None:
+        store_manifest(world, run, number)
         return run
     batch = next_batch(world, terms, run)
     if not batch.chunks:
-        return save(world, run.releasing(None, "nothing was left to do"))
-    return give_work(world, terms, run, batch.chunks)
+        return end_machine(world, run, instance, None, "nothing was left to do")
+    return give_work(world, terms, run, instance, batch.chunks)
 
 
-def give_work(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
+def give_work(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
-    run = save(world, with_manifest(world, terms, run, chunks))
-    store_manifest(world, run)
+    run = save(world, with_manifest(world, terms, run, instance, chunks))
+    store_manifest(world, run, len(run.workers) - 1)
     return run
 
 
-def with_manifest(world: World, terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Run:
-    """Returns the run with its next manifest, recorded but not yet stored."""
+def with_manifest(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+    """Returns the run with the machine's next manifest, recorded but not yet stored."""
     key = record_manifest(world, _build_manifest(terms, run, chunks))
-    return replace(run, manifests=(*run.manifests, key), work_ended=None)
+    return replace(run, workers=(*run.workers, Assignment(manifest=key, machine=instance)))
 
 
 def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
-    """Starts the worker of the last manifest. Repeating it is harmless."""
-    run = ensure_manifest(world, terms, run)
-    if run.ending:
+    """Starts the machine's last worker. Repeating it is harmless."""
+    run = ensure_manifest(world, terms, run, seen.id)
+    number = run.worker_on(seen.id)
+    if run.ending or number is None or run.machine(seen.id).over:
         return run
-    manifest = read_manifest(world, run)
-    if manifest.worker and run.launch == ClaimLaunch.BOOT:
-        world.compute.announce(run.instance, digest(manifest))
-    world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[-1]}")
-    changed = run.moved(RunState.TRANSCRIBING, dispatched=run.dispatched or world.clock.now())
-    return save(world, changed, f"worker {manifest.worker} started, chunks: {len(manifest.chunks)}")
+    manifest = read_manifest(world, run, number)
+    if number and run.launch == ClaimLaunch.BOOT:
+        world.capacity.announce(seen.id, digest(manifest))
+    world.launcher.launch(seen, manifest, f"{world.output.url.rstrip('/')}/{run.manifests[number]}")
+    changed = replace(run, dispatched=run.dispatched or world.clock.now()).with_worker(number, launched=True)
+    changed = changed if changed.undispatched else changed.moved(RunState.TRANSCRIBING)
+    return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
 def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
-        worker=len(run.manifests),
+        worker=len(run.workers),
         release=terms.release,
         source=run.source,
         output=run.output,

@@ -11,12 +11,13 @@ from functools import partial
 
 import msgspec
 
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.run.host import BoxClaim, ClaimLaunch, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -31,17 +32,23 @@ LOCAL = "local"
 
 def note_down(world: World, run: Run) -> None:
     """Records external state for clean-up, before it is created."""
-    world.ledger.put(f"{NOTED}{run.id}", run.instance)
+    world.ledger.put(f"{NOTED}{run.id}", " ".join(run.instances))
 
 
-def leave_claim(world: World, terms: Terms, run: Run) -> str:
-    """Writes the claim into the instance's record. Returns how the run's workers will be started.
+def leave_claims(world: World, terms: Terms, run: Run) -> str:
+    """Writes the claims into the instances' records. Returns how the run's workers will be started."""
+    launches = {_leave_claim(world, terms, run, instance) for instance in run.instances}
+    return launches.pop() if len(launches) == 1 else ClaimLaunch.SSH
+
+
+def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
+    """Writes the claim into an instance's record. Returns how its workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
     """
     if terms.shared_machine:
         return LOCAL
-    record = None if run.borrowed else instance_record(world, run.instance)
+    record = None if run.borrowed else instance_record(world, instance)
     if record is None:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
@@ -82,7 +89,7 @@ def own_type(world: World, seen: Instance) -> str:
     left = (world.ledger.run(key.removeprefix(NOTED)) for key in world.ledger.facts(NOTED))
     lately = world.ledger.runs(world.clock.now() - START_LANDS)
     for run in (*lately, *filter(None, left)):
-        if run.instance == seen.id and run.tried_types and run.own_type:
+        if seen.id in run.instances and run.tried_types and run.own_type:
             return run.own_type
     return seen.type
 
@@ -91,17 +98,24 @@ def take_away(world: World, run: Run) -> None:
     """Cleans up the run's external state after its teardown. Never raises."""
     if run.borrowed:
         return
-    gone = [
-        _try_cleanup("the guard was not disarmed", run, partial(world.guard.disarm, run.instance, run.id)),
-        _try_cleanup("its claim was not removed", run, partial(_remove_claim, world, run)),
-        _try_cleanup(
-            "its instance's tags and type were not restored", run, partial(_restore_instance, world, run)
-        ),
-    ]
-    if all(gone):
+    left = [machine for machine in run.machines if not _clean_up_machine(world, run, machine)]
+    if not left:
         _try_cleanup(
             "the clean-up was not recorded", run, partial(world.ledger.put, f"{NOTED}{run.id}", None)
         )
+
+
+def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
+    """True if nothing is left."""
+    disarm = partial(world.guard.disarm, machine.id, run.id)
+    remove = partial(_remove_claim, world, run, machine)
+    restore = partial(_restore_instance, world, run, machine)
+    gone = [
+        _try_cleanup("the guard was not disarmed", run, disarm),
+        _try_cleanup("its claim was not removed", run, remove),
+        _try_cleanup("its instance's tags and type were not restored", run, restore),
+    ]
+    return all(gone)
 
 
 def sweep(world: World, terms: Terms) -> None:
@@ -123,39 +137,40 @@ def disarm_settled(world: World, instance: str) -> None:
             world.guard.disarm(instance, run_id)
 
 
-def _remove_claim(world: World, run: Run) -> None:
-    record = instance_record(world, run.instance)
+def _remove_claim(world: World, run: Run, machine: Machine) -> None:
+    record = instance_record(world, machine.id)
     if record is not None and record.claim is not None and record.claim.run == run.id:
         _write_record(world, msgspec.structs.replace(record, claim=None))
 
 
-def _restore_instance(world: World, run: Run) -> None:
+def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     """Empties the tags and restores the type, unless another owner changed them."""
     if not run.started and not run.tried_types:
         return
-    seen = world.compute.describe(run.instance)
+    seen = poll_one(world, machine.id)
     # Any of these types may be in force: the last request may never have taken effect.
     taken = {*run.tried_types, run.wanted_type, run.instance_type} - {"", run.own_type}
     to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
     if to_change and seen.state is InstanceState.STOPPED:
-        world.compute.change_type(run.instance, run.own_type)
+        world.capacity.restore(seen.id, run.own_type)
     if seen.run == run.id:
-        world.compute.release(run.instance)
-    elif seen.run is None and run.meter.up_since is None and _just_over(world, run):
+        world.capacity.release(seen.id)
+    elif seen.run is None and machine.meter.up_since is None and _just_over(world, run, machine):
         raise ComputeUnavailableError(f"the tags of {seen.id} may be outdated: will poll again")
     if to_change and seen.state is not InstanceState.STOPPED:
         raise ComputeUnavailableError(
             f"{seen.id} is {seen.state}: its type {run.own_type} is restored once it is stopped"
         )
-    if run.wanted_type and seen.type == run.own_type and _just_over(world, run):
+    if run.wanted_type and seen.type == run.own_type and _just_over(world, run, machine):
         raise ComputeUnavailableError(
             f"a change of {seen.id} to {run.wanted_type} may not show yet: will poll again"
         )
 
 
-def _just_over(world: World, run: Run) -> bool:
+def _just_over(world: World, run: Run, machine: Machine) -> bool:
     """True if polls may be older than the run's last call."""
-    last = run.stop_requested or run.meter.start_accepted or run.meter.start_requested
+    meter = machine.meter
+    last = run.stop_requested or meter.start_accepted or meter.start_requested
     return last is not None and moment(world).is_within(START_LANDS, of=last)
 
 

@@ -1,12 +1,23 @@
-"""Follows a worker by polls of its instance and its stored reports."""
+"""Follows the workers by polls of their machines and their stored reports."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World, is_late, log, moment, poll_instance, save
-from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, give_work, next_batch
+from batchscribe.controller.context import (
+    Terms,
+    World,
+    end_machine,
+    is_late,
+    log,
+    moment,
+    poll_machines,
+    save,
+    step_each,
+)
+from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import (
     by_our_clock,
@@ -18,111 +29,144 @@ from batchscribe.controller.records import (
 from batchscribe.controller.stall import stall_reason
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 
+def dispatch_and_follow(world: World, terms: Terms, run: Run) -> Run:
+    """Starts workers on idle machines; follows those of the others meanwhile."""
+    run = dispatch(world, terms, run)
+    if run.state is not RunState.DISPATCHING:
+        return run
+    if not run.undispatched:
+        return save(world, run.moved(RunState.TRANSCRIBING))
+    return follow(world, terms, run) if len(run.machines) > 1 else run
+
+
 def follow(world: World, terms: Terms, run: Run) -> Run:
-    """Polls the instance if due, then reads the worker's reports."""
-    run, seen = _poll_if_due(world, terms, run)
-    down = why_not_up(run, seen) if seen else ""
+    """Polls the machines at work if due, then reads their workers' reports."""
+    idle = run.undispatched
+    machines = [machine for machine in run.working if machine not in idle]
+    run, seen = _poll_if_due(world, terms, run, machines)
+
+    def act(run: Run, machine: Machine) -> Run:
+        return _follow_machine(world, terms, run, machine, seen.get(machine.id))
+
+    return step_each(world, run, machines, act, Outcome.WORKER_FAILED)
+
+
+def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen: Instance | None) -> Run:
+    number = run.worker_on(machine.id)
+    assert number is not None
+    worker = run.name_of(number)
+    down = why_not_up(machine, seen) if seen else ""
     try:
-        if record := read_exit(world, run.worker):
-            return _after_exit(world, terms, run, record)
-        progress = read_progress(world, run.worker)
+        if record := read_exit(world, worker):
+            return _after_exit(world, terms, run, number, record)
+        progress = read_progress(world, worker)
         if down:
-            return save(world, _end_gone_down(world, run, down))
+            return end_machine(world, run, machine.id, *_down_reason(world, run, worker, down))
     except BatchscribeError as error:
         if not down:
             raise
-        return save(world, run.releasing(None, f"{down}; its progress cannot be read: {error}"))
-    return _follow_progress(world, terms, run, seen, progress)
+        detail = f"{down}; its progress cannot be read: {error}"
+        return end_machine(world, run, machine.id, None, detail)
+    return _follow_progress(world, terms, run, number, seen=seen, progress=progress)
 
 
-def _poll_if_due(world: World, terms: Terms, run: Run) -> tuple[Run, Instance | None]:
-    """Polls the instance if due. A transient failure does not prevent reading the store."""
-    if not poll_due(run, terms, moment(world)):
-        return run, None
+def _poll_if_due(
+    world: World, terms: Terms, run: Run, machines: Sequence[Machine]
+) -> tuple[Run, Mapping[str, Instance]]:
+    """Polls the machines if one is due. A transient failure does not prevent reading the store."""
+    now = moment(world)
+    if not any(poll_due(machine, terms, now) for machine in machines):
+        return run, {}
     try:
-        poll = poll_instance(world, run)
+        polls = poll_machines(world, run, machines)
     except TransientError as error:
         log.warning("poll will be repeated", run=run.id, error=str(error))
-        return run, None
-    return save(world, read_poll(run, poll)), poll.instance
+        return run, {}
+    for machine in machines:
+        run = read_poll(run, machine, polls[machine.id])
+    return save(world, run), {name: poll.instance for name, poll in polls.items()}
 
 
 def _follow_progress(
-    world: World, terms: Terms, run: Run, seen: Instance | None, progress: Progress | None
+    world: World, terms: Terms, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
 ) -> Run:
-    now = moment(world)
+    now, worker = moment(world), run.name_of(number)
+    machine = run.machine(run.workers[number].machine)
     if progress is not None:
         world.view.show(run, progress)
-        timed = _add_times(run, progress, now.at)
+        timed = _add_times(run, number, progress, now.at)
         run = run if timed == run else save(world, timed)
     if seen:
         ensure_agent(world, run, seen)
-    if seen and world.launcher.alive(seen, run.worker) is False and read_exit(world, run.worker) is None:
-        detail = f"worker {run.worker.worker} is gone without an exit record"
-        return save(world, run.releasing(Outcome.WORKER_LOST, detail))
-    if progress is None and _awaits_host(run) and is_late(run.reaching_since, now, terms.waits.reach):
+    if seen and world.launcher.alive(seen, worker) is False and read_exit(world, worker) is None:
+        detail = f"worker {number} is gone without an exit record"
+        return end_machine(world, run, machine.id, Outcome.WORKER_LOST, detail)
+    if progress is None and _awaits_host(run) and is_late(machine.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
-        return save(world, run.releasing(Outcome.LAUNCH_FAILED, detail))
-    if stall := stall_reason(world, terms, run, progress):
-        return save(world, run.releasing(Outcome.WORKER_LOST, stall))
+        return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
+    if stall := stall_reason(world, terms, worker, progress):
+        return end_machine(world, run, machine.id, Outcome.WORKER_LOST, stall)
     return run
 
 
 def _awaits_host(run: Run) -> bool:
     """True if the host itself still has to start the last manifest."""
-    return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.manifests) > 1)
+    return run.launch == ClaimLaunch.BOOT and (run.worker_since is None or len(run.workers) > 1)
 
 
 def ensure_agent(world: World, run: Run, seen: Instance) -> None:
     """Restarts an agent that died. The host itself only restarts agents that it started at boot."""
-    if run.launch != ClaimLaunch.SSH:
+    number = run.worker_on(seen.id)
+    if run.launch != ClaimLaunch.SSH or number is None:
         return
-    url = f"{world.output.url.rstrip('/')}/{run.manifests[-1]}"
+    url = f"{world.output.url.rstrip('/')}/{run.manifests[number]}"
     try:
-        world.launcher.launch(seen, read_manifest(world, run), url)
+        world.launcher.launch(seen, read_manifest(world, run, number), url)
     except BatchscribeError as error:
         log.warning("the agent could not be checked", run=run.id, error=str(error))
 
 
-def end_of_work(world: World, run: Run) -> tuple[Outcome | None, str] | None:
-    """Outcome and reason of a run with a stopped host. None if work never began."""
-    if not run.manifests:
+def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, str] | None:
+    """Outcome and reason of work on a stopped host. None if work never began."""
+    number = run.worker_on(instance)
+    if number is None:
         return None
-    if (record := read_exit(world, run.worker)) is not None:
-        return _outcome_of(run, record, over=world.clock.now() >= run.deadline)
+    if (record := read_exit(world, run.name_of(number))) is not None:
+        return _outcome_of(number, record, over=world.clock.now() >= run.deadline)
     end = read_box_end(world, run)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _end_gone_down(world: World, run: Run, down: str) -> Run:
-    """Begins teardown after the instance went down without an exit record."""
+def _down_reason(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
+    """Outcome and reason of a machine that went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
-        detail = f"{down} while its worker was running: stopped from outside"
-        return run.releasing(Outcome.INSTANCE_LOST, detail)
-    outcome = Outcome.WORKER_LOST if end.worker == run.worker.worker else None
+        return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
+    outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None
     outcome = Outcome.TIMED_OUT if world.clock.now() >= run.deadline else outcome
-    return run.releasing(outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run")
+    return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
-def _after_exit(world: World, terms: Terms, run: Run, record: ExitRecord) -> Run:
+def _after_exit(world: World, terms: Terms, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
-    run = replace(_add_times(run, record, now), work_ended=by_our_clock(run, record.at, now))
+    ended = by_our_clock(run, record.at, now)
+    run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     if record.end is WorkerEnd.FINISHED:
-        return _continue_run(world, terms, run)
-    return save(world, run.releasing(*_outcome_of(run, record, over=now >= run.deadline)))
+        return _continue_run(world, terms, run, number)
+    end = _outcome_of(number, record, over=now >= run.deadline)
+    return end_machine(world, run, run.workers[number].machine, *end)
 
 
-def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
+def _outcome_of(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
     match record.end:
         case WorkerEnd.FINISHED:
-            return None, f"worker {run.worker.worker} finished"
+            return None, f"worker {number} finished"
         case WorkerEnd.STOPPED:
             outcome = Outcome.TIMED_OUT if over else Outcome.INTERRUPTED
             return outcome, record.message or "the worker was asked to end"
@@ -130,22 +174,22 @@ def _outcome_of(run: Run, record: ExitRecord, *, over: bool) -> tuple[Outcome | 
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _continue_run(world: World, terms: Terms, run: Run) -> Run:
-    """Gives the host another manifest if possible. Else begins teardown."""
-    note = f"worker {run.worker.worker} finished"
+def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
+    """Gives the host another manifest if possible. Else ends the machine's work."""
+    note, instance = f"worker {number} finished", run.workers[number].machine
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds
     if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
-            again = run.moved(RunState.DISPATCHING, reaching_since=moment(world))
+            again = run.moved(RunState.DISPATCHING).with_machine(instance, reaching_since=moment(world))
             again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
-            return give_work(world, terms, again, batch.chunks)
-    return save(world, run.releasing(None), note)
+            return give_work(world, terms, again, instance, batch.chunks)
+    return end_machine(world, run, instance, None, note=note)
 
 
-def _add_times(run: Run, reported: Progress | ExitRecord, now: datetime) -> Run:
+def _add_times(run: Run, number: int, reported: Progress | ExitRecord, now: datetime) -> Run:
     """Adds the start times of the run's first worker and window."""
-    if run.first_window is not None or len(run.manifests) > 1:
+    if run.first_window is not None or number:
         return run
     at = by_our_clock(run, reported.at, now)
     elapsed = timedelta(seconds=reported.timings.elapsed)

@@ -23,14 +23,13 @@ def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | N
             sizes[kind] = sizes.get(kind, 0) + record.bytes_by_type.get(kind, 0)
     elapsed = sum(record.timings.elapsed - (record.timings.first_window or 0.0) for record in seen)
     audio = sum(record.tally.audio_seconds for record in seen)
-    meter = run.meter
-    begun = meter.start_requested.at if meter.start_requested else run.created
+    begun = run.start_requested.at if run.start_requested else run.created
     priors = replace(
         terms.priors,
         speed=audio / elapsed if elapsed > 0 else terms.priors.speed,
         setup_seconds=(run.first_window - begun).total_seconds() if run.first_window else 0.0,
-        release_seconds=(meter.stopped.at - run.work_ended).total_seconds()
-        if meter.stopped and run.work_ended
+        release_seconds=(run.stopped.at - run.work_ended).total_seconds()
+        if run.stopped and run.work_ended
         else terms.priors.release_seconds,
         bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0 and sizes[k] > 0},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.context import Terms, World
 from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.core.decide.policy import Observation
@@ -20,25 +21,18 @@ def observe(world: World, terms: Terms) -> Observation:
     now = world.clock.now()
     settled = _settled_lately(world, now)
     unproductive = _unproductive_runs(settled)
-    instance = world.compute.describe(terms.instances[0])
-    instance_type = instance.type or terms.instance_type
+    instances = world.capacity.poll(terms.instances)
     return Observation(
         now=now,
         backlog=world.scanner(terms.policy.by_hand).backlog(),
-        instance=instance,
-        priors=world.ledger.priors(
-            engine=terms.engine.engine,
-            model=terms.engine.model,
-            instance_type=instance_type,
-            default=terms.priors,
-        ),
-        rate=terms.rate_of(instance_type),
+        instances=instances,
+        offers=list_offers(world, terms, instances[0]),
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         fruitless=len(unproductive),
         last_fruitless=unproductive[-1].settled if unproductive else None,
-        stranger=stranger(world, instance, now),
+        stranger=next(filter(None, (stranger(world, each, now) for each in instances)), None),
     )
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.context import Terms, World, log, poll_instance, save
+from batchscribe.controller.context import Terms, World, log, poll_machines, save
 from batchscribe.controller.external_state import launch_left, note_down
-from batchscribe.controller.records import ADOPTED, manifests_of, read_record, read_settlement
+from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recovered_workers
 from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
-from batchscribe.core.run.meter import Meter
-from batchscribe.core.run.runs import Outcome, Run, RunState
+from batchscribe.core.run.meter import Meter, Poll
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 
 OVERDUE = timedelta(minutes=5)
@@ -52,7 +52,11 @@ def adopt_overdue(world: World, terms: Terms) -> None:
     """
     if terms.shared_machine:
         return
-    seen = world.compute.describe(terms.instances[0])
+    for seen in world.capacity.poll(terms.instances):
+        _adopt_if_overdue(world, terms, seen)
+
+
+def _adopt_if_overdue(world: World, terms: Terms, seen: Instance) -> None:
     late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
     if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
         why = (
@@ -69,24 +73,28 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
 
     Raises RefusedError if the instance's tag does not name it.
     """
-    seen = world.compute.describe(terms.instances[0])
-    if seen.run != run_id:
+    found = world.capacity.poll(terms.instances)
+    tagged = [seen for seen in found if seen.run == run_id]
+    if not tagged:
         raise RefusedError(
-            f"{seen.id} is tagged with run {seen.run or '(none)'}, not with {run_id}: not touched"
+            f"{found[0].id} is tagged with run {found[0].run or '(none)'}, not with {run_id}: not touched"
         )
-    run = _reopen_run(world, _build_foreign_run(world, terms, run_id, seen)).releasing(outcome, why)
+    run = _reopen_run(world, _build_foreign_run(world, terms, run_id, tagged)).releasing(outcome, why)
     note_down(world, run)
     return save(world, run, "adopted")
 
 
-def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) -> Run:
+def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence[Instance]) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
-    created = seen.launched_at or world.clock.now() - terms.policy.max_runtime
+    seen = tagged[0]
+    offer = world.capacity.offers(seen)[0]
+    launches = [each.launched_at for each in tagged if each.launched_at]
+    created = min(launches, default=world.clock.now() - terms.policy.max_runtime)
     run = Run(
         id=run_id,
         provider=terms.provider,
         region=terms.region,
-        instances=terms.instances,
+        machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
         control=control_of(world.home),
@@ -94,8 +102,8 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, seen: Instance) 
         reason="adopted from another scheduler",
         created=created,
         deadline=seen.deadline or world.clock.now(),
-        rate=terms.rate_of(seen.type or terms.instance_type),
-        instance_type=seen.type or terms.instance_type,
+        rate=offer.rate,
+        instance_type=offer.instance_type,
     )
     try:
         record, _ours = read_record(world, run_id)
@@ -120,9 +128,9 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         alert_conflict(world, keys.intent(run_id))
         world.ledger.put(f"{FOREIGN}{run_id}", "not sealed")
         return
-    seen = world.compute.describe(record.instance)
-    run = _apply_type(terms, _restore_stored(world, record), seen)
-    if _may_be_left(world, run) or run.id == seen.run:
+    seen = world.capacity.poll(record.instances)
+    run = _apply_type(world, _restore_stored(world, record), seen[0])
+    if _may_be_left(world, run) or run.id in {each.run for each in seen}:
         # The record of its external state was lost with the ledger.
         note_down(world, run)
     save(world, run, "recovered from the store")
@@ -142,34 +150,50 @@ def _restore_stored(world: World, record: Run) -> Run:
         record,
         state=RunState.PLANNED,
         outcome=None,
-        manifests=(),
-        meter=Meter(launched_before=record.meter.launched_before),
+        workers=(),
+        machines=tuple(_forget_polls(machine) for machine in record.machines),
     )
-    return read_settlement(world, record) or _reopen_run(world, fresh)
+    if settled := read_settlement(world, record):
+        return settled
+    run = _reopen_run(world, fresh)
+    if len(run.machines) == 1:
+        return run
+    # The store does not show which worker belongs to which machine.
+    return run.releasing(Outcome.INTERRUPTED, "the ledger was lost")
+
+
+def _forget_polls(machine: Machine) -> Machine:
+    return Machine(id=machine.id, meter=Meter(launched_before=machine.meter.launched_before))
 
 
 def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
-    manifests = manifests_of(world, run.id)
-    run = replace(run, launch=launch_left(world, run), manifests=manifests)
-    poll = poll_instance(world, run)
-    seen = poll.instance
-    ours = run.borrowed or seen.run == run.id
-    started = ours or run.meter.is_started_since(seen.launched_at)
-    meter = Meter.recovered(run.created, started=started, launched_before=run.meter.launched_before)
-    if started:
-        meter = meter.read(poll, ours=ours)
-    if not ours or seen.state is not InstanceState.RUNNING:
-        detail = "the ledger was lost"
-        lost = replace(run, state=RunState.RELEASING, meter=meter, outcome=Outcome.INTERRUPTED, detail=detail)
-        return replace(lost, dispatched=run.created if manifests and started else None)
+    run = replace(run, launch=launch_left(world, run), workers=recovered_workers(world, run))
+    polls = poll_machines(world, run, run.machines)
+    for machine in run.machines:
+        run = _recover_machine(run, machine, polls[machine.id])
+    if any(machine.reaching_since is None for machine in run.machines):
+        lost = replace(run, outcome=Outcome.INTERRUPTED, detail="the ledger was lost")
+        dispatched = run.created if run.workers and run.started else None
+        return replace(lost, state=RunState.RELEASING, dispatched=dispatched)
     return replace(
         run,
-        state=RunState.TRANSCRIBING if manifests else RunState.DISPATCHING,
-        meter=replace(meter, start_accepted=meter.start_requested),
-        reaching_since=poll.answered,
-        dispatched=run.created if manifests else None,
+        state=RunState.TRANSCRIBING if run.workers else RunState.DISPATCHING,
+        dispatched=run.created if run.workers else None,
     )
+
+
+def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
+    """Returns the run with the machine as a poll shows it; it is reachable if it runs for us."""
+    before, seen = machine.meter.launched_before, poll.instance
+    ours = run.borrowed or seen.run == run.id
+    started = ours or machine.meter.is_started_since(seen.launched_at)
+    meter = Meter.recovered(run.created, started=started, launched_before=before)
+    meter = meter.read(poll, ours=ours) if started else meter
+    if not ours or seen.state is not InstanceState.RUNNING:
+        return run.with_machine(machine.id, meter=meter)
+    accepted = replace(meter, start_accepted=meter.start_requested)
+    return run.with_machine(machine.id, meter=accepted, reaching_since=poll.answered)
 
 
 def _may_be_left(world: World, run: Run) -> bool:
@@ -177,18 +201,27 @@ def _may_be_left(world: World, run: Run) -> bool:
     return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
-def _apply_type(terms: Terms, run: Run, seen: Instance) -> Run:
+def _apply_type(world: World, run: Run, seen: Instance) -> Run:
     """Returns the run with the type that it gave its instance."""
     another = run.own_type and seen.type not in {"", run.own_type}
-    if not another or (seen.run != run.id and (seen.run or seen.type not in terms.instance_types)):
+    if not another or (seen.run != run.id and (seen.run or not _is_offered(world, run, seen.type))):
         return run
     try:
-        rate = terms.rate_of(seen.type)
+        rate = world.capacity.offers(seen)[0].rate
     except MisconfiguredError as error:
         log.warning("no price for the new type: the earlier price is used", run=run.id, error=str(error))
         rate = run.rate
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
     return replace(changed, rate=rate) if run.open else changed
+
+
+def _is_offered(world: World, run: Run, instance_type: str) -> bool:
+    """True if a machine of the run may get this type."""
+    own = Instance(id=run.instance, state=InstanceState.STOPPED, type=run.own_type)
+    try:
+        return any(offer.instance_type == instance_type for offer in world.capacity.offers(own))
+    except MisconfiguredError:
+        return False
 
 
 def _list_records(world: World) -> Iterator[tuple[World, str, str]]:

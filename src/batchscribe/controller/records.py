@@ -21,7 +21,7 @@ from batchscribe.core.run.manifest import (
     WorkerRef,
 )
 from batchscribe.core.run.records import decode_run, decode_settlement, encode_run
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Assignment, Run
 from batchscribe.core.run.seals import is_sealed, seal
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.reading import read_bytes
@@ -67,27 +67,27 @@ def record_manifest(world: World, manifest: Manifest) -> str:
     return keys.manifest(manifest.run, manifest.worker)
 
 
-def store_manifest(world: World, run: Run) -> None:
-    """Stores the last manifest of a run, create-only; repeatable.
+def store_manifest(world: World, run: Run, worker: int) -> None:
+    """Stores a manifest of a run, create-only; repeatable.
 
     Raises RefusedError if another one is stored under its key: otherwise any writer of control objects could
     choose the work of the GPU host.
     """
-    copy = world.ledger.get(_copy_key(run.id, run.worker.worker))
-    if copy is not None and not world.output.create(run.manifests[-1], copy.encode()):
+    copy = world.ledger.get(_copy_key(run.id, worker))
+    if copy is not None and not world.output.create(run.manifests[worker], copy.encode()):
         raise RefusedError(
-            f"{run.manifests[-1]} was not written by this scheduler: check who may write to "
+            f"{run.manifests[worker]} was not written by this scheduler: check who may write to "
             f"{url_of(world.output, keys.CONTROL)}"
         )
 
 
-def read_manifest(world: World, run: Run, worker: int = -1) -> Manifest:
-    """Reads a worker's manifest, by default the last. From the store if the ledger was lost.
+def read_manifest(world: World, run: Run, worker: int) -> Manifest:
+    """Reads a worker's manifest. From the store if the ledger was lost.
 
     Raises ObjectNotFoundError, and MisconfiguredError if it cannot be read.
     """
     key = run.manifests[worker]
-    copy = world.ledger.get(_copy_key(run.id, worker % len(run.manifests)))
+    copy = world.ledger.get(_copy_key(run.id, worker))
     try:
         if copy is not None:
             return wire.decode(copy.encode(), Manifest)
@@ -110,10 +110,11 @@ def _copy_key(run_id: str, worker: int) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 
-def manifests_of(world: World, run_id: str) -> tuple[str, ...]:
-    """Keys of a run's stored manifests, in the order of their workers."""
-    prefix = f"{keys.RUNS}{run_id}/workers/"
-    return tuple(i.key for i in world.output.list(prefix) if i.key.endswith("/manifest.json"))
+def recovered_workers(world: World, run: Run) -> tuple[Assignment, ...]:
+    """The workers of a run that the ledger lost, from its stored manifests."""
+    found = world.output.list(f"{keys.RUNS}{run.id}/workers/")
+    manifests = [info.key for info in found if info.key.endswith("/manifest.json")]
+    return tuple(Assignment(manifest=key, machine=run.instance, launched=True) for key in manifests)
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
@@ -161,5 +162,5 @@ def read_box_end(world: World, run: Run) -> BoxEnd | None:
 
 def by_our_clock(run: Run, reported: datetime, now: datetime) -> datetime:
     """Clamps a GPU host's time between its first poll and now."""
-    since = run.meter.running_since
+    since = run.running_since
     return min(now, max(reported, since.at) if since else reported)

@@ -19,11 +19,11 @@ from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
     forget_manifests,
-    manifests_of,
     read_exit,
     read_manifest,
     read_progress,
     read_settlement,
+    recovered_workers,
     write_settlement,
 )
 from batchscribe.controller.rehearsal_place import rehearsed
@@ -44,6 +44,7 @@ from batchscribe.core.run.manifest import (
     Tally,
     Worked,
     WorkerEnd,
+    WorkerRef,
 )
 from batchscribe.core.run.report import build
 from batchscribe.core.run.runs import FAILURES_KEPT, Outcome, Run, RunState
@@ -104,8 +105,8 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 
     An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
     """
-    if not run.manifests and run.started:
-        run = replace(run, manifests=manifests_of(world, run.id))
+    if not run.workers and run.started:
+        run = replace(run, workers=recovered_workers(world, run))
     work = list(_read_work(world, run))
     before = read_settlement(world, run)
     if before is not None:
@@ -205,7 +206,7 @@ def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], obj
 
 
 def _read_work(world: World, run: Run) -> Iterable[WorkerResult]:
-    for worker in range(len(run.manifests)):
+    for worker in range(len(run.workers)):
         try:
             manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
@@ -223,11 +224,17 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
     for each in work:
         for failure in each.record.failures if each.record else ():
             world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
-        if run.outcome is Outcome.WORKER_LOST and (
+        if _outcome_on(run, each.manifest) is Outcome.WORKER_LOST and (
             each.record is None or each.record.end is WorkerEnd.STOPPED
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
+
+
+def _outcome_on(run: Run, worker: WorkerRef) -> Outcome | None:
+    """Outcome of the worker's machine, or else of the run."""
+    machine = run.machine(run.workers[worker.worker].machine) if worker.worker < len(run.workers) else None
+    return machine.outcome if machine and machine.outcome else run.outcome
 
 
 def _attribute_failures(result: Verified, world: World, run: Run, work: list[WorkerResult]) -> dict[str, str]:
@@ -317,11 +324,11 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
 
 def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
-    unread = len(run.manifests) - len(work)
+    unread = len(run.workers) - len(work)
     if outcome is None:
         outcome = Outcome.INCOMPLETE if result.missing or unread else Outcome.COMPLETED
     gone = f"chunks deleted or replaced meanwhile: {result.gone}" if result.gone else ""
-    lost = f"manifests that could not be read: {unread} of {len(run.manifests)}" if unread else ""
+    lost = f"manifests that could not be read: {unread} of {len(run.workers)}" if unread else ""
     return run.moved(
         RunState.SETTLED,
         outcome=outcome,

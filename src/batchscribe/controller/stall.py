@@ -5,17 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from batchscribe.controller.context import Terms, World
-from batchscribe.core.run.manifest import Progress
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.manifest import Progress, WorkerRef
 
 
-def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None) -> str | None:
+def stall_reason(world: World, terms: Terms, worker: WorkerRef, progress: Progress | None) -> str | None:
     """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
     rises while the engine hangs. The ledger keeps the last progress for the next pass.
     """
-    key = f"watch/{run.id}/{run.worker.worker}"
+    key = f"watch/{worker.run}/{worker.worker}"
     mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
     now = world.clock.monotonic()
     before = world.ledger.get(key)
@@ -27,4 +26,4 @@ def stall_reason(world: World, terms: Terms, run: Run, progress: Progress | None
         return None
     if now - since < terms.waits.silence:
         return None
-    return f"worker {run.worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"
+    return f"worker {worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"

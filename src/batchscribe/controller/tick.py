@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import msgspec
@@ -36,6 +37,7 @@ from batchscribe.core.decide.policy import (
     fit,
     wait_in_reach,
 )
+from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
@@ -115,7 +117,8 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
         _collect_error(passed, lambda: recover(world, terms))
         advance_all(world, terms, passed, start=False)
         sweep(world, terms)
-        _collect_error(passed, lambda: disarm_settled(world, terms.instances[0]))
+        for instance in terms.instances:
+            _collect_error(passed, partial(disarm_settled, world, instance))
     _follow(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
@@ -203,7 +206,7 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
         case Launch():
             refuse_unfit(terms.unfit)
             world.preflight()
-            run = open_run(world, terms, decision, seen.instance)
+            run = open_run(world, terms, decision, seen.instances)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()
             )
@@ -264,14 +267,19 @@ def _idle_reason(world: World, terms: Terms) -> str:
     if terms.shared_machine:
         return "no run is open"
     try:
-        seen = world.compute.describe(terms.instances[0])
+        seen = world.capacity.poll(terms.instances)
     except TransientError as error:
         return f"no run is open, and the instance could not be polled: {error}"
-    if seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None):
-        return f"no run is open, and {seen.id} is {seen.state}"
+    if all(_is_idle(world, each) for each in seen):
+        return f"no run is open, and {', '.join(f'{each.id} is {each.state}' for each in seen)}"
     # The ledger was lost: the tag names a run that only the store remembers.
     recover(world, terms)
     return ""
+
+
+def _is_idle(world: World, seen: Instance) -> bool:
+    """True if it has no tag, or is stopped with the tag of a run in the ledger."""
+    return seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None)
 
 
 def _describe_open_runs(passed: Passed) -> str:

@@ -2,59 +2,68 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from batchscribe.adapters.machine.clock import Shielded
 
+Act = Callable[[], object]
+
 
 class FakeClock(Shielded):
     """A protocols.Clock with its Shield.
 
-    `at` plans a call, which is made when a sleep reaches its moment. `interrupt` is a signal: it ends
-    the sleep with an exception, unless the sleeper is shielded.
+    `at` plans a call, which is made when a sleep reaches its moment; `after` is called after each.
+    `interrupt` is a signal: it ends the sleep with an exception, unless the sleeper is shielded. `cut` ends
+    the sleep without one, as if the sleeper was killed: no call is made and no time passes until it is reset.
     """
 
-    def __init__(self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)) -> None:
+    def __init__(
+        self, now: datetime = datetime(2026, 11, 23, 12, 0, tzinfo=UTC), *, uptime: float = 1000.0
+    ) -> None:
         super().__init__()
-        self._now = now
-        self._uptime = timedelta(seconds=1000)
-        self._plans: list[tuple[timedelta, Callable[[], object]]] = []
+        self.seconds = uptime
+        """Monotonic time."""
+        self.after: Act = lambda: None
+        self.cut = False
+        self.events = 0
+        """Number of planned calls that were made."""
+        self._zero = now - timedelta(seconds=uptime)
+        self._plans: list[tuple[float, int, Act]] = []
+        self._order = itertools.count()
 
     def now(self) -> datetime:
-        return self._now
+        return self._zero + timedelta(seconds=self.seconds)
 
     def monotonic(self) -> float:
-        return self._uptime.total_seconds()
+        return self.seconds
 
     def boot(self) -> str:
         return "fake"
 
     def sleep(self, seconds: float) -> None:
         self.check()
-        until = self._uptime + timedelta(seconds=seconds)
-        while due := min((plan for plan in self._plans if plan[0] <= until), key=_moment, default=None):
-            self._plans.remove(due)
-            self._move(max(due[0], self._uptime))
-            due[1]()
+        until = self.seconds + seconds
+        plans = self._plans
+        while plans and plans[0][0] <= until and not self.cut:
+            at, _, act = heapq.heappop(plans)
+            self.seconds = max(self.seconds, at)
+            self.events += 1
+            act()
+            self.after()
             self.check()
-        self._move(max(until, self._uptime))
+        if not self.cut:
+            self.seconds = max(self.seconds, until)
 
-    def at(self, seconds: float, act: Callable[[], object]) -> None:
+    def at(self, seconds: float, act: Act) -> None:
         """Plans a call in `seconds` from now."""
-        self._plans.append((self._uptime + timedelta(seconds=seconds), act))
+        heapq.heappush(self._plans, (self.seconds + max(0.0, seconds), next(self._order), act))
 
     def jump(self, seconds: float) -> None:
         """Sets the wall clock forward or back; no monotonic time passes."""
-        self._now += timedelta(seconds=seconds)
+        self._zero += timedelta(seconds=seconds)
 
     def interrupt(self, name: str = "SIGTERM") -> None:
         self.signal = name
-
-    def _move(self, to: timedelta) -> None:
-        self._now += to - self._uptime
-        self._uptime = to
-
-
-def _moment(plan: tuple[timedelta, Callable[[], object]]) -> timedelta:
-    return plan[0]

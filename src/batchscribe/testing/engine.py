@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Segment, Word
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.engine import Engine, EngineFactory
+from batchscribe.errors import EngineError
 
 
 def counting(window: Window) -> str:
@@ -18,32 +19,22 @@ def counting(window: Window) -> str:
 
 
 @dataclass
-class ScriptedEngine:
-    """Returns `script(window)`, spread evenly over the window.
+class ScriptedEngine(Engine):
+    """Returns `script(window)`, spread evenly over the window, and a batch's results in reverse order.
 
-    It takes `hold` windows before the first result, as a batching engine does, and
-    returns the results of a batch in reverse order. A script may raise EngineError.
+    A script may raise EngineError.
     """
 
     script: Callable[[Window], str] = counting
-    hold: int = 1
+    batch_size: int = 1
     model: str = "scripted"
     device: str = "double"
     heard: list[int] = field(default_factory=list)
     """Numbers of the transcribed windows, in order."""
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
         """See Engine."""
-        held: list[Window] = []
-        for window in windows:
-            held += [window] if window else []
-            if held and (window is None or len(held) >= self.hold):
-                yield from self._batch(held)
-                held = []
-        yield from self._batch(held)
-
-    def _batch(self, windows: Sequence[Window]) -> Iterator[Recognition]:
-        for window in reversed(windows):
+        for window in reversed(batch):
             self.heard.append(window.id)
             yield Recognition(window.id, _spread(self.script(window), window.seconds), "en")
 
@@ -60,7 +51,7 @@ def _spread(text: str, seconds: float) -> tuple[Segment, ...]:
 
 
 @dataclass
-class ScriptedFactory:
+class ScriptedFactory(EngineFactory):
     """Loads the given engine. `broken` holds the reported problems, if any."""
 
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
@@ -69,14 +60,13 @@ class ScriptedFactory:
     load_error: str = ""
     loads: int = 0
 
-    def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the base class's
         """See EngineFactory."""
         return self.broken
 
     def load(self, spec: EngineSpec) -> ScriptedEngine:
         """See EngineFactory."""
-        if self.problems(spec):
-            raise MisconfiguredError("; ".join(self.broken))
+        self.check(spec)
         if self.load_error:
             raise EngineError(self.load_error)
         self.loads += 1

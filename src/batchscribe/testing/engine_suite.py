@@ -13,29 +13,23 @@ languages. The extras that install an engine also install the decoder.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from batchscribe.audio.audio_decoder import AudioDecoder
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
+from batchscribe.engine import Engine
 from batchscribe.errors import EngineError
-from batchscribe.protocols import Engine
 
 RECORDINGS = ("notes/shopping list.wav", "notes/call back.mov", "team-meeting/chunk-003.mp4")
 SHORTEST = SAMPLE_RATE // 10
 """Shortest speech that the voice detector reports, in samples."""
-POLLS = 6000
-"""Maximum number of polls of an idle source, each 0.01 s."""
 SECRET = "this sentence must not appear in a log"  # noqa: S105 - spoken words, not a password
-
-
-class FeedingError(Exception):
-    """Error of the engine's source, which the engine must pass on unchanged."""
 
 
 class UnheardOfError(Exception):
@@ -74,6 +68,12 @@ def said(results: Sequence[Recognition]) -> str:
     return " ".join(segment.text for result in results for segment in result.segments)
 
 
+def transcribe(engine: Engine, windows: Sequence[Window]) -> list[Recognition]:
+    """The results of all windows, in batches as large as the engine takes them."""
+    starts = range(0, len(windows), engine.batch_size)
+    return [result for at in starts for result in engine.transcribe(windows[at : at + engine.batch_size])]
+
+
 class EngineSuite:
     """Tests for a subclass to inherit; its fixture `engine` is the loaded engine."""
 
@@ -83,19 +83,18 @@ class EngineSuite:
 
     def test_one_result_for_each_window_with_its_number(self, engine: Engine) -> None:
         windows = [*self.speech(), silence(77, 1.5)]
-        results = list(engine.transcribe(iter(windows)))
+        results = transcribe(engine, windows)
         assert sorted(result.window for result in results) == sorted(window.id for window in windows)
         assert said(results), "the engine found no words in speech"
 
     def test_a_window_of_any_length_is_heard(self, engine: Engine) -> None:
         audio = np.resize(recordings()[0], 30 * SAMPLE_RATE)
         windows = [Window(n, 0.0, audio[:size]) for n, size in enumerate((SHORTEST, 8000, len(audio)))]
-        results = list(engine.transcribe(iter(windows)))
-        assert sorted(result.window for result in results) == [0, 1, 2]
+        assert sorted(result.window for result in transcribe(engine, windows)) == [0, 1, 2]
 
     def test_times_are_inside_their_window_and_in_order(self, engine: Engine) -> None:
         windows = {window.id: window for window in self.speech()}
-        for result in engine.transcribe(iter(windows.values())):
+        for result in transcribe(engine, list(windows.values())):
             seconds = windows[result.window].seconds
             words = [word for segment in result.segments for word in segment.words]
             times = [time for word in words for time in (word.start, word.end)]
@@ -104,58 +103,23 @@ class EngineSuite:
             assert all(0 <= part.start <= part.end <= seconds for part in result.segments)
 
     def test_no_segment_and_no_word_is_empty(self, engine: Engine) -> None:
-        for result in engine.transcribe(iter(self.speech())):
+        for result in transcribe(engine, self.speech()):
             for segment in result.segments:
                 assert segment.text.strip() == segment.text != ""
                 assert all(word.word.strip() == word.word != "" for word in segment.words)
                 assert all(word.probability is None or 0 <= word.probability <= 1 for word in segment.words)
 
-    def test_nothing_in_nothing_out(self, engine: Engine) -> None:
-        assert list(engine.transcribe(iter(()))) == []
-
     def test_it_can_be_used_again(self, engine: Engine) -> None:
         for _ in range(2):
-            results = list(engine.transcribe(iter(self.speech()[:2])))
+            results = transcribe(engine, self.speech()[:2])
             assert sorted(result.window for result in results) == [10, 11]
             assert said(results), "the engine found no words at its second use"
 
-    def test_it_answers_while_no_window_is_ready(self, engine: Engine) -> None:
-        """None means: transcribe the windows that you hold. The source waits for each result."""
-        answered: set[int] = set()
-
-        def source() -> Iterator[Window | None]:
-            for window in self.speech()[:3]:
-                yield window
-                yield from _until(window.id, answered)
-
-        for result in engine.transcribe(source()):
-            answered.add(result.window)
-        assert answered == {10, 11, 12}
-
-    def test_who_reads_ahead_hears_no_batch_before_it_asked_for_more(self, engine: Any) -> None:
-        """By then the worker has recorded the batch, in case it crashes the process."""
-        if not getattr(engine, "reads_ahead", False):
-            return
-        audio, taken = recordings()[0], list[int]()
-
-        def source() -> Iterator[Window]:
-            for number in range(2 * engine.batch + 1):
-                taken.append(number)
-                yield Window(number, 0.0, audio)
-
-        next(iter(engine.transcribe(source())))
-        assert len(taken) > engine.batch
-
-    def test_a_mistake_of_whoever_feeds_it_is_not_its_own(self, engine: Engine) -> None:
-        def source() -> Iterator[Window]:
-            yield self.speech()[0]
-            raise FeedingError
-
-        try:
-            list(engine.transcribe(source()))
-        except FeedingError:
-            return
-        raise AssertionError("the engine swallowed the error of its source")
+    def test_a_window_that_was_prepared_has_the_same_words(self, engine: Engine) -> None:
+        windows = self.speech()
+        before = said(sorted(transcribe(engine, windows), key=attrgetter("window")))
+        engine.prepare(windows[:2])
+        assert said(sorted(transcribe(engine, windows), key=attrgetter("window"))) == before
 
     def test_whatever_breaks_is_an_engine_error_without_what_was_said(self, engine: Engine) -> None:
         audio: Any = BrokenAudio()
@@ -163,17 +127,14 @@ class EngineSuite:
             list(engine.transcribe([Window(1, 0.0, audio)]))
         except EngineError as error:
             _check_text(str(error))
-        assert said(list(engine.transcribe(iter(self.speech())))), "the engine stopped working after an error"
+        assert said(transcribe(engine, self.speech())), "the engine stopped working after an error"
 
-    def test_what_is_left_in_the_middle_is_forgotten(self, engine: Engine) -> None:
-        results = engine.transcribe(iter(self.speech()))
-        next(results)
-        close = getattr(results, "close", None)
-        if close is not None:
-            close()
+    def test_a_batch_that_is_left_in_the_middle_is_forgotten(self, engine: Engine) -> None:
+        next(iter(engine.transcribe(self.speech()[: engine.batch_size])))
         assert [result.window for result in engine.transcribe([silence(5, 1.0)])] == [5]
 
-    def test_it_says_where_it_runs_and_with_what(self, engine: Any) -> None:
+    def test_it_says_where_it_runs_and_with_what(self, engine: Engine) -> None:
+        assert isinstance(engine, Engine)
         assert engine.device
         assert engine.model
 
@@ -181,14 +142,3 @@ class EngineSuite:
 def _check_text(error: str) -> None:
     assert SECRET not in error, "the error repeats spoken words"
     assert "\n" not in error, "an error is one line"
-
-
-def _until(number: int, answered: set[int]) -> Iterator[None]:
-    """Yields None until the window has a result."""
-    for _ in range(POLLS):
-        if number in answered:
-            return
-        yield None
-        if number not in answered:
-            threading.Event().wait(0.01)
-    raise AssertionError(f"window {number} got no result while the source was idle")

@@ -43,8 +43,7 @@ from batchscribe.wiring.preflight import (
     instance_record,
     needs_ssh,
 )
-from batchscribe.wiring.scheduler import describe_missing, rate_of
-from batchscribe.wiring.seams import LOCAL, open_ledger
+from batchscribe.wiring.seams import LOCAL, describe_missing, open_ledger, rate_of
 from batchscribe.wiring.stores import open_store
 
 TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
 
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
-from batchscribe.protocols import EngineFactory
 
 GROUP = "batchscribe.engines"
 AUTO = "auto"
@@ -44,7 +43,7 @@ def engine_names() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> str:
-    """Returns the engine's name: `auto` is faster-whisper."""
+    """Returns the engine's name: `auto` is DEFAULT."""
     return DEFAULT if name == AUTO else name
 
 
@@ -61,14 +60,30 @@ def engine_factory(name: str) -> EngineFactory:
             f"the speech engine {name!r} cannot be loaded from {entry.value}: {error}"
         ) from error
     if not isinstance(factory, EngineFactory):
-        raise MisconfiguredError(f"{entry.value} is not a speech engine: its package needs a fix")
+        raise MisconfiguredError(f"{entry.value} is not an EngineFactory: its package needs a fix")
     return factory
 
 
-def model_name(engine: str, wanted: str) -> str:
-    """The model that the engine loads for a WHISPER_MODEL; unchanged if the engine is not installed here."""
-    chosen = _optional_attribute(engine, "model_name")
-    return str(chosen(wanted)) if chosen else wanted
+def known_factory(name: str) -> EngineFactory:
+    """The factory registered under a name, else a stand-in: the engine may be installed on the host only."""
+    try:
+        return engine_factory(name)
+    except MisconfiguredError as error:
+        return _Absent(name, str(error))
+
+
+@dataclass
+class _Absent(EngineFactory):
+    """Stands in for an engine that cannot be loaded on this machine."""
+
+    name: str
+    reason: str
+
+    def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the base class's
+        return (self.reason,)
+
+    def load(self, spec: EngineSpec) -> Engine:  # noqa: ARG002 - the base class's
+        raise MisconfiguredError(self.reason)
 
 
 def unable(spec: EngineSpec) -> tuple[str, ...]:
@@ -76,23 +91,11 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
 
     Never raises, since commands that only observe or stop a GPU call it, too.
     """
-    reasons = _optional_attribute(spec.engine, "unable")
     try:
-        return tuple(reasons(spec)) if reasons else ()
+        return tuple(known_factory(spec.engine).unable(spec))
     except Exception as error:  # noqa: BLE001 - third-party code
         broken = type(error).__name__
         return (f"the speech engine {spec.engine} fails to report its limits ({broken}): fix its package",)
-
-
-def gpu_missing(spec: EngineSpec) -> bool:
-    """True if `spec` requires a GPU and this machine has none that its engine can use."""
-    missing = _optional_attribute(spec.engine, "gpu_missing")
-    return bool(missing(spec)) if missing else False
-
-
-def can_fetch(engine: str) -> bool:
-    """True if the engine has models to fetch."""
-    return _optional_attribute(engine, "fetch") is not None
 
 
 def fetch(spec: EngineSpec) -> Path:
@@ -100,30 +103,10 @@ def fetch(spec: EngineSpec) -> Path:
 
     Raises MisconfiguredError if the engine has no model to fetch, and the engine's own errors.
     """
-    fetch_model = getattr(engine_factory(spec.engine), "fetch", None)
-    if fetch_model is None:
+    folder = engine_factory(spec.engine).fetch(spec)
+    if folder is None:
         raise MisconfiguredError(f"the engine {resolve(spec.engine)} has no model to fetch")
-    return Path(fetch_model(spec))
-
-
-def _optional_attribute(engine: str, name: str) -> Any:
-    """An optional attribute of an engine's factory; None if it is missing or the engine cannot be loaded."""
-    try:
-        return getattr(engine_factory(engine), name, None)
-    except MisconfiguredError:
-        return None
-
-
-def _list_models(engine: str) -> Mapping[str, bool]:
-    models = _optional_attribute(engine, "models")
-    return dict(models()) if models else {}
-
-
-def _find_problems(name: str, spec: EngineSpec) -> tuple[str, ...]:
-    try:
-        return engine_factory(name).problems(spec)
-    except MisconfiguredError as error:
-        return (str(error),)
+    return folder
 
 
 def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
@@ -135,8 +118,8 @@ def engine_reports(spec: EngineSpec) -> tuple[EngineReport, ...]:
     return tuple(
         EngineReport(
             name=name,
-            problems=_find_problems(name, spec if name == chosen else EngineSpec(engine=name)),
-            models=_list_models(name),
+            problems=factory.problems(spec if name == chosen else EngineSpec(engine=name)),
+            models=factory.models(),
         )
-        for name in engine_names()
+        for name, factory in ((name, known_factory(name)) for name in engine_names())
     )

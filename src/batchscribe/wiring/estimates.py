@@ -9,8 +9,8 @@ from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.settings import Settings
 from batchscribe.wiring.preflight import engine_spec
-from batchscribe.wiring.scheduler import LOCAL_PRIORS, rate_of
-from batchscribe.wiring.seams import LOCAL, open_ledger
+from batchscribe.wiring.scheduler import LOCAL_PRIORS
+from batchscribe.wiring.seams import LOCAL, open_ledger, rate_of
 
 
 def estimate_audio(settings: Settings, found: Iterable[AudioObject]) -> Estimate:

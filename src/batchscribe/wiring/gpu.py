@@ -22,8 +22,15 @@ from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
-from batchscribe.wiring.scheduler import describe_missing, instances, new_run_id
-from batchscribe.wiring.seams import open_compute, open_guard, open_ledger, open_stores, tick_lock
+from batchscribe.wiring.scheduler import instances, new_run_id
+from batchscribe.wiring.seams import (
+    describe_missing,
+    open_compute,
+    open_guard,
+    open_ledger,
+    open_stores,
+    tick_lock,
+)
 
 EXTRAS = installation.EXTRAS
 """Extras that `gpu setup` can install on a GPU host."""

@@ -34,8 +34,7 @@ from batchscribe.errors import (
     MissingCredentialsError,
     TransientError,
 )
-from batchscribe.wiring import engines
-from batchscribe.wiring.engines import engine_factory, resolve
+from batchscribe.wiring.engines import engine_factory, known_factory, resolve
 from batchscribe.wiring.stores import open_store
 
 
@@ -81,10 +80,8 @@ def inspect(request: CheckRequest) -> BoxReply:
 
 def fetch(spec: EngineSpec) -> BoxReply:
     """Fetches the engine's model, if it has one to fetch."""
-    if not engines.can_fetch(spec.engine):
-        return BoxReply(release=__version__)
-    engines.fetch(spec)
-    return BoxReply(release=__version__, done=True)
+    done = known_factory(spec.engine).fetch(spec) is not None
+    return BoxReply(release=__version__, done=done)
 
 
 def _check_engine(spec: EngineSpec) -> Finding:

@@ -13,6 +13,7 @@ from batchscribe.controller.commands.manual_control import HandCompute
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
+from batchscribe.wiring.engines import known_factory
 
 LOCAL = "local"
 
@@ -45,6 +46,7 @@ def box_setup(
     """Builds the set-up and check of the GPU host of these settings."""
     ssh = open_ssh(settings)
     cloud = compute if isinstance(compute, Ec2Compute) else None
+    factory = known_factory(spec.engine)
     return BoxSetup(
         asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
         clock=clock,
@@ -53,6 +55,8 @@ def box_setup(
             gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
+            extra=factory.extra,
+            packages=factory.packages,
             control=control_of(output),
             region=settings.region,
             endpoint=settings.endpoint_url,

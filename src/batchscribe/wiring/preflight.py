@@ -23,22 +23,28 @@ from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, Unreadab
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
-from batchscribe.wiring.engines import AUTO, engine_factory, engine_names, model_name, resolve, unable
+from batchscribe.wiring.engines import (
+    AUTO,
+    engine_factory,
+    engine_names,
+    known_factory,
+    resolve,
+    unable,
+)
 from batchscribe.wiring.seams import LOCAL
 
 BOOT = "boot"
-CPU_ENGINES = {"pocketsphinx"}
-"""Engines without a GPU and without a choice of models."""
 SET_UP = "run `batchscribe gpu setup`"
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
     engine = resolve(settings.engine)
+    factory = known_factory(engine)
     # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
-    paid_gpu = settings.provider != LOCAL and engine not in CPU_ENGINES
+    paid_gpu = settings.provider != LOCAL and factory.needs_gpu
     return EngineSpec(
         engine=engine,
-        model="" if engine in CPU_ENGINES else model_name(engine, settings.model),
+        model=factory.model_name(settings.model),
         compute_type=settings.compute_type,
         device="cuda" if paid_gpu else "auto",
         language=settings.language,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.prices import PriceTable
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock, TimeLimit
 from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
@@ -21,7 +20,6 @@ from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import rehearsed
-from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.engine_time import work_lines
@@ -36,14 +34,14 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Lock
-from batchscribe.settings import DEFAULT, WHERE, Settings
+from batchscribe.settings import Settings
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unfit
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
     notifier,
-    open_compute,
+    open_capacity,
     open_guard,
     open_launcher,
     open_ledger,
@@ -181,32 +179,6 @@ def settings_hash(spec: EngineSpec, audio: AudioOptions) -> str:
     return hashlib.sha256(msgspec.json.encode((spec, audio))).hexdigest()[:16]
 
 
-def rate_of(settings: Settings) -> Callable[[str], Rate]:
-    """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
-    table = PriceTable()
-
-    def rate(instance_type: str) -> Rate:
-        # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
-        if settings.hourly_cost is not None and instance_type not in settings.instance_types:
-            return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
-        if found := table.rate(instance_type, settings.region):
-            return found
-        if settings.provider == LOCAL and not instance_type:
-            return FREE
-        if not instance_type:
-            raise MisconfiguredError(describe_missing(settings))
-        raise MisconfiguredError(f"the price of {instance_type} is unknown: set GPU_HOURLY_COST=…")
-
-    return rate
-
-
-def describe_missing(settings: Settings) -> str:
-    """Reports an instance that does not exist, with the region and its origin."""
-    region, origin = settings.region, settings.origins.get("AWS_REGION", DEFAULT)
-    place = f"{region} (AWS_REGION from {WHERE[origin]})" if region else "boto3's default region"
-    return f"{settings.instance_id} was not found in {place}: correct GPU_INSTANCE_ID or AWS_REGION"
-
-
 def instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
@@ -249,7 +221,7 @@ def _world(
         source=source,
         output=output,
         home=output,
-        compute=open_compute(settings, clock),
+        capacity=open_capacity(settings, clock),
         launcher=open_launcher(settings, output),
         guard=open_guard(settings),
         notifier=notifier(settings),
@@ -298,7 +270,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
         source=source,
         output=output,
         home=output,
-        compute=open_compute(then, world.clock),
+        capacity=open_capacity(then, world.clock),
         launcher=open_launcher(then, output),
         guard=open_guard(then),
         lag=_lag(then),
@@ -318,14 +290,11 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         release=__version__,
         provider=settings.provider,
         instances=instances(settings),
-        instance_type=settings.instance_type,
-        instance_types=settings.instance_types,
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,
         guard=settings.cloud_guard,
         shared_machine=local,
-        rate_of=rate_of(settings),
         policy=Policy(
             name=settings.policy,
             threshold=settings.threshold,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import control_of, split
 from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.core.decide.money import FREE, Rate
+from batchscribe.core.decide.offers import Market
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.protocols import Clock, Guard, Launcher, Store
-from batchscribe.settings import Settings
+from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
+from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.stores import open_store
 
 LOCAL = "local"
@@ -71,6 +76,44 @@ def open_compute(settings: Settings, clock: Clock) -> HandCompute:
     except ImportError as error:
         raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
     return Ec2Compute(region=settings.region or None, endpoint=settings.endpoint_url or None)
+
+
+def open_capacity(settings: Settings, clock: Clock) -> Capacity:
+    local = settings.provider == LOCAL
+    return ExistingInstances(
+        compute=open_compute(settings, clock),
+        provider=settings.provider,
+        rate_of=rate_of(settings),
+        own_type=settings.instance_type,
+        types=() if local else settings.instance_types,
+        market=Market.LOCAL if local else Market.ON_DEMAND,
+    )
+
+
+def rate_of(settings: Settings) -> Callable[[str], Rate]:
+    """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
+    table = PriceTable()
+
+    def rate(instance_type: str) -> Rate:
+        # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
+        if settings.hourly_cost is not None and instance_type not in settings.instance_types:
+            return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
+        if found := table.rate(instance_type, settings.region):
+            return found
+        if settings.provider == LOCAL and not instance_type:
+            return FREE
+        if not instance_type:
+            raise MisconfiguredError(describe_missing(settings))
+        raise MisconfiguredError(f"the price of {instance_type} is unknown: set GPU_HOURLY_COST=…")
+
+    return rate
+
+
+def describe_missing(settings: Settings) -> str:
+    """Reports an instance that does not exist, with the region and its origin."""
+    region, origin = settings.region, settings.origins.get("AWS_REGION", DEFAULT)
+    place = f"{region} (AWS_REGION from {WHERE[origin]})" if region else "boto3's default region"
+    return f"{settings.instance_id} was not found in {place}: correct GPU_INSTANCE_ID or AWS_REGION"
 
 
 def open_guard(settings: Settings) -> Guard:

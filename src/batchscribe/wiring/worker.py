@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import signal
 import threading
@@ -14,17 +13,18 @@ from pathlib import Path
 from types import FrameType
 
 from batchscribe import __version__, aws_environment
+from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
-from batchscribe.audio.windows import SpeechFinder
 from batchscribe.control_place import split
 from batchscribe.core import keys
 from batchscribe.core.run.host import BoxPlace
 from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
+from batchscribe.engine import EngineFactory
 from batchscribe.errors import GpuError, MisconfiguredError
-from batchscribe.protocols import Clock, EngineFactory, Store
+from batchscribe.protocols import Clock, Store
 from batchscribe.reading import limit_of, read_bytes
-from batchscribe.wiring.engines import engine_factory, gpu_missing
+from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.stores import open_store
 from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
@@ -75,7 +75,7 @@ def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
         try:
             factory = check(manifest)
             source, output = _open_stores(manifest, home)
-            find_speech = speech_finder()
+            find_speech = find_voice_detector()
         except (MisconfiguredError, ImportError) as error:
             fail_worker(manifest, home, clock, str(error), gpu_broken=isinstance(error, GpuError))
             raise MisconfiguredError(str(error)) from error
@@ -113,32 +113,8 @@ def check(manifest: Manifest) -> EngineFactory:
             "install the same version on both sides (batchscribe gpu setup)"
         )
     factory = engine_factory(manifest.engine.engine)
-    if problems := factory.problems(manifest.engine):
-        raise (GpuError if gpu_missing(manifest.engine) else MisconfiguredError)("; ".join(problems))
+    factory.check(manifest.engine)
     return factory
-
-
-def speech_finder() -> SpeechFinder:
-    """The installed voice detector: faster-whisper's copy of Silero, else onnx-asr's.
-
-    Raises MisconfiguredError if there is none, as on a scheduler.
-    """
-    if _installed("faster_whisper"):
-        from batchscribe.adapters.engines.whisper import silero_vad
-
-        return silero_vad.find_speech
-    from batchscribe.adapters.engines.parakeet import onnx_vad
-
-    if not (_installed("onnx_asr") and _installed(onnx_vad.MODEL_PACKAGE)):
-        raise MisconfiguredError(
-            "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
-            "with parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
-        )
-    return onnx_vad.find_speech
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:

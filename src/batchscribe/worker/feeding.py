@@ -6,8 +6,9 @@ Everything is bounded: bytes that are not decoded yet, and audio that is not tra
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from batchscribe.audio.audio_decoder import AudioDecoder, Decoding
 from batchscribe.audio.bounded_queue import ByteBudget
@@ -29,6 +30,8 @@ from batchscribe.protocols import Store
 from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
+
+T = TypeVar("T")
 
 FETCHED_BYTES = 256 * 1024 * 1024
 FETCHED_CHUNKS = 32
@@ -63,31 +66,19 @@ def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
     return (*(Line(session=session, places=tuple(places)) for session, places in longest), *failed_before)
 
 
-class Turn:
-    """Hands out sessions, one per call. Thread-safe."""
+class Turns(Generic[T]):
+    """Hands out items in order, each when there is room for it. Thread-safe."""
 
-    def __init__(self, rest: Sequence[Line]) -> None:
-        self._rest = iter(rest)
-        self._lock = threading.Lock()
-
-    def next(self) -> Line | None:
-        with self._lock:
-            return next(self._rest, None)
-
-
-class Turns:
-    """Hands out the chunks in order, each when there is room for it. Thread-safe."""
-
-    def __init__(self, order: Sequence[int], room: Callable[[int], bool]) -> None:
-        self._rest: Iterator[int] = iter(order)
+    def __init__(self, order: Sequence[T], room: Callable[[T], bool] = lambda _item: True) -> None:
+        self._rest = iter(order)
         self._room = room
         self._lock = threading.Lock()
 
-    def next(self) -> int | None:
-        """The next chunk's index; None if none is left, or the worker should end."""
+    def next(self) -> T | None:
+        """The next item; None if none is left, or the worker should end."""
         with self._lock:
-            place = next(self._rest, None)
-            return place if place is not None and self._room(place) else None
+            item = next(self._rest, None)
+            return item if item is not None and self._room(item) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +102,14 @@ class Way:
     def chunk(self, place: int) -> ManifestChunk:
         return self.manifest.chunks[place]
 
-    def to_fetch(self) -> Turns:
+    def to_fetch(self) -> Turns[int]:
         return Turns(self.order, self._room_for_bytes)
 
     def _room_for_bytes(self, place: int) -> bool:
         due = self.ending.due
         return not due() and self.fetched.take(1, due) and self.budget.take(self.chunk(place).size, due)
 
-    def to_decode(self) -> Turns:
+    def to_decode(self) -> Turns[int]:
         due = self.ending.due
         return Turns(self.order, lambda _place: not due() and self.decoded.take(1, due))
 
@@ -139,15 +130,12 @@ class Fetcher:
 
     def run(self) -> None:
         while (place := self._turns.next()) is not None:
-            self._process_chunk(place)
-
-    def _process_chunk(self, place: int) -> None:
-        data = self._fetch(self._way.chunk(place))
-        pipe = self._way.pipes.of(place)
-        if data is None:
-            pipe.close(Absent())
-        else:
-            pipe.fetched(data)
+            data = self._fetch(self._way.chunk(place))
+            pipe = self._way.pipes.of(place)
+            if data is None:
+                pipe.close(Absent())
+            else:
+                pipe.fetched(data)
 
     def _fetch(self, chunk: ManifestChunk) -> bytes | None:
         """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""

@@ -21,14 +21,15 @@ from batchscribe.audio.bounded_queue import Channel
 from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
-from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, Tally, WorkerEnd
+from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, WorkerEnd
+from batchscribe.engine import Engine
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
-from batchscribe.protocols import Clock, Engine, Store
+from batchscribe.protocols import Clock, Store
 from batchscribe.reading import read_record
 from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
-from batchscribe.worker.feeding import Fetcher, Preparer, Turn, Way, lines
+from batchscribe.worker.feeding import Fetcher, Preparer, Turns, Way, lines
 from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records, Reporter
 from batchscribe.worker.session_queue import Prepared, Weaver
@@ -180,7 +181,7 @@ class _Worker:
         preparer = Preparer(self._way, recordings=recordings, new_decoder=new_decoder, board=self._board)
         weaver = Weaver(
             self._way,
-            Turn(lines(self._manifest.chunks)),
+            Turns(lines(self._manifest.chunks)),
             neighbours=partial(
                 Neighbours,
                 self._source,
@@ -246,8 +247,7 @@ class _Worker:
         self._board.phase(Phase.LOADING)
         self._records.progress()
         engine = load()
-        self._model = getattr(engine, "model", "") or self._model
-        self._device = getattr(engine, "device", "")
+        self._model, self._device = engine.model or self._model, engine.device
         self._board.loaded()
         self._records.progress()
         self._hearing.run(engine)
@@ -306,10 +306,8 @@ class _Worker:
             chunks = "1 chunk" if left == 1 else f"{left} chunks"
             message = f"{self._ending.reason}: {chunks} left; finished transcripts are kept"
         else:
-            end, message = WorkerEnd.FINISHED, _summary(self._board.tally)
+            tally = self._board.tally
+            end = WorkerEnd.FINISHED
+            message = f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"
         broken = isinstance(self._ending.error, GpuError)
         return self._board.exit_record(end, message, self._device, gpu_broken=broken)
-
-
-def _summary(tally: Tally) -> str:
-    return f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"

@@ -16,7 +16,7 @@ from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
 from batchscribe.worker.context_audio import Neighbours
-from batchscribe.worker.feeding import Line, Turn, Way
+from batchscribe.worker.feeding import Line, Turns, Way
 from batchscribe.worker.progress import Board
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
 from batchscribe.worker.timeline import Ended, Ready, Stretch, differ
@@ -43,7 +43,7 @@ class Weaver:
     def __init__(
         self,
         way: Way,
-        lines: Turn,
+        lines: Turns[Line],
         *,
         neighbours: Callable[[], Neighbours],
         find_speech: SpeechFinder,

@@ -7,42 +7,35 @@ in silence, so windows must contain only speech.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import multiprocessing
 import os
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
+from batchscribe.adapters.engines.problems import engine_errors, not_installed
+from batchscribe.adapters.engines.segments import split_segments
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
-from batchscribe.core.text.transcripts import Segment, Word
-from batchscribe.errors import EngineError, MisconfiguredError
+from batchscribe.core.text.transcripts import Word
+from batchscribe.engine import Engine, EngineFactory
+from batchscribe.errors import EngineError
 
 NAME = "pocketsphinx"
-MODEL = "en-us"
 FRAMES_PER_SECOND = 100
-PAUSE = 0.6
-"""Seconds of quiet that end a segment."""
-MOMENT = 0.05
-"""Seconds to wait for a result if no window is ready: no busy loop, and little delay for the next window."""
 _REMEDY = "use BATCH_ENGINE=faster-whisper and a multilingual model, WHISPER_MODEL=small"
 _VARIANT = re.compile(r"\(\d+\)$")
 _FILLER = re.compile(r"<.*>|\[.*\]|\+\+.*\+\+")
 
 DecodedWord = tuple[str, int, int]
 """(word in the decoder's notation, first frame, last frame)."""
-
-_InProgress = dict[Future[list[DecodedWord]], tuple[int, float]]
-"""Windows in the processes: (number, seconds)."""
 
 
 class _ProcessDecoder:
@@ -88,14 +81,16 @@ def _is_ready() -> bool:
     return _ProcessDecoder.decoder is not None
 
 
-class PocketSphinx:
+class PocketSphinx(Engine):
     """A pool of decoder processes."""
 
+    model = "en-us"
+
     def __init__(self, processes: int) -> None:
-        self.model = MODEL
         self._processes = processes
         self._pool = self._open_pool()
         self.device = f"cpu, {processes} processes"
+        self.batch_size = 2 * processes
 
     def _open_pool(self) -> ProcessPoolExecutor:
         # A fork would copy the locks of our threads.
@@ -112,45 +107,26 @@ class PocketSphinx:
         """Ends the processes, each after its present window. May be called again."""
         self._pool.shutdown(cancel_futures=True)
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """Yields one result per window as it completes; several run at once. Raises EngineError."""
-        in_progress: _InProgress = {}
-        try:
-            for window in windows:
-                if window is not None:
-                    in_progress[self._submit(window)] = (window.id, window.seconds)
-                full = len(in_progress) >= 2 * self._processes
-                idle = MOMENT if window is None else 0.0
-                yield from self._collect_results(in_progress, None if full else idle)
-            while in_progress:
-                yield from self._collect_results(in_progress, None)
-        finally:
-            for unwanted in in_progress:
-                unwanted.cancel()
-
-    def _collect_results(self, in_progress: _InProgress, seconds: float | None) -> Iterator[Recognition]:
-        """Yields the completed results, else waits up to `seconds` for the first; None is no limit."""
-        for result in wait(in_progress, seconds, FIRST_COMPLETED).done:
-            window, length = in_progress.pop(result)
-            with self._engine_errors("transcribing"):
-                recognition = _to_recognition(window, length, result.result())
-            yield recognition
-
-    def _submit(self, window: Window) -> Future[list[DecodedWord]]:
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        """See Engine. Yields each result as it completes."""
         with self._engine_errors("transcribing"):
-            return self._pool.submit(_ProcessDecoder.transcribe, _to_pcm(window))
+            running = {
+                self._pool.submit(_ProcessDecoder.transcribe, _to_pcm(window)): window for window in batch
+            }
+            for done in as_completed(running):
+                yield _to_recognition(running[done], done.result())
 
     @contextmanager
     def _engine_errors(self, doing: str) -> Iterator[None]:
-        """Converts the vendor's errors to EngineError, without their text, which may contain speech."""
+        """Converts the vendor's errors, and opens a new pool if a process ended."""
         try:
-            yield
-        except BrokenProcessPool as error:
-            self._pool.shutdown(wait=False)
-            self._pool = self._open_pool()
-            raise EngineError(f"{NAME} failed while {doing}: one of its processes ended") from error
-        except Exception as error:
-            raise EngineError(f"{NAME} failed while {doing}: {type(error).__name__}") from error
+            with engine_errors(f"{NAME} failed while {doing}"):
+                yield
+        except EngineError as error:
+            if isinstance(error.__cause__, BrokenProcessPool):
+                self._pool.shutdown(wait=False)
+                self._pool = self._open_pool()
+            raise
 
 
 def _to_pcm(window: Window) -> bytes:
@@ -158,10 +134,10 @@ def _to_pcm(window: Window) -> bytes:
     return pcm
 
 
-def _to_recognition(window: int, seconds: float, decoded: list[DecodedWord]) -> Recognition:
+def _to_recognition(window: Window, decoded: list[DecodedWord]) -> Recognition:
     words = [word for part in decoded if (word := _to_word(*part)) is not None]
-    found = quality.Recognized(tuple(_split_segments(words)), seconds)
-    return Recognition(window, within(found.segments, seconds), "en", quality.flags(found))
+    found = quality.Recognized(tuple(split_segments(words)), window.seconds)
+    return Recognition(window.id, within(found.segments, window.seconds), "en", quality.flags(found))
 
 
 def _to_word(name: str, first: int, last: int) -> Word | None:
@@ -173,33 +149,28 @@ def _to_word(name: str, first: int, last: int) -> Word | None:
     )
 
 
-def _split_segments(words: list[Word]) -> Iterator[Segment]:
-    """Groups words into segments; each pause starts a new one."""
-    if not words:
-        return
-    ends = [index + 1 for index, (one, two) in enumerate(pairwise(words)) if two.start - one.end >= PAUSE]
-    for begin, end in pairwise([0, *ends, len(words)]):
-        part = tuple(words[begin:end])
-        text = " ".join(word.word for word in part)
-        yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
-
-
-class PocketsphinxFactory:
+class PocketsphinxFactory(EngineFactory):
     """Loads the only model: English, on the CPU."""
 
     name = NAME
+    extra = "demo"
+    needs_gpu = False
+
+    def model_name(self, wanted: str) -> str:  # noqa: ARG002 - there is no choice of models
+        """See EngineFactory."""
+        return ""
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. `spec.model` is a Whisper model and is ignored."""
+        """See EngineFactory."""
         found = list(self.unable(spec))
-        if importlib.util.find_spec("pocketsphinx") is None:
-            found.append("pocketsphinx not installed: pip install 'batchscribe[demo]'")
+        if missing := not_installed(NAME):
+            found.append(f"{missing}: pip install 'batchscribe[demo]'")
         if spec.device == "cuda":
             found.append(f"{NAME} runs on the CPU only: use the device auto, or faster-whisper")
         return tuple(found)
 
     def unable(self, spec: EngineSpec) -> tuple[str, ...]:
-        """Why no machine can run `spec`; needs no package."""
+        """See EngineFactory."""
         unsupported = []
         if spec.language not in {None, "en"}:
             unsupported.append(f"BATCH_LANGUAGE is {spec.language}")
@@ -209,8 +180,7 @@ class PocketsphinxFactory:
 
     def load(self, spec: EngineSpec) -> PocketSphinx:
         """See EngineFactory."""
-        if problems := self.problems(spec):
-            raise MisconfiguredError("; ".join(problems))
+        self.check(spec)
         engine = PocketSphinx(len(os.sched_getaffinity(0)))
         engine.warm()
         return engine

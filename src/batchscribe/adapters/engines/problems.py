@@ -1,12 +1,20 @@
-"""Shared by our engines' factories: reasons why an engine cannot run on this machine."""
+"""Shared by our engines: reasons why one cannot run here, and vendors' errors as ours."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+from batchscribe.adapters.machine import nvidia
 from batchscribe.core.near_names import suggest
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError, OutOfMemoryError
+
+TOO_LITTLE_MEMORY = (
+    "too little memory (nvidia-smi shows what uses it): use a smaller WHISPER_MODEL, "
+    "WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
+)
 
 
 def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec], object]]) -> Iterator[str]:
@@ -25,6 +33,47 @@ def describe_unknown(kind: str, model: str, models: Iterable[str]) -> str:
     names = sorted(models)
     known = f"use a folder, or one of {', '.join(names)}"
     return f"there is no {kind} model {model!r}: {suggest(model, names)}{known}"
+
+
+def not_installed(*modules: str) -> str:
+    """Names the modules that are not installed; empty if all are."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"{', '.join(missing)} not installed" if missing else ""
+
+
+def choose_device(spec: EngineSpec, why_no_gpu: Callable[[], str]) -> str:
+    """Returns `cuda` or `cpu`; `why_no_gpu` returns an empty text if a GPU is usable.
+
+    Raises MisconfiguredError, or GpuError if a required or present GPU is unusable.
+    """
+    if spec.device == "cpu":
+        return "cpu"
+    if spec.device not in {"auto", "cuda"}:
+        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
+    if not (reason := why_no_gpu()):
+        return "cuda"
+    if spec.device == "cuda" or nvidia.on_the_bus():
+        raise GpuError(f"{reason} (to use the CPU, set the device to cpu)")
+    return "cpu"
+
+
+@contextmanager
+def engine_errors(
+    doing: str, shows: Callable[[BaseException], bool] = lambda _error: False
+) -> Iterator[None]:
+    """Converts the vendor's errors to EngineError or OutOfMemoryError.
+
+    `shows`: True if an error's text has no spoken words; others are reported by their type.
+    """
+    try:
+        yield
+    except BatchscribeError:
+        raise
+    except Exception as error:
+        text = f"{doing}: {line(error) if shows(error) else type(error).__name__}"
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"{text}: {TOO_LITTLE_MEMORY}") from error
+        raise EngineError(text) from error
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.metadata import metadata
 from pathlib import Path
 
 import batchscribe
@@ -18,10 +19,7 @@ from batchscribe.adapters.host_access.ssh import Reply, Ssh, connection_trouble
 from batchscribe.core.run.instances import Instance
 from batchscribe.errors import LaunchError, MisconfiguredError
 
-EXTRAS = ("gpu", "cpu", "demo", "parakeet-gpu", "parakeet")
-GPU_EXTRAS = {"gpu", "parakeet-gpu"}
-EXTRA_OF = {"parakeet": "parakeet-gpu", "pocketsphinx": "demo"}
-"""Engine -> extra on a host with a GPU; the default is `gpu`."""
+EXTRAS = tuple(metadata("batchscribe").get_all("Provides-Extra") or ())
 INSTALL_SECONDS = 1800.0
 """CUDA's libraries alone are more than half a gigabyte."""
 _UV_WANTED = 41
@@ -51,11 +49,13 @@ def find_wheel(given: Path | None, folder: Path) -> Path | None:
     return given
 
 
-def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> str:
+def install(
+    ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str, packages: Sequence[str] = ()
+) -> str:
     """Installs the worker in a new environment on the host, and switches to it at the end.
 
-    Returns the version of the host's Python. If the installation fails, the previous one stays. Raises
-    LaunchError, MisconfiguredError.
+    `packages`: further requirements, from the host's index. Returns the version of the host's Python. If the
+    installation fails, the previous one stays. Raises LaunchError, MisconfiguredError.
     """
     if extra not in EXTRAS:
         raise MisconfiguredError(f"there is no extra {extra!r}: use one of {', '.join(EXTRAS)}")
@@ -69,6 +69,8 @@ def install(ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str) -> 
         files[wheel.name] = wheel.read_bytes()
     if pinned := pins(extra):
         files["pins.txt"] = pinned
+    if packages:
+        files["packages.txt"] = "".join(f"{package}\n" for package in packages).encode()
     reply = run_installer(ssh, instance, files)
     if reply.code == _UV_WANTED:
         reply = run_installer(

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs a worker into ~/.batchscribe/venv. Runs on the GPU host, in the unpacked folder: the files `extra`
 # and `release` select the package, from a wheel in the folder or from the index. If there is a file
-# `pins.txt`, all dependencies are installed exactly as listed there, by version and hash.
+# `pins.txt`, all dependencies are installed exactly as listed there, by version and hash. `packages.txt` lists
+# the packages of a third-party engine.
 set -eu
 umask 077
 here=$(pwd)
@@ -46,6 +47,7 @@ install_all() {
     else
         "$@" "$what" >&2
     fi
+    if [ -f "$here/packages.txt" ]; then "$@" -r "$here/packages.txt" >&2; fi
 }
 
 fresh=$(mktemp -d "$root/venv.XXXXXX")

@@ -6,7 +6,7 @@ import io
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from dotenv.parser import parse_stream
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import Asks
 from batchscribe.adapters.host_access.host_keys import Pin, pin
-from batchscribe.adapters.host_access.installation import EXTRA_OF, GPU_EXTRAS, find_wheel, install
+from batchscribe.adapters.host_access.installation import find_wheel, install
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
@@ -61,6 +61,9 @@ class BoxTerms:
     """True if an NVIDIA GPU is required."""
     source: str
     output: str
+    extra: str = "gpu"
+    packages: tuple[str, ...] = ()
+    """The engine's extra and further requirements."""
     control: str = ""
     """Empty: below the output."""
     region: str = ""
@@ -75,7 +78,7 @@ class Wishes:
     """The user's options of one `gpu setup`."""
 
     extra: str | None = None
-    """The extra to install; None: the engine's extra for a GPU."""
+    """The extra to install; None: the engine's."""
     wheel: Path | None = None
     env_file: Path | None = None
     repin: bool = False
@@ -146,7 +149,6 @@ class BoxSetup:
         Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
         """
         environment = read_environment(wishes.env_file) if wishes.env_file else None
-        extra = wishes.extra or EXTRA_OF.get(self.terms.engine.engine, "gpu")
         fingerprint = ""
         if self.ssh:
             trusted, doubt = self._trusted(instance, wishes)
@@ -156,7 +158,13 @@ class BoxSetup:
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(wishes.wheel, Path(folder))
                 yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the host's index")
-                python = install(self.ssh, instance, wheel=wheel, extra=extra)
+                python = install(
+                    self.ssh,
+                    instance,
+                    wheel=wheel,
+                    extra=wishes.extra or self.terms.extra,
+                    packages=self.terms.packages,
+                )
             yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
         if environment is not None:
             yield self._keep_environment(instance, environment)
@@ -165,8 +173,7 @@ class BoxSetup:
             self._enable_tags(instance)
         yield self._prefetch(instance)
         findings = []
-        terms = replace(self.terms, gpu=self.terms.gpu and extra in GPU_EXTRAS)
-        for finding in replace(self, terms=terms).check(instance, boots=boots):
+        for finding in self.check(instance, boots=boots):
             findings.append(finding)
             yield finding
         missing = {finding.what for finding in findings if not finding.ok}

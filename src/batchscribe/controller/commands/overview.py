@@ -20,7 +20,7 @@ LAST_RUNS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunNow:
-    """An open run, and what its worker reported last."""
+    """An open run, and what its workers reported last."""
 
     id: str
     state: str
@@ -88,17 +88,20 @@ def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
         cost=run.bill() if run.started else Usd(0),
     )
     try:
-        progress = read_progress(world_of(world, terms, run), run.worker) if run.manifests else None
+        here = world_of(world, terms, run)
+        found = [read_progress(here, run.name_of(number)) for number in run.last_workers]
     except BatchscribeError:
-        progress = None
-    if progress is None:
         return now
+    reports = [progress for progress in found if progress]
+    if not reports:
+        return now
+    lefts = [left for progress in reports if (left := progress.time_left) is not None]
     return replace(
         now,
-        total=progress.total,
-        done=progress.tally.done,
-        failed=progress.tally.failed,
-        left=progress.time_left,
+        total=sum(progress.total for progress in reports),
+        done=sum(progress.tally.done for progress in reports),
+        failed=sum(progress.tally.failed for progress in reports),
+        left=max(lefts, default=None),
     )
 
 

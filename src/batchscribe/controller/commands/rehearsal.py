@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from batchscribe.controller.advance import finish
+from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.records import by_our_clock, read_box_end, read_exit
@@ -89,7 +90,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
         )
     if act is Act.GUARD and not guarded:
         raise MisconfiguredError(f"no guard to rehearse: {world.guard.description}")
-    seen = world.compute.describe(terms.instances[0])
+    seen = poll_one(world, terms.instances[0])
     if seen.state is not InstanceState.STOPPED:
         raise RefusedError(f"{seen.id} is {seen.state}: a rehearsal needs a stopped instance")
     return seen
@@ -104,7 +105,7 @@ def terms_of(terms: Terms, act: Act) -> Terms:
         check_interval=terms.policy.check_interval,
         daily_budget=terms.policy.daily_budget,
     )
-    return replace(terms, launch=LAUNCH[act].value, policy=policy, instance_types=())
+    return replace(terms, launch=LAUNCH[act].value, policy=policy, first_offer_only=True)
 
 
 def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
@@ -167,7 +168,7 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
     end = run.created + LONGEST[act]
     while world.clock.now() < end:
         try:
-            seen = world.compute.describe(run.instance)
+            seen = poll_one(world, run.instance)
             if seen.state.proved_stopped:
                 return _assess_stop(world, act, run, world.clock.now())
         except BatchscribeError as error:
@@ -217,6 +218,6 @@ def _finish_run(world: World, terms: Terms) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
     run = _find_run(world)
     if run is not None:
-        over = replace(run, work_ended=run.work_ended or world.clock.now())
+        over = run.with_work_ended(world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
         finish(world, terms, ending)

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from batchscribe.core.decide.money import ZERO, Rate, Usd
-from batchscribe.core.decide.packing import Batch, Priors, pack
+from batchscribe.core.decide.money import ZERO, Usd
+from batchscribe.core.decide.offers import Offer
+from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
@@ -58,9 +59,9 @@ class Observation:
 
     now: datetime
     backlog: Backlog
-    instance: Instance
-    priors: Priors
-    rate: Rate
+    instances: tuple[Instance, ...]
+    offers: tuple[Offer, ...]
+    """In order of preference; the first one is taken."""
     open_run: Run | None = None
     paused_until: datetime | None = None
     spent_today: Usd = ZERO
@@ -70,6 +71,15 @@ class Observation:
     last_fruitless: datetime | None = None
     stranger: str | None = None
     """The sentence for an instance in use by another scheduler; else None."""
+
+    @property
+    def instance(self) -> Instance:
+        """The first instance, whose type is offered first."""
+        return self.instances[0]
+
+    @property
+    def offer(self) -> Offer:
+        return self.offers[0]
 
 
 class ReasonCode(StrEnum):
@@ -110,6 +120,7 @@ class Hold:
 class Launch:
     reason: Reason
     batch: Batch
+    offer: Offer
     borrowed: bool = False
 
 
@@ -148,7 +159,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     ):
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
-    return Launch(reason, batch, borrowed=seen.instance.state in _ALREADY_UP)
+    borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
+    return Launch(reason, batch, seen.offer, borrowed=borrowed)
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
@@ -156,8 +168,8 @@ def fit(seen: Observation, policy: Policy) -> Batch:
     return pack(
         seen.backlog.candidates,
         pending=seen.backlog.pending,
-        priors=seen.priors,
-        rate=seen.rate,
+        priors=seen.offer.priors,
+        rate=seen.offer.rate,
         seconds=policy.max_runtime.total_seconds(),
         limit=policy.limit,
     )
@@ -263,10 +275,14 @@ def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reaso
 
 
 def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
-    """The reason if the instance must not be started; else None."""
-    instance = seen.instance
+    """The reason if an instance must not be started; else None."""
     if seen.stranger:
         return Reason(ReasonCode.GPU_IN_USE, seen.stranger)
+    obstacles = (_find_state_obstacle(instance, policy) for instance in seen.instances)
+    return next(filter(None, obstacles), None)
+
+
+def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:
     match instance.state:
         case InstanceState.MISSING | InstanceState.TERMINATED | InstanceState.SHUTTING_DOWN:
             sentence = f"instance {instance.id} is {instance.state}: set GPU_INSTANCE_ID to one that exists"

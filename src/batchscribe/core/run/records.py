@@ -1,7 +1,7 @@
 """Stored form of a run: in the ledger, and in the store as its record and its settlement.
 
-Version 1 stored a separate intent in the store, and the times of polls beside the other fields in the ledger;
-both are still readable.
+Version 1 stored a separate intent in the store, and the times of polls beside the other fields in the ledger.
+Version 2 had one instance with one meter. Both are still readable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.run.manifest import NAME
-from batchscribe.core.run.runs import VERSION, Run
+from batchscribe.core.run.runs import VERSION, Run, RunState
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import MisconfiguredError
 
@@ -29,6 +29,10 @@ _METER = (
     ("stopped", "stopped"),
 )
 """Fields of a meter, with their names in version 1."""
+
+
+_BEFORE_LAUNCH = frozenset({RunState.PLANNED, RunState.ARMED, RunState.PROVISIONING, RunState.DISPATCHING})
+"""States in which the last worker was not launched."""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -48,12 +52,21 @@ def decode_run(data: bytes | str) -> Run:
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
         version = fields.get("version", 1)
+        if version == 1:
+            fields, version = _from_version_1(fields), 2
+        if version == 2:
+            fields, version = _from_version_2(fields), VERSION
         if version != VERSION:
-            fields = _from_version_1(fields, version)
+            raise MisconfiguredError(
+                f"this run has version {version}, this batchscribe reads version {VERSION}: install the same "
+                "batchscribe on both sides"
+            )
         run = msgspec.convert(fields, Run, strict=False)
         _check_bounds(msgspec.to_builtins(run, builtin_types=(datetime,)))
     except (*UNREADABLE, KeyError, TypeError, ValueError, OverflowError) as error:
         raise MisconfiguredError(f"not a readable run: {error}") from error
+    if not run.machines:
+        raise MisconfiguredError(f"not a readable run: {run.id} has no machine")
     if not NAME.fullmatch(run.id):
         raise MisconfiguredError(f"not a readable run: {run.id!r} is not a valid run id")
     return run
@@ -90,17 +103,27 @@ def decode_outcome(data: bytes) -> str:
         raise MisconfiguredError(f"not a readable settlement: {error}") from error
 
 
-def _from_version_1(fields: dict[str, Any], version: object) -> dict[str, Any]:
-    if version != 1:
-        raise MisconfiguredError(
-            f"this run has version {version}, this batchscribe reads version {VERSION}: install the same "
-            "batchscribe on both sides"
-        )
+def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Moves what was stored once for the run to its machine and its workers."""
+    document = dict(fields)
+    first, *others = document.pop("instances")
+    machine = {"id": first, "meter": document.pop("meter", {})}
+    machine["reaching_since"] = document.pop("reaching_since", None)
+    manifests, ended = document.pop("manifests", ()), document.pop("work_ended", None)
+    workers = [{"manifest": manifest, "machine": first, "launched": True} for manifest in manifests]
+    if workers:
+        launched = document.get("state") not in _BEFORE_LAUNCH
+        workers[-1] |= {"launched": launched, "ended": ended}
+    machines = [machine, *({"id": other} for other in others)]
+    return document | {"version": VERSION, "machines": machines, "workers": workers}
+
+
+def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
     document = dict(fields) if "id" in fields else _from_intent(fields)
     meter: dict[str, Any] = {name: _moment(document.pop(old, None)) for name, old in _METER}
     meter |= {name: document.pop(name, None) for name in ("launched_before", "launched")}
     moments = {name: _moment(document.get(name)) for name in ("reaching_since", "stop_requested")}
-    return document | moments | {"meter": meter, "version": VERSION}
+    return document | moments | {"meter": meter, "version": 2}
 
 
 def _from_intent(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -299,18 +299,17 @@ def _make_scan(run: Run, backlog: Backlog | None) -> Scan:
 
 
 def _make_gpu(run: Run) -> Gpu:
-    meter = run.meter
     return Gpu(
         provider=run.provider,
-        instance=run.instance,
+        instance=", ".join(run.instances),
         type=run.instance_type,
         tried=run.tried_types,
         was_running=run.borrowed,
         started_by_us=run.started and not run.borrowed,
-        start=_time_of(meter.start_requested),
-        running=_time_of(meter.running_since),
+        start=_time_of(run.start_requested),
+        running=_time_of(run.running_since),
         stop=_time_of(run.stop_requested),
-        stopped=_time_of(meter.stopped),
+        stopped=_time_of(run.stopped),
         seconds=run.billed_seconds,
         cost=run.cost.dollars,
         cost_micros=run.cost.micros,
@@ -324,21 +323,21 @@ def _make_gpu(run: Run) -> Gpu:
 def _make_verification(run: Run) -> Verification:
     return Verification(
         complete=bool(run.outcome and run.outcome.success),
-        gpu_seen_stopped=run.meter.stopped is not None and not run.borrowed and not run.abandoned_gpu,
+        gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
     )
 
 
 def _make_performance(run: Run, events: Sequence[RunEvent]) -> Performance:
     work = _seconds_between(run.first_window, run.work_ended)
-    meter, start = run.meter, _time_of(run.meter.start_requested)
+    start = _time_of(run.start_requested)
     return Performance(
         phases=phases(events),
         launch=run.launch,
-        to_running=_seconds_between(start, _time_of(meter.running_since)),
+        to_running=_seconds_between(start, _time_of(run.running_since)),
         to_worker=_seconds_between(start, run.worker_since),
         setup=_seconds_between(start, run.first_window),
         work=work,
-        release=_seconds_between(_time_of(run.stop_requested), _time_of(meter.stopped)),
+        release=_seconds_between(_time_of(run.stop_requested), _time_of(run.stopped)),
         total=_seconds_between(run.created, run.settled),
         audio_per_second=run.audio_seconds / work if work else None,
     )

@@ -6,6 +6,7 @@ so a crashed controller is no special case.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -78,8 +79,8 @@ class Outcome(StrEnum):
         return self in _NO_START
 
 
-VERSION = 2
-"""Version of a stored run; version 1 had separate intents and settlements."""
+VERSION = 3
+"""Version of a stored run: 1 had separate intents and settlements, 2 one meter for one instance."""
 _NO_START = frozenset(
     {
         Outcome.NO_CAPACITY,
@@ -129,6 +130,35 @@ _STEPS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A machine of a run."""
+
+    id: str
+    meter: Meter = field(default_factory=Meter)
+    """Observations of the instance: the billed time, and if it is still ours."""
+    reaching_since: Moment | None = None
+    """Time of the first request to its host for its current worker; None until it was observed running."""
+    over: bool = False
+    """True if it does no more work for the run, while others do."""
+    outcome: Outcome | None = None
+    """How its work ended, if it is over."""
+    released: bool = False
+    """True once it was observed stopped, handed back, or left to another owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A worker of a run: its manifest, and the machine that works on it."""
+
+    manifest: str
+    """Key of the manifest."""
+    machine: str
+    """Id of the machine."""
+    launched: bool = False
+    ended: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run as it is stored. Times are aware UTC; None is not observed (yet)."""
 
@@ -142,7 +172,7 @@ class Run:
     outcome: Outcome | None = None
     detail: str = ""
     provider: str
-    instances: tuple[str, ...]
+    machines: tuple[Machine, ...]
     region: str = ""
     source: str = ""
     output: str = ""
@@ -178,17 +208,12 @@ class Run:
     planned_audio_seconds: float = 0.0
     planned_seconds: float = 0.0
     """Of paid time."""
-    manifests: tuple[str, ...] = ()
-    """Keys of the manifests, one for each worker, in order of creation."""
-    meter: Meter = field(default_factory=Meter)
-    """Observations of the instance: the billed time, and if it is still ours."""
-    reaching_since: Moment | None = None
-    """Time of the first request to the host for its current worker."""
+    workers: tuple[Assignment, ...] = ()
+    """In order of creation: the number of a worker is its place."""
     dispatched: datetime | None = None
     worker_since: datetime | None = None
     """Start of its first worker, by the worker's own clock."""
     first_window: datetime | None = None
-    work_ended: datetime | None = None
     stop_requested: Moment | None = None
     abandoned_gpu: bool = False
     """The instance was in use by another owner when the run released it: not proved stopped."""
@@ -202,13 +227,75 @@ class Run:
     cost: Usd = ZERO
 
     @property
+    def instances(self) -> tuple[str, ...]:
+        return tuple(machine.id for machine in self.machines)
+
+    @property
     def instance(self) -> str:
-        return self.instances[0]
+        """Its first machine; its only one with a provider that has one."""
+        return self.machines[0].id
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Keys of the manifests, in the order of the workers."""
+        return tuple(worker.manifest for worker in self.workers)
 
     @property
     def worker(self) -> WorkerName:
         """Its last worker."""
-        return WorkerName(run=self.id, worker=len(self.manifests) - 1)
+        return self.name_of(len(self.workers) - 1)
+
+    def name_of(self, worker: int) -> WorkerName:
+        return WorkerName(run=self.id, worker=worker)
+
+    def machine(self, instance: str) -> Machine:
+        return next(machine for machine in self.machines if machine.id == instance)
+
+    def worker_on(self, instance: str) -> int | None:
+        """Number of the machine's last worker. None if it has none."""
+        return max((n for n, worker in enumerate(self.workers) if worker.machine == instance), default=None)
+
+    @property
+    def last_workers(self) -> tuple[int, ...]:
+        """Number of each machine's last worker."""
+        last = {worker.machine: number for number, worker in enumerate(self.workers)}
+        return tuple(last.values())
+
+    @property
+    def working(self) -> tuple[Machine, ...]:
+        """Machines that work, or will."""
+        return tuple(machine for machine in self.machines if not machine.over)
+
+    @property
+    def undispatched(self) -> tuple[Machine, ...]:
+        """Machines whose next worker is not launched yet."""
+        return tuple(machine for machine in self.working if not self._is_at_work(machine))
+
+    def _is_at_work(self, machine: Machine) -> bool:
+        number = self.worker_on(machine.id)
+        return number is not None and self.workers[number].launched and self.workers[number].ended is None
+
+    @property
+    def work_ended(self) -> datetime | None:
+        """End of its last worker. None while one works."""
+        ends = [self.workers[number].ended for number in self.last_workers]
+        return None if None in ends else max(filter(None, ends), default=None)
+
+    @property
+    def start_requested(self) -> Moment | None:
+        """The first start request."""
+        return _first(machine.meter.start_requested for machine in self.machines)
+
+    @property
+    def running_since(self) -> Moment | None:
+        """The first poll that showed a machine running."""
+        return _first(machine.meter.running_since for machine in self.machines)
+
+    @property
+    def stopped(self) -> Moment | None:
+        """The end of the last machine's bill. None while one is billed."""
+        ends = [machine.meter.stopped for machine in self.machines]
+        return None if None in ends else max(filter(None, ends), key=lambda end: end.at)
 
     @property
     def open(self) -> bool:
@@ -222,21 +309,42 @@ class Run:
     @property
     def started(self) -> bool:
         """True if the start was requested, or may have been."""
-        return self.meter.start_requested is not None
+        return self.start_requested is not None
 
     @property
     def billed_seconds(self) -> float:
+        """Upper bound of the billed time of all machines."""
+        return sum(self.billed_seconds_of(machine) for machine in self.machines)
+
+    def billed_seconds_of(self, machine: Machine) -> float:
         """Upper bound of the billed time; at least 1 s if the instance was up.
 
         If the clocks contradict each other across a reboot, the whole time up to the deadline is billed.
         """
-        seconds = self.meter.billed_seconds
+        seconds = machine.meter.billed_seconds
         if seconds is None:
             return (self.deadline - self.created).total_seconds()
-        return max(1.0, seconds) if self.meter.ran and self.meter.is_ended else seconds
+        return max(1.0, seconds) if machine.meter.ran and machine.meter.is_ended else seconds
 
     def bill(self) -> Usd:
-        return cost(self.rate, self.billed_seconds, minimum=0 if self.borrowed else MINIMUM_BILLED_SECONDS)
+        minimum = 0 if self.borrowed else MINIMUM_BILLED_SECONDS
+        bills = (cost(self.rate, self.billed_seconds_of(each), minimum=minimum) for each in self.machines)
+        return sum(bills, start=ZERO)
+
+    def with_machine(self, instance: str, **changes: object) -> Run:
+        """The run with one machine changed."""
+        changed = replace(self.machine(instance), **changes)  # type: ignore[arg-type]
+        return replace(self, machines=tuple(changed if m.id == instance else m for m in self.machines))
+
+    def with_worker(self, number: int, **changes: object) -> Run:
+        """The run with one worker changed."""
+        changed = replace(self.workers[number], **changes)  # type: ignore[arg-type]
+        return replace(self, workers=(*self.workers[:number], changed, *self.workers[number + 1 :]))
+
+    def with_work_ended(self, at: datetime) -> Run:
+        """The run with all workers ended, at the latest now."""
+        workers = tuple(replace(worker, ended=worker.ended or at) for worker in self.workers)
+        return replace(self, workers=workers)
 
     def moved(self, state: RunState, **changes: object) -> Run:
         """The run in another state. Raises RefusedError for an illegal transition."""
@@ -249,6 +357,10 @@ class Run:
         if self.ending or not self.open:
             return self
         return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
+
+
+def _first(moments: Iterable[Moment | None]) -> Moment | None:
+    return min(filter(None, moments), key=lambda moment: moment.at, default=None)
 
 
 def next_step(run: Run) -> Step | None:

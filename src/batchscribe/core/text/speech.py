@@ -16,7 +16,7 @@ MAX_WINDOW_SECONDS = 30.0
 """Whisper's encoder takes 30 s at a time; other engines accept that length."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Window:
     """Up to 30 s of speech.
 

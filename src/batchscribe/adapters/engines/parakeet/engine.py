@@ -8,14 +8,11 @@ imported on demand, since a scheduler lacks them.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from statistics import fmean
 from typing import Any
-
-import structlog
 
 from batchscribe.adapters.engines.parakeet.models import (
     QUANTIZATIONS,
@@ -28,15 +25,14 @@ from batchscribe.adapters.engines.parakeet.models import (
     unable,
 )
 from batchscribe.adapters.engines.parakeet.words import Token, segments
-from batchscribe.adapters.engines.problems import failing, line, out_of_memory
+from batchscribe.adapters.engines.problems import choose_device, engine_errors, failing, not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.timing import within
-from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError
-
-LOG = structlog.get_logger()
+from batchscribe.engine import Engine, EngineFactory
+from batchscribe.errors import EngineError, GpuError
 
 NAME = "parakeet"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -48,16 +44,16 @@ PROVIDERS: dict[str, list[Any]] = {
     ],
     "cpu": [CPU],
 }
-BATCH = {"cuda": 8, "cpu": 1}
+BATCH_SIZES = {"cuda": 8, "cpu": 1}
 """Windows per batch: a single one leaves a GPU idle, but fills a CPU's caches."""
 SHORTEST = SAMPLE_RATE // 2
 """Samples; shorter windows are padded, since the features of a few frames cannot be normalised."""
-PACKAGES = {"onnx_asr": "onnx-asr", "onnxruntime": "onnxruntime"}
+PACKAGES = ("onnx_asr", "onnxruntime")
 APART = "pip install 'batchscribe[parakeet-gpu]', or without a GPU [parakeet], in a separate environment"
 ALONE = "in an environment without faster-whisper, whose onnxruntime hides the CUDA of onnxruntime-gpu"
 
 
-class Parakeet:
+class Parakeet(Engine):
     """A loaded model. On a GPU it transcribes several windows at once."""
 
     def __init__(self, recogniser: Any, spec: EngineSpec, device: str) -> None:
@@ -65,37 +61,16 @@ class Parakeet:
         self.model = model_name(spec.model)
         known = languages(self.model)
         self._language = next(iter(known)) if len(known) == 1 else spec.language
-        self.batch = BATCH[device]
+        self.batch_size = BATCH_SIZES[device]
         config = recogniser.asr.config
         self._frame = recogniser.asr.window_step * config.get("subsampling_factor", 8)
         self.device = f"{device}, {QUANTIZATIONS[spec.compute_type] or 'float32'}"
-        """Device and number format, such as `cuda, float32`."""
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """Yields one result per window, in order, batch by batch. Raises EngineError."""
-        held: list[Window] = []
-        for window in windows:
-            held += [window] if window else []
-            if held and (window is None or len(held) >= self.batch):
-                yield from self._recognise(held)
-                held = []
-        if held:
-            yield from self._recognise(held)
-
-    def _recognise(self, windows: Sequence[Window]) -> list[Recognition]:
-        """Transcribes a batch; if memory is too small, halves it and the later ones."""
+    def transcribe(self, batch: Sequence[Window]) -> list[Recognition]:
+        """See Engine."""
         with _engine_errors("transcribing"):
-            try:
-                results = self._recogniser.recognize([_pad(window) for window in windows])
-            except Exception as error:
-                if len(windows) == 1 or not out_of_memory(error):
-                    raise
-            else:
-                return [self._to_recognition(*pair) for pair in zip(windows, results, strict=True)]
-        half = len(windows) // 2
-        self.batch = min(self.batch, half)
-        LOG.warning("engine.batch_halved", windows=self.batch)
-        return [*self._recognise(windows[:half]), *self._recognise(windows[half:])]
+            results = self._recogniser.recognize([_pad(window) for window in batch])
+            return [self._to_recognition(*pair) for pair in zip(batch, results, strict=True)]
 
     def _to_recognition(self, window: Window, result: Any) -> Recognition:
         probabilities = result.logprobs or [None] * len(result.tokens)
@@ -112,24 +87,18 @@ def _pad(window: Window) -> Any:
     return numpy.pad(audio, (0, max(0, SHORTEST - len(audio))))
 
 
-@contextmanager
-def _engine_errors(doing: str) -> Iterator[None]:
-    """Converts the vendor's errors to EngineError; only ONNX Runtime's texts are kept."""
-    try:
-        yield
-    except BatchscribeError:
-        raise
-    except Exception as error:
-        known = type(error).__module__.startswith("onnxruntime.")
-        raise EngineError(
-            f"{NAME} failed while {doing}: {line(error) if known else type(error).__name__}"
-        ) from error
+def _engine_errors(doing: str) -> AbstractContextManager[None]:
+    """See `engine_errors`; only ONNX Runtime's texts are kept."""
+    return engine_errors(
+        f"{NAME} failed while {doing}", lambda error: type(error).__module__.startswith("onnxruntime.")
+    )
 
 
-class ParakeetFactory:
+class ParakeetFactory(EngineFactory):
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
+    extra = "parakeet-gpu"
     model_name = staticmethod(model_name)
     unable = staticmethod(unable)
     models = staticmethod(here)
@@ -138,13 +107,12 @@ class ParakeetFactory:
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
-        missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
-        if missing:
-            return (*found, f"{', '.join(missing)} not installed: {APART} ({ALONE})")
+        if missing := not_installed(*PACKAGES):
+            return (*found, f"{missing}: {APART} ({ALONE})")
         return (*found, *failing(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """True if `spec` requires a GPU and this machine has no usable one."""
+        """See EngineFactory."""
         try:
             return spec.device == "cuda" and _choose_device(spec) != "cuda"
         except GpuError:
@@ -154,8 +122,7 @@ class ParakeetFactory:
 
     def load(self, spec: EngineSpec) -> Parakeet:
         """See EngineFactory. Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
-        if problems := self.problems(spec):
-            raise (GpuError if self.gpu_missing(spec) else MisconfiguredError)("; ".join(problems))
+        self.check(spec)
         device = _choose_device(spec)
         with _engine_errors(f"loading {model_name(spec.model)}"):
             recogniser = _load_model(spec, device)
@@ -202,7 +169,7 @@ def _self_test(engine: Parakeet) -> None:
     numpy: Any = importlib.import_module("numpy")
     window = Window(0, 0.0, numpy.zeros(SAMPLE_RATE, numpy.float32))
     try:
-        list(engine.transcribe([window]))
+        engine.transcribe([window])
     except EngineError as error:
         raise EngineError(f"{NAME} loads, but fails its self-test: {error}") from error
 
@@ -212,26 +179,16 @@ def _check_model(spec: EngineSpec) -> None:
 
 
 def _choose_device(spec: EngineSpec) -> str:
-    """Returns `cuda` or `cpu`. Raises MisconfiguredError if a required or present GPU is unusable."""
-    if spec.device == "cpu":
-        return "cpu"
-    if spec.device not in {"auto", "cuda"}:
-        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
+    return choose_device(spec, _why_no_gpu)
+
+
+def _why_no_gpu() -> str:
     runtime: Any = importlib.import_module("onnxruntime")
-    able = CUDA in runtime.get_available_providers()
-    if able and nvidia.usable():
-        return "cuda"
-    if spec.device == "cuda" or nvidia.on_the_bus():
-        raise GpuError(f"{_why_no_gpu(able=able)} (to use the CPU, set the device to cpu)")
-    return "cpu"
-
-
-def _why_no_gpu(*, able: bool) -> str:
-    if able:
-        return "CUDA finds no usable GPU here: check the driver with nvidia-smi"
-    if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
-        return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
-    return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
+    if CUDA not in runtime.get_available_providers():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
+            return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
+        return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
+    return "" if nvidia.usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
 
 
 def _distributions() -> set[str]:

@@ -6,13 +6,11 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+from batchscribe.adapters.engines.segments import split_segments
 from batchscribe.core.text.cues import SENTENCE_ENDS
 from batchscribe.core.text.transcripts import Segment, Word
 
-PAUSE = 0.6
-"""Seconds of quiet that end a segment."""
 LONGEST = 0.32
 """Maximum seconds of a token: the longest step of the published TDT models, 4 frames of 80 ms."""
 CLOSING = frozenset(".,;:!?…%)]}»”’。、，？！")
@@ -43,15 +41,7 @@ class _Timed:
 def segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
     """Groups tokens into segments, split at pauses and sentence ends; `frame` is in seconds."""
     words = [_to_word(group) for group in _group_by_word(_add_ends(tokens, frame))]
-    ends = [place + 1 for place, (one, two) in enumerate(pairwise(words)) if _is_boundary(one, two)]
-    for begin, end in pairwise([0, *ends, len(words)]):
-        if part := tuple(words[begin:end]):
-            text = " ".join(word.word for word in part)
-            yield Segment(text=text, start=part[0].start, end=part[-1].end, words=part)
-
-
-def _is_boundary(one: Word, two: Word) -> bool:
-    return one.word.endswith(SENTENCE_ENDS) or two.start - one.end >= PAUSE
+    return split_segments(words, SENTENCE_ENDS)
 
 
 def _add_ends(tokens: Sequence[Token], frame: float) -> list[_Timed]:

@@ -1,44 +1,33 @@
-"""Transcribes windows of any files and sessions in batches, which are halved if GPU memory is too small.
+"""Transcribes batches of windows of any files and sessions.
 
-A batch's features are computed while the GPU transcribes the previous one; at most one batch ahead.
+A batch's features are computed while the GPU transcribes the previous one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-import structlog
-
-from batchscribe.adapters.engines.problems import line, out_of_memory
+from batchscribe.adapters.engines.problems import engine_errors
 from batchscribe.adapters.engines.whisper.decoder import Decoder
 from batchscribe.adapters.engines.whisper.guard import Budget, Reviewer
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.language_vote import Votes
 from batchscribe.core.text.quality import Recognized
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.errors import EngineError
+from batchscribe.engine import Engine
 
 if TYPE_CHECKING:
     from batchscribe.adapters.engines.whisper.decoder import Samples
-
-LOG = structlog.get_logger()
 
 NAME = "faster-whisper"
 ENGLISH = "en"
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    windows: list[Window]
-    features: Future[list[Samples]]
-
-
-class FasterWhisper:
-    """A loaded Whisper model. It transcribes `batch` windows at once; fewer after an out-of-memory error."""
+class FasterWhisper(Engine):
+    """A loaded Whisper model."""
 
     def __init__(
         self,
@@ -48,7 +37,7 @@ class FasterWhisper:
         model: str,
         device: str,
         monotonic: Callable[[], float],
-        batch: int = 1,
+        batch_size: int = 1,
     ) -> None:
         self._decoder = decoder
         self._language = spec.language
@@ -56,93 +45,33 @@ class FasterWhisper:
         self._voted: set[int] = set()
         self._budget = Budget(monotonic)
         self._guard = Reviewer(decoder, self._budget)
+        self._features: WeakKeyDictionary[Window, Samples] = WeakKeyDictionary()
         self.model = model
         self.device = device
-        """Device and number format, such as `cuda, float16`."""
-        self.batch = batch
+        self.batch_size = batch_size
 
-    @property
-    def reads_ahead(self) -> bool:
-        """See Engine: batches are transcribed when the next one is ready, single windows at once."""
-        return self.batch > 1
+    def prepare(self, batch: Sequence[Window]) -> None:
+        """See Engine. Computes the features, which are kept as long as their windows."""
+        for window in batch:
+            if window not in self._features:
+                self._features[window] = self._decoder.features(window.audio)
 
-    def transcribe(self, windows: Iterable[Window | None]) -> Iterator[Recognition]:
-        """See Engine. Up to two batches are held: one in transcription, one whose features are computed."""
-        with ThreadPoolExecutor(1, thread_name_prefix="features") as ahead:
-            held: _Batch | None = None
-            for found in self._group_windows(windows):
-                coming = _Batch(found, ahead.submit(self._compute_features, found)) if found else None
-                if held:
-                    yield from self._recognise(held)
-                held = coming
-            if held:
-                yield from self._recognise(held)
-
-    def _group_windows(self, windows: Iterable[Window | None]) -> Iterator[list[Window]]:
-        """Groups windows into batches. An empty one means that none follows yet: flush the held batch.
-
-        With a batch size of 1, each window is flushed before the next is read.
-        """
-        held: list[Window] = []
-        for window in windows:
-            held += [window] if window else []
-            full = len(held) >= self.batch
-            if held and (window is None or full):
-                yield held
-                held = []
-            if window is None or self.batch == 1:
-                yield []
-        if held:
-            yield held
-
-    def _compute_features(self, windows: Sequence[Window]) -> list[Samples]:
-        return [self._decoder.features(window.audio) for window in windows]
+    def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
+        """See Engine. Each result has passed the quality guard."""
+        with engine_errors(f"{NAME} failed while transcribing", _is_vendors):
+            with self._budget.working():
+                self.prepare(batch)
+                decoded = self._decode(batch)
+            for window, (language, found) in zip(batch, decoded, strict=True):
+                yield self._guard.judged(window, language, found)
 
     def hurry(self) -> None:
         """See Engine: no second passes from now on."""
         self._budget.close()
 
-    def _recognise(self, batch: _Batch) -> Iterator[Recognition]:
-        """Yields one result per window of the batch, after the quality guard.
-
-        Raises EngineError, without any transcribed text.
-        """
-        try:
-            with self._budget.working():
-                decoded = self._decode_batch(batch.windows, batch.features.result())
-            for window, (language, found) in zip(batch.windows, decoded, strict=True):
-                yield self._guard.judged(window, language, found)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{NAME} failed while transcribing: {safe(error)}") from error
-
-    def _decode_batch(
-        self, windows: Sequence[Window], features: Sequence[Samples]
-    ) -> list[tuple[str, Recognized]]:
-        """(language, text) of each window. If memory is too small, decodes the batch in halves."""
-        try:
-            return self._decode_at_once(windows, features)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            if len(windows) == 1:
-                raise EngineError(
-                    f"{NAME} has too little memory for a single window (nvidia-smi shows what uses it): "
-                    "use a smaller WHISPER_MODEL, WHISPER_COMPUTE_TYPE=int8, or a larger GPU"
-                ) from error
-        # Outside the handler the error is freed, and with it the GPU memory that its frames held.
-        half = len(windows) // 2
-        self.batch = min(self.batch, half)
-        LOG.warning("engine.batch_halved", windows=self.batch)
-        return [
-            *self._decode_batch(windows[:half], features[:half]),
-            *self._decode_batch(windows[half:], features[half:]),
-        ]
-
-    def _decode_at_once(
-        self, windows: Sequence[Window], features: Sequence[Samples]
-    ) -> list[tuple[str, Recognized]]:
+    def _decode(self, windows: Sequence[Window]) -> list[tuple[str, Recognized]]:
+        """(language, text) of each window."""
+        features = [self._features[window] for window in windows]
         voters = self._select_voters(windows)
         encoded = self._decoder.encode([features[place] for place in voters]) if voters else None
         languages = self._choose_languages(windows, voters, encoded)
@@ -192,6 +121,6 @@ class FasterWhisper:
         ]
 
 
-def safe(error: BaseException) -> str:
-    """The text of CTranslate2's errors; only the type of others, whose text may contain speech."""
-    return line(error) if type(error) in {RuntimeError, MemoryError} else type(error).__name__
+def _is_vendors(error: BaseException) -> bool:
+    """True for CTranslate2's errors; the text of others may contain speech."""
+    return type(error) in {RuntimeError, MemoryError}

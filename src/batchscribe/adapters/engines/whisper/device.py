@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.engines.problems import line, out_of_memory
+from batchscribe.adapters.engines.problems import choose_device, line, out_of_memory
 from batchscribe.adapters.engines.whisper.batches import ENGLISH, NAME
 from batchscribe.adapters.engines.whisper.decoder import FRAMES_PER_SECOND, WhisperDecoder
-from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import MAX_WINDOW_SECONDS, SAMPLE_RATE
 from batchscribe.errors import EngineError, GpuError, MisconfiguredError
@@ -52,28 +51,17 @@ MIB = 1024**2
 
 
 def device_of(spec: EngineSpec) -> str:
-    """Returns `cuda` or `cpu`. Raises MisconfiguredError if a required or present GPU is unusable."""
-    if spec.device == "cpu":
-        return "cpu"
-    if spec.device not in {"auto", "cuda"}:
-        raise MisconfiguredError(f"there is no device {spec.device!r}: use auto, cuda or cpu")
-    if cuda_devices():
-        check_libraries()
-        return "cuda"
-    if spec.device == "cuda" or nvidia.on_the_bus():
-        raise GpuError(
-            "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]' "
-            "(to use the CPU, set the device to cpu)"
+    """See `choose_device`. A GPU without its libraries is a GpuError, too."""
+    return choose_device(spec, _why_no_gpu)
+
+
+def _why_no_gpu() -> str:
+    if not cuda_devices():
+        return (
+            "CUDA finds no usable GPU here: check the driver with nvidia-smi and install 'batchscribe[gpu]'"
         )
-    return "cpu"
-
-
-def gpu_missing(spec: EngineSpec) -> bool:
-    """True if `spec` requires a GPU and this machine has no usable one."""
-    try:
-        return spec.device == "cuda" and not cuda_devices()
-    except ImportError:
-        return False
+    check_libraries()
+    return ""
 
 
 def cuda_devices() -> int:

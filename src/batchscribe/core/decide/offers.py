@@ -1,0 +1,26 @@
+"""An offer: one way to get a machine, and its price and expected speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from batchscribe.core.decide.money import Rate
+from batchscribe.core.decide.packing import Priors
+
+
+class Market(StrEnum):
+    ON_DEMAND = "on-demand"
+    LOCAL = "local"
+    """The machine of the scheduler itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    provider: str
+    instance_type: str
+    """Empty if the provider knows no types and no poll showed one."""
+    market: Market
+    rate: Rate
+    priors: Priors = field(default_factory=Priors)
+    """Set-up time and speed of this type."""
