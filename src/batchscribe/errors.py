@@ -22,6 +22,8 @@
     |       `-- QuotaError           the account's quota does not allow one more
     |-- MisconfiguredError           a setting, a credential or an installation must be fixed first
     |   |-- CredentialsError         the cloud does not accept these credentials (any more)
+    |   |-- MissingCredentialsError  no credentials for the store were found
+    |   |-- MissingRightError        the credentials lack a right
     |   |-- UnreadableError          a control object is torn, out of bounds or too large
     |   |-- DamagedLedgerError       the ledger's file is damaged and set aside; the store has the rest
     |   `-- GpuError                 a GPU is required, and there is no usable one
@@ -141,6 +143,14 @@ class MisconfiguredError(BatchscribeError):
 
 class CredentialsError(MisconfiguredError):
     """The cloud does not accept these credentials, or not any more."""
+
+
+class MissingCredentialsError(MisconfiguredError):
+    """No credentials for the store were found."""
+
+
+class MissingRightError(MisconfiguredError):
+    """The credentials lack a right."""
 
 
 class DamagedLedgerError(MisconfiguredError):

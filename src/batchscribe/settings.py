@@ -265,7 +265,7 @@ def load(
     layers = {DOTENV: written, ENVIRONMENT: os.environ if environ is None else environ, FLAG: flags or {}}
     warnings: list[str] = []
     for origin, layer in layers.items():
-        given = GivenNames(tuple(layer), KNOWN, _WHERE[origin], environment=origin == ENVIRONMENT)
+        given = GivenNames(tuple(layer), KNOWN, WHERE[origin], environment=origin == ENVIRONMENT)
         checked(given.refuse_unknown)
         warnings += given.list_warnings()
     checked(lambda: refuse_open_file(home / DOTENV, [name for name in _SECRET_NAMES if written.get(name)]))
@@ -351,7 +351,7 @@ def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
     if origin == DOTENV and name in single_quoted(home / DOTENV):
         return
     raise MisconfiguredError(
-        f"{name} from {_WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the full path, "
+        f"{name} from {WHERE[origin]} is {text!r}, and {found[0]} is not expanded: write the full path, "
         "or start it with ~ (nothing was started)"
     )
 
@@ -364,7 +364,7 @@ def _parse(declared: Name, text: str, origin: str, home: Path) -> Any:
     except (ValueError, RuntimeError):
         shown = MASK if declared.secret else repr(text)
         raise MisconfiguredError(
-            f"{declared.name} from {_WHERE[origin]} is {shown}: must be {declared.allowed}"
+            f"{declared.name} from {WHERE[origin]} is {shown}: must be {declared.allowed}"
         ) from None
 
 
@@ -395,4 +395,5 @@ _SECRET_NAMES = (
     *(name for name, (_, declared) in _DECLARED.items() if declared.secret),
     *aws_environment.SECRETS,
 )
-_WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}
+WHERE = {DOTENV: "the .env file", ENVIRONMENT: "the environment", FLAG: "the command line"}
+"""Origins in messages."""

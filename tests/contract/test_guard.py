@@ -23,6 +23,7 @@ from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,
     MisconfiguredError,
+    MissingRightError,
 )
 from batchscribe.protocols import Guard
 from batchscribe.testing.clock import FakeClock
@@ -190,7 +191,7 @@ def test_an_order_that_cannot_be_read_back_does_not_count(endpoint: str) -> None
     [
         ("ResourceNotFoundException", 404, MisconfiguredError, "iam-policy --template"),
         ("ValidationException", 400, MisconfiguredError, "BATCH_CLOUD_GUARD=off"),
-        ("AccessDeniedException", 403, MisconfiguredError, "scheduler:CreateSchedule"),
+        ("AccessDeniedException", 403, MissingRightError, "scheduler:CreateSchedule"),
         ("ServiceQuotaExceededException", 402, MisconfiguredError, "Service Quotas"),
         ("ExpiredTokenException", 403, CredentialsError, "renew"),
         ("ThrottlingException", 429, ComputeUnavailableError, "try again"),

@@ -16,13 +16,15 @@ from typing import Any
 import boto3
 import pytest
 
+from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
 from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.core import keys
+from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.instances import Claim, InstanceState
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, MissingRightError, ObjectNotFoundError
 from batchscribe.protocols import Store
 from batchscribe.testing.guard import ROLE
 from batchscribe.wiring.stores import open_store
@@ -123,6 +125,34 @@ def test_the_scheduler_needs_no_more_for_instance_and_guard(cloud: Cloud, as_: R
     compute.release(cloud.instance)
     assert guard.armed(cloud.instance) == {"run-1"}
     guard.disarm(cloud.instance, "run-1")
+
+
+def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_: Restricted) -> None:
+    as_(Who.SCHEDULER)
+    account = AwsAccount(region=REGION, endpoint=cloud.endpoint)
+    caller = account.caller()
+    assert caller.account == "123456789012"
+    assert caller.answered is not None
+    assert account.machine_type("g5.xlarge") == MachineType(name="g5.xlarge", vcpus=4, gpus="1 NVIDIA A10G")
+    assert account.schedule_group() == "ACTIVE"
+    assert account.port_sources(cloud.instance, 22) == ()
+    # moto has no quotas of EC2: the right is there, the quota is not.
+    with pytest.raises(ObjectNotFoundError):
+        account.quota("g5.xlarge")
+
+
+def test_without_rights_each_read_of_the_doctor_says_so(cloud: Cloud, as_: Restricted) -> None:
+    as_(Who.BOX)
+    account = AwsAccount(region=REGION, endpoint=cloud.endpoint)
+    with pytest.raises(MissingRightError):
+        account.machine_type("g5.xlarge")
+    with pytest.raises(MissingRightError):
+        account.port_sources(cloud.instance, 22)
+    # moto answers these two services in the format of another one.
+    with pytest.raises(MisconfiguredError, match="not authorized"):
+        account.quota("g5.xlarge")
+    with pytest.raises(MisconfiguredError, match="not authorized"):
+        account.schedule_group()
 
 
 def test_the_scheduler_needs_no_more_for_the_store(cloud: Cloud, as_: Restricted) -> None:

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from obstore.exceptions import GenericError
 
 from batchscribe.adapters.stores import boto3_store, obstore_store, rules
 from batchscribe.adapters.stores.boto3_store import open_fallback
+from batchscribe.adapters.stores.obstore_store import ObstoreStore
 from batchscribe.errors import (
     BatchscribeError,
     MisconfiguredError,
+    MissingCredentialsError,
+    MissingRightError,
     ObjectArchivedError,
     ObjectNotFoundError,
     ObjectTooLargeError,
@@ -44,7 +48,7 @@ def store(request: pytest.FixtureRequest, canned: Canned, monkeypatch: pytest.Mo
 
 
 REFUSALS = (
-    (403, "AccessDenied", MisconfiguredError, "allow s3:"),
+    (403, "AccessDenied", MissingRightError, "allow s3:"),
     (403, "InvalidAccessKeyId", MisconfiguredError, "credentials"),
     (403, "SignatureDoesNotMatch", MisconfiguredError, "credentials"),
     (400, "ExpiredToken", MisconfiguredError, "credentials"),
@@ -244,8 +248,32 @@ def test_no_credentials_are_named_before_any_request(monkeypatch: pytest.MonkeyP
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-        with pytest.raises(MisconfiguredError, match="no AWS credentials"):
+        with pytest.raises(MissingCredentialsError, match="no AWS credentials"):
             open_store("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("Server returned non-2xx status code: 403 Forbidden", MissingCredentialsError),
+        ("Server returned non-2xx status code: 404 Not Found", MissingCredentialsError),
+        ("Server returned non-2xx status code: 503 Service Unavailable", StoreUnavailableError),
+        ("HTTP error: error sending request", MissingCredentialsError),
+    ],
+)
+def test_a_machine_without_a_role_has_no_credentials_and_lacks_no_right(
+    answer: str, kind: type[BatchscribeError]
+) -> None:
+    """What obstore reports on a host without boto3 and without an instance profile."""
+    asked = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 8 ms"
+    with aws_environment():
+        store = open_store("s3://bucket", region="us-east-1")
+    assert isinstance(store, ObstoreStore)
+    error = store._refusal(GenericError(f"{asked} - {answer}"), rules.Action.LIST, "")
+    assert type(error) is kind
+    key = "169.254.1.1"
+    text = f"Error performing GET http://bucket/{key} - {answer}"
+    assert not isinstance(store._refusal(GenericError(text), rules.Action.GET, key), MissingCredentialsError)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +298,18 @@ def test_without_boto3_the_native_chain_is_used(monkeypatch: pytest.MonkeyPatch,
     assert store.get("k").data == b"1"
     with pytest.raises(MisconfiguredError, match=r"install batchscribe\[aws\]"):
         store.get("a//b")
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_check_in_a_hurry_asks_once(canned: Canned, retry: bool) -> None:
+    store = open_store("s3://bucket", endpoint=canned.endpoint, region="us-east-1", retry=retry)
+    canned.objects["/bucket/k"] = b"1"
+    canned.answers = [(503, "SlowDown")]
+    if retry:
+        assert store.get("k").data == b"1"
+    else:
+        with pytest.raises(StoreUnavailableError):
+            store.get("k")
 
 
 def test_the_bounds_of_both_libraries_are_ours() -> None:

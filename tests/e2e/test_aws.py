@@ -337,6 +337,17 @@ def test_the_gpu_by_hand(cloud: Cloud) -> None:
     assert cloud.state == "stopped"
 
 
+def test_the_doctor_starts_the_host_for_its_price_and_stops_it_again(cloud: Cloud) -> None:
+    checked = cloud.desk.run("doctor", "--start")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    before, price, after = checked.stdout.partition(f"Starting {cloud.instance} at $0.526/h")
+    assert "at least $0.0088, billed until it is stopped." in after, checked.stdout
+    assert (price != "", "  ok    create-only" in before, "FAIL" in before + after) == (True, True, False)
+    assert "  ok    ssh " in after
+    assert "  ok    worker " in after
+    assert (cloud.state, cloud.orders()) == ("stopped", [])
+
+
 def test_a_bucket_that_cannot_be_listed_starts_nothing(cloud: Cloud) -> None:
     done = cloud.desk.run("tick", BATCH_SOURCE="s3://no-such-bucket-at-all")
     assert done.returncode == 2

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from batchscribe.cli import worker as command
 from batchscribe.core import keys
-from batchscribe.core.run.host import CheckRequest
+from batchscribe.core.run.host import CREDENTIALS, CREDENTIALS_FIX, CheckRequest
 from batchscribe.core.run.manifest import EngineSpec, Manifest
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, MissingCredentialsError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring import worker
+from batchscribe.wiring import host, worker
 from batchscribe.wiring.host import fetch, inspect
 from support.http_server import LoopbackServer, serving
 from support.stores import NOW
@@ -116,6 +116,16 @@ def test_a_check_looks_where_the_workers_will(s3: Recorder) -> None:
     findings = inspect(check(source="s3://audio", region="us-east-2", endpoint=s3.url)).findings
     assert [(each.what, each.ok) for each in findings] == [("engine no-such-engine", False), ("store", True)]
     assert s3.regions == ["us-east-2"]
+
+
+def test_a_host_without_credentials_is_no_host_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_url: str, **_options: object) -> MemoryStore:
+        raise MissingCredentialsError("no credentials for s3://audio")
+
+    monkeypatch.setattr(host, "open_store", refuse)
+    _engine, found = inspect(check(source="s3://audio")).findings
+    assert (found.what, found.ok, found.mend) == (CREDENTIALS, False, CREDENTIALS_FIX)
+    assert "instance profile" in found.mend
 
 
 def test_beside_a_run_no_second_model_is_loaded() -> None:

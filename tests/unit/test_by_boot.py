@@ -132,6 +132,8 @@ def test_a_host_that_does_not_take_its_next_manifest_is_stopped_in_ten_minutes(a
     assert lost is not None
     assert len(lost.manifests) == 2
     assert lost.outcome is Outcome.LAUNCH_FAILED, lost.detail
+    once(at)
+    assert ("stop", INSTANCE) in at.compute.calls, "no further pass for a worker that never was"
 
 
 def test_a_host_that_shows_no_tags_gets_its_work_over_ssh(at: Stage) -> None:

@@ -20,6 +20,7 @@ from batchscribe.errors import (
     CredentialsError,
     InterruptedRunError,
     MisconfiguredError,
+    MissingRightError,
     NoCapacityError,
     QuotaError,
 )
@@ -108,7 +109,7 @@ def test_a_request_that_never_arrived_starts_nothing(
         (Refusal("InternalError", 500), (ComputeUnavailableError, "try again")),
         (Refusal("NeverHeardOf", 502), (ComputeUnavailableError, "try again")),
         (Refusal("IncorrectInstanceState", 400), (ComputeUnavailableError, "try again")),
-        (Refusal("UnauthorizedOperation", 403), (MisconfiguredError, "ec2:StartInstances")),
+        (Refusal("UnauthorizedOperation", 403), (MissingRightError, "ec2:StartInstances")),
         (Refusal("AuthFailure", 401), (CredentialsError, "renew")),
         (Refusal("RequestExpired", 400), (CredentialsError, "renew")),
         (Refusal("InvalidInstanceID.Malformed", 400), (MisconfiguredError, "GPU_INSTANCE_ID")),
@@ -143,7 +144,7 @@ def test_missing_capacity_is_not_asked_for_again_by_itself(proxy: FaultProxy, in
         ("IncorrectInstanceState", (ComputeUnavailableError, "try again")),
         ("InvalidParameterValue", (MisconfiguredError, "GPU_INSTANCE_TYPES")),
         ("Unsupported", (MisconfiguredError, "GPU_INSTANCE_TYPES")),
-        ("UnauthorizedOperation", (MisconfiguredError, "ec2:ModifyInstanceAttribute")),
+        ("UnauthorizedOperation", (MissingRightError, "ec2:ModifyInstanceAttribute")),
     ],
 )
 def test_a_type_that_cannot_be_had_has_its_meaning(

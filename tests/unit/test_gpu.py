@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import click
@@ -15,7 +17,7 @@ from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.run.host import BoxReply, CheckRequest, Finding
+from batchscribe.core.run.host import CREDENTIALS, BoxReply, CheckRequest, Finding, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.core.run.runs import Machine, Run
@@ -92,6 +94,7 @@ class Desk:
         self.instance = ID
         self.run_open: Run | None = None
         self.unfit = ""
+        self.preflight: Callable[[], None] = lambda: None
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
     def tools(self) -> GpuTools:
@@ -115,6 +118,8 @@ class Desk:
             new_session=lambda: f"hand-{next(self.sessions)}",
             output=self.store,
             setup=setup,
+            absence=f"{self.instance} was not found in us-east-2",
+            preflight=self.preflight,
             unfit=self.unfit,
         )
 
@@ -615,3 +620,53 @@ def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: 
     assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
     assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
     assert desk.box.asked == []
+
+
+@pytest.mark.parametrize(
+    "words", [("start",), ("start", "--for", "1h"), ("check", "--start"), ("setup", "--start")]
+)
+def test_a_start_that_is_bound_to_be_useless_is_refused(desk: Desk, words: tuple[str, ...]) -> None:
+    def refuse() -> None:
+        raise MisconfiguredError("/nope.pem cannot be used")
+
+    desk.preflight = refuse
+    assert "/nope.pem" in desk.refused(MisconfiguredError, *words)
+    assert desk.cloud.calls == []
+    assert desk.guard.standing(ID) == frozenset()
+
+
+@pytest.mark.parametrize("words", [("status",), ("check",)])
+def test_an_instance_that_is_not_there_is_named_with_its_region(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.instance = "i-0elsewhere"
+    assert desk.refused(MisconfiguredError, *words) == "i-0elsewhere was not found in us-east-2"
+
+
+def set_up_record(desk: Desk) -> InstanceRecord:
+    return decode(desk.store.get(keys.instance(ID)).data, InstanceRecord)
+
+
+def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
+    desk.terms = replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
+    assert desk("setup", "--start").exit_code == 0
+    made = set_up_record(desk)
+    assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)
+
+
+def test_a_host_without_credentials_is_recorded_so_that_no_start_is_paid_for_it(desk: Desk) -> None:
+    desk("setup", "--start")
+    missing = Finding(what=CREDENTIALS, ok=False, detail="no AWS credentials on the host")
+    desk.box.findings = (*desk.box.findings, missing)
+    assert desk("setup", "--start").exit_code == 1
+    assert not set_up_record(desk).credentials
+    desk.box.findings = desk.box.findings[:1]
+    desk("setup", "--start")
+    assert set_up_record(desk).credentials
+
+
+def test_a_host_with_another_failure_keeps_its_record(desk: Desk) -> None:
+    desk("setup", "--start")
+    before = set_up_record(desk)
+    broken = (CREDENTIALS, "engine")
+    desk.box.findings = tuple(Finding(what=what, ok=False, detail="broken") for what in broken)
+    assert desk("setup", "--start").exit_code == 1
+    assert set_up_record(desk) == before

@@ -503,3 +503,17 @@ def _raise(error: Exception) -> object:
         raise error
 
     return act
+
+
+def test_tags_of_an_instance_that_another_owner_has_just_started_stay(at: Stage) -> None:
+    """Its tags show later than its state, so ours may be gone already."""
+    ready(at)
+    at.compute.fail("release", Fault(MisconfiguredError("no right to tag")))
+    (run,) = tick(at.world, at.terms).runs
+    at.clock.sleep(3600)
+    at.compute.start_unclaimed(INSTANCE)
+    sweep(at.world, at.terms)
+    assert tags(at) == run.id
+    at.clock.sleep(120)
+    sweep(at.world, at.terms)
+    assert tags(at) is None

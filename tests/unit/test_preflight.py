@@ -8,21 +8,25 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
+from batchscribe.adapters.machine import files
+from batchscribe.cli.render import planned
 from batchscribe.core import keys
+from batchscribe.core.decide.policy import Hold, Reason, ReasonCode
 from batchscribe.core.run.host import InstanceRecord
 from batchscribe.errors import MisconfiguredError
 from batchscribe.settings import Settings, load
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.wiring.preflight import engine_spec, preflight
+from batchscribe.wiring.preflight import engine_spec, preflight, refuse_manual_start
 from support.stores import NOW
+from support.values import observation
 
 INSTANCE = "i-0123456789abcdef0"
 
 
-def settings(folder: Path, launch: str = "auto") -> Settings:
+def settings(folder: Path, launch: str = "auto", **names: str) -> Settings:
     environ = {"GPU_INSTANCE_ID": INSTANCE, "BATCH_LAUNCH": launch, "BATCH_CLOUD_GUARD": "off"}
-    return load(environ, folder=folder)
+    return load(environ | names, folder=folder)
 
 
 def recorded(**fields: object) -> MemoryStore:
@@ -50,6 +54,72 @@ def test_a_box_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
         preflight(settings(tmp_path), recorded(release="0.0.1"))
     with pytest.raises(MisconfiguredError, match="is not set up"):
         preflight(settings(tmp_path), MemoryStore(FakeClock()))
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "says"),
+    [
+        ({"BATCH_ENGINE": "wisper"}, {}, "no speech engine 'wisper' is installed here: did you mean"),
+        ({"BATCH_ENGINE": "zzz"}, {}, "BATCH_ENGINE may be auto, faster-whisper"),
+        ({"WHISPER_MODEL": "smal.en"}, {}, "did you mean small.en"),
+        ({"BATCH_ENGINE": "parakeet", "WHISPER_MODEL": "nemo-parakeet-tdt-9b"}, {}, "no Parakeet model"),
+        ({"GPU_SSH_KEY_PATH": "/nope.pem"}, {}, "/nope.pem cannot be used .*: correct GPU_SSH_KEY_PATH"),
+        ({"GPU_SSH_KEY_PATH": "open.pem"}, {}, "accessible to other users, .*: chmod 600 /"),
+        ({"BATCH_CLOUD_GUARD": "eventbridge"}, {}, "BATCH_GUARD_ROLE_ARN is not set: create the stack"),
+        ({}, {"release": "0.0.1"}, "has batchscribe 0.0.1"),
+        ({}, {"credentials": False}, "no AWS credentials on .*: attach an instance profile"),
+        ({"BATCH_STATE_DIR": "open.pem/state"}, {}, "is not writable by this user"),
+    ],
+)
+def test_what_is_known_beforehand_is_refused_with_its_fix(
+    tmp_path: Path, names: dict[str, str], fields: dict[str, object], says: str
+) -> None:
+    (tmp_path / "open.pem").write_text("key")
+    (tmp_path / "open.pem").chmod(0o644)
+    preflight(settings(tmp_path), recorded())
+    with pytest.raises(MisconfiguredError, match=says) as caught:
+        preflight(settings(tmp_path, **names), recorded(**fields))
+    assert str(caught.value).endswith("(nothing was started)")
+
+
+def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "STATE_BYTES", 10**18)
+    with pytest.raises(MisconfiguredError, match="its disk is full: free"):
+        preflight(settings(tmp_path), recorded())
+
+
+def test_a_key_file_counts_only_where_ssh_is_used(tmp_path: Path) -> None:
+    at_boot = recorded(boots=True, shows_tags=True)
+    preflight(settings(tmp_path, GPU_SSH_KEY_PATH="/nope.pem"), at_boot)
+    with pytest.raises(MisconfiguredError, match=r"nope\.pem"):
+        preflight(settings(tmp_path, "ssh", GPU_SSH_KEY_PATH="/nope.pem"), at_boot)
+
+
+@pytest.mark.parametrize("names", [{"BATCH_ENGINE": "wisper"}, {"GPU_SSH_KEY_PATH": "/nope.pem"}])
+def test_a_manual_start_needs_a_host_that_can_be_reached_and_set_up(
+    tmp_path: Path, names: dict[str, str]
+) -> None:
+    refuse_manual_start(settings(tmp_path))
+    with pytest.raises(MisconfiguredError, match="nothing was started"):
+        refuse_manual_start(settings(tmp_path, **names))
+    local = load({"GPU_PROVIDER": "local"} | names, folder=tmp_path)
+    refuse_manual_start(local)
+
+
+def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
+    def local(engine: str) -> Settings:
+        return load({"GPU_PROVIDER": "local", "BATCH_ENGINE": engine}, folder=tmp_path)
+
+    preflight(local("pocketsphinx"), recorded())
+    with pytest.raises(MisconfiguredError, match="did you mean pocketsphinx"):
+        preflight(local("pocketsphynx"), recorded())
+
+
+def test_the_first_line_of_a_dry_run_is_the_refusal() -> None:
+    hold = Hold(Reason(ReasonCode.EMPTY, "nothing is pending"))
+    lines = planned(observation(), hold, MisconfiguredError("no such engine"))
+    assert lines[:2] == ["Would not start: no such engine", "Would otherwise hold: nothing is pending"]
+    assert planned(observation(), hold, None)[0] == "Would hold: nothing is pending"
 
 
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:

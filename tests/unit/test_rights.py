@@ -41,9 +41,18 @@ PLACE = AccountPlace(
 )
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 """Where S3's operation and the right to it have two names."""
+SERVICES = {
+    ("aws/ec2", "_client"): "ec2",
+    ("aws/eventbridge", "_client"): "scheduler",
+    ("aws/account", "_ec2"): "ec2",
+    ("aws/account", "_quotas"): "service-quotas",
+    ("aws/account", "_scheduler"): "scheduler",
+    ("aws/account", "_sts"): "sts",
+    ("stores/boto3_store", "_client"): "s3",
+}
+"""By module and the attribute that holds the client."""
 INTERACTIVE = {"aws/inventory", "aws/stacks"}
 """Used by `init` alone, with a user's own rights: they are no part of the printed policies."""
-SERVICES = {"aws/ec2": "ec2", "aws/eventbridge": "scheduler", "stores/boto3_store": "s3"}
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
@@ -68,7 +77,7 @@ def allowed(who: Who, action: str, resource: str, place: AccountPlace = PLACE) -
     )
 
 
-def called(module: str, service: str) -> set[str]:
+def called(module: str, attribute: str, service: str) -> set[str]:
     """The rights to all that an adapter's client is asked for, read from its source."""
     session: Any = boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x")
     client = session.client(service, region_name="us-east-1")
@@ -76,16 +85,18 @@ def called(module: str, service: str) -> set[str]:
     for node in ast.walk(ast.parse((ADAPTERS / f"{module}.py").read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        if ast.unparse(node.func.value) == "self._client":
+        if ast.unparse(node.func.value) == f"self.{attribute}":
             paged = node.func.attr == "get_paginator"
             name = ast.literal_eval(node.args[0]) if paged else node.func.attr
             operation = client.meta.method_to_api_mapping[name]
-            found.add(f"{service}:{RIGHTS.get(operation, operation)}")
+            found.add(f"{service.replace('-', '')}:{RIGHTS.get(operation, operation)}")
     return found
 
 
 def test_all_that_the_adapters_call_is_allowed_and_nothing_else() -> None:
-    wanted = {right for module, service in SERVICES.items() for right in called(module, service)}
+    wanted = {
+        right for (module, held), service in SERVICES.items() for right in called(module, held, service)
+    }
     assert {right for right in wanted if right.startswith("ec2:")} >= {"ec2:StartInstances", "ec2:CreateTags"}
     assert actions(Who.SCHEDULER) - {"iam:PassRole"} == wanted
 
@@ -96,7 +107,7 @@ def test_every_adapter_of_aws_is_looked_at() -> None:
         for path in ADAPTERS.rglob("*.py")
         if re.search(r"\bboto3\.[a-z]", path.read_text())
     }
-    assert users - INTERACTIVE == set(SERVICES)
+    assert users - INTERACTIVE == {module for module, _ in SERVICES}
 
 
 def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:
@@ -219,7 +230,7 @@ def test_a_wildcard_in_a_prefix_is_a_character() -> None:
 
 def test_what_is_not_used_is_not_asked_for() -> None:
     bare = actions(Who.SCHEDULER, AccountPlace(instance=INSTANCE))
-    assert {action.partition(":")[0] for action in bare} == {"ec2"}
+    assert {action.partition(":")[0] for action in bare} == {"ec2", "servicequotas", "sts"}
     assert "ec2:ModifyInstanceAttribute" not in bare
 
 

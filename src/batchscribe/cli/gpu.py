@@ -16,7 +16,7 @@ from batchscribe.cli.app import App, Duration, json_option, print_json
 from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.core import keys
-from batchscribe.core.run.host import Finding, InstanceRecord
+from batchscribe.core.run.host import Finding, Grade, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -31,6 +31,7 @@ from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
 _POLL_SECONDS = 60.0
+LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _SESSION_SECONDS = 3600.0
 """Time for a check or a set-up; after it the stop order outside this machine takes effect."""
 
@@ -59,6 +60,7 @@ def start(ctx: click.Context, length: timedelta | None) -> None:
     at = tools(ctx)
     seconds = length.total_seconds() if length is not None else None
     hand = at.hand
+    at.preflight()
     with at.lock.held():
         _refuse_open_run(at)
         session = _prepare_session(at, hand, seconds)
@@ -116,21 +118,21 @@ def check(ctx: click.Context, start_it: bool) -> None:
     """Check the instance and its worker, step by step."""
     at = tools(ctx)
     refuse_unfit(at.unfit)
-    seen = at.hand.look()
-    exists = seen.state not in {InstanceState.MISSING, InstanceState.TERMINATED}
+    at.preflight()
+    seen = _poll_existing(at)
+    exists = seen.state is not InstanceState.TERMINATED
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
     passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
     if not exists:
         ctx.exit(1)
-    with _running_instance(at, seen, start_it=start_it) as running:
+    with running_instance(at, seen, start_it=start_it) as running:
         up = running is not None
         fix = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
         state = (running or seen).state
         passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
         if running is not None:
-            busy = at.open_run(at.instance) is not None or _is_claimed(at, running)
-            passed &= _print_findings(at.check(running, busy=busy))
+            passed &= _print_findings(check_host(at, running))
     if not passed:
         ctx.exit(1)
 
@@ -152,7 +154,8 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """
     at = tools(ctx)
     refuse_unfit(at.unfit)
-    with _running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
+    at.preflight()
+    with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
@@ -181,7 +184,7 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
 
 def _describe_status(at: GpuTools) -> dict[str, object]:
     """Rows of `gpu status`: state, claim, lock and worker version."""
-    seen = at.hand.look()
+    seen = _poll_existing(at)
     run = at.open_run(at.instance)
     return {
         "provider": at.provider,
@@ -200,6 +203,14 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
     }
 
 
+def _poll_existing(at: GpuTools) -> Instance:
+    """Polls the instance. Raises MisconfiguredError if there is none in the region."""
+    seen = at.hand.look()
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(at.absence)
+    return seen
+
+
 def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
     """Returns the worker's version from the instance record; None without a record."""
     key = keys.instance(at.instance)
@@ -216,14 +227,19 @@ def _print_findings(findings: Iterable[Finding]) -> bool:
     passed = True
     for finding in findings:
         passed &= finding.ok
-        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<18} {finding.detail}")
-        if not finding.ok and finding.mend:
+        click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
+        if finding.level is not Grade.PASS and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
     return passed
 
 
+def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
+    """Checks the host; loads no second model while a run uses its GPU."""
+    return at.check(running, busy=at.open_run(at.instance) is not None or _is_claimed(at, running))
+
+
 @contextmanager
-def _running_instance(
+def running_instance(
     at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
 ) -> Iterator[Instance | None]:
     """Yields the running instance, and stops it again if it was started here.

@@ -23,9 +23,11 @@ def decided(ticked: Ticked) -> list[str]:
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def planned(seen: Observation, decision: Decision) -> list[str]:
-    """Lines of a dry run: decision, reason, batch and estimates."""
-    lines = [f"Would {type(decision).__name__.lower()}: {decision.reason.sentence}"]
+def planned(seen: Observation, decision: Decision, refused: BatchscribeError | None) -> list[str]:
+    """Lines of a dry run: refusal, decision, reason, batch and estimates."""
+    lines = [f"Would not start: {refused}"] if refused else []
+    otherwise = " otherwise" if refused else ""
+    lines.append(f"Would{otherwise} {type(decision).__name__.lower()}: {decision.reason.sentence}")
     if isinstance(decision, Launch):
         lines.append(_batch(decision.batch))
         lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))

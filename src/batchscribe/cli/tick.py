@@ -21,11 +21,13 @@ from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
 from batchscribe.core.decide.policy import Launch, decide
 from batchscribe.core.redaction import printable
+from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
+from batchscribe.wiring.seams import describe_missing
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
 """Outcomes that are no failure of the tick: completed, or nothing started."""
@@ -175,14 +177,14 @@ def opened(
 def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
     with opened(app, by_hand=by_hand, remember=False, only=only) as made:
         seen = observe(made.world, made.terms)
+        if seen.instance.state is InstanceState.MISSING:
+            raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.terms.policy)
         refused = _refusal(made, start=isinstance(decision, Launch))
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
-        app.console.print("\n".join(planned(seen, decision)), markup=False)
-        if refused:
-            app.console.print(f"But nothing would be started: {refused}", markup=False)
+        app.console.print("\n".join(planned(seen, decision, refused)), markup=False)
     return refused.exit_code if refused else 0
 
 

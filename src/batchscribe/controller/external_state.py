@@ -153,6 +153,8 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
     to_change = run.tried_types and run.own_type and seen.run in {None, run.id} and seen.type in taken
     if to_change and seen.state is InstanceState.STOPPED:
         world.capacity.restore(seen.id, run.own_type)
+    if seen.run == run.id and _just_launched(world, seen):
+        raise ComputeUnavailableError(f"{seen.id} was started again; its new tags may not show yet")
     if seen.run == run.id:
         world.capacity.release(seen.id)
     elif seen.run is None and machine.meter.up_since is None and _just_over(world, run, machine):
@@ -165,6 +167,14 @@ def _restore_instance(world: World, run: Run, machine: Machine) -> None:
         raise ComputeUnavailableError(
             f"a change of {seen.id} to {run.wanted_type} may not show yet: will poll again"
         )
+
+
+def _just_launched(world: World, seen: Instance) -> bool:
+    """True if another owner's tags may be newer than those of this poll."""
+    up = seen.state.billable or seen.state is InstanceState.PENDING
+    if not up or seen.launched_at is None:
+        return up
+    return abs(world.clock.now() - seen.launched_at) < START_LANDS
 
 
 def _just_over(world: World, run: Run, machine: Machine) -> bool:

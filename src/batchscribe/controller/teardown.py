@@ -32,6 +32,9 @@ from batchscribe.errors import BatchscribeError, InterruptedRunError
 SILENT_HOST = 120.0
 """Seconds until a borrowed host is handed back if it does not report whether our worker still runs."""
 
+NO_WORKER = {Outcome.WORKER_LOST, Outcome.LAUNCH_FAILED}
+"""Outcomes after which no worker has a window to finish."""
+
 OLD_POLL = 60.0
 """Maximum age in seconds of a poll before a stop: the instance may have another owner since."""
 
@@ -216,7 +219,7 @@ def _is_ended(world: World, run: Run, seen: Instance) -> bool:
     number = run.worker_on(seen.id)
     if not run.dispatched or number is None or run.workers[number].ended is not None:
         return True
-    if Outcome.WORKER_LOST in {run.outcome, run.machine(seen.id).outcome}:
+    if NO_WORKER & {run.outcome, run.machine(seen.id).outcome}:
         return True
     worker = run.name_of(number)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from batchscribe.adapters.host_access import installation
@@ -21,9 +22,16 @@ from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
-from batchscribe.wiring.preflight import engine_spec, unfit
+from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
 from batchscribe.wiring.scheduler import instances, new_run_id
-from batchscribe.wiring.seams import open_compute, open_guard, open_ledger, open_stores, tick_lock
+from batchscribe.wiring.seams import (
+    describe_missing,
+    open_compute,
+    open_guard,
+    open_ledger,
+    open_stores,
+    tick_lock,
+)
 
 EXTRAS = installation.EXTRAS
 """Extras that `gpu setup` can install on a GPU host."""
@@ -47,6 +55,10 @@ class GpuTools:
     """Returns a name for the stop order of a manual session."""
     output: Store
     setup: BoxSetup
+    absence: str
+    """Message for an instance that does not exist."""
+    preflight: Callable[[], None] = lambda: None
+    """Raises MisconfiguredError if a start is bound to be useless."""
     unfit: str = ""
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
@@ -91,6 +103,8 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
             output=output,
             setup=box_setup(settings, clock, compute, output, spec),
+            absence=describe_missing(settings),
+            preflight=partial(refuse_manual_start, settings),
             unfit=unfit(spec),
             ssh=open_ssh(settings),
             patience=Patience(poll=settings.poll_seconds or Patience().poll),

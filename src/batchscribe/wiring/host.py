@@ -17,15 +17,23 @@ from batchscribe import __version__, aws_environment
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
+    CREDENTIALS,
+    CREDENTIALS_FIX,
     BoxPlace,
     BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     StartRequest,
+    failed,
 )
 from batchscribe.core.run.manifest import EngineSpec, decode
-from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
+from batchscribe.errors import (
+    BatchscribeError,
+    MisconfiguredError,
+    MissingCredentialsError,
+    TransientError,
+)
 from batchscribe.wiring.engines import engine_factory, known_factory, resolve
 from batchscribe.wiring.stores import open_store
 
@@ -103,6 +111,8 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
             expected = url != request.control
             store = open_store(url, region=region, endpoint=endpoint, expected=expected)
             next(iter(store.list()), None)
+        except MissingCredentialsError:
+            yield failed(CREDENTIALS, f"no AWS credentials on the host, for {url}", CREDENTIALS_FIX)
         except BatchscribeError as error:
             yield Finding(what="store", ok=False, detail=str(error), mend=remedy)
         else:

@@ -1,19 +1,40 @@
-"""Checks before a GPU is started: engine, stop role, version and set-up of the GPU host."""
+"""Checks before a GPU is started: engine, key file, stop role, and set-up of the GPU host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from batchscribe import __version__
+from batchscribe.adapters.machine.files import check_key_file, check_state_folder
 from batchscribe.core import keys
-from batchscribe.core.run.host import ClaimLaunch, InstanceRecord
+from batchscribe.core.near_names import suggest
+from batchscribe.core.run.host import (
+    CREDENTIALS,
+    CREDENTIALS_FIX,
+    ClaimLaunch,
+    Finding,
+    InstanceRecord,
+    failed,
+    passed,
+    warned,
+)
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, UnreadableError
 from batchscribe.protocols import Store
 from batchscribe.reading import read_record
 from batchscribe.settings import Settings
-from batchscribe.wiring.engines import engine_factory, known_factory, resolve, unable
+from batchscribe.wiring.engines import (
+    AUTO,
+    engine_factory,
+    engine_names,
+    known_factory,
+    resolve,
+    unable,
+)
 from batchscribe.wiring.seams import LOCAL
 
 BOOT = "boot"
+SET_UP = "run `batchscribe gpu setup`"
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
@@ -38,43 +59,114 @@ def unfit(spec: EngineSpec) -> str:
 
 def preflight(settings: Settings, output: Store) -> None:
     """Raises MisconfiguredError, with a remedy, if a started GPU could not do its work."""
-    spec = engine_spec(settings)
-    if settings.provider == LOCAL:
-        if problems := engine_factory(spec.engine).problems(spec):
-            raise MisconfiguredError(f"{spec.engine} cannot run here: {'; '.join(problems)}")
-        return
-    instance = settings.required("GPU_INSTANCE_ID")
-    if settings.cloud_guard != "off" and not settings.guard_role_arn:
-        raise MisconfiguredError(
-            "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set; create the "
-            "stack that `batchscribe iam-policy --template` prints and set its role there, or disable the "
-            "guard with BATCH_CLOUD_GUARD=off (nothing was started)"
-        )
-    record = _instance_record(output, instance)
+    _refuse_failures(_start_findings(settings, output))
+
+
+def refuse_manual_start(settings: Settings) -> None:
+    """Raises MisconfiguredError if the GPU host could not be set up, checked or reached."""
+    if settings.provider != LOCAL:
+        checks = (check_engine(engine_spec(settings)), check_key_file(settings.ssh_key_path))
+        _refuse_failures((*checks, check_state_folder(settings.state_dir)))
+
+
+def check_engine(spec: EngineSpec) -> Finding:
+    """Checks that the engine exists and that a machine can run this configuration of it."""
+    names = (AUTO, *engine_names())
+    if spec.engine not in names:
+        detail = f"no speech engine {spec.engine!r} is installed here"
+        fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
+        return failed("engine", detail, fix)
+    if why := unfit(spec):
+        return failed("engine", why)
+    return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
+
+
+def check_local_engine(spec: EngineSpec) -> Finding:
+    """Checks that this machine has the engine's packages and its model."""
+    try:
+        problems = engine_factory(spec.engine).problems(spec)
+    except MisconfiguredError as error:
+        return failed("model", str(error))
+    if problems:
+        return failed("model", f"{spec.engine} cannot run here: {'; '.join(problems)}")
+    return passed("model", f"{spec.model or 'its own model'} is on this machine")
+
+
+def check_guard_role(settings: Settings) -> Finding:
+    """Checks that a stop order can be armed, if there is to be one."""
+    if settings.cloud_guard == "off":
+        detail = "off: nothing outside this machine would stop the GPU"
+        return warned("guard", detail, "BATCH_CLOUD_GUARD=eventbridge, see docs/aws.md")
+    if settings.guard_role_arn:
+        return passed("guard", settings.guard_role_arn)
+    return failed(
+        "guard",
+        "nothing outside this machine could stop the GPU: BATCH_GUARD_ROLE_ARN is not set",
+        "create the stack that `batchscribe iam-policy --template` prints and set its role there, or disable "
+        "the guard with BATCH_CLOUD_GUARD=off",
+    )
+
+
+def instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
+    """Reads the record of `gpu setup`; a finding if there is none. Raises what the store raises."""
+    try:
+        return read_record(output, keys.instance(instance), InstanceRecord)
+    except ObjectNotFoundError:
+        return failed("set-up", f"{instance} is not set up", SET_UP)
+    except UnreadableError as error:
+        return failed("set-up", f"the record of {instance} is {error}", f"{SET_UP}, which rewrites it")
+
+
+def check_record(settings: Settings, record: InstanceRecord) -> Iterator[Finding]:
+    """Checks the host as its last set-up recorded it: version, launch and credentials."""
+    detail = f"{record.instance} has batchscribe {record.release}"
     if record.release != __version__:
-        raise MisconfiguredError(
-            f"{instance} has batchscribe {record.release}, this is {__version__}: run "
-            "`batchscribe gpu setup` (nothing was started)"
-        )
-    if settings.launch == BOOT and record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT:
+        yield failed("set-up", f"{detail}, this is {__version__}", SET_UP)
+    else:
+        yield passed("set-up", f"{detail}, since {record.at:%Y-%m-%d %H:%M} UTC")
+    boots = record.launch(ClaimLaunch.BOOT) is ClaimLaunch.BOOT
+    if settings.launch == BOOT and not boots:
         missing = (
             "does not show its tags in its metadata" if record.boots else "has no units that start at boot"
         )
-        raise MisconfiguredError(
-            f"BATCH_LAUNCH is boot, and {instance} {missing}: run `batchscribe gpu setup`, or use "
-            "BATCH_LAUNCH=auto (nothing was started)"
-        )
+        detail = f"BATCH_LAUNCH is boot, and {record.instance} {missing}"
+        yield failed("launch", detail, f"{SET_UP}, or use BATCH_LAUNCH=auto")
+    else:
+        yield passed("launch", "over ssh" if needs_ssh(settings, record) else "at boot, without ssh")
+    if record.credentials:
+        yield passed(CREDENTIALS, "found on the host by its last set-up")
+    else:
+        yield failed(CREDENTIALS, f"no AWS credentials on {record.instance}", CREDENTIALS_FIX)
 
 
-def _instance_record(output: Store, instance: str) -> InstanceRecord:
-    try:
-        return read_record(output, keys.instance(instance), InstanceRecord)
-    except ObjectNotFoundError as error:
-        raise MisconfiguredError(
-            f"{instance} is not set up: run `batchscribe gpu setup` (nothing was started)"
-        ) from error
-    except UnreadableError as error:
-        raise MisconfiguredError(
-            f"the record of {instance} is {error}: run `batchscribe gpu setup`, which rewrites it "
-            "(nothing was started)"
-        ) from error
+def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
+    """True if a run, or a missing set-up, needs to log in to the host."""
+    if isinstance(record, Finding) or settings.launch == "ssh":
+        return True
+    return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
+
+
+def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
+    spec = engine_spec(settings)
+    yield check_engine(spec)
+    yield check_state_folder(settings.state_dir)
+    if settings.provider == LOCAL:
+        yield check_local_engine(spec)
+        return
+    instance = settings.required("GPU_INSTANCE_ID")
+    yield check_guard_role(settings)
+    record = instance_record(output, instance)
+    if isinstance(record, Finding):
+        yield record
+        return
+    yield from check_record(settings, record)
+    if needs_ssh(settings, record):
+        yield check_key_file(settings.ssh_key_path)
+
+
+def _refuse_failures(findings: Iterable[Finding]) -> None:
+    """Raises MisconfiguredError for the first failure."""
+    for finding in findings:
+        if not finding.ok:
+            fix = f": {finding.mend}" if finding.mend else ""
+            raise MisconfiguredError(f"{finding.detail}{fix} (nothing was started)")

@@ -19,7 +19,7 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Store
-from batchscribe.settings import Settings
+from batchscribe.settings import DEFAULT, WHERE, Settings
 from batchscribe.wiring.stores import open_store
 
 LOCAL = "local"
@@ -102,11 +102,18 @@ def rate_of(settings: Settings) -> Callable[[str], Rate]:
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE
-        raise MisconfiguredError(
-            f"the price of {instance_type or 'this instance'} is unknown: set GPU_HOURLY_COST=…"
-        )
+        if not instance_type:
+            raise MisconfiguredError(describe_missing(settings))
+        raise MisconfiguredError(f"the price of {instance_type} is unknown: set GPU_HOURLY_COST=…")
 
     return rate
+
+
+def describe_missing(settings: Settings) -> str:
+    """Reports an instance that does not exist, with the region and its origin."""
+    region, origin = settings.region, settings.origins.get("AWS_REGION", DEFAULT)
+    place = f"{region} (AWS_REGION from {WHERE[origin]})" if region else "boto3's default region"
+    return f"{settings.instance_id} was not found in {place}: correct GPU_INSTANCE_ID or AWS_REGION"
 
 
 def open_guard(settings: Settings) -> Guard:

@@ -22,31 +22,38 @@ from obstore.store import S3Store
 
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
-from batchscribe.errors import MisconfiguredError
+from batchscribe.errors import MisconfiguredError, MissingCredentialsError
 from batchscribe.protocols import Store
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, S3Config, S3CredentialProvider
+    from obstore.store import ObjectStore, RetryConfig, S3Config, S3CredentialProvider
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 # botocore renews credentials 10 to 15 minutes before they expire; a longer cache could outlive them.
 _CREDENTIALS_KEPT = timedelta(minutes=10)
+ONCE: RetryConfig = {"max_retries": 0}
 
 
 def open_store(
-    url: str, *, region: str | None = None, endpoint: str | None = None, expected: bool = True
+    url: str,
+    *,
+    region: str | None = None,
+    endpoint: str | None = None,
+    expected: bool = True,
+    retry: bool = True,
 ) -> Store:
     """Opens `s3://bucket/prefix`, `file:///folder`, an absolute path, `gs://`, `az://` or `memory://name`.
 
     An S3 prefix is used literally, a file URL is percent-decoded. `endpoint` replaces AWS (else
     AWS_ENDPOINT_URL applies). A folder that is not `expected` to exist lists as empty until the first write
-    creates it. Makes no request. Raises MisconfiguredError.
+    creates it. Without `retry`, a request to S3 is attempted once. Makes no request. Raises
+    MisconfiguredError.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return DirectoryStore(Path(url), expected=expected)
     if scheme == "s3":
-        return _s3(rest, region, endpoint)
+        return _s3(rest, region, endpoint, RETRY if retry else ONCE)
     if scheme == "file":
         return DirectoryStore(_folder(rest), expected=expected)
     if scheme == "memory":
@@ -79,7 +86,7 @@ def _other(url: str) -> ObstoreStore:
     return ObstoreStore(url.rstrip("/"), vendor)
 
 
-def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
+def _s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfig) -> ObstoreStore:
     bucket, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise MisconfiguredError("an S3 URL needs a bucket and an optional prefix: s3://my-bucket/recordings")
@@ -92,7 +99,7 @@ def _s3(rest: str, region: str | None, endpoint: str | None) -> ObstoreStore:
     if region or home:
         config["region"] = region or home or ""
     vendor = S3Store(
-        bucket, config=config, client_options=CLIENT, retry_config=RETRY, credential_provider=provider
+        bucket, config=config, client_options=CLIENT, retry_config=retries, credential_provider=provider
     )
     fallback = partial(_fallback, url, bucket, base, region=region, endpoint=endpoint)
     return ObstoreStore(url, vendor, base=base, fallback=fallback)
@@ -107,7 +114,7 @@ def _credentials() -> tuple[S3CredentialProvider | None, str | None]:
     try:
         provider = auth.Boto3CredentialProvider(ttl=_CREDENTIALS_KEPT)
     except ValueError as error:
-        raise MisconfiguredError(
+        raise MissingCredentialsError(
             "no AWS credentials found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     return provider, provider.config.get("region")

@@ -15,6 +15,7 @@ from batchscribe.errors import (
     ComputeUnavailableError,
     CredentialsError,
     MisconfiguredError,
+    MissingRightError,
 )
 
 Meaning = tuple[type[BatchscribeError], str]
@@ -24,7 +25,7 @@ AGAIN: Meaning = (
     "{service}: {right} on {subject} failed temporarily ({code}): try again",
 )
 _DENIED: Meaning = (
-    MisconfiguredError,
+    MissingRightError,
     "the right {right} on {subject} is missing: grant it to these credentials (`batchscribe iam-policy`)",
 )
 _CREDENTIALS: Meaning = (
@@ -120,10 +121,12 @@ class Api:
                 f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
         except boto.NoCredentialsError as error:
-            raise CredentialsError(f"{self.service} cannot be called: {_one_line(error)} {_CHECK}") from error
+            raise CredentialsError(
+                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
+            ) from error
         except boto.BotoCoreError as error:
             raise MisconfiguredError(
-                f"{self.service} cannot be called: {_one_line(error)} {_CHECK}"
+                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
 
     def _convert_error(

@@ -106,7 +106,13 @@ def trust(who: Who, place: AccountPlace) -> Document | None:
 
 
 def _scheduler_statements(place: AccountPlace) -> list[Document]:
-    return [*_allow_instance(place), *_allow_type_change(place), *_allow_guard(place), *_allow_results(place)]
+    return [
+        *_allow_instance(place),
+        *_allow_type_change(place),
+        *_allow_guard(place),
+        *_allow_results(place),
+        *_allow_checks(place),
+    ]
 
 
 def _stop_statements(place: AccountPlace) -> list[Document]:
@@ -155,12 +161,24 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
         return []
     schedules = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule/{GROUP}"
     acts = [f"scheduler:{act}Schedule" for act in ("Create", "Get", "Update", "Delete")]
+    group = f"arn:{place.partition}:scheduler:{place.region}:{place.account}:schedule-group/{GROUP}"
     passing = _allow("GiveTheStopRole", "iam:PassRole", place.guard_role)
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
     return [
         _allow("GiveStopOrders", acts, f"{schedules}/{prefix(place.instance)}*"),
         _allow("SeeStopOrders", "scheduler:ListSchedules", "*"),
+        _allow("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
         passing,
+    ]
+
+
+def _allow_checks(place: AccountPlace) -> list[Document]:
+    """Facts that only `batchscribe doctor` reads; without a right, it skips that check."""
+    quotas = f"arn:{place.partition}:servicequotas:{place.region}:{place.account}:ec2/*"
+    reads = ["ec2:DescribeInstanceTypes", "ec2:DescribeSecurityGroups", "sts:GetCallerIdentity"]
+    return [
+        _allow("CheckTypePortAndIdentity", reads, "*"),
+        _allow("CheckQuota", "servicequotas:GetServiceQuota", quotas),
     ]
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError
 
+from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.clients import Api, Meaning, patience
 from batchscribe.errors import MisconfiguredError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
-_QUOTAS = {"g": "L-DB2E81BA", "p": "L-417A185B"}
-"""Codes of EC2's quotas by the type's first letter: vCPUs of running on-demand G and VT, or P, instances."""
 _ABSENT: Meaning = (MisconfiguredError, "there is no {subject} in {region}")
 _MEANINGS: dict[str, Meaning] = {
     "InvalidInstanceID.NotFound": _ABSENT,
@@ -67,11 +66,11 @@ class Inventory:
     def __init__(self, region: str) -> None:
         self._region = region
         self._client = cache(self._open_client)
+        self._account = AwsAccount(region=region)
 
     def identity(self) -> str:
         """ARN of these credentials."""
-        with self._api("STS").asked("sts:GetCallerIdentity", "these credentials"):
-            return str(self._client("sts").get_caller_identity()["Arn"])
+        return self._account.caller().arn
 
     def buckets(self) -> tuple[str, ...]:
         with self._api("S3").asked("s3:ListAllMyBuckets", "this account"):
@@ -97,16 +96,9 @@ class Inventory:
         return next(_list_instances([answer]))
 
     def quota(self, instance_type: str) -> VcpuQuota:
-        """Quota of the type's family in vCPUs. Raises MisconfiguredError without the right to read it."""
-        with self._api("EC2").asked("ec2:DescribeInstanceTypes", instance_type):
-            (found,) = self._client("ec2").describe_instance_types(InstanceTypes=[instance_type])[
-                "InstanceTypes"
-            ]
-        with self._api("Service Quotas").asked("servicequotas:GetServiceQuota", instance_type):
-            quota = self._client("service-quotas").get_service_quota(
-                ServiceCode="ec2", QuotaCode=_QUOTAS[instance_type[0]]
-            )
-        return VcpuQuota(needed=found["VCpuInfo"]["DefaultVCpus"], allowed=int(quota["Quota"]["Value"]))
+        """Quota of the type's family in vCPUs."""
+        needed = self._account.machine_type(instance_type).vcpus
+        return VcpuQuota(needed=needed, allowed=self._account.quota(instance_type).vcpus)
 
     def has_schedule_group(self, name: str) -> bool:
         with self._api("EventBridge Scheduler").asked("scheduler:ListScheduleGroups", name):

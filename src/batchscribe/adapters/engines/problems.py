@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from batchscribe.adapters.machine import nvidia
+from batchscribe.core.near_names import suggest
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import BatchscribeError, EngineError, GpuError, MisconfiguredError, OutOfMemoryError
 
@@ -25,6 +26,13 @@ def failing(name: str, spec: EngineSpec, checks: Iterable[Callable[[EngineSpec],
             yield str(error)
         except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
             yield f"{name} does not run here ({line(error)}): install it again"
+
+
+def describe_unknown(kind: str, model: str, models: Iterable[str]) -> str:
+    """Reports a model that does not exist, with the nearest one and all."""
+    names = sorted(models)
+    known = f"use a folder, or one of {', '.join(names)}"
+    return f"there is no {kind} model {model!r}: {suggest(model, names)}{known}"
 
 
 def not_installed(*modules: str) -> str:

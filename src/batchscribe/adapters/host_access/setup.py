@@ -20,11 +20,14 @@ from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
+    CREDENTIALS,
     BoxPlace,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     InstanceRecord,
+    passed,
+    warned,
 )
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import EngineSpec
@@ -170,8 +173,9 @@ class BoxSetup:
         for finding in self.check(instance, boots=boots):
             findings.append(finding)
             yield finding
-        if all(finding.ok for finding in findings):
-            yield self._write_record(instance, fingerprint, boots=boots)
+        missing = {finding.what for finding in findings if not finding.ok}
+        if missing <= {CREDENTIALS}:
+            yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
 
     def _check_connection(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Checks the connection. True if a machine answers."""
@@ -287,7 +291,10 @@ class BoxSetup:
         model = self.terms.engine.model or "its own"
         return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
-    def _write_record(self, instance: Instance, fingerprint: str, *, boots: bool) -> Finding:
+    def _write_record(
+        self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
+    ) -> Finding:
+        """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
         recorded = self._recorded(instance)
         record = InstanceRecord(
             instance=instance.id,
@@ -296,11 +303,16 @@ class BoxSetup:
             fingerprint=fingerprint,
             boots=boots,
             shows_tags=boots and self._tags(instance)[0],
+            credentials=credentials,
+            engine=self.terms.engine.engine,
+            model=self.terms.engine.model,
             claim=recorded.claim if recorded else None,
         )
         key = keys.instance(instance.id)
         self.output.replace(key, msgspec.json.encode(record))
-        return Finding(what="recorded", ok=True, detail=key)
+        if not credentials:
+            return warned("recorded", f"{key}: nothing is started until the host has credentials")
+        return passed("recorded", key)
 
     def _recorded(self, instance: Instance) -> InstanceRecord | None:
         """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""

@@ -21,7 +21,7 @@ from batchscribe.adapters.stores.rules import (
     settled_create,
 )
 from batchscribe.core.objects import Blob, ObjectInfo
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MissingCredentialsError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -88,7 +88,7 @@ class Boto3Store:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             raise refusal(action, self.url, key, status=status, code=_code(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise MisconfiguredError(
+            raise MissingCredentialsError(
                 f"no credentials for {self.url}: set them in the environment or in ~/.aws"
             ) from error
         except BotoCoreError as error:

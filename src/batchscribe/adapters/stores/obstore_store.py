@@ -40,7 +40,12 @@ from batchscribe.adapters.stores.rules import (
     settled_create,
 )
 from batchscribe.core.objects import Blob, ObjectInfo
-from batchscribe.errors import BatchscribeError, MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import (
+    BatchscribeError,
+    MisconfiguredError,
+    MissingCredentialsError,
+    ObjectNotFoundError,
+)
 from batchscribe.protocols import Store
 
 if TYPE_CHECKING:
@@ -248,8 +253,9 @@ class ObstoreStore:
         if _STATUS.search(path) or _CODE.search(path):
             text = text.replace(path, "")  # the key must not be mistaken for the response
         status = _status(error, text)
-        if status is None and _METADATA_SERVICE in text:
-            return MisconfiguredError(
+        # 404: the machine has no role; 403: a proxy is between.
+        if status in {None, 403, 404} and _METADATA_SERVICE in text and _METADATA_SERVICE not in path:
+            return MissingCredentialsError(
                 f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or assign "
                 "an instance role to this machine"
             )

@@ -10,6 +10,7 @@ from batchscribe.core.objects import Blob
 from batchscribe.errors import (
     BatchscribeError,
     MisconfiguredError,
+    MissingRightError,
     ObjectArchivedError,
     ObjectNotFoundError,
     ObjectTooLargeError,
@@ -24,6 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CREDENTIALS = frozenset(
     {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "TokenRefreshRequired"}
 )
+_SKEWED = "RequestTimeTooSkewed"
 _REGION = frozenset(
     {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
@@ -63,13 +65,15 @@ def refusal(action: Action, url: str, key: str, *, status: int | None, code: str
         return PermanentError(f"{what}: the store does not support such a key ({code})")
     if status == 404 and code != "NoSuchBucket" and action is not Action.LIST:
         return ObjectNotFoundError(f"no object {key!r} in {url}")
-    return MisconfiguredError(f"{what}: {_remedy(action, url, status, code)}")
+    denied = status == 403 and code not in _CREDENTIALS | {_SKEWED}
+    kind = MissingRightError if denied else MisconfiguredError
+    return kind(f"{what}: {_remedy(action, url, status, code)}")
 
 
 def _remedy(action: Action, url: str, status: int, code: str) -> str:
     if status == 404:
         return f"no such bucket; create it, or correct the setting that names {url}"
-    if code == "RequestTimeTooSkewed":
+    if code == _SKEWED:
         return "this machine's clock is wrong; set it (timedatectl set-ntp true)"
     if code in _CREDENTIALS or status == 401:
         return f"the credentials were refused ({code or status}); renew them"

@@ -26,6 +26,9 @@ run as the second."""
 BOX_UNIT = "batchscribe-box.service"
 """Accepts the claim at boot; the other three power off if it cannot."""
 DEADMAN_UNITS = ("batchscribe-deadman.service", "batchscribe-deadman.timer", "batchscribe-deadman.path")
+CREDENTIALS = "credentials"
+"""The finding that a host has no credentials for the stores."""
+CREDENTIALS_FIX = "attach an instance profile, or use `batchscribe gpu setup --env-file FILE`"
 CLAIM_SLACK = timedelta(minutes=5)
 """Largest lag of the host's clock behind the controller's."""
 
@@ -102,6 +105,15 @@ class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Grade(StrEnum):
+    """Result of a check."""
+
+    PASS = "pass"  # noqa: S105  a level, no password
+    WARN = "warn"
+    """It refuses no start, but limits what works, or could not be checked."""
+    FAIL = "fail"
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One checked precondition, and the fix if it is not met."""
 
@@ -109,6 +121,25 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     detail: str
     mend: str = ""
+    warning: bool = False
+
+    @property
+    def level(self) -> Grade:
+        if not self.ok:
+            return Grade.FAIL
+        return Grade.WARN if self.warning else Grade.PASS
+
+
+def passed(what: str, detail: str) -> Finding:
+    return Finding(what=what, ok=True, detail=detail)
+
+
+def warned(what: str, detail: str, mend: str = "") -> Finding:
+    return Finding(what=what, ok=True, detail=detail, mend=mend, warning=True)
+
+
+def failed(what: str, detail: str, mend: str = "") -> Finding:
+    return Finding(what=what, ok=False, detail=detail, mend=mend)
 
 
 class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,6 +261,11 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     """Its units are installed: it accepts its claim at boot, and powers itself off."""
     shows_tags: bool = False
     """Its metadata service shows its tags, including the hash of its manifest."""
+    credentials: bool = True
+    """False if its last set-up found no credentials for the stores there."""
+    engine: str = ""
+    model: str = ""
+    """Prepared by its last set-up; empty in records without them."""
     claim: BoxClaim | None = None
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:

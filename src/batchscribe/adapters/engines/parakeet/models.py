@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import line
+from batchscribe.adapters.engines.problems import describe_unknown, line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -59,7 +59,7 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
     model = model_name(spec.model)
     found: list[str] = []
     if not _is_folder(model) and model not in PUBLISHED:
-        found.append(_describe_unknown(model))
+        found.append(describe_unknown("Parakeet", model, PUBLISHED))
     known = languages(model)
     if spec.language and known and spec.language not in known:
         found.append(_describe_language(model, spec.language))
@@ -122,7 +122,7 @@ def fetch(spec: EngineSpec) -> Path:
     if _is_folder(model):
         return Path(model)
     if model not in PUBLISHED:
-        raise MisconfiguredError(_describe_unknown(model))
+        raise MisconfiguredError(describe_unknown("Parakeet", model, PUBLISHED))
     try:
         hub: Any = importlib.import_module("huggingface_hub")
         place = _resolver(model, offline=True).repo_id
@@ -190,10 +190,6 @@ def _weights(files: Iterable[Path]) -> Iterable[str]:
         name = f"{path.name}.data"
         if path.suffix == ".onnx" and path.stat().st_size < _SMALL and name.encode() in path.read_bytes():
             yield name
-
-
-def _describe_unknown(model: str) -> str:
-    return f"there is no Parakeet model {model!r}: use a folder, or one of {', '.join(PUBLISHED)}"
 
 
 def _describe_language(model: str, language: str) -> str:

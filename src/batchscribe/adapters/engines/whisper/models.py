@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.engines.problems import line
+from batchscribe.adapters.engines.problems import describe_unknown, line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -93,7 +93,7 @@ def unable(spec: EngineSpec) -> tuple[str, ...]:
     if spec.task not in TASKS:
         return (f"there is no task {spec.task!r}: BATCH_TASK is {' or '.join(TASKS)}",)
     if "/" not in model and model not in MODELS:
-        return (_describe_unknown(model),)
+        return (describe_unknown("Whisper", model, MODELS),)
     beyond = _beyond_english(spec) if name.endswith(".en") else ""
     if not beyond and spec.task == TRANSLATE and any(part in name for part in CANNOT_TRANSLATE):
         beyond = (
@@ -182,10 +182,6 @@ def _base_name(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
-def _describe_unknown(model: str) -> str:
-    return f"there is no Whisper model {model!r}: use a folder, or one of {', '.join(sorted(MODELS))}"
-
-
 def _find_source(model: str) -> tuple[str, str | None]:
     """(repository, revision) of a model or a hub repository. Raises MisconfiguredError."""
     if "/" in model:
@@ -193,7 +189,7 @@ def _find_source(model: str) -> tuple[str, str | None]:
     elif model in MODELS:
         repository, revision = MODELS[model]
     else:
-        raise MisconfiguredError(_describe_unknown(model))
+        raise MisconfiguredError(describe_unknown("Whisper", model, MODELS))
     return repository, revision or _find_first_revision(repository)
 
 

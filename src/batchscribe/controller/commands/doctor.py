@@ -1,0 +1,278 @@
+"""Checks of every precondition of a run, each with a finding and its fix. Works on seams and values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from batchscribe.controller.commands.rehearsal import proofs, told
+from batchscribe.core.decide.money import Rate
+from batchscribe.core.keys import CONTROL
+from batchscribe.core.near_names import suggest
+from batchscribe.core.run.account import Caller, MachineType, Quota
+from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.runs import Run
+from batchscribe.errors import (
+    BatchscribeError,
+    CredentialsError,
+    MisconfiguredError,
+    MissingCredentialsError,
+    MissingRightError,
+    ObjectNotFoundError,
+    TransientError,
+)
+from batchscribe.protocols import Store
+
+PROBE = f"{CONTROL}doctor-"
+"""Prefix of objects that test create-only writes; each is deleted at once."""
+SKEW_WARNING, SKEW_FAILURE = timedelta(seconds=60), timedelta(seconds=300)
+"""S3 refuses requests that are 15 minutes off; deadlines need more precision."""
+NEIGHBOURS = 5
+"""Other folders of a bucket that are named if nothing is under the prefix."""
+SET_UP = "run `batchscribe gpu setup --start`"
+RIGHTS = "grant it: `batchscribe iam-policy` prints the rights"
+IDENTITY = "`aws sts get-caller-identity` shows whose credentials apply"
+GONE = {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
+
+
+class AccountReads(Protocol):
+    """Facts of a cloud account; see adapters/aws/account.py."""
+
+    def caller(self) -> Caller: ...
+
+    def machine_type(self, name: str) -> MachineType: ...
+
+    def quota(self, instance_type: str) -> Quota: ...
+
+    def port_sources(self, instance: str, port: int) -> tuple[str, ...]: ...
+
+    def schedule_group(self) -> str: ...
+
+
+def attempt(what: str, check: Callable[[], Finding], *, optional: str = "") -> Finding:
+    """Returns the check's finding; an error becomes a failure.
+
+    `optional` is a right that no start needs. Without it, or without its subject, the check is skipped.
+    """
+    try:
+        return check()
+    except MissingRightError as error:
+        return (
+            warned(what, f"not checked: {optional} is not allowed", RIGHTS)
+            if optional
+            else to_failure(what, error)
+        )
+    except ObjectNotFoundError as error:
+        return warned(what, f"not checked: {error}") if optional else to_failure(what, error)
+    except BatchscribeError as error:
+        return to_failure(what, error)
+
+
+def to_failure(what: str, error: BatchscribeError) -> Finding:
+    """Returns the failure of a check that raised; most errors name their fix themselves."""
+    match error:
+        case MissingRightError():
+            fix = RIGHTS
+        case MissingCredentialsError() | CredentialsError():
+            fix = IDENTITY
+        case TransientError():
+            fix = "check the network, and try again"
+        case _:
+            fix = ""
+    return failed(what, str(error), fix)
+
+
+def check_clock(caller: Caller, now: datetime) -> Finding:
+    """Compares this machine's clock with the cloud's."""
+    if caller.answered is None:
+        return warned("clock", "not checked: the answer has no date")
+    off = abs(now - caller.answered)
+    detail = f"{off.total_seconds():.0f} s off the cloud's"
+    fix = "set it: `timedatectl set-ntp true`"
+    if off > SKEW_FAILURE:
+        return failed("clock", detail, fix)
+    return warned("clock", detail, fix) if off > SKEW_WARNING else passed("clock", detail)
+
+
+def check_source(source: Store, open_root: Callable[[str], Store]) -> Finding:
+    """Lists one page of the audio; names what is beside an empty prefix."""
+    first = next(iter(source.list()), None)
+    if first and first.key.startswith(CONTROL):
+        first = next(iter(source.list(after=_after_folder(CONTROL))), None)
+    if first:
+        return passed("audio", f"{source.url} can be listed; its first object is {first.key!r}")
+    beside = _list_beside(source.url, open_root)
+    meant = suggest(urlsplit(source.url).path.strip("/"), beside)
+    found = f"; the bucket has {', '.join(f'{name}/' for name in beside)}" if beside else ""
+    return warned(
+        "audio", f"nothing is under {source.url}{found}", f"{meant}correct BATCH_SOURCE, or upload audio"
+    )
+
+
+def check_create_only(output: Store, name: str) -> Finding:
+    """Writes an object twice, create-only, and deletes it: the second write must be refused."""
+    key = f"{PROBE}{name}"
+    made = output.create(key, b"1")
+    try:
+        replaced = output.create(key, b"2")
+    except BatchscribeError:
+        with suppress(BatchscribeError):
+            output.delete(key)
+        raise
+    output.delete(key)
+    if not made or replaced:
+        detail = f"{output.url} ignores the condition of create-only writes: transcripts could be overwritten"
+        return failed("create-only", detail, "use a store with conditional writes (If-None-Match)")
+    return passed("create-only", "a second write of the same object is refused")
+
+
+def check_instance(seen: Instance, absence: str) -> Finding:
+    """Checks that the instance exists; `absence` is the message if it does not."""
+    if seen.state is InstanceState.MISSING:
+        raise MisconfiguredError(absence)
+    detail = f"{seen.id} is {seen.state}"
+    if seen.state in GONE:
+        return failed("instance", detail, "correct GPU_INSTANCE_ID")
+    return passed("instance", detail)
+
+
+def check_type(found: MachineType, *, needs_gpu: bool) -> Finding:
+    """Checks that the type has a GPU, if the engine needs one."""
+    detail = f"{found.name}, {found.vcpus} vCPUs, {found.gpus or 'no GPU'}"
+    if found.gpus or not needs_gpu:
+        return passed("type", detail)
+    return failed("type", detail, "use an instance with an NVIDIA GPU, such as g4dn.xlarge")
+
+
+def check_price(instance_types: Iterable[str], rate_of: Callable[[str], Rate]) -> Finding:
+    """Checks that every type has a price; without one nothing is started."""
+    return passed("price", ", ".join(f"{name} {rate_of(name)}".strip() for name in instance_types))
+
+
+def check_shutdown(instance: str, behaviour: str) -> Finding:
+    """Checks that an instance that powers itself off is not terminated."""
+    if behaviour == "stop":
+        return passed("shutdown", "it stops when it powers itself off")
+    if not behaviour:
+        return warned("shutdown", "not checked: the cloud did not report its behaviour")
+    fix = (
+        f"aws ec2 modify-instance-attribute --instance-id {instance} "
+        "--instance-initiated-shutdown-behavior stop"
+    )
+    return failed("shutdown", f"it would {behaviour} when it powers itself off", fix)
+
+
+def check_quota(quota: Quota, found: MachineType) -> Finding:
+    """Compares the account's limit of running vCPUs with the type's."""
+    detail = f"{quota.vcpus} vCPUs may run on demand, {found.name} has {found.vcpus}"
+    if quota.vcpus >= found.vcpus:
+        return passed("quota", detail)
+    fix = (
+        "aws service-quotas request-service-quota-increase --service-code ec2 "
+        f"--quota-code {quota.code} --desired-value {found.vcpus}"
+    )
+    return failed("quota", detail, fix)
+
+
+def check_schedule_group(state: str) -> Finding:
+    """Checks the group of stop orders; an empty `state` means that there is none."""
+    if state == "ACTIVE":
+        return passed("stop orders", "their schedule group is active")
+    detail = f"their schedule group is {state.lower() or 'missing'}: no order can be armed"
+    return failed("stop orders", detail, "create the stack that `batchscribe iam-policy --template` prints")
+
+
+def check_last_armed(runs: Iterable[Run]) -> Finding:
+    """Reports the last run that was guarded: only that proves the role, which needs no right to read."""
+    guarded = [run for run in runs if run.started and run.guard not in {"", "off"}]
+    if not guarded:
+        return warned("armed", "never yet: the role is first used when a start is guarded", SET_UP)
+    return passed("armed", f"for run {guarded[-1].id}, {guarded[-1].created:%Y-%m-%d %H:%M} UTC")
+
+
+def check_port(sources: tuple[str, ...], port: int, *, needed: bool) -> Finding:
+    """Checks that the security groups admit ssh from somewhere."""
+    if sources:
+        return passed("ssh port", f"{port} is open to {', '.join(sources)}")
+    detail = f"no security group of the instance admits TCP on {port}"
+    fix = f"aws ec2 authorize-security-group-ingress --protocol tcp --port {port} --group-id … --cidr …/32"
+    return (
+        failed("ssh port", detail, fix) if needed else passed("ssh port", f"{detail}: not needed, it boots")
+    )
+
+
+def check_model(record: InstanceRecord, spec: EngineSpec) -> Finding:
+    """Compares the model that the host was set up with."""
+    prepared, wanted = f"{record.engine} {record.model}".strip(), f"{spec.engine} {spec.model}".strip()
+    if not prepared:
+        return warned("model", "not recorded by an older set-up", SET_UP)
+    if prepared != wanted:
+        return warned("model", f"set up for {prepared}, the settings have {wanted}", SET_UP)
+    return passed("model", f"{prepared}, fetched by its last set-up")
+
+
+def check_schedule(text: str) -> Finding:
+    """Grades the description of what starts the next tick."""
+    if text.startswith("none") or "no watchdog" in text:
+        detail, _, fix = text.partition(": ")
+        return warned("timer", detail, fix)
+    if text.startswith("unknown") or "inactive" in text or "failed" in text:
+        return warned("timer", text, "`systemctl list-timers 'batch-transcribe*'`")
+    return passed("timer", text)
+
+
+def check_receivers(labels: tuple[str, ...]) -> Finding:
+    if labels:
+        return passed("receivers", ", ".join(labels))
+    detail = "none: failures are only in the log"
+    return warned("receivers", detail, "set BATCH_NOTIFY_EMAIL, SLACK_WEBHOOK_URL or BATCH_NOTIFY_URLS")
+
+
+def check_proofs(facts: Mapping[str, str]) -> Iterator[Finding]:
+    """Grades the last rehearsal of each act."""
+    found = proofs(facts)
+    if not found:
+        detail = "never on this account"
+        yield warned("rehearsal", detail, "`batchscribe rehearse` proves the stop, for a few cents")
+    for proof in found:
+        text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {told(proof)}"
+        what = f"stop by {proof.act}"
+        yield passed(what, text) if proof.proved else warned(what, text, "`batchscribe rehearse`")
+
+
+def check_open_runs(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
+    """Reports runs that are not settled; one past its deadline is a failure."""
+    for run in runs:
+        if now >= run.deadline:
+            detail = f"run {run.id} is {run.state} after its deadline"
+            yield failed("open run", detail, "`batchscribe reconcile`")
+        else:
+            detail = f"run {run.id} is in progress until {run.deadline:%H:%M} UTC"
+            yield warned("open run", detail, "`batchscribe status`")
+
+
+def _list_beside(url: str, open_root: Callable[[str], Store]) -> list[str]:
+    """The first folders of the bucket; empty if it may not be listed, or is no bucket."""
+    parts = urlsplit(url)
+    if not parts.netloc or not parts.path.strip("/"):
+        return []
+    found, after = list[str](), ""
+    try:
+        root = open_root(f"{parts.scheme}://{parts.netloc}")
+        while len(found) < NEIGHBOURS and (info := next(iter(root.list(after=after)), None)):
+            folder, below, _ = info.key.partition("/")
+            after = _after_folder(f"{folder}/") if below else info.key
+            found += [folder] if below and f"{folder}/" != CONTROL else []
+    except BatchscribeError:
+        return found
+    return found
+
+
+def _after_folder(folder: str) -> str:
+    """A key after all objects in a folder: `0` follows `/`."""
+    return f"{folder.removesuffix('/')}0"

@@ -1,0 +1,15 @@
+"""Suggests the name that a mistyped one stands for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+CUTOFF = 0.6
+"""Similarity by difflib from which a name is suggested."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`did you mean X? `, with the blank, for the known name that is nearest; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=CUTOFF)
+    return f"did you mean {near[0]}? " if near else ""

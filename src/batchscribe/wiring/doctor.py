@@ -1,0 +1,307 @@
+"""Composes the checks of `batchscribe doctor` from the settings."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cached_property, partial
+from importlib.resources import files
+from pathlib import Path
+
+from batchscribe.adapters.host_access.host_keys import pinned
+from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.adapters.machine.files import (
+    KEY_FILE,
+    check_key_file,
+    check_model_space,
+    check_settings_file,
+    check_state_folder,
+)
+from batchscribe.adapters.machine.installed import on_schedule
+from batchscribe.adapters.notify.receivers import receivers
+from batchscribe.adapters.stores.unusable import UnusableStore
+from batchscribe.control_place import split
+from batchscribe.controller.commands import doctor as checks
+from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
+from batchscribe.controller.commands.rehearsal import PROVED
+from batchscribe.core.run.account import MachineType
+from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
+from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.runs import Run
+from batchscribe.errors import BatchscribeError, MisconfiguredError
+from batchscribe.protocols import Clock, Store
+from batchscribe.settings import DEFAULT, DOTENV, Settings
+from batchscribe.wiring.preflight import (
+    check_engine,
+    check_guard_role,
+    check_local_engine,
+    check_record,
+    engine_spec,
+    instance_record,
+    needs_ssh,
+)
+from batchscribe.wiring.seams import LOCAL, describe_missing, open_ledger, rate_of
+from batchscribe.wiring.stores import open_store
+
+TRIES, CONNECT_SECONDS, READ_SECONDS = 1, 2.0, 5.0
+"""Of calls to EC2: each check ends within some seconds."""
+RECENT = timedelta(days=30)
+SPEECH = ("demo", "audio", "morning-walk", "chunk-002.ogg")
+Group = tuple[str, Callable[[], Iterator[Finding]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preconditions:
+    """The checks of one set of settings, in groups. `account` is None if the GPU is in this machine."""
+
+    settings: Settings
+    clock: Clock
+    source: Store
+    output: Store
+    open_root: Callable[[str], Store]
+    """Opens the store at a URL, such as a whole bucket."""
+    account: AccountReads | None = None
+    describe: Callable[[], Instance]
+    shutdown: Callable[[], str] = lambda: ""
+    """Effect of a power-off by the instance itself."""
+
+    def check(self) -> Iterator[tuple[str, Finding]]:
+        """Yields (group, finding) when each check is done. Never raises for a failed check."""
+        for group, findings in self._groups():
+            for finding in findings():
+                yield group, finding
+
+    def _groups(self) -> Iterator[Group]:
+        yield "settings", self._check_settings
+        if self.account:
+            yield "AWS account", partial(self._check_account, self.account)
+        if self.settings.source:
+            yield "store", self._check_stores
+        if self.account and self.settings.instance_id:
+            yield "GPU instance", partial(self._check_instance, self.account)
+            yield "guard", partial(self._check_guard, self.account)
+            yield "host", partial(self._check_host, self.account)
+        yield "engine", self._check_engine
+        yield "schedule", self._check_schedule
+        yield "messages", self._check_messages
+        yield "last proof", self._check_history
+
+    def _check_settings(self) -> Iterator[Finding]:
+        settings = self.settings
+        for problem in settings.problems:
+            yield failed("settings", problem, f"correct {settings.folder / DOTENV}")
+        required = ("BATCH_SOURCE",) if self.account is None else ("BATCH_SOURCE", "GPU_INSTANCE_ID")
+        missing = [attempt(name, partial(self._check_required, name)) for name in required]
+        yield from (finding for finding in missing if not finding.ok)
+        if not settings.problems:
+            count = sum(origin != DEFAULT for origin in settings.origins.values())
+            yield passed("settings", f"{count} set; `batchscribe config` shows them")
+        yield check_settings_file(settings.folder / DOTENV)
+        yield check_state_folder(settings.state_dir)
+
+    def _check_required(self, name: str) -> Finding:
+        return passed(name, self.settings.required(name))
+
+    def _check_account(self, account: AccountReads) -> Iterator[Finding]:
+        try:
+            caller = account.caller()
+        except BatchscribeError as error:
+            yield to_failure("identity", error)
+        else:
+            region = self.settings.region or "boto3's default region"
+            yield passed("identity", f"account {caller.account}, {caller.arn}, {region}")
+            yield checks.check_clock(caller, self.clock.now())
+
+    def _check_stores(self) -> Iterator[Finding]:
+        yield attempt("audio", lambda: checks.check_source(self.source, self.open_root))
+        name = f"{self.clock.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        yield attempt("create-only", lambda: checks.check_create_only(self.output, name))
+
+    def _check_instance(self, account: AccountReads) -> Iterator[Finding]:
+        instance = self.settings.instance_id
+        seen = self._seen
+        if not isinstance(seen, Instance):
+            yield seen
+            return
+        yield attempt("instance", lambda: checks.check_instance(seen, describe_missing(self.settings)))
+        if seen.state is InstanceState.MISSING:
+            return
+        yield from self._check_type(account, seen.type)
+        types = tuple(dict.fromkeys((seen.type, *self.settings.instance_types)))
+        yield attempt("price", lambda: checks.check_price(types, rate_of(self.settings)))
+        yield attempt(
+            "shutdown",
+            lambda: checks.check_shutdown(instance, self.shutdown()),
+            optional="ec2:DescribeInstanceAttribute",
+        )
+
+    def _check_type(self, account: AccountReads, name: str) -> Iterator[Finding]:
+        kinds: list[MachineType] = []
+
+        def check() -> Finding:
+            kinds.append(account.machine_type(name))
+            return checks.check_type(kinds[0], needs_gpu=self._spec.device == "cuda")
+
+        yield attempt("type", check, optional="ec2:DescribeInstanceTypes")
+        if kinds:
+            yield attempt(
+                "quota",
+                lambda: checks.check_quota(account.quota(name), kinds[0]),
+                optional="servicequotas:GetServiceQuota",
+            )
+
+    def _check_guard(self, account: AccountReads) -> Iterator[Finding]:
+        yield check_guard_role(self.settings)
+        if self.settings.cloud_guard == "off":
+            return
+        yield attempt(
+            "stop orders",
+            lambda: checks.check_schedule_group(account.schedule_group()),
+            optional="scheduler:GetScheduleGroup",
+        )
+        yield attempt("armed", lambda: checks.check_last_armed(self._runs()))
+
+    def _check_host(self, account: AccountReads) -> Iterator[Finding]:
+        settings, record = self.settings, self._record
+        needed = needs_ssh(settings, record)
+        key = check_key_file(settings.ssh_key_path)
+        yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.mend)
+        if settings.ssh_host in {"public", "private"}:
+            sources = partial(account.port_sources, settings.instance_id, settings.ssh_port)
+            yield attempt(
+                "ssh port",
+                lambda: checks.check_port(sources(), settings.ssh_port, needed=needed),
+                optional="ec2:DescribeSecurityGroups",
+            )
+        yield attempt("host key", partial(self._check_host_key, needed=needed))
+        if isinstance(record, Finding):
+            yield record
+            return
+        yield from check_record(settings, record)
+        yield checks.check_model(record, self._spec)
+
+    def _check_host_key(self, *, needed: bool) -> Finding:
+        fingerprint = pinned(self.settings.state_dir / "known_hosts", self.settings.instance_id)
+        if fingerprint:
+            return passed("host key", f"{fingerprint} is pinned")
+        return (failed if needed else warned)("host key", "none is pinned on this machine", SET_UP)
+
+    def _check_engine(self) -> Iterator[Finding]:
+        engine = check_engine(self._spec)
+        yield engine
+        if self.account is None and engine.ok:
+            yield check_local_engine(self._spec)
+            yield attempt("decoder", check_decoder)
+            yield check_model_space(Path.home() / ".cache")
+
+    def _check_schedule(self) -> Iterator[Finding]:
+        yield checks.check_schedule(on_schedule(self.settings.folder))
+
+    def _check_messages(self) -> Iterator[Finding]:
+        settings = self.settings
+        found = receivers(
+            urls=settings.notify_urls,
+            email=settings.notify_email,
+            smtp_url=settings.smtp_url,
+            slack_webhook=settings.slack_webhook_url,
+        )
+        yield checks.check_receivers(tuple(receiver.label for receiver in found))
+
+    def _check_history(self) -> Iterator[Finding]:
+        try:
+            with open_ledger(self.settings, remember=False) as ledger:
+                runs, facts = ledger.open_runs(), ledger.facts(PROVED)
+        except BatchscribeError as error:
+            yield to_failure("ledger", error)
+            return
+        if self.account is not None:
+            yield from checks.check_proofs(facts)
+        yield from checks.check_open_runs(runs, self.clock.now())
+        if not runs:
+            yield passed("open runs", "none")
+
+    def _runs(self) -> tuple[Run, ...]:
+        with open_ledger(self.settings, remember=False) as ledger:
+            return ledger.runs(self.clock.now() - RECENT)
+
+    @cached_property
+    def _spec(self) -> EngineSpec:
+        return engine_spec(self.settings)
+
+    @cached_property
+    def _seen(self) -> Instance | Finding:
+        try:
+            return self.describe()
+        except BatchscribeError as error:
+            return to_failure("instance", error)
+
+    @cached_property
+    def _record(self) -> InstanceRecord | Finding:
+        try:
+            return instance_record(self.output, self.settings.instance_id)
+        except BatchscribeError as error:
+            return to_failure("set-up", error)
+
+
+def preconditions(settings: Settings) -> Preconditions:
+    """Opens what the checks of these settings need. Makes no request."""
+    opened = partial(_open_hastily, settings)
+    source = opened(settings.source)
+    same = settings.output in {"", settings.source}
+    output = source if same else opened(settings.output, expected=False)
+    here = Instance(id=LOCAL, state=InstanceState.RUNNING)
+    made = Preconditions(
+        settings=settings,
+        clock=SystemClock(),
+        source=source,
+        output=split(output, opened(settings.control, expected=False)) if settings.control else output,
+        open_root=opened,
+        describe=lambda: here,
+    )
+    return made if settings.provider == LOCAL else _with_cloud(made, settings)
+
+
+def _open_hastily(settings: Settings, url: str, *, expected: bool = True) -> Store:
+    """Opens a store that attempts each request once, so that a check ends within some seconds."""
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    try:
+        return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=False)
+    except MisconfiguredError as error:
+        return UnusableStore(url, error)
+
+
+def check_decoder() -> Finding:
+    """Decodes some seconds of bundled speech."""
+    try:
+        from batchscribe.audio.audio_decoder import AudioDecoder
+    except ImportError as error:
+        return failed("decoder", f"{error.name} is not installed", "pip install 'batchscribe[cpu]'")
+    speech = files("batchscribe").joinpath(*SPEECH).read_bytes()
+    with AudioDecoder() as decoder:
+        decoded = decoder.decode_all(speech, max_seconds=60)
+    return passed("decoder", f"{decoded.seconds:.1f} s of bundled speech were decoded")
+
+
+def _with_cloud(made: Preconditions, settings: Settings) -> Preconditions:
+    try:
+        from batchscribe.adapters.aws.account import AwsAccount
+        from batchscribe.adapters.aws.ec2 import Ec2Compute
+    except ImportError as error:
+        raise MisconfiguredError("EC2 needs its extra: pip install 'batchscribe[aws]'") from error
+    region, endpoint = settings.region or None, settings.endpoint_url or None
+    compute = Ec2Compute(
+        region=region,
+        endpoint=endpoint,
+        attempts=TRIES,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+    )
+    return replace(
+        made,
+        account=AwsAccount(region=region, endpoint=endpoint),
+        describe=partial(compute.describe, settings.instance_id),
+        shutdown=partial(compute.shutdown_behaviour, settings.instance_id),
+    )
