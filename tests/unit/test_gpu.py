@@ -92,6 +92,7 @@ class Desk:
         self.view = Notes()
         self.store = MemoryStore(self.clock)
         self.instance = ID
+        self.provider = "ec2"
         self.run_open: Run | None = None
         self.unfit = ""
         self.preflight: Callable[[], None] = lambda: None
@@ -106,7 +107,7 @@ class Desk:
             published=lambda _instance: frozenset(),
         )
         return GpuTools(
-            provider="ec2",
+            provider=self.provider,
             instance=self.instance,
             compute=self.cloud,
             guard=self.guard,
@@ -385,8 +386,9 @@ def test_the_status_says_which_record_cannot_be_read(desk: Desk, words: tuple[st
 
 def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk) -> None:
     result = desk("check")
-    assert result.exit_code == 1
-    assert "FAIL  state" in result.output
+    assert result.exit_code == 0, "stopped is its usual state"
+    assert "ok    state              stopped" in result.output
+    assert "not checked while it is not running: ssh, worker, engine and stores" in result.output
     assert "check --start" in result.output
     assert desk.box.asked == []
 
@@ -515,6 +517,22 @@ def test_a_setup_is_recorded_only_when_all_is_well(desk: Desk) -> None:
 
 def test_there_is_nothing_to_log_in_to_on_this_machine(desk: Desk) -> None:
     desk.refused(MisconfiguredError, "ssh")
+
+
+@pytest.mark.parametrize("words", [("start",), ("stop",), ("setup",), ("check",), ("start", "--for", "2h")])
+def test_a_gpu_in_this_machine_is_neither_started_nor_held(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.provider = "local"
+    result = desk(*words)
+    assert (result.exit_code, desk.cloud.calls) == (0, [("describe", ID)] * (words == ("check",)))
+    assert "the GPU is in this machine: nothing to" in result.output
+    assert ("inspect" in desk.box.asked) == (words == ("check",)), "a check needs no start"
+    assert list(desk.store.list()) == []
+
+
+def test_a_check_of_this_machine_reports_what_fails(desk: Desk) -> None:
+    desk.provider = "local"
+    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    assert desk("check").exit_code == 1
 
 
 def stale(desk: Desk, run: str) -> None:

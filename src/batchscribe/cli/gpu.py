@@ -16,7 +16,7 @@ from batchscribe.cli.app import App, Duration, json_option, print_json
 from batchscribe.controller.commands.manual_control import Hand
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.core import keys
-from batchscribe.core.run.host import Finding, Grade, InstanceRecord
+from batchscribe.core.run.host import Finding, Grade, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -31,6 +31,11 @@ from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
 _POLL_SECONDS = 60.0
+NOT_CHECKED = warned(
+    "host",
+    "not checked while it is not running: ssh, worker, engine and stores",
+    "`batchscribe gpu check --start` starts it, checks them, and stops it again",
+)
 LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 _SESSION_SECONDS = 3600.0
 """Time for a check or a set-up; after it the stop order outside this machine takes effect."""
@@ -58,6 +63,8 @@ def gpu() -> None:
 def start(ctx: click.Context, length: timedelta | None) -> None:
     """Start the instance for yourself; the scheduler leaves it alone."""
     at = tools(ctx)
+    if _is_local(at, "start"):
+        return
     seconds = length.total_seconds() if length is not None else None
     hand = at.hand
     at.preflight()
@@ -82,6 +89,8 @@ def stop(ctx: click.Context, force: bool) -> None:
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
+    if _is_local(at, "stop"):
+        return
     if force:
         # Without the lock: the tick that holds it drives the run that is to be stopped.
         seen = at.hand.stop(force=True)
@@ -120,20 +129,17 @@ def check(ctx: click.Context, start_it: bool) -> None:
     refuse_unfit(at.unfit)
     at.preflight()
     seen = _poll_existing(at)
-    exists = seen.state is not InstanceState.TERMINATED
+    exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
+    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
     if not exists:
         ctx.exit(1)
     with running_instance(at, seen, start_it=start_it) as running:
-        up = running is not None
-        fix = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
-        state = (running or seen).state
-        passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
-        if running is not None:
-            passed &= _print_findings(check_host(at, running))
-    if not passed:
+        if not _is_local(at, "start"):
+            _print_findings([passed("state", (running or seen).state.value)])
+        fine &= _print_findings(check_host(at, running) if running else [NOT_CHECKED])
+    if not fine:
         ctx.exit(1)
 
 
@@ -154,6 +160,8 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """
     at = tools(ctx)
     refuse_unfit(at.unfit)
+    if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
+        return
     at.preflight()
     with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
@@ -161,8 +169,8 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        passed = _print_findings(at.set_up(running, **wishes))
-    if not passed:
+        fine = _print_findings(at.set_up(running, **wishes))
+    if not fine:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
 
@@ -180,6 +188,13 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
     argv = at.ssh.argv(at.hand.look(), command)
     os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
+
+
+def _is_local(at: GpuTools, action: str) -> bool:
+    """True if the GPU is in this machine; prints that there is nothing to do."""
+    if at.local:
+        click.echo(f"the GPU is in this machine: nothing to {action}")
+    return at.local
 
 
 def _describe_status(at: GpuTools) -> dict[str, object]:
@@ -224,13 +239,13 @@ def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
 
 def _print_findings(findings: Iterable[Finding]) -> bool:
     """Prints each finding when it arrives; True if all passed."""
-    passed = True
+    fine = True
     for finding in findings:
-        passed &= finding.ok
+        fine &= finding.ok
         click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
         if finding.level is not Grade.PASS and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
-    return passed
+    return fine
 
 
 def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
@@ -242,11 +257,11 @@ def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
 def running_instance(
     at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
 ) -> Iterator[Instance | None]:
-    """Yields the running instance, and stops it again if it was started here.
+    """Yields the running instance, and stops it again if it was started here. This machine runs.
 
     Yields None if it does not run and `start_it` is False.
     """
-    if seen.state is InstanceState.RUNNING:
+    if at.local or seen.state is InstanceState.RUNNING:
         with _exclude_runs(at) if alone else nullcontext():
             yield seen
     elif not start_it:

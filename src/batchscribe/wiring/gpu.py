@@ -25,6 +25,7 @@ from batchscribe.wiring.host_access import box_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
 from batchscribe.wiring.scheduler import instances, new_run_id
 from batchscribe.wiring.seams import (
+    LOCAL,
     describe_missing,
     open_compute,
     open_guard,
@@ -64,6 +65,11 @@ class GpuTools:
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
     patience: Patience = field(default_factory=Patience)
+
+    @property
+    def local(self) -> bool:
+        """True if the GPU is in this machine, which runs: there is nothing to start or stop."""
+        return self.provider == LOCAL
 
     @property
     def hand(self) -> Hand:
