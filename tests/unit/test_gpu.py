@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
@@ -250,7 +251,7 @@ def test_an_interrupted_start_leaves_nothing_running(desk: Desk) -> None:
 
 
 def test_a_start_for_a_while_is_stopped_in_time(desk: Desk) -> None:
-    result = desk("start", "--for", "2h")
+    result = desk("start", "--for", "2h", "--wait")
     assert result.exit_code == 0
     assert desk.state is InstanceState.STOPPED
     assert desk.cloud.billed_seconds(ID) == pytest.approx(7200, abs=60)
@@ -258,14 +259,14 @@ def test_a_start_for_a_while_is_stopped_in_time(desk: Desk) -> None:
 
 def test_a_start_for_a_while_is_stopped_when_the_person_goes(desk: Desk) -> None:
     desk.clock.at(600, desk.clock.interrupt)
-    desk.refused(InterruptedRunError, "start", "--for", "2h")
+    desk.refused(InterruptedRunError, "start", "--for", "2h", "--wait")
     assert desk.state is InstanceState.STOPPED
 
 
 def test_what_was_started_again_by_somebody_else_is_left_alone(desk: Desk) -> None:
     desk.clock.at(600, lambda: desk.cloud.stop(ID))
     desk.clock.at(700, lambda: desk.cloud.start_unclaimed(ID))
-    result = desk("start", "--for", "1h")
+    result = desk("start", "--for", "1h", "--wait")
     assert "not stopped" in result.output
     assert desk.state is InstanceState.RUNNING
 
@@ -339,13 +340,13 @@ def test_what_we_started_and_cannot_find_again_is_not_stopped(desk: Desk) -> Non
         return Instance(id=instance, state=InstanceState.MISSING)
 
     desk.clock.at(600, lambda: setattr(desk.cloud, "describe", elsewhere))
-    assert "missing" in desk.refused(NotStoppedError, "start", "--for", "1h")
+    assert "missing" in desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
 
 
 def test_a_stop_for_a_while_that_may_not_look_any_more_is_no_stop(desk: Desk) -> None:
     fault = Fault(MisconfiguredError("the credentials ran out"))
     desk.clock.at(600, lambda: desk.cloud.fail("describe", fault))
-    assert "ran out" in desk.refused(NotStoppedError, "start", "--for", "1h")
+    assert "ran out" in desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
 
 
 def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
@@ -554,7 +555,7 @@ def test_a_session_of_some_hours_is_guarded_from_before_its_start_until_it_was_s
         stop(instance, force=force)
 
     desk.cloud.start_unclaimed, desk.cloud.stop = started, asked  # type: ignore[method-assign]
-    assert desk("start", "--for", "2h").exit_code == 0
+    assert desk("start", "--for", "2h", "--wait").exit_code == 0
     standing = frozenset({"hand-1"})
     assert orders == [(InstanceState.STOPPED, standing), (InstanceState.RUNNING, standing)]
     assert desk.guard.standing(ID) == frozenset()
@@ -563,16 +564,51 @@ def test_a_session_of_some_hours_is_guarded_from_before_its_start_until_it_was_s
 def test_a_session_whose_process_died_is_stopped_by_the_guard(desk: Desk) -> None:
     desk.clock.at(600, desk.clock.interrupt)
     desk.cloud.fail("stop", Fault(MisconfiguredError("no right any more")))
-    desk.refused(NotStoppedError, "start", "--for", "1h")
+    desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
     desk.clock.signal = None
     assert desk.guard.standing(ID) == {"hand-1"}
     desk.clock.sleep(75 * 60)
     assert desk.state is InstanceState.STOPPED
 
 
+def test_a_start_for_a_while_returns_and_the_guard_ends_it(desk: Desk) -> None:
+    begin = desk.clock.now()
+    result = desk("start", "--for", "2h")
+    assert result.exit_code == 0
+    assert desk.clock.now() - begin < timedelta(minutes=2)
+    assert f"at the latest {begin + timedelta(hours=2):%Y-%m-%d %H:%M} UTC" in result.output
+    desk.clock.sleep(7100 - (desk.clock.now() - begin).total_seconds())
+    before = desk.state
+    desk.clock.sleep(200)
+    assert (before, desk.state) == (InstanceState.RUNNING, InstanceState.STOPPED)
+
+
+def test_another_start_for_a_while_replaces_the_time(desk: Desk) -> None:
+    desk("start", "--for", "1h")
+    assert desk("start", "--for", "3h").exit_code == 0
+    assert desk.guard.standing(ID) == {"hand-2"}
+    desk.clock.sleep(2 * 3600)
+    assert desk.state is InstanceState.RUNNING
+    assert desk("stop").exit_code == 0
+    assert desk.guard.standing(ID) == frozenset(), "it must not stop the next session"
+
+
+def test_without_a_guard_a_start_for_a_while_is_refused(desk: Desk) -> None:
+    desk.guard = NoGuard()  # type: ignore[assignment]
+    assert "BATCH_CLOUD_GUARD=off" in desk.refused(MisconfiguredError, "start", "--for", "2h")
+    assert desk.cloud.calls == []
+    assert desk("start", "--for", "2h", "--wait").exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_waiting_without_a_time_is_wrong_usage(desk: Desk) -> None:
+    assert desk("start", "--wait").exit_code == 2
+    assert desk.cloud.calls == []
+
+
 def test_without_an_order_nothing_is_started_for_some_hours(desk: Desk) -> None:
     desk.guard.fail("arm", Fault(ComputeUnavailableError("no answer"), applied=True))
-    assert "no answer" in desk.refused(ComputeUnavailableError, "start", "--for", "2h")
+    assert "no answer" in desk.refused(ComputeUnavailableError, "start", "--for", "2h", "--wait")
     assert ("start", ID) not in desk.cloud.calls
     assert desk.state is InstanceState.STOPPED
     assert desk.guard.standing(ID) == frozenset()
@@ -583,14 +619,14 @@ def test_a_start_that_was_refused_leaves_no_order(desk: Desk) -> None:
         raise NoCapacityError("no capacity")
 
     desk.cloud.start_unclaimed = refuse  # type: ignore[method-assign]
-    desk.refused(NoCapacityError, "start", "--for", "2h")
+    desk.refused(NoCapacityError, "start", "--for", "2h", "--wait")
     assert desk.guard.standing(ID) == frozenset()
 
 
 def test_no_session_is_begun_on_what_another_scheduler_claims(desk: Desk) -> None:
     desk.claimed("run-9")
     stale(desk, "run-9")
-    desk.refused(NotOursError, "start", "--for", "1h")
+    desk.refused(NotOursError, "start", "--for", "1h", "--wait")
     assert desk.guard.standing(ID) == {"run-9"}
 
 
@@ -641,7 +677,7 @@ def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: 
 
 
 @pytest.mark.parametrize(
-    "words", [("start",), ("start", "--for", "1h"), ("check", "--start"), ("setup", "--start")]
+    "words", [("start",), ("start", "--for", "1h", "--wait"), ("check", "--start"), ("setup", "--start")]
 )
 def test_a_start_that_is_bound_to_be_useless_is_refused(desk: Desk, words: tuple[str, ...]) -> None:
     def refuse() -> None:

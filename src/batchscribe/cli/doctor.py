@@ -10,7 +10,8 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from batchscribe.cli.app import App, json_option, print_json
-from batchscribe.cli.gpu import LABELS, check_host, running_instance, tools
+from batchscribe.cli.gpu import LABELS, check_host, tools
+from batchscribe.cli.gpu_session import running_instance
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState

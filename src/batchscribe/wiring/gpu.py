@@ -12,6 +12,7 @@ from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
+from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
 from batchscribe.controller.context import Shield, View
@@ -70,6 +71,11 @@ class GpuTools:
     def local(self) -> bool:
         """True if the GPU is in this machine, which runs: there is nothing to start or stop."""
         return self.provider == LOCAL
+
+    @property
+    def guarded(self) -> bool:
+        """True if a stop order outside this machine can be armed."""
+        return not isinstance(self.guard, NoGuard)
 
     @property
     def hand(self) -> Hand:

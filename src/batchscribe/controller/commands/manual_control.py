@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import Protocol
 
 from batchscribe.controller.context import View
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Claim, Instance, InstanceState
-from batchscribe.core.run.orders import stale_orders
+from batchscribe.core.run.orders import HAND, stale_orders
 from batchscribe.core.run.waiting import Wait
 from batchscribe.errors import (
     BatchscribeError,
@@ -208,13 +208,15 @@ class HandOrders:
         self._clock = clock
         self._instance = instance
 
-    def give(self, session: str, seconds: float) -> None:
-        """Arms a stop order that takes effect soon after `seconds`.
+    def give(self, session: str, deadline: datetime) -> None:
+        """Arms a stop order with this deadline, in place of those of earlier sessions.
 
         Raises what the guard raises: the session must not begin without an order.
         """
-        deadline = self._clock.now() + timedelta(seconds=seconds)
         self._guard.arm(Claim(instance=self._instance, run=session, deadline=deadline))
+        for run in sorted(self._guard.armed(self._instance)):
+            if run.startswith(HAND) and run != session:
+                self.take_back(run)
 
     def take_back(self, session: str) -> None:
         self._guard.disarm(self._instance, session)
