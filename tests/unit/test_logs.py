@@ -347,11 +347,13 @@ def test_on_a_terminal_a_wait_is_one_line_that_is_removed() -> None:
     terminal = Terminal()
     with ProgressView(FakeClock(), stream=terminal) as view:
         view.wait(Wait("starting i-1 (g4dn.xlarge)", 25, 600))
+        view.wait(Wait("ssh to 1.2.3.4:22: " + "a long cause " * 20, 65, 600))
         view.wait(Wait("stopping i-1", 65))
         assert terminal.getvalue().count("\n") <= 1, "drawn over, not below"
         view.show(RUN, progress(4))
     shown = terminal.getvalue()
     assert "starting i-1 (g4dn.xlarge), 0:25 of 10:00" in shown
+    assert "…, 1:05 of 10:00" in shown, "the time stays in sight"
     assert "stopping i-1, 1:05" in shown
     assert shown.index("1:05") < shown.index("4/10")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Self, TextIO
 
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from batchscribe.core.redaction import printable
 from batchscribe.core.run.manifest import Progress as WorkerProgress
 from batchscribe.core.run.runs import Run
 from batchscribe.core.run.waiting import Wait, wait_text
@@ -68,7 +70,7 @@ class ProgressView:
         self._log_wait(wait, run)
         if self._console.is_terminal:
             with suppress(OSError):  # a terminal that is gone must not end a run
-                self._draw_line(wait_text(wait))
+                self._draw_line(_fit(wait, self._console.width))
 
     def _draw_line(self, text: str) -> None:
         if self._line is None:
@@ -77,7 +79,7 @@ class ProgressView:
                 console=self._console, transient=True, auto_refresh=False, redirect_stdout=False
             )
             self._line.start()
-        self._line.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+        self._line.update(Text(printable(text)), refresh=True)
 
     def _log_wait(self, wait: Wait, run: str) -> None:
         """Logs a wait when its cause changes, then at most once a minute with the number of polls."""
@@ -134,6 +136,12 @@ class ProgressView:
             audio=_clock_text(tally.audio_seconds),
             left=_left_text(progress),
         )
+
+
+def _fit(wait: Wait, width: int) -> str:
+    """The wait in one line of the terminal: a long cause is cut, the times are not."""
+    over = len(wait_text(wait)) - width
+    return wait_text(replace(wait, text=f"{wait.text[: -over - 1]}…") if over > 0 else wait)
 
 
 def _clock_text(seconds: float) -> str:
