@@ -251,8 +251,38 @@ def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
     with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
         ledger.save_run(RUN, at=NOW)
     output = call(tmp_path, "--last", "9999w")
-    for text in ("r1", "completed", "g4dn.xlarge", "0.2630", "at most $0.2630 per audio hour"):
+    for text in (
+        "r1",
+        "completed",
+        "g4dn.xlarge",
+        "$0.2630",
+        "$0.526",
+        "at most $0.2630 per audio hour",
+        "1 run settled, 1 GPU start;",
+    ):
         assert text in output
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(200, set()), (80, {"$/h", "Started (UTC)", "GPU"})])
+def test_the_table_fits_the_width_without_folding_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, left_out: set[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "20261129-143500-8b3114"
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(replace(RUN, id=name, outcome=Outcome.INTERRUPTED), at=NOW)
+    lines = call(tmp_path, "--last", "9999w").splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith(f"{name}  ")
+    assert {
+        each for each in ("$/h", "Started (UTC)", "GPU", "Done", "Cost") if each not in lines[0]
+    } <= left_out
+
+
+def test_hours_below_a_tenth_are_minutes(tmp_path: Path) -> None:
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(replace(RUN, audio_seconds=21.0), at=NOW)
+    assert "0.3 min of audio in 0.50 h of GPU." in " ".join(call(tmp_path, "--last", "9999w").split())
 
 
 def test_without_runs_the_command_says_so_and_leaves_no_trace(tmp_path: Path) -> None:

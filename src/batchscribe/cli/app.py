@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -17,7 +19,8 @@ from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import apply_settings
 
-WIDTH = 130
+UNFOLDED = 10_000
+"""Columns if stdout is no terminal and COLUMNS is not set: nothing is folded."""
 UNITS = {
     "s": timedelta(seconds=1),
     "m": timedelta(minutes=1),
@@ -82,8 +85,17 @@ class App:
 
     @cached_property
     def console(self) -> Console:
-        """Console; unfolded lines if stdout is no terminal."""
-        return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+        """Console that folds lines between words, at COLUMNS or the width of the terminal."""
+        width = shutil.get_terminal_size((UNFOLDED, 24)).columns
+        return PlainConsole(highlight=False, soft_wrap=width == UNFOLDED, width=width)
+
+    def print_labelled(self, label: str, text: str, *, indent: int) -> None:
+        """Prints `text` right of `label`, folded between words; further lines are indented."""
+        room = max(self.console.width - indent - 1, 1)
+        lines = textwrap.wrap(printable(text), room, break_long_words=False, break_on_hyphens=False)
+        self.console.print(
+            f"{label:<{indent}}", f"\n{'':{indent + 1}}".join(lines), markup=False, soft_wrap=True
+        )
 
 
 def print_json(document: Any) -> None:

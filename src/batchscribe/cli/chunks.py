@@ -23,6 +23,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import session_id
@@ -95,7 +96,9 @@ def redo(
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
     aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
-    app.console.print(f"{_count(redone)} pending again; old transcripts in {aside}", markup=False)
+    app.console.print(
+        f"{format_count(len(redone), 'chunk')} pending again; old transcripts in {aside}", markup=False
+    )
 
 
 @click.group()
@@ -187,9 +190,9 @@ def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     try:
         estimated = estimate_audio(app.settings, chosen)
     except MisconfiguredError as error:
-        return f"{_count(chosen)} (cost unknown: {error})"
-    hours = estimated.audio_seconds / 3600
-    return f"{_count(chosen)}, about {hours:.2f} h of audio, about ${estimated.cost.text(2)}"
+        return f"{format_count(len(chosen), 'chunk')} (cost unknown: {error})"
+    audio = format_hours(estimated.audio_seconds)
+    return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
 
 
 def _confirm(question: str) -> None:
@@ -197,10 +200,6 @@ def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Add --yes to do it without a terminal; nothing was changed")
     click.confirm(question, abort=True)
-
-
-def _count(found: Sequence[object]) -> str:
-    return f"{len(found)} chunk" if len(found) == 1 else f"{len(found)} chunks"
 
 
 def _unreadable(transcript: str, key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from batchscribe.core.decide.money import ZERO, Rate, Usd
 from batchscribe.core.decide.packing import Batch, Priors, pack
+from batchscribe.core.figures import format_count
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
@@ -188,11 +189,13 @@ def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[Reas
     """The reason for a start; None if there is none."""
     backlog = seen.backlog
     if policy.by_hand and backlog.pending:
-        return ReasonCode.NOW, f"requested by the user: {_chunks(backlog.pending)} pending"
+        return ReasonCode.NOW, f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
     if policy.name is PolicyName.NOW and backlog.triggering:
-        return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
+        return ReasonCode.NOW, f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
     if backlog.triggering >= policy.threshold:
-        sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
+        sentence = (
+            f"{format_count(backlog.triggering, 'chunk')} pending, threshold {policy.threshold} reached"
+        )
         return ReasonCode.THRESHOLD, sentence
     if wait_in_reach(seen, policy, batch):
         return ReasonCode.MAX_WAIT, (
@@ -206,16 +209,20 @@ def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
     """The reason for no start."""
     backlog = seen.backlog
     if backlog.triggering:
-        sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
+        sentence = (
+            f"{format_count(backlog.triggering, 'chunk')} pending, below the threshold of {policy.threshold}"
+        )
         return ReasonCode.BELOW_THRESHOLD, sentence
     if backlog.pending:
         sentence = (
-            f"{_chunks(backlog.pending)} pending, all failed before; each starts a GPU again only at its "
-            f"longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
+            f"{format_count(backlog.pending, 'chunk')} pending, all failed before; each starts a GPU again "
+            f"only at its longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
         )
         return ReasonCode.ONLY_TROUBLED, sentence
     if backlog.waiting:
-        sentence = f"nothing may start yet: {_chunks(backlog.waiting)} too young or being recorded"
+        sentence = (
+            f"nothing may start yet: {format_count(backlog.waiting, 'chunk')} too young or being recorded"
+        )
         return ReasonCode.EMPTY, sentence
     return ReasonCode.EMPTY, "nothing is pending"
 
@@ -307,10 +314,6 @@ def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[st
         "estimated_dollars": batch.estimate.cost.dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
     }
-
-
-def _chunks(count: int) -> str:
-    return f"{count} chunk" if count == 1 else f"{count} chunks"
 
 
 def _hours(span: timedelta) -> str:
