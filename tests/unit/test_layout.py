@@ -80,6 +80,6 @@ def test_small_amounts_keep_two_significant_digits(micros: int, text: str) -> No
 
 def test_counts_and_hours_have_their_units() -> None:
     assert [format_count(count, "chunk") for count in (0, 1, 2)] == ["0 chunks", "1 chunk", "2 chunks"]
-    assert [format_hours(seconds) for seconds in (0, 21, 359, 360, 5400)] == [
-        *("0.0 min", "0.3 min", "6.0 min", "0.10 h", "1.50 h"),
+    assert [format_hours(seconds) for seconds in (0, 21, 90, 360, 5400)] == [
+        *("0 s", "21 s", "1.5 min", "0.10 h", "1.50 h"),
     ]

@@ -133,7 +133,7 @@ def priced(run: Run) -> str:
     amount = cost(rate, run.billed_seconds)
     return (
         f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
-        f"would have cost ${amount.text(4)}: EC2 bills at least one minute."
+        f"would have cost {amount}: EC2 bills at least one minute."
     )
 
 

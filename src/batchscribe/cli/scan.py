@@ -19,7 +19,7 @@ from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.seams import open_ledger
 
 COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
@@ -79,6 +79,8 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
     named = [key for row in kept for key in row.unreadable]
     for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
+    if empty := explain_empty(app.settings, backlog):
+        app.console.print(empty, markup=False)
 
 
 def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:

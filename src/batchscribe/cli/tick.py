@@ -19,12 +19,12 @@ from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.decide.policy import Launch, Observation, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
-from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 
 FINE = {Outcome.COMPLETED, Outcome.ABANDONED, None}
@@ -180,10 +180,16 @@ def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozense
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
-        app.console.print("\n".join(planned(seen, decision)), markup=False)
+        app.console.print("\n".join(planned(seen, decision, made.terms.policy.max_wait)), markup=False)
+        _print_empty(app, seen)
         if refused:
             app.console.print(f"But nothing would be started: {refused}", markup=False)
     return refused.exit_code if refused else 0
+
+
+def _print_empty(app: App, seen: Observation | None) -> None:
+    if seen and (empty := explain_empty(app.settings, seen.backlog)):
+        app.console.print(empty, markup=False)
 
 
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
@@ -203,6 +209,8 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
         print_json(tick_document(ticked, exit_code=code))
         return code
     app.console.print("\n".join(decided(ticked)), markup=False)
+    if made.terms.policy.by_hand:
+        _print_empty(app, ticked.seen)
     for each in ticked.runs:
         app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
     for error in ticked.errors:

@@ -12,7 +12,9 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_hours(seconds: float) -> str:
-    """Formats a duration in hours, below 0.1 h in minutes."""
+    """Formats a duration in hours, below 0.1 h in minutes, below a minute in seconds."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
     if seconds < 0.1 * _HOUR:
         return f"{seconds / _MINUTE:.1f} min"
     return f"{seconds / _HOUR:.2f} h"

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 import msgspec
 
-from batchscribe.core.decide.money import Usd, units_per_dollar
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.figures import format_hours
 from batchscribe.core.run.engine_time import EngineTime, total, work_of
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
@@ -216,30 +217,32 @@ def encode(report: RunReport) -> bytes:
 
 def cost_block(report: RunReport) -> list[Line]:
     """Lines of the "Cost Tracking" block, as (label, value)."""
-    gpu, hours = report.gpu, report.transcription.audio_seconds / _HOUR
-    cost = Usd(gpu.cost_micros)
+    gpu, seconds = report.gpu, report.transcription.audio_seconds
+    cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
+    billed = "" if gpu.was_running else _minimum_text(rate, gpu.seconds)
     return [
         ("GPU Type", gpu.type or gpu.provider),
-        ("Hourly Rate", _rate_text(Usd(gpu.rate_micros), gpu.source, gpu.as_of)),
-        ("GPU Time", f"at most {gpu.seconds / _HOUR:.3f} hours ({gpu.seconds:.0f} s)"),
-        ("GPU Cost", f"at most ${cost.text(4)}"),
+        ("Hourly Rate", _rate_text(rate, gpu.source, gpu.as_of)),
+        ("GPU Time", f"at most {_time_text(gpu.seconds)}{billed}"),
+        ("GPU Cost", f"at most {cost}"),
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
-        ("Audio", f"{hours:.3f} hours"),
-        ("$/Audio Hour", _per_audio_hour(cost, hours)),
+        ("Audio", format_hours(seconds)),
+        ("$/Audio Hour", _per_audio_hour(cost, seconds / _HOUR)),
     ]
 
 
 def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
     """The same lines for a planned run."""
-    hours = estimate.audio_seconds / _HOUR
+    rate = estimate.rate
+    billed = _minimum_text(rate.per_hour, estimate.seconds)
     return [
         ("GPU Type", instance_type),
-        ("Hourly Rate", _rate_text(estimate.rate.per_hour, estimate.rate.source, estimate.rate.as_of)),
-        ("Estimated Time", f"{estimate.seconds / _HOUR:.3f} hours ({estimate.seconds:.0f} s)"),
-        ("Estimated Cost", f"${estimate.cost.text(4)}"),
+        ("Hourly Rate", _rate_text(rate.per_hour, rate.source, rate.as_of)),
+        ("Estimated Time", f"{_time_text(estimate.seconds)}{billed}"),
+        ("Estimated Cost", str(estimate.cost)),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("Audio", f"about {hours:.3f} hours"),
-        ("$/Audio Hour", _per_audio_hour(estimate.cost, hours, bound="about ")),
+        ("Audio", f"about {format_hours(estimate.audio_seconds)}"),
+        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about ")),
     ]
 
 
@@ -365,6 +368,17 @@ def _rate_text(rate: Usd, source: str, as_of: str) -> str:
     return f"${rate.text(3)} ({source}{dated})"
 
 
+def _time_text(seconds: float) -> str:
+    return f"{seconds / _HOUR:.3f} hours ({seconds:.0f} s)"
+
+
+def _minimum_text(rate: Usd, seconds: float) -> str:
+    """Explains a bill above the product of rate and time; empty if there is none."""
+    if not rate.micros or not 0 < seconds < MINIMUM_BILLED_SECONDS:
+        return ""
+    return f", billed as {MINIMUM_BILLED_SECONDS} s: the minimum of a start"
+
+
 def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
     each = units_per_dollar(chunks, cost)
     return "no cost" if each is None else f"~{each:.0f}"
@@ -372,4 +386,4 @@ def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
 
 def _per_audio_hour(cost: Usd, hours: float, bound: str = "at most ") -> str:
     each = cost.per(hours)
-    return "no audio" if each is None else f"{bound}${each.text(4)}"
+    return "no audio" if each is None else f"{bound}{each}"
