@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 
 from batchscribe import settings as configuration
+from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import apply_settings
@@ -99,17 +99,8 @@ class App:
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document: structs become objects, times ISO 8601."""
-    text = msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2).decode()
-    click.echo(printable_json(text))
-
-
-def _plain(value: object) -> object:
-    from batchscribe.core.decide.money import Usd
-
-    if isinstance(value, Usd):
-        return value.dollars
-    raise NotImplementedError(f"no JSON for {type(value).__name__}")
+    """Prints one JSON document: structs become objects, times ISO 8601, floats rounded."""
+    click.echo(printable_json(encode_json(document).decode()))
 
 
 class Duration(click.ParamType[timedelta]):
@@ -128,5 +119,16 @@ class Duration(click.ParamType[timedelta]):
         return float(match[1]) * UNITS[match[2]]
 
 
+def _take_source(ctx: click.Context, _param: click.Parameter, source: str | None) -> None:
+    if source:
+        ctx.ensure_object(App).take_source(source)
+
+
+source_option = click.option(
+    "--source",
+    help="Source instead of BATCH_SOURCE: s3://bucket/prefix, or a folder.",
+    callback=_take_source,
+    expose_value=False,
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 pass_app = click.make_pass_decorator(App)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import structlog
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
@@ -39,6 +39,7 @@ from batchscribe.wiring.seams import open_stores
 
 @click.command()
 @click.argument("key")
+@source_option
 @json_option
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
@@ -59,6 +60,7 @@ def why(app: App, key: str, *, as_json: bool) -> None:
 @click.option("--model-not", metavar="MODEL", help="Every chunk that was not transcribed by this model.")
 @click.option("--dry-run", is_flag=True, help="Show what it would transcribe again, and at what cost.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@source_option
 @json_option
 @pass_app
 def redo(
@@ -107,6 +109,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
+@source_option
 @json_option
 @pass_app
 def quarantine_list(app: App, *, as_json: bool) -> None:
@@ -124,6 +127,7 @@ def quarantine_list(app: App, *, as_json: bool) -> None:
 @quarantine.command("release")
 @click.argument("keys", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Release every chunk.")
+@source_option
 @json_option
 @pass_app
 def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_json: bool) -> None:
@@ -153,9 +157,12 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file; default stdout."
 )
+@source_option
+@json_option
 @pass_app
-def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
+def export(app: App, session: str, *, kind: str, output: Path | None, as_json: bool) -> None:
     """A session's transcript, assembled from its current transcripts."""
+    kind = "json" if as_json else kind
     whole = assemble(open_scanner(app.settings), session_id(app.relative(session)))
     for part in whole.parts:
         if UNREADABLE in part.flags:

@@ -67,7 +67,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
             click.confirm(_cost_question(made, chosen), abort=True, err=True)
         played = [_play_act(app, made, act, quiet=as_json) for act in chosen]
     if as_json:
-        print_json(played)
+        print_json({"proofs": played})
     return 0 if all(proof.proved for proof in played) else 1
 
 

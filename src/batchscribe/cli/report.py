@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import click
 import msgspec
 
-from batchscribe.cli.app import App, Duration, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_count, format_hours
@@ -61,13 +61,14 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@json_option
 @pass_app
-def report(app: App, last: timedelta, shape: str) -> None:
+def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)
-    if shape == "json":
+    if as_json or shape == "json":
         print_json(period)
     elif shape == "csv":
         click.echo(render_csv(period), nl=False)

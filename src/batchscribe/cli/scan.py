@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.figures import format_count
@@ -55,14 +55,12 @@ class SessionRow:
 
 
 @click.command()
-@click.option("--source", help="Source instead of BATCH_SOURCE: s3://bucket/prefix, or a folder.")
+@source_option
 @click.option("--all", "everything", is_flag=True, help="Show every session, not only those with work.")
 @json_option
 @pass_app
-def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> None:
+def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
-    if source:
-        app.take_source(source)
     unreadable, flags = _from_ledger(app)
     scanner = open_scanner(app.settings, unreadable)
     kept: list[SessionRow] = []

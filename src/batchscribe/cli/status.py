@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json, source_option
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
@@ -29,6 +29,7 @@ FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @click.command()
+@source_option
 @json_option
 @pass_app
 def status(app: App, *, as_json: bool) -> None:
@@ -85,10 +86,16 @@ def config(app: App, *, as_json: bool) -> None:
         return
     columns = [
         Column("setting", [row.name for row in rows]),
-        Column("value", [row.value or "-" for row in rows], folded=24),
+        Column("value", [_show_value(row.value) for row in rows], folded=24),
         Column("from", [row.origin for row in rows]),
     ]
     print_table(app.console, columns)
+
+
+def _show_value(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "-" if value is None else str(value)
 
 
 def _document(made: Scheduler, now: Overview) -> dict[str, Any]:

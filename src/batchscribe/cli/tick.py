@@ -10,7 +10,7 @@ from functools import partial
 import click
 from rich.markup import escape
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.commands.redo import by_session
 from batchscribe.controller.context import refuse_unfit
@@ -58,7 +58,7 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
 
 @click.command()
 @click.argument("sessions", metavar="[SESSION]...", nargs=-1)
-@click.option("--source", help="Source of the audio: s3://bucket/prefix, or a folder.")
+@source_option
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of chunks.")
 @click.option("--engine", help="Engine instead of BATCH_ENGINE.")
 @click.option("--model", help="Model instead of WHISPER_MODEL.")
@@ -72,7 +72,6 @@ def run(
     /,
     sessions: tuple[str, ...],
     *,
-    source: str | None,
     limit: int | None,
     dry_run: bool,
     wait: bool,
@@ -80,8 +79,6 @@ def run(
     **chosen: str | None,
 ) -> int:
     """Transcribe the backlog now, or only SESSIONs, ignoring policy and age."""
-    if source:
-        app.take_source(source)
     # A run with a limit takes no second batch, so that it stays within its sessions.
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)

@@ -69,7 +69,7 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
     with open_ledger(app.settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
-        print_json([_document(report, speeds) for report in reports])
+        print_json({"engines": [_document(report, speeds) for report in reports]})
         return
     for report in reports:
         state = "usable" if report.usable else "; ".join(report.problems)

@@ -14,7 +14,7 @@ import msgspec
 
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
-from batchscribe.core.figures import format_hours
+from batchscribe.core.figures import encode_json, format_hours
 from batchscribe.core.run.engine_time import EngineTime, total, work_of
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
@@ -211,8 +211,8 @@ def build(
 
 
 def encode(report: RunReport) -> bytes:
-    """Encodes as JSON: indented, UTF-8, newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    """Encodes as JSON: indented, UTF-8, rounded floats, newline at the end."""
+    return encode_json(report) + b"\n"
 
 
 def cost_block(report: RunReport) -> list[Line]:
