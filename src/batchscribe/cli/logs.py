@@ -28,7 +28,7 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
     path = find_log(app.settings.log_dir, run or "")
     with path.open(encoding="utf-8") as file:
         for line in _lines(file, follow=follow):
-            click.echo(line if as_json else describe(line))
+            click.echo(_as_json(line) if as_json else describe(line))
 
 
 def find_log(folder: Path, run: str) -> Path:
@@ -50,6 +50,11 @@ def describe(line: str) -> str:
     shown = "" if level == "info" else f"{level.upper()} "
     at = str(event.get("timestamp", ""))[:19]
     return printable(f"{at} {shown}{event.get('event', '')}  {fields}".rstrip())
+
+
+def _as_json(line: str) -> str:
+    """A line of JSON as it is; a line of text, as in the cost block, as an event."""
+    return line if line.startswith("{") else json.dumps({"event": line}, ensure_ascii=False)
 
 
 def _lines(file: TextIO, *, follow: bool) -> Iterator[str]:

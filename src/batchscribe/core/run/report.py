@@ -22,6 +22,7 @@ from batchscribe.core.scan.backlog import Backlog
 
 FORMAT = "batchscribe.report"
 VERSION = 1
+BLOCK_TITLE = "Cost Tracking"
 _HOUR = 3600.0
 Line = tuple[str, str]
 
@@ -246,7 +247,7 @@ def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
     ]
 
 
-def render_block(lines: Sequence[Line], title: str = "Cost Tracking") -> str:
+def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
     """The block as text: the title, then one line for each entry, values in one column."""
     width = max(len(label) for label, _ in lines) + 1
     return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
