@@ -81,7 +81,7 @@ class App:
     def warn_of_names(self) -> None:
         """Prints on stderr which names of settings have no effect."""
         for text in self.settings.warnings:
-            click.echo(printable(f"warning: {text}"), err=True)
+            print_warning(text)
 
     @cached_property
     def console(self) -> Console:
@@ -96,6 +96,10 @@ class App:
         self.console.print(
             f"{label:<{indent}}", f"\n{'':{indent + 1}}".join(lines), markup=False, soft_wrap=True
         )
+
+
+def print_warning(text: str) -> None:
+    click.echo(printable(f"warning: {text}"), err=True)
 
 
 def print_json(document: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,9 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-import structlog
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
+from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
@@ -26,7 +26,7 @@ from batchscribe.core.decide.policy import decide
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
-from batchscribe.core.scan.chunks import session_id
+from batchscribe.core.scan.chunks import TOP, session_id
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.core.text.subtitles import render
@@ -35,6 +35,9 @@ from batchscribe.wiring.estimates import estimate_audio
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
+
+NAMED = 10
+"""Maximum number of sessions in an error."""
 
 
 @click.command()
@@ -163,17 +166,42 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 def export(app: App, session: str, *, kind: str, output: Path | None, as_json: bool) -> None:
     """A session's transcript, assembled from its current transcripts."""
     kind = "json" if as_json else kind
-    whole = assemble(open_scanner(app.settings), session_id(app.relative(session)))
+    scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
+    try:
+        whole = assemble(scanner, wanted)
+    except ObjectNotFoundError as error:
+        raise _explain_missing(scanner, wanted) or error from error
     for part in whole.parts:
         if UNREADABLE in part.flags:
-            click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
+            print_warning(_unreadable(part.transcript, part.key))
     data = render(whole, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
-        structlog.get_logger("batchscribe").info("exported", file=str(output), bytes=len(data))
+        app.console.print(f"wrote {output}, {len(data)} bytes", markup=False)
+
+
+def _explain_missing(scanner: Scanner, wanted: str) -> ObjectNotFoundError | None:
+    """Returns an error with similar sessions, or those of the folder; None if the session exists."""
+    sessions = sorted({audio.name.session for audio in scanner.audio()})
+    if wanted in sessions:
+        return None
+    folder, name = "" if wanted == TOP else wanted, shown(wanted)
+    inside = [shown(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
+    if inside:
+        return ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
+    names = [shown(each) for each in sessions]
+    similar = [each for each in names if name.casefold() in each.casefold()]
+    similar = similar or difflib.get_close_matches(name, names)
+    hint = f"; similar: {_list_names(similar)}" if similar else "; see `batchscribe scan --all`"
+    return ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more
 
 
 def _chosen(
