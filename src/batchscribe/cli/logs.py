@@ -18,7 +18,7 @@ FOLLOW_SECONDS = 0.5
 _HEAD = ("timestamp", "level", "event")
 
 
-@click.command(epilog="Example: batchscribe logs -f")
+@click.command()
 @click.argument("run", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more lines until interrupted.")
 @json_option

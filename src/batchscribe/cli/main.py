@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from batchscribe import __version__
+from batchscribe.cli.examples import add_example
 from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 
@@ -76,6 +77,7 @@ class FrontDoor(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(f"batchscribe.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
+        add_example(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
