@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from batchscribe import settings as configuration
+from batchscribe.cli.times import show_times
 from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
@@ -31,13 +32,15 @@ UNITS = {
 
 
 class PlainConsole(Console):
-    """Console that escapes control characters.
+    """Console that escapes control characters, and shows local times on a terminal.
 
     Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        plain = (printable(each, keep="\n\t") if isinstance(each, str) else each for each in objects)
+        plain = (
+            show_times(printable(each, keep="\n\t")) if isinstance(each, str) else each for each in objects
+        )
         super().print(*plain, **options)
 
 
@@ -92,7 +95,9 @@ class App:
     def print_labelled(self, label: str, text: str, *, indent: int) -> None:
         """Prints `text` right of `label`, folded between words; further lines are indented."""
         room = max(self.console.width - indent - 1, 1)
-        lines = textwrap.wrap(printable(text), room, break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(
+            show_times(printable(text)), room, break_long_words=False, break_on_hyphens=False
+        )
         self.console.print(
             f"{label:<{indent}}", f"\n{'':{indent + 1}}".join(lines), markup=False, soft_wrap=True
         )

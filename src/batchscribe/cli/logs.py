@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app
+from batchscribe.cli.times import show_times
 from batchscribe.core.redaction import printable
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.process import open_clock
@@ -40,7 +41,7 @@ def find_log(folder: Path, run: str) -> Path:
 
 
 def describe(line: str) -> str:
-    """Formats a JSON line of a log: time (UTC), level if not info, event, fields."""
+    """Formats a JSON line of a log: time, level if not info, event, fields."""
     try:
         event: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -48,7 +49,7 @@ def describe(line: str) -> str:
     fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in {*_HEAD, "run"})
     level = event.get("level", "info")
     shown = "" if level == "info" else f"{level.upper()} "
-    at = str(event.get("timestamp", ""))[:19]
+    at = show_times(str(event.get("timestamp", ""))[:19].replace("T", " ") + " UTC")
     return printable(f"{at} {shown}{event.get('event', '')}  {fields}".rstrip())
 
 

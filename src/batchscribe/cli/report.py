@@ -12,6 +12,7 @@ import msgspec
 
 from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.times import show_times
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.redaction import printable
@@ -130,7 +131,7 @@ def summary(sums: Totals) -> str:
 def _columns(rows: Sequence[ReportRow]) -> list[Column]:
     return [
         Column("Run", [row.run for row in rows]),
-        Column("Started (UTC)", [f"{row.created:%Y-%m-%d %H:%M}" for row in rows], optional=3),
+        Column("Started", [show_times(f"{row.created:%Y-%m-%d %H:%M} UTC") for row in rows], optional=3),
         Column("Status", [row.status for row in rows]),
         Column("GPU", [row.type for row in rows], optional=2),
         Column("Done", [str(row.chunks_done) for row in rows], right=True),
