@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED
+from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
@@ -24,8 +25,6 @@ from batchscribe.wiring.install import on_schedule
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import open_ledger
-
-FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @click.command()
@@ -61,7 +60,7 @@ def pause(app: App, *, length: timedelta | None) -> None:
     until = open_clock().now() + length if length is not None else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
-    app.console.print(f"paused {_until(until)}; a run in progress is still finished")
+    app.console.print(f"paused {describe_pause(until)}; a run in progress is still finished")
 
 
 @click.command()
@@ -196,7 +195,7 @@ def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]
     yield "Lock", document["lock"] or "free"
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
     if now.paused_until:
-        yield "Paused", _until(now.paused_until)
+        yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
     if now.runs and not document["lock"] and document["timer"].startswith("none"):
         yield "", "no process advances this run: `batchscribe tick` continues it"
@@ -230,7 +229,3 @@ def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[s
     yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"
     if now.next_start:
         yield "Next start", f"{now.next_start:%Y-%m-%d %H:%M} UTC at the latest, earlier if more arrives"
-
-
-def _until(until: datetime) -> str:
-    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -21,8 +21,8 @@ from batchscribe.core.scan.backlog import Backlog
 
 INTENT_LASTS: Final = timedelta(minutes=10)
 """A run without a start request by then is closed: its observation is out of date."""
-
-
+FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""End of a pause without a duration."""
 PATIENT_STARTS: Final = 2
 LONGEST_PAUSE: Final = timedelta(days=1)
 
@@ -137,7 +137,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
-        return Hold(Reason(ReasonCode.PAUSED, f"paused until {seen.paused_until:%Y-%m-%d %H:%M} UTC"))
+        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}"))
     batch = fit(seen, policy)
     pays, reason = _find_reason(seen, policy, batch)
     if not pays:
@@ -150,6 +150,11 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         overdue = wait_in_reach(seen, policy, batch) or obstacle.code is ReasonCode.BACKING_OFF
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     return Launch(reason, batch, borrowed=seen.instance.state in _ALREADY_UP)
+
+
+def describe_pause(until: datetime) -> str:
+    """Returns the end of a pause, such as "until 2026-11-23 12:00 UTC"."""
+    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
