@@ -122,7 +122,8 @@ def quarantine_list(app: App, *, as_json: bool) -> None:
         print_json({"quarantined": records})
         return
     for record in records:
-        line = f"{record.key}: {record.message} ({record.attempts} attempts, {record.at:%Y-%m-%d %H:%M} UTC)"
+        attempts = format_count(record.attempts, "attempt")
+        line = f"{record.key}: {record.message} ({attempts}, {record.at:%Y-%m-%d %H:%M} UTC)"
         app.console.print(printable(line), markup=False)
     app.console.print(f"{len(records)} quarantined" if records else "nothing is quarantined")
 

@@ -35,6 +35,8 @@ from batchscribe.wiring.scheduler import rate_of
 PRICED_AS = "g4dn.xlarge"
 REGION = "us-east-2"
 THRESHOLD = 10
+COLUMN = 50
+"""Maximum width of a column of text, also in a pipe."""
 MODEL = "tiny.en"
 
 
@@ -109,8 +111,8 @@ def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
     rows.append((name, cut["text"], (bucket / cut["folder"] / "transcript.txt").read_text().strip()))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("chunk", no_wrap=True)
-    table.add_column("spoken")
-    table.add_column("transcribed")
+    table.add_column("spoken", max_width=COLUMN)
+    table.add_column("transcribed", max_width=COLUMN)
     for key, spoken, text in rows:
         shown = escape(text) if plain(text) == spoken else f"[yellow]{escape(text)}[/]"
         table.add_row(escape(key), escape(spoken), shown)

@@ -78,8 +78,8 @@ def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
     minutes = sum(USUAL[act] for act in acts) / 60
     return (
         f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
-        f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
-        f"and never more than ${most.text(2)}. Continue?"
+        f"{minutes:.0f} minutes: about {usual} at {rate}, "
+        f"and never more than {most}. Continue?"
     )
 
 
