@@ -104,7 +104,7 @@ def test_the_environment_beats_dotenv(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
     document = desk.json("tick", "--dry-run", BATCH_THRESHOLD="50")
     assert document["reason"]["sentence"] == "4 chunks pending, below the threshold of 50"
-    assert desk.json("config")["BATCH_THRESHOLD"] == {"value": "4", "origin": ".env"}
+    assert desk.json("config")["BATCH_THRESHOLD"] == {"value": 4, "origin": ".env"}
 
 
 def test_a_dry_run_says_it_all_and_touches_nothing(desk: Desk) -> None:
