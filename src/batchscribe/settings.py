@@ -46,7 +46,7 @@ class Effective(NamedTuple):
     """One row of `batchscribe config`. `value` is masked if it is a secret."""
 
     name: str
-    value: str
+    value: str | float | None
     origin: str
 
 
@@ -374,12 +374,14 @@ def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}
 
 
-def _shown_value(settings: Settings, attribute: str, declared: Name) -> str:
+def _shown_value(settings: Settings, attribute: str, declared: Name) -> str | float | None:
     value = getattr(settings, attribute)
     if value in ("", None, ()):
-        return ""
+        return None
     if declared.secret:
         return MASK
+    if isinstance(value, int | float | Usd):
+        return value.dollars if isinstance(value, Usd) else value
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import (
+    FOREVER,
     PATIENT_STARTS,
     Hold,
     IfRunning,
@@ -110,6 +111,8 @@ def test_a_pause_holds_until_it_ends() -> None:
     seen = observation(backlog(200), paused_until=NOW + timedelta(minutes=1))
     assert decide(seen, POLICY).reason.code is ReasonCode.PAUSED
     assert isinstance(decide(replace(seen, paused_until=NOW), POLICY), Launch)
+    held = decide(replace(seen, paused_until=FOREVER), POLICY)
+    assert held.reason.sentence == "paused until `batchscribe resume`"
 
 
 def test_an_open_run_comes_before_everything_else() -> None:
