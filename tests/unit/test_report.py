@@ -211,7 +211,7 @@ def test_an_estimate_is_called_one() -> None:
 
 def test_a_bill_of_the_minimum_is_explained() -> None:
     end = NOW + timedelta(seconds=21)
-    short = replace(RUN, meter=meter(idle_until=NOW, running_since=NOW, running_until=NOW, stopped=end))
+    short = metered(RUN, meter(idle_until=NOW, running_since=NOW, running_until=NOW, stopped=end))
     lines = dict(cost_block(build(replace(short, cost=short.bill()))))
     assert lines["GPU Time"] == "at most 0.006 hours (21 s), billed as 60 s: the minimum of a start"
     assert lines["GPU Cost"] == "at most $0.0088"
