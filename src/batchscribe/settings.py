@@ -57,7 +57,6 @@ class Settings:
     source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
     output: Annotated[str, Name("BATCH_OUTPUT", parse.store_url, _STORE, placed=True)] = ""
     control: Annotated[str, Name("BATCH_CONTROL", parse.store_url, _STORE, placed=True)] = ""
-    """Empty: below the output."""
     policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), " or ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
@@ -139,7 +138,6 @@ class Settings:
     chunk_overlap_ms: Annotated[
         int | None, Name("BATCH_CHUNK_OVERLAP_MS", parse.milliseconds, "auto or milliseconds up to 30000")
     ] = None
-    """None is auto: measured from the chunks."""
     channels: Annotated[str, Name("BATCH_CHANNELS", parse.one_of("mix", "split"), "mix or split")] = "mix"
     notify_email: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", parse.addresses, "e-mail addresses")
