@@ -34,7 +34,7 @@ DOCUMENTS = (
     Document("run-report", RunReport, "`batch-reports/batch-….json`, and `runs` of `tick --json`"),
     Document("period", Period, "`report --format json`"),
     Document("why", Life, "`why KEY --json`"),
-    Document("proof", Proof, "each entry of `rehearse --json`"),
+    Document("proof", Proof, "each entry of `proofs` of `rehearse --json`"),
     Document("quarantine", QuarantineRecord, "`_batchscribe/quarantine/…`, and `quarantine list --json`"),
     Document("attempt", Failure, "`_batchscribe/attempts/…`"),
     Document("manifest", Manifest, "`_batchscribe/runs/<run>/workers/0/manifest.json`"),

@@ -79,7 +79,7 @@ def describe_commands() -> str:
 
 
 def _describe_command(command: click.Command, parent: click.Context, level: int) -> Iterator[str]:
-    """Heading, usage, help and options of a command, then of the commands below it."""
+    """Heading, usage, help, options and example of a command, then of the commands below it."""
     context = click.Context(command, info_name=command.name, parent=parent)
     yield f"{'#' * level} {context.command_path.removeprefix('batchscribe ')}"
     yield f"`{context.command_path} {' '.join(command.collect_usage_pieces(context))}`"
@@ -88,6 +88,9 @@ def _describe_command(command: click.Command, parent: click.Context, level: int)
     rows = [(f"`{names}`", prose(text)) for names, text in filter(None, records)]
     if rows:
         yield table(("option", "meaning"), rows)
+    if command.epilog:
+        label, _, example = command.epilog.partition(": ")
+        yield f"{label}: `{example}`"
     if isinstance(command, click.Group):
         for each in command.commands.values():
             yield from _describe_command(each, context, level + 1)

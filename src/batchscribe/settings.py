@@ -46,7 +46,7 @@ class Effective(NamedTuple):
     """One row of `batchscribe config`. `value` is masked if it is a secret."""
 
     name: str
-    value: str
+    value: str | float | None
     origin: str
 
 
@@ -57,7 +57,6 @@ class Settings:
     source: Annotated[str, Name("BATCH_SOURCE", parse.store_url, _STORE, placed=True)] = ""
     output: Annotated[str, Name("BATCH_OUTPUT", parse.store_url, _STORE, placed=True)] = ""
     control: Annotated[str, Name("BATCH_CONTROL", parse.store_url, _STORE, placed=True)] = ""
-    """Empty: below the output."""
     policy: Annotated[PolicyName, Name("BATCH_POLICY", parse.member(PolicyName), " or ".join(PolicyName))] = (
         PolicyName.THRESHOLD
     )
@@ -139,7 +138,6 @@ class Settings:
     chunk_overlap_ms: Annotated[
         int | None, Name("BATCH_CHUNK_OVERLAP_MS", parse.milliseconds, "auto or milliseconds up to 30000")
     ] = None
-    """None is auto: measured from the chunks."""
     channels: Annotated[str, Name("BATCH_CHANNELS", parse.one_of("mix", "split"), "mix or split")] = "mix"
     notify_email: Annotated[
         tuple[str, ...], Name("BATCH_NOTIFY_EMAIL", parse.addresses, "e-mail addresses")
@@ -374,12 +372,14 @@ def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}
 
 
-def _shown_value(settings: Settings, attribute: str, declared: Name) -> str:
+def _shown_value(settings: Settings, attribute: str, declared: Name) -> str | float | None:
     value = getattr(settings, attribute)
     if value in ("", None, ()):
-        return ""
+        return None
     if declared.secret:
         return MASK
+    if isinstance(value, int | float | Usd):
+        return value.dollars if isinstance(value, Usd) else value
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

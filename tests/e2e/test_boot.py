@@ -162,7 +162,7 @@ def test_a_box_that_a_person_started_is_left_alone(cloud: Cloud) -> None:
 
 
 def test_the_rehearsal_of_the_box(cloud: Cloud) -> None:
-    (proof,) = cloud.desk.json("rehearse", "--act", "box", "--yes")
+    (proof,) = cloud.desk.json("rehearse", "--act", "box", "--yes")["proofs"]
     assert proof["proved"] is True
     assert proof["detail"] == "the GPU host powered itself off: work ended"
     assert cloud.box.power.pulled == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ def test_a_tick_transcribes_and_reports(desk: Desk) -> None:
         assert (session / f"transcript.{kind}").stat().st_size
     (written,) = (desk.home / "batch-reports").glob("batch-*.json")
     assert json.loads(written.read_text())["run"] == report["run"]
-    assert list((desk.home / "logs").glob(f"batchscribe-*-{report['run']}.log"))
+    log = (desk.home / "logs" / f"batchscribe-{report['run']}.log").read_text()
+    assert re.search(r"^Cost Tracking:\n  GPU Type:       local\n(  .*\n){6}", log, re.MULTILINE)
 
 
 def test_control_objects_go_to_their_own_folder(desk: Desk) -> None:
@@ -102,7 +104,7 @@ def test_the_environment_beats_dotenv(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
     document = desk.json("tick", "--dry-run", BATCH_THRESHOLD="50")
     assert document["reason"]["sentence"] == "4 chunks pending, below the threshold of 50"
-    assert desk.json("config")["BATCH_THRESHOLD"] == {"value": "4", "origin": ".env"}
+    assert desk.json("config")["BATCH_THRESHOLD"] == {"value": 4, "origin": ".env"}
 
 
 def test_a_dry_run_says_it_all_and_touches_nothing(desk: Desk) -> None:

@@ -52,6 +52,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(text.format(folder=folder))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(installed, "BOOTED", folder)
     return folder
 
 
@@ -156,6 +157,16 @@ def test_a_failing_systemctl_is_an_error_that_says_why(machine: Path, project: P
     assert "Access denied" in str(error)
 
 
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_sudo_is_suggested_to_users_other_than_root(
+    machine: Path, project: Path, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    (machine / "systemctl").write_text("#!/bin/sh\necho 'Access denied' >&2\nexit 4\n")
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    error = str(call(project, "systemd", *units_at(machine)).exception)
+    assert ("is sudo missing?" in error) == (uid != 0)
+
+
 def test_a_folder_that_is_not_there_is_an_error(machine: Path, project: Path) -> None:
     error = call(project, "systemd", "--unit-dir", str(machine / "none")).exception
     assert isinstance(error, MisconfiguredError)
@@ -229,6 +240,26 @@ def test_without_cron_and_systemd_the_errors_name_the_other(
     (tmp_path / "units").mkdir()
     error = call(project, "systemd", "--unit-dir", str(tmp_path / "units")).exception
     assert "batchscribe install cron" in str(error)
+
+
+def test_without_systemd_install_changes_nothing_and_uninstall_removes_the_files(
+    machine: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = units_at(machine)
+    run(project, "systemd", *where)
+    enabled = machine / "units" / "timers.target.wants"
+    enabled.mkdir()
+    (enabled / TIMER).symlink_to(f"../{TIMER}")
+    before, asked = sorted((machine / "units").iterdir()), calls(machine)
+    monkeypatch.setattr(installed, "BOOTED", machine / "none")
+    error = call(project, "systemd", "--every", "30m", *where).exception
+    assert isinstance(error, MisconfiguredError)
+    assert error.exit_code == 2
+    assert "nothing was changed: use `batchscribe install cron`" in str(error)
+    assert sorted((machine / "units").iterdir()) == before
+    assert f"removed {machine / 'units' / TIMER}" in run(project, "uninstall", *where)
+    assert list((machine / "units").rglob("*")) == [enabled]
+    assert calls(machine) == asked, "systemctl is not called"
 
 
 def test_what_brings_the_next_tick_is_told(machine: Path, project: Path) -> None:

@@ -146,7 +146,14 @@ def test_the_information_copy_shows_pid_and_time_while_held(tmp_path: Path) -> N
     copy = tmp_path / "batch-transcribe.lock"
     with lock(tmp_path, copy).held():
         assert copy.read_text().startswith(f"{os.getpid()} 2026-11-23T12:00:00")
-    assert copy.read_text() == ""
+    assert not copy.exists()
+
+
+def test_the_information_copy_of_another_holder_stays(tmp_path: Path) -> None:
+    copy = tmp_path / "batch-transcribe.lock"
+    with lock(tmp_path, copy).held():
+        copy.write_text("99999999 2026-11-23T12:00:00+00:00\n")
+    assert copy.read_text().startswith("99999999 ")
 
 
 def test_a_pass_may_wait_for_the_one_before_it(tmp_path: Path) -> None:

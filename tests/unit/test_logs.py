@@ -14,9 +14,11 @@ import structlog
 
 from batchscribe.adapters.machine import logs
 from batchscribe.adapters.output.progress import ProgressView
+from batchscribe.cli.logs import _as_json, describe
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.redaction import HIDDEN, Redactor, printable
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
+from batchscribe.core.run.report import BLOCK_TITLE
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.core.run.waiting import Wait
 from batchscribe.testing.clock import FakeClock
@@ -99,6 +101,31 @@ def test_a_resumed_run_goes_on_in_its_file(tmp_path: Path) -> None:
         with logs.run_log(tmp_path, "r1", NOW):
             log().info(text)
     assert [event["event"] for event in read(tmp_path)] == ["first tick", "second tick"]
+
+
+def test_the_file_of_a_run_id_with_its_time_has_that_time_once(tmp_path: Path) -> None:
+    with logs.run_log(tmp_path, "20261123-120000-abcdef", NOW):
+        log().info("gpu started")
+    (path,) = tmp_path.iterdir()
+    assert path.name == "batchscribe-20261123-120000-abcdef.log"
+    logs.prune(tmp_path, NOW + logs.KEPT + timedelta(seconds=1))
+    assert not path.exists()
+
+
+def test_the_cost_block_is_text_in_the_file_and_one_line_elsewhere(
+    tmp_path: Path, stream: io.StringIO
+) -> None:
+    with logs.run_log(tmp_path, "r1", NOW):
+        log().info(BLOCK_TITLE, **{"GPU Type": "g4dn.xlarge", "GPU Cost": f"at most $0.0088 {CANARY}"})
+        log().info("afterwards")
+    (path,) = tmp_path.iterdir()
+    block, last = path.read_text().split("{", 1)
+    assert block == f"Cost Tracking:\n  GPU Type:  g4dn.xlarge\n  GPU Cost:  at most $0.0088 {HIDDEN}\n"
+    assert json.loads("{" + last)["event"] == "afterwards"
+    assert stream.getvalue().count("\n") == 2
+    assert "Cost Tracking GPU Type=g4dn.xlarge" in stream.getvalue()
+    shown = [show(line) for line in path.read_text().splitlines() for show in (describe, _as_json)]
+    assert shown[:2] == ["Cost Tracking:", '{"event": "Cost Tracking:"}']
 
 
 def test_no_secret_and_no_trick_gets_through_in_whatever_shape(tmp_path: Path, stream: io.StringIO) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import (
+    FOREVER,
     PATIENT_STARTS,
     Hold,
     HostFault,
@@ -112,6 +113,8 @@ def test_a_pause_holds_until_it_ends() -> None:
     seen = observation(backlog(200), paused_until=NOW + timedelta(minutes=1))
     assert decide(seen, POLICY).reason.code is ReasonCode.PAUSED
     assert isinstance(decide(replace(seen, paused_until=NOW), POLICY), Launch)
+    held = decide(replace(seen, paused_until=FOREVER), POLICY)
+    assert held.reason.sentence == "paused until `batchscribe resume`"
 
 
 def test_an_open_run_comes_before_everything_else() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.cli.app import App
 from batchscribe.cli.report import period_of, render_csv, report
-from batchscribe.core.decide.money import Rate, Usd
+from batchscribe.core.decide.money import FREE, Rate, Usd
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.core.run.report import (
@@ -184,7 +184,7 @@ def test_the_cost_block_is_an_upper_bound_with_its_source() -> None:
         "  GPU Time:       at most 0.500 hours (1800 s)",
         "  GPU Cost:       at most $0.2630",
         "  Chunks/Dollar:  ~449",
-        "  Audio:          1.000 hours",
+        "  Audio:          1.00 h",
         "  $/Audio Hour:   at most $0.2630",
     ]
 
@@ -207,6 +207,16 @@ def test_an_estimate_is_called_one() -> None:
     lines = dict(estimate_block(planned, "g4dn.xlarge"))
     assert (lines["Estimated Time"], lines["Estimated Cost"]) == ("0.500 hours (1800 s)", "$0.2630")
     assert lines["Chunks/Dollar"] == "~380"
+
+
+def test_a_bill_of_the_minimum_is_explained() -> None:
+    end = NOW + timedelta(seconds=21)
+    short = metered(RUN, meter(idle_until=NOW, running_since=NOW, running_until=NOW, stopped=end))
+    lines = dict(cost_block(build(replace(short, cost=short.bill()))))
+    assert lines["GPU Time"] == "at most 0.006 hours (21 s), billed as 60 s: the minimum of a start"
+    assert lines["GPU Cost"] == "at most $0.0088"
+    for without in (replace(short, borrowed=True), replace(short, rate=FREE)):
+        assert "minimum" not in dict(cost_block(build(without)))["GPU Time"]
 
 
 def test_totals_count_settled_runs_only() -> None:
@@ -255,8 +265,36 @@ def test_the_command_tells_a_period_as_a_table(tmp_path: Path) -> None:
     with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
         ledger.save_run(RUN, at=NOW)
     output = call(tmp_path, "--last", "9999w")
-    for text in ("r1", "completed", "g4dn.xlarge", "0.2630", "at most $0.2630 per audio hour"):
+    for text in (
+        "r1",
+        "completed",
+        "g4dn.xlarge",
+        "$0.2630",
+        "$0.526",
+        "at most $0.2630 per audio hour",
+        "1 run settled, 1 GPU start;",
+    ):
         assert text in output
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(200, set()), (80, {"$/h", "Started", "GPU"})])
+def test_the_table_fits_the_width_without_folding_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, left_out: set[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "20261129-143500-8b3114"
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(replace(RUN, id=name, outcome=Outcome.INTERRUPTED), at=NOW)
+    lines = call(tmp_path, "--last", "9999w").splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith(f"{name}  ")
+    assert {each for each in ("$/h", "Started", "GPU", "Done", "Cost") if each not in lines[0]} <= left_out
+
+
+def test_short_audio_is_not_shown_as_hours(tmp_path: Path) -> None:
+    with Ledger(tmp_path / ".batchscribe" / FILE_NAME) as ledger:
+        ledger.save_run(replace(RUN, audio_seconds=21.0), at=NOW)
+    assert "21 s of audio in 0.50 h of GPU." in " ".join(call(tmp_path, "--last", "9999w").split())
 
 
 def test_without_runs_the_command_says_so_and_leaves_no_trace(tmp_path: Path) -> None:

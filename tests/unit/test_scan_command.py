@@ -62,7 +62,7 @@ def test_every_session_is_one_object_of_counts(app: App) -> None:
 
 def test_people_see_what_has_work_and_all_on_demand(app: App) -> None:
     shown = CliRunner().invoke(scan, [], obj=app).output
-    assert "... and 1 more sessions" in shown
+    assert "1 session not shown; `--all` shows every session" in shown
     assert "2 pending (10 B)" in shown
     lines = [line.split() for line in CliRunner().invoke(scan, ["--all"], obj=app).output.splitlines()]
     assert [line[:4] for line in lines[1:3]] == [["a", "2", "-", "-"], ["b", "-", "-", "1"]]
@@ -119,6 +119,32 @@ def test_why_and_export_name_what_scan_names(app: App, tmp_path: Path) -> None:
     told = CliRunner().invoke(why, ["b/chunk-002.mp3"], obj=app).output
     assert "state       pending" in told
     assert "`batchscribe redo b/chunk-002.mp3`" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("session", "error"),
+    [
+        ("talks", "'talks' is a folder of several sessions: 'talks/one.mp3', 'talks/two.mp3'"),
+        ("B", "; similar: 'b'"),
+        ("talks/ona.mp3", "; similar: 'talks/one.mp3'"),
+        ("zzz", "; see `batchscribe scan --all`"),
+        ("a", "no transcript of session 'a/' is there yet"),
+    ],
+)
+def test_export_of_an_unknown_session_names_others(
+    app: App, tmp_path: Path, session: str, error: str
+) -> None:
+    (tmp_path / "talks").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"talks/{name}.mp3").write_bytes(b"12345")
+    assert error in str(CliRunner().invoke(export, [session], obj=app).exception)
+
+
+def test_export_to_a_file_prints_a_line(app: App, tmp_path: Path) -> None:
+    (tmp_path / "b/transcription-chunk-001.json").write_text('{"text": "one"}')
+    result = CliRunner().invoke(export, ["b", "-o", str(tmp_path / "b.txt")], obj=app)
+    assert (tmp_path / "b.txt").read_text() == "one\n\n"
+    assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 bytes\n", "")
 
 
 def test_the_flags_of_all_runs_are_counted(app: App) -> None:

@@ -249,7 +249,7 @@ def test_chunks_that_do_not_overlap_are_told_from_those_that_are_measured(tmp_pa
     assert settings.chunk_overlap_ms == 0
     shown = {row.name: row.value for row in settings.effective()}
     names = ("BATCH_CHUNK_OVERLAP_MS", "BATCH_TASK", "BATCH_CHANNELS")
-    assert [shown[name] for name in names] == ["0", "transcribe", "mix"]
+    assert [shown[name] for name in names] == [0, "transcribe", "mix"]
 
 
 def test_where_aws_is_the_environment_says_first() -> None:
@@ -316,7 +316,7 @@ def test_secrets_are_known_masked_and_not_in_repr(tmp_path: Path) -> None:
     shown = {row.name: (row.value, row.origin) for row in settings.effective()}
     assert shown["SLACK_WEBHOOK_URL"] == (MASK, ".env")
     assert shown["AWS_SECRET_ACCESS_KEY"] == (MASK, ".env")
-    assert shown["BATCH_THRESHOLD"] == ("100", "default")
+    assert shown["BATCH_THRESHOLD"] == (100, "default")
 
 
 def test_aws_names_of_dotenv_reach_the_environment_without_overwriting(tmp_path: Path) -> None:

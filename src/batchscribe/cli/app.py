@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 
 from batchscribe import settings as configuration
+from batchscribe.cli.times import show_times
+from batchscribe.core.figures import encode_json
 from batchscribe.core.redaction import printable, printable_json
 from batchscribe.settings import Settings
 from batchscribe.wiring.process import apply_settings
 
-WIDTH = 130
+UNFOLDED = 10_000
+"""Columns if stdout is no terminal and COLUMNS is not set: nothing is folded."""
 UNITS = {
     "s": timedelta(seconds=1),
     "m": timedelta(minutes=1),
@@ -28,13 +32,15 @@ UNITS = {
 
 
 class PlainConsole(Console):
-    """Console that escapes control characters.
+    """Console that escapes control characters, and shows local times on a terminal.
 
     Object keys and stored records are untrusted. The code that fills a table escapes its cells.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        plain = (printable(each, keep="\n\t") if isinstance(each, str) else each for each in objects)
+        plain = (
+            show_times(printable(each, keep="\n\t")) if isinstance(each, str) else each for each in objects
+        )
         super().print(*plain, **options)
 
 
@@ -78,26 +84,32 @@ class App:
     def warn_of_names(self) -> None:
         """Prints on stderr which names of settings have no effect."""
         for text in self.settings.warnings:
-            click.echo(printable(f"warning: {text}"), err=True)
+            print_warning(text)
 
     @cached_property
     def console(self) -> Console:
-        """Console; unfolded lines if stdout is no terminal."""
-        return PlainConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+        """Console that folds lines between words, at COLUMNS or the width of the terminal."""
+        width = shutil.get_terminal_size((UNFOLDED, 24)).columns
+        return PlainConsole(highlight=False, soft_wrap=width == UNFOLDED, width=width)
+
+    def print_labelled(self, label: str, text: str, *, indent: int) -> None:
+        """Prints `text` right of `label`, folded between words; further lines are indented."""
+        room = max(self.console.width - indent - 1, 1)
+        lines = textwrap.wrap(
+            show_times(printable(text)), room, break_long_words=False, break_on_hyphens=False
+        )
+        self.console.print(
+            f"{label:<{indent}}", f"\n{'':{indent + 1}}".join(lines), markup=False, soft_wrap=True
+        )
+
+
+def print_warning(text: str) -> None:
+    click.echo(printable(f"warning: {text}"), err=True)
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document: structs become objects, times ISO 8601."""
-    text = msgspec.json.format(msgspec.json.encode(document, enc_hook=_plain), indent=2).decode()
-    click.echo(printable_json(text))
-
-
-def _plain(value: object) -> object:
-    from batchscribe.core.decide.money import Usd
-
-    if isinstance(value, Usd):
-        return value.dollars
-    raise NotImplementedError(f"no JSON for {type(value).__name__}")
+    """Prints one JSON document: structs become objects, times ISO 8601, floats rounded."""
+    click.echo(printable_json(encode_json(document).decode()))
 
 
 class Duration(click.ParamType[timedelta]):
@@ -116,5 +128,16 @@ class Duration(click.ParamType[timedelta]):
         return float(match[1]) * UNITS[match[2]]
 
 
+def _take_source(ctx: click.Context, _param: click.Parameter, source: str | None) -> None:
+    if source:
+        ctx.ensure_object(App).take_source(source)
+
+
+source_option = click.option(
+    "--source",
+    help="Source instead of BATCH_SOURCE: s3://bucket/prefix, or a folder.",
+    callback=_take_source,
+    expose_value=False,
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 pass_app = click.make_pass_decorator(App)

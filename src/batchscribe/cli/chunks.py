@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,9 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-import structlog
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
@@ -23,9 +23,10 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import assemble
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
-from batchscribe.core.scan.chunks import session_id
+from batchscribe.core.scan.chunks import TOP, session_id
 from batchscribe.core.scan.folders import AudioObject
 from batchscribe.core.text.stitching import UNREADABLE
 from batchscribe.core.text.subtitles import render
@@ -35,9 +36,13 @@ from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scanners import open_scanner
 from batchscribe.wiring.seams import open_stores
 
+NAMED = 10
+"""Maximum number of sessions in an error."""
+
 
 @click.command()
 @click.argument("key")
+@source_option
 @json_option
 @pass_app
 def why(app: App, key: str, *, as_json: bool) -> None:
@@ -58,6 +63,7 @@ def why(app: App, key: str, *, as_json: bool) -> None:
 @click.option("--model-not", metavar="MODEL", help="Every chunk that was not transcribed by this model.")
 @click.option("--dry-run", is_flag=True, help="Show what it would transcribe again, and at what cost.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@source_option
 @json_option
 @pass_app
 def redo(
@@ -95,7 +101,9 @@ def redo(
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
     aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
-    app.console.print(f"{_count(redone)} pending again; old transcripts in {aside}", markup=False)
+    app.console.print(
+        f"{format_count(len(redone), 'chunk')} pending again; old transcripts in {aside}", markup=False
+    )
 
 
 @click.group()
@@ -104,6 +112,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
+@source_option
 @json_option
 @pass_app
 def quarantine_list(app: App, *, as_json: bool) -> None:
@@ -113,7 +122,8 @@ def quarantine_list(app: App, *, as_json: bool) -> None:
         print_json({"quarantined": records})
         return
     for record in records:
-        line = f"{record.key}: {record.message} ({record.attempts} attempts, {record.at:%Y-%m-%d %H:%M} UTC)"
+        attempts = format_count(record.attempts, "attempt")
+        line = f"{record.key}: {record.message} ({attempts}, {record.at:%Y-%m-%d %H:%M} UTC)"
         app.console.print(printable(line), markup=False)
     app.console.print(f"{len(records)} quarantined" if records else "nothing is quarantined")
 
@@ -121,6 +131,7 @@ def quarantine_list(app: App, *, as_json: bool) -> None:
 @quarantine.command("release")
 @click.argument("keys", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Release every chunk.")
+@source_option
 @json_option
 @pass_app
 def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_json: bool) -> None:
@@ -150,20 +161,48 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
 @click.option(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file; default stdout."
 )
+@source_option
+@json_option
 @pass_app
-def export(app: App, session: str, *, kind: str, output: Path | None) -> None:
+def export(app: App, session: str, *, kind: str, output: Path | None, as_json: bool) -> None:
     """A session's transcript, assembled from its current transcripts."""
-    whole = assemble(open_scanner(app.settings), session_id(app.relative(session)))
+    kind = "json" if as_json else kind
+    scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
+    try:
+        whole = assemble(scanner, wanted)
+    except ObjectNotFoundError as error:
+        raise _explain_missing(scanner, wanted) or error from error
     for part in whole.parts:
         if UNREADABLE in part.flags:
-            click.echo(f"warning: {_unreadable(part.transcript, part.key)}", err=True)
+            print_warning(_unreadable(part.transcript, part.key))
     data = render(whole, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
-        structlog.get_logger("batchscribe").info("exported", file=str(output), bytes=len(data))
+        app.console.print(f"wrote {output}, {len(data)} bytes", markup=False)
+
+
+def _explain_missing(scanner: Scanner, wanted: str) -> ObjectNotFoundError | None:
+    """Returns an error with similar sessions, or those of the folder; None if the session exists."""
+    sessions = sorted({audio.name.session for audio in scanner.audio()})
+    if wanted in sessions:
+        return None
+    folder, name = "" if wanted == TOP else wanted, shown(wanted)
+    inside = [shown(each) for each in sessions if wanted.endswith("/") and each.startswith(folder)]
+    if inside:
+        return ObjectNotFoundError(f"{name!r} is a folder of several sessions: {_list_names(inside)}")
+    names = [shown(each) for each in sessions]
+    similar = [each for each in names if name.casefold() in each.casefold()]
+    similar = similar or difflib.get_close_matches(name, names)
+    hint = f"; similar: {_list_names(similar)}" if similar else "; see `batchscribe scan --all`"
+    return ObjectNotFoundError(f"no session {name!r} in {scanner.source.url}{hint}")
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more
 
 
 def _chosen(
@@ -187,9 +226,9 @@ def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     try:
         estimated = estimate_audio(app.settings, chosen)
     except MisconfiguredError as error:
-        return f"{_count(chosen)} (cost unknown: {error})"
-    hours = estimated.audio_seconds / 3600
-    return f"{_count(chosen)}, about {hours:.2f} h of audio, about ${estimated.cost.text(2)}"
+        return f"{format_count(len(chosen), 'chunk')} (cost unknown: {error})"
+    audio = format_hours(estimated.audio_seconds)
+    return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
 
 
 def _confirm(question: str) -> None:
@@ -197,10 +236,6 @@ def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Add --yes to do it without a terminal; nothing was changed")
     click.confirm(question, abort=True)
-
-
-def _count(found: Sequence[object]) -> str:
-    return f"{len(found)} chunk" if len(found) == 1 else f"{len(found)} chunks"
 
 
 def _unreadable(transcript: str, key: str) -> str:

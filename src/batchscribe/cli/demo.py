@@ -36,6 +36,8 @@ from batchscribe.wiring.seams import rate_of
 PRICED_AS = "g4dn.xlarge"
 REGION = "us-east-2"
 THRESHOLD = 10
+COLUMN = 50
+"""Maximum width of a column of text, also in a pipe."""
 MODEL = "tiny.en"
 
 
@@ -110,8 +112,8 @@ def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
     rows.append((name, cut["text"], (bucket / cut["folder"] / "transcript.txt").read_text().strip()))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("chunk", no_wrap=True)
-    table.add_column("spoken")
-    table.add_column("transcribed")
+    table.add_column("spoken", max_width=COLUMN)
+    table.add_column("transcribed", max_width=COLUMN)
     for key, spoken, text in rows:
         shown = escape(text) if plain(text) == spoken else f"[yellow]{escape(text)}[/]"
         table.add_row(escape(key), escape(spoken), shown)
@@ -134,7 +136,7 @@ def priced(run: Run) -> str:
     amount = cost(rate, run.billed_seconds)
     return (
         f"This machine costs nothing. The same {run.billed_seconds:.0f} s of a {PRICED_AS} at {rate} "
-        f"would have cost ${amount.text(4)}: EC2 bills at least one minute."
+        f"would have cost {amount}: EC2 bills at least one minute."
     )
 
 

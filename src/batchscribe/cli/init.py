@@ -40,8 +40,7 @@ def init(
 ) -> None:
     """Write a .env: finds buckets, GPU instances and keys, and asks for the rest.
 
-    Nothing is installed, and nothing is created on AWS without a question. Example:
-    batchscribe init --from old-project/.env
+    Nothing is installed, and nothing is created on AWS without a question.
     """
     path = Path.cwd() / DOTENV
     refuse_existing_file(path, force=force)

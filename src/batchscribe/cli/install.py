@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batchscribe.cli.app import App, pass_app
+from batchscribe.cli.app import App, pass_app, print_warning
 from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 from batchscribe.wiring import install as schedules
 from batchscribe.wiring.install import CHECK_HOURS, UNIT_DIR, WATCH_EVERY, is_root, plan_of, units_of
@@ -104,10 +104,8 @@ def _warn_about_shell_settings(settings: Settings) -> None:
         name for name, origin in settings.origins.items() if origin == ENVIRONMENT and name != CHECK_HOURS
     ]
     if names:
-        click.echo(
-            f"warning: the schedule does not read your shell; put into {settings.folder / DOTENV}: "
-            f"{', '.join(names)}",
-            err=True,
+        print_warning(
+            f"the schedule does not read your shell; put into {settings.folder / DOTENV}: {', '.join(names)}"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from batchscribe.cli.app import App, json_option, pass_app
+from batchscribe.cli.times import show_times
 from batchscribe.core.redaction import printable
 from batchscribe.errors import ObjectNotFoundError
 from batchscribe.wiring.process import open_clock
@@ -18,7 +19,7 @@ FOLLOW_SECONDS = 0.5
 _HEAD = ("timestamp", "level", "event")
 
 
-@click.command(epilog="Example: batchscribe logs -f")
+@click.command()
 @click.argument("run", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more lines until interrupted.")
 @json_option
@@ -28,7 +29,7 @@ def logs(app: App, run: str | None, *, follow: bool, as_json: bool) -> None:
     path = find_log(app.settings.log_dir, run or "")
     with path.open(encoding="utf-8") as file:
         for line in _lines(file, follow=follow):
-            click.echo(line if as_json else describe(line))
+            click.echo(_as_json(line) if as_json else describe(line))
 
 
 def find_log(folder: Path, run: str) -> Path:
@@ -40,7 +41,7 @@ def find_log(folder: Path, run: str) -> Path:
 
 
 def describe(line: str) -> str:
-    """Formats a JSON line of a log: time (UTC), level if not info, event, fields."""
+    """Formats a JSON line of a log: time, level if not info, event, fields."""
     try:
         event: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -48,8 +49,13 @@ def describe(line: str) -> str:
     fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in {*_HEAD, "run"})
     level = event.get("level", "info")
     shown = "" if level == "info" else f"{level.upper()} "
-    at = str(event.get("timestamp", ""))[:19]
+    at = show_times(str(event.get("timestamp", ""))[:19].replace("T", " ") + " UTC")
     return printable(f"{at} {shown}{event.get('event', '')}  {fields}".rstrip())
+
+
+def _as_json(line: str) -> str:
+    """A line of JSON as it is; a line of text, as in the cost block, as an event."""
+    return line if line.startswith("{") else json.dumps({"event": line}, ensure_ascii=False)
 
 
 def _lines(file: TextIO, *, follow: bool) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from batchscribe import __version__
+from batchscribe.cli.examples import add_example
 from batchscribe.core.redaction import printable
 from batchscribe.errors import BatchscribeError
 
@@ -77,6 +78,7 @@ class FrontDoor(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(f"batchscribe.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
+        add_example(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -120,7 +122,10 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        if isinstance(stopped, click.Abort) and not isinstance(stopped.__context__, KeyboardInterrupt):
+            click.echo("batchscribe: not confirmed; nothing was done", err=True)
+            sys.exit(1)
         click.echo("batchscribe: interrupted", err=True)
         sys.exit(130)
     except BatchscribeError as error:

@@ -68,7 +68,7 @@ def rehearse(app: App, *, acts: tuple[str, ...], yes: bool, controller: str | No
             click.confirm(_cost_question(made, chosen), abort=True, err=True)
         played = [_play_act(app, made, act, quiet=as_json) for act in chosen]
     if as_json:
-        print_json(played)
+        print_json({"proofs": played})
     return 0 if all(proof.proved for proof in played) else 1
 
 
@@ -79,8 +79,8 @@ def _cost_question(made: Scheduler, acts: tuple[Act, ...]) -> str:
     minutes = sum(USUAL[act] for act in acts) / 60
     return (
         f"This starts {made.terms.instances[0]}{' twice' if len(acts) > 1 else ''} and takes about "
-        f"{minutes:.0f} minutes: about ${usual.text(2)} at {rate}, "
-        f"and never more than ${most.text(2)}. Continue?"
+        f"{minutes:.0f} minutes: about {usual} at {rate}, "
+        f"and never more than {most}. Continue?"
     )
 
 

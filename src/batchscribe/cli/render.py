@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from batchscribe.controller.run_message import failure_lines
 from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
-from batchscribe.core.decide.policy import Decision, Launch, Observation
+from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
+from batchscribe.core.figures import format_count
 from batchscribe.core.run.engine_time import work_lines
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.run.runs import Outcome, Run
@@ -23,7 +25,9 @@ def decided(ticked: Ticked) -> list[str]:
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def planned(seen: Observation, decision: Decision, refused: BatchscribeError | None) -> list[str]:
+def planned(
+    seen: Observation, decision: Decision, refused: BatchscribeError | None, max_wait: timedelta
+) -> list[str]:
     """Lines of a dry run: refusal, decision, reason, batch and estimates."""
     lines = [f"Would not start: {refused}"] if refused else []
     otherwise = " otherwise" if refused else ""
@@ -33,6 +37,11 @@ def planned(seen: Observation, decision: Decision, refused: BatchscribeError | N
         lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
         if not seen.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
+    elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
+        lines.append(
+            f"It starts all the same by {seen.backlog.oldest + max_wait:%Y-%m-%d %H:%M} UTC, when the oldest "
+            f"chunk has waited {max_wait.total_seconds() / 3600:g} h (BATCH_MAX_WAIT_HOURS)."
+        )
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines
 
@@ -82,8 +91,7 @@ def tick_document(
 
 
 def _batch(batch: Batch) -> str:
-    taken = f"{len(batch.chunks)} chunks, about {batch.estimate.audio_seconds / 3600:.2f} h of audio"
-    return f"Batch: {taken}, {batch.left} left for later"
+    return f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later"
 
 
 def _batch_document(batch: Batch) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 
 import click
 import msgspec
-from rich.markup import escape
-from rich.table import Table
 
-from batchscribe.cli.app import App, Duration, PlainConsole, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.layout import Column, print_table
+from batchscribe.cli.times import show_times
 from batchscribe.core.decide.money import Usd
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
@@ -22,8 +23,7 @@ from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.seams import open_ledger
 
 PERIOD = Duration("hdw", "{value!r} is not a period: use 24h, 7d, 30d", number="[1-9][0-9]{0,3}")
-WIDTH = 120
-"""Columns of the table if stdout is no terminal: wide enough to fold nothing."""
+HOUR = 3600.0
 
 
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +62,14 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.option("--last", type=PERIOD, default="24h", show_default=True, help="How far back: 24h, 7d, 30d.")
 @click.option("--format", "shape", type=click.Choice(["table", "json", "csv"]), default="table")
+@json_option
 @pass_app
-def report(app: App, last: timedelta, shape: str) -> None:
+def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
     """The runs of a period, and their cost."""
     now = open_clock().now()
     with open_ledger(app.settings, remember=False) as ledger:
         period = period_of(ledger.runs(now - last), now - last, now)
-    if shape == "json":
+    if as_json or shape == "json":
         print_json(period)
     elif shape == "csv":
         click.echo(render_csv(period), nl=False)
@@ -108,16 +109,8 @@ def show_table(app: App, period: Period) -> None:
     if not period.runs:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("Run", "Started (UTC)", "Status", "GPU"):
-        table.add_column(name, overflow="fold")
-    for name in ("Done", "Failed", "Audio h", "GPU h", "$/h", "Cost"):
-        table.add_column(name, justify="right", overflow="fold")
-    for row in period.runs:
-        table.add_row(*(escape(printable(cell)) for cell in _cells(row)))
-    console = app.console if app.console.is_terminal else PlainConsole(highlight=False, width=WIDTH)
-    console.print(table)
-    console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
+    print_table(app.console, _columns(period.runs))
+    app.console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
 
 
 def summary(sums: Totals) -> str:
@@ -125,13 +118,29 @@ def summary(sums: Totals) -> str:
     each = (
         ""
         if sums.cost_per_audio_hour is None
-        else f", at most ${sums.cost_per_audio_hour:.4f} per audio hour"
+        else f", at most {Usd.parse(sums.cost_per_audio_hour)} per audio hour"
     )
     return (
-        f"{sums.runs} run(s) settled, {sums.starts} GPU start(s); {sums.chunks_done} chunks done, "
-        f"{sums.chunks_failed} not; {sums.audio_hours:.2f} h of audio in {sums.billed_hours:.2f} h of GPU."
-        f"\nCost: at most ${Usd(sums.cost_micros).text(4)}{each}."
+        f"{format_count(sums.runs, 'run')} settled, {format_count(sums.starts, 'GPU start')}; "
+        f"{format_count(sums.chunks_done, 'chunk')} done, {sums.chunks_failed} failed; "
+        f"{format_hours(sums.audio_hours * HOUR)} of audio in {format_hours(sums.billed_hours * HOUR)} "
+        f"of GPU.\nCost: at most {Usd(sums.cost_micros)}{each}."
     )
+
+
+def _columns(rows: Sequence[ReportRow]) -> list[Column]:
+    return [
+        Column("Run", [row.run for row in rows]),
+        Column("Started", [show_times(f"{row.created:%Y-%m-%d %H:%M} UTC") for row in rows], optional=3),
+        Column("Status", [row.status for row in rows]),
+        Column("GPU", [row.type for row in rows], optional=2),
+        Column("Done", [str(row.chunks_done) for row in rows], right=True),
+        Column("Failed", [str(row.chunks_failed) for row in rows], right=True),
+        Column("Audio", [format_hours(row.audio_hours * HOUR) for row in rows], right=True),
+        Column("GPU time", [format_hours(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
+        Column("$/h", [f"${Usd.parse(row.rate).text(3)}" for row in rows], optional=4, right=True),
+        Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
+    ]
 
 
 def _row(run: Run) -> ReportRow:
@@ -155,19 +164,4 @@ def _row(run: Run) -> ReportRow:
         blocked_share=work.blocked_share if work else None,
         to_blame=work.to_blame if work else (),
         flags=work.flags if work else {},
-    )
-
-
-def _cells(row: ReportRow) -> tuple[str, ...]:
-    return (
-        row.run,
-        f"{row.created:%Y-%m-%d %H:%M}",
-        row.status,
-        row.type,
-        str(row.chunks_done),
-        str(row.chunks_failed),
-        f"{row.audio_hours:.2f}",
-        f"{row.billed_hours:.2f}",
-        f"{row.rate:.3f}",
-        Usd(row.cost_micros).text(4),
     )

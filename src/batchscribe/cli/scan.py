@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
+from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
+from batchscribe.core.figures import format_count
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.seams import open_ledger
 
 COUNTS = ("pending", "waiting", "done", "stale", "quarantined")
@@ -55,14 +55,12 @@ class SessionRow:
 
 
 @click.command()
-@click.option("--source", help="Source instead of BATCH_SOURCE: s3://bucket/prefix, or a folder.")
+@source_option
 @click.option("--all", "everything", is_flag=True, help="Show every session, not only those with work.")
 @json_option
 @pass_app
-def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> None:
+def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
-    if source:
-        app.take_source(source)
     unreadable, flags = _from_ledger(app)
     scanner = open_scanner(app.settings, unreadable)
     kept: list[SessionRow] = []
@@ -75,10 +73,12 @@ def scan(app: App, *, source: str | None, everything: bool, as_json: bool) -> No
         return
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
-        app.console.print(table(rows, now))
+        print_table(app.console, _columns(rows, now))
     named = [key for row in kept for key in row.unreadable]
     for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
+    if empty := explain_empty(app.settings, backlog):
+        app.console.print(empty, markup=False)
 
 
 def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
@@ -110,33 +110,35 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
     }
 
 
-def table(rows: list[SessionRow], now: datetime) -> Table:
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("session", overflow="fold")
-    for name in (*COUNTS, "unreadable", "bytes", "oldest"):
-        made.add_column(name, justify="right")
-    for row in rows:
-        live = " (live)" if row.live else ""
-        counts = (row.pending, row.waiting, row.done, row.stale, row.quarantined, len(row.unreadable))
-        made.add_row(
-            escape(printable(row.session)) + live,
-            *(str(count) if count else "-" for count in counts),
-            _bytes(row.bytes),
-            span(now - row.oldest) if row.oldest else "-",
-        )
-    return made
+def _columns(rows: list[SessionRow], now: datetime) -> list[Column]:
+    sessions = [row.session + (" (live)" if row.live else "") for row in rows]
+    counts = {name: [getattr(row, name) for row in rows] for name in COUNTS} | {
+        "unreadable": [len(row.unreadable) for row in rows]
+    }
+    return [
+        Column("session", sessions, folded=24),
+        *(_count_column(name, column) for name, column in counts.items()),
+        Column("bytes", [_bytes(row.bytes) for row in rows], right=True, optional=1),
+        Column("oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], right=True),
+    ]
+
+
+def _count_column(name: str, counts: Sequence[int]) -> Column:
+    """A column that is left out of a narrow table if all its counts are 0."""
+    cells = [str(count) if count else "-" for count in counts]
+    return Column(name, cells, optional=0 if any(counts) else 2, right=True)
 
 
 def summary(
     backlog: Backlog, now: datetime, *, hidden: int, unreadable: Sequence[str], flags: Mapping[str, int]
 ) -> Iterator[str]:
     if hidden:
-        yield f"... and {hidden} more {_plural(hidden)} (`--all` shows every one)"
+        yield f"{format_count(hidden, 'session')} not shown; `--all` shows every session"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
     yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
     counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
     counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
-    yield ", ".join(counts) + f", in {backlog.sessions} {_plural(backlog.sessions)}"
+    yield ", ".join(counts) + f", in {format_count(backlog.sessions, 'session')}"
     if unreadable:
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         yield (
@@ -200,7 +202,3 @@ def _bytes(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def _plural(count: int) -> str:
-    return "session" if count == 1 else "sessions"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
-from rich.table import Table
 
-from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
+from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json, source_option
+from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED
+from batchscribe.core.decide.policy import FOREVER, describe_pause
+from batchscribe.core.figures import format_count
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
@@ -24,10 +26,9 @@ from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import open_ledger
 
-FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
-
 
 @click.command()
+@source_option
 @json_option
 @pass_app
 def status(app: App, *, as_json: bool) -> None:
@@ -39,7 +40,7 @@ def status(app: App, *, as_json: bool) -> None:
         print_json(document)
         return
     for label, value in _lines(now, document):
-        app.console.print(f"{label:<11} {value}", markup=False)
+        app.print_labelled(label, value, indent=11)
 
 
 @click.command()
@@ -59,7 +60,7 @@ def pause(app: App, *, length: timedelta | None) -> None:
     until = open_clock().now() + length if length is not None else FOREVER
     with open_ledger(app.settings) as ledger:
         ledger.put(PAUSED, until.isoformat())
-    app.console.print(f"paused {_until(until)}; a run in progress is still finished")
+    app.console.print(f"paused {describe_pause(until)}; a run in progress is still finished")
 
 
 @click.command()
@@ -82,10 +83,18 @@ def config(app: App, *, as_json: bool) -> None:
     if as_json:
         print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
         return
-    table = Table("setting", "value", "from", box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(row.name, row.value or "-", row.origin)
-    app.console.print(table)
+    columns = [
+        Column("setting", [row.name for row in rows]),
+        Column("value", [_show_value(row.value) for row in rows], folded=24),
+        Column("from", [row.origin for row in rows]),
+    ]
+    print_table(app.console, columns)
+
+
+def _show_value(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "-" if value is None else str(value)
 
 
 def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
@@ -186,24 +195,24 @@ def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]
     yield "Lock", document["lock"] or "free"
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
     if now.paused_until:
-        yield "Paused", _until(now.paused_until)
+        yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
     if now.runs and not document["lock"] and document["timer"].startswith("none"):
         yield "", "no process advances this run: `batchscribe tick` continues it"
     yield from _observed_lines(now, document)
     yield "Guard", document["guard"]["says"]
     yield from _proof_lines(document)
-    yield "This month", f"at most ${now.month.text(2)}"
+    yield "This month", f"at most {now.month}"
     for last in reversed(now.last_runs):
-        yield "Recent", f"{last.id}: {last.outcome}, {_chunks(last.chunks_done)}, ${last.cost.text(4)}"
+        yield "Recent", f"{last.id}: {last.outcome}, {format_count(last.chunks_done, 'chunk')}, {last.cost}"
 
 
 def _describe_run(run: RunNow, at: datetime) -> str:
     left = f"about {span(run.left)} left" if run.left is not None else "time left unknown"
     failed = f", {run.failed} failed" if run.failed else ""
     return (
-        f"{run.id} is {run.state}: {run.done} of {_chunks(run.total)}{failed}, {left}, "
-        f"at most ${run.cost.text(4)} so far, stopped in {span(run.deadline - at)} at the latest"
+        f"{run.id} is {run.state}: {run.done} of {format_count(run.total, 'chunk')}{failed}, {left}, "
+        f"at most {run.cost} so far, stopped in {span(run.deadline - at)} at the latest"
     )
 
 
@@ -215,16 +224,8 @@ def _observed_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[s
     oldest = f", the oldest {span(now.at - backlog.oldest)} old" if backlog.oldest else ""
     yield "Backlog", f"{backlog.pending} pending, {backlog.waiting} waiting, {backlog.done} done{oldest}"
     if backlog.quarantined:
-        yield "Quarantine", f"{_chunks(backlog.quarantined)}: `batchscribe quarantine list`"
+        yield "Quarantine", f"{format_count(backlog.quarantined, 'chunk')}: `batchscribe quarantine list`"
     yield "GPU", f"{instance.id} ({instance.type or 'no type'}) is {instance.state}"
     yield "Next tick", f"would {document['next']['decision']}: {document['next']['reason']}"
     if now.next_start:
         yield "Next start", f"{now.next_start:%Y-%m-%d %H:%M} UTC at the latest, earlier if more arrives"
-
-
-def _chunks(count: int) -> str:
-    return f"{count} chunk" if count == 1 else f"{count} chunks"
-
-
-def _until(until: datetime) -> str:
-    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"

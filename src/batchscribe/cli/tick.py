@@ -10,7 +10,7 @@ from functools import partial
 import click
 from rich.markup import escape
 
-from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.commands.redo import by_session
 from batchscribe.controller.context import refuse_unfit
@@ -19,13 +19,13 @@ from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
 from batchscribe.controller.tick import reconcile as reconcile_runs
 from batchscribe.controller.tick import tick as one_tick
-from batchscribe.core.decide.policy import Launch, decide
+from batchscribe.core.decide.policy import Launch, Observation, decide
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
 from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
-from batchscribe.wiring.scanners import open_scanner
+from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 from batchscribe.wiring.seams import describe_missing
 
@@ -60,7 +60,7 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
 
 @click.command()
 @click.argument("sessions", metavar="[SESSION]...", nargs=-1)
-@click.option("--source", help="Source of the audio: s3://bucket/prefix, or a folder.")
+@source_option
 @click.option("--limit", type=click.IntRange(min=1), help="Maximum number of chunks.")
 @click.option("--engine", help="Engine instead of BATCH_ENGINE.")
 @click.option("--model", help="Model instead of WHISPER_MODEL.")
@@ -74,7 +74,6 @@ def run(
     /,
     sessions: tuple[str, ...],
     *,
-    source: str | None,
     limit: int | None,
     dry_run: bool,
     wait: bool,
@@ -82,8 +81,6 @@ def run(
     **chosen: str | None,
 ) -> int:
     """Transcribe the backlog now, or only SESSIONs, ignoring policy and age."""
-    if source:
-        app.take_source(source)
     # A run with a limit takes no second batch, so that it stays within its sessions.
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)
@@ -184,8 +181,15 @@ def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozense
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
-        app.console.print("\n".join(planned(seen, decision, refused)), markup=False)
+        lines = planned(seen, decision, refused, made.terms.policy.max_wait)
+        app.console.print("\n".join(lines), markup=False)
+        _print_empty(app, seen)
     return refused.exit_code if refused else 0
+
+
+def _print_empty(app: App, seen: Observation | None) -> None:
+    if seen and (empty := explain_empty(app.settings, seen.backlog)):
+        app.console.print(empty, markup=False)
 
 
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
@@ -205,6 +209,8 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
         print_json(tick_document(ticked, exit_code=code))
         return code
     app.console.print("\n".join(decided(ticked)), markup=False)
+    if made.terms.policy.by_hand:
+        _print_empty(app, ticked.seen)
     for each in ticked.runs:
         app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
     for error in ticked.errors:

@@ -9,6 +9,7 @@ import click
 from msgspec.structs import replace
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json
+from batchscribe.core.figures import format_count
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.manifest import EngineSpec, WorkerEnd
 
@@ -68,12 +69,13 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
     with open_ledger(app.settings, remember=False) as ledger:
         speeds = ledger.speeds()
     if as_json:
-        print_json([_document(report, speeds) for report in reports])
+        print_json({"engines": [_document(report, speeds) for report in reports]})
         return
     for report in reports:
-        click.echo(f"{report.name:{INDENT}} {'usable' if report.usable else '; '.join(report.problems)}")
+        state = "usable" if report.usable else "; ".join(report.problems)
+        app.print_labelled(report.name, state, indent=INDENT)
         for line in _details(report, speeds):
-            click.echo(f"{'':{INDENT}} {line}")
+            app.print_labelled("", line, indent=INDENT)
 
 
 def _document(report: EngineReport, speeds: Sequence[Speed]) -> dict[str, object]:
@@ -96,5 +98,5 @@ def _details(report: EngineReport, speeds: Sequence[Speed]) -> Iterator[str]:
     for row in speeds:
         if row.engine == report.name:
             host = row.instance_type or "this machine"
-            runs = f"{row.runs} run{'s' if row.runs > 1 else ''}"
+            runs = format_count(row.runs, "run")
             yield f"measured: {row.speed:.1f} x with {row.model or 'its own model'} on {host} ({runs})"

@@ -1,19 +1,27 @@
-"""Builds the scanners of a command or a tick from its settings."""
+"""Builds the scanners of a command or a tick from its settings, and explains an empty source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core.decide.packing import Priors
-from batchscribe.core.scan.backlog import LiveLock
+from batchscribe.core.scan.backlog import Backlog, LiveLock
+from batchscribe.core.scan.chunks import audio_name
+from batchscribe.errors import BatchscribeError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.seams import LOCAL, open_settings_store, open_stores
 
 SETUP = timedelta(seconds=Priors().setup_seconds)
+MOST_NAMED = 3
+MOST_PROBED = 20
+"""Folders above an empty source in which audio is searched."""
+PROBE = 200
+"""Objects listed of one folder."""
 
 
 def open_scanner(settings: Settings, unreadable: Mapping[str, str] = NONE_KNOWN) -> Scanner:
@@ -70,3 +78,41 @@ def _decoder(settings: Settings) -> str | None:
     except ImportError:
         return None
     return decoder_version()
+
+
+def explain_empty(settings: Settings, backlog: Backlog) -> str:
+    """Returns that nothing was found, with prefixes beside it that have audio; empty if there is audio."""
+    if backlog.sessions or backlog.passed_over:
+        return ""
+    beside = _audio_beside(settings)
+    hint = f"; audio is under {', '.join(beside)}: set BATCH_SOURCE or --source" if beside else ""
+    return f"nothing was found under {settings.source}{hint}"
+
+
+def _audio_beside(settings: Settings) -> list[str]:
+    """URLs with audio below the parents of the source, of the nearest parent that has any."""
+    scheme, _, path = settings.source.partition("://")
+    while path := path.rpartition("/")[0]:
+        try:
+            found = audio_prefixes(open_settings_store(settings, f"{scheme}://{path}"))
+        except BatchscribeError:  # no right to list there
+            return []
+        if found or scheme == "file":
+            return [f"{scheme}://{path}/{prefix}".rstrip("/") for prefix in found]
+    return []
+
+
+def audio_prefixes(store: Store) -> list[str]:
+    """Returns up to MOST_NAMED first folders that have audio, "" for the top, by short listings."""
+    found: list[str] = []
+    after = ""
+    for _ in range(MOST_PROBED):
+        listed = [info.key for info in islice(store.list(after=after), PROBE)]
+        audio = next((key for key in listed if audio_name(key)), None)
+        if not listed or len(found) == MOST_NAMED:
+            break
+        folder, slash, _name = (audio or listed[-1]).partition("/")
+        if audio:
+            found.append(folder if slash else "")
+        after = f"{folder}0" if slash else folder  # "0" follows "/"
+    return list(dict.fromkeys(found))

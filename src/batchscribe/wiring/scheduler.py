@@ -25,7 +25,7 @@ from batchscribe.core.decide.policy import Policy
 from batchscribe.core.run.engine_time import work_lines
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
-from batchscribe.core.run.report import build, cost_block
+from batchscribe.core.run.report import BLOCK_TITLE, build, cost_block
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.text.subtitles import render
@@ -343,7 +343,7 @@ def _report(settings: Settings, ledger: Ledger, run: Run, lock: str) -> None:
     seen = ledger.get(f"scan/{run.id}")
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
-    log.info("Cost Tracking", **dict(cost_block(report)))
+    log.info(BLOCK_TITLE, **dict(cost_block(report)))
     for line in work_lines(report.work):
         log.info(line, run=run.id)
     write_report(settings.reports_dir, report)

@@ -12,6 +12,7 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from batchscribe.adapters.machine.schedule import (
@@ -30,6 +31,10 @@ from batchscribe.errors import MisconfiguredError
 from batchscribe.private_files import FILE, make_folder
 
 UNIT_DIR = Path("/etc/systemd/system")
+BOOTED = Path("/run/systemd/system")
+"""A folder that exists if systemd manages this machine (sd_booted(3))."""
+_ENABLED = "timers.target.wants"
+"""The folder, beside the units, of links to enabled timers."""
 _TIMEOUT_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
@@ -50,7 +55,15 @@ def _folders(names: Names, unit_dir: Path) -> set[Path]:
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
-    """Writes the units and starts the timers. Raises MisconfiguredError if that fails."""
+    """Writes the units and starts the timers.
+
+    Raises MisconfiguredError if that fails, and before any change on a machine without systemd.
+    """
+    if not _has_systemd():
+        raise MisconfiguredError(
+            "systemd does not run on this machine, so nothing was changed: use `batchscribe install "
+            "cron`, or a machine that systemd has booted"
+        )
     done = [line for name, text in units.items() for line in _write_unit(unit_dir / name, text)]
     _call("systemctl", "daemon-reload")
     _call("systemctl", "enable", "--now", *names.timers)
@@ -61,18 +74,28 @@ def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> lis
 
 
 def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
-    """Stops and removes the units of the project in that folder. A running tick is not interrupted."""
+    """Stops and removes the units of the project in that folder, without systemd only their files.
+
+    A running tick is not interrupted.
+    """
     names = names_of(folder, unit_dir)
     if folder not in _folders(names, unit_dir):
         return []
     ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
     timers = [path.name for path in ours if path.name in names.timers]
-    if timers:
+    links = [link for name in timers if (link := unit_dir / _ENABLED / name).is_symlink()]
+    running = _has_systemd()
+    if timers and running:
         _call("systemctl", "disable", "--now", *timers)
-    for path in ours:
-        _write(path, path.unlink)
-    _call("systemctl", "daemon-reload")
+    for path in (*ours, *links):
+        _write(path, partial(path.unlink, missing_ok=True))
+    if running:
+        _call("systemctl", "daemon-reload")
     return [f"removed {path}" for path in ours]
+
+
+def _has_systemd() -> bool:
+    return BOOTED.is_dir() and shutil.which("systemctl") is not None
 
 
 def install_cron(block: str, user: str | None, folder: Path) -> list[str]:
@@ -229,16 +252,10 @@ def _for(user: str | None) -> tuple[str, ...]:
 
 
 def _call(*command: str, given: str | None = None) -> None:
-    try:
-        ended = _run(*command, given=given)
-    except FileNotFoundError:
-        raise MisconfiguredError(
-            f"there is no {command[0]} on this machine: use `batchscribe install cron`"
-        ) from None
+    ended = _run(*command, given=given)
     if ended.returncode:
-        raise MisconfiguredError(
-            f"`{' '.join(command)}` failed ({_first_line(ended.stderr)}): is sudo missing?"
-        )
+        hint = ": is sudo missing?" if os.geteuid() else ""
+        raise MisconfiguredError(f"`{' '.join(command)}` failed ({_first_line(ended.stderr)}){hint}")
 
 
 def _run(*command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:

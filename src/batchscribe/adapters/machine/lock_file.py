@@ -29,7 +29,10 @@ PATIENCE_SECONDS = 0.5
 
 
 class FileTickLock:
-    """Allows one tick per state directory. `copy` shows the holder at the original system's path."""
+    """Allows one tick per state directory.
+
+    While the lock is held, `copy` shows the holder at the original system's path.
+    """
 
     def __init__(self, path: Path, clock: Clock, *, copy: Path | None = INFORMATION_COPY) -> None:
         self._path = path
@@ -39,11 +42,12 @@ class FileTickLock:
     @contextmanager
     def held(self, *, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         with self._acquired(patience):
-            self._write_holder(f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n")
+            holder = f"{os.getpid()} {self._clock.now().isoformat(timespec='seconds')}\n"
+            self._write_holder(holder)
             try:
                 yield
             finally:
-                self._write_holder("")
+                self._clear_holder(holder)
 
     @contextmanager
     def _acquired(self, patience: float) -> Iterator[None]:
@@ -97,6 +101,15 @@ class FileTickLock:
         if self._copy is not None:
             with contextlib.suppress(OSError):
                 _write_own_file(self._copy, text, mode=READABLE)
+
+    def _clear_holder(self, text: str) -> None:
+        """Empties the lock file, and removes the copy if it has our text."""
+        with contextlib.suppress(OSError):
+            _write_own_file(self._path, "")
+        if self._copy is not None:
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG(self._copy.lstat().st_mode) and self._copy.read_text() == text:
+                    self._copy.unlink()
 
 
 def _write_own_file(path: Path, text: str, *, mode: int = FILE) -> None:

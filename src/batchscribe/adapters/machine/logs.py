@@ -1,5 +1,7 @@
 """The log: events as lines on stderr or in the journal, and as JSON in one file per run.
 
+In the file, the cost block is text, so that `grep -A10 "Cost Tracking"` prints it.
+
 Before any output, known secrets are removed and control characters are escaped. A log that cannot be written
 is reported once and never ends a run.
 """
@@ -21,6 +23,7 @@ import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.redaction import Redactor, printable
+from batchscribe.core.run.report import BLOCK_TITLE, render_block
 from batchscribe.private_files import FILE, make_folder
 from batchscribe.protocols import Clock
 
@@ -29,6 +32,7 @@ _OURS = re.compile(r"batchscribe-(\d{8}-\d{6})-.+\.log")
 _WORKERS = re.compile(r"worker-.+\.log")
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
 _TRACE = "exception"
+_META = frozenset({"event", "level", "run", "timestamp"})
 
 Event = MutableMapping[str, Any]
 Sink = Callable[[Mapping[str, Any]], None]
@@ -71,11 +75,12 @@ def configure(
 def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
     """Adds `run` to the events of the block and also writes them to the run's file.
 
-    The file is `batchscribe-YYYYMMDD-HHMMSS-<run>.log`, by the run's creation time, so a later tick appends
-    to it. Logs of runs and workers older than 30 days are deleted first.
+    The file is `batchscribe-<run>.log`, so a later tick appends to it; the run's creation time is put before
+    an id that does not begin with it. Logs of runs and workers older than 30 days are deleted first.
     """
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", run)
-    path = folder / f"batchscribe-{created.astimezone(UTC):%Y%m%d-%H%M%S}-{name}.log"
+    stamp = f"{created.astimezone(UTC):%Y%m%d-%H%M%S}-"
+    name = stamp + re.sub(r"[^A-Za-z0-9_.-]", "_", run.removeprefix(stamp))
+    path = folder / f"batchscribe-{name}.log"
     prune(folder, created)
     with structlog.contextvars.bound_contextvars(run=run), _file(path) as sink:
         _sinks.append(sink)
@@ -230,13 +235,20 @@ def _to_file(path: Path, file: TextIO) -> Sink:
         if lost:
             return
         try:
-            file.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+            file.write(_encode(event) + "\n")
             file.flush()
         except OSError as error:
             lost = True
             _lost(path, error)
 
     return write
+
+
+def _encode(event: Mapping[str, Any]) -> str:
+    """An event as a line of JSON; the cost block as text lines."""
+    if event.get("event") != BLOCK_TITLE:
+        return json.dumps(event, ensure_ascii=False, default=str)
+    return render_block([(name, str(value)) for name, value in event.items() if name not in _META])
 
 
 def _lost(path: Path, error: OSError) -> None:

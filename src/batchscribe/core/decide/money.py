@@ -37,7 +37,10 @@ class Usd:
         return Usd(self.micros - other.micros)
 
     def __str__(self) -> str:
-        return f"${self.text(2)}"
+        """Dollars with sign: two places from $1, four from a cent, else two significant digits."""
+        amount = Decimal(abs(self.micros)) / MICRO
+        places = 2 if amount >= 1 or not amount else max(4, min(6, 1 - amount.adjusted()))
+        return f"{'-' if self.micros < 0 else ''}${amount:.{places}f}"
 
     @property
     def dollars(self) -> float:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from batchscribe.core.decide.money import ZERO, Usd
 from batchscribe.core.decide.offers import Offer
 from batchscribe.core.decide.packing import Batch, pack
+from batchscribe.core.figures import format_count
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
 
 INTENT_LASTS: Final = timedelta(minutes=10)
 """A run without a start request by then is closed: its observation is out of date."""
-
-
+FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""End of a pause without a duration."""
 PATIENT_STARTS: Final = 2
 LONGEST_PAUSE: Final = timedelta(days=1)
 
@@ -164,7 +165,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
-        return Hold(Reason(ReasonCode.PAUSED, f"paused until {seen.paused_until:%Y-%m-%d %H:%M} UTC"))
+        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}"))
     batch = fit(seen, policy)
     pays, reason = _find_reason(seen, policy, batch)
     if not pays:
@@ -179,6 +180,11 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         return Hold(Reason(obstacle.code, f"{obstacle.sentence}; {reason.sentence}", reason.numbers), overdue)
     borrowed = all(instance.state in _ALREADY_UP for instance in seen.instances)
     return Launch(reason, batch, seen.offer, borrowed=borrowed)
+
+
+def describe_pause(until: datetime) -> str:
+    """Returns the end of a pause, such as "until 2026-11-23 12:00 UTC"."""
+    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
@@ -218,11 +224,13 @@ def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[Reas
     """The reason for a start; None if there is none."""
     backlog = seen.backlog
     if policy.by_hand and backlog.pending:
-        return ReasonCode.NOW, f"requested by the user: {_chunks(backlog.pending)} pending"
+        return ReasonCode.NOW, f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
     if policy.name is PolicyName.NOW and backlog.triggering:
-        return ReasonCode.NOW, f"policy now: {_chunks(backlog.triggering)} pending"
+        return ReasonCode.NOW, f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
     if backlog.triggering >= policy.threshold:
-        sentence = f"{_chunks(backlog.triggering)} pending, threshold {policy.threshold} reached"
+        sentence = (
+            f"{format_count(backlog.triggering, 'chunk')} pending, threshold {policy.threshold} reached"
+        )
         return ReasonCode.THRESHOLD, sentence
     if wait_in_reach(seen, policy, batch):
         return ReasonCode.MAX_WAIT, (
@@ -236,16 +244,20 @@ def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
     """The reason for no start."""
     backlog = seen.backlog
     if backlog.triggering:
-        sentence = f"{_chunks(backlog.triggering)} pending, below the threshold of {policy.threshold}"
+        sentence = (
+            f"{format_count(backlog.triggering, 'chunk')} pending, below the threshold of {policy.threshold}"
+        )
         return ReasonCode.BELOW_THRESHOLD, sentence
     if backlog.pending:
         sentence = (
-            f"{_chunks(backlog.pending)} pending, all failed before; each starts a GPU again only at its "
-            f"longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
+            f"{format_count(backlog.pending, 'chunk')} pending, all failed before; each starts a GPU again "
+            f"only at its longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
         )
         return ReasonCode.ONLY_TROUBLED, sentence
     if backlog.waiting:
-        sentence = f"nothing may start yet: {_chunks(backlog.waiting)} too young or being recorded"
+        sentence = (
+            f"nothing may start yet: {format_count(backlog.waiting, 'chunk')} too young or being recorded"
+        )
         return ReasonCode.EMPTY, sentence
     return ReasonCode.EMPTY, "nothing is pending"
 
@@ -360,10 +372,6 @@ def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[st
         "estimated_dollars": batch.estimate.cost.dollars,
         "hourly_dollars": batch.estimate.rate.per_hour.dollars,
     }
-
-
-def _chunks(count: int) -> str:
-    return f"{count} chunk" if count == 1 else f"{count} chunks"
 
 
 def _hours(span: timedelta) -> str:

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 import msgspec
 
-from batchscribe.core.decide.money import Usd, units_per_dollar
+from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
+from batchscribe.core.figures import encode_json, format_hours
 from batchscribe.core.run.engine_time import EngineTime, total, work_of
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
@@ -21,6 +22,7 @@ from batchscribe.core.scan.backlog import Backlog
 
 FORMAT = "batchscribe.report"
 VERSION = 1
+BLOCK_TITLE = "Cost Tracking"
 _HOUR = 3600.0
 Line = tuple[str, str]
 
@@ -210,40 +212,42 @@ def build(
 
 
 def encode(report: RunReport) -> bytes:
-    """Encodes as JSON: indented, UTF-8, newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    """Encodes as JSON: indented, UTF-8, rounded floats, newline at the end."""
+    return encode_json(report) + b"\n"
 
 
 def cost_block(report: RunReport) -> list[Line]:
     """Lines of the "Cost Tracking" block, as (label, value)."""
-    gpu, hours = report.gpu, report.transcription.audio_seconds / _HOUR
-    cost = Usd(gpu.cost_micros)
+    gpu, seconds = report.gpu, report.transcription.audio_seconds
+    cost, rate = Usd(gpu.cost_micros), Usd(gpu.rate_micros)
+    billed = "" if gpu.was_running else _minimum_text(rate, gpu.seconds)
     return [
         ("GPU Type", gpu.type or gpu.provider),
-        ("Hourly Rate", _rate_text(Usd(gpu.rate_micros), gpu.source, gpu.as_of)),
-        ("GPU Time", f"at most {gpu.seconds / _HOUR:.3f} hours ({gpu.seconds:.0f} s)"),
-        ("GPU Cost", f"at most ${cost.text(4)}"),
+        ("Hourly Rate", _rate_text(rate, gpu.source, gpu.as_of)),
+        ("GPU Time", f"at most {_time_text(gpu.seconds)}{billed}"),
+        ("GPU Cost", f"at most {cost}"),
         ("Chunks/Dollar", _chunks_per_dollar(report.transcription.done, cost)),
-        ("Audio", f"{hours:.3f} hours"),
-        ("$/Audio Hour", _per_audio_hour(cost, hours)),
+        ("Audio", format_hours(seconds)),
+        ("$/Audio Hour", _per_audio_hour(cost, seconds / _HOUR)),
     ]
 
 
 def estimate_block(estimate: Estimate, instance_type: str) -> list[Line]:
     """The same lines for a planned run."""
-    hours = estimate.audio_seconds / _HOUR
+    rate = estimate.rate
+    billed = _minimum_text(rate.per_hour, estimate.seconds)
     return [
         ("GPU Type", instance_type),
-        ("Hourly Rate", _rate_text(estimate.rate.per_hour, estimate.rate.source, estimate.rate.as_of)),
-        ("Estimated Time", f"{estimate.seconds / _HOUR:.3f} hours ({estimate.seconds:.0f} s)"),
-        ("Estimated Cost", f"${estimate.cost.text(4)}"),
+        ("Hourly Rate", _rate_text(rate.per_hour, rate.source, rate.as_of)),
+        ("Estimated Time", f"{_time_text(estimate.seconds)}{billed}"),
+        ("Estimated Cost", str(estimate.cost)),
         ("Chunks/Dollar", _chunks_per_dollar(estimate.chunks, estimate.cost)),
-        ("Audio", f"about {hours:.3f} hours"),
-        ("$/Audio Hour", _per_audio_hour(estimate.cost, hours, bound="about ")),
+        ("Audio", f"about {format_hours(estimate.audio_seconds)}"),
+        ("$/Audio Hour", _per_audio_hour(estimate.cost, estimate.audio_seconds / _HOUR, bound="about ")),
     ]
 
 
-def render_block(lines: Sequence[Line], title: str = "Cost Tracking") -> str:
+def render_block(lines: Sequence[Line], title: str = BLOCK_TITLE) -> str:
     """The block as text: the title, then one line for each entry, values in one column."""
     width = max(len(label) for label, _ in lines) + 1
     return "\n".join([f"{title}:", *(f"  {label + ':':<{width}}  {value}" for label, value in lines)])
@@ -364,6 +368,17 @@ def _rate_text(rate: Usd, source: str, as_of: str) -> str:
     return f"${rate.text(3)} ({source}{dated})"
 
 
+def _time_text(seconds: float) -> str:
+    return f"{seconds / _HOUR:.3f} hours ({seconds:.0f} s)"
+
+
+def _minimum_text(rate: Usd, seconds: float) -> str:
+    """Explains a bill above the product of rate and time; empty if there is none."""
+    if not rate.micros or not 0 < seconds < MINIMUM_BILLED_SECONDS:
+        return ""
+    return f", billed as {MINIMUM_BILLED_SECONDS} s: the minimum of a start"
+
+
 def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
     each = units_per_dollar(chunks, cost)
     return "no cost" if each is None else f"~{each:.0f}"
@@ -371,4 +386,4 @@ def _chunks_per_dollar(chunks: int, cost: Usd) -> str:
 
 def _per_audio_hour(cost: Usd, hours: float, bound: str = "at most ") -> str:
     each = cost.per(hours)
-    return "no audio" if each is None else f"{bound}${each.text(4)}"
+    return "no audio" if each is None else f"{bound}{each}"

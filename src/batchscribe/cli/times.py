@@ -1,0 +1,22 @@
+"""Times for users: local with their zone on a terminal, UTC elsewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d(?::\d\d)?) UTC")
+
+
+def show_times(text: str) -> str:
+    """Replaces each `YYYY-MM-DD HH:MM[:SS] UTC` by the local time if stdout is a terminal."""
+    return _TIME.sub(_localise, text) if sys.stdout.isatty() else text
+
+
+def _localise(found: re.Match[str]) -> str:
+    try:
+        local = datetime.fromisoformat(found[1]).replace(tzinfo=UTC).astimezone()
+    except (ValueError, OverflowError):  # digits in a key, not a time
+        return found[0]
+    return f"{local:%Y-%m-%d %H:%M:%S}"[: len(found[1])] + f" {local:%Z}"

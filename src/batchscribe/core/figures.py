@@ -1,0 +1,39 @@
+"""Numbers as text for users, and JSON with rounded numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_DIGITS = 6
+"""Decimal places of floats in JSON documents: a microsecond, a micro-dollar."""
+_MINUTE = 60.0
+_HOUR = 3600.0
+
+
+def format_count(count: int, noun: str) -> str:
+    """Formats a number of things, such as "1 chunk" or "3 chunks"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_hours(seconds: float) -> str:
+    """Formats a duration in hours, below 0.1 h in minutes, below a minute in seconds."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 0.1 * _HOUR:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds / _HOUR:.2f} h"
+
+
+def encode_json(document: Any) -> bytes:
+    """Encodes as indented JSON, floats rounded; structs become objects, times ISO 8601."""
+    plain = _ROUNDING.decode(msgspec.json.encode(document))
+    return msgspec.json.format(msgspec.json.encode(plain), indent=2)
+
+
+def _round_float(text: str) -> float:
+    return round(float(text), _DIGITS)
+
+
+_ROUNDING = msgspec.json.Decoder(float_hook=_round_float)

@@ -1,0 +1,76 @@
+"""`tick --dry-run`, `run --dry-run` and `scan` of a folder, as a user reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from batchscribe.cli.app import App
+from batchscribe.cli.scan import scan
+from batchscribe.cli.tick import run, tick
+from batchscribe.settings import load
+from batchscribe.testing.clock import FakeClock
+from batchscribe.testing.store import MemoryStore
+from batchscribe.wiring.scanners import audio_prefixes
+
+AUDIO = b"12345" * 1000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name in ("mine/README", "talks/b/one.mp3", "calls/chunk-001.mp3", "pictures/a.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(AUDIO)
+    return tmp_path / "data"
+
+
+def app_of(source: Path, **names: str) -> App:
+    defaults = {
+        "BATCH_SOURCE": str(source),
+        "BATCH_MIN_AGE_MINUTES": "0",
+        "BATCH_ENGINE": "pocketsphinx",
+        "GPU_PROVIDER": "local",
+    }
+    app = App()
+    app.__dict__["settings"] = load(defaults | names, folder=source.parent)
+    return app
+
+
+def output(app: App, command: str) -> str:
+    called, *words = command.split()
+    chosen = {"scan": scan, "tick": tick, "run": run}[called]
+    return CliRunner().invoke(chosen, words, obj=app, catch_exceptions=False).output
+
+
+@pytest.mark.parametrize("command", ["scan", "run --dry-run", "tick --dry-run"])
+def test_an_empty_prefix_is_reported_with_the_audio_beside_it(source: Path, command: str) -> None:
+    url = source.as_uri()
+    assert (
+        f"nothing was found under {url}/mine; audio is under {url}/calls, {url}/talks: "
+        "set BATCH_SOURCE or --source\n"
+    ) in output(app_of(source / "mine"), command)
+    assert "nothing was found" not in output(app_of(source), command)
+
+
+def test_up_to_three_folders_with_audio_are_named() -> None:
+    store = MemoryStore(FakeClock())
+    for number in range(300):
+        store.create(f"aside/{number:03}.txt", b"text")
+    for key in ("b.txt", "d/x/1.mp3", "d/x/2.mp3", "e/1.mp3", "loose.wav", "z/1.mp3"):
+        store.create(key, AUDIO)
+    assert audio_prefixes(store) == ["d", "e", ""]
+
+
+def test_a_hold_below_the_threshold_names_the_latest_start(source: Path) -> None:
+    shown = output(app_of(source, BATCH_MAX_WAIT_HOURS="30"), "tick --dry-run")
+    assert "Would hold: 2 chunks pending, below the threshold of 100\nIt starts all the same by 2" in shown
+    assert "when the oldest chunk has waited 30 h (BATCH_MAX_WAIT_HOURS).\n" in shown
+
+
+def test_a_launch_shows_the_audio_once_and_explains_the_minimum(source: Path) -> None:
+    shown = output(app_of(source, GPU_HOURLY_COST="0.526"), "run --dry-run")
+    assert "Batch: 2 chunks, 0 left for later\n" in shown
+    assert shown.count("about 1 s") == 1
+    assert "billed as 60 s: the minimum of a start\n  Estimated Cost:  $0.0088\n" in shown
