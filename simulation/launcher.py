@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchscribe.core.run.host import BoxReply, StartRequest
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import decode
-from batchscribe.errors import LaunchError
+from batchscribe.errors import HostTimeoutError, PortClosedError
 from simulation.box import Box
 from simulation.gate import Gate
 
@@ -22,8 +22,10 @@ class OverSsh:
         return self._gate.call(f"launcher.{word}", instance.id, lambda: self._answer(word, data))
 
     def _answer(self, word: str, data: bytes) -> BoxReply:
-        if not self._box.reachable:
-            raise LaunchError("the host does not answer")
+        if not self._box.up:
+            raise HostTimeoutError("the host does not answer")
+        if not self._box.online:
+            raise PortClosedError("the host refuses the connection")
         if word == "start":
             self._box.start(decode(data, StartRequest))
         return BoxReply(release=self._release)

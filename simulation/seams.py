@@ -15,6 +15,7 @@ from batchscribe.core.objects import Blob, ObjectInfo
 from batchscribe.core.run.instances import Claim
 from batchscribe.core.run.manifest import Progress
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.waiting import Wait
 from batchscribe.errors import LockHeldError
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Clock, Guard
@@ -209,6 +210,12 @@ class Ears:
 
     def show(self, run: Run, progress: Progress) -> None:
         self._gate.point("show", f"{run.id} {progress.sequence}")
+
+    def wait(self, wait: Wait, run: str = "") -> None:
+        self._gate.point("wait", f"{run} {wait.text}")
+
+    def clear(self) -> None:
+        """Shows nothing that has to be removed."""
 
     def _deliver(self, message: Message) -> None:
         self._heard("message", f"{message.title}\n{message.body}")

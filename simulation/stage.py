@@ -323,6 +323,7 @@ class Stage:
             release=__version__,
             provider="ec2",
             instances=(INSTANCE,),
+            access="simulated",
             launch=pick(self.rng, ("auto", "auto", "ssh")),
             policy=self.policy,
             engine=EngineSpec(engine="played"),

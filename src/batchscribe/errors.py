@@ -5,6 +5,8 @@
     |   |-- StoreUnavailableError    the object store did not answer, or answered with 5xx or a throttle
     |   |-- ComputeUnavailableError  the cloud's API did not answer, throttled, or lost a reply
     |   `-- LaunchError              the GPU host was not reachable, or the worker did not start
+    |       |-- PortClosedError      the GPU host is up, but refuses the connection
+    |       `-- HostTimeoutError     the GPU host did not answer in time
     |-- PermanentError               the same input will fail again
     |   |-- ObjectNotFoundError      no object under that key
     |   |-- ObjectArchivedError      the object exists, but must be restored first (Glacier)
@@ -57,6 +59,26 @@ class ComputeUnavailableError(TransientError):
 
 class LaunchError(TransientError):
     """The GPU host was not reachable, or the worker did not start."""
+
+    fix: ClassVar[str] = ""
+    """What to do if it does not pass."""
+
+    @property
+    def advice(self) -> str:
+        """Its text with the fix, if there is one."""
+        return f"{self}: {self.fix}" if self.fix else str(self)
+
+
+class PortClosedError(LaunchError):
+    """The GPU host is up, but refuses the connection."""
+
+    fix: ClassVar[str] = "start its ssh server, or correct GPU_SSH_PORT"
+
+
+class HostTimeoutError(LaunchError):
+    """The GPU host did not answer in time."""
+
+    fix: ClassVar[str] = "check its security group"
 
 
 class PermanentError(BatchscribeError):

@@ -136,10 +136,11 @@ class Compute(Protocol):
 class Launcher(Protocol):
     """Starts workers on the GPU host. Progress is read from the store, not from here."""
 
-    def probe(self, instance: Instance) -> str | None:
-        """Version of the installed worker. None while the GPU host is unreachable.
+    def probe(self, instance: Instance) -> str:
+        """Version of the installed worker.
 
-        Raises MisconfiguredError if waiting cannot help: a changed host key, a missing right, no worker.
+        Raises LaunchError with the cause while the GPU host is unreachable, PortClosedError if it is up, and
+        MisconfiguredError if waiting cannot help: a changed host key, a missing right, no worker.
         """
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:

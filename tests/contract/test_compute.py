@@ -82,16 +82,13 @@ class TestEc2(CapacitySuite):
 # Manual control.
 
 
-@pytest.fixture(params=["double", "local", "ec2"])
-def manual(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[HandCompute, CapacityCase]:
+@pytest.fixture(params=["double", "ec2"])
+def manual(request: pytest.FixtureRequest) -> tuple[HandCompute, CapacityCase]:
     clock = FakeClock()
     if request.param == "ec2":
         endpoint: str = request.getfixturevalue("endpoint")
         ec2 = Ec2Compute(region=REGION, endpoint=endpoint)
         return ec2, case_of(ec2, make_stopped_instance(endpoint), clock.sleep)
-    if request.param == "local":
-        local = LocalCompute(tmp_path / "state", clock, instance_type="g5.xlarge")
-        return local, case_of(local, LOCAL_ID, clock.sleep)
     fake = FakeCompute(clock)
     fake.add("i-0fake")
     return fake, case_of(fake, "i-0fake", clock.sleep)
@@ -101,6 +98,15 @@ def test_a_manual_start_claims_nothing(manual: tuple[HandCompute, CapacityCase])
     compute, case = manual
     compute.start_unclaimed(case.instance)
     assert case.await_state(InstanceState.RUNNING).run is None
+
+
+def test_this_machine_is_not_started_manually(tmp_path: Path) -> None:
+    local = LocalCompute(tmp_path, FakeClock())
+    with pytest.raises(MisconfiguredError, match="nothing to start"):
+        local.start_unclaimed(LOCAL_ID)
+    # Version 0.1 recorded manual starts, and then held.
+    (tmp_path / "local-instance.json").write_text('{"at": "2026-01-01T00:00:00Z", "tags": {}}')
+    assert local.describe(LOCAL_ID).state is InstanceState.STOPPED
 
 
 def test_this_machine_has_one_type(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SshBox
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.adapters.host_access.ssh import Ssh
+from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.local.launcher import LocalLauncher
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.stores.directory import DirectoryStore
@@ -38,7 +38,13 @@ from batchscribe.core.run.host import (
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest
 from batchscribe.detached import try_lock
-from batchscribe.errors import LaunchError, MisconfiguredError, StoreUnavailableError
+from batchscribe.errors import (
+    HostTimeoutError,
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+    StoreUnavailableError,
+)
 from batchscribe.protocols import Store
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.launcher import FakeLauncher
@@ -411,7 +417,8 @@ def test_agent_and_worker_survive_the_end_of_sshd(over_ssh: OverSsh) -> None:
     over_ssh.server.kill()
     assert len(over_ssh.stand_ins.alive()) == 1
     assert note["leads_session"]
-    assert over_ssh.launcher.probe(INSTANCE) is None
+    with pytest.raises(PortClosedError, match="connection refused"):
+        over_ssh.launcher.probe(INSTANCE)
     over_ssh.launcher.cancel(INSTANCE, over_ssh.manifest())
     assert over_ssh.stand_ins.gone(), "its agent obeys through the store"
 
@@ -471,8 +478,9 @@ def test_a_url_cannot_pose_as_an_option(over_ssh: OverSsh) -> None:
 
 def test_a_frozen_server_blocks_no_caller(over_ssh: OverSsh) -> None:
     over_ssh.server.freeze()
-    assert over_ssh.launcher.probe(INSTANCE) is None
-    with pytest.raises(LaunchError, match="cannot be reached"):
+    with pytest.raises(HostTimeoutError, match="timed out"):
+        over_ssh.launcher.probe(INSTANCE)
+    with pytest.raises(HostTimeoutError, match="timed out"):
         over_ssh.launch()
 
 
@@ -480,7 +488,7 @@ def test_a_connection_that_freezes_half_way_is_given_up(over_ssh: OverSsh, tmp_p
     freezing = tmp_path / "freezing-python"
     freezing.write_text("#!/bin/sh\nkill -STOP $PPID\nsleep 60\n")
     freezing.chmod(0o700)
-    with pytest.raises(LaunchError, match="cannot be reached"):
+    with pytest.raises(LaunchError, match=r"ssh to 127\.0\.0\.1"):
         over_ssh.by(freezing).launch(INSTANCE, over_ssh.manifest(), URL)
 
 
@@ -520,6 +528,18 @@ def test_a_key_that_the_host_does_not_accept_is_a_setting_to_fix(over_ssh: OverS
         over_ssh.launcher.probe(INSTANCE)
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_a_key_file_that_ssh_does_not_use_is_named(over_ssh: OverSsh, tmp_path: Path, found: bool) -> None:
+    key = tmp_path / "the.pem"
+    if found:
+        key.write_bytes((over_ssh.server.folder / "user_key").read_bytes())
+        key.chmod(0o644)
+    ssh = Ssh(replace(over_ssh.options().options, key=key))
+    trouble = connection_trouble(ssh.run(INSTANCE, ["true"], timeout=30.0), INSTANCE)
+    assert isinstance(trouble, MisconfiguredError)
+    assert (f"chmod 600 {key}" if found else f"no such identity: {key}") in str(trouble)
+
+
 def test_a_host_without_a_worker_reports_how_to_install_one(over_ssh: OverSsh) -> None:
     with pytest.raises(MisconfiguredError, match="batchscribe gpu setup"):
         over_ssh.by(Path("~/.batchscribe/venv/bin/python")).probe(INSTANCE)
@@ -541,6 +561,7 @@ def test_a_login_that_chatters_does_not_confuse_the_answer(over_ssh: OverSsh, tm
 
 def test_a_host_without_an_address_is_not_reached_yet(over_ssh: OverSsh) -> None:
     nowhere = Instance(id=INSTANCE.id, state=InstanceState.PENDING)
-    assert over_ssh.launcher.probe(nowhere) is None
+    with pytest.raises(LaunchError, match="no public address"):
+        over_ssh.launcher.probe(nowhere)
     with pytest.raises(LaunchError, match="no public address"):
         over_ssh.launcher.launch(nowhere, over_ssh.manifest(), URL)

@@ -327,8 +327,14 @@ def test_the_gpu_by_hand(cloud: Cloud) -> None:
     assert "ok    worker" in checked.stdout, checked.stdout + checked.stderr
     assert "ok    store" in checked.stdout, checked.stdout
     assert cloud.state == "stopped"
-    session = cloud.desk.run("gpu", "start", "--for", "1s")
+    session = cloud.desk.run("gpu", "start", "--for", "1s", "--wait")
     assert (session.returncode, cloud.state, cloud.orders()) == (0, "stopped", []), session.stderr
+    session = cloud.desk.run("gpu", "start", "--for", "2h")
+    assert (session.returncode, cloud.state) == (0, "running"), session.stderr
+    (order,) = cloud.orders()
+    assert order["State"] == "ENABLED", "it stops the instance, and no process of ours does"
+    assert cloud.desk.run("gpu", "stop").returncode == 0
+    assert (cloud.state, cloud.orders()) == ("stopped", [])
     assert cloud.desk.run("gpu", "start").returncode == 0
     assert cloud.state == "running"
     assert cloud.desk.run("reconcile").returncode == 0

@@ -30,6 +30,7 @@ from batchscribe.core.run.manifest import (
     WorkerRef,
 )
 from batchscribe.core.run.runs import Run, next_step
+from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.core.text.transcripts import encode
 from batchscribe.ledger import Ledger
 from batchscribe.protocols import Store
@@ -52,10 +53,17 @@ class Notes(RecordingNotifier):
     def __init__(self) -> None:
         super().__init__()
         self.shown: list[Progress] = []
+        self.waits: list[str] = []
         self.reports: list[Run] = []
 
     def show(self, _run: Run, progress: Progress) -> None:
         self.shown.append(progress)
+
+    def wait(self, wait: Wait, run: str = "") -> None:
+        self.waits.append(wait_text(wait))
+
+    def clear(self) -> None:
+        """Shows nothing that has to be removed."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
@@ -24,6 +25,7 @@ from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
+    HostTimeoutError,
     InterruptedRunError,
     LaunchError,
     LockHeldError,
@@ -31,6 +33,7 @@ from batchscribe.errors import (
     NoCapacityError,
     NotOursError,
     NotStoppedError,
+    PortClosedError,
     RefusedError,
 )
 from batchscribe.testing.clock import FakeClock
@@ -40,6 +43,7 @@ from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
 from batchscribe.wiring.preflight import unfit
+from support.world import Notes
 
 ID = "i-0123456789abcdef0"
 
@@ -50,6 +54,8 @@ class FakeBox:
     def __init__(self) -> None:
         self.release = __version__
         self.asked: list[str] = []
+        self.causes: list[LaunchError] = []
+        """Of the next connections, which fail."""
         self.busy: bool | None = None
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
@@ -64,6 +70,15 @@ class FakeBox:
         return BoxReply(release=self.release, findings=findings)
 
 
+class DeskSetup(BoxSetup):
+    """A set-up whose first connections fail."""
+
+    def reach(self, instance: Instance) -> None:
+        assert isinstance(self.asks, FakeBox)
+        if self.asks.causes:
+            raise self.asks.causes.pop(0)
+
+
 class Desk:
     """Everything around the commands, and the commands."""
 
@@ -75,15 +90,17 @@ class Desk:
         self.sessions = itertools.count(1)
         self.lock = FakeLock()
         self.box = FakeBox()
+        self.view = Notes()
         self.store = MemoryStore(self.clock)
         self.instance = ID
+        self.provider = "ec2"
         self.run_open: Run | None = None
         self.unfit = ""
         self.preflight: Callable[[], None] = lambda: None
         self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
 
     def tools(self) -> GpuTools:
-        setup = BoxSetup(
+        setup = DeskSetup(
             asks=self.box,
             clock=self.clock,
             terms=self.terms,
@@ -91,12 +108,13 @@ class Desk:
             published=lambda _instance: frozenset(),
         )
         return GpuTools(
-            provider="ec2",
+            provider=self.provider,
             instance=self.instance,
             compute=self.cloud,
             guard=self.guard,
             clock=self.clock,
             shield=self.clock,
+            view=self.view,
             lock=self.lock,
             open_run=lambda _instance: self.run_open,
             new_session=lambda: f"hand-{next(self.sessions)}",
@@ -233,7 +251,7 @@ def test_an_interrupted_start_leaves_nothing_running(desk: Desk) -> None:
 
 
 def test_a_start_for_a_while_is_stopped_in_time(desk: Desk) -> None:
-    result = desk("start", "--for", "2h")
+    result = desk("start", "--for", "2h", "--wait")
     assert result.exit_code == 0
     assert desk.state is InstanceState.STOPPED
     assert desk.cloud.billed_seconds(ID) == pytest.approx(7200, abs=60)
@@ -241,14 +259,14 @@ def test_a_start_for_a_while_is_stopped_in_time(desk: Desk) -> None:
 
 def test_a_start_for_a_while_is_stopped_when_the_person_goes(desk: Desk) -> None:
     desk.clock.at(600, desk.clock.interrupt)
-    desk.refused(InterruptedRunError, "start", "--for", "2h")
+    desk.refused(InterruptedRunError, "start", "--for", "2h", "--wait")
     assert desk.state is InstanceState.STOPPED
 
 
 def test_what_was_started_again_by_somebody_else_is_left_alone(desk: Desk) -> None:
     desk.clock.at(600, lambda: desk.cloud.stop(ID))
     desk.clock.at(700, lambda: desk.cloud.start_unclaimed(ID))
-    result = desk("start", "--for", "1h")
+    result = desk("start", "--for", "1h", "--wait")
     assert "not stopped" in result.output
     assert desk.state is InstanceState.RUNNING
 
@@ -322,13 +340,13 @@ def test_what_we_started_and_cannot_find_again_is_not_stopped(desk: Desk) -> Non
         return Instance(id=instance, state=InstanceState.MISSING)
 
     desk.clock.at(600, lambda: setattr(desk.cloud, "describe", elsewhere))
-    assert "missing" in desk.refused(NotStoppedError, "start", "--for", "1h")
+    assert "missing" in desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
 
 
 def test_a_stop_for_a_while_that_may_not_look_any_more_is_no_stop(desk: Desk) -> None:
     fault = Fault(MisconfiguredError("the credentials ran out"))
     desk.clock.at(600, lambda: desk.cloud.fail("describe", fault))
-    assert "ran out" in desk.refused(NotStoppedError, "start", "--for", "1h")
+    assert "ran out" in desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
 
 
 def test_a_run_a_tick_and_strangers_are_asked_for_force(desk: Desk) -> None:
@@ -369,8 +387,9 @@ def test_the_status_says_which_record_cannot_be_read(desk: Desk, words: tuple[st
 
 def test_a_check_of_a_stopped_instance_says_what_it_could_not_look_at(desk: Desk) -> None:
     result = desk("check")
-    assert result.exit_code == 1
-    assert "FAIL  state" in result.output
+    assert result.exit_code == 0, "stopped is its usual state"
+    assert "ok    state              stopped" in result.output
+    assert "not checked while it is not running: ssh, worker, engine and stores" in result.output
     assert "check --start" in result.output
     assert desk.box.asked == []
 
@@ -380,6 +399,32 @@ def test_a_check_starts_and_stops_when_asked_to(desk: Desk) -> None:
     assert result.exit_code == 0, result.output
     assert "ok    engine" in result.output
     assert "is stopped again" in result.output
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_a_wait_for_the_host_shows_the_cause_and_ends_when_it_answers(desk: Desk) -> None:
+    desk.box.causes = [HostTimeoutError("ssh to 1.2.3.4:22: connection timed out")] * 2
+    assert desk("check", "--start").exit_code == 0
+    assert f"starting {ID} (g5.xlarge), 0:00 of 10:00" in desk.view.waits
+    assert "ssh to 1.2.3.4:22: connection timed out, 0:05 of 10:00" in desk.view.waits
+    assert any(line.startswith(f"stopping {ID}") for line in desk.view.waits)
+
+
+@pytest.mark.parametrize(
+    ("cause", "billed", "fix"),
+    [
+        (HostTimeoutError("ssh to 1.2.3.4:22: connection timed out"), 600, "check its security group"),
+        (PortClosedError("ssh to 1.2.3.4:22: connection refused"), 90, "GPU_SSH_PORT"),
+    ],
+)
+def test_a_host_that_cannot_be_reached_is_stopped_with_its_cause(
+    desk: Desk, cause: LaunchError, billed: float, fix: str
+) -> None:
+    desk.box.causes = [cause] * 1000
+    error = desk.refused(LaunchError, "setup", "--start")
+    assert str(cause) in error
+    assert fix in error
+    assert desk.cloud.billed_seconds(ID) == pytest.approx(billed, abs=20)
     assert desk.state is InstanceState.STOPPED
 
 
@@ -475,6 +520,22 @@ def test_there_is_nothing_to_log_in_to_on_this_machine(desk: Desk) -> None:
     desk.refused(MisconfiguredError, "ssh")
 
 
+@pytest.mark.parametrize("words", [("start",), ("stop",), ("setup",), ("check",), ("start", "--for", "2h")])
+def test_a_gpu_in_this_machine_is_neither_started_nor_held(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.provider = "local"
+    result = desk(*words)
+    assert (result.exit_code, desk.cloud.calls) == (0, [("describe", ID)] * (words == ("check",)))
+    assert "the GPU is in this machine: nothing to" in result.output
+    assert ("inspect" in desk.box.asked) == (words == ("check",)), "a check needs no start"
+    assert list(desk.store.list()) == []
+
+
+def test_a_check_of_this_machine_reports_what_fails(desk: Desk) -> None:
+    desk.provider = "local"
+    desk.box.findings = (Finding(what="engine", ok=False, detail="no model"),)
+    assert desk("check").exit_code == 1
+
+
 def stale(desk: Desk, run: str) -> None:
     desk.guard.arm(Claim(instance=ID, run=run, deadline=desk.clock.now() + timedelta(hours=3)))
 
@@ -494,7 +555,7 @@ def test_a_session_of_some_hours_is_guarded_from_before_its_start_until_it_was_s
         stop(instance, force=force)
 
     desk.cloud.start_unclaimed, desk.cloud.stop = started, asked  # type: ignore[method-assign]
-    assert desk("start", "--for", "2h").exit_code == 0
+    assert desk("start", "--for", "2h", "--wait").exit_code == 0
     standing = frozenset({"hand-1"})
     assert orders == [(InstanceState.STOPPED, standing), (InstanceState.RUNNING, standing)]
     assert desk.guard.standing(ID) == frozenset()
@@ -503,16 +564,51 @@ def test_a_session_of_some_hours_is_guarded_from_before_its_start_until_it_was_s
 def test_a_session_whose_process_died_is_stopped_by_the_guard(desk: Desk) -> None:
     desk.clock.at(600, desk.clock.interrupt)
     desk.cloud.fail("stop", Fault(MisconfiguredError("no right any more")))
-    desk.refused(NotStoppedError, "start", "--for", "1h")
+    desk.refused(NotStoppedError, "start", "--for", "1h", "--wait")
     desk.clock.signal = None
     assert desk.guard.standing(ID) == {"hand-1"}
     desk.clock.sleep(75 * 60)
     assert desk.state is InstanceState.STOPPED
 
 
+def test_a_start_for_a_while_returns_and_the_guard_ends_it(desk: Desk) -> None:
+    begin = desk.clock.now()
+    result = desk("start", "--for", "2h")
+    assert result.exit_code == 0
+    assert desk.clock.now() - begin < timedelta(minutes=2)
+    assert f"at the latest {begin + timedelta(hours=2):%Y-%m-%d %H:%M} UTC" in result.output
+    desk.clock.sleep(7100 - (desk.clock.now() - begin).total_seconds())
+    before = desk.state
+    desk.clock.sleep(200)
+    assert (before, desk.state) == (InstanceState.RUNNING, InstanceState.STOPPED)
+
+
+def test_another_start_for_a_while_replaces_the_time(desk: Desk) -> None:
+    desk("start", "--for", "1h")
+    assert desk("start", "--for", "3h").exit_code == 0
+    assert desk.guard.standing(ID) == {"hand-2"}
+    desk.clock.sleep(2 * 3600)
+    assert desk.state is InstanceState.RUNNING
+    assert desk("stop").exit_code == 0
+    assert desk.guard.standing(ID) == frozenset(), "it must not stop the next session"
+
+
+def test_without_a_guard_a_start_for_a_while_is_refused(desk: Desk) -> None:
+    desk.guard = NoGuard()  # type: ignore[assignment]
+    assert "BATCH_CLOUD_GUARD=off" in desk.refused(MisconfiguredError, "start", "--for", "2h")
+    assert desk.cloud.calls == []
+    assert desk("start", "--for", "2h", "--wait").exit_code == 0
+    assert desk.state is InstanceState.STOPPED
+
+
+def test_waiting_without_a_time_is_wrong_usage(desk: Desk) -> None:
+    assert desk("start", "--wait").exit_code == 2
+    assert desk.cloud.calls == []
+
+
 def test_without_an_order_nothing_is_started_for_some_hours(desk: Desk) -> None:
     desk.guard.fail("arm", Fault(ComputeUnavailableError("no answer"), applied=True))
-    assert "no answer" in desk.refused(ComputeUnavailableError, "start", "--for", "2h")
+    assert "no answer" in desk.refused(ComputeUnavailableError, "start", "--for", "2h", "--wait")
     assert ("start", ID) not in desk.cloud.calls
     assert desk.state is InstanceState.STOPPED
     assert desk.guard.standing(ID) == frozenset()
@@ -523,14 +619,14 @@ def test_a_start_that_was_refused_leaves_no_order(desk: Desk) -> None:
         raise NoCapacityError("no capacity")
 
     desk.cloud.start_unclaimed = refuse  # type: ignore[method-assign]
-    desk.refused(NoCapacityError, "start", "--for", "2h")
+    desk.refused(NoCapacityError, "start", "--for", "2h", "--wait")
     assert desk.guard.standing(ID) == frozenset()
 
 
 def test_no_session_is_begun_on_what_another_scheduler_claims(desk: Desk) -> None:
     desk.claimed("run-9")
     stale(desk, "run-9")
-    desk.refused(NotOursError, "start", "--for", "1h")
+    desk.refused(NotOursError, "start", "--for", "1h", "--wait")
     assert desk.guard.standing(ID) == {"run-9"}
 
 
@@ -581,7 +677,7 @@ def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: 
 
 
 @pytest.mark.parametrize(
-    "words", [("start",), ("start", "--for", "1h"), ("check", "--start"), ("setup", "--start")]
+    "words", [("start",), ("start", "--for", "1h", "--wait"), ("check", "--start"), ("setup", "--start")]
 )
 def test_a_start_that_is_bound_to_be_useless_is_refused(desk: Desk, words: tuple[str, ...]) -> None:
     def refuse() -> None:

@@ -20,6 +20,7 @@ from batchscribe.core.redaction import HIDDEN, Redactor, printable
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings
 from batchscribe.core.run.report import BLOCK_TITLE
 from batchscribe.core.run.runs import Machine, Run
+from batchscribe.core.run.waiting import Wait
 from batchscribe.testing.clock import FakeClock
 
 CANARY = "canary-7f3a91/x"
@@ -352,3 +353,40 @@ def test_on_a_terminal_progress_is_a_bar() -> None:
     shown = terminal.getvalue()
     assert "9/10" in shown
     assert "0:08:00 of audio, 1 failed, 0:00:00 left" in shown
+
+
+def test_elsewhere_a_wait_is_a_line_for_each_cause_then_one_a_minute(stream: io.StringIO) -> None:
+    clock = FakeClock()
+    with ProgressView(clock, stream=stream) as view:
+        for second in range(0, 150, 5):
+            cause = "timed out" if second < 10 else "connection refused"
+            view.wait(Wait(f"ssh to 1.2.3.4:22: {cause}", second, 600), "r1")
+            clock.sleep(5)
+    lines = [line for line in stream.getvalue().splitlines() if "waiting" in line]
+    assert len(lines) == 4
+    assert "ssh to 1.2.3.4:22: timed out, 0:00 of 10:00" in lines[0]
+    assert "connection refused, 0:10 of 10:00" in lines[1]
+    assert "connection refused, 1:10 of 10:00" in lines[2]
+    assert ["polls=12" in line for line in lines] == [False, False, True, True]
+
+
+def test_on_a_terminal_a_wait_is_one_line_that_is_removed() -> None:
+    terminal = Terminal()
+    with ProgressView(FakeClock(), stream=terminal) as view:
+        view.wait(Wait("starting i-1 (g4dn.xlarge)", 25, 600))
+        view.wait(Wait("ssh to 1.2.3.4:22: " + "a long cause " * 20, 65, 600))
+        view.wait(Wait("stopping i-1", 65))
+        assert terminal.getvalue().count("\n") <= 1, "drawn over, not below"
+        view.show(RUN, progress(4))
+    shown = terminal.getvalue()
+    assert "starting i-1 (g4dn.xlarge), 0:25 of 10:00" in shown
+    assert "…, 1:05 of 10:00" in shown, "the time stays in sight"
+    assert "stopping i-1, 1:05" in shown
+    assert shown.index("1:05") < shown.index("4/10")
+
+
+def test_a_terminal_that_is_gone_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    with ProgressView(FakeClock(), stream=terminal) as view:
+        monkeypatch.setattr(terminal, "write", lambda _text: (_ for _ in ()).throw(OSError(5, "EIO")))
+        view.wait(Wait("stopping i-1", 65))

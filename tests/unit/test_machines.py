@@ -17,9 +17,9 @@ from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy, PolicyName
-from batchscribe.core.run.instances import InstanceState
+from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Outcome, Run, RunState
-from batchscribe.errors import ComputeUnavailableError, MisconfiguredError, NoCapacityError
+from batchscribe.errors import ComputeUnavailableError, LaunchError, MisconfiguredError, NoCapacityError
 from batchscribe.ledger import Ledger
 from batchscribe.testing.compute import Fault
 from batchscribe.testing.guard import FakeGuard
@@ -140,9 +140,13 @@ def test_a_host_that_does_not_answer_does_not_delay_the_other(
     at: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = at.launcher.probe
-    monkeypatch.setattr(
-        at.launcher, "probe", lambda instance: None if instance.id == SECOND else probe(instance)
-    )
+
+    def probe_first(instance: Instance) -> str:
+        if instance.id == SECOND:
+            raise LaunchError("ssh to 1.2.3.4:22: connection timed out")
+        return probe(instance)
+
+    monkeypatch.setattr(at.launcher, "probe", probe_first)
     advanced_to(at, RunState.DISPATCHING, workers=1)
     run = advanced(at, lambda run: len(run.workers) > 1)
     assert (run.workers[1].machine, run.machine(SECOND).over) == (INSTANCE, False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from batchscribe.core.decide.policy import (
     FOREVER,
     PATIENT_STARTS,
     Hold,
+    HostFault,
     IfRunning,
     Launch,
     Policy,
@@ -163,3 +165,32 @@ def test_each_start_without_a_chunk_done_doubles_the_pause_up_to_a_day(fruitless
     else:
         assert isinstance(decision, Launch)
     assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
+
+
+FAULT = HostFault(at=NOW - timedelta(hours=2), cause="the host key differs", access="these settings")
+
+
+def test_the_same_cause_starts_no_gpu_again_from_the_first_start_on() -> None:
+    seen = observation(backlog(200), host_fault=FAULT, access="these settings", fruitless=1)
+    decision = decide(seen, POLICY)
+    assert isinstance(decision, Hold)
+    assert decision.reason.code is ReasonCode.BACKING_OFF
+    assert "would fail again: the host key differs" in decision.reason.sentence
+    assert decision.overdue
+    assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"access": "other settings"},
+        {"set_up_at": NOW - timedelta(hours=1)},
+        {"now": FAULT.at + timedelta(days=1)},
+        {"host_fault": None},
+    ],
+)
+def test_a_start_follows_once_something_changed(change: dict[str, Any]) -> None:
+    before = {"access": "these settings", "set_up_at": NOW - timedelta(hours=3), "host_fault": FAULT}
+    seen = observation(backlog(200), **before)
+    assert isinstance(decide(seen, POLICY), Hold)
+    assert isinstance(decide(replace(seen, **change), POLICY), Launch)

@@ -22,7 +22,13 @@ from batchscribe.adapters.host_access.ssh import (
 from batchscribe.adapters.machine.clock import Interrupts
 from batchscribe.core.run import host
 from batchscribe.core.run.instances import Instance, InstanceState
-from batchscribe.errors import InterruptedRunError, LaunchError, MisconfiguredError
+from batchscribe.errors import (
+    HostTimeoutError,
+    InterruptedRunError,
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+)
 
 INSTANCE = Instance(
     id="i-0box",
@@ -128,8 +134,13 @@ def test_a_leading_tilde_is_the_remote_home(tmp_path: Path) -> None:
         ("No ED25519 host key is known for i-0box\nHost key verification", MisconfiguredError, "gpu setup"),
         ("ubuntu@1.2.3.4: Permission denied (publickey).", MisconfiguredError, "GPU_SSH_KEY_PATH"),
         ("command-line: line 0: Bad configuration option: nonsense", MisconfiguredError, "ssh/config"),
-        ("ssh: connect to host 1.2.3.4 port 22: Connection refused", LaunchError, "refused"),
-        ("ssh: connect to host 1.2.3.4 port 22: Connection timed out", LaunchError, "timed out"),
+        ("ssh: connect to host 1.2.3.4 port 22: Connection refused", PortClosedError, "refused"),
+        ("ssh: connect to host 1.2.3.4 port 22: Connection timed out", HostTimeoutError, "timed out"),
+        ("Connection timed out during banner exchange", HostTimeoutError, "banner"),
+        ("Permissions 0644 for '/a b.pem' are too open.\nubuntu@h: Permission denied", MisconfiguredError,
+         "UNPROTECTED PRIVATE KEY FILE): chmod 600 /a b.pem"),
+        ("no such identity: /k.pem: No such file or directory\nubuntu@h: Permission denied",
+         MisconfiguredError, "no such identity: /k.pem"),
         ("kex_exchange_identification: Connection closed by remote host", LaunchError, "closed"),
         ("", LaunchError, "255"),
     ],
@@ -139,6 +150,16 @@ def test_what_a_failed_connection_means(stderr: str, kind: type[Exception], says
     assert type(trouble) is kind
     assert says in str(trouble)
     assert "\n" not in str(trouble)
+
+
+def test_a_failed_connection_names_its_address_and_ssh_s_reason() -> None:
+    refused = Reply(255, b"", "ssh: connect to host 1.2.3.4 port 22: Connection refused", "1.2.3.4:22")
+    assert str(connection_trouble(refused, INSTANCE)) == "ssh to 1.2.3.4:22: connection refused"
+    late = connection_trouble(Reply(None, b"", "", "1.2.3.4:22"), INSTANCE)
+    assert str(late) == "ssh to 1.2.3.4:22: no answer in time"
+    assert isinstance(late, HostTimeoutError)
+    hints = [kind for kind in (HostTimeoutError, PortClosedError, LaunchError) if "security" in kind.fix]
+    assert hints == [HostTimeoutError]
 
 
 def test_a_command_that_failed_over_there_is_no_trouble_with_the_connection() -> None:

@@ -10,7 +10,8 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from batchscribe.cli.app import App, json_option, print_json
-from batchscribe.cli.gpu import LABELS, check_host, running_instance, tools
+from batchscribe.cli.gpu import LABELS, check_host, tools
+from batchscribe.cli.gpu_session import running_instance
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
@@ -69,7 +70,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)
         click.echo(f"\nStarting {seen.id} at {rate}: at least ${least.text()}, billed until it is stopped.")
-    with running_instance(at, seen, start_it=True) if at.ssh else nullcontext(seen) as running:
+    with running_instance(at, seen, start_it=True) as running:
         assert running
         for finding in check_host(at, running):
             show(ON_HOST, finding)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,35 @@ import click
 
 from batchscribe import __version__
 from batchscribe.cli.app import App, Duration, json_option, print_json
-from batchscribe.controller.commands.manual_control import Hand
+from batchscribe.cli.gpu_session import (
+    clear_orders,
+    is_claimed,
+    prepare_session,
+    refuse_foreign_claim,
+    refuse_open_run,
+    running_instance,
+    start_instance,
+    stop_after,
+)
 from batchscribe.controller.context import refuse_unfit
 from batchscribe.core import keys
-from batchscribe.core.run.host import Finding, Grade, InstanceRecord
-from batchscribe.core.run.instances import Instance, InstanceState
+from batchscribe.core.run.host import Finding, Grade, InstanceRecord, passed, warned
+from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
-    BatchscribeError,
-    InterruptedRunError,
     LockHeldError,
     MisconfiguredError,
-    NotOursError,
     RefusedError,
 )
 from batchscribe.reading import read_optional
 from batchscribe.wiring.gpu import EXTRAS, GpuTools
 
 TOOLS = "batchscribe.gpu.tools"
-_POLL_SECONDS = 60.0
+NOT_CHECKED = warned(
+    "host",
+    "not checked while it is not running: ssh, worker, engine and stores",
+    "`batchscribe gpu check --start` starts it, checks them, and stops it again",
+)
 LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
-_SESSION_SECONDS = 3600.0
-"""Time for a check or a set-up; after it the stop order outside this machine takes effect."""
 
 
 def tools(ctx: click.Context) -> GpuTools:
@@ -52,23 +59,43 @@ def gpu() -> None:
     "--for",
     "length",
     type=Duration("hms", "{value!r} is not a time such as 2h or 45m"),
-    help="Stop it again after this time, e.g. 2h.",
+    help="Stop it again after this time, e.g. 2h, by the guard's order.",
 )
+@click.option("--wait", is_flag=True, help="With --for: stay until then, and stop it here; also on Ctrl-C.")
 @click.pass_context
-def start(ctx: click.Context, length: timedelta | None) -> None:
-    """Start the instance for yourself; the scheduler leaves it alone."""
+def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
+    """Start the instance for yourself; the scheduler leaves it alone.
+
+    Returns once it runs.
+    """
     at = tools(ctx)
-    seconds = length.total_seconds() if length is not None else None
+    if _is_local(at, "start"):
+        return
+    _check_guarded(at, length, wait=wait)
     hand = at.hand
     at.preflight()
     with at.lock.held():
-        _refuse_open_run(at)
-        session = _prepare_session(at, hand, seconds)
-        seen = _start_instance(at, hand, session)
+        refuse_open_run(at)
+        end = at.clock.now() + length if length else None
+        # An order takes effect GUARD_FIRST after its deadline.
+        session = prepare_session(at, hand, end - GUARD_FIRST if end and not wait else end)
+        seen = start_instance(at, hand, session)
     click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_describe_address(seen)}.")
-    click.echo("The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`.")
-    if seconds is not None:
-        _stop_after(at, hand, seen, seconds, session)
+    stops = f", at the latest {end:%Y-%m-%d %H:%M} UTC: the guard stops it then" if end and not wait else ""
+    click.echo(f"The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`{stops}.")
+    if length and wait:
+        stop_after(at, hand, seen, length.total_seconds(), session)
+
+
+def _check_guarded(at: GpuTools, length: timedelta | None, *, wait: bool) -> None:
+    """Raises MisconfiguredError if nothing would stop the instance after `length`."""
+    if wait and length is None:
+        raise click.UsageError("--wait needs --for")
+    if length and not wait and not at.guarded:
+        raise MisconfiguredError(
+            f"nothing outside this machine would stop {at.instance} (BATCH_CLOUD_GUARD=off); nothing was "
+            "started: set up the guard (docs/aws.md), or stay with --wait"
+        )
 
 
 @gpu.command()
@@ -82,18 +109,20 @@ def stop(ctx: click.Context, force: bool) -> None:
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
+    if _is_local(at, "stop"):
+        return
     if force:
         # Without the lock: the tick that holds it drives the run that is to be stopped.
         seen = at.hand.stop(force=True)
     else:
         try:
             with at.lock.held():
-                _refuse_open_run(at, "or `batchscribe gpu stop --force`")
-                seen = at.hand.stop(allowed=lambda found: _refuse_foreign_claim(at, found))
+                refuse_open_run(at, "or `batchscribe gpu stop --force`")
+                seen = at.hand.stop(allowed=lambda found: refuse_foreign_claim(at, found))
         except LockHeldError as error:
             raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
     click.echo(f"{seen.id} is {seen.state} (observed).")
-    _clear_orders(at, seen)
+    clear_orders(at, seen)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
 
@@ -120,20 +149,17 @@ def check(ctx: click.Context, start_it: bool) -> None:
     refuse_unfit(at.unfit)
     at.preflight()
     seen = _poll_existing(at)
-    exists = seen.state is not InstanceState.TERMINATED
+    exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    passed = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
+    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
     if not exists:
         ctx.exit(1)
     with running_instance(at, seen, start_it=start_it) as running:
-        up = running is not None
-        fix = "`batchscribe gpu check --start` starts it, checks the rest, and stops it again"
-        state = (running or seen).state
-        passed &= _print_findings([Finding(what="state", ok=up, detail=state.value, mend=fix)])
-        if running is not None:
-            passed &= _print_findings(check_host(at, running))
-    if not passed:
+        if not _is_local(at, "start"):
+            _print_findings([passed("state", (running or seen).state.value)])
+        fine &= _print_findings(check_host(at, running) if running else [NOT_CHECKED])
+    if not fine:
         ctx.exit(1)
 
 
@@ -154,6 +180,8 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     """
     at = tools(ctx)
     refuse_unfit(at.unfit)
+    if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
+        return
     at.preflight()
     with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
         if running is None:
@@ -161,8 +189,8 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        passed = _print_findings(at.set_up(running, **wishes))
-    if not passed:
+        fine = _print_findings(at.set_up(running, **wishes))
+    if not fine:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
 
@@ -180,6 +208,13 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
     argv = at.ssh.argv(at.hand.look(), command)
     os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
+
+
+def _is_local(at: GpuTools, action: str) -> bool:
+    """True if the GPU is in this machine; prints that there is nothing to do."""
+    if at.local:
+        click.echo(f"the GPU is in this machine: nothing to {action}")
+    return at.local
 
 
 def _describe_status(at: GpuTools) -> dict[str, object]:
@@ -224,159 +259,18 @@ def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
 
 def _print_findings(findings: Iterable[Finding]) -> bool:
     """Prints each finding when it arrives; True if all passed."""
-    passed = True
+    fine = True
     for finding in findings:
-        passed &= finding.ok
+        fine &= finding.ok
         click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
         if finding.level is not Grade.PASS and finding.mend:
             click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
-    return passed
+    return fine
 
 
 def check_host(at: GpuTools, running: Instance) -> Iterator[Finding]:
     """Checks the host; loads no second model while a run uses its GPU."""
-    return at.check(running, busy=at.open_run(at.instance) is not None or _is_claimed(at, running))
-
-
-@contextmanager
-def running_instance(
-    at: GpuTools, seen: Instance, *, start_it: bool, alone: bool = False
-) -> Iterator[Instance | None]:
-    """Yields the running instance, and stops it again if it was started here.
-
-    Yields None if it does not run and `start_it` is False.
-    """
-    if seen.state is InstanceState.RUNNING:
-        with _exclude_runs(at) if alone else nullcontext():
-            yield seen
-    elif not start_it:
-        yield None
-    else:
-        with _exclude_runs(at), _start_temporarily(at) as started:
-            yield started
-
-
-@contextmanager
-def _exclude_runs(at: GpuTools) -> Iterator[None]:
-    with at.lock.held():
-        _refuse_open_run(at)
-        yield
-
-
-@contextmanager
-def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
-    hand = at.hand
-    _clear_orders(at, hand.free())
-    session = _arm_order(at, _SESSION_SECONDS)
-    try:
-        hand.start()
-        yield hand.reached(at.setup.reachable)
-    finally:
-        with at.shield.shielded():
-            if hand.asked:
-                stopped = hand.stop()
-                click.echo(f"{stopped.id} is {stopped.state} again.")
-            at.orders.take_back(session)
-
-
-def _prepare_session(at: GpuTools, hand: Hand, seconds: float | None) -> str:
-    """Clears stale orders; returns a guarded session, empty without a time limit."""
-    seen = hand.free()
-    _clear_orders(at, seen)
-    if seconds is None:
-        return ""
-    _refuse_foreign_claim(at, seen)
-    return _arm_order(at, seconds)
-
-
-def _arm_order(at: GpuTools, seconds: float) -> str:
-    """Arms the stop order of a new session; returns its name."""
-    session = at.new_session()
-    try:
-        at.orders.give(session, seconds)
-    except BatchscribeError:
-        # The order may exist in spite of the error; its session does not begin.
-        with suppress(BatchscribeError):
-            at.orders.take_back(session)
-        raise
-    return session
-
-
-def _clear_orders(at: GpuTools, seen: Instance) -> None:
-    run = at.open_run(at.instance)
-    if stale := at.orders.clear(seen, keep=run.id if run else None):
-        click.echo(f"Removed stale stop orders of {', '.join(stale)}.")
-
-
-def _start_instance(at: GpuTools, hand: Hand, session: str) -> Instance:
-    """Starts the instance; an interrupt stops it again.
-
-    If the result of the start is unknown, the order stays: it stops an instance that comes up late.
-    """
-    try:
-        return hand.start()
-    except InterruptedRunError:
-        with at.shield.shielded():
-            if hand.asked:
-                hand.stop()
-            _revoke_order(at, session)
-        raise
-    except (RefusedError, MisconfiguredError):
-        _revoke_order(at, session)
-        raise
-
-
-def _revoke_order(at: GpuTools, session: str) -> None:
-    if session:
-        at.orders.take_back(session)
-
-
-def _stop_after(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: str) -> None:
-    click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
-    end = at.clock.monotonic() + seconds
-    try:
-        while (left := end - at.clock.monotonic()) > 0:
-            at.clock.sleep(min(left, _POLL_SECONDS))
-    finally:
-        with at.shield.shielded():
-            _stop_own(at, hand, started)
-            at.orders.take_back(session)
-
-
-def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
-    """Stops the instance, unless another owner restarted or claimed it since."""
-
-    def still_ours(seen: Instance) -> None:
-        if seen.run or at.open_run(at.instance) or seen.launched_at != started.launched_at:
-            raise NotOursError(f"{seen.id} has another owner now ({seen.state}): not stopped.")
-
-    try:
-        seen = hand.stop(allowed=still_ours)
-    except NotOursError as error:
-        click.echo(str(error))
-        return
-    click.echo(f"{seen.id} is {seen.state}.")
-
-
-def _refuse_open_run(at: GpuTools, alternative: str = "or stop its tick with SIGTERM") -> None:
-    run = at.open_run(at.instance)
-    if run:
-        raise RefusedError(
-            f"run {run.id} is {run.state} on {at.instance}; nothing was done: wait until it is settled, "
-            f"{alternative}"
-        )
-
-
-def _is_claimed(at: GpuTools, seen: Instance) -> bool:
-    return bool(seen.run) and (seen.deadline is None or seen.deadline > at.clock.now())
-
-
-def _refuse_foreign_claim(at: GpuTools, seen: Instance) -> None:
-    if _is_claimed(at, seen):
-        raise NotOursError(
-            f"{seen.id} is claimed by run {seen.run}, which is not in this ledger; nothing was done: "
-            "to stop it anyway, `batchscribe gpu stop --force`"
-        )
+    return at.check(running, busy=at.open_run(at.instance) is not None or is_claimed(at, running))
 
 
 def _describe_address(seen: Instance) -> str:

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, is_late, latest, log, moment, save_best_effort
+from batchscribe.controller.context import (
+    Terms,
+    World,
+    is_late,
+    latest,
+    log,
+    moment,
+    note_trouble,
+    save_best_effort,
+)
 from batchscribe.controller.follow import dispatch_and_follow, follow
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.controller.settle import settle
@@ -20,6 +29,7 @@ from batchscribe.controller.teardown import begin_teardown, teardown
 from batchscribe.core.decide.policy import INTENT_LASTS
 from batchscribe.core.messages import Level
 from batchscribe.core.run.runs import Outcome, Run, RunState, Step, next_step
+from batchscribe.core.run.waiting import find_wait
 from batchscribe.errors import (
     BatchscribeError,
     CredentialsError,
@@ -48,6 +58,7 @@ HOPELESS = {
     Step.AWAIT_RUNNING: Outcome.THROTTLED,
 }
 """Outcome of a run if transient errors before its instance runs do not pass."""
+RETRIED = "will be retried"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
 
@@ -80,7 +91,7 @@ def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = Tru
 
 def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
     """Advances a run until a step has to wait. Raises only InterruptedRunError."""
-    passed.stuck.pop(run.id, None)
+    before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
     try:
         here = world_of(world, terms, run)
@@ -89,7 +100,8 @@ def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
-        log.warning("run stays open", run=run.id, error=str(error))
+        if str(error) != str(before):
+            log.warning("run stays open", run=run.id, error=str(error))
         passed.stuck[run.id] = error
     except Exception as error:  # noqa: BLE001  a bug in one run must not keep another GPU running
         log.exception("internal error", run=run.id)
@@ -102,7 +114,14 @@ def _advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
         before = run.state
         run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
         if run.state is before:
+            _show_wait(world, terms, run)
             return
+
+
+def _show_wait(world: World, terms: Terms, run: Run) -> None:
+    """Shows what the run waits for. A worker's progress is shown when it is read."""
+    if wait := find_wait(run, moment(world), up=terms.waits.up, reach=terms.waits.reach):
+        world.view.wait(wait, run.id)
 
 
 def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) -> Run:
@@ -137,14 +156,13 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
     except InterruptedRunError:
         raise
     except TransientError as error:
-        log.warning("will be retried", run=run.id, step=step.value, error=str(error))
+        run = note_trouble(world, latest(world, run), str(error), RETRIED)
         if not _is_hopeless(world, terms, run, step):
-            return _alert_if_unreachable(world, terms, latest(world, run), error)
+            return _alert_if_unreachable(world, terms, run, error)
         return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
-            log.warning("will be retried", run=run.id, step=step.value, error=str(error))
-            return latest(world, run)
+            return note_trouble(world, latest(world, run), str(error), RETRIED)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
@@ -152,7 +170,7 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
         return _give_up(world, run, FAILED[step], wrapped, errors)
     _clear_unreachable(world, run)
-    return run
+    return note_trouble(world, run, "") if step is Step.FOLLOW else run
 
 
 def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
@@ -215,8 +233,8 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
-        log.warning("teardown will be retried", run=run.id, error=str(error))
-        run, trouble = _latest_stopping(world, run), str(error)
+        trouble = str(error)
+        run = note_trouble(world, _latest_stopping(world, run), trouble, RETRIED)
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
         log.exception("internal error during teardown", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"

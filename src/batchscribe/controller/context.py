@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
 from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
+from batchscribe.core.run.waiting import Wait
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.errors import (
     BatchscribeError,
@@ -41,9 +42,15 @@ class Shield(Protocol):
 
 
 class View(Protocol):
-    """Shows the progress of a run."""
+    """Shows the progress of a run, or what it waits for."""
 
     def show(self, run: Run, progress: Progress) -> None: ...
+
+    def wait(self, wait: Wait, run: str = "") -> None:
+        """Shows what is waited for; called once for each poll."""
+
+    def clear(self) -> None:
+        """Removes what it shows, before a command prints its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,8 @@ class Waits:
     """From the start request to `running`."""
     reach: float = 600.0
     """From `running` to a host that can start a worker."""
+    refused: float = 90.0
+    """From the first refused connection to the end of the wait for a host that refuses all since."""
     silence: float = 900.0
     """A worker counts as lost if its progress does not change for this time."""
     blind: float = 300.0
@@ -90,6 +99,8 @@ class Terms:
     endpoint: str = ""
     guard: str = ""
     """Kind of guard (BATCH_CLOUD_GUARD)."""
+    access: str = ""
+    """Hash of the settings with which a GPU host is reached; empty: a failed start is never the same."""
     shared_machine: bool = False
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy
@@ -201,6 +212,15 @@ def save(world: World, run: Run, note: str = "") -> Run:
     if text := note or (run.detail if run.state is RunState.RELEASING else ""):
         log.info(text, run=run.id, state=run.state.value)
     return run
+
+
+def note_trouble(world: World, run: Run, trouble: str, event: str = "") -> Run:
+    """Records the last trouble of a run if it changed, and logs it as `event`."""
+    if trouble == run.trouble:
+        return run
+    if event:
+        log.warning(event, run=run.id, state=run.state.value, error=trouble)
+    return save_best_effort(world, replace(run, trouble=trouble))
 
 
 def end_machine(

@@ -11,9 +11,11 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
-    log,
+    latest,
+    note_trouble,
     poll_machines,
     save,
+    save_best_effort,
     step_each,
 )
 from batchscribe.controller.observation import poll_due, read_poll, why_not_up
@@ -25,7 +27,13 @@ from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
 from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
 from batchscribe.core.scan.chunks import Chunk
-from batchscribe.errors import MisconfiguredError, TransientError
+from batchscribe.errors import (
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+    TransientError,
+    UnreadableError,
+)
 
 MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
@@ -36,7 +44,13 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     polls = poll_machines(world, run, run.undispatched)
 
     def act(run: Run, machine: Machine) -> Run:
-        return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+        try:
+            return _dispatch_machine(world, terms, run, machine, polls[machine.id])
+        except UnreadableError:
+            raise
+        except MisconfiguredError:
+            save_best_effort(world, replace(latest(world, run), blocked=terms.access))
+            raise
 
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
 
@@ -53,19 +67,25 @@ def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, po
         version = world.launcher.probe(poll.instance)
         if version == terms.release:
             return _launch_worker(world, terms, run, poll.instance)
-        trouble = "its host never answered"
     except TransientError as error:
-        version, trouble = None, str(error)
-    if version is None:
-        if is_late(machine.reaching_since, poll.answered, terms.waits.reach):
-            minutes = terms.waits.reach / 60
-            detail = f"no worker could be started on {machine.id} in {minutes:.0f} min: {trouble}"
-            return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
-        log.info("no worker yet", run=run.id, why=trouble)
-        return run
+        return _await_host(world, terms, run, poll, error)
     raise MisconfiguredError(
         f"the GPU host has batchscribe {version}, this is {terms.release}: run `batchscribe gpu setup`"
     )
+
+
+def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: TransientError) -> Run:
+    """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
+    machine, now = run.machine(poll.instance.id), poll.answered
+    refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
+    waits = terms.waits
+    closed = is_late(refused, now, waits.refused)
+    if closed or is_late(machine.reaching_since, now, waits.reach):
+        run = replace(run, blocked=terms.access if closed else "")
+        cause = error.advice if isinstance(error, LaunchError) else str(error)
+        detail = f"no worker could be started on {machine.id}: {cause}"
+        return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
+    return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
 def next_batch(world: World, terms: Terms, run: Run) -> Batch:

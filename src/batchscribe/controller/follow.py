@@ -181,7 +181,8 @@ def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
     if run.limit is None and left > 2 * MODEL_LOAD_SECONDS:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
-            again = run.moved(RunState.DISPATCHING).with_machine(instance, reaching_since=moment(world))
+            again = run.moved(RunState.DISPATCHING)
+            again = again.with_machine(instance, reaching_since=moment(world), refused_since=None)
             again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             return give_work(world, terms, again, instance, batch.chunks)
     return end_machine(world, run, instance, None, note=note)

@@ -7,10 +7,11 @@ from itertools import takewhile
 
 from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.context import Terms, World
+from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.rehearsal_place import rehearsed
-from batchscribe.core.decide.policy import Observation
+from batchscribe.core.decide.policy import HostFault, Observation
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.runs import Run
+from batchscribe.core.run.runs import Outcome, Run
 
 PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
@@ -21,6 +22,8 @@ def observe(world: World, terms: Terms) -> Observation:
     now = world.clock.now()
     settled = _settled_lately(world, now)
     unproductive = _unproductive_runs(settled)
+    fault = _host_fault(unproductive)
+    record = instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)
     return Observation(
         now=now,
@@ -32,6 +35,9 @@ def observe(world: World, terms: Terms) -> Observation:
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
         fruitless=len(unproductive),
         last_fruitless=unproductive[-1].settled if unproductive else None,
+        host_fault=fault,
+        access=terms.access,
+        set_up_at=record.at if record else None,
         stranger=next(filter(None, (stranger(world, each, now) for each in instances)), None),
     )
 
@@ -45,6 +51,14 @@ def _unproductive_runs(settled: list[Run]) -> list[Run]:
     """Newest paid runs without any finished chunk, oldest first."""
     paid = [run for run in settled if run.billed_seconds]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
+
+
+def _host_fault(unproductive: list[Run]) -> HostFault | None:
+    """Fault of the newest unproductive run."""
+    last = unproductive[-1] if unproductive else None
+    if last is None or last.outcome is not Outcome.LAUNCH_FAILED or not last.blocked or not last.settled:
+        return None
+    return HostFault(at=last.settled, cause=last.detail, access=last.blocked)
 
 
 def oldest_open_run(world: World) -> Run | None:

@@ -18,8 +18,8 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
-    log,
     moment,
+    note_trouble,
     poll_machines,
     save,
     step_each,
@@ -260,11 +260,10 @@ def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: 
     except NoCapacityError as error:
         return take_another_offer(world, terms, run, seen, error)
     except ComputeUnavailableError as error:
-        log.warning("start not confirmed", run=run.id, error=str(error))
-        return save(world, replace(run, trouble=str(error)))
+        return note_trouble(world, run, str(error), "start not confirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type:
             raise
         return take_another_offer(world, terms, run, seen, NoCapacityError(str(error)))
     meter = run.machine(seen.id).meter.accept_start(asked, moment(world))
-    return save(world, run.with_machine(seen.id, meter=meter), "start accepted")
+    return save(world, replace(run, trouble="").with_machine(seen.id, meter=meter), "start accepted")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from batchscribe import __version__
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import Manifest, WorkerRef
-from batchscribe.errors import BatchscribeError, LaunchError
+from batchscribe.errors import BatchscribeError, HostTimeoutError, LaunchError
 
 WorkerName = tuple[str, int]
 
@@ -47,13 +47,13 @@ class FakeLauncher:
         """Plans errors of the next calls of a method; None is none."""
         self._faults.setdefault(call, deque()).extend(errors)
 
-    def probe(self, instance: Instance) -> str | None:
+    def probe(self, instance: Instance) -> str:
         self._meet("probe")
         if instance.state is not InstanceState.RUNNING:
-            return None
+            raise LaunchError(f"{instance.id} is {instance.state}")
         if self.silent_probes > 0:
             self.silent_probes -= 1
-            return None
+            raise HostTimeoutError(f"ssh to {instance.id}: no answer in time")
         return self.version
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:

@@ -12,8 +12,10 @@ from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
+from batchscribe.adapters.no_guard import NoGuard
+from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
-from batchscribe.controller.context import Shield
+from batchscribe.controller.context import Shield, View
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.orders import HAND
@@ -24,6 +26,7 @@ from batchscribe.wiring.host_access import box_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
 from batchscribe.wiring.scheduler import instances, new_run_id
 from batchscribe.wiring.seams import (
+    LOCAL,
     describe_missing,
     open_compute,
     open_guard,
@@ -46,6 +49,7 @@ class GpuTools:
     guard: Guard
     clock: Clock
     shield: Shield
+    view: View
     lock: Lock
     open_run: Callable[[str], Run | None]
     """Returns our open run on an instance."""
@@ -64,8 +68,18 @@ class GpuTools:
     patience: Patience = field(default_factory=Patience)
 
     @property
+    def local(self) -> bool:
+        """True if the GPU is in this machine, which runs: there is nothing to start or stop."""
+        return self.provider == LOCAL
+
+    @property
+    def guarded(self) -> bool:
+        """True if a stop order outside this machine can be armed."""
+        return not isinstance(self.guard, NoGuard)
+
+    @property
     def hand(self) -> Hand:
-        return Hand(self.compute, self.clock, self.instance, self.patience)
+        return Hand(self.compute, self.clock, self.view, self.instance, self.patience)
 
     @property
     def orders(self) -> HandOrders:
@@ -83,7 +97,7 @@ class GpuTools:
 @contextmanager
 def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
     """Builds the tools of one command; signals raise errors until it ends."""
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
         compute = open_compute(settings, clock)
         _source, output = open_stores(settings)
@@ -95,6 +109,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             guard=open_guard(settings),
             clock=clock,
             shield=interrupts,
+            view=view,
             lock=tick_lock(settings, clock),
             open_run=lambda instance: _open_run_on(settings, instance),
             new_session=lambda: f"{HAND}{new_run_id(clock.now())}",

@@ -176,7 +176,17 @@ def hearing(settings: Settings) -> AudioOptions:
 
 def settings_hash(spec: EngineSpec, audio: AudioOptions) -> str:
     """Hash of all settings that affect a transcript."""
-    return hashlib.sha256(msgspec.json.encode((spec, audio))).hexdigest()[:16]
+    return _hash(spec, audio)
+
+
+def access_hash(settings: Settings) -> str:
+    """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
+    ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
+    return _hash(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
+
+
+def _hash(*values: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
 def instances(settings: Settings) -> tuple[str, ...]:
@@ -294,6 +304,7 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
         region=settings.region,
         endpoint=settings.endpoint_url,
         guard=settings.cloud_guard,
+        access=access_hash(settings),
         shared_machine=local,
         policy=Policy(
             name=settings.policy,

@@ -9,7 +9,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
-from batchscribe.errors import LaunchError, MisconfiguredError, TransientError
+from batchscribe.errors import MisconfiguredError, TransientError
 from batchscribe.protocols import Store
 from batchscribe.reading import is_stored, read_optional
 
@@ -27,15 +27,12 @@ class AgentLauncher:
         self._host = host
         self._timeout = timeout
 
-    def probe(self, instance: Instance) -> str | None:
+    def probe(self, instance: Instance) -> str:
         """The version in the record if ssh is not needed, else the one that the host reports."""
         record = self._record(instance)
         if record and record.claim and record.claim.launch is not ClaimLaunch.SSH:
             return record.release
-        try:
-            return self._host.ask(instance, "version", timeout=self._timeout).release
-        except LaunchError:
-            return None
+        return self._host.ask(instance, "version", timeout=self._timeout).release
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002
         """Ensures that an agent processes the manifest; the agent finds its key by the run.

@@ -104,15 +104,13 @@ class BoxSetup:
     """Makes it show them."""
     ssh: Ssh | None = None
 
-    def reachable(self, instance: Instance) -> bool | None:
-        """True once any machine answers at the address; None until then."""
-        if self.ssh is None:
-            return True
-        try:
-            reply = self.ssh.run(instance, ["true"], timeout=REACH_SECONDS)
-        except LaunchError:
-            return None
-        return None if isinstance(connection_trouble(reply, instance), LaunchError) else True
+    def reach(self, instance: Instance) -> None:
+        """Connects to the host. Raises LaunchError with the cause if no machine answers."""
+        trouble = self.ssh and connection_trouble(
+            self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance
+        )
+        if isinstance(trouble, LaunchError):
+            raise trouble
 
     def check(self, instance: Instance, *, boots: bool | None = None) -> Iterator[Finding]:
         """Checks the connection, the worker, and the host itself if it can be reached.
@@ -123,8 +121,7 @@ class BoxSetup:
         promised = boots is None and recorded is not None and recorded.shows_tags
         if boots is None:
             boots = recorded is not None and recorded.boots
-        yield from self._check_connection(instance)
-        if self.ssh and not self.reachable(instance):
+        if not (yield from self._check_connection(instance)):
             return
         try:
             release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
@@ -180,23 +177,25 @@ class BoxSetup:
         if missing <= {CREDENTIALS}:
             yield self._write_record(instance, fingerprint, boots=boots, credentials=not missing)
 
-    def _check_connection(self, instance: Instance) -> Iterator[Finding]:
+    def _check_connection(self, instance: Instance) -> Generator[Finding, None, bool]:
+        """Checks the connection. True if a machine answers."""
         if self.ssh is None:
-            return
+            return True
         options = self.ssh.options
         address = self.ssh.address(instance)
         remedy = "assign such an address, or set GPU_SSH_HOST"
         detail = address or f"no {options.host} address"
         yield Finding(what="address", ok=bool(address), detail=detail, mend=remedy)
         if not address:
-            return
+            return False
         try:
             failure = connection_trouble(self.ssh.run(instance, ["true"], timeout=REACH_SECONDS), instance)
         except BatchscribeError as error:
             failure = error
         detail = str(failure) if failure else f"{options.user}@{address}:{options.port}"
-        remedy = "open the port to this machine in its security group, or see above"
-        yield Finding(what="ssh", ok=failure is None, detail=detail, mend=remedy)
+        fix = failure.fix if isinstance(failure, LaunchError) else ""
+        yield Finding(what="ssh", ok=not failure, detail=detail, mend=fix)
+        return not isinstance(failure, LaunchError)
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
         terms = self.terms

@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchscribe.core.run.instances import Instance
-from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+from batchscribe.errors import (
+    BatchscribeError,
+    HostTimeoutError,
+    LaunchError,
+    MisconfiguredError,
+    PortClosedError,
+)
 
 CONNECTION_FAILED = 255
 """Exit code of a failed connection; also of a remote command that ended with 255, or by a signal."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*")
+_CONNECTION = re.compile(r"ssh: connect to host \S+ port \d+: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,8 @@ class Reply:
     code: int | None
     stdout: bytes
     stderr: str
+    address: str = ""
+    """Address and port of the host."""
 
     @property
     def connected(self) -> bool:
@@ -115,15 +124,16 @@ class Ssh:
         Any exception during the call, also one from a signal, ends ssh at once.
         """
         argv = self.argv(instance, command, known_hosts=known_hosts, pin=pin)
+        place = f"{self.address(instance)}:{self.options.port}"
         try:
             done = subprocess.run(argv, input=data, capture_output=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as late:
-            return Reply(None, late.stdout or b"", (late.stderr or b"").decode(errors="replace"))
+            return Reply(None, late.stdout or b"", (late.stderr or b"").decode(errors="replace"), place)
         except FileNotFoundError as error:
             raise MisconfiguredError(
                 f"{self.options.program} is not installed: install the OpenSSH client"
             ) from error
-        return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        return Reply(done.returncode, done.stdout, done.stderr.decode(errors="replace"), place)
 
     def _settings(self, alias: str, known_hosts: Path, *, pin: bool) -> list[str]:
         options = self.options
@@ -151,7 +161,7 @@ class Ssh:
             "ForwardAgent=no",
             "ForwardX11=no",
             "PermitLocalCommand=no",
-            "LogLevel=ERROR",
+            "LogLevel=INFO",
         ]
 
 
@@ -175,8 +185,11 @@ def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | N
 
     None if it connected. A connection that broke later looks like a remote exit code of 255.
     """
-    if reply.connected:
-        return None
+    return None if reply.connected else _refused_login(reply, instance) or _no_connection(reply, instance)
+
+
+def _refused_login(reply: Reply, instance: Instance) -> MisconfiguredError | None:
+    """Why ssh did not log in, if a setting or a key must be fixed."""
     text = reply.stderr
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in text:
         return MisconfiguredError(
@@ -186,10 +199,32 @@ def connection_trouble(reply: Reply, instance: Instance) -> BatchscribeError | N
         )
     if "host key is known for" in text or "Host key verification failed" in text:
         return MisconfiguredError(f"no host key is pinned for {instance.id}: run `batchscribe gpu setup`")
+    if unread := _unread_key(text):
+        return MisconfiguredError(f"{instance.id} refuses the login: {unread}")
     if "Permission denied" in text:
         return MisconfiguredError(
             f"{instance.id} refuses the login ({reply.complaint}): check GPU_SSH_USER and GPU_SSH_KEY_PATH"
         )
     if "Bad configuration option" in text or "no argument after keyword" in text:
         return MisconfiguredError(f"ssh rejects its settings ({reply.complaint}): fix ~/.ssh/config")
-    return LaunchError(f"{instance.id} cannot be reached over ssh ({reply.complaint})")
+    return None
+
+
+def _no_connection(reply: Reply, instance: Instance) -> LaunchError:
+    """Why there is no connection, in ssh's words."""
+    cause = _CONNECTION.sub("", reply.complaint)
+    cause = f"ssh to {reply.address or instance.id}: {cause[:1].lower()}{cause[1:]}"
+    if "Connection refused" in reply.stderr:
+        return PortClosedError(cause)
+    if reply.code is None or "timed out" in reply.stderr:
+        return HostTimeoutError(cause)
+    return LaunchError(cause)
+
+
+def _unread_key(text: str) -> str:
+    """Why ssh did not use its key file, with the fix. Empty if it did."""
+    if found := re.search(r"Permissions \d+ for '(.+)' are too open", text):
+        return f"{found[0]} (UNPROTECTED PRIVATE KEY FILE): chmod 600 {found[1]}"
+    if found := re.search(r"no such identity: (.+): ", text):
+        return f"no such identity: {found[1]}: correct GPU_SSH_KEY_PATH"
+    return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchscribe.core.run.instances import Claim, Instance, InstanceState
+from batchscribe.core.run.instances import RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.detached import write_atomically
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 from batchscribe.protocols import Clock
@@ -50,14 +50,19 @@ class LocalCompute:
         )
 
     def start(self, claim: Claim) -> None:
-        self._start(claim.instance, claim.tags)
+        if claim.instance != self._instance:
+            raise MisconfiguredError(
+                f"this machine is {self._instance!r}, not {claim.instance!r}: fix GPU_INSTANCE_ID"
+            )
+        before = self._read_claim()
+        self._write_claim(_Started(before.at if before else self._clock.now(), claim.tags))
 
     def announce(self, instance: str, manifest: str) -> None:
         """Does nothing: the worker gets the hash with its command."""
 
-    def start_unclaimed(self, instance: str) -> None:
-        """Starts it manually: without a claim, so that no scheduler stops it."""
-        self._start(instance, {})
+    def start_unclaimed(self, instance: str) -> None:  # noqa: ARG002  the protocol's signature
+        """Always raises MisconfiguredError: this machine runs."""
+        raise MisconfiguredError("the GPU is in this machine: nothing to start")
 
     def stop(self, instance: str, *, force: bool = False) -> None:  # noqa: ARG002  nothing to force
         if instance == self._instance:
@@ -67,27 +72,21 @@ class LocalCompute:
         """Empties the claim of a borrowed instance; a stopped one has none."""
         started = self._read_claim()
         if instance == self._instance and started is not None:
-            self._write_claim(_Started(started.at, {}))
+            self._write_claim(_Started(started.at, RELEASED_TAGS))
 
     def change_type(self, instance: str, instance_type: str) -> None:  # noqa: ARG002  the protocol's signature
         """Always raises MisconfiguredError: this machine has one type."""
         raise MisconfiguredError("GPU_INSTANCE_TYPES is for a cloud's instance: this machine has one type")
 
-    def _start(self, instance: str, tags: dict[str, str]) -> None:
-        if instance != self._instance:
-            raise MisconfiguredError(
-                f"this machine is {self._instance!r}, not {instance!r}: fix GPU_INSTANCE_ID"
-            )
-        before = self._read_claim()
-        self._write_claim(_Started(before.at if before else self._clock.now(), tags))
-
     def _read_claim(self) -> _Started | None:
+        """None without a claim, or if version 0.1 recorded a manual start: that has no tags."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Started)
+            started = msgspec.json.decode(self._path.read_bytes(), type=_Started)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
             raise ComputeUnavailableError(f"{self._path} cannot be read: {error}") from error
+        return started if started.tags else None
 
     def _write_claim(self, started: _Started) -> None:
         try:

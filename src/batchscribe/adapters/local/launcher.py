@@ -71,7 +71,7 @@ class LocalLauncher:
         self._command = [*command, "--control", control] if control else command
         self._clock = clock or SystemClock()
 
-    def probe(self, instance: Instance) -> str | None:  # noqa: ARG002  it is this machine, and it is here
+    def probe(self, instance: Instance) -> str:  # noqa: ARG002  it is this machine, and it is here
         return __version__
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:  # noqa: ARG002

@@ -1,26 +1,34 @@
-"""Shows a run's progress: a bar with the time left on a terminal, else periodic log lines."""
+"""Shows a run's progress or what it waits for: on a terminal, else in periodic log lines."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Self, TextIO
 
 import structlog
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
+from batchscribe.core.redaction import printable
 from batchscribe.core.run.manifest import Progress as WorkerProgress
 from batchscribe.core.run.runs import Run
+from batchscribe.core.run.waiting import Wait, wait_text
 from batchscribe.protocols import Clock
 
 LINE_EVERY_SECONDS = 30.0
+WAIT_EVERY_SECONDS = 60.0
 
 
 class ProgressView:
     """Shows done, failed and total chunks, audio and the time left; a context manager.
 
-    The bar and the lines go to stderr (or `stream`): stdout is for a command's result.
+    While nothing is transcribed, shows what is waited for. The bar and the lines go
+    to stderr (or `stream`): stdout is for a command's result.
     """
 
     def __init__(self, clock: Clock, *, stream: TextIO | None = None) -> None:
@@ -28,6 +36,9 @@ class ProgressView:
         self._console = Console(file=stream or sys.stderr)
         self._bar: Progress | None = None
         self._row: TaskID | None = None
+        self._line: Live | None = None
+        self._waits: dict[str, tuple[str, float, int]] = {}
+        """By run: text and time of the last line of its wait, and the number of polls since."""
         self._logged: tuple[int, int, int] | None = None
         """Done, failed and total chunks of the last line."""
         self._logged_at = 0.0
@@ -36,8 +47,16 @@ class ProgressView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes bar and line from the terminal."""
+        with suppress(OSError):
+            if self._bar:
+                self._bar.stop()
+            if self._line:
+                self._line.stop()
+        self._bar = self._line = None
 
     def show(self, run: Run, progress: WorkerProgress) -> None:
         """Shows the progress that a worker of the run reports."""
@@ -46,9 +65,38 @@ class ProgressView:
         else:
             self._log_line(progress)
 
+    def wait(self, wait: Wait, run: str = "") -> None:
+        """Shows what is waited for: a line on a terminal, and folded log lines."""
+        self._log_wait(wait, run)
+        if self._console.is_terminal:
+            with suppress(OSError):  # a terminal that is gone must not end a run
+                self._draw_line(_fit(wait, self._console.width))
+
+    def _draw_line(self, text: str) -> None:
+        if self._line is None:
+            self.clear()
+            self._line = Live(
+                console=self._console, transient=True, auto_refresh=False, redirect_stdout=False
+            )
+            self._line.start()
+        self._line.update(Text(printable(text)), refresh=True)
+
+    def _log_wait(self, wait: Wait, run: str) -> None:
+        """Logs a wait when its cause changes, then at most once a minute with the number of polls."""
+        now = self._clock.monotonic()
+        text, since, polls = self._waits.get(run, ("", 0.0, 0))
+        if text == wait.text and now - since < WAIT_EVERY_SECONDS:
+            self._waits[run] = (text, since, polls + 1)
+            return
+        self._waits[run] = (wait.text, now, 0)
+        fields = {"run": run} if run else {}
+        repeated = {"polls": polls + 1} if text == wait.text else {}
+        structlog.get_logger().info("waiting", why=wait_text(wait), **fields, **repeated)
+
     def _draw_bar(self, label: str, progress: WorkerProgress) -> None:
         tally = progress.tally
         if self._bar is None:
+            self.clear()
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -56,6 +104,7 @@ class ProgressView:
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self._console,
                 transient=True,
+                redirect_stdout=False,
             )
             self._bar.start()
             self._row = self._bar.add_task(label, total=progress.total, note="")
@@ -87,6 +136,12 @@ class ProgressView:
             audio=_clock_text(tally.audio_seconds),
             left=_left_text(progress),
         )
+
+
+def _fit(wait: Wait, width: int) -> str:
+    """The wait in one line of the terminal: a long cause is cut, the times are not."""
+    over = len(wait_text(wait)) - width
+    return wait_text(replace(wait, text=f"{wait.text[: -over - 1]}…") if over > 0 else wait)
 
 
 def _clock_text(seconds: float) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import Protocol
 
+from batchscribe.controller.context import View
 from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Claim, Instance, InstanceState
-from batchscribe.core.run.orders import stale_orders
+from batchscribe.core.run.orders import HAND, stale_orders
+from batchscribe.core.run.waiting import Wait
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -16,6 +18,7 @@ from batchscribe.errors import (
     MisconfiguredError,
     NotOursError,
     NotStoppedError,
+    PortClosedError,
     RefusedError,
     TransientError,
 )
@@ -45,6 +48,8 @@ class Patience:
 
     up: float = 600.0
     reach: float = 600.0
+    refused: float = 90.0
+    """For a host that refuses all connections: its system is up, and its ssh server is not."""
     stop: float = STOP_PATIENCE_SECONDS
     force_after: float = 240.0
     """Time before a stop may be forced: forcing loses data that is not on the disk yet."""
@@ -52,11 +57,14 @@ class Patience:
 
 
 class Hand:
-    """Starts and stops one instance; only polls prove its state."""
+    """Starts and stops one instance; only polls prove its state, and each is shown."""
 
-    def __init__(self, compute: HandCompute, clock: Clock, instance: str, patience: Patience) -> None:
+    def __init__(
+        self, compute: HandCompute, clock: Clock, view: View, instance: str, patience: Patience
+    ) -> None:
         self._compute = compute
         self._clock = clock
+        self._view = view
         self._instance = instance
         self._patience = patience
         self.asked = False
@@ -78,12 +86,12 @@ class Hand:
         Raises NotOursError if a run claims it, MisconfiguredError, NoCapacityError, and
         ComputeUnavailableError if it does not come up.
         """
-        limit = self._clock.monotonic() + self._patience.up
+        begin = self._clock.monotonic()
         accepted = False
         seen = self.look()
         while seen.state is not InstanceState.RUNNING:
             self._check_startable(seen)
-            if self._clock.monotonic() >= limit:
+            if self._clock.monotonic() - begin >= self._patience.up:
                 raise ComputeUnavailableError(
                     f"{seen.id} did not come up within {self._patience.up / 60:.0f} min, it is {seen.state}: "
                     "stop it with `batchscribe gpu stop`"
@@ -92,8 +100,9 @@ class Hand:
                 if accepted and seen.state_reason:
                     raise ComputeUnavailableError(f"{seen.id} stopped again by itself: {seen.state_reason}")
                 accepted = self._ask_for_start() or accepted
-            self._clock.sleep(self._patience.poll)
+            self._wait(f"starting {seen.id} ({seen.type})", begin, self._patience.up)
             seen = self.look()
+        self._view.clear()
         return seen
 
     def stop(self, *, force: bool = False, allowed: Allowed | None = None) -> Instance:
@@ -103,26 +112,33 @@ class Hand:
         is no such instance.
         """
         try:
-            return self._until_stopped(force=force, allowed=allowed)
+            stopped = self._until_stopped(force=force, allowed=allowed)
         except _NotThereError as error:
             raise MisconfiguredError(str(error)) from error
         except (RefusedError, NotStoppedError):
             raise
         except BatchscribeError as error:
             raise self._not_stopped(str(error)) from error
+        self._view.clear()
+        return stopped
 
-    def reached(self, probe: Callable[[Instance], object | None]) -> Instance:
-        """Waits until `probe` gets an answer from the instance. Raises LaunchError."""
-        limit = self._clock.monotonic() + self._patience.reach
+    def reached(self, reach: Callable[[Instance], None]) -> Instance:
+        """Waits until `reach` raises no LaunchError any more. Raises one with the last cause."""
+        begin, refused = self._clock.monotonic(), 0.0
         while True:
             seen = self.look()
-            if probe(seen) is not None:
+            try:
+                reach(seen)
+            except LaunchError as error:
+                refused = refused + self._patience.poll if isinstance(error, PortClosedError) else 0.0
+                late = self._clock.monotonic() - begin >= self._patience.reach
+                if late or refused > self._patience.refused:
+                    detail = f"{seen.id} is {seen.state}, but cannot be used: {error.advice}"
+                    raise LaunchError(detail) from error
+                self._wait(str(error), begin, self._patience.reach)
+            else:
+                self._view.clear()
                 return seen
-            if self._clock.monotonic() >= limit:
-                raise LaunchError(
-                    f"{seen.id} is {seen.state}, but cannot be reached over ssh: check its security group"
-                )
-            self._clock.sleep(self._patience.poll)
 
     def _until_stopped(self, *, force: bool, allowed: Allowed | None) -> Instance:
         begin = self._clock.monotonic()
@@ -140,7 +156,11 @@ class Hand:
                 trouble = str(error)
             if waited >= self._patience.stop:
                 raise self._not_stopped(f"after {self._patience.stop / 60:.0f} min: {trouble}")
-            self._clock.sleep(self._patience.poll)
+            self._wait(f"stopping {self._instance}: {trouble}", begin)
+
+    def _wait(self, text: str, begin: float, limit: float | None = None) -> None:
+        self._view.wait(Wait(text, self._clock.monotonic() - begin, limit))
+        self._clock.sleep(self._patience.poll)
 
     def _ask_for_stop(self, seen: Instance, *, force: bool) -> None:
         if force or seen.state in {InstanceState.RUNNING, InstanceState.PENDING}:
@@ -188,13 +208,15 @@ class HandOrders:
         self._clock = clock
         self._instance = instance
 
-    def give(self, session: str, seconds: float) -> None:
-        """Arms a stop order that takes effect soon after `seconds`.
+    def give(self, session: str, deadline: datetime) -> None:
+        """Arms a stop order with this deadline, in place of those of earlier sessions.
 
         Raises what the guard raises: the session must not begin without an order.
         """
-        deadline = self._clock.now() + timedelta(seconds=seconds)
         self._guard.arm(Claim(instance=self._instance, run=session, deadline=deadline))
+        for run in sorted(self._guard.armed(self._instance)):
+            if run.startswith(HAND) and run != session:
+                self.take_back(run)
 
     def take_back(self, session: str) -> None:
         self._guard.disarm(self._instance, session)

@@ -55,6 +55,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostFault:
+    """Why the last run could not use its host: a cause that stays until something is changed."""
+
+    at: datetime
+    """End of that run."""
+    cause: str
+    access: str
+    """Hash of the settings with which the host was reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Inputs of one decision, frozen."""
 
@@ -70,6 +81,12 @@ class Observation:
     fruitless: int = 0
     """Latest consecutive paid runs without a transcript."""
     last_fruitless: datetime | None = None
+    host_fault: HostFault | None = None
+    """Of the latest paid run; None if it has none."""
+    access: str = ""
+    """Hash of the present settings with which the host is reached."""
+    set_up_at: datetime | None = None
+    """Time of the last set-up of the host, if there is a fault."""
     stranger: str | None = None
     """The sentence for an instance in use by another scheduler; else None."""
 
@@ -154,7 +171,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if not pays:
         return Hold(reason, overdue=seen.backlog.exhausted > 0)
     if (
-        obstacle := _find_backoff(seen, policy)
+        obstacle := _find_host_fault(seen, policy)
+        or _find_backoff(seen, policy)
         or _find_budget_limit(seen, policy, batch)
         or _find_obstacle(seen, policy)
     ):
@@ -253,6 +271,25 @@ def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _longest_wait(seen) + policy.check_interval + lead >= policy.max_wait
+
+
+def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
+    """The reason for a pause after a start that would fail again for the same cause; else None.
+
+    It ends with a change of the settings, a set-up of the host, or a day; users may still start a run.
+    """
+    fault = seen.host_fault
+    if policy.by_hand or fault is None or fault.access != seen.access:
+        return None
+    until = fault.at + LONGEST_PAUSE
+    if seen.now >= until or (seen.set_up_at is not None and seen.set_up_at > fault.at):
+        return None
+    return Reason(
+        ReasonCode.BACKING_OFF,
+        f"the last start was paid for, and another one would fail again: {fault.cause}. The next one follows "
+        f"after {until:%Y-%m-%d %H:%M} UTC, a change of settings or `batchscribe gpu setup --start`; "
+        "`batchscribe run` starts at once",
+    )
 
 
 def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:

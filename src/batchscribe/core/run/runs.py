@@ -138,6 +138,8 @@ class Machine:
     """Observations of the instance: the billed time, and if it is still ours."""
     reaching_since: Moment | None = None
     """Time of the first request to its host for its current worker; None until it was observed running."""
+    refused_since: Moment | None = None
+    """Time of the first of the last connections, all of which its host refused."""
     over: bool = False
     """True if it does no more work for the run, while others do."""
     outcome: Outcome | None = None
@@ -197,7 +199,9 @@ class Run:
     tried_types: tuple[str, ...] = ()
     """Types for which the cloud had no capacity in this run."""
     trouble: str = ""
-    """The cloud's last answer to a failed start request."""
+    """The last failure of its present step, which is repeated."""
+    blocked: str = ""
+    """Hash of the settings with which its host cannot be used until something is changed; else empty."""
     launch: str = ""
     """Start of its workers: boot, ssh or local; empty until known."""
     by_hand: bool = False
@@ -347,10 +351,11 @@ class Run:
         return replace(self, workers=workers)
 
     def moved(self, state: RunState, **changes: object) -> Run:
-        """The run in another state. Raises RefusedError for an illegal transition."""
+        """The run in another state, without the trouble of the last one. Raises RefusedError if illegal."""
         if state is not self.state and state not in LEGAL[self.state]:
             raise RefusedError(f"run {self.id} cannot go from {self.state} to {state}")
-        return replace(self, state=state, **changes)  # type: ignore[arg-type]
+        trouble = self.trouble if state is self.state else ""
+        return replace(self, state=state, trouble=trouble, **changes)  # type: ignore[arg-type]
 
     def releasing(self, outcome: Outcome | None, detail: str = "") -> Run:
         """The run in teardown; the first outcome stays."""
