@@ -11,6 +11,8 @@ pytest.register_assert_rewrite("batchscribe.testing")
 
 # No test fetches a model: whatever reads the hub's cache stays offline, workers of their own included.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Output does not depend on the width of the terminal that runs the tests; pytest-xdist passes it on.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_configure() -> None:
