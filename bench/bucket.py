@@ -38,7 +38,7 @@ from batchscribe.worker.pipeline import run_worker
 class Remembering(Engine):
     """An engine that is not asked twice for the same sound: the same window has the same words.
 
-    Two ways to cut a session that end in the same windows cost one hearing.
+    Two ways to cut a session that end in the same windows cost one audio_options.
     """
 
     engine: Engine
@@ -85,7 +85,7 @@ class Bucket:
         for number, data in enumerate(files, start=1):
             self.put(f"{session}/part-{number:04}.{kind}", data)
 
-    def manifest(self, spec: EngineSpec, hearing: AudioOptions = AudioOptions()) -> Manifest:  # noqa: B008 - frozen
+    def manifest(self, spec: EngineSpec, audio_options: AudioOptions = AudioOptions()) -> Manifest:  # noqa: B008 - frozen
         return Manifest(
             run=f"bench-{next(self._runs)}",
             worker=0,
@@ -95,7 +95,7 @@ class Bucket:
             deadline=datetime.now(UTC) + timedelta(hours=12),
             engine=spec,
             settings_hash="bench",
-            hearing=hearing,
+            audio_options=audio_options,
             chunks=self._chunks(),
         )
 

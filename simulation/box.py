@@ -17,7 +17,7 @@ from batchscribe.agent.boot import BoxAgent, BoxSeams
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core import keys
 from batchscribe.core.objects import Blob, ObjectInfo
-from batchscribe.core.run.host import BoxClaim, BoxPlace, InstanceRecord, StartPermit, StartRequest
+from batchscribe.core.run.host import HostClaim, HostPlace, InstanceRecord, StartPermit, StartRequest
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import Manifest, WorkerName
 from batchscribe.errors import StoreUnavailableError
@@ -128,7 +128,7 @@ class Box:
         self._machine = machine
         self._script = script
         self._store = FromTheBox(bucket, lambda: self.online)
-        self._place = BoxPlace(instance=machine.id, home=bucket.url, source=bucket.url)
+        self._place = HostPlace(instance=machine.id, home=bucket.url, source=bucket.url)
         self._boots = 0
         self._permits: dict[str, StartPermit] = {}
         self._marks: Marks | None = None
@@ -196,7 +196,7 @@ class Box:
         permit = self._permits.get(run)
         return permit if permit and permit.boot == self._boot_id else None
 
-    def marks(self, claim: BoxClaim) -> Marks | NoDeadman:
+    def marks(self, claim: HostClaim) -> Marks | NoDeadman:
         """Records that the agent accepts the claim, and returns the state files."""
         if self.agent_at is None:
             self.agent_at = self._line.seconds

@@ -12,7 +12,7 @@ import msgspec
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import BoxClaim, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
@@ -150,7 +150,7 @@ class Forger:
         place = keys.instance(self._instance)
         record = msgspec.json.decode(self._bucket.get(place).data, type=InstanceRecord)
         lie = self._forged_run(run)
-        claim = BoxClaim(
+        claim = HostClaim(
             run=lie.id,
             created=lie.created,
             deadline=lie.deadline,

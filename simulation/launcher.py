@@ -11,7 +11,7 @@ from simulation.gate import Gate
 
 
 class OverSsh:
-    """A host_access.client.Asks: answers `version` and `start` if the host can be reached."""
+    """A host_access.client.HostClient: answers `version` and `start` if the host can be reached."""
 
     def __init__(self, box: Box, gate: Gate, release: str) -> None:
         self._box = box

@@ -17,21 +17,21 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access import installation
-from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.host_keys import pin, pinned
 from batchscribe.adapters.host_access.installation import EXTRAS, find_wheel, install
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms, Wishes, read_environment
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup, SetupOptions, read_environment
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import install_units
-from batchscribe.adapters.local.launcher import LocalBox
+from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
-    BoxClaim,
-    BoxPlace,
     ClaimLaunch,
+    HostClaim,
+    HostPlace,
     InstanceRecord,
 )
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -89,16 +89,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def setup(ssh: Ssh, tmp_path: Path) -> BoxSetup:
+def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     clock = SystemClock()
     store = MemoryStore(clock)
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    terms = BoxTerms(
+    terms = HostRequirements(
         engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.as_uri(), output=bucket.as_uri()
     )
-    return BoxSetup(
-        asks=SshBox(ssh),
+    return HostSetup(
+        asks=SshHost(ssh),
         clock=clock,
         terms=terms,
         output=store,
@@ -108,11 +108,11 @@ def setup(ssh: Ssh, tmp_path: Path) -> BoxSetup:
 
 
 def test_an_empty_box_becomes_one_that_transcribes(
-    setup: BoxSetup, server: Sshd, wheel: Path, tmp_path: Path
+    setup: HostSetup, server: Sshd, wheel: Path, tmp_path: Path
 ) -> None:
     secrets = tmp_path / "worker.env"
     secrets.write_text("AWS_SECRET_ACCESS_KEY=canary\n")
-    wishes = Wishes(extra="demo", wheel=wheel, env_file=secrets)
+    wishes = SetupOptions(extra="demo", wheel=wheel, env_file=secrets)
     findings = list(setup.set_up(INSTANCE, wishes))
     assert [finding for finding in findings if not finding.ok] == []
     assert "canary" not in repr(findings)
@@ -271,11 +271,11 @@ def test_a_published_fingerprint_decides(ssh: Ssh, server: Sshd) -> None:
     assert pin(ssh, INSTANCE, trusted=frozenset({server.fingerprint})).compared
 
 
-def test_a_console_that_may_not_be_read_is_said_and_no_obstacle(setup: BoxSetup, server: Sshd) -> None:
+def test_a_console_that_may_not_be_read_is_said_and_no_obstacle(setup: HostSetup, server: Sshd) -> None:
     def denied(_instance: str) -> frozenset[str]:
         raise MisconfiguredError("the right ec2:GetConsoleOutput is missing")
 
-    first = next(iter(replace(setup, published=denied).set_up(INSTANCE, Wishes())))
+    first = next(iter(replace(setup, published=denied).set_up(INSTANCE, SetupOptions())))
     assert server.fingerprint in first.detail
     assert "ec2:GetConsoleOutput" in first.detail
 
@@ -362,23 +362,23 @@ def test_an_installation_of_units_that_fails_is_an_error(
 
 
 def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
-    setup: BoxSetup, server: Sshd, wheel: Path, played_systemd: Path
+    setup: HostSetup, server: Sshd, wheel: Path, played_systemd: Path
 ) -> None:
-    claim = BoxClaim(
+    claim = HostClaim(
         run="run-1", created=NOW, deadline=NOW, output=setup.terms.output, launch=ClaimLaunch.BOOT
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
     setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
     placed = replace(setup, terms=replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop")
-    findings = {each.what: each for each in placed.set_up(INSTANCE, Wishes(extra="demo", wheel=wheel))}
+    findings = {each.what: each for each in placed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
     assert "powers itself off" in findings["launch at boot"].detail
     assert findings["when it powers off"].detail == "the instance will stop"
     assert "dead-man active" in findings["units"].detail
     record = decode(setup.output.get(keys.instance(INSTANCE.id)).data, InstanceRecord)
     assert (record.boots, record.claim) == (True, claim)
-    place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), BoxPlace)
-    assert place == BoxPlace(
+    place = decode((server.home / ".batchscribe" / "box.json").read_bytes(), HostPlace)
+    assert place == HostPlace(
         instance=INSTANCE.id, home=setup.terms.output, source=setup.terms.source, region="us-east-2"
     )
     # A later check misses what its record promises.
@@ -389,19 +389,19 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
 
 
 def test_an_instance_that_would_not_survive_its_own_power_off_gets_no_units(
-    setup: BoxSetup, wheel: Path, played_systemd: Path
+    setup: HostSetup, wheel: Path, played_systemd: Path
 ) -> None:
     doomed = replace(setup, shutdown=lambda _id: "terminate")
-    findings = {each.what: each for each in doomed.set_up(INSTANCE, Wishes(extra="demo", wheel=wheel))}
+    findings = {each.what: each for each in doomed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert "launch at boot" not in findings
     assert "recorded" not in findings
     failed = findings["when it powers off"]
     assert not failed.ok
-    assert "--instance-initiated-shutdown-behavior stop" in failed.mend
+    assert "--instance-initiated-shutdown-behavior stop" in failed.fix
     assert not played_systemd.exists()
 
 
-def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: BoxSetup) -> None:
+def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: HostSetup) -> None:
     def denied(_instance: str) -> str:
         raise MisconfiguredError("the right ec2:DescribeInstanceAttribute is missing")
 
@@ -410,7 +410,7 @@ def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: BoxSetup) -> None
     assert "ec2:DescribeInstanceAttribute" in finding.detail
 
 
-def test_a_check_of_a_bare_box_names_the_mend(setup: BoxSetup, ssh: Ssh) -> None:
+def test_a_check_of_a_bare_box_names_the_mend(setup: HostSetup, ssh: Ssh) -> None:
     pin(ssh, INSTANCE)
     findings = list(setup.check(INSTANCE))
     assert [(finding.what, finding.ok) for finding in findings] == [
@@ -418,10 +418,10 @@ def test_a_check_of_a_bare_box_names_the_mend(setup: BoxSetup, ssh: Ssh) -> None
         ("ssh", True),
         ("worker", False),
     ]
-    assert findings[-1].mend == "batchscribe gpu setup"
+    assert findings[-1].fix == "batchscribe gpu setup"
 
 
-def test_a_check_without_a_way_in_ends_there(setup: BoxSetup, server: Sshd) -> None:
+def test_a_check_without_a_way_in_ends_there(setup: HostSetup, server: Sshd) -> None:
     server.kill()
     findings = list(setup.check(INSTANCE))
     assert findings[-1].what == "ssh"
@@ -439,10 +439,10 @@ def test_an_environment_file_is_names_and_values(tmp_path: Path, text: str) -> N
     assert "ALSO" in read_environment(path)
 
 
-def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: BoxSetup, tmp_path: Path) -> None:
-    local = replace(setup, asks=LocalBox({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
+def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: HostSetup, tmp_path: Path) -> None:
+    local = replace(setup, asks=LocalHost({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
     here = replace(INSTANCE, id="local")
-    findings = {finding.what: finding.ok for finding in local.set_up(here, Wishes())}
+    findings = {finding.what: finding.ok for finding in local.set_up(here, SetupOptions())}
     assert findings == {
         "model": True,
         "worker": True,
@@ -452,7 +452,7 @@ def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: BoxSetu
     }
 
 
-def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path) -> None:
+def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path) -> None:
     """An engine that cannot run and a store that is not there are findings, not crashes."""
     python = tmp_path / "box-python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
@@ -461,10 +461,10 @@ def test_a_finding_says_what_is_wrong(setup: BoxSetup, ssh: Ssh, tmp_path: Path)
     terms = replace(
         setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
     )
-    checking = replace(setup, asks=SshBox(ssh, remote_python=str(python)), terms=terms)
+    checking = replace(setup, asks=SshHost(ssh, remote_python=str(python)), terms=terms)
     failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
     assert {"engine no-such-engine", "store"} <= set(failed)
-    assert all(finding.mend for finding in failed.values())
+    assert all(finding.fix for finding in failed.values())
     if shutil.which("nvidia-smi") is None:
         assert failed["GPU driver"].detail == "nvidia-smi does not run"
 

@@ -11,7 +11,7 @@ import pytest
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.local.compute import LOCAL_ID, LocalCompute
-from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Compute
@@ -83,7 +83,7 @@ class TestEc2(CapacitySuite):
 
 
 @pytest.fixture(params=["double", "ec2"])
-def manual(request: pytest.FixtureRequest) -> tuple[HandCompute, CapacityCase]:
+def manual(request: pytest.FixtureRequest) -> tuple[ManualCompute, CapacityCase]:
     clock = FakeClock()
     if request.param == "ec2":
         endpoint: str = request.getfixturevalue("endpoint")
@@ -94,7 +94,7 @@ def manual(request: pytest.FixtureRequest) -> tuple[HandCompute, CapacityCase]:
     return fake, case_of(fake, "i-0fake", clock.sleep)
 
 
-def test_a_manual_start_claims_nothing(manual: tuple[HandCompute, CapacityCase]) -> None:
+def test_a_manual_start_claims_nothing(manual: tuple[ManualCompute, CapacityCase]) -> None:
     compute, case = manual
     compute.start_unclaimed(case.instance)
     assert case.await_state(InstanceState.RUNNING).run is None

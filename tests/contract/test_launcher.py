@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.local.launcher import LocalLauncher
@@ -26,11 +26,11 @@ from batchscribe.agent.host import Box
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BoxClaim,
-    BoxPlace,
     BoxReply,
     BoxWaits,
     ClaimLaunch,
+    HostClaim,
+    HostPlace,
     InstanceRecord,
     StartPermit,
     StartRequest,
@@ -61,7 +61,7 @@ QUICK = BoxWaits(store=0.0, told=0.1)
 
 @dataclass
 class FakeHost:
-    """A host_access.client.Asks that records what it is asked."""
+    """A host_access.client.HostClient that records what it is asked."""
 
     words: list[str] = field(default_factory=list)
     starts: list[StartRequest] = field(default_factory=list)
@@ -93,7 +93,7 @@ class OverSsh:
 
     def by(self, program: Path, **settings: float) -> AgentLauncher:
         """A launcher whose remote Python is another program."""
-        client = SshBox(self.options(), remote_python=str(program))
+        client = SshHost(self.options(), remote_python=str(program))
         return AgentLauncher(self.store, self.store, client, **settings)
 
     @property
@@ -160,11 +160,11 @@ def over_ssh(server: Sshd, stand_ins: StandIns, tmp_path: Path) -> Iterator[Over
     bucket.mkdir()
     store = DirectoryStore(bucket)
     store.create(keys.intent("run-1"), b"{}")
-    place = BoxPlace(instance=INSTANCE.id, home=store.url, waits=QUICK)
+    place = HostPlace(instance=INSTANCE.id, home=store.url, waits=QUICK)
     Box(server.home, SystemClock()).keep_place(place)
     options = server.options(tmp_path / "state" / "known_hosts", trusted=INSTANCE.id)
     python = box_python(tmp_path, stand_ins.command)
-    client = SshBox(Ssh(options), remote_python=str(python))
+    client = SshHost(Ssh(options), remote_python=str(python))
     launcher = AgentLauncher(store, store, client)
     yield OverSsh(launcher, store, server, stand_ins, lambda: Ssh(options))
     store.create(keys.settlement("run-1"), b"{}")  # the agent ends
@@ -257,7 +257,7 @@ def test_the_claim_decides_who_starts_the_agent_and_whether_the_host_may_be_powe
     store, host, given = MemoryStore(clock), FakeHost(), make_manifest()
     claim = None
     if launch:
-        claim = BoxClaim(
+        claim = HostClaim(
             run=run, created=clock.now(), deadline=given.deadline, output=store.url, launch=launch
         )
     record = InstanceRecord(instance=INSTANCE.id, release="recorded", at=clock.now(), claim=claim)

@@ -137,12 +137,12 @@ def test_what_is_heard_a_second_time_goes_through_the_model(folder: Path, window
 
 @pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
 def test_a_library_that_is_missing_shows_in_the_self_test(
-    folder: Path, device: str, mend: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, device: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_whisper: object, features: object) -> None:
         raise RuntimeError("Library libcublas.so.12 is not found or cannot be loaded")
 
     model = faster_whisper.WhisperModel(str(folder), device="cpu")
     monkeypatch.setattr(faster_whisper.WhisperModel, "encode", broken)
-    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{mend}"):
+    with pytest.raises(EngineError, match=f"self-test: Library libcublas.*{fix}"):
         self_test(WhisperDecoder(model), device)

@@ -16,7 +16,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxPlace, InstanceRecord
+from batchscribe.core.run.host import HostPlace, InstanceRecord
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.core.run.manifest import decode
 from batchscribe.core.text.transcripts import encode
@@ -115,7 +115,7 @@ def cloud(tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     home.replace(keys.instance(instance), encode(record))
     box = PlayedBox(
         home=tmp_path / "box",
-        place=BoxPlace(instance=instance, home=url, region=REGION, endpoint=endpoint, waits=WAITS),
+        place=HostPlace(instance=instance, home=url, region=REGION, endpoint=endpoint, waits=WAITS),
         stores=stores,
         running=lambda: state(endpoint, instance) == "running",
         announced=lambda: tags(endpoint, instance).get(MANIFEST_TAG),

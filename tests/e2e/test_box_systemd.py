@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.host_keys import pin
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import unit_files
 from batchscribe.adapters.machine.clock import SystemClock
@@ -26,11 +26,11 @@ from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
     BootRecord,
-    BoxClaim,
-    BoxEnd,
-    BoxPlace,
     BoxWaits,
     ClaimLaunch,
+    HostClaim,
+    HostEnd,
+    HostPlace,
     InstanceRecord,
 )
 from batchscribe.core.run.instances import MANIFEST_TAG, Instance, InstanceState
@@ -95,7 +95,7 @@ class SetUp:
         # What will not end is given as long by systemd as by default, in earnest.
         self.machine.write("/etc/systemd/system.conf.d/quick.conf", "[Manager]\nDefaultTimeoutStopSec=2s\n")
         self.machine.link(f"{HOME}/venv", sys.prefix)
-        place = BoxPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
+        place = HostPlace(instance=INSTANCE, home=self.bucket.as_uri(), waits=waits)
         self.machine.write(f"{HOME}/box.json", msgspec.json.encode(place).decode())
         self.machine.write(
             f"{HOME}/env", f"AWS_EC2_METADATA_SERVICE_ENDPOINT={self.metadata.url}\n", mode=0o600
@@ -107,7 +107,7 @@ class SetUp:
         deadline = self.clock.now() + timedelta(minutes=minutes)
         claim = None
         if launch:
-            claim = BoxClaim(
+            claim = HostClaim(
                 run=RUN, created=created, deadline=deadline, output=self.bucket.as_uri(), launch=launch
             )
             self.store.create(keys.intent(RUN), b"{}")
@@ -169,8 +169,8 @@ class SetUp:
             return False
         return True
 
-    def end(self) -> BoxEnd:
-        return decode(self.store.get(keys.box_end(RUN)).data, BoxEnd)
+    def end(self) -> HostEnd:
+        return decode(self.store.get(keys.box_end(RUN)).data, HostEnd)
 
     def word(self) -> ExitRecord:
         return wire.decode(self.store.get(keys.exit_record(RUN, 0)).data, ExitRecord)
@@ -251,8 +251,8 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_goes_on_with_the_same_w
     assert (box.word().end, box.word().tally.done) == (WorkerEnd.FINISHED, chunks)
     assert box.end().why == "work ended"
     journal = box.machine.journal(BOX_UNIT)
-    assert journal.count("box.claim_taken_up") == 2
-    assert journal.count("box.worker_started") == 1
+    assert journal.count("host.claim_taken") == 2
+    assert journal.count("worker.started") == 1
 
 
 def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_left(box: SetUp) -> None:
@@ -269,7 +269,7 @@ def test_a_box_that_loses_its_power_and_boots_again_under_its_run_ends_what_is_l
     boots = [decode(box.store.get(key).data, BootRecord).boot for key in (keys.boot(RUN), later.key)]
     assert len({*boots}) == 2
     assert not box.there(keys.exit_record(RUN, 0))
-    assert box.machine.journal(BOX_UNIT).count("box.worker_started") == 1
+    assert box.machine.journal(BOX_UNIT).count("worker.started") == 1
 
 
 def test_at_the_deadline_the_power_goes(box: SetUp) -> None:
@@ -297,7 +297,7 @@ def test_a_claim_that_is_taken_back_before_any_work_leaves_the_box_on(box: SetUp
     box.claim(None)
     wait_for(box.machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
     box.machine.run("systemctl", "start", DEADMAN)
-    assert "box.let_go" in box.machine.journal(BOX_UNIT)
+    assert "host.claim_released" in box.machine.journal(BOX_UNIT)
     assert box.machine.run("find", "/run/batchscribe", "-type", "f").stdout == ""
     assert box.machine.up
     assert not box.there(keys.box_end(RUN))
@@ -345,10 +345,10 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     ssh = Ssh(server.options(tmp_path / "known_hosts"))
     bucket = DirectoryStore(server.folder, expected=True)
     wait_for(_pinned(ssh, seen))
-    setup = BoxSetup(
-        asks=SshBox(ssh),
+    setup = HostSetup(
+        asks=SshHost(ssh),
         clock=SystemClock(),
-        terms=BoxTerms(
+        terms=HostRequirements(
             engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
         ),
         output=bucket,
@@ -372,7 +372,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     machine.run("ln", "-s", str(server.home / ".batchscribe"), HOME)
     machine.run("systemctl", "start", BOX_UNIT, DEADMAN)
     wait_for(machine.shows(BOX_UNIT, "ActiveState")["ActiveState"] == "inactive" for _ in range(9999))
-    assert "box.not_recorded" in machine.journal(BOX_UNIT)
+    assert "host.not_recorded" in machine.journal(BOX_UNIT)
     assert machine.shows(BOX_UNIT, "Result") == {"Result": "success"}
     assert machine.up
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
@@ -122,7 +122,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             output=store,
             home=store,
             capacity=replace(doubles.capacity, compute=compute),
-            launcher=AgentLauncher(store, store, SshBox(Ssh(options), remote_python=str(program))),
+            launcher=AgentLauncher(store, store, SshHost(Ssh(options), remote_python=str(program))),
             shield=interrupts,
             scanner=lambda _by_hand: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None

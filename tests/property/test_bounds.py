@@ -60,16 +60,16 @@ VALUES: list[msgspec.Struct] = [
     ),
     FAILURE,
     wire.QuarantineRecord(key="k", etag="e", decoder="d", attempts=3, message="m", at=AT),
-    host.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
+    host.HostClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
     host.BootRecord(run="r", boot="b", at=AT, release="1"),
-    host.BoxEnd(run="r", worker=0, why="w", at=AT),
+    host.HostEnd(run="r", worker=0, why="w", at=AT),
     host.InstanceRecord(
         instance="i-1",
         release="1",
         at=AT,
-        claim=host.BoxClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
+        claim=host.HostClaim(run="r", created=AT, deadline=AT, output="o", launch=host.ClaimLaunch.BOOT),
     ),
-    host.BoxPlace(instance="i-1", home="s3://b"),
+    host.HostPlace(instance="i-1", home="s3://b"),
     host.CheckRequest(now=AT, engine=EngineSpec(engine="e"), gpu=True),
 ]
 RUN = Run(

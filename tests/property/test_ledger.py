@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from batchscribe.core.bounds import EARLIEST, LATEST, MOST
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.run.manifest import NAME, Worked
+from batchscribe.core.run.manifest import NAME, EngineTimeSummary
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import VERSION, Assignment, Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import VERSION, Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.ledger import Ledger
 
 FAST = {"journal_mode": "MEMORY", "synchronous": "OFF", "foreign_keys": "ON"}
@@ -43,7 +43,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Outcome | None": st.none() | st.sampled_from(Outcome),
     "Usd": micros,
     "Worked": st.builds(
-        Worked,
+        EngineTimeSummary,
         workers=st.integers(0, 10**9),
         busy=seconds,
         starved_by=st.dictionaries(ids, seconds, max_size=3),
@@ -62,9 +62,9 @@ BY_TYPE["Meter"] = st.builds(Meter, **drawn_fields(Meter))
 BY_TYPE["tuple[Machine, ...]"] = st.lists(
     st.builds(Machine, **drawn_fields(Machine)), min_size=1, max_size=3
 ).map(tuple)
-BY_TYPE["tuple[Assignment, ...]"] = st.lists(
-    st.builds(Assignment, **drawn_fields(Assignment)), max_size=3
-).map(tuple)
+BY_TYPE["tuple[RunWorker, ...]"] = st.lists(st.builds(RunWorker, **drawn_fields(RunWorker)), max_size=3).map(
+    tuple
+)
 # Of another version, a run is read otherwise.
 runs = st.builds(Run, **(drawn_fields(Run) | {"version": st.just(VERSION), "id": ids}))
 

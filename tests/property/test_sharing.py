@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import AudioRef, Segment, SessionTranscript, Transcript, Word
-from batchscribe.core.text.word_assignment import ChunkPlace, share
+from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks
 
 # A slow machine is no finding.
 calm = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -148,7 +148,7 @@ def stretches(recording: Recording, chunks: Iterable[int]) -> list[list[int]]:
 
 def run(recording: Recording, stretch: Sequence[int], published: Shares) -> Shares:
     """One stretch, heard and given back to its chunks."""
-    shares = share(engine(recording, stretch), places(recording, stretch, published))
+    shares = assign_to_chunks(engine(recording, stretch), places(recording, stretch, published))
     assert not any(shares[number] for number, at in enumerate(stretch) if at in published)
     return dict(zip(stretch, shares, strict=True))
 

@@ -17,12 +17,12 @@ from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
     BootRecord,
-    BoxClaim,
-    BoxEnd,
-    BoxPlace,
     BoxWaits,
     ClaimLaunch,
     EndRequest,
+    HostClaim,
+    HostEnd,
+    HostPlace,
     InstanceRecord,
     StartPermit,
 )
@@ -139,7 +139,7 @@ class Awake:
         self.workers = RecordedWorkers()
         self.marks = NotedMarks(self.clock)
         self.boot = Boot(id="boot-1", at=self.clock.now() - timedelta(seconds=20))
-        self.place = BoxPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
+        self.place = HostPlace(instance=INSTANCE, home="memory://double", waits=waits or BoxWaits())
         self.permits: dict[str, StartPermit] = {}
         self.announced: str | None = None
         """Hash of the manifest in the instance's tag."""
@@ -147,13 +147,13 @@ class Awake:
         self.created = self.boot.at - timedelta(seconds=40)
         self.deadline = self.clock.now() + timedelta(hours=2)
 
-    def claim(self, launch: ClaimLaunch = ClaimLaunch.BOOT, **changes: object) -> BoxClaim:
-        claim = BoxClaim(
+    def claim(self, launch: ClaimLaunch = ClaimLaunch.BOOT, **changes: object) -> HostClaim:
+        claim = HostClaim(
             run=RUN, created=self.created, deadline=self.deadline, output=self.store.url, launch=launch
         )
         return msgspec.structs.replace(claim, **changes)
 
-    def record(self, claim: BoxClaim | None) -> None:
+    def record(self, claim: HostClaim | None) -> None:
         record = InstanceRecord(
             instance=INSTANCE, release=__version__, at=self.created, boots=True, shows_tags=True, claim=claim
         )
@@ -256,8 +256,8 @@ class Awake:
         live(self.agent(run), self.clock)
         return None if self.marks.off_at is None else self.marks.off_at - self.began
 
-    def end(self) -> BoxEnd | None:
-        return self._found(keys.box_end(RUN), BoxEnd)
+    def end(self) -> HostEnd | None:
+        return self._found(keys.box_end(RUN), HostEnd)
 
     def taken_by(self) -> str | None:
         record = self._found(keys.boot(RUN), BootRecord)

@@ -144,7 +144,7 @@ class Fused:
         return call
 
 
-class Told:
+class TranscriptInfo:
     """A notifier whose receiver is a file with a line of JSON for each message."""
 
     def __init__(self, path: Path) -> None:
@@ -193,7 +193,7 @@ def _fused(world: Any, fuse: Fuse) -> Any:
         launcher=launcher,
         elsewhere=lambda here, run: replace(world.elsewhere(here, run), launcher=launcher),
         guard=Fused(world.guard, "guard", fuse),
-        notifier=Fused(Told(Path.cwd() / MESSAGES), "notifier", fuse),
+        notifier=Fused(TranscriptInfo(Path.cwd() / MESSAGES), "notifier", fuse),
         ledger=Fused(world.ledger, "ledger", fuse, _state),
     )
 
@@ -239,7 +239,7 @@ def _child(asked: dict[str, Any]) -> None:
 
     if asked["lands"] is not None:
         for module in (steps, teardown):
-            module.START_LANDS = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
+            module.START_VISIBILITY_DELAY = timedelta(seconds=asked["lands"])  # type: ignore[attr-defined]
     meter.LONGEST_LAG = timedelta(seconds=LAG)
     if asked["host"]:
         scheduler.socket.gethostname = lambda: asked["host"]  # type: ignore[attr-defined]

@@ -138,7 +138,7 @@ def settled_before_the_stop_was_seen(patch: Patch) -> None:
     def hopeful(world: World, _terms: Terms, run: Run) -> Run:
         if run.started:
             world.capacity.teardown(run.instance)
-        external_state.take_away(world, run)
+        external_state.clean_up_external_state(world, run)
         meter = run.machines[0].meter.end(moment(world))
         ended = run.with_machine(run.instance, meter=meter, released=True)
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")

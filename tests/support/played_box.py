@@ -13,7 +13,7 @@ from pathlib import Path
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams
 from batchscribe.agent.host import Box
-from batchscribe.core.run.host import BoxClaim, BoxPlace, BoxWaits
+from batchscribe.core.run.host import BoxWaits, HostClaim, HostPlace
 from batchscribe.protocols import Store
 
 WAITS = BoxWaits(linger=3.0, told=0.5)
@@ -46,7 +46,7 @@ class PlayedBox:
     """Boots whenever its instance runs, and finds what it finds."""
 
     home: Path
-    place: BoxPlace
+    place: HostPlace
     stores: Callable[[str], Store]
     running: Callable[[], bool]
     power: Power
@@ -68,7 +68,7 @@ class PlayedBox:
         self.boots += 1
         clock = SystemClock()
 
-        def runs(claim: BoxClaim) -> Store:
+        def runs(claim: HostClaim) -> Store:
             return self.stores(claim.output)
 
         seams = BoxSeams(

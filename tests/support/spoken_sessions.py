@@ -20,7 +20,7 @@ from batchscribe.core.text.stitching import PartInput, stitch
 from batchscribe.core.text.transcripts import SessionTranscript, Transcript
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
-from batchscribe.worker.pipeline import Crew, run_worker
+from batchscribe.worker.pipeline import ConcurrencySettings, run_worker
 from support.spoken import RawDecoder, Spoken, ToneEngine, find_speech, raw
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -39,7 +39,7 @@ class Recorded:
     troubled: frozenset[str] = frozenset()
     abandon: Callable[[], None] = lambda: None
 
-    def transcribe(self, keys: Sequence[str], **hearing: Any) -> ExitRecord:
+    def transcribe(self, keys: Sequence[str], **audio_options: Any) -> ExitRecord:
         run = f"run-{next(self.runs)}"
         manifest = Manifest(
             run=run,
@@ -50,7 +50,7 @@ class Recorded:
             deadline=NOW + timedelta(hours=1),
             engine=EngineSpec(engine="tones"),
             settings_hash="h",
-            hearing=AudioOptions(**hearing),
+            audio_options=AudioOptions(**audio_options),
             chunks=tuple(self.chunk(key) for key in keys),
         )
         return run_worker(
@@ -62,7 +62,7 @@ class Recorded:
             clock=self.clock,
             should_stop=lambda: False,
             new_decoder=RawDecoder,  # type: ignore[arg-type]
-            crew=Crew(fetchers=2, decoders=2, weavers=1, publishers=1, progress_seconds=0.1),
+            crew=ConcurrencySettings(fetchers=2, decoders=2, weavers=1, publishers=1, progress_seconds=0.1),
             abandon=self.abandon,
         )
 

@@ -11,7 +11,7 @@ from batchscribe.core.decide.offers import Market, Offer
 from batchscribe.core.decide.policy import Observation
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment
-from batchscribe.core.run.runs import Assignment, Machine, Run
+from batchscribe.core.run.runs import Machine, Run, RunWorker
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.core.scan.chunks import Chunk
 
@@ -99,6 +99,6 @@ def metered(run: Run, meter: Meter) -> Run:
     return run.with_machine(run.instance, meter=meter)
 
 
-def workers(*manifests: str) -> tuple[Assignment, ...]:
+def workers(*manifests: str) -> tuple[RunWorker, ...]:
     """Workers of the only machine, one for each manifest."""
-    return tuple(Assignment(manifest=manifest, machine=INSTANCE) for manifest in manifests)
+    return tuple(RunWorker(manifest=manifest, machine=INSTANCE) for manifest in manifests)

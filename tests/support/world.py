@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchscribe import __version__
 from batchscribe.adapters.existing_instances import ExistingInstances
-from batchscribe.controller.advance import Passed, take_step
+from batchscribe.controller.advance import PassResult, take_step
 from batchscribe.controller.context import Terms, Waits, World
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
@@ -220,7 +220,7 @@ def stage(
 
 def once(at: Stage) -> Ticked:
     """One step of the open run, or a decision and the first step of the run that it begins."""
-    world, terms, passed = at.world, at.terms, Passed()
+    world, terms, passed = at.world, at.terms, PassResult()
     seen: Observation | None = None
     decision: Decision
     if runs := world.ledger.open_runs():

@@ -13,7 +13,7 @@ from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.core.text.word_assignment import ChunkPlace
 from batchscribe.worker.assembly import Assembly
 from batchscribe.worker.sounds import Whole
-from batchscribe.worker.timeline import Ended, Ready
+from batchscribe.worker.timeline import Ended, PendingWindow
 
 
 def cut(*parts: tuple[float, float]) -> Cut:
@@ -37,7 +37,7 @@ def spoken(text: str, start: float, end: float) -> Segment:
 def test_a_chunk_in_a_silence_that_was_left_out_is_whole_when_its_window_breaks() -> None:
     assembly = Assembly()
     places = (place(0, 10), place(10, 12), place(12, 22))
-    number = assembly.expect(Ready(cut((5, 9.5), (12.5, 20)), (0, 1, 2), places, None, alone=False))
+    number = assembly.expect(PendingWindow(cut((5, 9.5), (12.5, 20)), (0, 1, 2), places, None, alone=False))
     assert [list(assembly.ended(ended(chunk))) for chunk in range(3)] == [[], [], []]
     parts, whole = assembly.again(number)
     assert [heard.chunk for heard in whole] == [1]
@@ -50,7 +50,7 @@ def test_what_a_neighbour_said_is_known_of_a_part_too() -> None:
     assembly = Assembly()
     said = ChunkPlace(begin=-20, end=5, first=-inf, last=5, published=True, heard_from=0.0, heard_until=5.6)
     own = ChunkPlace(begin=5, end=30, first=5, last=inf)
-    number = assembly.expect(Ready(cut((0, 10)), (None, 3), (said, own), None, alone=False))
+    number = assembly.expect(PendingWindow(cut((0, 10)), (None, 3), (said, own), None, alone=False))
     (part,), _ = assembly.again(number)
     assert assembly.ready(part).cut.start == 5 * SAMPLE_RATE
     list(assembly.ended(ended(3)))
@@ -62,7 +62,7 @@ def test_what_a_neighbour_said_is_known_of_a_part_too() -> None:
 def test_the_flags_of_a_window_are_those_of_who_has_its_words() -> None:
     assembly = Assembly()
     places = (place(0, 10), place(10, 20))
-    number = assembly.expect(Ready(cut((0, 20)), (0, 1), places, None, alone=False))
+    number = assembly.expect(PendingWindow(cut((0, 20)), (0, 1), places, None, alone=False))
     for chunk in (0, 1):
         list(assembly.ended(ended(chunk)))
     found = {

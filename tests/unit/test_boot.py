@@ -449,12 +449,12 @@ def test_a_store_that_cannot_be_read_is_tried_again_for_a_while(box: Awake, erro
         if broken:
             raise error
 
-    def mend() -> None:
+    def fix() -> None:
         nonlocal broken
         broken = False
 
     box.store.before = refuse
-    box.at(300, mend)
+    box.at(300, fix)
     box.at(400, box.finish)
     assert box.live() is not None
     assert box.workers.requests

@@ -124,8 +124,8 @@ def test_a_host_without_credentials_is_no_host_without_rights(monkeypatch: pytes
 
     monkeypatch.setattr(host, "open_store", refuse)
     _engine, found = inspect(check(source="s3://audio")).findings
-    assert (found.what, found.ok, found.mend) == (CREDENTIALS, False, CREDENTIALS_FIX)
-    assert "instance profile" in found.mend
+    assert (found.what, found.ok, found.fix) == (CREDENTIALS, False, CREDENTIALS_FIX)
+    assert "instance profile" in found.fix
 
 
 def test_beside_a_run_no_second_model_is_loaded() -> None:

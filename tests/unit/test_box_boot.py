@@ -18,10 +18,10 @@ from batchscribe.agent.host import Box
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BOOT_MODULE,
-    BoxClaim,
-    BoxPlace,
     CheckRequest,
     ClaimLaunch,
+    HostClaim,
+    HostPlace,
     InstanceRecord,
     StartRequest,
 )
@@ -36,7 +36,7 @@ from support.cli import wait_for
 from support.metadata import metadata_service
 from support.stores import NOW
 
-PLACE = BoxPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
+PLACE = HostPlace(instance="i-0123456789abcdef0", home="s3://home", region="us-east-2", endpoint="http://own")
 
 
 def boot(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -54,11 +54,11 @@ def placed(folder: Path, *, launch: ClaimLaunch | None = None) -> None:
     """A box that was set up; its bucket is a folder."""
     bucket = folder / "bucket"
     bucket.mkdir()
-    place = BoxPlace(instance=PLACE.instance, home=bucket.as_uri())
+    place = HostPlace(instance=PLACE.instance, home=bucket.as_uri())
     Box(folder, SystemClock()).keep_place(place)
     claim = None
     if launch:
-        claim = BoxClaim(run="run-1", created=NOW, deadline=NOW, output=place.home, launch=launch)
+        claim = HostClaim(run="run-1", created=NOW, deadline=NOW, output=place.home, launch=launch)
     record = InstanceRecord(instance=place.instance, release="0", at=NOW, claim=claim)
     DirectoryStore(bucket).replace(keys.instance(place.instance), msgspec.json.encode(record))
 
@@ -76,13 +76,13 @@ def test_a_box_that_was_never_set_up_says_so_and_is_not_started_again(tmp_path: 
 def test_a_box_that_a_person_started_is_done_at_once(tmp_path: Path) -> None:
     placed(tmp_path)
     done = boot(tmp_path)
-    assert (done.returncode, "box.no_claim" in done.stderr) == (0, True)
+    assert (done.returncode, "host.no_claim" in done.stderr) == (0, True)
 
 
 def test_a_claim_that_is_over_is_left_alone(tmp_path: Path) -> None:
     placed(tmp_path, launch=ClaimLaunch.BOOT)
     done = boot(tmp_path)
-    assert (done.returncode, "box.claim_left_alone" in done.stderr) == (0, True)
+    assert (done.returncode, "host.claim_not_taken" in done.stderr) == (0, True)
 
 
 def test_an_environment_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_store_is_opened_once_and_where_it_was_set_up(
     monkeypatch.setattr(host_boot, "open_store", open_store)
     clock = SystemClock()
     seams = host_boot.seams(PLACE, Box(tmp_path, clock), clock, tmp_path)
-    claim = BoxClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
+    claim = HostClaim(run="r", created=NOW, deadline=NOW, output=PLACE.home, launch=ClaimLaunch.BOOT)
     assert seams.home() is seams.home() is seams.runs(claim)
     seams.runs(msgspec.structs.replace(claim, output="s3://other", region="eu-west-1"))
     assert opened == [("s3://home", "us-east-2", "http://own"), ("s3://other", "eu-west-1", "http://own")]
@@ -253,7 +253,7 @@ def test_an_agent_over_ssh_needs_neither_place_nor_record(tmp_path: Path) -> Non
 def test_only_a_host_with_units_that_is_not_borrowed_is_powered_off(
     tmp_path: Path, launch: ClaimLaunch, borrowed: bool, units: bool, powers_off: bool
 ) -> None:
-    claim = BoxClaim(run="r", created=NOW, deadline=NOW, output="s3://h", launch=launch, borrowed=borrowed)
+    claim = HostClaim(run="r", created=NOW, deadline=NOW, output="s3://h", launch=launch, borrowed=borrowed)
     marks = host_boot.marks_of(claim, tmp_path if units else tmp_path / "missing")
     assert marks.powers_off is powers_off
 
@@ -273,9 +273,9 @@ def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path)
     control = tmp_path / "control"
     box.keep_place(msgspec.structs.replace(box.place(), control=control.as_uri()))
     control.mkdir()
-    assert "box.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
+    assert "host.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
     (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
-    assert "box.claim_left_alone" in boot(tmp_path).stderr
+    assert "host.claim_not_taken" in boot(tmp_path).stderr
 
 
 @pytest.mark.parametrize(
@@ -299,5 +299,5 @@ def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
     )
     (units,) = [each for each in made.check(request).findings if each.what == "units"]
     assert units.ok is fits
-    assert units.mend == "batchscribe gpu setup"
+    assert units.fix == "batchscribe gpu setup"
     assert fits or ("s3://home" in units.detail and "s3://other" in units.detail)

@@ -16,7 +16,7 @@ from batchscribe.controller.records import by_our_clock
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import BoxEnd, InstanceRecord
+from batchscribe.core.run.host import HostEnd, InstanceRecord
 from batchscribe.core.run.instances import MANIFEST_TAG, InstanceState
 from batchscribe.core.run.manifest import Phase, Progress, Tally, Timings, WorkerEnd
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -67,7 +67,7 @@ def report(at: Stage, run: Run, *, seen: int, behind: timedelta = timedelta(0)) 
 
 
 def box_ends(at: Stage, run: Run, why: str, *, worker: int | None = None) -> None:
-    end = BoxEnd(run=run.id, worker=worker, why=why, at=at.clock.now())
+    end = HostEnd(run=run.id, worker=worker, why=why, at=at.clock.now())
     at.store.create(keys.box_end(run.id), msgspec.json.encode(end))
     at.compute.stop(INSTANCE)
     at.clock.sleep(120)

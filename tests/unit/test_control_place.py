@@ -21,7 +21,14 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import BoxClaim, BoxPlace, BoxReply, CheckRequest, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import (
+    BoxReply,
+    CheckRequest,
+    ClaimLaunch,
+    HostClaim,
+    HostPlace,
+    InstanceRecord,
+)
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, Failure, FailureKind, QuarantineRecord
 from batchscribe.core.run.records import decode_run, encode_run
@@ -245,11 +252,11 @@ def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) ->
 
 
 def test_a_host_knows_its_control_store_from_its_set_up(tmp_path: Path) -> None:
-    place = BoxPlace(instance=INSTANCE, home="s3://bucket/out", control="s3://control/c")
+    place = HostPlace(instance=INSTANCE, home="s3://bucket/out", control="s3://control/c")
     assert place.control_of("s3://bucket/out/") == "s3://control/c"
     assert place.control_of("s3://control/c/rehearsal/x") == ""
     before = msgspec.json.encode({"instance": INSTANCE, "home": "s3://bucket/out"})
-    assert wire.decode(before, BoxPlace).control_of("s3://bucket/out") == ""
+    assert wire.decode(before, HostPlace).control_of("s3://bucket/out") == ""
 
 
 def test_a_worker_reads_its_manifest_from_the_control_store(
@@ -264,7 +271,7 @@ def test_a_worker_reads_its_manifest_from_the_control_store(
 
 
 def test_a_claim_is_only_found_in_the_control_store(at: Stage, control: MemoryStore) -> None:
-    claim = BoxClaim(run="r", created=NOW, deadline=NOW, output=at.store.url, launch=ClaimLaunch.BOOT)
+    claim = HostClaim(run="r", created=NOW, deadline=NOW, output=at.store.url, launch=ClaimLaunch.BOOT)
     record = InstanceRecord(instance=INSTANCE, release="1", at=NOW, claim=claim)
     at.store.create(keys.instance(INSTANCE), msgspec.json.encode(record))
     with pytest.raises(ObjectNotFoundError):
@@ -304,5 +311,5 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
     seen = Instance(id=INSTANCE, state=InstanceState.RUNNING)
     assert list(made._install_units(seen)) == []
     list(made._request_check(seen, boots=True))
-    assert wire.decode(asked["place"], BoxPlace).control == "s3://c/x"
+    assert wire.decode(asked["place"], HostPlace).control == "s3://c/x"
     assert wire.decode(asked["check"], CheckRequest).control == "s3://c/x"

@@ -125,7 +125,7 @@ def test_a_finding_has_its_level_and_every_failure_a_fix(
 ) -> None:
     finding = found()
     assert (finding.level, says in finding.detail) == (level, True), finding
-    assert finding.mend or level is not FAIL
+    assert finding.fix or level is not FAIL
     assert "\n" not in finding.detail
 
 
@@ -154,7 +154,7 @@ def test_an_error_is_a_finding(
 
     finding = attempt("it", check, optional=optional)
     assert (finding.level, finding.detail) == (level, detail)
-    assert fix in finding.mend
+    assert fix in finding.fix
 
 
 def store(*names: str) -> MemoryStore:
@@ -187,7 +187,7 @@ def test_an_empty_prefix_names_what_is_beside_it() -> None:
     assert bucket.url == "s3://bucket"
     assert found.level is WARN
     assert "audio-sessions/, z/" in found.detail
-    assert "did you mean audio-sessions?" in found.mend
+    assert "did you mean audio-sessions?" in found.fix
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "file:///data/audio"])
@@ -248,7 +248,7 @@ def test_a_key_file_is_judged_as_ssh_judges_it(tmp_path: Path) -> None:
     assert "not a file" in check_key_file(tmp_path).detail
     for mode in (0o644, 0o640, 0o604):
         found = check_key_file(private(tmp_path / "open", mode))
-        assert (found.ok, found.mend) == (False, f"chmod 600 {tmp_path / 'open'}")
+        assert (found.ok, found.fix) == (False, f"chmod 600 {tmp_path / 'open'}")
 
 
 def test_a_settings_file_that_others_read_is_a_warning(tmp_path: Path) -> None:

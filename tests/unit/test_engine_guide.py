@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchscribe.adapters.host_access.setup import BoxSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import MisconfiguredError
@@ -114,7 +114,7 @@ def test_a_set_up_installs_the_package_of_a_third_partys_engine(
     assert (terms.extra, terms.packages, terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
 
 
-def set_up_of(engine: str, folder: Path) -> BoxSetup:
+def set_up_of(engine: str, folder: Path) -> HostSetup:
     environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0", "BATCH_ENGINE": engine}
     settings, clock = load(environ, folder=folder), FakeClock()
     return box_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))

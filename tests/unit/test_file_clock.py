@@ -12,7 +12,7 @@ from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.worker.assembly import TranscribedChunk, _collect_flags
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels
 from support.spoken import Spoken, find_speech, speech
 from support.values import NOW
 
@@ -21,10 +21,10 @@ WORDS = [Spoken(at, at * 0.5 + 0.1, at * 0.5 + 0.4) for at in range(8)]
 SOUND = speech(WORDS, 4)
 
 
-def laid(*leads: float, before: Neighbour | None = None) -> list[Ready | Ended]:
+def laid(*leads: float, before: Neighbour | None = None) -> list[PendingWindow | Ended]:
     """What comes out of chunks of 4 s of speech, whose files begin so much earlier than their sound."""
-    out: list[Ready | Ended] = []
-    stretch = Stretch(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
+    out: list[PendingWindow | Ended] = []
+    stretch = AudioTimeline(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
     if before is not None:
         stretch.lead(before)
     for number, lead in enumerate(leads):
@@ -36,7 +36,7 @@ def laid(*leads: float, before: Neighbour | None = None) -> list[Ready | Ended]:
 
 def test_the_clock_of_a_chunk_begins_with_its_file() -> None:
     window, one, two = laid(3.0, 1.0)
-    assert isinstance(window, Ready)
+    assert isinstance(window, PendingWindow)
     assert [(place.begin, place.first, place.end) for place in window.places] == [(-3, 0, 4), (3, 4, 8)]
     assert isinstance(one, Ended)
     assert isinstance(two, Ended)
@@ -46,13 +46,13 @@ def test_the_clock_of_a_chunk_begins_with_its_file() -> None:
 def test_a_neighbour_counts_on_the_clock_of_its_file_too() -> None:
     before = Neighbour(SOUND, 4 * SAMPLE_RATE, Sound(None, SHAPE, lead=2.0), ())
     window, *_ = laid(0.0, before=before)
-    assert isinstance(window, Ready)
+    assert isinstance(window, PendingWindow)
     assert [(place.begin, place.end) for place in window.places] == [(-2, 4), (4, 8)]
 
 
 def test_a_position_is_that_of_the_file() -> None:
-    out: list[Ready | Ended] = []
-    stretch = Stretch(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
+    out: list[PendingWindow | Ended] = []
+    stretch = AudioTimeline(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
     stretch.lay(0, Sound(13.0, SHAPE, lead=3.0), SOUND)
     stretch.end(Whole(4.0, partial=False, repaired=False))
     stretch.close()
@@ -71,12 +71,12 @@ def test_languages_that_begin_alike_stay_apart() -> None:
     both = np.column_stack([SOUND, SOUND])
     assert channels(both) == 1
     assert channels(np.column_stack([SOUND, SOUND, np.roll(SOUND, 99)])) == 3
-    out: list[Ready | Ended] = []
-    stretch = Stretch(both, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append, apart=True)
+    out: list[PendingWindow | Ended] = []
+    stretch = AudioTimeline(both, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append, apart=True)
     stretch.lay(0, Sound(None, SHAPE, sent=2, apart=True), both)
     stretch.end(Whole(4.0, partial=False, repaired=False))
     stretch.close()
-    windows = [item for item in out if isinstance(item, Ready)]
+    windows = [item for item in out if isinstance(item, PendingWindow)]
     assert [(window.channel, window.apart) for window in windows] == [(1, True), (2, True)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
@@ -42,7 +42,7 @@ from batchscribe.testing.guard import FakeGuard
 from batchscribe.testing.lock import FakeLock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.gpu import GpuTools
-from batchscribe.wiring.preflight import unfit
+from batchscribe.wiring.preflight import unsupported
 from support.world import Notes
 
 ID = "i-0123456789abcdef0"
@@ -70,7 +70,7 @@ class FakeBox:
         return BoxReply(release=self.release, findings=findings)
 
 
-class DeskSetup(BoxSetup):
+class DeskSetup(HostSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
@@ -95,9 +95,11 @@ class Desk:
         self.instance = ID
         self.provider = "ec2"
         self.run_open: Run | None = None
-        self.unfit = ""
+        self.unsupported = ""
         self.preflight: Callable[[], None] = lambda: None
-        self.terms = BoxTerms(engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output="")
+        self.terms = HostRequirements(
+            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output=""
+        )
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
@@ -122,7 +124,7 @@ class Desk:
             setup=setup,
             absence=f"{self.instance} was not found in us-east-2",
             preflight=self.preflight,
-            unfit=self.unfit,
+            unsupported=self.unsupported,
         )
 
     def __call__(self, *words: str) -> Result:
@@ -670,7 +672,7 @@ def test_an_instance_borrowed_for_a_check_is_guarded_meanwhile(desk: Desk) -> No
 
 @pytest.mark.parametrize("words", [("check", "--start"), ("setup", "--start")], ids=lambda words: words[0])
 def test_a_model_that_cannot_do_what_is_asked_starts_nothing(desk: Desk, words: tuple[str, ...]) -> None:
-    desk.unfit = unfit(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
+    desk.unsupported = unsupported(EngineSpec(engine="faster-whisper", model="small.en", language="fr"))
     assert "WHISPER_MODEL=small" in desk.refused(MisconfiguredError, *words)
     assert not [call for call in desk.cloud.calls if call[0].startswith("start")]
     assert desk.box.asked == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from batchscribe.controller.advance import Passed, advance_all
+from batchscribe.controller.advance import PassResult, advance_all
 from batchscribe.controller.commands.overview import overview
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.tick import reconcile, tick
@@ -53,7 +53,7 @@ def advanced(at: Stage, is_there: Callable[[Run], bool]) -> Run:
         if is_there(run):
             return run
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, Passed())
+        advance_all(at.world, at.terms, PassResult())
     raise AssertionError("the run never came there")
 
 
@@ -76,7 +76,7 @@ def finished(at: Stage) -> Run:
     (run,) = at.ledger.open_runs()
     for _ in range(500):
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, Passed())
+        advance_all(at.world, at.terms, PassResult())
         if (found := at.ledger.run(run.id)) is not None and not found.open:
             return found
     raise AssertionError("the run was never settled")
@@ -200,12 +200,12 @@ def test_teardown_waits_for_every_machine(at: Stage) -> None:
     run = advanced_to(at, RunState.RELEASING)
     while at.compute.describe(INSTANCE).state is not InstanceState.STOPPED:
         at.clock.sleep(5)
-        advance_all(at.world, at.terms, Passed())
-    advance_all(at.world, at.terms, Passed())
+        advance_all(at.world, at.terms, PassResult())
+    advance_all(at.world, at.terms, PassResult())
     (run,) = at.ledger.open_runs()
     assert [machine.released for machine in run.machines] == [True, False]
     calls = len(at.compute.calls)
-    advance_all(at.world, at.terms, Passed())
+    advance_all(at.world, at.terms, PassResult())
     assert {instance for _, instance in at.compute.calls[calls:]} == {SECOND}
     at.compute.hold(SECOND, stuck=False)
     assert finished(at).state is RunState.SETTLED
@@ -228,7 +228,7 @@ def test_a_stop_that_fails_does_not_prevent_the_next_one(
         patch.setattr(at.compute, "stop", stop)
         while at.compute.describe(SECOND).state is not InstanceState.STOPPED:
             at.clock.sleep(5)
-            advance_all(at.world, at.terms, Passed())
+            advance_all(at.world, at.terms, PassResult())
     assert at.compute.describe(INSTANCE).state is InstanceState.RUNNING
     finished(at)
     assert states(at) == {InstanceState.STOPPED}

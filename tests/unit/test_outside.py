@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from batchscribe.controller.external_state import NOTED, disarm_settled, sweep
+from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.host import BoxClaim, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import decode
 from batchscribe.core.run.runs import Outcome, RunState
@@ -56,7 +56,7 @@ def price(instance_type: str) -> Rate:
     return Rate(per_hour=Usd.parse(PRICES[instance_type]), source="test")
 
 
-def set_up(at: Stage, *, boots: bool = True, claim: BoxClaim | None = None) -> None:
+def set_up(at: Stage, *, boots: bool = True, claim: HostClaim | None = None) -> None:
     record = InstanceRecord(
         instance=INSTANCE, release="1", at=at.clock.now(), boots=boots, shows_tags=True, claim=claim
     )
@@ -97,7 +97,7 @@ def test_tags_that_cannot_be_emptied_are_emptied_later(at: Stage) -> None:
 
 def test_a_note_about_a_run_that_was_never_recorded_is_dropped(at: Stage) -> None:
     at.ledger.put(f"{NOTED}never-recorded", "1")
-    sweep(at.world, at.terms)
+    retry_clean_up(at.world, at.terms)
     assert not at.ledger.facts(NOTED)
 
 
@@ -128,7 +128,7 @@ def test_an_arming_that_may_succeed_later_is_tried_for_a_while_only(at: Stage) -
 def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at: Stage) -> None:
     ready(at)
     set_up(at)
-    seen: list[tuple[InstanceState, BoxClaim | None]] = []
+    seen: list[tuple[InstanceState, HostClaim | None]] = []
     whole = at.compute.start
 
     def start(claim: Claim) -> None:
@@ -139,7 +139,7 @@ def test_a_box_that_boots_finds_its_claim_before_the_start_and_none_after_it(at:
     (run,) = tick(at.world, at.terms).runs
     ((state, claim),) = seen
     assert state is InstanceState.STOPPED
-    assert claim == BoxClaim(
+    assert claim == HostClaim(
         run=run.id, created=run.created, deadline=run.deadline, output=at.store.url, launch=ClaimLaunch.BOOT
     )
     assert (run.launch, record(at).claim) == ("boot", None)
@@ -258,7 +258,7 @@ def test_the_claim_of_another_run_stays(at: Stage) -> None:
     ready(at)
     set_up(at)
     now = at.clock.now()
-    other = BoxClaim(run="another", created=now, deadline=now, output=at.store.url, launch=ClaimLaunch.BOOT)
+    other = HostClaim(run="another", created=now, deadline=now, output=at.store.url, launch=ClaimLaunch.BOOT)
     at.clock.at(120, lambda: set_up(at, claim=other))
     tick(at.world, at.terms)
     assert record(at).claim == other
@@ -512,8 +512,8 @@ def test_tags_of_an_instance_that_another_owner_has_just_started_stay(at: Stage)
     (run,) = tick(at.world, at.terms).runs
     at.clock.sleep(3600)
     at.compute.start_unclaimed(INSTANCE)
-    sweep(at.world, at.terms)
+    retry_clean_up(at.world, at.terms)
     assert tags(at) == run.id
     at.clock.sleep(120)
-    sweep(at.world, at.terms)
+    retry_clean_up(at.world, at.terms)
     assert tags(at) is None

@@ -16,7 +16,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.audio.audio_decoder import AudioDecoder, Decoding
-from batchscribe.audio.bounded_queue import ByteBudget, Channel
+from batchscribe.audio.bounded_queue import BoundedQueue, ByteBudget
 from batchscribe.audio.windows import Samples
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import (
@@ -47,7 +47,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
-from batchscribe.worker.pipeline import Crew, run_worker
+from batchscribe.worker.pipeline import ConcurrencySettings, run_worker
 from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records
 from support.audio import encode, silent_flac, sine
@@ -170,7 +170,9 @@ class Bench:
             find_speech=find_speech,
             clock=self.clock,
             should_stop=self.stop.is_set,
-            crew=Crew(fetchers=1, decoders=1, weavers=1, publishers=1, progress_seconds=progress_seconds),
+            crew=ConcurrencySettings(
+                fetchers=1, decoders=1, weavers=1, publishers=1, progress_seconds=progress_seconds
+            ),
         )
         assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)
         assert set(threading.enumerate()) <= before, "the worker leaves no thread behind"
@@ -798,7 +800,7 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
     """The store does not take the names of the second batch before the first one is in the engine."""
     chunks = [bench.add(f"note-{number:03}.webm") for number in range(4)]
     decoded: list[int] = []
-    hearing = threading.Event()
+    audio_options = threading.Event()
     named: list[tuple[str, ...]] = []
     replace = bench.store.replace
 
@@ -812,12 +814,12 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
 
     def slow(key: str, data: bytes) -> None:
         if key == keys.progress("run-1", 0) and set(chunks[2:]) <= set(decode(data, Progress).in_flight):
-            assert hearing.wait(30), "the engine waits for the store"
+            assert audio_options.wait(30), "the engine waits for the store"
         replace(key, data)
 
     def script(_window: Window) -> str:
         named.append(bench.progress().in_flight)
-        hearing.set()
+        audio_options.set()
         return "said"
 
     bench.engine = ScriptedEngine(script, batch_size=2)
@@ -1030,7 +1032,7 @@ def test_many_chunks_pass_through_narrow_channels(bench: Bench) -> None:
 
 
 def test_a_channel_closes_from_either_end() -> None:
-    channel = Channel[int](1)
+    channel = BoundedQueue[int](1)
     assert channel.put(1)
     blocked = threading.Thread(target=lambda: results.append(channel.put(2)))
     results: list[bool] = []
@@ -1040,7 +1042,7 @@ def test_a_channel_closes_from_either_end() -> None:
     assert results == [False]
     assert channel.get() == 1
     assert channel.get() is None
-    assert Channel[int](1).get(until=lambda: True) is None
+    assert BoundedQueue[int](1).get(until=lambda: True) is None
 
 
 def test_the_byte_budget_lets_a_giant_pass_alone() -> None:

@@ -93,7 +93,7 @@ def test_a_running_gpu_may_be_used() -> None:
 
 
 def test_an_overdue_chunk_behind_a_foreign_gpu_is_worth_an_alert() -> None:
-    seen = observation(backlog(1, hours_old=23.9), stranger="claimed by another scheduler")
+    seen = observation(backlog(1, hours_old=23.9), foreign_claim="claimed by another scheduler")
     decision = decide(seen, POLICY)
     assert isinstance(decision, Hold)
     assert decision.overdue
@@ -152,16 +152,20 @@ def test_a_start_that_would_pass_the_budget_is_refused_with_the_sums() -> None:
     assert isinstance(decide(replace(seen, spent_today=Usd(0)), policy), Launch)
 
 
-@given(fruitless=st.integers(0, 200), minutes=st.integers(0, 3 * 24 * 60))
-def test_each_start_without_a_chunk_done_doubles_the_pause_up_to_a_day(fruitless: int, minutes: int) -> None:
+@given(unproductive=st.integers(0, 200), minutes=st.integers(0, 3 * 24 * 60))
+def test_each_start_without_a_chunk_done_doubles_the_pause_up_to_a_day(
+    unproductive: int, minutes: int
+) -> None:
     ago = NOW - timedelta(minutes=minutes)
-    seen = observation(backlog(200), fruitless=fruitless, last_fruitless=ago if fruitless else None)
-    pause = 60 * 2 ** (fruitless - 1) if fruitless >= PATIENT_STARTS else 0
+    seen = observation(
+        backlog(200), unproductive=unproductive, last_unproductive=ago if unproductive else None
+    )
+    pause = 60 * 2 ** (unproductive - 1) if unproductive >= PATIENT_STARTS else 0
     decision = decide(seen, POLICY)
     if minutes < min(pause, 24 * 60):
         assert isinstance(decision, Hold)
         assert decision.reason.code is ReasonCode.BACKING_OFF
-        assert f"the last {fruitless} starts were paid for" in decision.reason.sentence
+        assert f"the last {unproductive} starts were paid for" in decision.reason.sentence
     else:
         assert isinstance(decision, Launch)
     assert isinstance(decide(seen, replace(POLICY, by_hand=True)), Launch)
@@ -171,7 +175,7 @@ FAULT = HostFault(at=NOW - timedelta(hours=2), cause="the host key differs", acc
 
 
 def test_the_same_cause_starts_no_gpu_again_from_the_first_start_on() -> None:
-    seen = observation(backlog(200), host_fault=FAULT, access="these settings", fruitless=1)
+    seen = observation(backlog(200), host_fault=FAULT, access="these settings", unproductive=1)
     decision = decide(seen, POLICY)
     assert isinstance(decision, Hold)
     assert decision.reason.code is ReasonCode.BACKING_OFF

@@ -26,7 +26,7 @@ from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.host import BoxEnd, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import ClaimLaunch, HostEnd, InstanceRecord
 from batchscribe.core.run.instances import GUARD_FIRST, GUARD_LAST, InstanceState
 from batchscribe.core.run.manifest import decode
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -84,7 +84,7 @@ def box_powers_off(at: Stage, seconds: float) -> None:
 
     def off() -> None:
         run = the_run(at)
-        end = BoxEnd(run=run.id, why="work ended", at=at.clock.now())
+        end = HostEnd(run=run.id, why="work ended", at=at.clock.now())
         place_of(at.world, NAME).output.create(keys.box_end(run.id), msgspec.json.encode(end))
         at.compute.stop(INSTANCE)
 
@@ -207,7 +207,7 @@ def test_what_is_rehearsed_teaches_nothing_and_wakes_nobody(at: Stage) -> None:
     at.worker.store, at.worker.seconds_each = at.store, 2.0
     at.upload(120)
     at.clock.sleep(600)
-    assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED, "it does not count as fruitless"
+    assert tick(at.world, at.terms).runs[-1].outcome is Outcome.COMPLETED, "it does not count as unproductive"
 
 
 def test_what_is_rehearsed_is_not_transcribed_as_somebodys_audio(at: Stage) -> None:

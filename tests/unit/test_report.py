@@ -28,7 +28,7 @@ from batchscribe.core.run.report import (
     render_block,
     totals,
 )
-from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.core.scan.backlog import Backlog
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import FILE_NAME, Ledger
@@ -55,7 +55,7 @@ RUN = Run(
             ),
         ),
     ),
-    workers=(Assignment(manifest="manifest", machine="i-1", launched=True, ended=NOW + 30 * MINUTE),),
+    workers=(RunWorker(manifest="manifest", machine="i-1", launched=True, ended=NOW + 30 * MINUTE),),
     policy="threshold",
     reason="120 chunks pending, threshold 100 reached",
     created=NOW,

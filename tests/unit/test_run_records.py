@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscribe.core.decide.money import Rate, Usd
-from batchscribe.core.run.manifest import Worked
+from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.run.meter import Meter
 from batchscribe.core.run.records import (
     decode_outcome,
@@ -22,7 +22,7 @@ from batchscribe.core.run.records import (
     decode_settlement,
     encode_run,
 )
-from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.errors import MisconfiguredError
 from support.values import INSTANCE, NOW, RATE, moment, run, workers
 
@@ -192,7 +192,7 @@ def test_a_run_comes_back_as_it_was_stored() -> None:
         ),
         workers=workers("first", "second"),
         stop_requested=end,
-        worked=Worked(workers=1, flags={"repaired": 3}),
+        worked=EngineTimeSummary(workers=1, flags={"repaired": 3}),
     )
     assert decode_run(encode_run(whole)) == whole
     assert decode_run(encode_run(whole).decode()) == whole
@@ -231,8 +231,8 @@ def test_a_run_of_version_2_keeps_its_meter_and_its_workers() -> None:
     )
     keys = [f"_batchscribe/runs/20261123-120000-abcdef/workers/{number}/manifest.json" for number in (0, 1)]
     assert found.workers == (
-        Assignment(manifest=keys[0], machine=INSTANCE, launched=True),
-        Assignment(manifest=keys[1], machine=INSTANCE, launched=True, ended=NOW + 19 * MINUTE),
+        RunWorker(manifest=keys[0], machine=INSTANCE, launched=True),
+        RunWorker(manifest=keys[1], machine=INSTANCE, launched=True, ended=NOW + 19 * MINUTE),
     )
     assert (found.version, found.manifests, found.work_ended) == (3, tuple(keys), NOW + 19 * MINUTE)
     assert decode_run(encode_run(found)) == found

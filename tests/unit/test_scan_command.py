@@ -13,7 +13,7 @@ from batchscribe.cli.app import App
 from batchscribe.cli.chunks import export, why
 from batchscribe.cli.scan import SessionRow, _collect_rows, scan
 from batchscribe.controller.sessions import known_unreadable, record_unreadable, session_parts
-from batchscribe.core.run.manifest import Worked
+from batchscribe.core.run.manifest import EngineTimeSummary
 from batchscribe.core.scan.backlog import SessionScan
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.core.text.flags import PARTIAL, UNHEARD
@@ -150,7 +150,7 @@ def test_export_to_a_file_prints_a_line(app: App, tmp_path: Path) -> None:
 def test_the_flags_of_all_runs_are_counted(app: App) -> None:
     with open_ledger(app.settings) as ledger:
         for number, flags in enumerate(({UNHEARD: 2}, {UNHEARD: 1, PARTIAL: 1}, {})):
-            ledger.save_run(run(id=f"run-{number}", worked=Worked(workers=1, flags=flags)), at=NOW)
+            ledger.save_run(run(id=f"run-{number}", worked=EngineTimeSummary(workers=1, flags=flags)), at=NOW)
     shown = CliRunner().invoke(scan, [], obj=app).output
     assert "Flags of transcripts, of all runs in the ledger: 1 partial, 3 unheard\n" in shown
     document = json.loads(CliRunner().invoke(scan, ["--json"], obj=app).output)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.core import keys
 from batchscribe.core.run.host import BoxReply, Finding, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -43,11 +43,13 @@ class Cloud:
         self.shown = True
 
     @property
-    def setup(self) -> BoxSetup:
-        return BoxSetup(
+    def setup(self) -> HostSetup:
+        return HostSetup(
             asks=Host(),
             clock=FakeClock(),
-            terms=BoxTerms(engine=EngineSpec(engine="played"), gpu=False, source="s3://b", output="s3://b"),
+            terms=HostRequirements(
+                engine=EngineSpec(engine="played"), gpu=False, source="s3://b", output="s3://b"
+            ),
             output=self.store,
             published=lambda _instance: frozenset(),
             shows_tags=self.shows_tags,
@@ -86,7 +88,7 @@ def test_a_check_fails_if_the_tags_are_not_shown_any_more() -> None:
     cloud.shown = False
     found = cloud.finding()
     assert found is not None
-    assert (found.ok, found.mend.startswith("batchscribe gpu setup")) == (False, True)
+    assert (found.ok, found.fix.startswith("batchscribe gpu setup")) == (False, True)
 
 
 def test_a_host_without_units_needs_no_tags() -> None:

@@ -14,7 +14,7 @@ from batchscribe.core.text.stitching import MISSING, PartInput, digest, stitch
 from batchscribe.core.text.subtitles import FORMATS, render
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
-from batchscribe.core.text.word_assignment import ChunkPlace, share
+from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks
 from batchscribe.errors import MisconfiguredError
 
 
@@ -336,7 +336,7 @@ def test_what_a_cut_goes_through_is_written_as_it_was_said(words: tuple[str, ...
     timed = tuple(Word(word=word, start=9.5 + at / 2, end=10 + at / 2) for at, word in enumerate(words))
     whole = Segment(text=text, start=9.5, end=timed[-1].end, words=timed)
     places = [ChunkPlace(begin=0, end=10, first=0, last=10), ChunkPlace(begin=10, end=20, first=10, last=20)]
-    parts = [part(at, transcript(*mine)) for at, mine in enumerate(share([whole], places), 1)]
+    parts = [part(at, transcript(*mine)) for at, mine in enumerate(assign_to_chunks([whole], places), 1)]
     session = stitch("s/", parts)
     assert session.text == text
     assert paragraphs(session) == [text]

@@ -16,7 +16,7 @@ from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.worker.pool import Pool
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.timeline import Ended, Ready, Stretch, channels
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels
 from support.spoken import Spoken, ToneEngine, find_speech, hear, speech
 from support.spoken_sessions import Recorded, recorded, said
 
@@ -46,11 +46,11 @@ def failure(record: Recorded, key: str, run: str = "run-1") -> Failure:
 # ------------------------------------------------------------------ where a stretch ends
 
 
-def laid(*chunks: tuple[Sound, float]) -> list[Ready | Ended]:
+def laid(*chunks: tuple[Sound, float]) -> list[PendingWindow | Ended]:
     """What comes out of chunks of speech of so many seconds, laid as long as they fit."""
-    out: list[Ready | Ended] = []
+    out: list[PendingWindow | Ended] = []
     head = speech(dense(3), 3)
-    stretch = Stretch(head, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
+    stretch = AudioTimeline(head, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
     for number, (sound, seconds) in enumerate(chunks):
         if number and not stretch.fits(sound):
             stretch.note_gap(sound)
@@ -66,7 +66,7 @@ def laid(*chunks: tuple[Sound, float]) -> list[Ready | Ended]:
 def test_pieces_of_one_recording_follow_each_other_by_its_clock() -> None:
     first, second, third = (Sound(at, SHAPE) for at in (0.0, 9.98, 40.0))
     *windows, one, two = laid((first, 10.0), (second, 10.0), (third, 10.0))
-    assert [item.chunks for item in windows if isinstance(item, Ready)] == [(0, 1)]
+    assert [item.chunks for item in windows if isinstance(item, PendingWindow)] == [(0, 1)]
     assert isinstance(one, Ended)
     assert isinstance(two, Ended)
     assert (one.whole.partial, two.whole.partial) == (False, True), "20 s are missing behind the second"
@@ -86,24 +86,24 @@ def test_files_of_their_own_that_begin_a_little_late_do_not_overlap(seconds: flo
     begins = (0.0, 0.001, 0.02, 0.021)
     items = laid(*((Sound(begin, SHAPE), seconds) for begin in begins))
     assert [item.overlap for item in items if isinstance(item, Ended)] == [0.0] * 4
-    heard = sum(len(item.cut.audio) for item in items if isinstance(item, Ready))
+    heard = sum(len(item.cut.audio) for item in items if isinstance(item, PendingWindow))
     assert heard == pytest.approx(4 * seconds * SAMPLE_RATE, abs=4 * SAMPLE_RATE)
 
 
 @pytest.mark.parametrize("overlap", [0.5, 5.0, 12.0])
 def test_an_overlap_that_is_told_may_be_long(overlap: float) -> None:
-    out: list[Ready | Ended] = []
+    out: list[PendingWindow | Ended] = []
     audio = speech(dense(40), 40)
     told = Overlaps(round(1000 * overlap))
     chunks = [audio[: 20 * SAMPLE_RATE], audio[round((20 - overlap) * SAMPLE_RATE) :]]
-    stretch = Stretch(chunks[0][: told.reach], find_speech=find_speech, overlaps=told, emit=out.append)
+    stretch = AudioTimeline(chunks[0][: told.reach], find_speech=find_speech, overlaps=told, emit=out.append)
     for number, chunk in enumerate(chunks):
         stretch.lay(number, Sound(None, SHAPE), chunk[: told.reach])
         stretch.feed(chunk[told.reach :])
         stretch.end(Whole(len(chunk) / SAMPLE_RATE, partial=False, repaired=False))
     stretch.close()
     assert [item.overlap for item in out if isinstance(item, Ended)] == [0.0, overlap]
-    parts = [part for item in out if isinstance(item, Ready) for part in item.cut.parts]
+    parts = [part for item in out if isinstance(item, PendingWindow) for part in item.cut.parts]
     assert max(end for _, end in parts) <= 40 * SAMPLE_RATE
 
 

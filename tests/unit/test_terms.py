@@ -23,7 +23,7 @@ HEARING = AudioOptions(overlap_ms=500, split_channels=True)
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
-    made = stage(tmp_path, policy=Policy(name=PolicyName.NOW), hearing=HEARING)
+    made = stage(tmp_path, policy=Policy(name=PolicyName.NOW), audio_options=HEARING)
     yield made
     made.ledger.close()
 
@@ -31,7 +31,7 @@ def at(tmp_path: Path) -> Iterator[Stage]:
 def agreed(folder: Path, **environ: str) -> tuple[EngineSpec, AudioOptions, str]:
     settings = load({"BATCH_SOURCE": str(folder / "audio")} | environ, folder=folder)
     with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
-        return made.terms.engine, made.terms.hearing, made.terms.settings_hash
+        return made.terms.engine, made.terms.audio_options, made.terms.settings_hash
 
 
 def test_the_settings_say_how_chunks_are_heard(tmp_path: Path) -> None:
@@ -68,5 +68,5 @@ def test_the_manifest_says_how_to_hear_and_which_chunk_is_in_trouble(at: Stage) 
     at.clock.sleep(600)
     (run,) = tick(at.world, at.terms).runs
     manifest = read_manifest(at.world, run, 0)
-    assert manifest.hearing == HEARING
+    assert manifest.audio_options == HEARING
     assert {chunk.key: chunk.troubled for chunk in manifest.chunks} == {names[0]: True, names[1]: False}

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
-from batchscribe.adapters.local.launcher import LocalBox
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.controller.context import Terms, World, moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
@@ -223,10 +223,10 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
 def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     at.store.replace(keys.instance(INSTANCE), data)
-    setup = BoxSetup(
-        asks=LocalBox({}),
+    setup = HostSetup(
+        asks=LocalHost({}),
         clock=at.clock,
-        terms=BoxTerms(engine=EngineSpec(engine="played"), gpu=False, source="", output=""),
+        terms=HostRequirements(engine=EngineSpec(engine="played"), gpu=False, source="", output=""),
         output=at.store,
         published=lambda _instance: frozenset(),
         ssh=None,

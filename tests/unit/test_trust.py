@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import EngineSpec, Manifest, ManifestChunk
 from batchscribe.errors import MisconfiguredError
 from batchscribe.worker.trust import refuse_foreign_work
 
 ROOT = "s3://bucket/out"
 KEY = "_batchscribe/runs/r1/workers/0/manifest.json"
-PLACE = BoxPlace(instance="i-0123456789abcdef0", home=ROOT, source="s3://bucket/audio")
+PLACE = HostPlace(instance="i-0123456789abcdef0", home=ROOT, source="s3://bucket/audio")
 
 
 def manifest(
@@ -35,7 +35,7 @@ def manifest(
     return Manifest(**(values | other))
 
 
-def refused(asked: Manifest, place: BoxPlace | None = PLACE, root: str = ROOT, key: str = KEY) -> str:
+def refused(asked: Manifest, place: HostPlace | None = PLACE, root: str = ROOT, key: str = KEY) -> str:
     with pytest.raises(MisconfiguredError) as raised:
         refuse_foreign_work(asked, root=root, key=key, place=place)
     return str(raised.value)
@@ -50,7 +50,7 @@ def refused(asked: Manifest, place: BoxPlace | None = PLACE, root: str = ROOT, k
         "s/layers/layer-0-raw-transcription/chunk-001.json",
     ],
 )
-def test_work_of_our_own_is_taken(transcript: str, place: BoxPlace | None) -> None:
+def test_work_of_our_own_is_taken(transcript: str, place: HostPlace | None) -> None:
     refuse_foreign_work(manifest(transcript=transcript), root=f"{ROOT}/", key=KEY, place=place)
 
 
@@ -70,7 +70,7 @@ def test_a_rehearsal_inside_the_control_store_is_taken() -> None:
     [".bash_profile", "../x.json", "s/transcription-other.json", "t/transcription-chunk-001.json"],
 )
 @pytest.mark.parametrize("place", [PLACE, None])
-def test_a_transcript_is_named_after_its_audio(transcript: str, place: BoxPlace | None) -> None:
+def test_a_transcript_is_named_after_its_audio(transcript: str, place: HostPlace | None) -> None:
     assert "is no name for the transcript" in refused(manifest(transcript=transcript), place)
 
 
@@ -81,7 +81,7 @@ def test_what_is_no_audio_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("place", [PLACE, None])
-def test_results_go_to_the_store_that_the_manifest_is_in(place: BoxPlace | None) -> None:
+def test_results_go_to_the_store_that_the_manifest_is_in(place: HostPlace | None) -> None:
     assert "refused" in refused(manifest(output="file:///root"), place)
 
 

@@ -10,7 +10,7 @@ import pytest
 from batchscribe.adapters.machine.clock import Interrupts, TimeLimit
 from batchscribe.controller.commands.rehearsal import Act
 from batchscribe.controller.commands.rehearsal import check as rehearsable
-from batchscribe.controller.context import refuse_unfit
+from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run.instances import InstanceState
@@ -20,7 +20,7 @@ from batchscribe.settings import load
 from batchscribe.testing.engine import ScriptedFactory
 from batchscribe.wiring import engines
 from batchscribe.wiring.gpu import open_gpu_tools
-from batchscribe.wiring.preflight import unfit
+from batchscribe.wiring.preflight import unsupported
 from batchscribe.wiring.scheduler import scheduler
 from support.world import INSTANCE, Notes, Stage, stage
 
@@ -60,12 +60,12 @@ def parakeet(model: str, language: str | None = None, task: str = "transcribe") 
     ids=str,
 )
 def test_what_a_model_can_do_is_not_refused(fine: EngineSpec) -> None:
-    assert unfit(fine) == ""
-    refuse_unfit(unfit(fine))
+    assert unsupported(fine) == ""
+    refuse_unsupported(unsupported(fine))
 
 
 @pytest.mark.parametrize(
-    ("asked", "mend"),
+    ("asked", "fix"),
     [
         (spec("small.en", "fr"), "WHISPER_MODEL=small"),
         (spec("", "fr"), "WHISPER_MODEL=small"),
@@ -86,20 +86,20 @@ def test_what_a_model_can_do_is_not_refused(fine: EngineSpec) -> None:
     ],
     ids=str,
 )
-def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, mend: str) -> None:
+def test_what_it_cannot_do_is_one_line_with_the_mend(asked: EngineSpec, fix: str) -> None:
     with pytest.raises(MisconfiguredError) as caught:
-        refuse_unfit(unfit(asked))
+        refuse_unsupported(unsupported(asked))
     line = str(caught.value)
     assert "\n" not in line
-    assert mend in line
+    assert fix in line
     assert line.endswith(" (nothing was started)")
     assert ("BATCH_TASK is translate" if asked.task == "translate" else "BATCH_LANGUAGE is fr") in line
     assert caught.value.exit_code == 2
 
 
 def test_a_model_that_does_not_exist_is_named() -> None:
-    assert "there is no Whisper model 'smal.en'" in unfit(spec("smal.en"))
-    assert "there is no Whisper model" in unfit(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
+    assert "there is no Whisper model 'smal.en'" in unsupported(spec("smal.en"))
+    assert "there is no Whisper model" in unsupported(spec("nemo-parakeet-tdt-0.6b-v2", "fr"))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_model_that_does_not_exist_is_named() -> None:
     [spec("small.en", "fr"), parakeet("nemo-parakeet-tdt-0.6b-v2", "fr"), spec("", "fr", engine=SPHINX)],
 )
 def test_what_is_true_of_every_machine_is_a_problem_of_this_one(asked: EngineSpec) -> None:
-    assert unfit(asked) in engines.engine_factory(asked.engine).problems(asked)
+    assert unsupported(asked) in engines.engine_factory(asked.engine).problems(asked)
 
 
 class Broken(ScriptedFactory):
@@ -119,7 +119,7 @@ class Broken(ScriptedFactory):
 
 def test_an_engine_that_cannot_say_it_keeps_nobody_from_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "engine_factory", lambda _name: Broken())
-    assert "KeyError" in unfit(spec("any", engine="broken"))
+    assert "KeyError" in unsupported(spec("any", engine="broken"))
 
 
 def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_terms_say_it_for_every_command(tmp_path: Path) -> None:
     def agreed(**environ: str) -> str:
         settings = load({"BATCH_SOURCE": str(tmp_path / "audio")} | environ, folder=tmp_path)
         with scheduler(settings, Notes(), Interrupts(), TimeLimit(600), remember=False) as made:
-            return made.terms.unfit
+            return made.terms.unsupported
 
     assert agreed() == ""
     assert "BATCH_LANGUAGE is de" in agreed(BATCH_LANGUAGE="de")
@@ -142,14 +142,14 @@ def test_the_tools_of_a_person_at_the_gpu_say_it_too(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     environ = {"BATCH_SOURCE": str(tmp_path / "audio"), "GPU_PROVIDER": "local", "BATCH_LANGUAGE": "de"}
     with open_gpu_tools(load(environ, folder=tmp_path)) as tools:
-        assert "BATCH_LANGUAGE is de" in tools.unfit
+        assert "BATCH_LANGUAGE is de" in tools.unsupported
 
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Stage]:
     asked = spec("small.en", "fr")
     policy = Policy(name=PolicyName.THRESHOLD, threshold=3)
-    made = stage(tmp_path, policy=policy, engine=asked, unfit=unfit(asked))
+    made = stage(tmp_path, policy=policy, engine=asked, unsupported=unsupported(asked))
     yield made
     made.ledger.close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchscribe.agent.boot import Boot, live
 from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxEnd, BoxWaits, ClaimLaunch
+from batchscribe.core.run.host import BoxWaits, ClaimLaunch, HostEnd
 from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName, encode
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
@@ -159,7 +159,7 @@ def test_the_box_s_first_word_of_why_it_ends_stays(box: Awake) -> None:
 
 def test_an_agent_that_is_started_again_reports_the_worker_that_it_loses(box: Awake) -> None:
     """The agent before it ended for want of work: its controller came late with the next manifest."""
-    idle = BoxEnd(run=RUN, worker=None, why="work ended", at=box.clock.now())
+    idle = HostEnd(run=RUN, worker=None, why="work ended", at=box.clock.now())
     box.store.create(keys.box_end(RUN), encode(idle))
     box.claimed()
     box.give()

@@ -20,7 +20,7 @@ from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.engine_time import flag_text, total, work_lines, work_of, worked
-from batchscribe.core.run.manifest import ExitRecord, Timings, Worked
+from batchscribe.core.run.manifest import EngineTimeSummary, ExitRecord, Timings
 from batchscribe.core.run.records import decode_run, decode_settlement
 from batchscribe.core.run.report import RunReport, build, encode, totals
 from batchscribe.core.run.runs import Outcome, RunState
@@ -70,7 +70,7 @@ def test_only_what_took_more_than_three_percent_is_blamed(changes: dict[str, Any
 
 def test_an_engine_that_never_loaded_has_no_shares() -> None:
     assert lines(loaded=None) == []
-    assert work_of(Worked()) is None
+    assert work_of(EngineTimeSummary()) is None
     work = work_of(worked(Timings(loaded=2.0, elapsed=2.0), {}))
     assert work is not None
     assert (work.load_seconds, work.busy_share, work.to_blame) == (2.0, None, ())
@@ -115,7 +115,7 @@ def test_a_run_s_report_has_it_for_people_and_programs(tmp_path: Path) -> None:
 
 
 def test_a_period_sums_its_runs() -> None:
-    silent = replace(DONE, id="silent", worked=Worked())
+    silent = replace(DONE, id="silent", worked=EngineTimeSummary())
     period = period_of([DONE, DONE, silent], NOW, NOW)
     assert period.totals.work is not None
     assert (period.totals.work.workers, period.totals.work.flags["repaired"]) == (2, 6)
@@ -156,7 +156,7 @@ def test_what_a_worker_said_last_survives_the_run_and_the_ledger(
     assert closed.worked == worked(SAID, COUNTED)
     assert at.ledger.run(closed.id) == closed
     stored = at.store.get(keys.settlement(closed.id)).data
-    assert decode_settlement(stored, replace(closed, worked=Worked())) == closed
+    assert decode_settlement(stored, replace(closed, worked=EngineTimeSummary())) == closed
 
 
 def test_a_worker_without_a_last_word_is_believed_by_its_last_report(at: Stage) -> None:
@@ -178,7 +178,7 @@ def test_what_was_written_before_reads_as_before(at: Stage) -> None:
     with at.ledger._transaction():
         old = without(DONE, "worked").decode()
         at.ledger._db.execute("UPDATE runs SET document = ?", (old,))
-    assert at.ledger.run(DONE.id) == replace(DONE, worked=Worked())
-    report = build(replace(DONE, worked=Worked()))
+    assert at.ledger.run(DONE.id) == replace(DONE, worked=EngineTimeSummary())
+    report = build(replace(DONE, worked=EngineTimeSummary()))
     assert msgspec.json.decode(without(report, "work"), type=RunReport) == report
-    assert decode_run(without(DONE, "worked")) == replace(DONE, worked=Worked())
+    assert decode_run(without(DONE, "worked")) == replace(DONE, worked=EngineTimeSummary())

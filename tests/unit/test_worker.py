@@ -217,7 +217,7 @@ def test_engines_are_listed_with_their_problems() -> None:
     shown = asked_of_engines("--engine", "faster-whisper", "--model", "/nowhere/model")
     assert shown.exit_code == 0
     assert "no folder /nowhere/model" in shown.output
-    found = {each["name"]: each for each in json.loads(asked_of_engines("--json").output)}
+    found = {each["name"]: each for each in json.loads(asked_of_engines("--json").output)["engines"]}
     assert found["pocketsphinx"] == {
         "name": "pocketsphinx",
         "usable": True,
@@ -246,7 +246,8 @@ def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.Monk
             )
     seen = "measured: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
     assert seen in asked_of_engines().output
-    (found,) = [each for each in json.loads(asked_of_engines("--json").output) if each["name"] == "parakeet"]
+    listed = json.loads(asked_of_engines("--json").output)["engines"]
+    (found,) = [each for each in listed if each["name"] == "parakeet"]
     assert found["speeds"][0]["speed"] == 80.0
 
 

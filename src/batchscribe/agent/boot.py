@@ -21,10 +21,10 @@ from batchscribe.agent.supervisor import Marks, Watch, Workers
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BootRecord,
-    BoxClaim,
-    BoxPlace,
     BoxWaits,
     ClaimLaunch,
+    HostClaim,
+    HostPlace,
     InstanceRecord,
     StartPermit,
 )
@@ -52,7 +52,7 @@ class BoxSeams:
 
     clock: Clock
     workers: Workers
-    marks: Callable[[BoxClaim], Marks]
+    marks: Callable[[HostClaim], Marks]
     """The dead-man's files for a claim."""
     permit: Callable[[str], StartPermit | None]
     """Returns a controller's start request for a run over ssh, during this boot."""
@@ -62,14 +62,14 @@ class BoxSeams:
     A writer of the store cannot change the tag."""
     home: Callable[[], Store]
     """Opens the store with the instance's record."""
-    runs: Callable[[BoxClaim], Store]
+    runs: Callable[[HostClaim], Store]
     """Opens the store with the claim's run."""
 
 
 class BoxAgent:
     """The agent of one boot, run in steps. A restarted agent continues where the last one died."""
 
-    def __init__(self, place: BoxPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
+    def __init__(self, place: HostPlace, boot: Boot, seams: BoxSeams, *, run: str = "") -> None:
         """`run`: id of the run if started over ssh, else empty."""
         self._place = place
         self._boot = boot
@@ -92,9 +92,9 @@ class BoxAgent:
             if self._seams.clock.monotonic() - self._began >= self._place.waits.store:
                 dead_man = self._limit is not None
                 then = "the dead-man powers off" if dead_man else "nothing is done, and nothing powered off"
-                LOG.warning("box.gives_up", why=str(error), then=then)
+                LOG.warning("host.gives_up", why=str(error), then=then)
                 return None
-            LOG.warning("box.waits_for_its_record", why=str(error))
+            LOG.warning("host.waits_for_its_record", why=str(error))
             return RETRY_SECONDS
         return 0.0 if self._watch else None
 
@@ -104,18 +104,18 @@ class BoxAgent:
             return None
         runs = self._seams.runs(claim)
         if refused := self._refusal_reason(claim, runs):
-            LOG.info("box.claim_left_alone", run=claim.run, why=refused)
+            LOG.info("host.claim_not_taken", run=claim.run, why=refused)
             return None
         if not self._run:
             self._require_timely(claim)
         again = self._taken_by_another(claim, runs)
         if again and self._is_over(claim, runs):
-            LOG.info("box.claim_left_alone", run=claim.run, why="another boot took it up")
+            LOG.info("host.claim_not_taken", run=claim.run, why="another boot took it up")
             return None
         marks = self._seams.marks(claim)
         self._limit = self._write_marks(claim, marks)
         self._write_boot_record(claim, runs, marks, again=again)
-        LOG.info("box.claim_taken_up", run=claim.run, launch=claim.launch.value, again=again)
+        LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
             claim,
             runs,
@@ -129,7 +129,7 @@ class BoxAgent:
             again=again,
         )
 
-    def _expected_hash(self, claim: BoxClaim) -> str | None:
+    def _expected_hash(self, claim: HostClaim) -> str | None:
         """SHA-256 of the permitted manifest. Empty for any; None if no work is permitted."""
         if claim.launch is ClaimLaunch.BOOT:
             return self._seams.announced() or None
@@ -141,7 +141,7 @@ class BoxAgent:
         waits = self._place.waits
         return waits if marks.powers_off else msgspec.structs.replace(waits, linger=waits.silence)
 
-    def _read_claim(self) -> BoxClaim | None:
+    def _read_claim(self) -> HostClaim | None:
         """Reads the claim from the start request or the instance's record."""
         if self._run:
             permit = self._seams.permit(self._run)
@@ -149,17 +149,17 @@ class BoxAgent:
         try:
             record = read_record(self._seams.home(), keys.instance(self._place.instance), InstanceRecord)
         except ObjectNotFoundError:
-            LOG.info("box.not_recorded", instance=self._place.instance)
+            LOG.info("host.not_recorded", instance=self._place.instance)
             return None
         if record.claim is None:
-            LOG.info("box.no_claim", instance=self._place.instance)
+            LOG.info("host.no_claim", instance=self._place.instance)
         return record.claim
 
-    def _still_claimed(self, claim: BoxClaim) -> bool:
+    def _still_claimed(self, claim: HostClaim) -> bool:
         now = self._read_claim()
         return now is not None and now.run == claim.run
 
-    def _refusal_reason(self, claim: BoxClaim, runs: Store) -> str:
+    def _refusal_reason(self, claim: HostClaim, runs: Store) -> str:
         """Reason why the claim is not for this boot. Empty if it may be taken."""
         WorkerName(run=claim.run, worker=0).checked()
         if claim.launch is ClaimLaunch.HELD:
@@ -172,7 +172,7 @@ class BoxAgent:
             return "its run is settled"
         return ""
 
-    def _require_timely(self, claim: BoxClaim) -> None:
+    def _require_timely(self, claim: HostClaim) -> None:
         """Raises MisconfiguredError if the claim is not of this boot.
 
         The check is repeated, since the host's clock may yet be set. A claim that replaces this one is never
@@ -187,12 +187,12 @@ class BoxAgent:
                 f"(time by the host's clock: {clock.now():%H:%M})"
             )
 
-    def _taken_by_another(self, claim: BoxClaim, runs: Store) -> bool:
+    def _taken_by_another(self, claim: HostClaim, runs: Store) -> bool:
         """True if another boot took the claim. An earlier agent of this boot does not count."""
         record = read_optional(runs, keys.boot(claim.run), BootRecord)
         return record is not None and record.boot != self._boot.id
 
-    def _is_over(self, claim: BoxClaim, runs: Store) -> bool:
+    def _is_over(self, claim: HostClaim, runs: Store) -> bool:
         """True if the boot that took the claim ended it. Else it went down, and this boot ends the run.
 
         A host that powers itself off stores its reason: a later start is not for that run.
@@ -201,14 +201,14 @@ class BoxAgent:
             return False
         return is_stored(runs, keys.box_end(claim.run))
 
-    def _write_marks(self, claim: BoxClaim, marks: Marks) -> float:
+    def _write_marks(self, claim: HostClaim, marks: Marks) -> float:
         """Writes the dead-man's files; returns the limit in force. Raises MisconfiguredError."""
         now = self._seams.clock.monotonic()
         left = (claim.deadline - self._seams.clock.now()).total_seconds()
         late = now + left + self._place.waits.overtime
         return marks.take(claim.run, limit=late, now=now)
 
-    def _write_boot_record(self, claim: BoxClaim, runs: Store, marks: Marks, *, again: bool) -> None:
+    def _write_boot_record(self, claim: HostClaim, runs: Store, marks: Marks, *, again: bool) -> None:
         """Writes this boot's record: the run's first boot, or a later one."""
         key = keys.later_boot(claim.run, self._boot.id) if again else keys.boot(claim.run)
         record = BootRecord(run=claim.run, boot=self._boot.id, at=self._boot.at, release=__version__)

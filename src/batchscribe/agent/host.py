@@ -22,11 +22,11 @@ from dotenv import dotenv_values
 from batchscribe import __version__
 from batchscribe.core.run import host
 from batchscribe.core.run.host import (
-    BoxPlace,
     BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
+    HostPlace,
     StartPermit,
     StartRequest,
 )
@@ -148,7 +148,7 @@ class Box:
         write_atomically(self._root / "env", request.text.encode())
         return BoxReply(release=__version__, done=True)
 
-    def keep_place(self, place: BoxPlace) -> BoxReply:
+    def keep_place(self, place: HostPlace) -> BoxReply:
         """Records the instance's id and stores for later boots."""
         write_atomically(self._root / "box.json", msgspec.json.encode(place))
         return BoxReply(release=__version__, done=True)
@@ -158,10 +158,10 @@ class Box:
         """True if `gpu setup` recorded the instance here."""
         return (self._root / "box.json").exists()
 
-    def place(self) -> BoxPlace:
+    def place(self) -> HostPlace:
         """Reads the instance's record. Raises MisconfiguredError if `gpu setup` wrote none."""
         try:
-            return decode((self._root / "box.json").read_bytes(), BoxPlace)
+            return decode((self._root / "box.json").read_bytes(), HostPlace)
         except OSError as error:
             raise MisconfiguredError(
                 f"this GPU host has no record of its instance ({error.strerror}): run `batchscribe gpu setup`"
@@ -187,12 +187,12 @@ class Box:
         try:
             place = self.place()
         except MisconfiguredError as error:
-            return Finding(what="units", ok=False, detail=str(error), mend=SET_UP)
+            return Finding(what="units", ok=False, detail=str(error), fix=SET_UP)
         known, wanted = _describe_stores(place.home, place.control), _describe_stores(home, control)
         if not home or known == wanted:
             return None
         detail = f"the GPU host reads its claims from {known}, not from {wanted}: another set-up replaced it"
-        return Finding(what="units", ok=False, detail=detail, mend=SET_UP)
+        return Finding(what="units", ok=False, detail=detail, fix=SET_UP)
 
     def prefetch(self, spec: EngineSpec) -> BoxReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
@@ -251,8 +251,8 @@ class Box:
 
     def _check_clock(self, asked: datetime) -> Finding:
         off = abs((self._clock.now() - asked).total_seconds())
-        mend = "set the clocks: `timedatectl set-ntp true` on both machines"
-        return Finding(what="clock", ok=off <= CLOCK_SECONDS, detail=f"{off:.0f} s off", mend=mend)
+        fix = "set the clocks: `timedatectl set-ntp true` on both machines"
+        return Finding(what="clock", ok=off <= CLOCK_SECONDS, detail=f"{off:.0f} s off", fix=fix)
 
     def _check_disk(self) -> Finding:
         free = shutil.disk_usage(self._home).free
@@ -261,14 +261,14 @@ class Box:
             what="disk",
             ok=free >= FREE_BYTES,
             detail=detail,
-            mend=f"free {FREE_BYTES / 1024**3:.0f} GiB, or give the instance a larger volume",
+            fix=f"free {FREE_BYTES / 1024**3:.0f} GiB, or give the instance a larger volume",
         )
 
     def _check_environment(self) -> Finding:
         try:
             count = len(self._environment_file())
         except MisconfiguredError as error:
-            return Finding(what="environment file", ok=False, detail=str(error), mend="see above")
+            return Finding(what="environment file", ok=False, detail=str(error), fix="see above")
         detail = f"settings: {count}" if count else "none: the workers use the instance's role"
         return Finding(what="environment file", ok=True, detail=detail)
 
@@ -277,7 +277,7 @@ class Box:
             environment = self.environment(region=request.region, endpoint=request.endpoint)
             return self._run_aside("inspect", request, INSPECT_SECONDS, environment).findings
         except (MisconfiguredError, EngineError) as error:
-            return (Finding(what="engine", ok=False, detail=str(error), mend=READ_ENGINES),)
+            return (Finding(what="engine", ok=False, detail=str(error), fix=READ_ENGINES),)
 
     def _run_aside(
         self, command: str, request: msgspec.Struct, seconds: float, environment: dict[str, str]
@@ -315,16 +315,16 @@ def _run_query(*command: str, seconds: float = 10) -> subprocess.CompletedProces
 
 
 def _check_driver() -> Finding:
-    mend = f"install NVIDIA's driver, version {DRIVER} or newer, or take an image that has it"
+    fix = f"install NVIDIA's driver, version {DRIVER} or newer, or take an image that has it"
     query = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     done = _run_query(*query, seconds=30)
     if done is None:
-        return Finding(what="GPU driver", ok=False, detail="nvidia-smi does not run", mend=mend)
+        return Finding(what="GPU driver", ok=False, detail="nvidia-smi does not run", fix=fix)
     first = done.stdout.strip().splitlines()[:1]
     version = first[0].split(",")[1].strip() if first and first[0].count(",") == 2 else ""
     new_enough = version.split(".")[0].isdigit() and int(version.split(".")[0]) >= DRIVER
     detail = first[0] if first else f"nvidia-smi ended with code {done.returncode}"
-    return Finding(what="GPU driver", ok=done.returncode == 0 and new_enough, detail=detail, mend=mend)
+    return Finding(what="GPU driver", ok=done.returncode == 0 and new_enough, detail=detail, fix=fix)
 
 
 def _check_units() -> Finding:
@@ -333,7 +333,7 @@ def _check_units() -> Finding:
     missing = [unit for unit in (host.BOX_UNIT, *dead_man) if not _query_systemd("is-enabled", unit)]
     missing += [unit for unit in dead_man if unit not in missing and not _query_systemd("is-active", unit)]
     detail = f"not enabled or not active: {', '.join(missing)}" if missing else "enabled, dead-man active"
-    return Finding(what="units", ok=not missing, detail=detail, mend=SET_UP)
+    return Finding(what="units", ok=not missing, detail=detail, fix=SET_UP)
 
 
 def _query_systemd(question: str, unit: str) -> bool:
@@ -351,5 +351,5 @@ def _check_survival() -> Iterator[Finding]:
             what="workers outlive ssh",
             ok=not kills,
             detail="logind kills what a login leaves behind" if kills else "yes",
-            mend="set KillUserProcesses=no in /etc/systemd/logind.conf",
+            fix="set KillUserProcesses=no in /etc/systemd/logind.conf",
         )

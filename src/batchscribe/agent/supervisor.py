@@ -20,11 +20,11 @@ import structlog
 
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
-    BoxClaim,
-    BoxEnd,
     BoxWaits,
     ClaimLaunch,
     EndRequest,
+    HostClaim,
+    HostEnd,
 )
 from batchscribe.core.run.manifest import Manifest, Progress, WorkerName
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
@@ -87,7 +87,7 @@ class Watch:
 
     def __init__(
         self,
-        claim: BoxClaim,
+        claim: HostClaim,
         runs: Store,
         *,
         workers: Workers,
@@ -139,7 +139,7 @@ class Watch:
             result = self._poll_worker() or self._check_deadline() or self._check_stall()
         except (TransientError, MisconfiguredError) as error:
             # Work that cannot be observed counts as stalled, which has a time limit.
-            LOG.warning("box.cannot_look", run=self._claim.run, why=str(error))
+            LOG.warning("host.check_failed", run=self._claim.run, why=str(error))
             result = self._check_deadline() or self._check_ended() or self._check_stall()
         if result:
             return self._release_claim(result) if result.leave else self._end_run(result)
@@ -150,7 +150,7 @@ class Watch:
         try:
             self._marks.off()
         except MisconfiguredError as error:
-            LOG.warning("box.cannot_power_off", run=self._claim.run, why=str(error))
+            LOG.warning("host.power_off_failed", run=self._claim.run, why=str(error))
             return POLL_SECONDS
         return None
 
@@ -159,9 +159,9 @@ class Watch:
         try:
             self._marks.release()
         except MisconfiguredError as error:
-            LOG.warning("box.not_let_go", run=self._claim.run, why=str(error))
+            LOG.warning("host.release_failed", run=self._claim.run, why=str(error))
             return POLL_SECONDS
-        LOG.info("box.let_go", run=self._claim.run, why=result.why)
+        LOG.info("host.claim_released", run=self._claim.run, why=result.why)
         return None
 
     def _poll_worker(self) -> EndOfRun | None:
@@ -207,7 +207,7 @@ class Watch:
         self._record_progress((self._worker, "given", 0, 0))
         expected = self._expected()
         if why := self._refusal_reason(expected):
-            LOG.info("box.worker_not_begun", run=self._claim.run, worker=self._worker, why=why)
+            LOG.info("worker.not_started", run=self._claim.run, worker=self._worker, why=why)
             waited = self._clock.monotonic() - self._moved_at
             return EndOfRun(why) if waited >= self._waits.first else None
         if is_stored(self._runs, keys.cancel(self._claim.run, self._worker)):
@@ -256,7 +256,7 @@ class Watch:
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
             return EndOfRun(why, self._worker, self._waits.told)
-        LOG.info("box.worker_started", run=claim.run, worker=self._worker)
+        LOG.info("worker.started", run=claim.run, worker=self._worker)
         return None
 
     def _kill_earlier_workers(self) -> None:
@@ -284,7 +284,7 @@ class Watch:
         try:
             progress = read_optional(self._runs, keys.progress(self._claim.run, self._worker), Progress)
         except MisconfiguredError as error:
-            LOG.warning("box.progress_unreadable", run=self._claim.run, why=str(error))
+            LOG.warning("worker.progress_unreadable", run=self._claim.run, why=str(error))
             return
         if progress:
             self._record_progress((self._worker, progress.phase.value, progress.tally.seen, progress.results))
@@ -316,22 +316,22 @@ class Watch:
         return EndOfRun(f"no progress was observed for {stalled / 60:.0f} min", worker)
 
     def _end_run(self, result: EndOfRun) -> float | None:
-        LOG.info("box.ends", run=self._claim.run, worker=result.worker, why=result.why)
+        LOG.info("host.run_ended", run=self._claim.run, worker=result.worker, why=result.why)
         self._kill_workers()
-        end = BoxEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())
+        end = HostEnd(run=self._claim.run, worker=result.worker, why=result.why, at=self._clock.now())
         try:
             self._store_end(end)
         except BatchscribeError as error:
-            LOG.warning("box.last_word_not_stored", run=self._claim.run, why=str(error))
+            LOG.warning("worker.exit_record_not_stored", run=self._claim.run, why=str(error))
         self._ending = True
         return result.wait
 
-    def _store_end(self, end: BoxEnd) -> None:
+    def _store_end(self, end: HostEnd) -> None:
         """Stores the end; a first reason stays unless a restarted agent lost another worker."""
         key, data = keys.box_end(self._claim.run), msgspec.json.encode(end)
         if self._runs.create(key, data) or end.worker is None:
             return
-        earlier = read_optional(self._runs, key, BoxEnd)
+        earlier = read_optional(self._runs, key, HostEnd)
         if earlier is None or earlier.worker != end.worker:
             self._runs.replace(key, data)
 
@@ -343,12 +343,12 @@ class Watch:
         try:
             self._workers.end_worker(WorkerName(run=self._claim.run, worker=worker), force=force)
         except BatchscribeError as error:
-            LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
+            LOG.warning("worker.not_reached", run=self._claim.run, why=str(error))
 
     def _is_running(self) -> bool | None:
         """True if the worker runs. None if its process record is unreadable."""
         try:
             return self._workers.is_running(self._name)
         except BatchscribeError as error:
-            LOG.warning("box.worker_not_reached", run=self._claim.run, why=str(error))
+            LOG.warning("worker.not_reached", run=self._claim.run, why=str(error))
             return None

@@ -17,7 +17,7 @@ def never() -> bool:
     return False
 
 
-class Channel(Generic[T]):
+class BoundedQueue(Generic[T]):
     """A queue of at most `size` items; producers wait for room, consumers for items."""
 
     def __init__(self, size: int) -> None:

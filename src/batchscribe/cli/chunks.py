@@ -16,7 +16,7 @@ from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
 from batchscribe.controller.commands import redo as redoing
-from batchscribe.controller.commands.why import Life
+from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.controller.commands.why import why as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
@@ -252,7 +252,7 @@ def _next_tick(app: App) -> str:
     return f"would {type(decision).__name__.lower()}: {decision.reason.sentence}"
 
 
-def _describe_life(life: Life) -> Iterator[str]:
+def _describe_life(life: ChunkHistory) -> Iterator[str]:
     yield f"{life.key}  (session {shown(life.session)})"
     if life.audio is None:
         yield "  the audio was deleted"
@@ -268,7 +268,7 @@ def _describe_life(life: Life) -> Iterator[str]:
         yield f"  quarantine  {life.quarantine.message}; `batchscribe quarantine release` retries it"
 
 
-def _list_events(life: Life) -> Iterator[tuple[datetime, str]]:
+def _list_events(life: ChunkHistory) -> Iterator[tuple[datetime, str]]:
     """Yields transcripts, runs and failed attempts with their times."""
     for transcript in life.transcripts:
         if transcript.unreadable:

@@ -79,13 +79,13 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
 def _print_row(app: App, finding: Finding, *, heading: str) -> None:
     if heading:
         app.console.print(f"[bold]{heading}[/bold]")
-    fix = f" -> {finding.mend}" if finding.mend and finding.level is not Grade.PASS else ""
+    fix = f" -> {finding.fix}" if finding.fix and finding.level is not Grade.PASS else ""
     line = f"  {LABELS[finding.level]}  {finding.what:<18} {finding.detail}{fix}"
     app.console.print(line, markup=False)
 
 
 def _document(group: str, finding: Finding) -> dict[str, str]:
-    fix = "" if finding.level is Grade.PASS else finding.mend
+    fix = "" if finding.level is Grade.PASS else finding.fix
     return {
         "group": group,
         "name": finding.what,

@@ -22,7 +22,7 @@ from batchscribe.cli.gpu_session import (
     start_instance,
     stop_after,
 )
-from batchscribe.controller.context import refuse_unfit
+from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
 from batchscribe.core.run.host import Finding, Grade, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
@@ -109,22 +109,24 @@ def stop(ctx: click.Context, force: bool) -> None:
     app = ctx.ensure_object(App)
     app.lenient = True
     at = tools(ctx)
-    if _is_local(at, "stop"):
-        return
-    if force:
-        # Without the lock: the tick that holds it drives the run that is to be stopped.
-        seen = at.hand.stop(force=True)
-    else:
-        try:
-            with at.lock.held():
-                refuse_open_run(at, "or `batchscribe gpu stop --force`")
-                seen = at.hand.stop(allowed=lambda found: refuse_foreign_claim(at, found))
-        except LockHeldError as error:
-            raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
-    click.echo(f"{seen.id} is {seen.state} (observed).")
-    clear_orders(at, seen)
+    if not _is_local(at, "stop"):
+        seen = _stop_instance(at, force=force)
+        click.echo(f"{seen.id} is {seen.state} (observed).")
+        clear_orders(at, seen)
     if app.settings.problems:
         raise MisconfiguredError("; ".join(app.settings.problems))
+
+
+def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
+    if force:
+        # Without the lock: the tick that holds it drives the run that is to be stopped.
+        return at.hand.stop(force=True)
+    try:
+        with at.lock.held():
+            refuse_open_run(at, "or `batchscribe gpu stop --force`")
+            return at.hand.stop(allowed=lambda found: refuse_foreign_claim(at, found))
+    except LockHeldError as error:
+        raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
 
 
 @gpu.command()
@@ -146,13 +148,13 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def check(ctx: click.Context, start_it: bool) -> None:
     """Check the instance and its worker, step by step."""
     at = tools(ctx)
-    refuse_unfit(at.unfit)
+    refuse_unsupported(at.unsupported)
     at.preflight()
     seen = _poll_existing(at)
     exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, mend=fix)])
+    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, fix=fix)])
     if not exists:
         ctx.exit(1)
     with running_instance(at, seen, start_it=start_it) as running:
@@ -179,7 +181,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
     Fetches its model and pins its host key.
     """
     at = tools(ctx)
-    refuse_unfit(at.unfit)
+    refuse_unsupported(at.unsupported)
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
     at.preflight()
@@ -263,8 +265,8 @@ def _print_findings(findings: Iterable[Finding]) -> bool:
     for finding in findings:
         fine &= finding.ok
         click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
-        if finding.level is not Grade.PASS and finding.mend:
-            click.echo(f"{'':<6}{'':<18} -> {finding.mend}")
+        if finding.level is not Grade.PASS and finding.fix:
+            click.echo(f"{'':<6}{'':<18} -> {finding.fix}")
     return fine
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import click
 
-from batchscribe.controller.commands.manual_control import Hand
+from batchscribe.controller.commands.manual_control import ManualControl
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.errors import (
     BatchscribeError,
@@ -65,7 +65,7 @@ def _start_temporarily(at: GpuTools) -> Iterator[Instance]:
             at.orders.take_back(session)
 
 
-def prepare_session(at: GpuTools, hand: Hand, deadline: datetime | None) -> str:
+def prepare_session(at: GpuTools, hand: ManualControl, deadline: datetime | None) -> str:
     """Clears stale orders; returns a guarded session, empty without a deadline."""
     seen = hand.free()
     clear_orders(at, seen)
@@ -94,7 +94,7 @@ def clear_orders(at: GpuTools, seen: Instance) -> None:
         click.echo(f"Removed stale stop orders of {', '.join(stale)}.")
 
 
-def start_instance(at: GpuTools, hand: Hand, session: str) -> Instance:
+def start_instance(at: GpuTools, hand: ManualControl, session: str) -> Instance:
     """Starts the instance; an interrupt stops it again.
 
     If the result of the start is unknown, the order stays: it stops an instance that comes up late.
@@ -117,7 +117,7 @@ def _revoke_order(at: GpuTools, session: str) -> None:
         at.orders.take_back(session)
 
 
-def stop_after(at: GpuTools, hand: Hand, started: Instance, seconds: float, session: str) -> None:
+def stop_after(at: GpuTools, hand: ManualControl, started: Instance, seconds: float, session: str) -> None:
     """Waits, then stops the instance and removes its order; a signal ends the wait."""
     click.echo(f"Stopping it in {seconds / 60:.0f} min, or on Ctrl-C: keep this command running until then.")
     end = at.clock.monotonic() + seconds
@@ -130,7 +130,7 @@ def stop_after(at: GpuTools, hand: Hand, started: Instance, seconds: float, sess
             at.orders.take_back(session)
 
 
-def _stop_own(at: GpuTools, hand: Hand, started: Instance) -> None:
+def _stop_own(at: GpuTools, hand: ManualControl, started: Instance) -> None:
     """Stops the instance, unless another owner restarted or claimed it since."""
 
     def still_ours(seen: Instance) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.render import decided, planned, settled, tick_document
 from batchscribe.controller.commands.redo import by_session
-from batchscribe.controller.context import refuse_unfit
+from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
 from batchscribe.controller.tick import Ticked, forget_run, watch
@@ -195,7 +195,7 @@ def _print_empty(app: App, seen: Observation | None) -> None:
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     """Error that would refuse the start; None if it can start."""
     try:
-        refuse_unfit(made.terms.unfit)
+        refuse_unsupported(made.terms.unsupported)
         if start:
             made.world.preflight()
     except MisconfiguredError as error:

@@ -52,7 +52,7 @@ FAILED = {
     Step.DISPATCH: Outcome.LAUNCH_FAILED,
     Step.FOLLOW: Outcome.WORKER_FAILED,
 }
-HOPELESS = {
+OUTCOME_OF_TIMEOUT = {
     Step.ARM: Outcome.ABANDONED,
     Step.PROVISION: Outcome.ABANDONED,
     Step.AWAIT_RUNNING: Outcome.THROTTLED,
@@ -64,7 +64,7 @@ UNREACHABLE = "unreachable/"
 
 
 @dataclass(slots=True)
-class Passed:
+class PassResult:
     """Result of one or more passes."""
 
     runs: dict[str, Run] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Passed:
         return (*self.errors, *self.stuck.values())
 
 
-def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = True) -> None:
+def advance_all(world: World, terms: Terms, passed: PassResult, *, start: bool = True) -> None:
     """Advances every open run. Without `start`, a run without a start request is only closed when due."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
@@ -89,7 +89,7 @@ def advance_all(world: World, terms: Terms, passed: Passed, *, start: bool = Tru
             advance(world, terms, run, passed)
 
 
-def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
+def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
     """Advances a run until a step has to wait. Raises only InterruptedRunError."""
     before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
@@ -108,7 +108,7 @@ def advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
-def _advance(world: World, terms: Terms, run: Run, passed: Passed) -> None:
+def _advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
     while (step := next_step(run)) is not None:
         world.keep_alive()
         before = run.state
@@ -124,7 +124,7 @@ def _show_wait(world: World, terms: Terms, run: Run) -> None:
         world.view.wait(wait, run.id)
 
 
-def take_step(world: World, terms: Terms, run: Run, step: Step, passed: Passed) -> Run:
+def take_step(world: World, terms: Terms, run: Run, step: Step, passed: PassResult) -> Run:
     if expired := _expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
@@ -159,7 +159,7 @@ def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[Batc
         run = note_trouble(world, latest(world, run), str(error), RETRIED)
         if not _is_hopeless(world, terms, run, step):
             return _alert_if_unreachable(world, terms, run, error)
-        return _give_up(world, run, HOPELESS.get(step, FAILED[step]), error, errors)
+        return _give_up(world, run, OUTCOME_OF_TIMEOUT.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
             return note_trouble(world, latest(world, run), str(error), RETRIED)
@@ -263,7 +263,7 @@ def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStopp
     return error
 
 
-def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: Passed) -> None:
+def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: PassResult) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
     here = world_of(world, terms, run)
@@ -273,7 +273,7 @@ def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError
 
 def finish(world: World, terms: Terms, run: Run) -> None:
     """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
-    passed = Passed()
+    passed = PassResult()
     while passed.runs.get(run.id, run).open:
         advance(world, terms, passed.runs.get(run.id, run), passed)
         if error := passed.stuck.get(run.id):

@@ -31,7 +31,7 @@ from batchscribe.protocols import Capacity, Clock, Guard, Launcher, Notifier, St
 
 log = structlog.get_logger("batchscribe")
 
-START_LANDS = timedelta(seconds=60)
+START_VISIBILITY_DELAY = timedelta(seconds=60)
 """Longest delay until polls show a start: its reply may be lost, and answers may be older than it."""
 
 
@@ -105,9 +105,9 @@ class Terms:
     """True if the GPU's machine keeps running: a run has ended when its worker is gone."""
     policy: Policy
     engine: EngineSpec
-    unfit: str = ""
+    unsupported: str = ""
     """Why no machine can run this engine configuration, with the fix; empty if one can."""
-    hearing: AudioOptions = field(default_factory=AudioOptions)
+    audio_options: AudioOptions = field(default_factory=AudioOptions)
     settings_hash: str
     """Hash of all settings that change a transcript: engine and audio options."""
     limits: Limits
@@ -154,10 +154,10 @@ class World:
     """Maximum age of the answer to a poll."""
 
 
-def refuse_unfit(unfit: str) -> None:
+def refuse_unsupported(unsupported: str) -> None:
     """Raises MisconfiguredError if no machine can run the configuration. Nothing has been paid yet."""
-    if unfit:
-        raise MisconfiguredError(f"{unfit} (nothing was started)")
+    if unsupported:
+        raise MisconfiguredError(f"{unsupported} (nothing was started)")
 
 
 def moment(world: World) -> Moment:

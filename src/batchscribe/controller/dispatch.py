@@ -25,7 +25,7 @@ from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, ManifestChunk, digest
 from batchscribe.core.run.meter import Poll
-from batchscribe.core.run.runs import Assignment, Machine, Outcome, Run, RunState
+from batchscribe.core.run.runs import Machine, Outcome, Run, RunState, RunWorker
 from batchscribe.core.scan.chunks import Chunk
 from batchscribe.errors import (
     LaunchError,
@@ -129,7 +129,7 @@ def give_work(world: World, terms: Terms, run: Run, instance: str, chunks: Itera
 def with_manifest(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with the machine's next manifest, recorded but not yet stored."""
     key = record_manifest(world, _build_manifest(terms, run, chunks))
-    return replace(run, workers=(*run.workers, Assignment(manifest=key, machine=instance)))
+    return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
 def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
@@ -157,7 +157,7 @@ def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest
         deadline=run.deadline,
         engine=terms.engine,
         settings_hash=terms.settings_hash,
-        hearing=terms.hearing,
+        audio_options=terms.audio_options,
         limits=terms.limits,
         region=terms.region,
         endpoint=terms.endpoint,

@@ -12,10 +12,10 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import START_LANDS, Terms, World, log, moment
+from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, moment
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxClaim, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
 from batchscribe.errors import (
@@ -30,7 +30,7 @@ NOTED = "outside/"
 LOCAL = "local"
 
 
-def note_down(world: World, run: Run) -> None:
+def record_external_state(world: World, run: Run) -> None:
     """Records external state for clean-up, before it is created."""
     world.ledger.put(f"{NOTED}{run.id}", " ".join(run.instances))
 
@@ -53,7 +53,7 @@ def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
     launch = record.launch(wanted)
-    claim = BoxClaim(
+    claim = HostClaim(
         run=run.id,
         created=run.created,
         deadline=run.deadline,
@@ -87,14 +87,14 @@ def own_type(world: World, seen: Instance) -> str:
     Polls still show that one if it could not be restored yet, or if they are older than its change.
     """
     left = (world.ledger.run(key.removeprefix(NOTED)) for key in world.ledger.facts(NOTED))
-    lately = world.ledger.runs(world.clock.now() - START_LANDS)
+    lately = world.ledger.runs(world.clock.now() - START_VISIBILITY_DELAY)
     for run in (*lately, *filter(None, left)):
         if seen.id in run.instances and run.tried_types and run.own_type:
             return run.own_type
     return seen.type
 
 
-def take_away(world: World, run: Run) -> None:
+def clean_up_external_state(world: World, run: Run) -> None:
     """Cleans up the run's external state after its teardown. Never raises."""
     if run.borrowed:
         return
@@ -118,14 +118,14 @@ def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
     return all(gone)
 
 
-def sweep(world: World, terms: Terms) -> None:
+def retry_clean_up(world: World, terms: Terms) -> None:
     """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))
         if run is None:  # a crash came before the run was recorded, so nothing followed from the note
             world.ledger.put(key, None)
         elif not run.open:
-            take_away(world_of(world, terms, run), run)
+            clean_up_external_state(world_of(world, terms, run), run)
 
 
 def disarm_settled(world: World, instance: str) -> None:
@@ -174,14 +174,14 @@ def _just_launched(world: World, seen: Instance) -> bool:
     up = seen.state.billable or seen.state is InstanceState.PENDING
     if not up or seen.launched_at is None:
         return up
-    return abs(world.clock.now() - seen.launched_at) < START_LANDS
+    return abs(world.clock.now() - seen.launched_at) < START_VISIBILITY_DELAY
 
 
 def _just_over(world: World, run: Run, machine: Machine) -> bool:
     """True if polls may be older than the run's last call."""
     meter = machine.meter
     last = run.stop_requested or meter.start_accepted or meter.start_requested
-    return last is not None and moment(world).is_within(START_LANDS, of=last)
+    return last is not None and moment(world).is_within(START_VISIBILITY_DELAY, of=last)
 
 
 def _write_record(world: World, record: InstanceRecord) -> None:

@@ -33,12 +33,12 @@ def observe(world: World, terms: Terms) -> Observation:
         open_run=oldest_open_run(world),
         paused_until=paused_until(world),
         spent_today=world.ledger.spent(now.replace(hour=0, minute=0, second=0, microsecond=0)),
-        fruitless=len(unproductive),
-        last_fruitless=unproductive[-1].settled if unproductive else None,
+        unproductive=len(unproductive),
+        last_unproductive=unproductive[-1].settled if unproductive else None,
         host_fault=fault,
         access=terms.access,
         set_up_at=record.at if record else None,
-        stranger=next(filter(None, (stranger(world, each, now) for each in instances)), None),
+        foreign_claim=next(filter(None, (foreign_claim(world, each, now) for each in instances)), None),
     )
 
 
@@ -70,7 +70,7 @@ def paused_until(world: World) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
 
 
-def stranger(world: World, instance: Instance, now: datetime) -> str | None:
+def foreign_claim(world: World, instance: Instance, now: datetime) -> str | None:
     """Reason why the instance belongs to another scheduler, or None.
 
     A claim is foreign if its run is unknown here and its deadline has not passed.

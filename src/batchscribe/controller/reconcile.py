@@ -9,7 +9,7 @@ from datetime import timedelta
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_machines, save
-from batchscribe.controller.external_state import launch_left, note_down
+from batchscribe.controller.external_state import launch_left, record_external_state
 from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recovered_workers
 from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
@@ -80,7 +80,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
             f"{found[0].id} is tagged with run {found[0].run or '(none)'}, not with {run_id}: not touched"
         )
     run = _reopen_run(world, _build_foreign_run(world, terms, run_id, tagged)).releasing(outcome, why)
-    note_down(world, run)
+    record_external_state(world, run)
     return save(world, run, "adopted")
 
 
@@ -132,7 +132,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     run = _apply_type(world, _restore_stored(world, record), seen[0])
     if _may_be_left(world, run) or run.id in {each.run for each in seen}:
         # The record of its external state was lost with the ledger.
-        note_down(world, run)
+        record_external_state(world, run)
     save(world, run, "recovered from the store")
 
 

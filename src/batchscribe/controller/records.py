@@ -10,7 +10,7 @@ from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.host import BoxEnd
+from batchscribe.core.run.host import HostEnd
 from batchscribe.core.run.manifest import (
     ExitRecord,
     Manifest,
@@ -21,7 +21,7 @@ from batchscribe.core.run.manifest import (
     WorkerRef,
 )
 from batchscribe.core.run.records import decode_run, decode_settlement, encode_run
-from batchscribe.core.run.runs import Assignment, Run
+from batchscribe.core.run.runs import Run, RunWorker
 from batchscribe.core.run.seals import is_sealed, seal
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
 from batchscribe.reading import read_bytes
@@ -110,11 +110,11 @@ def _copy_key(run_id: str, worker: int) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 
-def recovered_workers(world: World, run: Run) -> tuple[Assignment, ...]:
+def recovered_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     """The workers of a run that the ledger lost, from its stored manifests."""
     found = world.output.list(f"{keys.RUNS}{run.id}/workers/")
     manifests = [info.key for info in found if info.key.endswith("/manifest.json")]
-    return tuple(Assignment(manifest=key, machine=run.instance, launched=True) for key in manifests)
+    return tuple(RunWorker(manifest=key, machine=run.instance, launched=True) for key in manifests)
 
 
 def read_exit(world: World, worker: WorkerRef) -> ExitRecord | None:
@@ -152,10 +152,10 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
         return None
 
 
-def read_box_end(world: World, run: Run) -> BoxEnd | None:
+def read_box_end(world: World, run: Run) -> HostEnd | None:
     """Reads why the GPU host powered itself off. None if not reported."""
     try:
-        return reading.read_record(world.output, keys.box_end(run.id), BoxEnd)
+        return reading.read_record(world.output, keys.box_end(run.id), HostEnd)
     except (ObjectNotFoundError, MisconfiguredError):
         return None
 

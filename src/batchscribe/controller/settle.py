@@ -35,6 +35,7 @@ from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.engine_time import total, worked
 from batchscribe.core.run.manifest import (
+    EngineTimeSummary,
     ExitRecord,
     Failure,
     FailureKind,
@@ -42,7 +43,6 @@ from batchscribe.core.run.manifest import (
     ManifestChunk,
     Progress,
     Tally,
-    Worked,
     WorkerEnd,
     WorkerRef,
 )
@@ -71,10 +71,14 @@ class WorkerResult:
         return report.tally if report else Tally()
 
     @property
-    def worked(self) -> Worked:
+    def worked(self) -> EngineTimeSummary:
         """Engine time from the same report; only an exit record has flags."""
         report = self.record or self.progress
-        return worked(report.timings, self.record.flags if self.record else {}) if report else Worked()
+        return (
+            worked(report.timings, self.record.flags if self.record else {})
+            if report
+            else EngineTimeSummary()
+        )
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 from batchscribe.control_place import control_of
 from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
 from batchscribe.controller.context import (
-    START_LANDS,
+    START_VISIBILITY_DELAY,
     Terms,
     World,
     end_machine,
@@ -25,7 +25,7 @@ from batchscribe.controller.context import (
     step_each,
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
-from batchscribe.controller.external_state import launch_left, leave_claims, note_down, own_type
+from batchscribe.controller.external_state import launch_left, leave_claims, own_type, record_external_state
 from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
@@ -83,7 +83,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
     write_record(world, run)
     if run.borrowed:
         return save(world, run.moved(RunState.ARMED), "no guard: the instance was running before the run")
-    note_down(world, run)
+    record_external_state(world, run)
     for instance in run.instances:
         world.guard.arm(claim_of(run, instance))
     return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
@@ -154,8 +154,8 @@ def _await_machine(world: World, terms: Terms, run: Run, machine: Machine, poll:
     if is_late(meter.start_requested, now, terms.waits.up):
         return end_machine(world, run, seen.id, *_start_timeout(run, meter, seen, terms))
     if seen.state is InstanceState.STOPPED:
-        return _ask_for_start(world, terms, save(world, run), seen)
-    tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_LANDS.total_seconds())
+        return _check_then_start(world, terms, save(world, run), seen)
+    tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_VISIBILITY_DELAY.total_seconds())
     if seen.state.moving or (seen.state.billable and tag_lags):
         return save(world, run)
     detail = f"{seen.id} is {seen.state}, without this run's tag"
@@ -174,7 +174,7 @@ def _observe_up(world: World, run: Run, poll: Poll) -> Run:
 def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
     """True if this poll, however old, shows our own start. Any later launch is then foreign."""
     accepted = meter.start_accepted
-    old_enough = accepted is not None and not poll.answered.is_within(START_LANDS, of=accepted)
+    old_enough = accepted is not None and not poll.answered.is_within(START_VISIBILITY_DELAY, of=accepted)
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
 
 
@@ -214,11 +214,11 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
     return known is None or known.open
 
 
-def _ask_for_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """Makes one start call, unless another run has claimed the instance."""
     now, meter = moment(world), run.machine(seen.id).meter
     accepted = meter.start_accepted
-    if accepted is not None and meter.up_since is None and now.is_within(START_LANDS, of=accepted):
+    if accepted is not None and meter.up_since is None and now.is_within(START_VISIBILITY_DELAY, of=accepted):
         return run  # the answer may be older than our start
     if accepted is not None:
         return end_machine(world, run, seen.id, *_stop_reason(world, run, seen))

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import (
-    START_LANDS,
+    START_VISIBILITY_DELAY,
     Terms,
     World,
     is_late,
@@ -20,7 +20,7 @@ from batchscribe.controller.context import (
     poll_machines,
     save_best_effort,
 )
-from batchscribe.controller.external_state import take_away
+from batchscribe.controller.external_state import clean_up_external_state
 from batchscribe.controller.follow import ensure_agent
 from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_exit
@@ -159,7 +159,7 @@ def _is_ours(run: Run, meter: Meter, poll: Poll) -> bool:
 def _may_become_ours(run: Run, meter: Meter, poll: Poll) -> bool:
     """True if the poll may be older than our start."""
     seen, now = poll.instance, poll.answered
-    if meter.launched is None and seen.run is None and _start_lands(run, meter, now):
+    if meter.launched is None and seen.run is None and _start_may_be_invisible(run, meter, now):
         return True
     return _may_still_start(run, meter, now) and not seen.state.billable
 
@@ -184,10 +184,10 @@ def _may_still_start(run: Run, meter: Meter, now: Moment) -> bool:
     The start's reply may be lost: `stopped` is proof only once the instance was observed up, or the start had
     time to show.
     """
-    return meter.up_since is None and _start_lands(run, meter, now)
+    return meter.up_since is None and _start_may_be_invisible(run, meter, now)
 
 
-def _start_lands(run: Run, meter: Meter, now: Moment) -> bool:
+def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
     """True if polls may not show the last start request yet."""
     if meter.start_requested is None:
         return False
@@ -195,11 +195,11 @@ def _start_lands(run: Run, meter: Meter, now: Moment) -> bool:
         return False
     # An unconfirmed start may have been requested again just before teardown.
     asked = meter.start_accepted or run.stop_requested or meter.start_requested
-    return now.is_within(START_LANDS, of=asked)
+    return now.is_within(START_VISIBILITY_DELAY, of=asked)
 
 
 def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
-    """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
+    """True if our worker is gone from a machine that stays up. HostClient it to end, then kills it."""
     seen = poll.instance
     number = run.worker_on(seen.id)
     if number is None:
@@ -243,7 +243,7 @@ def _ask_to_end(world: World, run: Run, instance: str, *, force: bool) -> None:
 
 def _clean_up(world: World, run: Run, note: str) -> Run:
     """Cleans up after all machines were observed stopped or left to their owners."""
-    take_away(world, run)
+    clean_up_external_state(world, run)
     return save_best_effort(world, run.moved(RunState.VERIFYING), note)
 
 

@@ -15,10 +15,10 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.control_place import control_of
-from batchscribe.controller.advance import Passed, advance, advance_all, interrupted
+from batchscribe.controller.advance import PassResult, advance, advance_all, interrupted
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
-from batchscribe.controller.external_state import NOTED, disarm_settled, sweep
+from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
+from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
 from batchscribe.controller.retention import compact_loose
@@ -79,7 +79,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     ends the runs that this tick opened. Raises any error that prevents a decision, and NotStoppedError if an
     instance could not be proved stopped; both send an alert.
     """
-    passed = Passed()
+    passed = PassResult()
     before = {run.id for run in world.ledger.open_runs()}
     ticked = Ticked(None, Hold(Reason(ReasonCode.OPEN_RUN, "interrupted before a decision")))
     try:
@@ -112,11 +112,11 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
     Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
     run was tried.
     """
-    passed = Passed()
+    passed = PassResult()
     with locked():
         _collect_error(passed, lambda: recover(world, terms))
         advance_all(world, terms, passed, start=False)
-        sweep(world, terms)
+        retry_clean_up(world, terms)
         for instance in terms.instances:
             _collect_error(passed, partial(disarm_settled, world, instance))
     _follow(world, terms, passed, locked, only_ending=True)
@@ -131,13 +131,13 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
     """
-    passed = Passed()
+    passed = PassResult()
     try:
         with locked():
             quiet = _idle_reason(world, terms)
             if not quiet:
                 advance_all(world, terms, passed)
-                sweep(world, terms)
+                retry_clean_up(world, terms)
     except BatchscribeError as error:
         if not isinstance(error, (InterruptedRunError, LockHeldError)):
             alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
@@ -163,7 +163,7 @@ def forget_run(world: World, run_id: str) -> Run:
     return save(world, closed, "closed manually")
 
 
-def _run_pass(world: World, terms: Terms, passed: Passed) -> Ticked:
+def _run_pass(world: World, terms: Terms, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
@@ -172,7 +172,7 @@ def _run_pass(world: World, terms: Terms, passed: Passed) -> Ticked:
     for run in world.ledger.open_runs():
         if run.id not in passed.stuck:
             advance(world, terms, run, passed)
-    sweep(world, terms)
+    retry_clean_up(world, terms)
     if still_open := world.ledger.open_runs():
         _refuse_moved_control(world, still_open)
         return Ticked(None, continue_run(world.clock.now(), still_open[0]))
@@ -195,16 +195,16 @@ def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
             )
 
 
-def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision, passed: Passed) -> None:
+def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision, passed: PassResult) -> None:
     """Carries out the decision, as far as that needs no waiting."""
     match decision:
         case Hold():
             _record_hold(world, seen, decision)
             compact_loose(world)
             # Reported before the first start, which may be days away.
-            refuse_unfit(terms.unfit)
+            refuse_unsupported(terms.unsupported)
         case Launch():
-            refuse_unfit(terms.unfit)
+            refuse_unsupported(terms.unsupported)
             world.preflight()
             run = open_run(world, terms, decision, seen.instances)
             world.ledger.put(
@@ -217,7 +217,9 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
             assert_never(decision)
 
 
-def _follow(world: World, terms: Terms, passed: Passed, locked: Locked, *, only_ending: bool = False) -> bool:
+def _follow(
+    world: World, terms: Terms, passed: PassResult, locked: Locked, *, only_ending: bool = False
+) -> bool:
     """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
     while still_open := [
@@ -249,7 +251,7 @@ def _end_runs(
     runs: list[Run],
     *,
     error: InterruptedRunError,
-    passed: Passed,
+    passed: PassResult,
     locked: Locked,
 ) -> None:
     """Ends runs because their process was asked to end. Signals are deferred until they are closed."""
@@ -282,23 +284,23 @@ def _is_idle(world: World, seen: Instance) -> bool:
     return seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None)
 
 
-def _describe_open_runs(passed: Passed) -> str:
+def _describe_open_runs(passed: PassResult) -> str:
     still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
     return ", ".join(still_open) or "no run is open"
 
 
-def _latest_runs(world: World, passed: Passed) -> Iterator[Run]:
+def _latest_runs(world: World, passed: PassResult) -> Iterator[Run]:
     """Yields the present runs: another process may have closed one meanwhile."""
     for run in passed.runs.values():
         recorded = world.ledger.run(run.id) if run.open else None
         yield recorded if recorded and not recorded.open else run
 
 
-def _closed_runs(passed: Passed) -> tuple[Run, ...]:
+def _closed_runs(passed: PassResult) -> tuple[Run, ...]:
     return tuple(run for run in passed.runs.values() if not run.open)
 
 
-def _collect_error(passed: Passed, act: Callable[[], object]) -> None:
+def _collect_error(passed: PassResult, act: Callable[[], object]) -> None:
     try:
         act()
     except InterruptedRunError:
@@ -307,7 +309,7 @@ def _collect_error(passed: Passed, act: Callable[[], object]) -> None:
         passed.errors.append(error)
 
 
-def _raise_not_stopped(passed: Passed) -> None:
+def _raise_not_stopped(passed: PassResult) -> None:
     for error in passed.stuck.values():
         if isinstance(error, NotStoppedError):
             raise error

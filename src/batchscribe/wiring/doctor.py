@@ -168,7 +168,7 @@ class Preconditions:
         settings, record = self.settings, self._record
         needed = needs_ssh(settings, record)
         key = check_key_file(settings.ssh_key_path)
-        yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.mend)
+        yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.fix)
         if settings.ssh_host in {"public", "private"}:
             sources = partial(account.port_sources, settings.instance_id, settings.ssh_port)
             yield attempt(

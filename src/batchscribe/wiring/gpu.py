@@ -9,12 +9,17 @@ from functools import partial
 from typing import Any
 
 from batchscribe.adapters.host_access import installation
-from batchscribe.adapters.host_access.setup import BoxSetup, Wishes
+from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.output.progress import ProgressView
-from batchscribe.controller.commands.manual_control import Hand, HandCompute, HandOrders, Patience
+from batchscribe.controller.commands.manual_control import (
+    ManualCompute,
+    ManualControl,
+    ManualOrders,
+    ManualTimeouts,
+)
 from batchscribe.controller.context import Shield, View
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
@@ -23,7 +28,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
-from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unfit
+from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -45,7 +50,7 @@ class GpuTools:
 
     provider: str
     instance: str
-    compute: HandCompute
+    compute: ManualCompute
     guard: Guard
     clock: Clock
     shield: Shield
@@ -56,16 +61,16 @@ class GpuTools:
     new_session: Callable[[], str]
     """Returns a name for the stop order of a manual session."""
     output: Store
-    setup: BoxSetup
+    setup: HostSetup
     absence: str
     """Message for an instance that does not exist."""
     preflight: Callable[[], None] = lambda: None
     """Raises MisconfiguredError if a start is bound to be useless."""
-    unfit: str = ""
+    unsupported: str = ""
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
-    patience: Patience = field(default_factory=Patience)
+    patience: ManualTimeouts = field(default_factory=ManualTimeouts)
 
     @property
     def local(self) -> bool:
@@ -78,12 +83,12 @@ class GpuTools:
         return not isinstance(self.guard, NoGuard)
 
     @property
-    def hand(self) -> Hand:
-        return Hand(self.compute, self.clock, self.view, self.instance, self.patience)
+    def hand(self) -> ManualControl:
+        return ManualControl(self.compute, self.clock, self.view, self.instance, self.patience)
 
     @property
-    def orders(self) -> HandOrders:
-        return HandOrders(self.guard, self.clock, self.instance)
+    def orders(self) -> ManualOrders:
+        return ManualOrders(self.guard, self.clock, self.instance)
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
@@ -91,7 +96,7 @@ class GpuTools:
 
     def set_up(self, instance: Instance, **wishes: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
-        return self.setup.set_up(instance, Wishes(**wishes))
+        return self.setup.set_up(instance, SetupOptions(**wishes))
 
 
 @contextmanager
@@ -117,9 +122,9 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             setup=box_setup(settings, clock, compute, output, spec),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
-            unfit=unfit(spec),
+            unsupported=unsupported(spec),
             ssh=open_ssh(settings),
-            patience=Patience(poll=settings.poll_seconds or Patience().poll),
+            patience=ManualTimeouts(poll=settings.poll_seconds or ManualTimeouts().poll),
         )
 
 

@@ -19,11 +19,11 @@ from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
-    BoxPlace,
     BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
+    HostPlace,
     StartRequest,
     failed,
 )
@@ -91,10 +91,10 @@ def _check_engine(spec: EngineSpec) -> Finding:
         factory = engine_factory(spec.engine)
         problems = factory.problems(spec)
         if problems:
-            return Finding(what=what, ok=False, detail="; ".join(problems), mend=remedy)
+            return Finding(what=what, ok=False, detail="; ".join(problems), fix=remedy)
         factory.load(spec)
     except BatchscribeError as error:
-        return Finding(what=what, ok=False, detail=str(error), mend=remedy)
+        return Finding(what=what, ok=False, detail=str(error), fix=remedy)
     return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
 
 
@@ -114,7 +114,7 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
         except MissingCredentialsError:
             yield failed(CREDENTIALS, f"no AWS credentials on the host, for {url}", CREDENTIALS_FIX)
         except BatchscribeError as error:
-            yield Finding(what="store", ok=False, detail=str(error), mend=remedy)
+            yield Finding(what="store", ok=False, detail=str(error), fix=remedy)
         else:
             yield Finding(what="store", ok=True, detail=f"{url} can be listed")
 
@@ -123,7 +123,7 @@ _HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]
     "start": (StartRequest, Box.start),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),
-    "place": (BoxPlace, Box.keep_place),
+    "place": (HostPlace, Box.keep_place),
     "prefetch": (EngineSpec, Box.prefetch),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, lambda _, spec: fetch(spec)),

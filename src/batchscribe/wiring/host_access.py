@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from batchscribe.adapters.aws.ec2 import Ec2Compute
-from batchscribe.adapters.host_access.client import SshBox
+from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.adapters.host_access.setup import BoxSetup, BoxTerms
+from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
-from batchscribe.adapters.local.launcher import LocalBox
+from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.control_place import control_of
-from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
@@ -37,20 +37,20 @@ def box_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
-    return AgentLauncher(output, output, SshBox(ssh))
+    return AgentLauncher(output, output, SshHost(ssh))
 
 
 def box_setup(
-    settings: Settings, clock: Clock, compute: HandCompute, output: Store, spec: EngineSpec
-) -> BoxSetup:
+    settings: Settings, clock: Clock, compute: ManualCompute, output: Store, spec: EngineSpec
+) -> HostSetup:
     """Builds the set-up and check of the GPU host of these settings."""
     ssh = open_ssh(settings)
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
-    return BoxSetup(
-        asks=SshBox(ssh) if ssh else LocalBox(settings.child_environment()),
+    return HostSetup(
+        asks=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
         clock=clock,
-        terms=BoxTerms(
+        terms=HostRequirements(
             engine=spec,
             gpu=spec.device == "cuda",
             source=settings.source,

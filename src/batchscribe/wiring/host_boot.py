@@ -23,7 +23,7 @@ from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.agent.state_files import MarkerFiles, NoDeadman
 from batchscribe.agent.supervisor import Marks
 from batchscribe.control_place import split
-from batchscribe.core.run.host import BOOT_MODULE, LIVE, BoxClaim, BoxPlace, ClaimLaunch
+from batchscribe.core.run.host import BOOT_MODULE, LIVE, ClaimLaunch, HostClaim, HostPlace
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.detached import boot_id, try_lock
 from batchscribe.errors import BatchscribeError, MisconfiguredError
@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
             return 0
         place = box.place()
         if another := copied_from(place):
-            LOG.warning("box.is_a_copy", here=another, recorded=place.instance)
+            LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
         if given != [LIVE]:
             begin_anew(box.environment(region=place.region, endpoint=place.endpoint))
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
     return 0
 
 
-def _live(place: BoxPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
+def _live(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "") -> None:
     with try_lock(box.agent_lock) as alone:
         if not alone:
             LOG.info("agent.already_alive", run=run)
@@ -72,12 +72,12 @@ def _live(place: BoxPlace, box: Box, clock: SystemClock, *, run: str = "") -> No
         live(BoxAgent(place, boot, seams(place, box, clock), run=run), clock)
 
 
-def _place_over_ssh(box: Box) -> BoxPlace:
+def _place_over_ssh(box: Box) -> HostPlace:
     """The host's place; empty if it has no units, as its start permit has the details."""
     try:
         return box.place()
     except MisconfiguredError:
-        return BoxPlace(instance="", home="")
+        return HostPlace(instance="", home="")
 
 
 def begin_anew(environment: dict[str, str]) -> None:
@@ -87,7 +87,7 @@ def begin_anew(environment: dict[str, str]) -> None:
     )
 
 
-def copied_from(place: BoxPlace, tag: Path = ASSET_TAG) -> str:
+def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
     """The ID of this instance if its disk is a copy of another's; empty if not, or if unknown."""
     try:
         here = tag.read_text().strip()
@@ -96,7 +96,7 @@ def copied_from(place: BoxPlace, tag: Path = ASSET_TAG) -> str:
     return here if here.startswith("i-") and here != place.instance else ""
 
 
-def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
+def seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache
@@ -106,7 +106,7 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
         control = place.control_of(url)
         return split(store, open_store(control, region=there, endpoint=at)) if control else store
 
-    def runs(claim: BoxClaim) -> Store:
+    def runs(claim: HostClaim) -> Store:
         return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
 
     return BoxSeams(
@@ -120,7 +120,7 @@ def seams(place: BoxPlace, box: Box, clock: SystemClock, markers: Path = MARKERS
     )
 
 
-def marks_of(claim: BoxClaim, folder: Path) -> Marks:
+def marks_of(claim: HostClaim, folder: Path) -> Marks:
     """The dead-man's state files; without units, and on a borrowed instance, there is no dead-man."""
     over_ssh = claim.launch is not ClaimLaunch.BOOT
     if claim.borrowed or (over_ssh and not os.access(folder, os.W_OK)):

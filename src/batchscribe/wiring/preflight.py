@@ -52,7 +52,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
     )
 
 
-def unfit(spec: EngineSpec) -> str:
+def unsupported(spec: EngineSpec) -> str:
     """Why no machine can run this engine configuration; empty if one can."""
     return "; ".join(unable(spec))
 
@@ -76,7 +76,7 @@ def check_engine(spec: EngineSpec) -> Finding:
         detail = f"no speech engine {spec.engine!r} is installed here"
         fix = f"{suggest(spec.engine, names)}BATCH_ENGINE may be {', '.join(names)}"
         return failed("engine", detail, fix)
-    if why := unfit(spec):
+    if why := unsupported(spec):
         return failed("engine", why)
     return passed("engine", f"{spec.engine}, {spec.model or 'its own model'}")
 
@@ -168,5 +168,5 @@ def _refuse_failures(findings: Iterable[Finding]) -> None:
     """Raises MisconfiguredError for the first failure."""
     for finding in findings:
         if not finding.ok:
-            fix = f": {finding.mend}" if finding.mend else ""
+            fix = f": {finding.fix}" if finding.fix else ""
             raise MisconfiguredError(f"{finding.detail}{fix} (nothing was started)")

@@ -36,7 +36,7 @@ from batchscribe.ledger.ledger import FILE_NAME
 from batchscribe.protocols import Clock, Lock
 from batchscribe.settings import Settings
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
-from batchscribe.wiring.preflight import engine_spec, preflight, unfit
+from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -170,7 +170,7 @@ def _checked_start(trouble: Fallbacks, settings: Settings, world: World) -> None
     preflight(settings, world.output)
 
 
-def hearing(settings: Settings) -> AudioOptions:
+def audio_options(settings: Settings) -> AudioOptions:
     return AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
 
 
@@ -291,7 +291,7 @@ def _elsewhere(settings: Settings, world: World, run: Run) -> World:
 
 
 def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
-    spec, audio = engine_spec(settings), hearing(settings)
+    spec, audio = engine_spec(settings), audio_options(settings)
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
     return Terms(
@@ -318,8 +318,8 @@ def _terms(settings: Settings, *, by_hand: bool, remember: bool) -> Terms:
             by_hand=by_hand,
         ),
         engine=spec,
-        unfit=unfit(spec),
-        hearing=audio,
+        unsupported=unsupported(spec),
+        audio_options=audio,
         settings_hash=settings_hash(spec, audio),
         limits=Limits(
             max_audio_seconds=settings.max_audio_hours * 3600,

@@ -12,7 +12,7 @@ from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import control_of, split
-from batchscribe.controller.commands.manual_control import HandCompute
+from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
 from batchscribe.errors import MisconfiguredError
@@ -66,7 +66,7 @@ def open_settings_store(settings: Settings, url: str, *, expected: bool = True) 
     return open_store(url, region=region, endpoint=endpoint, expected=expected)
 
 
-def open_compute(settings: Settings, clock: Clock) -> HandCompute:
+def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
     if settings.provider == LOCAL:
         from batchscribe.adapters.local.compute import LocalCompute
 

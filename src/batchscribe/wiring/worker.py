@@ -18,7 +18,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
 from batchscribe.control_place import split
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
 from batchscribe.engine import EngineFactory
 from batchscribe.errors import GpuError, MisconfiguredError
@@ -26,7 +26,7 @@ from batchscribe.protocols import Clock, Store
 from batchscribe.reading import limit_of, read_bytes
 from batchscribe.wiring.engines import engine_factory
 from batchscribe.wiring.stores import open_store
-from batchscribe.worker.pipeline import Crew, fail_worker, run_worker
+from batchscribe.worker.pipeline import ConcurrencySettings, fail_worker, run_worker
 from batchscribe.worker.trust import refuse_foreign_work
 
 
@@ -93,16 +93,16 @@ def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
         )
 
 
-def _read_place(clock: Clock) -> BoxPlace | None:
+def _read_place(clock: Clock) -> HostPlace | None:
     """The record of `gpu setup` on this machine; None if it was never set up as a GPU host."""
     host = Box(Path.home(), clock)
     return host.place() if host.is_set_up else None
 
 
-def _choose_crew(cores: int) -> Crew:
+def _choose_crew(cores: int) -> ConcurrencySettings:
     """Decoders for about half of the cores: the engine needs the others."""
     decoders = max(1, min(8, cores // 2))
-    return Crew(decoders=decoders, weavers=max(2, decoders // 2))
+    return ConcurrencySettings(decoders=decoders, weavers=max(2, decoders // 2))
 
 
 def check(manifest: Manifest) -> EngineFactory:

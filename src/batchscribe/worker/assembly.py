@@ -18,8 +18,8 @@ from batchscribe.core.text.quality import SLACK, find_wordless_speech
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
 from batchscribe.core.text.spelling import joined
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript
-from batchscribe.core.text.word_assignment import ChunkPlace, divide, share
-from batchscribe.worker.timeline import Ended, Ready
+from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks, split_segments_at
+from batchscribe.worker.timeline import Ended, PendingWindow
 
 CONTEXT = 1.0
 """Seconds of audio that a re-decode includes before and after the speech without words."""
@@ -68,11 +68,11 @@ class Assembly:
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
-        self._windows: dict[int, Ready] = {}
+        self._windows: dict[int, PendingWindow] = {}
         self._dropped: set[int] = set()
         self._next = 0
 
-    def expect(self, ready: Ready) -> int:
+    def expect(self, ready: PendingWindow) -> int:
         """Registers a window; returns the number that its result will have."""
         number, self._next = self._next, self._next + 1
         self._windows[number] = ready
@@ -85,7 +85,7 @@ class Assembly:
         ready = self._windows.get(number)
         return tuple(chunk for chunk in ready.touched if chunk not in self._dropped) if ready else ()
 
-    def ready(self, number: int) -> Ready:
+    def ready(self, number: int) -> PendingWindow:
         return self._windows[number]
 
     def _get_open(self, chunk: int) -> _Open:
@@ -99,23 +99,23 @@ class Assembly:
         gaps = find_wordless_speech(ready.wordless or ready.cut.speech_seconds, segments)
         again = self._flag_unheard(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
         del self._windows[number]
-        shared = share(divide(segments, list(map(_gap_middle, gaps))), ready.places)
+        shared = assign_to_chunks(split_segments_at(segments, list(map(_gap_middle, gaps))), ready.places)
         for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
                 self._open[chunk].take(recognition, own, flagged=bool(own) or not any(shared))
         return again, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
-    def _second_decodings(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
+    def _second_decodings(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
         """Registers re-decodes for speech without words; returns their numbers."""
         return [self.expect(_second_decoding(ready, gap)) for gap in gaps if self._holders(ready, gap)]
 
-    def _flag_unheard(self, ready: Ready, gaps: Sequence[Gap]) -> list[int]:
+    def _flag_unheard(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
         """Flags the chunks whose speech has no word after two decodings. There is no third one."""
         for chunk in {chunk for gap in gaps for chunk in self._holders(ready, gap)}:
             self._open[chunk].flags.add(UNHEARD)
         return []
 
-    def _holders(self, ready: Ready, gap: Gap) -> list[int]:
+    def _holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
         """Waiting chunks with half a second or more, or most, of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
@@ -164,7 +164,7 @@ class Assembly:
         return chunk in self._dropped
 
 
-def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
+def _parts(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[PendingWindow]:
     """Splits a window by wanted chunk. The neighbours' places stay, because words may belong to them."""
     for at, chunk in enumerate(ready.chunks):
         laid = ready.places[at]
@@ -175,7 +175,7 @@ def _parts(ready: Ready, wanted: Sequence[int]) -> Iterator[Ready]:
             yield replace(ready, cut=cut, chunks=only, places=tuple(beside), alone=True)
 
 
-def _second_decoding(ready: Ready, gap: Gap) -> Ready:
+def _second_decoding(ready: PendingWindow, gap: Gap) -> PendingWindow:
     """A window around speech without words, with other edges. Words outside it count as published."""
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
@@ -204,7 +204,7 @@ def _gap_middle(gap: Gap) -> float:
     return (gap[0][0] + gap[-1][1]) / 2
 
 
-def _set_channels(ready: Ready, recognition: Recognition) -> tuple[Segment, ...]:
+def _set_channels(ready: PendingWindow, recognition: Recognition) -> tuple[Segment, ...]:
     placed = ready.cut.placed(recognition.segments)
     if ready.channel is None:
         return placed

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 
-from batchscribe.audio.bounded_queue import Channel
+from batchscribe.audio.bounded_queue import BoundedQueue
 from batchscribe.core.run.manifest import FailureKind, Manifest
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.engine import Engine
@@ -24,7 +24,7 @@ from batchscribe.worker.pool import Pool
 from batchscribe.worker.progress import Board, Ending, places
 from batchscribe.worker.records import Records
 from batchscribe.worker.session_queue import Failed, Prepared
-from batchscribe.worker.timeline import Ended, Ready
+from batchscribe.worker.timeline import Ended, PendingWindow
 
 LOG = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class EngineLoop:
         self,
         manifest: Manifest,
         *,
-        ready: Channel[Prepared],
+        ready: BoundedQueue[Prepared],
         records: Records,
         board: Board,
         ending: Ending,
@@ -95,7 +95,7 @@ class EngineLoop:
         for number in (*chosen, *self._pool.clear()):
             self._discard_window(number)
         while (item := self._ready.get()) is not None:
-            if isinstance(item, Ready):
+            if isinstance(item, PendingWindow):
                 for chunk in item.touched:
                     self._drop_chunk(chunk)
             else:
@@ -158,7 +158,7 @@ class EngineLoop:
                     item = self._ready.poll(PAUSE_SECONDS if len(self._pool) < self._batch_size else 0.0)
             if item is None:
                 return
-            if not isinstance(item, Ready):
+            if not isinstance(item, PendingWindow):
                 self._finish_chunk(item)
             elif not all(map(self._assembly.dropped, item.touched)):
                 self._put_into_pool(self._assembly.expect(item))

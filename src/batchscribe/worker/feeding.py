@@ -82,7 +82,7 @@ class Turns(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class PipelineState:
     """State that the stages share: the manifest, the chunks' order, their pipes and the pipeline limits."""
 
     manifest: Manifest
@@ -94,7 +94,7 @@ class Way:
     decoded: ByteBudget
 
     @classmethod
-    def of(cls, manifest: Manifest, ending: Ending, decoders: int) -> Way:
+    def of(cls, manifest: Manifest, ending: Ending, decoders: int) -> PipelineState:
         order = tuple(place for line in lines(manifest.chunks) for place in line.places)
         room = (ByteBudget(FETCHED_BYTES), ByteBudget(FETCHED_CHUNKS), ByteBudget(DECODED_CHUNKS * decoders))
         return cls(manifest, order, Pipes(ending.due), ending, *room)
@@ -122,7 +122,7 @@ class Way:
 class Fetcher:
     """Fetches the chunks' bytes; several threads run it at once."""
 
-    def __init__(self, way: Way, *, source: Store, records: Records) -> None:
+    def __init__(self, way: PipelineState, *, source: Store, records: Records) -> None:
         self._way = way
         self._turns = way.to_fetch()
         self._source = source
@@ -184,7 +184,12 @@ class Preparer:
     """Decodes fetched chunks into their pipes; several threads run it, each with its own decoder."""
 
     def __init__(
-        self, way: Way, *, recordings: Recordings, new_decoder: Callable[[], AudioDecoder], board: Board
+        self,
+        way: PipelineState,
+        *,
+        recordings: Recordings,
+        new_decoder: Callable[[], AudioDecoder],
+        board: Board,
     ) -> None:
         self._way = way
         self._turns = way.to_decode()
@@ -255,6 +260,6 @@ class Preparer:
             sound.data,
             max_seconds=manifest.limits.max_audio_seconds,
             until=self._way.ending.due,
-            split=manifest.hearing.split_channels,
+            split=manifest.audio_options.split_channels,
             skip=sound.preroll,
         )

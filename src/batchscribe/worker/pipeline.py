@@ -17,7 +17,7 @@ from functools import partial
 import structlog
 
 from batchscribe.audio.audio_decoder import AudioDecoder
-from batchscribe.audio.bounded_queue import Channel
+from batchscribe.audio.bounded_queue import BoundedQueue
 from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
@@ -29,10 +29,10 @@ from batchscribe.reading import read_record
 from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
-from batchscribe.worker.feeding import Fetcher, Preparer, Turns, Way, lines
+from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, Turns, lines
 from batchscribe.worker.progress import Board, Ending
 from batchscribe.worker.records import Records, Reporter
-from batchscribe.worker.session_queue import Prepared, Weaver
+from batchscribe.worker.session_queue import Prepared, TimelineAssembler
 
 LOG = structlog.get_logger()
 
@@ -45,7 +45,7 @@ HUNG_TIMES = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class ConcurrencySettings:
     """Concurrency settings: threads per stage, and the interval of progress writes."""
 
     fetchers: int = 8
@@ -65,7 +65,7 @@ def run_worker(
     clock: Clock,
     should_stop: Callable[[], bool],
     new_decoder: Callable[[], AudioDecoder] = AudioDecoder,
-    crew: Crew = Crew(),
+    crew: ConcurrencySettings = ConcurrencySettings(),
     abandon: Callable[[], None] = lambda: None,
 ) -> ExitRecord:
     """Transcribes the manifest's chunks and returns the stored exit record.
@@ -121,7 +121,7 @@ class _Worker:
         output: Store,
         clock: Clock,
         ending: Ending,
-        crew: Crew,
+        crew: ConcurrencySettings,
         abandon: Callable[[], None],
     ) -> None:
         self._manifest = manifest
@@ -133,9 +133,9 @@ class _Worker:
         self._abandon = abandon
         self._board = Board(manifest, clock)
         self._records = Records(manifest, output, self._board, ending, clock)
-        self._way = Way.of(manifest, ending, crew.decoders)
-        self._ready = Channel[Prepared](READY_WINDOWS)
-        self._finished = Channel[Callable[[], None]](READY_WINDOWS)
+        self._way = PipelineState.of(manifest, ending, crew.decoders)
+        self._ready = BoundedQueue[Prepared](READY_WINDOWS)
+        self._finished = BoundedQueue[Callable[[], None]](READY_WINDOWS)
         self._hearing = EngineLoop(
             manifest,
             ready=self._ready,
@@ -179,7 +179,7 @@ class _Worker:
         crew, recordings = self._crew, Recordings(self._source, limit=self._manifest.limits.max_object_bytes)
         fetcher = Fetcher(self._way, source=self._source, records=self._records)
         preparer = Preparer(self._way, recordings=recordings, new_decoder=new_decoder, board=self._board)
-        weaver = Weaver(
+        weaver = TimelineAssembler(
             self._way,
             Turns(lines(self._manifest.chunks)),
             neighbours=partial(
@@ -189,7 +189,7 @@ class _Worker:
                 recordings,
                 new_decoder,
                 self._ending.due,
-                overlap_ms=self._manifest.hearing.overlap_ms,
+                overlap_ms=self._manifest.audio_options.overlap_ms,
                 apart=[chunk.key for chunk in self._manifest.chunks if chunk.troubled],
             ),
             find_speech=find_speech,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchscribe.audio.audio_decoder import Samples
-from batchscribe.audio.bounded_queue import Channel
+from batchscribe.audio.bounded_queue import BoundedQueue
 from batchscribe.audio.overlaps import Overlaps
 from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core.run.manifest import FailureKind
@@ -16,10 +16,10 @@ from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
 from batchscribe.worker.context_audio import Neighbours
-from batchscribe.worker.feeding import Line, Turns, Way
+from batchscribe.worker.feeding import Line, PipelineState, Turns
 from batchscribe.worker.progress import Board
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
-from batchscribe.worker.timeline import Ended, Ready, Stretch, differ
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, differ
 
 UNDECIDED = 60 * SAMPLE_RATE
 """Samples after which two identical channels count as one."""
@@ -34,21 +34,21 @@ class Failed:
     kind: FailureKind
 
 
-Prepared = Ready | Ended | Failed
+Prepared = PendingWindow | Ended | Failed
 
 
-class Weaver:
+class TimelineAssembler:
     """Assembles timelines, session by session; several threads run it at once."""
 
     def __init__(
         self,
-        way: Way,
+        way: PipelineState,
         lines: Turns[Line],
         *,
         neighbours: Callable[[], Neighbours],
         find_speech: SpeechFinder,
         board: Board,
-        out: Channel[Prepared],
+        out: BoundedQueue[Prepared],
     ) -> None:
         self._way = way
         self._lines = lines
@@ -87,7 +87,7 @@ class _Session:
 
     def __init__(
         self,
-        way: Way,
+        way: PipelineState,
         line: Line,
         *,
         neighbours: Neighbours,
@@ -101,9 +101,9 @@ class _Session:
         self._find_speech = find_speech
         self._board = board
         self._emit = emit
-        self._split = way.manifest.hearing.split_channels
-        self._overlaps = Overlaps(way.manifest.hearing.overlap_ms)
-        self._timeline: Stretch | None = None
+        self._split = way.manifest.audio_options.split_channels
+        self._overlaps = Overlaps(way.manifest.audio_options.overlap_ms)
+        self._timeline: AudioTimeline | None = None
         self._last: int | None = None
         """Manifest index of the last chunk on the timeline."""
 
@@ -160,7 +160,7 @@ class _Session:
         with self._board.waiting_for("cut"):
             return self._find_speech(audio)
 
-    def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> Stretch:
+    def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> AudioTimeline:
         """Appends a chunk to the current timeline or to a new one; returns that timeline."""
         follows = self._follows_last(place)
         if self._timeline is not None and not (follows and self._timeline.fits(sound)):
@@ -172,8 +172,8 @@ class _Session:
         self._timeline.lay(place, sound, head)
         return self._timeline
 
-    def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> Stretch:
-        timeline = Stretch(
+    def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> AudioTimeline:
+        timeline = AudioTimeline(
             head,
             find_speech=self._detect_speech,
             overlaps=self._overlaps,
@@ -205,6 +205,6 @@ class _Session:
         timeline.close(after)
 
 
-def _chunk_number(way: Way, place: int) -> int | None:
+def _chunk_number(way: PipelineState, place: int) -> int | None:
     name = audio_name(way.chunk(place).key)
     return name.number if name else None

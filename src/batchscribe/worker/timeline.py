@@ -1,8 +1,8 @@
 """Assembles consecutive chunks into a timeline, and cuts windows from it.
 
-A timeline (class `Stretch`) has its own clock: samples from its beginning. It ends at a missing or broken
-chunk, at missing audio between two chunks, and at a change of format. If neighbours overlap, each half of
-the overlap comes from the chunk whose own edge is further away.
+A timeline (class `AudioTimeline`) has its own clock: samples from its beginning. It ends at a missing or
+broken chunk, at missing audio between two chunks, and at a change of format. If neighbours overlap, each half
+of the overlap comes from the chunk whose own edge is further away.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALIKE = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ready:
+class PendingWindow:
     """A window that waits for the engine, and the chunks it covers.
 
     `chunks` are indexes in the manifest, None for audio without a pending chunk; `places` are their positions
@@ -102,7 +102,7 @@ class _Laid:
         )
 
 
-class Stretch:
+class AudioTimeline:
     """Appends chunks to a timeline; emits windows and ends through `emit`. Not thread-safe."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Stretch:
         *,
         find_speech: SpeechFinder,
         overlaps: Overlaps,
-        emit: Callable[[Ready | Ended], None],
+        emit: Callable[[PendingWindow | Ended], None],
         alone: bool = False,
         apart: bool = False,
     ) -> None:
@@ -220,7 +220,7 @@ class Stretch:
             if any(laid.chunk is not None for laid in touched):
                 chunks = tuple(laid.chunk for laid in touched)
                 places = tuple(laid.place(channel) for laid in touched)
-                self._emit(Ready(cut, chunks, places, channel, self._alone, self._apart))
+                self._emit(PendingWindow(cut, chunks, places, channel, self._alone, self._apart))
 
     def _emit_ended_chunks(self) -> None:
         """Emits the end of each chunk that gets no more windows."""

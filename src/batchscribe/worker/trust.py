@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxPlace
+from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import Manifest, ManifestChunk
 from batchscribe.core.scan.chunks import audio_name, transcript_keys
 from batchscribe.errors import MisconfiguredError
 
 
-def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPlace | None) -> None:
+def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: HostPlace | None) -> None:
     """Raises MisconfiguredError unless the manifest belongs to its store.
 
     `root` and `key`: the URL of that store, and the manifest's key in it. `place`: the stores that a remote
@@ -30,7 +30,7 @@ def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: BoxPl
             raise MisconfiguredError(f"{chunk.transcript!r} is no name for the transcript of {chunk.key!r}")
 
 
-def _refuse_other_stores(manifest: Manifest, place: BoxPlace) -> None:
+def _refuse_other_stores(manifest: Manifest, place: HostPlace) -> None:
     known = tuple(_folder(url) for url in (place.source, place.home, place.control) if url)
     for url in (manifest.source, manifest.output):
         # Local folders count only if the setup named them, as it does without a cloud.

@@ -15,14 +15,14 @@ NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
 _COMMAND_NOT_FOUND = {126, 127}
 
 
-class Asks(Protocol):
+class HostClient(Protocol):
     """A client of the GPU host of an instance."""
 
     def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
         """The host's reply. Raises LaunchError if there is none, MisconfiguredError."""
 
 
-class SshBox:
+class SshHost:
     """A client over ssh. `remote_python` is a Python on the host that has batchscribe installed."""
 
     def __init__(self, ssh: Ssh, *, remote_python: str = REMOTE_PYTHON) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from batchscribe.adapters.host_access.client import Asks
+from batchscribe.adapters.host_access.client import HostClient
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxEnd, ClaimLaunch, EndRequest, InstanceRecord, StartRequest
+from batchscribe.core.run.host import ClaimLaunch, EndRequest, HostEnd, InstanceRecord, StartRequest
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerRef, digest
 from batchscribe.errors import MisconfiguredError, TransientError
@@ -21,7 +21,7 @@ class AgentLauncher:
     host, in seconds.
     """
 
-    def __init__(self, home: Store, runs: Store, host: Asks, *, timeout: float = 60.0) -> None:
+    def __init__(self, home: Store, runs: Store, host: HostClient, *, timeout: float = 60.0) -> None:
         self._home = home
         self._runs = runs
         self._host = host
@@ -69,7 +69,7 @@ class AgentLauncher:
         self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _was_lost(self, worker: WorkerRef) -> bool:
-        end = read_optional(self._runs, keys.box_end(worker.run), BoxEnd)
+        end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
         return end is not None and end.worker == worker.worker
 
     def _record(self, instance: Instance) -> InstanceRecord | None:

@@ -13,7 +13,7 @@ import msgspec
 from dotenv.parser import parse_stream
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.client import Asks
+from batchscribe.adapters.host_access.client import HostClient
 from batchscribe.adapters.host_access.host_keys import Pin, pin
 from batchscribe.adapters.host_access.installation import find_wheel, install
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
@@ -21,10 +21,10 @@ from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
     CREDENTIALS,
-    BoxPlace,
     CheckRequest,
     EnvironmentRequest,
     Finding,
+    HostPlace,
     InstanceRecord,
     passed,
     warned,
@@ -53,7 +53,7 @@ SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOpt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxTerms:
+class HostRequirements:
     """Requirements of the workers on the GPU host."""
 
     engine: EngineSpec
@@ -74,7 +74,7 @@ class BoxTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class SetupOptions:
     """The user's options of one `gpu setup`."""
 
     extra: str | None = None
@@ -87,12 +87,12 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxSetup:
+class HostSetup:
     """Prepares and checks a GPU host. `ssh` is None if the host is this machine."""
 
-    asks: Asks
+    asks: HostClient
     clock: Clock
-    terms: BoxTerms
+    terms: HostRequirements
     output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
@@ -126,21 +126,21 @@ class BoxSetup:
         try:
             release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
         except BatchscribeError as error:
-            yield Finding(what="worker", ok=False, detail=str(error), mend="batchscribe gpu setup")
+            yield Finding(what="worker", ok=False, detail=str(error), fix="batchscribe gpu setup")
             return
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
-        yield Finding(what="worker", ok=same, detail=detail, mend="batchscribe gpu setup")
+        yield Finding(what="worker", ok=same, detail=detail, fix="batchscribe gpu setup")
         shutdown = self._shutdown(instance)
         if boots or not shutdown.ok:
             yield shutdown
         if boots:
             shown, detail = self._tags(instance)
-            yield Finding(what="instance tags", ok=shown or not promised, detail=detail, mend=SHOW_TAGS)
+            yield Finding(what="instance tags", ok=shown or not promised, detail=detail, fix=SHOW_TAGS)
         if same:
             yield from self._request_check(instance, boots=boots)
 
-    def set_up(self, instance: Instance, wishes: Wishes) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, wishes: SetupOptions) -> Iterator[Finding]:
         """Yields each step of the set-up when it is done. The record is written if all checks pass.
 
         Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
@@ -185,7 +185,7 @@ class BoxSetup:
         address = self.ssh.address(instance)
         remedy = "assign such an address, or set GPU_SSH_HOST"
         detail = address or f"no {options.host} address"
-        yield Finding(what="address", ok=bool(address), detail=detail, mend=remedy)
+        yield Finding(what="address", ok=bool(address), detail=detail, fix=remedy)
         if not address:
             return False
         try:
@@ -194,7 +194,7 @@ class BoxSetup:
             failure = error
         detail = str(failure) if failure else f"{options.user}@{address}:{options.port}"
         fix = failure.fix if isinstance(failure, LaunchError) else ""
-        yield Finding(what="ssh", ok=not failure, detail=detail, mend=fix)
+        yield Finding(what="ssh", ok=not failure, detail=detail, fix=fix)
         return not isinstance(failure, LaunchError)
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
@@ -217,14 +217,14 @@ class BoxSetup:
         try:
             yield from self._ask(instance, word, request, CHECK_SECONDS)
         except BatchscribeError as error:
-            yield Finding(what="self-test", ok=False, detail=str(error), mend="batchscribe gpu setup")
+            yield Finding(what="self-test", ok=False, detail=str(error), fix="batchscribe gpu setup")
 
     def _ask(
         self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
     ) -> tuple[Finding, ...]:
         return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
-    def _trusted(self, instance: Instance, wishes: Wishes) -> tuple[frozenset[str], str]:
+    def _trusted(self, instance: Instance, wishes: SetupOptions) -> tuple[frozenset[str], str]:
         """(fingerprints from another channel, why there are none); the comparison is optional."""
         if wishes.fingerprint:
             return frozenset({wishes.fingerprint}), ""
@@ -242,7 +242,7 @@ class BoxSetup:
         if self.ssh is None:
             return False
         terms = self.terms
-        place = BoxPlace(
+        place = HostPlace(
             instance=instance.id,
             home=terms.output,
             source=terms.source,
@@ -270,7 +270,7 @@ class BoxSetup:
         except (ComputeUnavailableError, MisconfiguredError) as error:
             return Finding(what="when it powers off", ok=True, detail=f"not checked: {error}")
         detail = f"the instance will {behaviour}" if behaviour else "not reported by the cloud"
-        return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, mend=remedy)
+        return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
     def _tags(self, instance: Instance) -> tuple[bool, str]:
         """(True if the host can read its manifest's hash from its tag, description)."""

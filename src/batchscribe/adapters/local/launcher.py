@@ -25,7 +25,7 @@ KEPT = timedelta(days=30)
 """Retention of the records of ended workers; no run is that long."""
 
 
-class LocalBox:
+class LocalHost:
     """A client for this machine as the GPU host; requests run in a process with `environment`."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

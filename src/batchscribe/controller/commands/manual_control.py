@@ -35,7 +35,7 @@ class _NotThereError(MisconfiguredError):
     """The instance does not exist here, and was not started from here."""
 
 
-class HandCompute(Compute, Protocol):
+class ManualCompute(Compute, Protocol):
     """A Compute that can also start an instance manually."""
 
     def start_unclaimed(self, instance: str) -> None:
@@ -43,7 +43,7 @@ class HandCompute(Compute, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class ManualTimeouts:
     """Timeouts in seconds: until running, answering and stopped; between polls."""
 
     up: float = 600.0
@@ -56,11 +56,11 @@ class Patience:
     poll: float = 5.0
 
 
-class Hand:
+class ManualControl:
     """Starts and stops one instance; only polls prove its state, and each is shown."""
 
     def __init__(
-        self, compute: HandCompute, clock: Clock, view: View, instance: str, patience: Patience
+        self, compute: ManualCompute, clock: Clock, view: View, instance: str, patience: ManualTimeouts
     ) -> None:
         self._compute = compute
         self._clock = clock
@@ -99,7 +99,7 @@ class Hand:
             if seen.state is InstanceState.STOPPED:
                 if accepted and seen.state_reason:
                     raise ComputeUnavailableError(f"{seen.id} stopped again by itself: {seen.state_reason}")
-                accepted = self._ask_for_start() or accepted
+                accepted = self._check_then_start() or accepted
             self._wait(f"starting {seen.id} ({seen.type})", begin, self._patience.up)
             seen = self.look()
         self._view.clear()
@@ -190,7 +190,7 @@ class Hand:
                 "wait, or stop that run"
             )
 
-    def _ask_for_start(self) -> bool:
+    def _check_then_start(self) -> bool:
         """Requests the start. False if the reply was lost: the next poll shows its result."""
         self.asked = True
         try:
@@ -200,7 +200,7 @@ class Hand:
         return True
 
 
-class HandOrders:
+class ManualOrders:
     """Stop orders of a manually controlled instance. Arms one per session, clears stale ones."""
 
     def __init__(self, guard: Guard, clock: Clock, instance: str) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from batchscribe.controller.advance import finish
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, refuse_unfit, save
+from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.records import by_our_clock, read_box_end, read_exit
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
@@ -80,7 +80,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     """Returns the stopped instance. Raises if this act cannot be rehearsed now."""
     if terms.shared_machine:
         raise MisconfiguredError("the GPU is in this machine: no instance could be left running")
-    refuse_unfit(terms.unfit)
+    refuse_unsupported(terms.unsupported)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
     record = instance_record(world, terms.instances[0])

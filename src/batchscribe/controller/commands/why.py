@@ -31,7 +31,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class TranscriptInfo:
     """Metadata of one transcript, without its text. Fields unknown for a foreign one are None."""
 
     key: str
@@ -48,7 +48,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mention:
+class RunMention:
     """A run that was given the chunk. `outcome` is None while the run is open."""
 
     run: str
@@ -59,7 +59,7 @@ class Mention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class ChunkHistory:
     """All records of one chunk in the store, each list oldest first."""
 
     key: str
@@ -74,18 +74,18 @@ class Life:
     stale: bool = False
     planned: str | None = None
     """Key of its transcript; None if there is no such audio."""
-    transcripts: tuple[Told, ...] = ()
+    transcripts: tuple[TranscriptInfo, ...] = ()
     failures: tuple[Failure, ...] = ()
     quarantine: QuarantineRecord | None = None
     """Also an outdated one, for an older ETag or another decoder."""
-    runs: tuple[Mention, ...] = ()
+    runs: tuple[RunMention, ...] = ()
 
     @property
     def known(self) -> bool:
         return bool(self.audio or self.failures or self.quarantine or self.runs)
 
 
-def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> Life:
+def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
     """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
 
     Raises MisconfiguredError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
@@ -126,10 +126,10 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
     return same or found
 
 
-def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> Life:
+def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> ChunkHistory:
     audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
     output, rules, failures = scanner.output, scanner.rules(), _list_failures(scanner.output, key)
-    return Life(
+    return ChunkHistory(
         key=key,
         session=name.session,
         state=state_of(audio, rules) if audio else None,
@@ -144,15 +144,15 @@ def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta)
     )
 
 
-def _list_transcripts(scanner: Scanner, audio: AudioObject) -> Iterator[Told]:
+def _list_transcripts(scanner: Scanner, audio: AudioObject) -> Iterator[TranscriptInfo]:
     everything = (*audio.transcripts, *audio.blank)
     for side, info in sorted(everything, key=lambda tagged: tagged[1].modified):
         store = scanner.source if side is Side.SOURCE else scanner.output
-        transcript = Told(key=info.key, side=side, written=info.modified, size=info.size)
+        transcript = TranscriptInfo(key=info.key, side=side, written=info.modified, size=info.size)
         yield _add_content(store, transcript) if info.size else replace(transcript, unreadable=EMPTY)
 
 
-def _add_content(store: Store, transcript: Told) -> Told:
+def _add_content(store: Store, transcript: TranscriptInfo) -> TranscriptInfo:
     try:
         found = read_transcript(store, transcript.key)
     except PermanentError as error:
@@ -177,7 +177,7 @@ def _list_failures(output: Store, key: str) -> tuple[Failure, ...]:
     return tuple(sorted(read.values(), key=lambda failure: failure.at))
 
 
-def _list_mentions(output: Store, key: str) -> Iterator[Mention]:
+def _list_mentions(output: Store, key: str) -> Iterator[RunMention]:
     """Yields the runs of all manifests that are still kept. Skips manifests of another version."""
     listed = {info.key: info for info in output.list(keys.RUNS)}
     manifests = [place for place in listed if place.endswith("/manifest.json")]
@@ -188,7 +188,7 @@ def _list_mentions(output: Store, key: str) -> Iterator[Mention]:
             continue
         for chunk in manifest.chunks:
             if chunk.key == key:
-                yield Mention(
+                yield RunMention(
                     run=manifest.run,
                     worker=manifest.worker,
                     etag=chunk.etag,

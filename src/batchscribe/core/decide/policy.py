@@ -78,16 +78,16 @@ class Observation:
     paused_until: datetime | None = None
     spent_today: Usd = ZERO
     """By settled runs since midnight UTC, at most."""
-    fruitless: int = 0
+    unproductive: int = 0
     """Latest consecutive paid runs without a transcript."""
-    last_fruitless: datetime | None = None
+    last_unproductive: datetime | None = None
     host_fault: HostFault | None = None
     """Of the latest paid run; None if it has none."""
     access: str = ""
     """Hash of the present settings with which the host is reached."""
     set_up_at: datetime | None = None
     """Time of the last set-up of the host, if there is a fault."""
-    stranger: str | None = None
+    foreign_claim: str | None = None
     """The sentence for an instance in use by another scheduler; else None."""
 
     @property
@@ -297,16 +297,16 @@ def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
 
     From the second such start on, each pause doubles, up to a day; users may still start a run.
     """
-    if policy.by_hand or seen.last_fruitless is None or seen.fruitless < PATIENT_STARTS:
+    if policy.by_hand or seen.last_unproductive is None or seen.unproductive < PATIENT_STARTS:
         return None
     # Bounded before it is doubled: there may be many failures in a row.
-    pause = min(policy.check_interval * (1 << min(seen.fruitless - 1, 20)), LONGEST_PAUSE)
-    until = seen.last_fruitless + pause
+    pause = min(policy.check_interval * (1 << min(seen.unproductive - 1, 20)), LONGEST_PAUSE)
+    until = seen.last_unproductive + pause
     if seen.now >= until:
         return None
     return Reason(
         ReasonCode.BACKING_OFF,
-        f"the last {seen.fruitless} starts were paid for, but transcribed no chunk: the next one follows "
+        f"the last {seen.unproductive} starts were paid for, but transcribed no chunk: the next one follows "
         f"after {until:%Y-%m-%d %H:%M} UTC. See `batchscribe report` and `gpu check --start`; "
         "`batchscribe run` starts at once",
     )
@@ -325,8 +325,8 @@ def _find_budget_limit(seen: Observation, policy: Policy, batch: Batch) -> Reaso
 
 def _find_obstacle(seen: Observation, policy: Policy) -> Reason | None:
     """The reason if an instance must not be started; else None."""
-    if seen.stranger:
-        return Reason(ReasonCode.GPU_IN_USE, seen.stranger)
+    if seen.foreign_claim:
+        return Reason(ReasonCode.GPU_IN_USE, seen.foreign_claim)
     obstacles = (_find_state_obstacle(instance, policy) for instance in seen.instances)
     return next(filter(None, obstacles), None)
 

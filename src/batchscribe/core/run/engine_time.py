@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from batchscribe.core.run.manifest import Timings, Worked
+from batchscribe.core.run.manifest import EngineTimeSummary, Timings
 from batchscribe.core.text import flags
 
 N = TypeVar("N", int, float)
@@ -40,11 +40,11 @@ class EngineTime(msgspec.Struct, frozen=True, kw_only=True):
     """Number of transcripts with each flag."""
 
 
-def worked(timings: Timings, counted: Mapping[str, int]) -> Worked:
+def worked(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
     """Engine time of one worker, from the loading of its engine on."""
     if timings.loaded is None:
-        return Worked(workers=1, flags=dict(counted))
-    return Worked(
+        return EngineTimeSummary(workers=1, flags=dict(counted))
+    return EngineTimeSummary(
         workers=1,
         load=timings.loaded,
         after_load=max(0.0, timings.elapsed - timings.loaded),
@@ -56,10 +56,10 @@ def worked(timings: Timings, counted: Mapping[str, int]) -> Worked:
     )
 
 
-def total(each: Iterable[Worked]) -> Worked:
+def total(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
     """Sums over several workers, or over several runs."""
     parts = list(each)
-    return Worked(
+    return EngineTimeSummary(
         workers=sum(part.workers for part in parts),
         load=sum(part.load for part in parts),
         after_load=sum(part.after_load for part in parts),
@@ -71,7 +71,7 @@ def total(each: Iterable[Worked]) -> Worked:
     )
 
 
-def work_of(reported: Worked) -> EngineTime | None:
+def work_of(reported: EngineTimeSummary) -> EngineTime | None:
     """The engine time for a report; None if no worker reported any."""
     if not reported.workers:
         return None
@@ -118,18 +118,18 @@ def _engine_line(work: EngineTime) -> str:
     )
 
 
-def _starving_stage(reported: Worked) -> str:
+def _starving_stage(reported: EngineTimeSummary) -> str:
     """The stage that starved the engine most, if above TOLERATED."""
     if not reported.starved_by or (_share_of(reported.starved, reported) or 0.0) <= TOLERATED:
         return ""
     return max(reported.starved_by, key=lambda stage: reported.starved_by[stage])
 
 
-def _blocking_stage(reported: Worked) -> str:
+def _blocking_stage(reported: EngineTimeSummary) -> str:
     return PUBLISHING if (_share_of(reported.blocked, reported) or 0.0) > TOLERATED else ""
 
 
-def _share_of(seconds: float, reported: Worked) -> float | None:
+def _share_of(seconds: float, reported: EngineTimeSummary) -> float | None:
     return round(seconds / reported.after_load, 4) if reported.after_load > 0 else None
 
 

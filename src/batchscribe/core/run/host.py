@@ -64,8 +64,8 @@ class StartPermit(StartRequest, frozen=True, kw_only=True):
     """The kernel's boot id."""
     at: Time
 
-    def claim(self) -> BoxClaim:
-        return BoxClaim(
+    def claim(self) -> HostClaim:
+        return HostClaim(
             run=self.run,
             created=self.at,
             deadline=self.deadline,
@@ -120,7 +120,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     ok: bool
     detail: str
-    mend: str = ""
+    fix: str = ""
     warning: bool = False
 
     @property
@@ -134,12 +134,12 @@ def passed(what: str, detail: str) -> Finding:
     return Finding(what=what, ok=True, detail=detail)
 
 
-def warned(what: str, detail: str, mend: str = "") -> Finding:
-    return Finding(what=what, ok=True, detail=detail, mend=mend, warning=True)
+def warned(what: str, detail: str, fix: str = "") -> Finding:
+    return Finding(what=what, ok=True, detail=detail, fix=fix, warning=True)
 
 
-def failed(what: str, detail: str, mend: str = "") -> Finding:
-    return Finding(what=what, ok=False, detail=detail, mend=mend)
+def failed(what: str, detail: str, fix: str = "") -> Finding:
+    return Finding(what=what, ok=False, detail=detail, fix=fix)
 
 
 class BoxReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +166,7 @@ class ClaimLaunch(StrEnum):
     """Never: the agent does nothing, so that a rehearsal shows what else stops the instance."""
 
 
-class BoxClaim(Dated, frozen=True, kw_only=True):
+class HostClaim(Dated, frozen=True, kw_only=True):
     """The run that an instance is started for; removed after the run's teardown."""
 
     run: Name
@@ -205,7 +205,7 @@ class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """From its report of a dead worker to the power-off: the controller may stop the host before."""
 
 
-class BoxPlace(msgspec.Struct, frozen=True, kw_only=True):
+class HostPlace(msgspec.Struct, frozen=True, kw_only=True):
     """The host's instance id and the location of its record; written by the setup."""
 
     instance: Name
@@ -236,7 +236,7 @@ class BootRecord(Dated, frozen=True, kw_only=True):
     release: str
 
 
-class BoxEnd(Dated, frozen=True, kw_only=True):
+class HostEnd(Dated, frozen=True, kw_only=True):
     """The agent's reason for ending its run; written before the power-off, if there is one."""
 
     version: Count = VERSION
@@ -266,7 +266,7 @@ class InstanceRecord(Dated, frozen=True, kw_only=True):
     engine: str = ""
     model: str = ""
     """Prepared by its last set-up; empty in records without them."""
-    claim: BoxClaim | None = None
+    claim: HostClaim | None = None
 
     def launch(self, wanted: ClaimLaunch) -> ClaimLaunch:
         """Start of its workers: over ssh if it cannot accept claims at boot or verify the manifest."""

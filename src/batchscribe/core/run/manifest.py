@@ -105,7 +105,7 @@ class Manifest(Dated, frozen=True, kw_only=True):
     deadline: Time
     engine: EngineSpec
     settings_hash: str
-    hearing: AudioOptions = AudioOptions()
+    audio_options: AudioOptions = msgspec.field(default=AudioOptions(), name="hearing")
     limits: Limits = Limits()
     region: str = ""
     endpoint: str = ""
@@ -153,7 +153,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     `progress` (writing the chunks in flight to the store)."""
 
 
-class Worked(msgspec.Struct, frozen=True, kw_only=True):
+class EngineTimeSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Engine time and flags, summed over the workers of a run; seconds."""
 
     workers: Count = 0

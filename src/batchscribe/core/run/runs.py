@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, ZERO, Rate, Usd, cost
-from batchscribe.core.run.manifest import Worked, WorkerName
+from batchscribe.core.run.manifest import EngineTimeSummary, WorkerName
 from batchscribe.core.run.meter import Meter, Moment
 from batchscribe.errors import RefusedError
 
@@ -149,7 +149,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class RunWorker:
     """A worker of a run: its manifest, and the machine that works on it."""
 
     manifest: str
@@ -212,7 +212,7 @@ class Run:
     planned_audio_seconds: float = 0.0
     planned_seconds: float = 0.0
     """Of paid time."""
-    workers: tuple[Assignment, ...] = ()
+    workers: tuple[RunWorker, ...] = ()
     """In order of creation: the number of a worker is its place."""
     dispatched: datetime | None = None
     worker_since: datetime | None = None
@@ -227,7 +227,7 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict, hash=False)
     """Reasons of the first FAILURES_KEPT chunks that are quarantined or left, by key."""
     audio_seconds: float = 0.0
-    worked: Worked = field(default_factory=Worked, hash=False)
+    worked: EngineTimeSummary = field(default_factory=EngineTimeSummary, hash=False)
     cost: Usd = ZERO
 
     @property

@@ -48,7 +48,7 @@ class ChunkPlace:
     """True end of the final word, if the chunk is published and has words."""
 
 
-def share(segments: Iterable[Segment], places: Sequence[ChunkPlace]) -> list[tuple[Segment, ...]]:
+def assign_to_chunks(segments: Iterable[Segment], places: Sequence[ChunkPlace]) -> list[tuple[Segment, ...]]:
     """Returns the segments of each place, on its chunk's clock; none for published ones.
 
     `segments` are in order, on the timeline's clock, and their words do not overlap; assign separately
@@ -64,7 +64,7 @@ def share(segments: Iterable[Segment], places: Sequence[ChunkPlace]) -> list[tup
     return [tuple(share) for share in shares]
 
 
-def divide(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segment]:
+def split_segments_at(segments: Iterable[Segment], times: Sequence[float]) -> Iterator[Segment]:
     """Splits the segments between their words at these times, in order."""
     for segment in segments:
         if not segment.words:
