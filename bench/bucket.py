@@ -38,7 +38,7 @@ from batchscribe.worker.pipeline import run_worker
 class Remembering(Engine):
     """An engine that is not asked twice for the same sound: the same window has the same words.
 
-    Two ways to cut a session that end in the same windows cost one audio_options.
+    Two ways to cut a session that end in the same windows cost one transcription.
     """
 
     engine: Engine

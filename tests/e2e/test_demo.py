@@ -1,4 +1,4 @@
-"""The demo as a foreign_claim runs it: the whole main job, with a real Whisper and without the network."""
+"""The demo as a new user runs it: the whole main job, with a real Whisper and without the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a foreign_claim uses it: a process, an environment, a working directory."""
+"""The command line as a new user runs it: a process, an environment, a working directory."""
 
 from __future__ import annotations
 

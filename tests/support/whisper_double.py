@@ -36,7 +36,7 @@ def ordinary(number: int) -> Recognized:
 
 @dataclass
 class ScriptedDecoder:
-    """A Decoder. `room` is how many windows fit into its memory; `takes` is called for each audio_options."""
+    """A Decoder. `room` is how many windows fit into its memory; `takes` is called for each decoding."""
 
     says: Callable[[int], Recognized] = ordinary
     says_again: Callable[[int], Recognized] = ordinary

@@ -33,8 +33,8 @@ def sound() -> Samples:
     """Noise whose loudness and colour change all the time: every place in it is unlike any other."""
     at = np.arange(SECONDS * RATE) / RATE
     noise = np.random.default_rng(7).normal(0, 0.05, len(at))
-    retry_clean_up = np.sin(2 * np.pi * (200 + 150 * at) * at) * (0.3 + 0.2 * np.sin(2 * np.pi * 1.7 * at))
-    return (noise + retry_clean_up).astype(np.float32)
+    glide = np.sin(2 * np.pi * (200 + 150 * at) * at) * (0.3 + 0.2 * np.sin(2 * np.pi * 1.7 * at))
+    return (noise + glide).astype(np.float32)
 
 
 @cache

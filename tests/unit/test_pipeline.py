@@ -800,7 +800,7 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
     """The store does not take the names of the second batch before the first one is in the engine."""
     chunks = [bench.add(f"note-{number:03}.webm") for number in range(4)]
     decoded: list[int] = []
-    audio_options = threading.Event()
+    decoding = threading.Event()
     named: list[tuple[str, ...]] = []
     replace = bench.store.replace
 
@@ -814,12 +814,12 @@ def test_a_batch_is_named_before_it_is_heard_and_while_the_one_before_is(bench: 
 
     def slow(key: str, data: bytes) -> None:
         if key == keys.progress("run-1", 0) and set(chunks[2:]) <= set(decode(data, Progress).in_flight):
-            assert audio_options.wait(30), "the engine waits for the store"
+            assert decoding.wait(30), "the engine waits for the store"
         replace(key, data)
 
     def script(_window: Window) -> str:
         named.append(bench.progress().in_flight)
-        audio_options.set()
+        decoding.set()
         return "said"
 
     bench.engine = ScriptedEngine(script, batch_size=2)

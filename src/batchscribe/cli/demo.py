@@ -57,7 +57,9 @@ def demo(app: App, *, folder: Path | None, engine: str) -> int:
     count = len(corpus["chunks"]) + len(corpus["session"]["keys"])
     say(f"[bold]1. A bucket on disk[/] with {count} chunks of speech: {escape(str(home / 'bucket'))}")
     app.settings = demo_settings(home, engine)
-    apply_settings(app.settings, log_level=app.log_level)
+    # The demo explains itself; `batchscribe -v demo` also shows the events of the log.
+    verbose = click.get_current_context().find_root().params.get("verbose")
+    apply_settings(app.settings, log_level="info" if verbose else "warning")
     say(f"[bold]2. One tick[/], threshold {THRESHOLD} chunks, on this machine, engine {escape(engine)}")
     with opened(app) as made, made.lock.held():
         ticked = one_tick(made.world, made.terms)

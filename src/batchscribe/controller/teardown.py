@@ -199,7 +199,7 @@ def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
 
 
 def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
-    """True if our worker is gone from a machine that stays up. HostClient it to end, then kills it."""
+    """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     seen = poll.instance
     number = run.worker_on(seen.id)
     if number is None:
