@@ -256,3 +256,10 @@ def test_an_event_is_retried_unless_it_is_refused(
     monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
     sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)
+
+
+def test_a_test_event_reports_whether_the_webhook_accepted_it() -> None:
+    with http_receiver(400) as refusing:
+        sender = AppriseNotifier(webhook=f"{refusing.url}/hook", deadline=DEADLINE)
+        assert sender.post("notify.test", {}) == [("webhook", "it answered with status 400")]
+    assert AppriseNotifier().post("notify.test", {}) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.controller.commands.overview import overview
+from batchscribe.controller.observe import PAUSED
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Hold, Policy, PolicyName
@@ -79,3 +80,10 @@ def test_a_store_that_fails_leaves_the_rest(at: Stage) -> None:
     at.store.before = refuse
     seen = overview(at.world, at.terms)
     assert (seen.observed, seen.decision, seen.error) == (None, None, "no answer")
+
+
+def test_a_pause_that_is_over_is_not_shown(at: Stage) -> None:
+    at.ledger.put(PAUSED, (at.clock.now() + timedelta(minutes=1)).isoformat())
+    assert overview(at.world, at.terms).paused_until is not None
+    at.clock.sleep(120)
+    assert overview(at.world, at.terms).paused_until is None

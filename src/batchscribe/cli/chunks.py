@@ -92,7 +92,7 @@ def redo(
             app.console.print(f"Would redo {planned}. Nothing was changed.", markup=False)
         return
     if not yes:
-        _confirm(f"Redo {planned}?")
+        _confirm("redo", planned)
     stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
@@ -231,11 +231,11 @@ def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
 
 
-def _confirm(question: str) -> None:
-    """Asks the user. Raises UsageError without a terminal, Abort after a no."""
+def _confirm(act: str, planned: str) -> None:
+    """Asks the user. Raises MisconfiguredError without a terminal, Abort after a no."""
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Add --yes to do it without a terminal; nothing was changed")
-    click.confirm(question, abort=True)
+        raise MisconfiguredError(f"{act} of {planned} was not confirmed: add --yes (nothing was changed)")
+    click.confirm(f"{act.capitalize()} {planned}?", abort=True)
 
 
 def _unreadable(transcript: str, key: str) -> str:

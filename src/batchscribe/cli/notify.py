@@ -19,7 +19,8 @@ TEST = Message(
 @pass_app
 def notify(app: App, *, test: bool) -> int:  # noqa: ARG001  the option documents the act
     """Send a test message to all receivers; exit code 1 if one did not accept it."""
-    results = notifier(app.settings).deliver(TEST)
+    receivers = notifier(app.settings)
+    results = receivers.deliver(TEST) + receivers.post("notify.test", {"text": TEST.body})
     if not results:
         raise MisconfiguredError(
             "no receiver is configured: set BATCH_NOTIFY_EMAIL, SLACK_WEBHOOK_URL, BATCH_NOTIFY_URLS or "

@@ -105,7 +105,9 @@ def _tick(
 ) -> int:
     with opened(app, by_hand=by_hand, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
-        return _report(app, made, one_tick(made.world, made.terms, locked=locked, wait=wait), as_json=as_json)
+        ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
+        made.world.view.clear()
+        return _report(app, made, ticked, as_json=as_json)
 
 
 @click.command()
@@ -220,10 +222,11 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
 
 
 def _left(ticked: Ticked) -> int | None:
-    """Number of pending chunks that are still not done; None without launch."""
+    """Number of pending chunks that the run did not take; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
-    return max(0, ticked.seen.backlog.pending - ticked.runs[-1].chunks_done)
+    run = ticked.runs[-1]
+    return max(0, ticked.seen.backlog.pending - run.chunks_done - run.chunks_failed)
 
 
 def _exit_code(ticked: Ticked) -> int:

@@ -208,7 +208,8 @@ class Preconditions:
             smtp_url=settings.smtp_url,
             slack_webhook=settings.slack_webhook_url,
         )
-        yield checks.check_receivers(tuple(receiver.label for receiver in found))
+        webhook = ("webhook",) if settings.webhook_url else ()
+        yield checks.check_receivers((*(receiver.label for receiver in found), *webhook))
 
     def _check_history(self) -> Iterator[Finding]:
         try:

@@ -52,14 +52,21 @@ class AppriseNotifier:
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
         """Posts a signed JSON event to the webhook; a failure is logged."""
-        now = SystemClock().now()
+        self.post(kind, data)
+
+    def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
+        """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
+        now, results = SystemClock().now(), list[tuple[str, str]]()
         event = {"type": kind, "timestamp": now.isoformat(), "data": data}
         body = self._redact(msgspec.json.encode(event).decode())
         for receiver in self._webhooks:
             order = SendRequest(
                 receiver=receiver, title=kind, body=body, level="info", at=int(now.timestamp())
             )
-            _log_result(receiver, self._deliver(order), Message(kind, ""))
+            answer = self._deliver(order)
+            _log_result(receiver, answer, Message(kind, ""))
+            results.append((receiver.label, "" if answer.sent else answer.why))
+        return results
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
         """Sends and logs; returns each receiver's label with the reason of a failure, empty if sent."""

@@ -64,12 +64,13 @@ def overview(world: World, terms: Terms) -> Overview:
     except BatchscribeError as failure:
         error = str(failure)
     decision = decide(observed, terms.policy) if observed else None
+    paused = paused_until(world)
     return Overview(
         at=now,
         runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
         last_runs=tuple(run for run in ledger.runs(now - RECENT) if not run.open)[-LAST_RUNS:],
         last_tick=ledger.last_tick(),
-        paused_until=paused_until(world),
+        paused_until=paused if paused and paused > now else None,
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,

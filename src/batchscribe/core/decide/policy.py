@@ -184,7 +184,9 @@ def decide(seen: Observation, policy: Policy) -> Decision:
 
 def describe_pause(until: datetime) -> str:
     """Returns the end of a pause, such as "until 2026-11-23 12:00 UTC"."""
-    return "until `batchscribe resume`" if until >= FOREVER else f"until {until:%Y-%m-%d %H:%M} UTC"
+    if until >= FOREVER:
+        return "until `batchscribe resume`"
+    return f"until {until:%Y-%m-%d %H:%M} UTC; `batchscribe resume` ends it"
 
 
 def fit(seen: Observation, policy: Policy) -> Batch:
