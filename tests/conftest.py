@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import groupby, islice
 
 import pytest
 
@@ -20,3 +21,18 @@ def pytest_configure() -> None:
     all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spreads the long tests: each process of pytest-xdist gets one contiguous part, and begins with some."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts: list[list[pytest.Item]] = [[] for _ in range(count)]
+    long = [item for item in items if item.get_closest_marker("e2e")]
+    for _path, module in groupby(long, key=lambda item: item.path):
+        min(parts, key=len).extend(module)
+    rest = iter([item for item in items if not item.get_closest_marker("e2e")])
+    size = -(-len(items) // count)
+    for part in parts:
+        part.extend(islice(rest, max(0, size - len(part))))
+    items[:] = [item for part in parts for item in part] + list(rest)

@@ -135,7 +135,7 @@ def test_what_is_heard_a_second_time_goes_through_the_model(folder: Path, window
     assert heard.avg_logprob is None or heard.avg_logprob < 0
 
 
-@pytest.mark.parametrize(("device", "mend"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
+@pytest.mark.parametrize(("device", "fix"), [("cuda", "nvidia-smi"), ("cpu", "free -h")])
 def test_a_library_that_is_missing_shows_in_the_self_test(
     folder: Path, device: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

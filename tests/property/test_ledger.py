@@ -42,7 +42,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "RunState": st.sampled_from(RunState),
     "Outcome | None": st.none() | st.sampled_from(Outcome),
     "Usd": micros,
-    "Worked": st.builds(
+    "EngineTimeSummary": st.builds(
         EngineTimeSummary,
         workers=st.integers(0, 10**9),
         busy=seconds,

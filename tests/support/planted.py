@@ -244,7 +244,7 @@ def a_worker_is_left_on_a_borrowed_machine(patch: Patch) -> None:
 
 def others_claims_are_ignored(patch: Patch) -> None:
     patch.setattr(steps, "_claimed_by_another", lambda *_look: False)
-    patch.setattr(observe, "stranger", lambda *_look: None)
+    patch.setattr(observe, "foreign_claim", lambda *_look: None)
 
 
 def hung_work_is_waited_for(patch: Patch) -> None:

@@ -199,7 +199,8 @@ def _terminate_when(started: Path) -> None:
 def test_a_signal_ends_a_waiting_ssh_at_once(tmp_path: Path) -> None:
     started = tmp_path / "started"
     program = tmp_path / "ssh"
-    program.write_text(f"#!/bin/sh\necho $$ > {started}\nexec sleep 60\n")
+    # It has read its input, so the call waits for its end and no longer starts it.
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\necho $$ > {started}\nexec sleep 60\n")
     program.chmod(0o700)
     ssh = Ssh(SshOptions(known_hosts=tmp_path / "k", program=str(program)))
     Thread(target=_terminate_when, args=[started], daemon=True).start()
