@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 EPISODES ?= 100000
 SEED ?= 1
-WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+WORKERS ?= $(shell echo $$((2 * $$(nproc) + 2)))
 
 .PHONY: install dev demo test test-deep soak lint format bench docs lock clean
 

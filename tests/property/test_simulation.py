@@ -12,7 +12,7 @@ from simulation.__main__ import main, played
 from simulation.summary import Summary, broken
 
 SHARE = 100
-SHARES = (0, *(pytest.param(number, marks=pytest.mark.deep) for number in range(1, 12)))
+SHARES = (0, *(pytest.param(number, marks=pytest.mark.deep) for number in range(1, 5)))
 
 
 @pytest.mark.parametrize("share", SHARES)
