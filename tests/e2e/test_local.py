@@ -204,7 +204,7 @@ def test_a_second_tick_meanwhile_follows_the_same_run(desk: Desk) -> None:
 
 def test_a_tick_that_waits_reports_a_run_that_the_timer_settled(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
-    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="15")
+    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="60")
     closed = finish_by_timer(desk)
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -214,7 +214,7 @@ def test_a_tick_that_waits_reports_a_run_that_the_timer_settled(desk: Desk) -> N
 def test_a_tick_that_waits_fails_with_a_run_that_the_timer_settled(desk: Desk) -> None:
     put_speech(desk.bucket, "team-meeting")
     (desk.bucket / "team-meeting" / "chunk-002.aac").write_bytes(os.urandom(5000))
-    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="15")
+    process = desk.start("tick", "--json", BATCH_POLL_SECONDS="60")
     assert finish_by_timer(desk)["outcome"] == "incomplete"
     _, stderr = process.communicate()
     assert process.returncode == 1, stderr
