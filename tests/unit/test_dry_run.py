@@ -65,7 +65,7 @@ def test_up_to_three_folders_with_audio_are_named() -> None:
 
 def test_a_hold_below_the_threshold_names_the_latest_start(source: Path) -> None:
     shown = output(app_of(source, BATCH_MAX_WAIT_HOURS="30"), "tick --dry-run")
-    assert "Would hold: 2 chunks pending, below the threshold of 100\nIt starts all the same by 2" in shown
+    assert "Would hold: 2 chunks pending, below the threshold of 100\nIt starts by 2" in shown
     assert "when the oldest chunk has waited 30 h (BATCH_MAX_WAIT_HOURS).\n" in shown
 
 

@@ -263,3 +263,11 @@ def test_a_test_event_reports_whether_the_webhook_accepted_it() -> None:
         sender = AppriseNotifier(webhook=f"{refusing.url}/hook", deadline=DEADLINE)
         assert sender.post("notify.test", {}) == [("webhook", "it answered with status 400")]
     assert AppriseNotifier().post("notify.test", {}) == []
+
+
+def test_a_webhook_that_failed_gets_no_further_event_from_this_process() -> None:
+    with http_receiver(400) as refusing:
+        sender = AppriseNotifier(webhook=f"{refusing.url}/hook", deadline=DEADLINE)
+        for _ in range(3):
+            sender.emit("session.completed", {})
+    assert len(refusing.posts) == 1

@@ -39,8 +39,8 @@ def planned(
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
         lines.append(
-            f"It starts all the same by {seen.backlog.oldest + max_wait:%Y-%m-%d %H:%M} UTC, when the oldest "
-            f"chunk has waited {max_wait.total_seconds() / 3600:g} h (BATCH_MAX_WAIT_HOURS)."
+            f"It starts by {seen.backlog.oldest + max_wait:%Y-%m-%d %H:%M} UTC at the latest, when the "
+            f"oldest chunk has waited {max_wait.total_seconds() / 3600:g} h (BATCH_MAX_WAIT_HOURS)."
         )
     lines.append("Dry run: nothing was started, nothing was written.")
     return lines

@@ -185,6 +185,7 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
 def _emit_events(world: World, run: Run, result: Verified) -> None:
     """Sends an event for each completed session, then one for the run."""
     for session in sorted(result.complete):
+        world.keep_alive()
         world.notifier.emit("session.completed", {"session": session, "output": run.output, "run": run.id})
     world.notifier.emit("run.settled", msgspec.to_builtins(build(run)))
 

@@ -51,8 +51,12 @@ class AppriseNotifier:
         self.deliver(message)
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
-        """Posts a signed JSON event to the webhook; a failure is logged."""
-        self.post(kind, data)
+        """Posts a signed JSON event to the webhook.
+
+        A failure is logged, and ends the events of this process: a run may have thousands of them.
+        """
+        if any(why for _label, why in self.post(kind, data)):
+            self._webhooks = []
 
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
         """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""

@@ -139,7 +139,7 @@ class Machine:
     reaching_since: Moment | None = None
     """Time of the first request to its host for its current worker; None until it was observed running."""
     refused_since: Moment | None = None
-    """Time of the first of the last connections, all of which its host refused."""
+    """Time of the first connection since when its host refused every one."""
     over: bool = False
     """True if it does no more work for the run, while others do."""
     outcome: Outcome | None = None

@@ -168,8 +168,8 @@ def _scan_session(session: str, audios: list[AudioObject], rules: ScanRules) -> 
     done = by_state[ChunkState.DONE]
     return SessionScan(
         session=session,
-        pending=_make_chunks(by_state[ChunkState.PENDING], rules),
-        waiting=_make_chunks(by_state[ChunkState.WAITING], rules),
+        pending=make_chunks(by_state[ChunkState.PENDING], rules),
+        waiting=make_chunks(by_state[ChunkState.WAITING], rules),
         done=len(done),
         stale=tuple(audio.info.key for audio in done if audio.stale),
         quarantined=len(by_state[ChunkState.QUARANTINED]),
@@ -227,13 +227,14 @@ def _is_continuing(audio: AudioObject, rules: ScanRules) -> bool:
     return timedelta(0) <= rules.now - audio.info.modified < 2 * audio.gap
 
 
-def _make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk, ...]:
+def make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk, ...]:
     """Chunks of a session, in its order."""
     chunks = (_make_chunk(audio, rules) for audio in audios)
     return tuple(sorted(chunks, key=lambda chunk: (-1 if chunk.number is None else chunk.number, chunk.key)))
 
 
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
+    """The chunk of an audio object, with its earlier failures."""
     trouble = _find_trouble(audio, rules)
     troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
     return Chunk(
