@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from batchscribe.audio.bounded_queue import BoundedQueue
 from batchscribe.core.run.manifest import WorkerEnd
 from batchscribe.core.text.flags import NO_SPEECH, UNHEARD
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.core.text.transcripts import Segment
 from batchscribe.errors import EngineError
+from batchscribe.worker.session_queue import TimelineAssembler
+from batchscribe.worker.timeline import Ended
 from support.spoken import Spoken, ToneEngine, speech
 from support.spoken_sessions import Recorded, recorded, said, same
 
@@ -69,6 +74,24 @@ def session(words: Sequence[Spoken], engine: DeafEngine, *cuts: float, seconds: 
     made = recorded(list(words), speech(words, seconds), cuts, 0.0)
     made.engine = engine
     return made
+
+
+def hold_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds the ends of chunks back until the queue of windows is closed."""
+    closed = threading.Event()
+    close, emit = BoundedQueue.close, TimelineAssembler._emit
+
+    def note_close(queue: BoundedQueue[Any]) -> None:
+        close(queue)
+        closed.set()
+
+    def emit_late(assembler: TimelineAssembler, item: Any) -> None:
+        if isinstance(item, Ended):
+            assert closed.wait(60)
+        emit(assembler, item)
+
+    monkeypatch.setattr(BoundedQueue, "close", note_close)
+    monkeypatch.setattr(TimelineAssembler, "_emit", emit_late)
 
 
 def test_words_of_a_second_decoding_leave_no_flag() -> None:
@@ -153,7 +176,13 @@ def test_past_the_deadline_there_is_no_second_decoding() -> None:
     assert made.engine.windows == 1
 
 
-def test_a_second_decoding_that_the_deadline_leaves_undone_costs_no_chunk() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_second_decoding_that_the_deadline_leaves_undone_costs_no_chunk(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the ends of the chunks come after the stop (`late`)."""
+    if late:
+        hold_back_ends(monkeypatch)
     made = session(talk(2, 22), DeafEngine(begin=8.0, end=14.0), 10.0, 20.0)
     made.engine.after = lambda: made.clock.sleep(HOURS)
     made.transcribe(made.keys)

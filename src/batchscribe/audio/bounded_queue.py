@@ -26,11 +26,11 @@ class BoundedQueue(Generic[T]):
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, item: T) -> bool:
-        """Waits for room. Returns False, without the item, if the queue is closed."""
+    def put(self, item: T, *, even_closed: bool = False) -> bool:
+        """Waits for room. A closed queue refuses the item, and returns False, unless `even_closed`."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._size)
-            if self._closed:
+            if self._closed and not even_closed:
                 return False
             self._items.append(item)
             self._changed.notify_all()

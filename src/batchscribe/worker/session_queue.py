@@ -78,7 +78,8 @@ class TimelineAssembler:
             neighbours.close()
 
     def _emit(self, item: Prepared) -> None:
-        if not self._out.put(item):
+        """Puts an item out. The end of a chunk passes after a stop, too: all its results may be there."""
+        if not self._out.put(item, even_closed=not isinstance(item, PendingWindow)):
             raise InterruptedRunError("the worker is ending")
 
 
