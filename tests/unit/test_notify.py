@@ -254,7 +254,7 @@ def test_an_event_is_retried_unless_it_is_refused(
     answers = list(statuses)
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
-    sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
+    sent = webhook.post_event("https://example.org/hook", "evt_1", "{}", 0).sent
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)
 
 
@@ -263,6 +263,34 @@ def test_a_test_event_reports_whether_the_webhook_accepted_it() -> None:
         sender = AppriseNotifier(webhook=f"{refusing.url}/hook", deadline=DEADLINE)
         assert sender.post("notify.test", {}) == [("webhook", "it answered with status 400")]
     assert AppriseNotifier().post("notify.test", {}) == []
+
+
+def test_an_event_that_is_sent_again_has_the_same_id() -> None:
+    """A crash between the message and the end of the settlement sends it again, at another time."""
+    session = {"run": "r1", "session": "walk/", "output": "s3://b"}
+    sent = [("run.settled", {"run": "r1"}), ("session.completed", session), ("run.settled", {"run": "r2"})]
+    with http_receiver() as inbox:
+        for kind, data in (*sent, *sent, ("notify.test", {}), ("notify.test", {})):
+            AppriseNotifier(webhook=f"{inbox.url}/hook", deadline=DEADLINE).emit(kind, data)
+    ids = [headers["webhook-id"] for headers in inbox.headers]
+    assert ids[:3] == ids[3:6]
+    assert len(set(ids)) == 5
+
+
+def test_a_result_that_a_command_prints_is_not_logged_too(log: io.StringIO) -> None:
+    sender = AppriseNotifier(
+        urls=[f"json://127.0.0.1:{closed_port()}"],
+        webhook=f"http://127.0.0.1:{closed_port()}/",
+        deadline=DEADLINE,
+    )
+    results = sender.deliver(MESSAGE) + sender.post("notify.test", {})
+    assert ([label for label, _why in results], all(why for _label, why in results)) == (
+        ["json", "webhook"],
+        True,
+    )
+    assert log.getvalue() == ""
+    sender.send(MESSAGE)
+    assert "message not sent receiver=json" in log.getvalue()
 
 
 def test_a_webhook_that_failed_gets_no_further_event_from_this_process() -> None:

@@ -19,6 +19,7 @@ import structlog
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.notify.child import SendRequest
 from batchscribe.adapters.notify.receivers import Answer, Receiver, receivers
+from batchscribe.adapters.notify.webhook import event_id
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
 from batchscribe.core.redaction import Redactor, printable
@@ -48,32 +49,33 @@ class AppriseNotifier:
 
     def send(self, message: Message) -> None:
         """Sends to all receivers in parallel; failures are logged."""
-        self.deliver(message)
+        _log_results(self.deliver(message), message.title)
 
     def emit(self, kind: str, data: Mapping[str, object]) -> None:
         """Posts a signed JSON event to the webhook.
 
         A failure is logged, and ends the events of this process: a run may have thousands of them.
         """
-        if any(why for _label, why in self.post(kind, data)):
+        results = self.post(kind, data)
+        _log_results(results, kind)
+        if any(why for _label, why in results):
             self._webhooks = []
 
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
         """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
-        now, results = SystemClock().now(), list[tuple[str, str]]()
-        event = {"type": kind, "timestamp": now.isoformat(), "data": data}
-        body = self._redact(msgspec.json.encode(event).decode())
-        for receiver in self._webhooks:
-            order = SendRequest(
-                receiver=receiver, title=kind, body=body, level="info", at=int(now.timestamp())
-            )
-            answer = self._deliver(order)
-            _log_result(receiver, answer, Message(kind, ""))
-            results.append((receiver.label, "" if answer.sent else answer.why))
-        return results
+        now = SystemClock().now()
+        document = {"type": kind, "timestamp": now.isoformat(), "data": data}
+        body = self._redact(msgspec.json.encode(document).decode())
+        # Without a run, as a test, it is never the same event twice.
+        event, at = event_id(kind, {"run": now.isoformat(), **data}), int(now.timestamp())
+        orders = [
+            SendRequest(receiver=receiver, title=kind, body=body, level="info", event=event, at=at)
+            for receiver in self._webhooks
+        ]
+        return [(order.receiver.label, _reason(self._deliver(order))) for order in orders]
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
-        """Sends and logs; returns each receiver's label with the reason of a failure, empty if sent."""
+        """Sends; returns each receiver's label with the reason of a failure, empty if sent."""
         if not self._receivers:
             return []
         # Titles are ours. Bodies quote errors and workers' reports.
@@ -82,12 +84,9 @@ class AppriseNotifier:
             SendRequest(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers
         ]
-        results: list[tuple[str, str]] = []
         with ThreadPoolExecutor(len(orders)) as threads:
-            for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
-                _log_result(receiver, answer, message)
-                results.append((receiver.label, "" if answer.sent else answer.why))
-        return results
+            reasons = [_reason(answer) for answer in threads.map(self._deliver, orders)]
+        return [(receiver.label, why) for receiver, why in zip(self._receivers, reasons, strict=True)]
 
     def _deliver(self, order: SendRequest) -> Answer:
         try:
@@ -118,9 +117,14 @@ def _decode_answer(output: bytes) -> Answer:
         return Answer(sent=False, why="its process died")
 
 
-def _log_result(receiver: Receiver, answer: Answer, message: Message) -> None:
+def _reason(answer: Answer) -> str:
+    return "" if answer.sent else answer.why or "it gave no reason"
+
+
+def _log_results(results: Sequence[tuple[str, str]], title: str) -> None:
     log = structlog.get_logger()
-    if answer.sent:
-        log.info("message sent", receiver=receiver.label, title=message.title)
-    else:
-        log.warning("message not sent", receiver=receiver.label, why=answer.why, title=message.title)
+    for receiver, why in results:
+        if why:
+            log.warning("message not sent", receiver=receiver, why=why, title=title)
+        else:
+            log.info("message sent", receiver=receiver, title=title)

@@ -24,6 +24,8 @@ class SendRequest(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     body: str
     level: str
+    event: str = ""
+    """Id of an event."""
     at: int = 0
     """Time of an event, in Unix seconds."""
 
@@ -43,7 +45,7 @@ class _Status(logging.Handler):
 def deliver(order: SendRequest) -> Answer:
     """Sends the message; returns whether the receiver accepted it."""
     if order.receiver.webhook:
-        return post_event(order.receiver.webhook, order.body, order.at)
+        return post_event(order.receiver.webhook, order.event, order.body, order.at)
     if order.receiver.sendmail:
         return _send_by_sendmail(order)
     return _send_by_apprise(order)
