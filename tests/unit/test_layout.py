@@ -34,7 +34,7 @@ def columns_of(session: str, *, pending: int, width: int) -> list[str]:
 
 def test_a_narrow_table_leaves_out_columns_without_counts_first() -> None:
     assert columns_of("a" * 60, pending=7, width=80) == [
-        *("session", "pending", "done", "unreadable", "bytes", "oldest"),
+        *("session", "pending", "done", "unreadable", "pending size", "oldest"),
     ]
     assert "stale" in columns_of("a" * 60, pending=7, width=200)
 
@@ -69,9 +69,9 @@ def test_a_pipe_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (31, "$0.000031"),
         (880, "$0.00088"),
         (8_800, "$0.0088"),
-        (263_000, "$0.2630"),
+        (263_000, "$0.26"),
         (100_423_700, "$100.42"),
-        (-500_000, "-$0.5000"),
+        (-500_000, "-$0.50"),
     ],
 )
 def test_small_amounts_keep_two_significant_digits(micros: int, text: str) -> None:

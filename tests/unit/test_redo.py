@@ -41,7 +41,7 @@ from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, StoreUnavailableError
+from batchscribe.errors import ObjectNotFoundError, StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from support import values
@@ -421,7 +421,7 @@ def test_why_of_audio_that_is_gone(store: MemoryStore, scanner: Scanner) -> None
 def test_why_of_nothing(scanner: Scanner) -> None:
     with pytest.raises(ObjectNotFoundError, match="no record of"):
         why(scanner, "never.mp3")
-    with pytest.raises(MisconfiguredError, match="not the key of an audio file"):
+    with pytest.raises(ObjectNotFoundError, match="not the key of an audio file"):
         why(scanner, "notes.txt")
 
 

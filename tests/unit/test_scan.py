@@ -17,7 +17,7 @@ from batchscribe.core.scan.backlog import LiveLock
 from batchscribe.core.scan.chunks import AUDIO_TYPES, PASSED_OVER, passed_over_text
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import AudioRef, Transcript
-from batchscribe.errors import MisconfiguredError, StoreUnavailableError
+from batchscribe.errors import StoreUnavailableError, UnsupportedAudioError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring.stores import open_store
@@ -361,5 +361,5 @@ def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: FakeClo
 
 def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
     put(store, "a.dss")
-    with pytest.raises(MisconfiguredError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
+    with pytest.raises(UnsupportedAudioError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
         why(scanner(store), "a.dss")

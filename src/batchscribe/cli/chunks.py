@@ -83,16 +83,17 @@ def redo(
     if sum(map(bool, (what, stale, model_not))) != 1:
         raise click.UsageError("give one of: a key or a session, --stale, --model-not MODEL")
     scanner = open_scanner(app.settings)
-    chosen = _chosen(app, scanner, what, stale=stale, model_not=model_not)
-    planned = _describe_redo(app, chosen)
+    found = _chosen(app, scanner, what, stale=stale, model_not=model_not)
+    chosen = redoing.attempted(scanner, found)
     if dry_run or not chosen:
         if as_json:
             print_json({"would_redo": [audio.info.key for audio in chosen]})
         else:
-            app.console.print(f"Would redo {planned}. Nothing was changed.", markup=False)
+            line = f"Would redo {_describe_redo(app, chosen)}" if chosen else _nothing_to_redo(len(found))
+            app.console.print(f"{line}. Nothing was changed.", markup=False)
         return
     if not yes:
-        _confirm("redo", planned)
+        _confirm("redo", _describe_redo(app, chosen))
     stamp = f"{open_clock().now():%Y%m%d-%H%M%S}"
     redone = list(redoing.redo(scanner, chosen, stamp=stamp))
     if as_json:
@@ -100,10 +101,9 @@ def redo(
         return
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
-    aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
-    app.console.print(
-        f"{format_count(len(redone), 'chunk')} pending again; old transcripts in {aside}", markup=False
-    )
+    kept = any(each.kept for each in redone)
+    aside = f"; old transcripts in {url_of(scanner.output, f'{keys.SUPERSEDED}{stamp}/')}" if kept else ""
+    app.console.print(f"{format_count(len(redone), 'chunk')} pending again{aside}", markup=False)
 
 
 @click.group()
@@ -145,7 +145,11 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
         return
     for key in released:
         app.console.print(f"released: {printable(key)}", markup=False)
-    app.console.print(f"{len(released)} released; they start no run of their own before the next listing")
+    app.console.print(
+        f"{format_count(len(released), 'chunk')} released; the next run takes them (`batchscribe run` starts one)"
+        if released
+        else "nothing is quarantined: nothing was released"
+    )
 
 
 @click.command()
@@ -221,14 +225,17 @@ def _chosen(
 
 def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:
     """Returns the number of chunks, with estimated audio and cost if the price is known."""
-    if not chosen:
-        return "nothing"
     try:
         estimated = estimate_audio(app.settings, chosen)
     except MisconfiguredError as error:
         return f"{format_count(len(chosen), 'chunk')} (cost unknown: {error})"
     audio = format_hours(estimated.audio_seconds)
     return f"{format_count(len(chosen), 'chunk')}, about {audio} of audio, about {estimated.cost}"
+
+
+def _nothing_to_redo(found: int) -> str:
+    fresh = f": {format_count(found, 'chunk')} not transcribed yet, which the next run takes" if found else ""
+    return f"There is nothing to redo{fresh}"
 
 
 def _confirm(act: str, planned: str) -> None:

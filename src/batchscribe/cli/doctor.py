@@ -69,7 +69,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)
-        click.echo(f"\nStarting {seen.id} at {rate}: at least ${least.text()}, billed until it is stopped.")
+        click.echo(f"\nStarting {seen.id} at {rate}: at least {least}, billed until it is stopped.")
     with running_instance(at, seen, start_it=True) as running:
         assert running
         for finding in check_host(at, running):

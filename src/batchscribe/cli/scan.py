@@ -12,7 +12,7 @@ import click
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
-from batchscribe.core.figures import format_count
+from batchscribe.core.figures import format_count, format_size, format_sizes
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, total
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
@@ -118,7 +118,7 @@ def _columns(rows: list[SessionRow], now: datetime) -> list[Column]:
     return [
         Column("session", sessions, folded=24),
         *(_count_column(name, column) for name, column in counts.items()),
-        Column("bytes", [_bytes(row.bytes) for row in rows], right=True, optional=1),
+        Column("pending size", format_sizes([row.bytes for row in rows]), right=True, optional=1),
         Column("oldest", [span(now - row.oldest) if row.oldest else "-" for row in rows], right=True),
     ]
 
@@ -135,7 +135,7 @@ def summary(
     if hidden:
         yield f"{format_count(hidden, 'session')} not shown; `--all` shows every session"
     oldest = f", the oldest {span(now - backlog.oldest)} old" if backlog.oldest else ""
-    yield f"{backlog.pending} pending ({_bytes(backlog.pending_bytes)}){oldest}"
+    yield f"{backlog.pending} pending ({format_size(backlog.pending_bytes)}){oldest}"
     counts = [f"{getattr(backlog, name)} {name}" for name in COUNTS[1:]]
     counts += [f"{backlog.troubled} failed before", f"{backlog.empty} empty"]
     yield ", ".join(counts) + f", in {format_count(backlog.sessions, 'session')}"
@@ -193,12 +193,3 @@ def _row(scan: SessionScan) -> SessionRow:
 
 def _age(oldest: datetime | None, now: datetime) -> float | None:
     return round((now - oldest).total_seconds(), 1) if oldest else None
-
-
-def _bytes(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -80,7 +80,10 @@ def run(
     as_json: bool,
     **chosen: str | None,
 ) -> int:
-    """Transcribe the backlog now, or only SESSIONs, ignoring policy and age."""
+    """Transcribe the backlog now, or only SESSIONs, ignoring policy and age.
+
+    A pause and the day's budget hold it, too; `batchscribe resume` ends a pause.
+    """
     # A run with a limit takes no second batch, so that it stays within its sessions.
     if limit or sessions:
         app.flags["BATCH_LIMIT"] = str(limit or NO_LIMIT)

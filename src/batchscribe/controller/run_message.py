@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from batchscribe.core.figures import format_count, format_hours
 from batchscribe.core.messages import Level, Message
 from batchscribe.core.run.engine_time import flag_text
 from batchscribe.core.run.runs import Outcome, Run
@@ -28,8 +29,8 @@ def run_message(
     asked = run.chunks_done + len(quarantined) + len(left)
     machine = run.instance_type or run.provider
     lines = [
-        f"{run.chunks_done} of {asked} chunks done, {len(quarantined)} quarantined, {len(left)} left.",
-        f"{run.audio_seconds / 3600:.2f} h of audio, at most ${run.cost.text(4)} on {machine}.",
+        f"{run.chunks_done} of {format_count(asked, 'chunk')} done, {len(quarantined)} quarantined, {len(left)} left.",
+        f"{format_hours(run.audio_seconds)} of audio, at most {run.cost} on {machine}.",
         run.detail,
         *failure_lines(run, len(quarantined) + len(left)),
         f"Transcripts: {run.output}. Audio: {run.source}. Scheduler: {run.host or 'this machine'}.",

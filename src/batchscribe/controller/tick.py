@@ -16,7 +16,7 @@ import msgspec
 
 from batchscribe.control_place import control_of
 from batchscribe.controller.advance import PassResult, advance, advance_all, interrupted
-from batchscribe.controller.alerts import alert
+from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.observe import observe
@@ -95,7 +95,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
             raise
         _end_runs(world, terms, opened, error=error, passed=passed, locked=locked)
     except BatchscribeError as error:
-        alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
+        send_alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         if wait:
             _follow(world, terms, passed, locked, only_ending=True)
         raise
@@ -140,7 +140,7 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
                 retry_clean_up(world, terms)
     except BatchscribeError as error:
         if not isinstance(error, (InterruptedRunError, LockHeldError)):
-            alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
+            send_alert(world, "watchdog-failed", "batchscribe: the watchdog failed", str(error))
         raise
     if passed.stuck:
         raise max(passed.stuck.values(), key=lambda error: error.exit_code)

@@ -67,6 +67,16 @@ def model_not(scanner: Scanner, model: str) -> Sequence[AudioObject]:
     ]
 
 
+def attempted(scanner: Scanner, chosen: Sequence[AudioObject]) -> Sequence[AudioObject]:
+    """Those with a transcript or a failed attempt; for the others there is nothing to redo."""
+    if all(audio.transcripts or audio.blank for audio in chosen):
+        return chosen
+    failed = scanner.rules().trouble
+    return [
+        audio for audio in chosen if audio.transcripts or audio.blank or keys.digest(audio.info.key) in failed
+    ]
+
+
 def redo(scanner: Scanner, chosen: Iterable[AudioObject], *, stamp: str) -> Iterator[Redone]:
     """Moves the transcripts of each object aside and revokes its failures. It is pending again.
 

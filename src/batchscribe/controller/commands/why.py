@@ -22,7 +22,12 @@ from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, spl
 from batchscribe.core.scan.explanation import explain
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text.transcripts import Transcript
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, PermanentError
+from batchscribe.errors import (
+    MisconfiguredError,
+    ObjectNotFoundError,
+    PermanentError,
+    UnsupportedAudioError,
+)
 from batchscribe.protocols import Store
 from batchscribe.reading import read_bytes, read_transcript
 
@@ -88,11 +93,11 @@ class ChunkHistory:
 def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)) -> ChunkHistory:
     """History of a chunk by its key, the only Unicode variant of it, or a part that only one key has.
 
-    Raises MisconfiguredError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
+    Raises UnsupportedAudioError if the format is not decoded, and ObjectNotFoundError, with similar keys, if
     there is no record of it.
     """
     if (kind := passed_over(key)) is not None:
-        raise MisconfiguredError(
+        raise UnsupportedAudioError(
             f"{key!r} is skipped: .{kind} is not decoded; convert it, for example to .wav or .flac"
         )
     if name := audio_name(key):
@@ -103,7 +108,7 @@ def why(scanner: Scanner, key: str, *, max_wait: timedelta = timedelta(hours=24)
     if len(similar) == 1:
         return _read_life(scanner, similar[0].info.key, similar[0].name, max_wait)
     if name is None and not similar:
-        raise MisconfiguredError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
+        raise ObjectNotFoundError(f"{key!r} is not the key of an audio file; `batchscribe scan` shows those")
     listed = ", ".join(audio.info.key for audio in similar[:NAMED])
     more = f" and {len(similar) - NAMED} more" if len(similar) > NAMED else ""
     hint = f"; similar: {listed}{more}" if similar else "; `batchscribe scan` shows the sessions"

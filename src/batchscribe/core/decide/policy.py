@@ -165,7 +165,8 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.open_run is not None:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
-        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}"))
+        too = "; a pause holds `run`, too" if policy.by_hand else ""
+        return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}{too}"))
     batch = fit(seen, policy)
     pays, reason = _find_reason(seen, policy, batch)
     if not pays:

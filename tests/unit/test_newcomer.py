@@ -1,0 +1,109 @@
+"""Mistakes of a new user at the command line, and what the commands print about them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from batchscribe.cli.app import App
+from batchscribe.cli.main import cli
+from batchscribe.controller.run_message import run_message
+from batchscribe.core.decide.money import Usd
+from batchscribe.core.decide.policy import Hold, Policy, decide
+from batchscribe.errors import BatchscribeError
+from batchscribe.settings import load
+from support import values
+
+AUDIO = b"12345" * 1000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name in ("calls/chunk-001.mp3", "calls/chunk-002.mp3", "calls/notes.txt", "one.mp3"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(AUDIO)
+    return tmp_path / "data"
+
+
+def invoke(source: Path, *words: str, **names: str) -> Result:
+    """A command as in a folder with these settings; errors of ours are in `exception`."""
+    defaults = {
+        "BATCH_SOURCE": str(source),
+        "BATCH_MIN_AGE_MINUTES": "0",
+        "BATCH_ENGINE": "pocketsphinx",
+        "GPU_PROVIDER": "local",
+    }
+    app = App()
+    app.__dict__["settings"] = load(defaults | names, folder=source.parent)
+    command: click.Command = cli
+    context = click.Context(cli)
+    rest = list(words)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, rest.pop(0))
+        assert found
+        command = found
+    return CliRunner().invoke(command, rest, obj=app)
+
+
+def code_of(done: Result) -> int:
+    return done.exception.exit_code if isinstance(done.exception, BatchscribeError) else done.exit_code
+
+
+def test_there_is_nothing_to_redo_before_the_first_transcript(source: Path) -> None:
+    assert invoke(source, "redo", "calls", "--yes").output == (
+        "There is nothing to redo: 2 chunks not transcribed yet, which the next run takes. "
+        "Nothing was changed.\n"
+    )
+    assert not (source / "_batchscribe").exists()
+    (source / "calls" / "transcription-chunk-001.json").write_bytes(b"{}")
+    assert "1 chunk pending again; old transcripts in " in invoke(source, "redo", "calls", "--yes").output
+
+
+def test_a_pause_holds_a_run_by_hand_and_its_help_says_so(source: Path) -> None:
+    assert "A pause and the day's budget hold it, too" in invoke(source, "run", "--help").output
+    seen = values.observation(paused_until=values.NOW + timedelta(hours=1))
+    held = decide(seen, Policy(by_hand=True))
+    assert isinstance(held, Hold)
+    assert "`batchscribe resume` ends it; a pause holds `run`, too" in held.reason.sentence
+
+
+def test_the_release_of_a_quarantine_names_what_follows(source: Path) -> None:
+    assert invoke(source, "quarantine", "release", "--all").output == (
+        "nothing is quarantined: nothing was released\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "why nosuch",
+        "why nosuch.mp3",
+        "why nosuch.dss",
+        "export nosuch",
+        "redo nosuch --yes",
+        "run nosuch",
+        "quarantine release nosuch.mp3",
+        "logs nosuch",
+        "reconcile --forget nosuch",
+        "reconcile --adopt nosuch",
+    ],
+)
+def test_an_unknown_key_session_or_run_has_one_exit_code(source: Path, command: str) -> None:
+    done = invoke(source, *command.split())
+    assert (code_of(done), "nosuch" in str(done.exception)) == (1, True), done.output
+
+
+def test_an_error_is_printed_once(source: Path) -> None:
+    done = invoke(source / "nosuch", "run")
+    assert "there is no folder" in str(done.exception)
+    assert done.output == ""
+
+
+def test_a_message_has_two_digits_of_dollars() -> None:
+    run = values.run(cost=Usd.parse("0.2630"), audio_seconds=90.0, chunks_done=1)
+    assert "1 of 1 chunk done" in (body := run_message(run, left=[], quarantined=[], passed_over={}).body)
+    assert "1.5 min of audio, at most $0.26 on" in body
