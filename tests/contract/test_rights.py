@@ -135,7 +135,7 @@ def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_:
     assert caller.answered is not None
     assert account.machine_type("g5.xlarge") == MachineType(name="g5.xlarge", vcpus=4, gpus="1 NVIDIA A10G")
     assert account.schedule_group() == "ACTIVE"
-    assert account.port_sources(cloud.instance, 22) == ()
+    assert account.port_access(cloud.instance, 22).sources == ()
     # moto has no quotas of EC2: the right is there, the quota is not.
     with pytest.raises(ObjectNotFoundError):
         account.quota("g5.xlarge")
@@ -147,7 +147,7 @@ def test_without_rights_each_read_of_the_doctor_says_so(cloud: Cloud, as_: Restr
     with pytest.raises(MissingRightError):
         account.machine_type("g5.xlarge")
     with pytest.raises(MissingRightError):
-        account.port_sources(cloud.instance, 22)
+        account.port_access(cloud.instance, 22)
     # moto answers these two services in the format of another one.
     with pytest.raises(MisconfiguredError, match="not authorized"):
         account.quota("g5.xlarge")

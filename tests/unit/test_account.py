@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import Stubber
 
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.core.run.account import MachineType, Quota
+from batchscribe.core.run.account import MachineType, PortAccess, Quota
 from batchscribe.errors import (
     BatchscribeError,
     CredentialsError,
@@ -92,7 +92,8 @@ def test_the_port_is_open_to_the_sources_of_the_rules_that_cover_it(account: Aws
         ("describe_instances", {"Reservations": [{"Instances": [seen]}]}),
         ("describe_security_groups", {"SecurityGroups": [{"GroupId": "sg-1", "IpPermissions": RULES}]}),
     )
-    assert account.port_sources(INSTANCE, 22) == ("192.0.2.7/32", "::/0", "sg-scheduler")
+    found = PortAccess(groups=("sg-1",), sources=("192.0.2.7/32", "::/0", "sg-scheduler"))
+    assert account.port_access(INSTANCE, 22) == found
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,15 @@ def test_what_is_known_beforehand_is_refused_with_its_fix(
     assert str(caught.value).endswith("(nothing was started)")
 
 
+def test_all_obstacles_are_named_at_once(tmp_path: Path) -> None:
+    broken = {"BATCH_ENGINE": "wisper", "GPU_SSH_KEY_PATH": "/nope.pem", "BATCH_CLOUD_GUARD": "eventbridge"}
+    with pytest.raises(MisconfiguredError) as caught:
+        preflight(settings(tmp_path, **broken), MemoryStore(FakeClock()))
+    obstacles = ("'wisper' is installed", "BATCH_GUARD_ROLE_ARN", "/nope.pem cannot", "is not set up: run")
+    assert [each for each in obstacles if each not in str(caught.value)] == []
+    assert str(caught.value).count("(nothing was started)") == 1
+
+
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "STATE_BYTES", 10**18)
     with pytest.raises(MisconfiguredError, match="its disk is full: free"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -146,7 +147,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
     for key in released:
         app.console.print(f"released: {printable(key)}", markup=False)
     app.console.print(
-        f"{format_count(len(released), 'chunk')} released; the next run takes them (`batchscribe run` starts one)"
+        f"{format_count(len(released), 'chunk')} released for the next run; `batchscribe run` starts one"
         if released
         else "nothing is quarantined: nothing was released"
     )
@@ -246,7 +247,7 @@ def _confirm(act: str, planned: str) -> None:
 
 
 def _unreadable(transcript: str, key: str) -> str:
-    return printable(f"{transcript} is not read; `batchscribe redo {key}` transcribes it again")
+    return printable(f"{transcript} is not read; `batchscribe redo {shlex.quote(key)}` transcribes it again")
 
 
 def _next_tick(app: App) -> str:

@@ -200,9 +200,9 @@ def _print_empty(app: App, seen: Observation | None) -> None:
 def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     """Error that would refuse the start; None if it can start."""
     try:
-        refuse_unsupported(made.terms.unsupported)
         if start:
             made.world.preflight()
+        refuse_unsupported(made.terms.unsupported)
     except MisconfiguredError as error:
         return error
     return None

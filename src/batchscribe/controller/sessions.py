@@ -6,6 +6,7 @@ file is never overwritten; the session's files then get another name.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -87,7 +88,7 @@ def assemble(scanner: Scanner, session: str) -> SessionTranscript:
 def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
     for part in parts:
         if part.unreadable:
-            return f"{part.transcript!r} cannot be read ({part.unreadable}): `batchscribe redo {part.key}`"
+            return f"{part.transcript!r} cannot be read ({part.unreadable}): `batchscribe redo {shlex.quote(part.key)}`"
     return f"no transcript of session {session!r} is there yet: see `batchscribe scan`"
 
 

@@ -204,8 +204,8 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
             # Reported before the first start, which may be days away.
             refuse_unsupported(terms.unsupported)
         case Launch():
-            refuse_unsupported(terms.unsupported)
             world.preflight()
+            refuse_unsupported(terms.unsupported)
             run = open_run(world, terms, decision, seen.instances)
             world.ledger.put(
                 f"scan/{run.id}", msgspec.json.encode(replace(seen.backlog, candidates=())).decode()

@@ -134,7 +134,7 @@ class Preconditions:
         yield attempt("price", lambda: checks.check_price(types, rate_of(self.settings)))
         yield attempt(
             "shutdown",
-            lambda: checks.check_shutdown(instance, self.shutdown()),
+            lambda: checks.check_shutdown(instance, self.shutdown(), self.settings.region),
             optional="ec2:DescribeInstanceAttribute",
         )
 
@@ -149,7 +149,7 @@ class Preconditions:
         if kinds:
             yield attempt(
                 "quota",
-                lambda: checks.check_quota(account.quota(name), kinds[0]),
+                lambda: checks.check_quota(account.quota(name), kinds[0], self.settings.region),
                 optional="servicequotas:GetServiceQuota",
             )
 
@@ -170,10 +170,11 @@ class Preconditions:
         key = check_key_file(settings.ssh_key_path)
         yield key if key.ok or needed else warned(KEY_FILE, key.detail, key.fix)
         if settings.ssh_host in {"public", "private"}:
-            sources = partial(account.port_sources, settings.instance_id, settings.ssh_port)
+            access = partial(account.port_access, settings.instance_id, settings.ssh_port)
+            own = checks.PUBLIC_ADDRESS if settings.ssh_host == "public" else checks.PRIVATE_ADDRESS
             yield attempt(
                 "ssh port",
-                lambda: checks.check_port(sources(), settings.ssh_port, needed=needed),
+                lambda: checks.check_port(access(), settings.ssh_port, settings.region, own, needed=needed),
                 optional="ec2:DescribeSecurityGroups",
             )
         yield attempt("host key", partial(self._check_host_key, needed=needed))

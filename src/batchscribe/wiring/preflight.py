@@ -148,25 +148,27 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
 
 def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
     spec = engine_spec(settings)
-    yield check_engine(spec)
+    engine = check_engine(spec)
+    yield engine
     yield check_state_folder(settings.state_dir)
     if settings.provider == LOCAL:
-        yield check_local_engine(spec)
+        if engine.ok:
+            yield check_local_engine(spec)
         return
     instance = settings.required("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
     record = instance_record(output, instance)
-    if isinstance(record, Finding):
-        yield record
-        return
-    yield from check_record(settings, record)
     if needs_ssh(settings, record):
         yield check_key_file(settings.ssh_key_path)
+    if isinstance(record, Finding):
+        yield record
+    else:
+        yield from check_record(settings, record)
 
 
 def _refuse_failures(findings: Iterable[Finding]) -> None:
-    """Raises MisconfiguredError for the first failure."""
-    for finding in findings:
-        if not finding.ok:
-            fix = f": {finding.fix}" if finding.fix else ""
-            raise MisconfiguredError(f"{finding.detail}{fix} (nothing was started)")
+    """Raises MisconfiguredError with all failures, each with its fix."""
+    failures = [finding for finding in findings if not finding.ok]
+    if failures:
+        obstacles = "; ".join(": ".join(filter(None, (each.detail, each.fix))) for each in failures)
+        raise MisconfiguredError(f"{obstacles} (nothing was started)")

@@ -13,7 +13,7 @@ import boto3
 
 from batchscribe.adapters.aws.clients import Api, Meaning, let_ours_through, patience
 from batchscribe.adapters.aws.schedules import GROUP
-from batchscribe.core.run.account import Caller, MachineType, Quota
+from batchscribe.core.run.account import Caller, MachineType, PortAccess, Quota
 from batchscribe.errors import ObjectNotFoundError
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 5.0
@@ -70,20 +70,19 @@ class AwsAccount:
             answer = self._quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)
         return Quota(code=code, vcpus=int(answer["Quota"]["Value"]))
 
-    def port_sources(self, instance: str, port: int) -> tuple[str, ...]:
-        """Address ranges and groups from which the instance's security groups admit TCP on `port`."""
+    def port_access(self, instance: str, port: int) -> PortAccess:
+        """The instance's security groups, and from where they admit TCP on `port`."""
         with self._api("EC2").asked("ec2:DescribeInstances", instance):
             answer = self._ec2.describe_instances(InstanceIds=[instance])
         rows = [row for group in answer["Reservations"] for row in group["Instances"]]
         names = [group["GroupId"] for row in rows for group in row.get("SecurityGroups", [])]
         if not names:
-            return ()
+            return PortAccess()
         with self._api("EC2").asked("ec2:DescribeSecurityGroups", ", ".join(names)):
             groups = self._ec2.describe_security_groups(GroupIds=names)["SecurityGroups"]
         rules = [rule for group in groups for rule in group.get("IpPermissions", [])]
-        return tuple(
-            dict.fromkeys(source for rule in rules if _admits(rule, port) for source in _sources(rule))
-        )
+        sources = dict.fromkeys(source for rule in rules if _admits(rule, port) for source in _sources(rule))
+        return PortAccess(groups=tuple(names), sources=tuple(sources))
 
     def schedule_group(self) -> str:
         """State of the schedule group of stop orders; empty if there is none."""

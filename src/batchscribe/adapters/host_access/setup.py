@@ -19,6 +19,7 @@ from batchscribe.adapters.host_access.installation import find_wheel, install
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
+from batchscribe.core.run.account import keep_at_shutdown
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CheckRequest,
@@ -261,10 +262,7 @@ class HostSetup:
 
     def _shutdown(self, instance: Instance) -> Finding:
         """Checks that an instance that powers itself off is not terminated."""
-        remedy = (
-            f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
-            "--instance-initiated-shutdown-behavior stop"
-        )
+        remedy = keep_at_shutdown(instance.id, self.terms.region)
         try:
             behaviour = self.shutdown(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:

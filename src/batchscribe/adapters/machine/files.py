@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from pathlib import Path
@@ -28,9 +29,13 @@ def check_key_file(path: Path | None) -> Finding:
         return failed(KEY_FILE, f"{path} is not a file", "correct GPU_SSH_KEY_PATH")
     if info.st_uid == os.geteuid() and info.st_mode & 0o077:
         detail = f"{path} is accessible to other users, so ssh ignores it"
-        return failed(KEY_FILE, detail, f"chmod 600 {path}")
+        return failed(KEY_FILE, detail, f"chmod 600 {shlex.quote(str(path))}")
     if not os.access(path, os.R_OK):
-        return failed(KEY_FILE, f"{path} is not readable by this user", f"chown it, and chmod 600 {path}")
+        return failed(
+            KEY_FILE,
+            f"{path} is not readable by this user",
+            f"chown it, and chmod 600 {shlex.quote(str(path))}",
+        )
     return passed(KEY_FILE, str(path))
 
 
@@ -59,10 +64,14 @@ def check_settings_file(path: Path) -> Finding:
         return passed(SETTINGS_FILE, f"no {path}: settings come from the environment")
     except OSError as error:
         return failed(
-            SETTINGS_FILE, f"{path} cannot be read ({error.strerror})", f"chown it, and chmod 600 {path}"
+            SETTINGS_FILE,
+            f"{path} cannot be read ({error.strerror})",
+            f"chown it, and chmod 600 {shlex.quote(str(path))}",
         )
     if mode & 0o077:
-        return warned(SETTINGS_FILE, f"{path} is accessible to other users", f"chmod 600 {path}")
+        return warned(
+            SETTINGS_FILE, f"{path} is accessible to other users", f"chmod 600 {shlex.quote(str(path))}"
+        )
     return passed(SETTINGS_FILE, f"{path}, accessible to its user only")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def describe_key_problem(path: Path) -> str:
     if not stat.S_ISREG(info.st_mode):
         return f"{path} is not a file"
     if info.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"{path} is open to others, and ssh refuses such keys: chmod 600 {path}"
+        return f"{path} is open to others, and ssh refuses such keys: chmod 600 {shlex.quote(str(path))}"
     return "" if os.access(path, os.R_OK) else f"{path} cannot be read by this user"
 
 
