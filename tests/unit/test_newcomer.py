@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from batchscribe.settings import load
 from support import values
 
 AUDIO = b"12345" * 1000
+SPOKEN = b'{"text": "hello", "segments": [{"text": "hello", "start": 1.0, "end": 2.0}]}'
 
 
 @pytest.fixture
@@ -61,6 +63,19 @@ def test_there_is_nothing_to_redo_before_the_first_transcript(source: Path) -> N
     assert not (source / "_batchscribe").exists()
     (source / "calls" / "transcription-chunk-001.json").write_bytes(b"{}")
     assert "1 chunk pending again; old transcripts in " in invoke(source, "redo", "calls", "--yes").output
+
+
+def test_an_incomplete_export_names_what_is_missing_and_why(source: Path) -> None:
+    (source / "calls" / "transcription-chunk-001.json").write_bytes(SPOKEN)
+    (source / "calls" / "chunk-003.dss").write_bytes(AUDIO)
+    done = invoke(source, "export", "calls")
+    assert (done.exit_code, done.stdout) == (0, "hello\n\n[missing: chunk-002.mp3]\n")
+    assert done.stderr == (
+        "warning: session 'calls' is incomplete: 2 of 3 chunks missing (1 pending, 1 in an unsupported format), "
+        "the rest is in its transcript; see `batchscribe why calls/chunk-002.mp3`\n"
+    )
+    parts = json.loads(invoke(source, "export", "calls", "--json").stdout)["parts"]
+    assert [part["flags"] for part in parts] == [[], ["missing"]]
 
 
 def test_a_pause_holds_a_run_by_hand_and_its_help_says_so(source: Path) -> None:

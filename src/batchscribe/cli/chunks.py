@@ -21,7 +21,7 @@ from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.controller.commands.why import why as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import assemble
+from batchscribe.controller.sessions import AssembledSession, assemble
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
 from batchscribe.core.figures import format_count, format_hours
@@ -174,19 +174,31 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
-        whole = assemble(scanner, wanted)
+        found = assemble(scanner, wanted)
     except ObjectNotFoundError as error:
         raise _explain_missing(scanner, wanted) or error from error
-    for part in whole.parts:
+    for part in found.transcript.parts:
         if UNREADABLE in part.flags:
             print_warning(_unreadable(part.transcript, part.key))
-    data = render(whole, kind)
+    if found.missing:
+        print_warning(_describe_missing(shown(wanted), found))
+    data = render(found.transcript, kind)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
         app.console.print(f"wrote {output}, {len(data)} bytes", markup=False)
+
+
+def _describe_missing(session: str, found: AssembledSession) -> str:
+    """Returns how much of the session is not in its transcript, and why."""
+    reasons = ", ".join(f"{len(some)} {reason}" for reason, some in found.missing.items())
+    left = [key for some in found.missing.values() for key in some]
+    return (
+        f"session {session!r} is incomplete: {len(left)} of {format_count(found.chunks, 'chunk')} missing "
+        f"({reasons}), the rest is in its transcript; see `batchscribe why {shlex.quote(left[0])}`"
+    )
 
 
 def _explain_missing(scanner: Scanner, wanted: str) -> ObjectNotFoundError | None:

@@ -29,9 +29,9 @@ def run_message(
         level = Level.WARNING
     asked = run.chunks_done + len(quarantined) + len(left)
     machine = run.instance_type or run.provider
+    done = f"{run.chunks_done} of {format_count(asked, 'chunk')} done"
     lines = [
-        f"{run.chunks_done} of {format_count(asked, 'chunk')} done, "
-        f"{len(quarantined)} quarantined, {len(left)} left.",
+        f"{done}, {len(quarantined)} quarantined, {len(left)} left.",
         f"{format_hours(run.audio_seconds)} of audio, at most {run.cost} on {machine}.",
         run.detail,
         *failure_lines(run, len(quarantined) + len(left)),

@@ -111,9 +111,14 @@ class Scanner:
     def backlog(self) -> Backlog:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
 
-    def audio(self, prefix: str = "") -> Iterator[AudioObject]:
-        """Streams every audio object with its transcripts. A prefix must be a whole folder."""
-        for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
+    def audio(
+        self, prefix: str = "", *, leave_out: Callable[[str], None] | None = None
+    ) -> Iterator[AudioObject]:
+        """Streams every audio object with its transcripts. A prefix must be a whole folder.
+
+        `leave_out` gets the keys of the source that are neither audio nor a transcript.
+        """
+        for folder in audio_folders(self._listing(prefix), self._owner, leave_out or self._leave_out):
             yield from folder
 
     @property
