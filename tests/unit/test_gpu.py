@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -375,7 +376,18 @@ def test_the_status_is_one_document(desk: Desk) -> None:
     document = json.loads(desk("status", "--json").output)
     assert (document["state"], document["claimed_by"], document["worker"]) == ("running", "run-7", None)
     assert document["billable"] is True
-    assert "run-7" in desk("status").output
+    shown = desk("status").output
+    assert "run-7" in shown
+
+
+def test_the_status_has_no_raw_values(desk: Desk) -> None:
+    desk.claimed("run-7")
+    desk.lock.held_by = "4711 2026-11-29T02:17:14+00:00"
+    rows = {line[:17].strip(): line[17:] for line in desk("status").output.splitlines()}
+    assert rows["billable"] == "yes"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", rows["launched at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", rows["deadline"])
+    assert rows["lock"] == "held by process 4711 since 2026-11-29 02:17:14 UTC"
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json")])

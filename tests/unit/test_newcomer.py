@@ -112,6 +112,15 @@ def test_an_unknown_key_session_or_run_has_one_exit_code(source: Path, command: 
     assert (code_of(done), "nosuch" in str(done.exception)) == (1, True), done.output
 
 
+def test_config_shows_values_that_follow_from_others(source: Path) -> None:
+    rows = [line.split() for line in invoke(source, "config").output.splitlines()]
+    values = {row[0]: row[1] for row in rows}
+    assert values["BATCH_CONTROL"] == f"{source.as_uri()}/_batchscribe"
+    assert (values["BATCH_POLL_SECONDS"], values["BATCH_LANGUAGE"]) == ("0.25", "auto")
+    assert values["BATCH_LIMIT"] == "-"
+    assert json.loads(invoke(source, "config", "--json").stdout)["BATCH_LANGUAGE"]["value"] is None
+
+
 def test_an_error_is_printed_once(source: Path) -> None:
     done = invoke(source / "nosuch", "run")
     assert "there is no folder" in str(done.exception)

@@ -24,7 +24,7 @@ from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import AssembledSession, assemble
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import format_count, format_hours, format_size
 from batchscribe.core.redaction import printable
 from batchscribe.core.scan.backlog import ChunkState
 from batchscribe.core.scan.chunks import TOP, session_id
@@ -188,7 +188,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
         sys.stdout.buffer.flush()
     else:
         output.write_bytes(data)
-        app.console.print(f"wrote {output}, {len(data)} bytes", markup=False)
+        app.console.print(f"wrote {output}, {format_size(len(data))}", markup=False)
 
 
 def _describe_missing(session: str, found: AssembledSession) -> str:
@@ -277,7 +277,7 @@ def _describe_life(life: ChunkHistory) -> Iterator[str]:
     if life.audio is None:
         yield "  the audio was deleted"
     else:
-        yield f"  audio       {life.audio.size} bytes, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"  audio       {format_size(life.audio.size)}, {life.audio.modified:%Y-%m-%d %H:%M:%S} UTC"
         yield f"  state       {life.explanation}"
         if life.next_tick:
             yield f"  next tick   {life.next_tick}"

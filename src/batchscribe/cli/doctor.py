@@ -10,8 +10,9 @@ from contextlib import nullcontext, redirect_stdout
 import click
 
 from batchscribe.cli.app import App, json_option, print_json
-from batchscribe.cli.gpu import LABELS, check_host, tools
+from batchscribe.cli.gpu import check_host, tools
 from batchscribe.cli.gpu_session import running_instance
+from batchscribe.cli.layout import describe_finding
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
@@ -79,9 +80,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
 def _print_row(app: App, finding: Finding, *, heading: str) -> None:
     if heading:
         app.console.print(f"[bold]{heading}[/bold]")
-    fix = f" -> {finding.fix}" if finding.fix and finding.level is not Grade.PASS else ""
-    line = f"  {LABELS[finding.level]}  {finding.what:<18} {finding.detail}{fix}"
-    app.console.print(line, markup=False)
+    app.console.print(describe_finding(finding, app.console.width, indent="  "), markup=False)
 
 
 def _document(group: str, finding: Finding) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from batchscribe.cli.gpu_session import (
     start_instance,
     stop_after,
 )
+from batchscribe.cli.layout import describe_finding
+from batchscribe.cli.times import describe_holder
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.core import keys
-from batchscribe.core.run.host import Finding, Grade, InstanceRecord, passed, warned
+from batchscribe.core.run.host import Finding, InstanceRecord, passed, warned
 from batchscribe.core.run.instances import GUARD_FIRST, Instance, InstanceState
 from batchscribe.errors import (
     LockHeldError,
@@ -40,7 +43,6 @@ NOT_CHECKED = warned(
     "not checked while it is not running: ssh, worker, engine and stores",
     "`batchscribe gpu check --start` starts it, checks them, and stops it again",
 )
-LABELS = {Grade.PASS: "ok  ", Grade.WARN: "warn", Grade.FAIL: "FAIL"}
 
 
 def tools(ctx: click.Context) -> GpuTools:
@@ -134,12 +136,14 @@ def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
     """State of the instance, its claim, lock and worker version."""
-    rows = _describe_status(tools(ctx))
+    at = tools(ctx)
+    rows = _describe_status(at)
     if as_json:
         print_json(rows)
         return
     for name, value in rows.items():
-        click.echo(f"{name.replace('_', ' '):<16} {'-' if value is None else value}")
+        shown = describe_holder(at.lock.holder()) if name == "lock" else _show_value(value)
+        ctx.ensure_object(App).print_labelled(name.replace("_", " "), shown, indent=16)
 
 
 @gpu.command()
@@ -154,13 +158,14 @@ def check(ctx: click.Context, start_it: bool) -> None:
     exists = seen.state not in {InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN}
     fix = "correct GPU_INSTANCE_ID or AWS_REGION"
     name = f"{seen.id} {seen.type}".strip()
-    fine = _print_findings([Finding(what="instance", ok=exists, detail=name, fix=fix)])
+    show = partial(_print_findings, ctx.ensure_object(App))
+    fine = show([Finding(what="instance", ok=exists, detail=name, fix=fix)])
     if not exists:
         ctx.exit(1)
     with running_instance(at, seen, start_it=start_it) as running:
         if not _is_local(at, "start"):
-            _print_findings([passed("state", (running or seen).state.value)])
-        fine &= _print_findings(check_host(at, running) if running else [NOT_CHECKED])
+            show([passed("state", (running or seen).state.value)])
+        fine &= show(check_host(at, running) if running else [NOT_CHECKED])
     if not fine:
         ctx.exit(1)
 
@@ -191,7 +196,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        fine = _print_findings(at.set_up(running, **wishes))
+        fine = _print_findings(ctx.ensure_object(App), at.set_up(running, **wishes))
     if not fine:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)
@@ -219,6 +224,18 @@ def _is_local(at: GpuTools, action: str) -> bool:
     return at.local
 
 
+def _show_value(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M} UTC"
+        case _:
+            return str(value)
+
+
 def _describe_status(at: GpuTools) -> dict[str, object]:
     """Rows of `gpu status`: state, claim, lock and worker version."""
     seen = _poll_existing(at)
@@ -230,9 +247,9 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
         "state": seen.state.value,
         "billable": seen.state.billable,
         "address": at.ssh.address(seen) if at.ssh else None,
-        "launched_at": seen.launched_at.isoformat() if seen.launched_at else None,
+        "launched_at": seen.launched_at,
         "claimed_by": seen.run,
-        "deadline": seen.deadline.isoformat() if seen.deadline else None,
+        "deadline": seen.deadline,
         "open_run": run.id if run else None,
         "lock": at.lock.holder(),
         "worker": _read_worker_version(at, seen.state),
@@ -259,14 +276,12 @@ def _read_worker_version(at: GpuTools, state: InstanceState) -> str | None:
     return record.release if record else None
 
 
-def _print_findings(findings: Iterable[Finding]) -> bool:
+def _print_findings(app: App, findings: Iterable[Finding]) -> bool:
     """Prints each finding when it arrives; True if all passed."""
     fine = True
     for finding in findings:
         fine &= finding.ok
-        click.echo(f"{LABELS[finding.level]}  {finding.what:<18} {finding.detail}")
-        if finding.level is not Grade.PASS and finding.fix:
-            click.echo(f"{'':<6}{'':<18} -> {finding.fix}")
+        app.console.print(describe_finding(finding, app.console.width), markup=False)
     return fine
 
 

@@ -14,7 +14,7 @@ from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.times import show_times
 from batchscribe.core.decide.money import Usd
-from batchscribe.core.figures import format_count, format_hours
+from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
 from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
 from batchscribe.core.run.report import Totals, totals
@@ -136,8 +136,8 @@ def _columns(rows: Sequence[ReportRow]) -> list[Column]:
         Column("GPU", [row.type for row in rows], optional=2),
         Column("Done", [str(row.chunks_done) for row in rows], right=True),
         Column("Failed", [str(row.chunks_failed) for row in rows], right=True),
-        Column("Audio", [format_hours(row.audio_hours * HOUR) for row in rows], right=True),
-        Column("GPU time", [format_hours(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
+        Column("Audio", [format_clock(row.audio_hours * HOUR) for row in rows], right=True),
+        Column("GPU time", [format_clock(row.billed_hours * HOUR) for row in rows], optional=1, right=True),
         Column("$/h", [f"${Usd.parse(row.rate).text(3)}" for row in rows], optional=4, right=True),
         Column("Cost", [str(Usd(row.cost_micros)) for row in rows], right=True),
     ]

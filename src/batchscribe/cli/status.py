@@ -12,6 +12,7 @@ from batchscribe.cli.app import App, Duration, json_option, pass_app, print_json
 from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
+from batchscribe.cli.times import describe_holder
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
 from batchscribe.controller.external_state import instance_record
@@ -23,7 +24,7 @@ from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.install import on_schedule
 from batchscribe.wiring.process import open_clock
-from batchscribe.wiring.scheduler import Scheduler
+from batchscribe.wiring.scheduler import Scheduler, derived_values
 from batchscribe.wiring.seams import open_ledger
 
 
@@ -83,9 +84,10 @@ def config(app: App, *, as_json: bool) -> None:
     if as_json:
         print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
         return
+    derived = derived_values(app.settings)
     columns = [
         Column("setting", [row.name for row in rows]),
-        Column("value", [_show_value(row.value) for row in rows], folded=24),
+        Column("value", [_show_value(row.value) or derived.get(row.name) or "-" for row in rows], folded=24),
         Column("from", [row.origin for row in rows]),
     ]
     print_table(app.console, columns)
@@ -94,7 +96,7 @@ def config(app: App, *, as_json: bool) -> None:
 def _show_value(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "-" if value is None else str(value)
+    return "" if value is None else str(value)
 
 
 def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def _settled_run(run: Run) -> dict[str, Any]:
 
 def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Timer", document["timer"]
-    yield "Lock", document["lock"] or "free"
+    yield "Lock", describe_holder(document["lock"])
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
     if now.paused_until:
         yield "Paused", describe_pause(now.paused_until)

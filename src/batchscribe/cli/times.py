@@ -14,6 +14,15 @@ def show_times(text: str) -> str:
     return _TIME.sub(_localise, text) if sys.stdout.isatty() else text
 
 
+def describe_holder(holder: str | None) -> str:
+    """The "PID timestamp" of a lock's holder as text."""
+    process, _, at = (holder or "").partition(" ")
+    try:
+        return f"held by process {process} since {datetime.fromisoformat(at):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return holder or "free"
+
+
 def _localise(found: re.Match[str]) -> str:
     try:
         local = datetime.fromisoformat(found[1]).replace(tzinfo=UTC).astimezone()

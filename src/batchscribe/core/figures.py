@@ -28,6 +28,12 @@ def format_hours(seconds: float) -> str:
     return f"{seconds / _HOUR:.2f} h"
 
 
+def format_clock(seconds: float) -> str:
+    """Formats a duration of a table's column as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
 def format_size(count: int) -> str:
     """Formats a number of bytes in its largest unit, such as "12.3 MB"."""
     return format_sizes([count])[0]
@@ -36,7 +42,14 @@ def format_size(count: int) -> str:
 def format_sizes(counts: Sequence[int]) -> list[str]:
     """Formats the bytes of a table's column in one unit, that of the largest."""
     unit = min(len(_SIZES) - 1, max(0, len(str(max(counts, default=0))) - 1) // 3)
-    return [f"{count / 1000**unit:,.{min(unit, 1)}f} {_SIZES[unit]}" for count in counts]
+    return [_in_unit(count, unit) for count in counts]
+
+
+def _in_unit(count: int, unit: int) -> str:
+    amount = count / 1000**unit
+    if unit and 0 < amount < 0.05:
+        return f"<0.1 {_SIZES[unit]}"
+    return f"{amount:,.{min(unit, 1)}f} {_SIZES[unit]}"
 
 
 def encode_json(document: Any) -> bytes:

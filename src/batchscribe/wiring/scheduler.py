@@ -22,6 +22,7 @@ from batchscribe.controller.context import Shield, Terms, View, Waits, World, lo
 from batchscribe.controller.rehearsal_place import rehearsed
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
+from batchscribe.core.keys import CONTROL
 from batchscribe.core.run.engine_time import work_lines
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
@@ -183,6 +184,17 @@ def access_hash(settings: Settings) -> str:
     """Hash of all settings with which a GPU host is reached, and of the version that it needs."""
     ssh = (settings.ssh_user, settings.ssh_port, str(settings.ssh_key_path), settings.ssh_host)
     return _hash(__version__, settings.provider, settings.instance_id, settings.launch, ssh)
+
+
+def derived_values(settings: Settings) -> dict[str, str]:
+    """Values in effect of settings that are not set, by name."""
+    poll = (LOCAL_WAITS if settings.provider == LOCAL else Waits()).poll
+    return {
+        "BATCH_CONTROL": f"{settings.output}/{CONTROL}".rstrip("/") if settings.output else "",
+        "BATCH_POLL_SECONDS": f"{poll:g}",
+        "BATCH_LANGUAGE": "auto",
+        "BATCH_CHUNK_OVERLAP_MS": "auto",
+    }
 
 
 def _hash(*values: object) -> str:
