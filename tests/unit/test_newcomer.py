@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from click.testing import CliRunner, Result
 
+from batchscribe.adapters.aws.clients import Api
+from batchscribe.adapters.stores.directory import DirectoryStore
+from batchscribe.adapters.stores.obstore_store import ObstoreStore
+from batchscribe.adapters.stores.rules import Action
 from batchscribe.cli.app import App
 from batchscribe.cli.main import cli
 from batchscribe.controller.run_message import run_message
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import Hold, Policy, decide
-from batchscribe.errors import BatchscribeError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError, MisconfiguredError
 from batchscribe.settings import load
+from batchscribe.wiring.init import make_absolute
+from batchscribe.wiring.stores import open_store
 from support import values
 
 AUDIO = b"12345" * 1000
@@ -110,6 +118,57 @@ def test_the_release_of_a_quarantine_names_what_follows(source: Path) -> None:
 def test_an_unknown_key_session_or_run_has_one_exit_code(source: Path, command: str) -> None:
     done = invoke(source, *command.split())
     assert (code_of(done), "nosuch" in str(done.exception)) == (1, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("s3:/x/y", "s3://x/y"), ("S3:x", "s3://x"), ("file:/data", "file:///data"), ("gs:/b", "gs://b")],
+)
+def test_a_mistyped_url_is_no_folder(tmp_path: Path, text: str, meant: str) -> None:
+    with pytest.raises(MisconfiguredError, match=f"did you mean {meant}\\?"):
+        load({"BATCH_SOURCE": text}, folder=tmp_path)
+    assert make_absolute(text, tmp_path) == text
+    assert load({"BATCH_SOURCE": f"./{text}"}, folder=tmp_path).source.startswith("file:///")
+
+
+def test_a_region_that_boto3_does_not_know_is_named_with_what_did_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unknown = "us-east-9 is not a region of EC2: did you mean us-east-"
+
+    def message(region: str, address: str = "https://ec2.us-east-9.amazonaws.com/") -> str:
+        api = Api(service="EC2", region=region, meanings={})
+        with pytest.raises(ComputeUnavailableError) as caught, api.asked("ec2:DescribeInstances", "i-1"):
+            raise EndpointConnectionError(endpoint_url=address)
+        return str(caught.value)
+
+    assert unknown in message("us-east-9")
+    assert "did you mean" not in message("us-east-9", "http://127.0.0.1:1/")
+    assert "did you mean" not in message("us-gov-west-1", "https://ec2.us-gov-west-1.amazonaws.com/")
+
+    def listing(region: str) -> str:
+        store = open_store("s3://my-bucket/x", region=region)
+        assert isinstance(store, ObstoreStore)
+        return str(store._refusal(OSError("no address"), Action.LIST, ""))
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    assert unknown in listing("us-east-9")
+    assert "check the network" in listing("us-east-2")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    assert "did you mean" not in listing("us-east-9")
+
+
+def test_a_folder_that_cannot_be_read_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> NoReturn:
+        raise PermissionError(13, "denied")
+
+    store = DirectoryStore(source)
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(MisconfiguredError, match=f"^{source}: Permission denied; grant the user"):
+        list(store.list())
+    with pytest.raises(MisconfiguredError, match="^'calls/' in .*: Permission denied; grant the user"):
+        list(store.list("calls/"))
 
 
 def test_config_shows_values_that_follow_from_others(source: Path) -> None:

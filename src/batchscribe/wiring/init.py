@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.env_text import render_env
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.original_settings import TakenOver, take_over
+from batchscribe.core.setting_parsers import suggest_url
 from batchscribe.env_file import read_env_file, write_env_file
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
@@ -131,7 +131,8 @@ class Account:
 def open_account(region: str) -> Account:
     """The account of boto3's credentials; makes no request. Raises MisconfiguredError without boto3."""
     try:
-        from batchscribe.adapters.aws.inventory import Inventory, default_region
+        from batchscribe.adapters.aws.inventory import Inventory
+        from batchscribe.adapters.aws.regions import default_region
         from batchscribe.adapters.aws.stacks import Stacks
     except ImportError as error:
         raise MisconfiguredError("AWS needs its extra: pip install 'batchscribe[aws]'") from error
@@ -142,7 +143,7 @@ def open_account(region: str) -> Account:
 def find_default_region() -> str:
     """The region of AWS's own settings; empty if none is set or boto3 is not installed."""
     try:
-        from batchscribe.adapters.aws.inventory import default_region
+        from batchscribe.adapters.aws.regions import default_region
     except ImportError:
         return ""
     return default_region()
@@ -151,14 +152,10 @@ def find_default_region() -> str:
 def describe_region_problem(region: str) -> str:
     """Why the region is refused; empty if boto3 knows it, or is not installed."""
     try:
-        from batchscribe.adapters.aws.inventory import list_regions
+        from batchscribe.adapters.aws.regions import describe_unknown_region
     except ImportError:
         return ""
-    known = list_regions()
-    if region in known or not known:
-        return ""
-    near = " or ".join(difflib.get_close_matches(region, known, n=2)) or known[-1]
-    return f"{region} is not a region of EC2: did you mean {near}?"
+    return describe_unknown_region(region)
 
 
 def describe_price(instance: FoundInstance, region: str) -> str:
@@ -203,5 +200,9 @@ def list_engine_problems(values: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def make_absolute(text: str, home: Path) -> str:
-    """A path from `home`; URLs and empty texts stay."""
-    return text if not text or "://" in text else os.path.normpath(home / Path(text).expanduser())
+    """A path from `home`; URLs, mistyped ones too, and empty texts stay."""
+    return (
+        text
+        if not text or "://" in text or suggest_url(text)
+        else os.path.normpath(home / Path(text).expanduser())
+    )

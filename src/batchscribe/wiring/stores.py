@@ -20,6 +20,7 @@ import obstore.store
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from batchscribe import aws_environment
 from batchscribe.adapters.stores.directory import DirectoryStore
 from batchscribe.adapters.stores.obstore_store import CLIENT, RETRY, ObstoreStore
 from batchscribe.errors import MisconfiguredError, MissingCredentialsError
@@ -102,7 +103,17 @@ def _s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfi
         bucket, config=config, client_options=CLIENT, retry_config=retries, credential_provider=provider
     )
     fallback = partial(_fallback, url, bucket, base, region=region, endpoint=endpoint)
-    return ObstoreStore(url, vendor, base=base, fallback=fallback)
+    named = "" if aws_environment.place(endpoint=endpoint or "")[1] else region or home or ""
+    return ObstoreStore(url, vendor, base=base, fallback=fallback, doubt=partial(_doubt_region, named))
+
+
+def _doubt_region(region: str) -> str:
+    """Reports a region that boto3 does not know; empty without boto3, or for an endpoint of one's own."""
+    try:
+        regions = importlib.import_module("batchscribe.adapters.aws.regions")
+    except ModuleNotFoundError:
+        return ""
+    return str(regions.describe_unknown_region(region))
 
 
 def _credentials() -> tuple[S3CredentialProvider | None, str | None]:

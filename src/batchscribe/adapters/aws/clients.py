@@ -10,6 +10,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from batchscribe.adapters.aws.regions import describe_unknown_region
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -114,7 +115,7 @@ class Api:
         except _NO_ANSWER as error:
             raise ComputeUnavailableError(
                 f"{self.service} did not answer ({type(error).__name__}): {right} on {subject} may have been "
-                "done; try again"
+                f"done; try again{self._doubt_region(error)}"
             ) from error
         except _NO_CREDENTIALS_YET as error:
             raise ComputeUnavailableError(
@@ -128,6 +129,11 @@ class Api:
             raise MisconfiguredError(
                 f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
+
+    def _doubt_region(self, error: Exception) -> str:
+        """Reports an unknown region if its name is in the address that did not answer."""
+        unknown = describe_unknown_region(self.region or "")
+        return f"; {unknown}" if unknown and f".{self.region}." in str(error) else ""
 
     def _convert_error(
         self, error: boto.ClientError, right: str, subject: str, meanings: Mapping[str, Meaning]

@@ -44,22 +44,6 @@ class VcpuQuota:
     allowed: int
 
 
-def list_regions() -> tuple[str, ...]:
-    """Regions with EC2 in boto3's own table; empty if AWS_PROFILE names no profile."""
-    try:
-        return tuple(sorted(boto3.session.Session().get_available_regions("ec2")))
-    except BotoCoreError:
-        return ()
-
-
-def default_region() -> str:
-    """The region of the environment or of AWS's configuration file; empty if neither names one."""
-    try:
-        return boto3.session.Session().region_name or ""
-    except BotoCoreError:
-        return ""
-
-
 class Inventory:
     """Bounded reads of one account in one region. Each raises our errors, also for a missing right."""
 

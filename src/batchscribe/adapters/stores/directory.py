@@ -124,6 +124,8 @@ class DirectoryStore:
                 found = [entry for item in entries if (entry := self._entry(folder, item))]
         except (FileNotFoundError, NotADirectoryError):
             return ()  # removed since its parent was listed, or not a folder
+        except PermissionError as error:
+            raise self._refusal(error, folder, make=False) from error
         return sorted(found, key=lambda entry: entry.key)
 
     def _entry(self, folder: str, entry: os.DirEntry[str]) -> _Entry | None:
@@ -185,7 +187,8 @@ class DirectoryStore:
             raise self._refusal(error, key, make=make) from error
 
     def _refusal(self, error: OSError, key: str, *, make: bool) -> BatchscribeError:
-        why = f"{key!r} in {self._root}: {os.strerror(error.errno or 0)}"
+        place = f"{key!r} in {self._root}" if key else str(self._root)
+        why = f"{place}: {os.strerror(error.errno or 0)}"
         if error.errno == errno.ENOENT:
             if self._expected and not self._root.is_dir():
                 return MisconfiguredError(

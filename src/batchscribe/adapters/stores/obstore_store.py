@@ -76,12 +76,19 @@ class ObstoreStore:
     """A Store over one obstore store. `base`, empty or ending in `/`, is the prefix of every key."""
 
     def __init__(
-        self, url: str, vendor: ObjectStore, *, base: str = "", fallback: Callable[[], Store] | None = None
+        self,
+        url: str,
+        vendor: ObjectStore,
+        *,
+        base: str = "",
+        fallback: Callable[[], Store] | None = None,
+        doubt: Callable[[], str] = str,
     ) -> None:
         self.url = url
         self._vendor = vendor
         self._base = base
         self._open_fallback = fallback
+        self._doubt = doubt
         self._fallback: Store | None = None
         self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
@@ -260,7 +267,8 @@ class ObstoreStore:
                 "an instance role to this machine"
             )
         code = _CODE.search(text)
-        return refusal(action, self.url, key, status=status, code=code[1] if code else "")
+        doubt = "" if status else self._doubt()
+        return refusal(action, self.url, key, status=status, code=code[1] if code else "", doubt=doubt)
 
 
 def _outcome(future: Future[T]) -> T:
