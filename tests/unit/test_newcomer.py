@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_read_is_named(source: Path, monkeypatch: pytest
     monkeypatch.setattr("os.scandir", refuse)
     with pytest.raises(MisconfiguredError, match=f"^{source}: Permission denied; grant the user"):
         list(store.list())
-    with pytest.raises(MisconfiguredError, match="^'calls/' in .*: Permission denied; grant the user"):
+    with pytest.raises(MisconfiguredError, match=r"^'calls/' in .*: Permission denied; grant the user"):
         list(store.list("calls/"))
 
 

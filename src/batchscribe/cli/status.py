@@ -19,6 +19,7 @@ from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
+from batchscribe.core.run.other_scheduler import FIX
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
@@ -106,6 +107,7 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "lock": made.lock.holder(),
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,
+        "other_scheduler": now.other_scheduler,
         "cloud_guard": made.settings.cloud_guard,
         "guard": _guard(made),
         "promises": _promises(made),
@@ -196,6 +198,8 @@ def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]
     yield "Timer", document["timer"]
     yield "Lock", describe_holder(document["lock"])
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"
+    if now.other_scheduler:
+        yield "Warning", f"{now.other_scheduler.sentence}; {FIX}"
     if now.paused_until:
         yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"

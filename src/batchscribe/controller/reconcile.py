@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import msgspec
 
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_machines, save
 from batchscribe.controller.external_state import launch_left, record_external_state
 from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recovered_workers
-from batchscribe.controller.rehearsal_place import place_of
+from batchscribe.controller.rehearsal_place import place_of, rehearsed
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
 from batchscribe.core.run.instances import GUARD_LAST, Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Poll
+from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import MisconfiguredError, ObjectNotFoundError, RefusedError
+from batchscribe.ledger import Ledger
 
 OVERDUE = timedelta(minutes=5)
 """Time after a run's deadline that its own scheduler has to stop it."""
 FOREIGN = "foreign/"
 """Ledger facts: runs in the store that are not ours to recover; their records are read once."""
+OTHER = "other-scheduler"
+"""Ledger fact: the last run of another scheduler on the same source."""
 
 
 def recover(world: World, terms: Terms) -> None:
@@ -123,6 +129,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         return
     if not _is_ours(record, terms, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())
+        _note_other_scheduler(world, terms, record)
         return
     if not sealed:
         alert_conflict(world, keys.intent(run_id))
@@ -136,12 +143,35 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     save(world, run, "recovered from the store")
 
 
+def find_other_scheduler(ledger: Ledger, now: datetime) -> OtherScheduler | None:
+    """Returns the scheduler that lately worked on the same source, by the records read so far."""
+    noted = ledger.get(OTHER)
+    found = msgspec.json.decode(noted, type=OtherScheduler) if noted else None
+    return found if found and found.is_recent(now) else None
+
+
+def _note_other_scheduler(world: World, terms: Terms, record: Run) -> None:
+    """Records and reports, once, that another scheduler works on this source."""
+    now, other = world.clock.now(), OtherScheduler.of(record)
+    same_source = record.source.rstrip("/") == world.source.url.rstrip("/")
+    if _is_opened_here(record, terms) or rehearsed(record) or not same_source or not other.is_recent(now):
+        return
+    known = find_other_scheduler(world.ledger, now)
+    world.ledger.put(OTHER, msgspec.json.encode(other).decode())
+    if known is None or known.scheduler != other.scheduler:
+        text = f"{other.sentence}. Nothing was changed: {FIX}"
+        alert(world, OTHER, "batchscribe: two schedulers on one source", text)
+
+
+def _is_opened_here(record: Run, terms: Terms) -> bool:
+    return record.scheduler == terms.scheduler and record.host in {"", terms.host}
+
+
 def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
-    opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
     here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
-    return record.id == run_id and opened_here and same_place
+    return record.id == run_id and _is_opened_here(record, terms) and same_place
 
 
 def _restore_stored(world: World, record: Run) -> Run:

@@ -26,6 +26,7 @@ from batchscribe.control_place import split
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
+from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
@@ -216,12 +217,14 @@ class Preconditions:
         try:
             with open_ledger(self.settings, remember=False) as ledger:
                 runs, facts = ledger.open_runs(), ledger.facts(PROVED)
+                other = find_other_scheduler(ledger, self.clock.now())
         except BatchscribeError as error:
             yield to_failure("ledger", error)
             return
         if self.account is not None:
             yield from checks.check_proofs(facts)
         yield from checks.check_open_runs(runs, self.clock.now())
+        yield checks.check_other_scheduler(other)
         if not runs:
             yield passed("open runs", "none")
 

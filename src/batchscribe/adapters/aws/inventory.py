@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError
 
 from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.clients import Api, Meaning, patience

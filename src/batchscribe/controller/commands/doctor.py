@@ -23,6 +23,7 @@ from batchscribe.core.run.account import (
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
+from batchscribe.core.run.other_scheduler import FIX, OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import (
     BatchscribeError,
@@ -250,6 +251,13 @@ def check_proofs(facts: Mapping[str, str]) -> Iterator[Finding]:
         text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {told(proof)}"
         what = f"stop by {proof.act}"
         yield passed(what, text) if proof.proved else warned(what, text, "`batchscribe rehearse`")
+
+
+def check_other_scheduler(other: OtherScheduler | None) -> Finding:
+    """Warns about another scheduler of the same source, by the run records that ticks read."""
+    if other is None:
+        return passed("schedulers", "no run of another one on this source was noticed")
+    return warned("schedulers", other.sentence, FIX)
 
 
 def check_open_runs(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:

@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 
 from batchscribe.controller.context import Terms, World
 from batchscribe.controller.observe import observe, paused_until
+from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.decide.policy import Decision, Hold, Observation, decide
+from batchscribe.core.run.other_scheduler import OtherScheduler
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 
@@ -46,6 +48,8 @@ class Overview:
     """The latest settled runs, oldest first."""
     last_tick: datetime | None
     paused_until: datetime | None
+    other_scheduler: OtherScheduler | None
+    """Of the same source."""
     month: Usd
     """Upper bound of the cost of the runs settled this month (UTC)."""
     observed: Observation | None = None
@@ -71,6 +75,7 @@ def overview(world: World, terms: Terms) -> Overview:
         last_runs=tuple(run for run in ledger.runs(now - RECENT) if not run.open)[-LAST_RUNS:],
         last_tick=ledger.last_tick(),
         paused_until=paused if paused and paused > now else None,
+        other_scheduler=find_other_scheduler(ledger, now),
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,
