@@ -144,7 +144,7 @@ def test_export_to_a_file_prints_a_line(app: App, tmp_path: Path) -> None:
     (tmp_path / "b/transcription-chunk-001.json").write_text('{"text": "one"}')
     result = CliRunner().invoke(export, ["b", "-o", str(tmp_path / "b.txt")], obj=app)
     assert (tmp_path / "b.txt").read_text() == "one\n\n"
-    assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 bytes\n", "")
+    assert (result.stdout, result.stderr) == (f"wrote {tmp_path / 'b.txt'}, 5 B\n", "")
 
 
 def test_the_flags_of_all_runs_are_counted(app: App) -> None:

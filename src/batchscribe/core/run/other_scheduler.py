@@ -31,9 +31,10 @@ class OtherScheduler(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
+        who = f"scheduler {self.scheduler or '(unnamed)'} on {self.host or 'an unnamed host'}"
         return (
-            f"scheduler {self.scheduler or '(unnamed)'} on {self.host or 'an unnamed host'} works on this source, "
-            f"too (run {self.run}, {self.created:%Y-%m-%d %H:%M} UTC): chunks may be transcribed and paid twice"
+            f"{who} works on this source, too (run {self.run}, {self.created:%Y-%m-%d %H:%M} UTC): "
+            "chunks may be transcribed and paid twice"
         )
 
 
