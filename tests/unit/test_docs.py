@@ -130,6 +130,16 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/quickstart-aws.md"])
+def test_the_host_is_started_once_before_the_first_tick(name: str) -> None:
+    """And `doctor` comes after the set-up, so that no command of the walk fails."""
+    walk = [line for line in code_lines((ROOT / name).read_text()) if "batchscribe " in line]
+    commands = [line.partition("batchscribe ")[2].partition("#")[0].strip() for line in walk]
+    before = commands[commands.index("init") : commands.index("tick")]
+    assert [command for command in before if "--start" in command] == ["gpu setup --start"]
+    assert before[-3:] == ["gpu setup --start", "doctor", "tick --dry-run"]
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     entries = {
