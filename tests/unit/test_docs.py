@@ -17,6 +17,7 @@ from batchscribe.core.run.runs import Outcome
 from batchscribe.settings import load
 from bench import costs
 from docs import generate
+from docs.conf import html_css_files, html_static_path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *generate.pages()]
@@ -165,6 +166,8 @@ def test_the_picture_can_be_read() -> None:
     picture = ET.fromstring((ROOT / "docs" / "architecture.svg").read_text())
     assert picture.find("{*}title") is not None
     assert "prefers-color-scheme: dark" in (picture.findtext("{*}style") or "")
+    (style,) = (ROOT / "docs" / name / file for name in html_static_path for file in html_css_files)
+    assert "width: max(100%, 46rem)" in style.read_text(), "on a narrow screen it scrolls"
 
 
 def test_no_document_names_a_path_of_somebodys_machine() -> None:
