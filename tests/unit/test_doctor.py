@@ -121,7 +121,7 @@ def first(findings: Iterator[Finding]) -> Finding:
         (lambda: checks.check_schedule_group("ACTIVE"), PASS, "active"),
         (lambda: checks.check_schedule_group("DELETING"), FAIL, "deleting"),
         (lambda: checks.check_schedule_group(""), FAIL, "missing"),
-        (lambda: checks.check_last_armed([run(guard="off")]), WARN, "never yet"),
+        (lambda: checks.check_last_armed([run(guard="off")]), WARN, "first start"),
         (lambda: checks.check_last_armed([run(guard="eventbridge")]), WARN, "never yet"),
         (lambda: checks.check_last_armed([guarded()]), PASS, "for run"),
         (lambda: port_of("10.0.0.0/8"), PASS, "10.0.0.0/8"),

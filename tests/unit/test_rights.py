@@ -39,6 +39,7 @@ PLACE = AccountPlace(
     guard_role=f"arn:aws:iam::{ACCOUNT}:role/guard",
     types=("g4dn.xlarge", "g5.xlarge"),
 )
+KEY = f"arn:aws:kms:us-east-2:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 """Where S3's operation and the right to it have two names."""
 SERVICES = {
@@ -243,7 +244,7 @@ def reference() -> dict[str, Any]:
 def test_every_action_exists_and_names_a_resource_where_it_can() -> None:
     known = reference()
     for who in Who:
-        for statement in statements(who):
+        for statement in statements(who, replace(PLACE, kms_keys=(KEY,))):
             for action in listed(statement["Action"]):
                 service, _, name = action.partition(":")
                 takes = known[service]["Actions"][name.lower()].get("Resources", [])
@@ -331,6 +332,25 @@ def test_control_objects_of_their_own_place_get_rights_there(tmp_path: Path) -> 
     place = place_of(load(NAMED | {"BATCH_CONTROL": "s3://control/c"}, folder=tmp_path))
     assert place.control == Folder(bucket="control", prefix="c/")
     assert place_of(load(NAMED, folder=tmp_path)).control is None
+
+
+@pytest.mark.parametrize("who", [Who.SCHEDULER, Who.BOX])
+def test_the_key_of_a_bucket_can_be_used_through_s3_alone(who: Who) -> None:
+    printed = CliRunner().invoke(
+        cli, ["iam-policy", "--role", who.value, "--kms-key", KEY, "--json"], env=NAMED
+    )
+    (found,) = [each for each in json.loads(printed.stdout)["policy"]["Statement"] if "Keys" in each["Sid"]]
+    assert found["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert found["Resource"] == [KEY]
+    assert found["Condition"] == {"StringLike": {"kms:ViaService": "s3.*"}}
+    assert not [action for action in actions(who) if action.startswith("kms:")], "only if it is asked for"
+
+
+@pytest.mark.parametrize("name", ["alias/audio", KEY.replace("key/", "alias/"), "*"])
+def test_a_policy_names_no_alias_of_a_key(name: str) -> None:
+    refused = CliRunner().invoke(cli, ["iam-policy", "--kms-key", name], env=NAMED)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "aws kms describe-key" in refused.stderr
 
 
 def test_without_a_guard_no_right_to_one(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class AccountPlace:
     """ARN of the stop role; empty if there is no guard."""
     types: tuple[str, ...] = ()
     """The types that the instance may be changed to, and back to."""
+    kms_keys: tuple[str, ...] = ()
+    """ARNs of the keys that the buckets are encrypted with."""
 
     @property
     def instance_arn(self) -> str:
@@ -128,6 +130,7 @@ def _host_statements(place: AccountPlace) -> list[Document]:
         *_allow_listing(place),
         *_allow_if_any("ReadAudioAndManifests", "s3:GetObject", _all_store_arns(place)),
         *_allow_if_any("WriteTranscriptsAndProgress", "s3:PutObject", written),
+        *_allow_keys(place),
     ]
 
 
@@ -198,7 +201,17 @@ def _allow_results(place: AccountPlace) -> list[Document]:
         *_allow_if_any("ReadAudioAndResults", "s3:GetObject", read),
         *_allow_if_any("WriteResults", "s3:PutObject", written),
         *_allow_if_any("RetireControlObjectsAndRedo", "s3:DeleteObject", moved),
+        *_allow_keys(place),
     ]
+
+
+def _allow_keys(place: AccountPlace) -> list[Document]:
+    """Use of the buckets' own keys, through S3 alone."""
+    if not place.kms_keys:
+        return []
+    use = _allow("UseKeysOfBuckets", ["kms:Decrypt", "kms:GenerateDataKey"], list(place.kms_keys))
+    use["Condition"] = {"StringLike": {"kms:ViaService": "s3.*"}}
+    return [use]
 
 
 def _allow_listing(place: AccountPlace) -> list[Document]:

@@ -196,7 +196,7 @@ def check_last_armed(runs: Iterable[Run]) -> Finding:
     """Reports the last run that was guarded: only that proves the role, which needs no right to read."""
     guarded = [run for run in runs if run.started and run.guard not in {"", "off"}]
     if not guarded:
-        return warned("armed", "never yet: the role is first used when a start is guarded", SET_UP)
+        return warned("armed", "never yet for a run: the first start by a tick shows that it works")
     return passed("armed", f"for run {guarded[-1].id}, {guarded[-1].created:%Y-%m-%d %H:%M} UTC")
 
 
