@@ -25,6 +25,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 TESTS = Path(__file__).parents[1]
+_LAZY = (
+    "av",
+    "batchscribe.wiring.scheduler",
+    "batchscribe.wiring.gpu",
+    "batchscribe.adapters.aws.ec2",
+    "batchscribe.adapters.aws.eventbridge",
+    "batchscribe.adapters.engines.pocketsphinx_engine",
+    "batchscribe.adapters.local.compute",
+    "batchscribe.adapters.local.launcher",
+)
+"""What commands import on use."""
 LONGEST = 1 << 17
 """Bytes of a message between the two processes."""
 
@@ -136,10 +147,8 @@ def _prepare() -> None:
 
     for name in {row[0].partition(":")[0] for row in COMMANDS.values()}:
         importlib.import_module(f"batchscribe.cli.{name}")
-    for name in ("wiring.scheduler", "wiring.gpu", "adapters.aws.ec2", "adapters.aws.eventbridge"):
-        importlib.import_module(f"batchscribe.{name}")
-    for name in ("adapters.local.compute", "adapters.local.launcher", "adapters.engines.pocketsphinx_engine"):
-        importlib.import_module(f"batchscribe.{name}")
+    for name in _LAZY:
+        importlib.import_module(name)
     load = botocore.loaders.JSONFileLoader.load_file
     botocore.loaders.JSONFileLoader.load_file = cache(load)  # type: ignore[method-assign]
     session = boto3.session.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
