@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from support.forked import Forked, nursery
+from support.forked import ENGINES, Forked, nursery
 
 SPEECH = Path(str(files("batchscribe") / "demo" / "audio"))
 PATIENCE = 240.0
@@ -77,7 +77,7 @@ class Desk:
 
     def _environment(self, extra: dict[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-        return kept | self.environment | extra
+        return kept | {"PYTHONPATH": ENGINES} | self.environment | extra
 
 
 def finish_by_timer(desk: Desk) -> Any:
@@ -91,12 +91,12 @@ def finish_by_timer(desk: Desk) -> Any:
 
 
 def local_desk(home: Path, **names: str) -> Desk:
-    """A bucket on disk, this machine as the GPU, pocketsphinx as the engine, no age to wait for."""
+    """A bucket on disk, this machine as the GPU, an engine without a model, no age to wait for."""
     desk = Desk(home)
     desk.bucket.mkdir(parents=True)
     defaults = {
         "BATCH_SOURCE": "./bucket",
-        "BATCH_ENGINE": "pocketsphinx",
+        "BATCH_ENGINE": "scripted",
         "BATCH_MIN_AGE_MINUTES": "0",
         "GPU_PROVIDER": "local",
     }

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 TESTS = Path(__file__).parents[1]
+ENGINES = str(Path(__file__).with_name("engines"))
+"""In a PYTHONPATH, it gives a process the engine `scripted`."""
 _LAZY = (
     "av",
     "batchscribe.wiring.scheduler",
@@ -125,7 +127,7 @@ def nursery() -> Nursery:
     process = subprocess.Popen(
         [sys.executable, "-m", "support.forked"],
         stdin=theirs,
-        env=kept | {"PYTHONPATH": str(TESTS)},
+        env=kept | {"PYTHONPATH": f"{TESTS}:{ENGINES}", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,
     )
     theirs.close()
