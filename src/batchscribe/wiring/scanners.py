@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
+from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.controller.scan import NONE_KNOWN, Scanner, read_live_lock
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
@@ -71,13 +72,7 @@ def _live_lock(settings: Settings, clock: Clock) -> Callable[[], LiveLock | None
 
 def _decoder(settings: Settings) -> str | None:
     """Version of the audio decoder on this machine; None if chunks are decoded on a GPU host."""
-    if settings.provider != LOCAL:
-        return None
-    try:
-        from batchscribe.audio.audio_decoder import decoder_version
-    except ImportError:
-        return None
-    return decoder_version()
+    return decoder_version() if settings.provider == LOCAL else None
 
 
 def explain_empty(settings: Settings, backlog: Backlog) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from batchscribe.audio.audio_decoder import decoder_version
+from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, Failure, FailureKind, Manifest, ManifestChunk, encode
 from batchscribe.core.text import transcripts
