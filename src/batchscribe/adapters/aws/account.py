@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache
 from typing import Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import Api, Meaning, let_ours_through, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.run.account import Caller, MachineType, Quota
 from batchscribe.errors import ObjectNotFoundError
@@ -39,13 +37,14 @@ class AwsAccount:
     """
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
+        config = patience(1, CONNECT_SECONDS, READ_SECONDS)
         self._region = region
-        self._endpoint = endpoint
+        self._client = cache(lambda service: open_client(service, region, endpoint, config))
 
     def caller(self) -> Caller:
         """Owner of these credentials. Needs no right."""
         with self._api("STS").asked("sts:GetCallerIdentity", "these credentials"):
-            answer = self._sts.get_caller_identity()
+            answer = self._client("sts").get_caller_identity()
         headers = answer["ResponseMetadata"].get("HTTPHeaders", {})
         return Caller(
             account=answer["Account"], arn=answer["Arn"], answered=_parse_date(headers.get("date", ""))
@@ -53,7 +52,7 @@ class AwsAccount:
 
     def machine_type(self, name: str) -> MachineType:
         with self._api("EC2").asked("ec2:DescribeInstanceTypes", name):
-            (found,) = self._ec2.describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
+            (found,) = self._client("ec2").describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
         gpus = [
             f"{gpu['Count']} {gpu.get('Manufacturer', '')} {gpu.get('Name', '')}".strip()
             for gpu in found.get("GpuInfo", {}).get("Gpus", [])
@@ -67,19 +66,19 @@ class AwsAccount:
         if code is None:
             raise ObjectNotFoundError(f"no quota is known for the family of {instance_type}")
         with self._api("Service Quotas").asked("servicequotas:GetServiceQuota", f"quota {code}"):
-            answer = self._quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)
+            answer = self._client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
         return Quota(code=code, vcpus=int(answer["Quota"]["Value"]))
 
     def port_sources(self, instance: str, port: int) -> tuple[str, ...]:
         """Address ranges and groups from which the instance's security groups admit TCP on `port`."""
         with self._api("EC2").asked("ec2:DescribeInstances", instance):
-            answer = self._ec2.describe_instances(InstanceIds=[instance])
+            answer = self._client("ec2").describe_instances(InstanceIds=[instance])
         rows = [row for group in answer["Reservations"] for row in group["Instances"]]
         names = [group["GroupId"] for row in rows for group in row.get("SecurityGroups", [])]
         if not names:
             return ()
         with self._api("EC2").asked("ec2:DescribeSecurityGroups", ", ".join(names)):
-            groups = self._ec2.describe_security_groups(GroupIds=names)["SecurityGroups"]
+            groups = self._client("ec2").describe_security_groups(GroupIds=names)["SecurityGroups"]
         rules = [rule for group in groups for rule in group.get("IpPermissions", [])]
         return tuple(
             dict.fromkeys(source for rule in rules if _admits(rule, port) for source in _sources(rule))
@@ -90,39 +89,12 @@ class AwsAccount:
         api = self._api("EventBridge Scheduler")
         try:
             with api.asked("scheduler:GetScheduleGroup", f"schedule group {GROUP}"):
-                return str(self._scheduler.get_schedule_group(Name=GROUP)["State"])
+                return str(self._client("scheduler").get_schedule_group(Name=GROUP)["State"])
         except ObjectNotFoundError:
             return ""
 
     def _api(self, service: str) -> Api:
         return Api(service=service, region=self._region, meanings=_MEANINGS)
-
-    @cached_property
-    def _sts(self) -> Any:
-        return self._client("sts")
-
-    @cached_property
-    def _ec2(self) -> Any:
-        return self._client("ec2")
-
-    @cached_property
-    def _quotas(self) -> Any:
-        return self._client("service-quotas")
-
-    @cached_property
-    def _scheduler(self) -> Any:
-        return self._client("scheduler")
-
-    def _client(self, service: str) -> Any:
-        with self._api(service).asked("a connection", service):
-            client: Any = boto3.session.Session().client(  # type: ignore[call-overload]
-                service,
-                region_name=self._region,
-                endpoint_url=self._endpoint,
-                config=patience(1, CONNECT_SECONDS, READ_SECONDS),
-            )
-        client.meta.events.register_first("needs-retry", let_ours_through)
-        return client
 
 
 def _parse_date(text: str) -> datetime | None:

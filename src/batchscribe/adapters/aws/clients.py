@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
@@ -84,8 +86,16 @@ def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Conf
     )
 
 
-def let_ours_through(caught_exception: Exception | None = None, **_event: object) -> None:
-    """Ends a call at once if a signal interrupts it; a handler for the event `needs-retry`.
+def open_client(service: str, region: str | None, endpoint: str | None, config: Config) -> Any:
+    """Opens a client whose calls end at once if a signal interrupts them."""
+    session: Any = boto3.session.Session()
+    client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
+    client.meta.events.register_first("needs-retry", _raise_own_error)
+    return client
+
+
+def _raise_own_error(caught_exception: Exception | None = None, **_event: object) -> None:
+    """Raises our error again if a signal interrupted the call; a handler for the event `needs-retry`.
 
     botocore treats any exception within a request as a network error, wraps it and retries, so the
     interrupt would be lost.

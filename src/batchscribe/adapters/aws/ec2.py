@@ -8,10 +8,9 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from botocore.exceptions import ClientError
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, let_ours_through, patience
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client, patience
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
@@ -185,10 +184,7 @@ class Ec2Compute:
 
     @cached_property
     def _client(self) -> EC2Client:
-        client = boto3.session.Session().client(
-            "ec2", region_name=self._region, endpoint_url=self._endpoint, config=self._config
-        )
-        client.meta.events.register_first("needs-retry.ec2", let_ours_through)
+        client: EC2Client = open_client("ec2", self._region, self._endpoint, self._config)
         client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
         return client
 

@@ -12,9 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, let_ours_through, patience
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client, patience
 from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -137,10 +135,9 @@ class EventBridgeGuard:
 
     @cached_property
     def _client(self) -> EventBridgeSchedulerClient:
-        client = boto3.session.Session().client(
-            "scheduler", region_name=self._region, endpoint_url=self._endpoint, config=self._config
+        client: EventBridgeSchedulerClient = open_client(
+            "scheduler", self._region, self._endpoint, self._config
         )
-        client.meta.events.register_first("needs-retry.scheduler", let_ours_through)
         return client
 
 

@@ -11,7 +11,7 @@ import boto3
 from botocore.exceptions import BotoCoreError
 
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.adapters.aws.clients import Api, Meaning, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
 from batchscribe.errors import MisconfiguredError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
@@ -64,8 +64,9 @@ class Inventory:
     """Bounded reads of one account in one region. Each raises our errors, also for a missing right."""
 
     def __init__(self, region: str) -> None:
+        config = patience(2, connect_timeout=3, read_timeout=10)
         self._region = region
-        self._client = cache(self._open_client)
+        self._client = cache(lambda service: open_client(service, region, None, config))
         self._account = AwsAccount(region=region)
 
     def identity(self) -> str:
@@ -107,11 +108,6 @@ class Inventory:
 
     def _api(self, service: str) -> Api:
         return Api(service=service, region=self._region, meanings=_MEANINGS)
-
-    def _open_client(self, service: str) -> Any:
-        session: Any = boto3.session.Session()
-        config = patience(2, connect_timeout=3, read_timeout=10)
-        return session.client(service, region_name=self._region, config=config)
 
 
 def _list_instances(pages: Any) -> Iterator[FoundInstance]:

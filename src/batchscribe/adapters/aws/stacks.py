@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import boto3
-
-from batchscribe.adapters.aws.clients import Api, Meaning, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
 from batchscribe.errors import MisconfiguredError
 
 _MEANINGS: dict[str, Meaning] = {
@@ -80,7 +78,7 @@ class Stacks:
     @cached_property
     def _client(self) -> Any:
         config = patience(2, connect_timeout=3, read_timeout=10)
-        return boto3.session.Session().client("cloudformation", region_name=self._region, config=config)
+        return open_client("cloudformation", self._region, None, config)
 
 
 def _to_stack(row: Mapping[str, Any]) -> MadeStack:
