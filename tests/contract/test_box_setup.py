@@ -14,13 +14,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.host_keys import pin, pinned
 from batchscribe.adapters.host_access.installation import EXTRAS, find_wheel, install
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup, SetupOptions, read_environment
+from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions, read_environment
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.adapters.local.launcher import LocalHost
@@ -29,6 +30,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import (
     BOX_UNIT,
     DEADMAN_UNITS,
+    CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostPlace,
@@ -94,9 +96,9 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     store = MemoryStore(clock)
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    terms = HostRequirements(
-        engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.as_uri(), output=bucket.as_uri()
-    )
+    url = bucket.as_uri()
+    engine = EngineSpec(engine="pocketsphinx")
+    terms = CheckRequest(now=clock.now(), engine=engine, gpu=False, source=url, output=url)
     return HostSetup(
         asks=SshHost(ssh),
         clock=clock,
@@ -369,7 +371,9 @@ def test_a_box_with_units_is_recorded_so_and_keeps_its_claim(
     )
     before = InstanceRecord(instance=INSTANCE.id, release="0", at=NOW, claim=claim)
     setup.output.replace(keys.instance(INSTANCE.id), msgspec.json.encode(before))
-    placed = replace(setup, terms=replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop")
+    placed = replace(
+        setup, terms=structs.replace(setup.terms, region="us-east-2"), shutdown=lambda _id: "stop"
+    )
     findings = {each.what: each for each in placed.set_up(INSTANCE, SetupOptions(extra="demo", wheel=wheel))}
     assert [each for each in findings.values() if not each.ok] == []
     assert "powers itself off" in findings["launch at boot"].detail
@@ -458,7 +462,7 @@ def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
     pin(ssh, INSTANCE)
-    terms = replace(
+    terms = structs.replace(
         setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
     )
     checking = replace(setup, asks=SshHost(ssh, remote_python=str(python)), terms=terms)

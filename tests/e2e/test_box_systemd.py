@@ -14,7 +14,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.host_keys import pin
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import unit_files
 from batchscribe.adapters.machine.clock import SystemClock
@@ -27,6 +27,7 @@ from batchscribe.core.run.host import (
     DEADMAN_UNITS,
     BootRecord,
     BoxWaits,
+    CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostEnd,
@@ -348,8 +349,12 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     setup = HostSetup(
         asks=SshHost(ssh),
         clock=SystemClock(),
-        terms=HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
+        terms=CheckRequest(
+            now=SystemClock().now(),
+            engine=EngineSpec(engine="pocketsphinx"),
+            gpu=False,
+            source=bucket.url,
+            output=bucket.url,
         ),
         output=bucket,
         published=lambda _id: frozenset(),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
@@ -97,9 +97,7 @@ class Desk:
         self.run_open: Run | None = None
         self.unsupported = ""
         self.preflight: Callable[[], None] = lambda: None
-        self.terms = HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output=""
-        )
+        self.terms = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
@@ -702,7 +700,7 @@ def set_up_record(desk: Desk) -> InstanceRecord:
 
 
 def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
-    desk.terms = replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
+    desk.terms = structs.replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
     assert desk("setup", "--start").exit_code == 0
     made = set_up_record(desk)
     assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)

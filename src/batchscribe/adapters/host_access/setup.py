@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 from dotenv.parser import parse_stream
+from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import HostClient
@@ -26,11 +27,11 @@ from batchscribe.core.run.host import (
     Finding,
     HostPlace,
     InstanceRecord,
+    failed,
     passed,
     warned,
 )
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import (
     BatchscribeError,
     ComputeUnavailableError,
@@ -53,27 +54,6 @@ SHOW_TAGS = "batchscribe gpu setup, with the right ec2:ModifyInstanceMetadataOpt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostRequirements:
-    """Requirements of the workers on the GPU host."""
-
-    engine: EngineSpec
-    gpu: bool
-    """True if an NVIDIA GPU is required."""
-    source: str
-    output: str
-    extra: str = "gpu"
-    packages: tuple[str, ...] = ()
-    """The engine's extra and further requirements."""
-    control: str = ""
-    """Empty: below the output."""
-    region: str = ""
-    endpoint: str = ""
-    """Region and endpoint of AWS, for a host without such settings."""
-    busy: bool = False
-    """True if a run is in progress there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetupOptions:
     """The user's options of one `gpu setup`."""
 
@@ -92,7 +72,8 @@ class HostSetup:
 
     asks: HostClient
     clock: Clock
-    terms: HostRequirements
+    terms: CheckRequest
+    """Requirements of the workers; each check sets the time, and whether the host boots by itself."""
     output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""
@@ -103,6 +84,9 @@ class HostSetup:
     show_tags: Callable[[str], object] = lambda _instance: None
     """Makes it show them."""
     ssh: Ssh | None = None
+    extra: str = "gpu"
+    packages: tuple[str, ...] = ()
+    """The engine's extra and further requirements."""
 
     def reach(self, instance: Instance) -> None:
         """Connects to the host. Raises LaunchError with the cause if no machine answers."""
@@ -126,7 +110,7 @@ class HostSetup:
         try:
             release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
         except BatchscribeError as error:
-            yield Finding(what="worker", ok=False, detail=str(error), fix="batchscribe gpu setup")
+            yield failed("worker", str(error), "batchscribe gpu setup")
             return
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
@@ -154,21 +138,24 @@ class HostSetup:
             yield _describe_pin(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(wishes.wheel, Path(folder))
-                yield Finding(what="wheel", ok=True, detail=wheel.name if wheel else "from the host's index")
+                yield passed("wheel", wheel.name if wheel else "from the host's index")
                 python = install(
                     self.ssh,
                     instance,
                     wheel=wheel,
-                    extra=wishes.extra or self.terms.extra,
-                    packages=self.terms.packages,
+                    extra=wishes.extra or self.extra,
+                    packages=self.packages,
                 )
-            yield Finding(what="installed", ok=True, detail=f"batchscribe {__version__} on {python}")
+            yield passed("installed", f"batchscribe {__version__} on {python}")
         if environment is not None:
-            yield self._keep_environment(instance, environment)
+            self._ask(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
+            yield passed("environment file", "written, readable by its user only")
         boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
-        yield self._prefetch(instance)
+        engine = self.terms.engine
+        self._ask(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
+        yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
         for finding in self.check(instance, boots=boots):
             findings.append(finding)
@@ -198,26 +185,13 @@ class HostSetup:
         return not isinstance(failure, LaunchError)
 
     def _request_check(self, instance: Instance, *, boots: bool) -> Iterator[Finding]:
-        terms = self.terms
-        request = CheckRequest(
-            now=self.clock.now(),
-            engine=terms.engine,
-            gpu=terms.gpu,
-            source=terms.source,
-            output=terms.output,
-            region=terms.region,
-            endpoint=terms.endpoint,
-            busy=terms.busy,
-            boots=boots,
-            home=terms.output,
-            control=terms.control,
-        )
+        request = structs.replace(self.terms, now=self.clock.now(), boots=boots, home=self.terms.output)
         # This machine has no environment file, and its clock cannot differ.
         word = "check" if self.ssh else "inspect"
         try:
             yield from self._ask(instance, word, request, CHECK_SECONDS)
         except BatchscribeError as error:
-            yield Finding(what="self-test", ok=False, detail=str(error), fix="batchscribe gpu setup")
+            yield failed("self-test", str(error), "batchscribe gpu setup")
 
     def _ask(
         self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
@@ -232,10 +206,6 @@ class HostSetup:
             return self.published(instance.id), "none in its console output"
         except (ComputeUnavailableError, MisconfiguredError) as error:
             return frozenset(), str(error)
-
-    def _keep_environment(self, instance: Instance, text: str) -> Finding:
-        self._ask(instance, "environment", EnvironmentRequest(text=text), ASK_SECONDS)
-        return Finding(what="environment file", ok=True, detail="written, readable by its user only")
 
     def _install_units(self, instance: Instance) -> Generator[Finding, None, bool]:
         """Installs the units. True if the host now processes its claim at boot and powers itself off."""
@@ -254,9 +224,7 @@ class HostSetup:
         if not self._shutdown(instance).ok:
             return False
         why_not = install_units(self.ssh, instance)
-        yield Finding(
-            what="launch at boot", ok=True, detail=NO_UNITS.format(why=why_not) if why_not else UNITS
-        )
+        yield passed("launch at boot", NO_UNITS.format(why=why_not) if why_not else UNITS)
         return not why_not
 
     def _shutdown(self, instance: Instance) -> Finding:
@@ -268,7 +236,7 @@ class HostSetup:
         try:
             behaviour = self.shutdown(instance.id)
         except (ComputeUnavailableError, MisconfiguredError) as error:
-            return Finding(what="when it powers off", ok=True, detail=f"not checked: {error}")
+            return passed("when it powers off", f"not checked: {error}")
         detail = f"the instance will {behaviour}" if behaviour else "not reported by the cloud"
         return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
@@ -285,11 +253,6 @@ class HostSetup:
         with suppress(ComputeUnavailableError, MisconfiguredError):
             if not self.shows_tags(instance.id):
                 self.show_tags(instance.id)
-
-    def _prefetch(self, instance: Instance) -> Finding:
-        self._ask(instance, "fetch" if self.ssh is None else "prefetch", self.terms.engine, FETCH_SECONDS)
-        model = self.terms.engine.model or "its own"
-        return Finding(what="model", ok=True, detail=f"{self.terms.engine.engine}: {model}")
 
     def _write_record(
         self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
@@ -346,4 +309,4 @@ def _describe_pin(pinned: Pin, doubt: str) -> Finding:
             f"{pinned.fingerprint}, pinned unverified ({doubt}): compare it on the host with "
             "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
         )
-    return Finding(what="host key", ok=True, detail=detail)
+    return passed("host key", detail)
