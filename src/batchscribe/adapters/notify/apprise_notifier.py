@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -60,36 +60,38 @@ class AppriseNotifier:
 
     def post(self, kind: str, data: Mapping[str, object]) -> list[tuple[str, str]]:
         """Posts an event; returns the webhook's label with the reason of a failure, empty if accepted."""
-        now, results = SystemClock().now(), list[tuple[str, str]]()
+        now = SystemClock().now()
         event = {"type": kind, "timestamp": now.isoformat(), "data": data}
         body = self._redact(msgspec.json.encode(event).decode())
-        for receiver in self._webhooks:
-            order = SendRequest(
-                receiver=receiver, title=kind, body=body, level="info", at=int(now.timestamp())
-            )
-            answer = self._deliver(order)
-            _log_result(receiver, answer, Message(kind, ""))
-            results.append((receiver.label, "" if answer.sent else answer.why))
-        return results
+        at = int(now.timestamp())
+        return self._send_all(
+            SendRequest(receiver=receiver, title=kind, body=body, level="info", at=at)
+            for receiver in self._webhooks
+        )
 
     def deliver(self, message: Message) -> list[tuple[str, str]]:
         """Sends and logs; returns each receiver's label with the reason of a failure, empty if sent."""
-        if not self._receivers:
-            return []
         # Titles are ours. Bodies quote errors and workers' reports.
         title, body = printable(message.title, keep="\n"), printable(self._redact(message.body), keep="\n")
-        orders = [
+        return self._send_all(
             SendRequest(receiver=receiver, title=title, body=body, level=message.level.value)
             for receiver in self._receivers
-        ]
-        results: list[tuple[str, str]] = []
-        with ThreadPoolExecutor(len(orders)) as threads:
-            for receiver, answer in zip(self._receivers, threads.map(self._deliver, orders), strict=True):
-                _log_result(receiver, answer, message)
-                results.append((receiver.label, "" if answer.sent else answer.why))
+        )
+
+    def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
+        """Sends in parallel and logs; returns each receiver's label with the reason of a failure."""
+        log, results, orders = structlog.get_logger(), list[tuple[str, str]](), tuple(requests)
+        with ThreadPoolExecutor(max(1, len(orders))) as threads:
+            for order, answer in zip(orders, threads.map(self._run_child, orders), strict=True):
+                label = order.receiver.label
+                if answer.sent:
+                    log.info("message sent", receiver=label, title=order.title)
+                else:
+                    log.warning("message not sent", receiver=label, why=answer.why, title=order.title)
+                results.append((label, "" if answer.sent else answer.why))
         return results
 
-    def _deliver(self, order: SendRequest) -> Answer:
+    def _run_child(self, order: SendRequest) -> Answer:
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(
@@ -103,24 +105,12 @@ class AppriseNotifier:
             return Answer(sent=False, why=f"no process could be started: {error.strerror}")
         with child:
             try:
-                return _decode_answer(child.communicate(msgspec.json.encode(order), self._deadline)[0])
+                output, _ = child.communicate(msgspec.json.encode(order), self._deadline)
+                return msgspec.json.decode(output, type=Answer)
+            except msgspec.MsgspecError:
+                return Answer(sent=False, why="its process died")
             except subprocess.TimeoutExpired:
                 return Answer(sent=False, why=f"no answer in {self._deadline:g} s")
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)
-
-
-def _decode_answer(output: bytes) -> Answer:
-    try:
-        return msgspec.json.decode(output, type=Answer)
-    except msgspec.MsgspecError:
-        return Answer(sent=False, why="its process died")
-
-
-def _log_result(receiver: Receiver, answer: Answer, message: Message) -> None:
-    log = structlog.get_logger()
-    if answer.sent:
-        log.info("message sent", receiver=receiver.label, title=message.title)
-    else:
-        log.warning("message not sent", receiver=receiver.label, why=answer.why, title=message.title)
