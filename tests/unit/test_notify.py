@@ -253,7 +253,7 @@ def test_an_event_is_retried_unless_it_is_refused(
 ) -> None:
     answers = list(statuses)
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(webhook, "_post", lambda *_args: answers.pop(0))
+    monkeypatch.setattr(webhook, "_post_once", lambda *_args: answers.pop(0))
     sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)
 

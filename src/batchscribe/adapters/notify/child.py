@@ -65,7 +65,7 @@ def _send_by_apprise(order: SendRequest) -> Answer:
     if place is None:
         return Answer(sent=False, why="apprise does not support this URL")
     client = apprise.Apprise(place, asset=asset)
-    if client.notify(**_content(order), notify_type=order.level, body_format="text"):
+    if client.notify(**_build_content(order), notify_type=order.level, body_format="text"):
         return Answer(sent=True)
     reason = (
         f"it answered with status {status.code}" if status.code else "it refused, or could not be reached"
@@ -73,7 +73,7 @@ def _send_by_apprise(order: SendRequest) -> Answer:
     return Answer(sent=False, why=reason)
 
 
-def _content(order: SendRequest) -> dict[str, Any]:
+def _build_content(order: SendRequest) -> dict[str, Any]:
     title, body = order.title, order.body
     if order.receiver.escaped:
         title, body = (text.replace("<", "‹").replace(">", "›") for text in (title, body))

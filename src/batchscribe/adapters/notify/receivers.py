@@ -44,15 +44,13 @@ def receivers(
     *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
 ) -> tuple[Receiver, ...]:
     """All receivers in the settings, in their order."""
-    schemes = [urlsplit(url).scheme.lower() for url in urls]
-    return (
-        *_build_mail_receiver(email, smtp_url),
-        *_build_slack_receiver(slack_webhook),
-        *(
-            Receiver(label=name, url=url, escaped=name == "slack")
-            for name, url in zip(schemes, urls, strict=True)
-        ),
-    )
+    own = (*_build_mail_receiver(email, smtp_url), *_build_slack_receiver(slack_webhook))
+    return (*own, *map(_build_apprise_receiver, urls))
+
+
+def _build_apprise_receiver(url: str) -> Receiver:
+    scheme = urlsplit(url).scheme.lower()
+    return Receiver(label=scheme, url=url, escaped=scheme == "slack")
 
 
 def _build_slack_receiver(webhook: str) -> Iterator[Receiver]:

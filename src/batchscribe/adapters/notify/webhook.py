@@ -29,7 +29,7 @@ def post_event(url: str, body: str, at: int) -> Answer:
     for attempt in range(ATTEMPTS):
         Event().wait(attempt * BACKOFF_SECONDS)
         try:
-            status = _post(url, body.encode(), headers)
+            status = _post_once(url, body.encode(), headers)
         except (OSError, http.client.HTTPException):
             why = "it could not be reached"
             continue
@@ -51,7 +51,7 @@ def sign(secret: str, body: str, at: int) -> dict[str, str]:
     return headers
 
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> int:
+def _post_once(url: str, body: bytes, headers: dict[str, str]) -> int:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (
