@@ -282,7 +282,7 @@ def test_a_gpu_that_is_asked_for_is_never_replaced(tdt: Path, monkeypatch: pytes
 
 
 def test_two_runtimes_in_one_environment_are_named(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
+    monkeypatch.setattr(engine, "_find_distributions", lambda: {"onnxruntime", "onnxruntime-gpu"})
     assert "onnxruntime hides" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 

@@ -256,7 +256,7 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
     asked: list[int] = []
     decoder = ScriptedDecoder(chances=lambda number: {"de": 0.9} if number < 2 else {"fr": 0.8})
 
-    def hear(encoded: Any, seconds: Any, language: str) -> list[Recognized]:
+    def hear(encoded: Any, seconds: Any, language: str, **_options: Any) -> list[Recognized]:
         asked.append(len(encoded))
         if len(encoded) > 1:
             raise RuntimeError("CUDA failed with error out of memory")

@@ -67,9 +67,8 @@ class Parakeet(Engine):
         self.device = f"{device}, {QUANTIZATIONS[spec.compute_type] or 'float32'}"
 
     def transcribe(self, batch: Sequence[Window]) -> list[Recognition]:
-        """See Engine."""
         with _engine_errors("transcribing"):
-            results = self._recogniser.recognize([_pad(window) for window in batch])
+            results = self._recogniser.recognize([_pad_window(window) for window in batch])
             return [self._to_recognition(*pair) for pair in zip(batch, results, strict=True)]
 
     def _to_recognition(self, window: Window, result: Any) -> Recognition:
@@ -81,7 +80,7 @@ class Parakeet(Engine):
         return Recognition(window.id, found, self._language or window.language, quality.flags(decoded))
 
 
-def _pad(window: Window) -> Any:
+def _pad_window(window: Window) -> Any:
     numpy: Any = importlib.import_module("numpy")
     audio = numpy.asarray(window.audio, numpy.float32)
     return numpy.pad(audio, (0, max(0, SHORTEST - len(audio))))
@@ -105,14 +104,13 @@ class ParakeetFactory(EngineFactory):
     fetch = staticmethod(fetch)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
+        """Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
         return (*found, *failing(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """See EngineFactory."""
         try:
             return spec.device == "cuda" and _choose_device(spec) != "cuda"
         except GpuError:
@@ -121,7 +119,7 @@ class ParakeetFactory(EngineFactory):
             return False
 
     def load(self, spec: EngineSpec) -> Parakeet:
-        """See EngineFactory. Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
+        """Raises MisconfiguredError (see `problems`), GpuError and EngineError."""
         self.check(spec)
         device = _choose_device(spec)
         with _engine_errors(f"loading {model_name(spec.model)}"):
@@ -185,13 +183,13 @@ def _choose_device(spec: EngineSpec) -> str:
 def _why_no_gpu() -> str:
     runtime: Any = importlib.import_module("onnxruntime")
     if CUDA not in runtime.get_available_providers():
-        if {"onnxruntime", "onnxruntime-gpu"} <= _distributions():
+        if {"onnxruntime", "onnxruntime-gpu"} <= _find_distributions():
             return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
         return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
     return "" if nvidia.usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
 
 
-def _distributions() -> set[str]:
+def _find_distributions() -> set[str]:
     names = ("onnxruntime", "onnxruntime-gpu")
     return {name for name in names if next(iter(metadata.distributions(name=name)), None) is not None}
 

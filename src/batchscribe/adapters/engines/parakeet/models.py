@@ -81,7 +81,7 @@ def model_folder(spec: EngineSpec) -> Path:
     model = model_name(spec.model)
     files = _resolve_folder(Path(model), spec) if _is_folder(model) else _resolve_fetched(model, spec)
     folder = files["vocab"].parent
-    if absent := [name for name in _weights(files.values()) if not (folder / name).is_file()]:
+    if absent := [name for name in _list_weight_files(files.values()) if not (folder / name).is_file()]:
         raise MisconfiguredError(
             f"the model in {folder} is incomplete ({', '.join(absent)} missing): fetch it again"
         )
@@ -125,7 +125,7 @@ def fetch(spec: EngineSpec) -> Path:
         raise MisconfiguredError(describe_unknown("Parakeet", model, PUBLISHED))
     try:
         hub: Any = importlib.import_module("huggingface_hub")
-        place = _resolver(model, offline=True).repo_id
+        place = _create_resolver(model, offline=True).repo_id
     except ImportError as error:
         raise MisconfiguredError(
             f"{error.name} not installed: pip install 'batchscribe[parakeet]'"
@@ -159,14 +159,14 @@ def _resolve_folder(folder: Path, spec: EngineSpec) -> dict[str, Path]:
     if not folder.is_dir():
         raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
     try:
-        return _resolve_files(_resolver(kind(str(folder), folder), folder), spec)
+        return _resolve_files(_create_resolver(kind(str(folder), folder), folder), spec)
     except OSError as error:
         raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
 
 
 def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
     try:
-        return _resolve_files(_resolver(model, offline=True), spec)
+        return _resolve_files(_create_resolver(model, offline=True), spec)
     except OSError as error:
         raise MisconfiguredError(
             f"the model {model} is not on this machine: fetch it with `batchscribe engines --engine parakeet "
@@ -174,7 +174,7 @@ def _resolve_fetched(model: str, spec: EngineSpec) -> dict[str, Path]:
         ) from error
 
 
-def _resolver(model: str, folder: Path | None = None, *, offline: bool | None = None) -> Any:
+def _create_resolver(model: str, folder: Path | None = None, *, offline: bool | None = None) -> Any:
     loader: Any = importlib.import_module("onnx_asr.loader")
     return loader.create_asr_resolver(model, folder, offline=offline)
 
@@ -184,7 +184,7 @@ def _resolve_files(resolver: Any, spec: EngineSpec) -> dict[str, Path]:
     return found
 
 
-def _weights(files: Iterable[Path]) -> Iterable[str]:
+def _list_weight_files(files: Iterable[Path]) -> Iterable[str]:
     """Names of the separate weight files of a model's graphs."""
     for path in files:
         name = f"{path.name}.data"

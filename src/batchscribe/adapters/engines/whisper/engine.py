@@ -42,14 +42,13 @@ class WhisperFactory(EngineFactory):
     unable = staticmethod(unable)
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
-        """See EngineFactory."""
         try:
             return spec.device == "cuda" and not cuda_devices()
         except ImportError:
             return False
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
-        """See EngineFactory. Counts the driver's GPUs and checks the model's files."""
+        """Counts the driver's GPUs and checks the model's files."""
         found = unable(spec)
         if missing := not_installed("faster_whisper", "ctranslate2"):
             return (*found, f"{missing}: {INSTALL}")
@@ -57,7 +56,7 @@ class WhisperFactory(EngineFactory):
         return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
-        """See EngineFactory. Raises MisconfiguredError (see `problems`) and EngineError."""
+        """Raises MisconfiguredError (see `problems`) and EngineError."""
         self.check(spec)
         check_vendor()
         device = device_of(spec)
@@ -81,11 +80,9 @@ class WhisperFactory(EngineFactory):
         )
 
     def models(self) -> dict[str, bool]:
-        """See EngineFactory."""
         return {name: _is_here(name) for name in MODELS}
 
     def fetch(self, spec: EngineSpec) -> Path:
-        """See EngineFactory."""
         return prefetch(model_name(spec))
 
 

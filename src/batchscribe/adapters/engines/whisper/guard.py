@@ -1,20 +1,9 @@
-"""Whisper's quality guard: transcribes doubtful windows again, within a time budget."""
+"""Time budget of Whisper's second passes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import structlog
-
-from batchscribe.adapters.engines.problems import out_of_memory
-from batchscribe.adapters.engines.whisper.decoder import Decoder
-from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.text.quality import Doubt, Recognized, better, doubts
-from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import within
-
-LOG = structlog.get_logger()
 
 SHARE = 0.2
 """Time for second passes, as a part of the time of first passes..."""
@@ -62,34 +51,3 @@ class Budget:
             yield
         finally:
             self._left -= self._monotonic() - begun
-
-
-class Reviewer:
-    """Checks first results, and chooses the ones to keep."""
-
-    def __init__(self, decoder: Decoder, budget: Budget) -> None:
-        self._decoder = decoder
-        self._budget = budget
-
-    def judged(self, window: Window, language: str, decoded: Recognized) -> Recognition:
-        """The window's result, the better one if there was a second pass, with its flags."""
-        if decoded.silent:
-            return Recognition(window.id, (), language)
-        found, flags = doubts(decoded), list[str]()
-        if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
-            decoded = better(decoded, second)
-            found, flags = doubts(decoded), [RERUN]
-        flags += [LOW_CONFIDENCE] if found else []
-        spoken = [segment for segment in decoded.segments if segment.text.strip()]
-        return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
-
-    def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
-        """The second result; None if memory was too small: the first one is kept, and flagged."""
-        try:
-            with self._budget.spending():
-                return self._decoder.again(window.audio, language, why)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            LOG.warning("window.not_heard_again", reason="out of memory")
-            return None
