@@ -17,19 +17,19 @@ class UnusableStore:
         self._error = error
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:  # noqa: ARG002  the protocol's
-        self._refuse()
+        self._raise_reason()
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:  # noqa: ARG002  the protocol's signature
-        self._refuse()
+        self._raise_reason()
 
     def create(self, key: str, data: bytes) -> bool:  # noqa: ARG002  the protocol's signature
-        self._refuse()
+        self._raise_reason()
 
     def replace(self, key: str, data: bytes) -> None:  # noqa: ARG002  the protocol's signature
-        self._refuse()
+        self._raise_reason()
 
     def delete(self, key: str) -> None:  # noqa: ARG002  the protocol's signature
-        self._refuse()
+        self._raise_reason()
 
-    def _refuse(self) -> NoReturn:
+    def _raise_reason(self) -> NoReturn:
         raise MisconfiguredError(str(self._error))
