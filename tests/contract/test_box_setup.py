@@ -409,7 +409,7 @@ def test_a_right_that_is_missing_to_look_is_no_obstacle(setup: HostSetup) -> Non
     def denied(_instance: str) -> str:
         raise MisconfiguredError("the right ec2:DescribeInstanceAttribute is missing")
 
-    finding = replace(setup, shutdown=denied)._shutdown(INSTANCE)
+    finding = replace(setup, shutdown=denied)._check_shutdown(INSTANCE)
     assert finding.ok
     assert "ec2:DescribeInstanceAttribute" in finding.detail
 

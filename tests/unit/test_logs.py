@@ -239,7 +239,7 @@ def test_a_log_that_cannot_be_written_is_told_and_ends_nothing(tmp_path: Path, s
 
 
 def test_a_full_disk_is_told_once(stream: io.StringIO) -> None:
-    logs._sinks.append(logs._to_file(Path("run.log"), Full()))
+    logs._sinks.append(logs._make_file_sink(Path("run.log"), Full()))
     log().info("one")
     log().info("two")
     assert stream.getvalue().count("cannot be written") == 1

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from batchscribe.adapters.aws.prices import PriceTable, _table
+from batchscribe.adapters.aws.prices import PriceTable, _load_table
 from batchscribe.core.decide.money import Rate, Usd
 
 
@@ -39,7 +39,7 @@ def test_a_machine_outside_aws_is_priced_as_the_first_region_and_says_so() -> No
 
 
 def test_every_family_is_there_and_every_price_is_an_amount() -> None:
-    prices = {name: Usd.parse(text) for name, text in _table().per_hour.items()}
+    prices = {name: Usd.parse(text) for name, text in _load_table().per_hour.items()}
     assert {name.partition(".")[0] for name in prices} == {"g4dn", "g5", "g6", "g6e"}
     assert all(0 < price.micros < 50_000_000 for price in prices.values())
     for family in ("g4dn", "g5", "g6", "g6e"):

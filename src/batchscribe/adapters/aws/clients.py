@@ -115,7 +115,7 @@ class Api:
     meanings: Mapping[str, Meaning]
 
     @contextmanager
-    def asked(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
+    def convert_errors(self, right: str, subject: str, **meanings: Meaning) -> Iterator[None]:
         """Converts boto's errors in the block to ours; `meanings` apply to this call only."""
         try:
             yield

@@ -103,7 +103,7 @@ class Ec2Compute:
 
     def describe(self, instance: str) -> Instance:
         try:
-            with self._asked("ec2:DescribeInstances", instance):
+            with self._convert_errors("ec2:DescribeInstances", instance):
                 answer = self._client.describe_instances(InstanceIds=[instance])
         except _MissingError:
             return Instance(id=instance, state=InstanceState.MISSING)
@@ -112,44 +112,44 @@ class Ec2Compute:
 
     def start(self, claim: Claim) -> None:
         # Tags first: a starting instance must already show its claim.
-        self._tag(claim.instance, claim.tags)
-        self._start(claim.instance)
+        self._write_tags(claim.instance, claim.tags)
+        self._request_start(claim.instance)
 
     def announce(self, instance: str, manifest: str) -> None:
-        self._tag(instance, {MANIFEST_TAG: manifest})
+        self._write_tags(instance, {MANIFEST_TAG: manifest})
 
     def start_unclaimed(self, instance: str) -> None:
         """Starts it manually: without a claim, so that no scheduler stops it."""
-        self._start(instance)
+        self._request_start(instance)
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         # A forced stop is for an operating system that does not shut down.
         how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
         try:
-            with self._asked("ec2:StopInstances", instance):
+            with self._convert_errors("ec2:StopInstances", instance):
                 self._client.stop_instances(InstanceIds=[instance], **how)
         except _MissingError:
             return
 
     def release(self, instance: str) -> None:
         try:
-            self._tag(instance, RELEASED_TAGS)
+            self._write_tags(instance, RELEASED_TAGS)
         except _MissingError:
             return
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        with self._asked("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
+        with self._convert_errors("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
             self._client.modify_instance_attribute(InstanceId=instance, InstanceType={"Value": instance_type})
 
     def host_key_fingerprints(self, instance: str) -> frozenset[str]:
         """`SHA256:…` of each host key in the console output; only the first boot prints them."""
-        with self._asked("ec2:GetConsoleOutput", instance):
+        with self._convert_errors("ec2:GetConsoleOutput", instance):
             answer = self._client.get_console_output(InstanceId=instance)
         return frozenset(_FINGERPRINT.findall(answer.get("Output", "")))
 
     def shutdown_behaviour(self, instance: str) -> str:
         """Effect of a power-off by its own system: `stop` or `terminate`."""
-        with self._asked("ec2:DescribeInstanceAttribute", instance):
+        with self._convert_errors("ec2:DescribeInstanceAttribute", instance):
             answer = self._client.describe_instance_attribute(
                 InstanceId=instance, Attribute="instanceInitiatedShutdownBehavior"
             )
@@ -157,23 +157,23 @@ class Ec2Compute:
 
     def shows_tags(self, instance: str) -> bool:
         """True if its metadata service shows its tags."""
-        with self._asked("ec2:DescribeInstances", instance):
+        with self._convert_errors("ec2:DescribeInstances", instance):
             answer = self._client.describe_instances(InstanceIds=[instance])
         options = answer["Reservations"][0]["Instances"][0].get("MetadataOptions", {})
         return options.get("InstanceMetadataTags") == "enabled" and options.get("HttpEndpoint") != "disabled"
 
     def show_tags(self, instance: str) -> None:
         """Makes its metadata service show its tags."""
-        with self._asked("ec2:ModifyInstanceMetadataOptions", instance):
+        with self._convert_errors("ec2:ModifyInstanceMetadataOptions", instance):
             self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
 
-    def _start(self, instance: str) -> None:
-        with self._asked("ec2:StartInstances", instance):
+    def _request_start(self, instance: str) -> None:
+        with self._convert_errors("ec2:StartInstances", instance):
             self._client.start_instances(InstanceIds=[instance])
 
-    def _tag(self, instance: str, tags: Mapping[str, str]) -> None:
+    def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]
-        with self._asked("ec2:CreateTags", instance):
+        with self._convert_errors("ec2:CreateTags", instance):
             self._client.create_tags(Resources=[instance], Tags=rows)  # type: ignore[arg-type]
 
     @cached_property
@@ -188,10 +188,10 @@ class Ec2Compute:
         client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
         return client
 
-    def _asked(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
+    def _convert_errors(self, right: str, instance: str, **meanings: Meaning) -> AbstractContextManager[None]:
         if not instance:
             raise MisconfiguredError("GPU_INSTANCE_ID is not set: set it to the instance with the GPU")
-        return self._api.asked(right, instance, **meanings)
+        return self._api.convert_errors(right, instance, **meanings)
 
 
 def _raise_missing_capacity(

@@ -89,12 +89,12 @@ class EventBridgeGuard:
         order = order_of(claim)
         request: dict[str, Any] = order.request(self._role)
         try:
-            with self._api.asked("scheduler:CreateSchedule", order.name):
+            with self._api.convert_errors("scheduler:CreateSchedule", order.name):
                 self._client.create_schedule(**request)
         except _OrderThereError:
             if not self._differences(order):
                 return
-            with self._api.asked("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
+            with self._api.convert_errors("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
                 self._client.update_schedule(**request)
         if different := self._differences(order):
             raise ComputeUnavailableError(
@@ -105,7 +105,7 @@ class EventBridgeGuard:
     def disarm(self, instance: str, run: str) -> None:
         name = f"{prefix(instance)}{run}"
         try:
-            with self._api.asked("scheduler:DeleteSchedule", name, ConflictException=AGAIN):
+            with self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN):
                 self._client.delete_schedule(Name=name, GroupName=GROUP)
         except _NoSuchOrderError:
             return
@@ -113,12 +113,12 @@ class EventBridgeGuard:
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an enabled order; disabled orders do not count."""
         try:
-            with self._api.asked("scheduler:ListSchedules", prefix(instance)):
-                return frozenset(run_of(name, instance) for name in self._names(instance))
+            with self._api.convert_errors("scheduler:ListSchedules", prefix(instance)):
+                return frozenset(run_of(name, instance) for name in self._list_names(instance))
         except _NoSuchOrderError:
             return frozenset()
 
-    def _names(self, instance: str) -> Iterator[str]:
+    def _list_names(self, instance: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_schedules")
         for page in pages.paginate(GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"):
             yield from (found["Name"] for found in page["Schedules"])
@@ -129,7 +129,7 @@ class EventBridgeGuard:
             ComputeUnavailableError,
             "the order {subject} was created but cannot be read back: it does not count as armed; try again",
         )
-        with self._api.asked("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
+        with self._api.convert_errors("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
             found = self._client.get_schedule(Name=order.name, GroupName=GROUP)
         return _differences(order.request(self._role), found)
 

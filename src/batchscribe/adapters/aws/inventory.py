@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -74,11 +75,11 @@ class Inventory:
         return self._account.caller().arn
 
     def buckets(self) -> tuple[str, ...]:
-        with self._api("S3").asked("s3:ListAllMyBuckets", "this account"):
+        with self._convert_errors("S3", "s3:ListAllMyBuckets", "this account"):
             return tuple(row["Name"] for row in self._client("s3").list_buckets()["Buckets"])
 
     def bucket_region(self, bucket: str) -> str:
-        with self._api("S3").asked("s3:GetBucketLocation", bucket):
+        with self._convert_errors("S3", "s3:GetBucketLocation", bucket):
             answer = self._client("s3").get_bucket_location(Bucket=bucket)
         return answer.get("LocationConstraint") or "us-east-1"
 
@@ -86,13 +87,13 @@ class Inventory:
         """Instances of GPU families that are not terminated."""
         states = ["pending", "running", "stopping", "stopped"]
         filters = [{"Name": "instance-state-name", "Values": states}]
-        with self._api("EC2").asked("ec2:DescribeInstances", "this account"):
+        with self._convert_errors("EC2", "ec2:DescribeInstances", "this account"):
             pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
             found = list(_list_instances(pages))
         return tuple(each for each in found if each.type.partition(".")[0] in GPU_FAMILIES)
 
     def instance(self, instance: str) -> FoundInstance:
-        with self._api("EC2").asked("ec2:DescribeInstances", instance):
+        with self._convert_errors("EC2", "ec2:DescribeInstances", instance):
             answer = self._client("ec2").describe_instances(InstanceIds=[instance])
         return next(_list_instances([answer]))
 
@@ -102,12 +103,13 @@ class Inventory:
         return VcpuQuota(needed=needed, allowed=self._account.quota(instance_type).vcpus)
 
     def has_schedule_group(self, name: str) -> bool:
-        with self._api("EventBridge Scheduler").asked("scheduler:ListScheduleGroups", name):
+        with self._convert_errors("EventBridge Scheduler", "scheduler:ListScheduleGroups", name):
             answer = self._client("scheduler").list_schedule_groups(NamePrefix=name)
         return any(group["Name"] == name for group in answer["ScheduleGroups"])
 
-    def _api(self, service: str) -> Api:
-        return Api(service=service, region=self._region, meanings=_MEANINGS)
+    def _convert_errors(self, service: str, right: str, subject: str) -> AbstractContextManager[None]:
+        api = Api(service=service, region=self._region, meanings=_MEANINGS)
+        return api.convert_errors(right, subject)
 
 
 def _list_instances(pages: Any) -> Iterator[FoundInstance]:

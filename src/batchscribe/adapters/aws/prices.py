@@ -29,7 +29,7 @@ class PriceTable:
 
         A machine outside AWS has no region: it is priced as the same type in the first region.
         """
-        table = _table()
+        table = _load_table()
         price = table.per_hour.get(instance_type)
         where = region or table.regions[0]
         if price is None or where not in table.regions:
@@ -38,6 +38,6 @@ class PriceTable:
 
 
 @cache
-def _table() -> _Table:
+def _load_table() -> _Table:
     text = (resources.files(__package__) / "prices.json").read_bytes()
     return msgspec.json.decode(text, type=_Table)

@@ -47,26 +47,26 @@ class Stacks:
         self._api = Api(service="CloudFormation", region=region, meanings=_MEANINGS)
 
     def list(self) -> tuple[MadeStack, ...]:
-        with self._api.asked("cloudformation:DescribeStacks", "this account"):
+        with self._api.convert_errors("cloudformation:DescribeStacks", "this account"):
             pages = self._client.get_paginator("describe_stacks").paginate()
             return tuple(_to_stack(row) for page in pages for row in page["Stacks"])
 
     def create(self, name: str, template: str, parameters: Mapping[str, str]) -> None:
         """Requests the stack; `failure` and `describe` show the result."""
         rows = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-        with self._api.asked("cloudformation:CreateStack", name):
+        with self._api.convert_errors("cloudformation:CreateStack", name):
             self._client.create_stack(
                 StackName=name, TemplateBody=template, Parameters=rows, Capabilities=["CAPABILITY_IAM"]
             )
 
     def describe(self, name: str) -> MadeStack:
-        with self._api.asked("cloudformation:DescribeStacks", name):
+        with self._api.convert_errors("cloudformation:DescribeStacks", name):
             (found,) = self._client.describe_stacks(StackName=name)["Stacks"]
         return _to_stack(found)
 
     def failure(self, name: str) -> str:
         """The first error in the stack's events; empty if there is none."""
-        with self._api.asked("cloudformation:DescribeStackEvents", name):
+        with self._api.convert_errors("cloudformation:DescribeStackEvents", name):
             events = self._client.describe_stack_events(StackName=name)["StackEvents"]
         failed = [row for row in events if row.get("ResourceStatus", "").endswith("_FAILED")]
         return (

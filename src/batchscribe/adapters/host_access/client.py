@@ -34,7 +34,7 @@ class SshHost:
         reply = self._ssh.run(instance, [command], data, timeout=timeout)
         answer = host.last_word(reply.stdout)
         if answer is None:
-            raise _no_answer(reply, instance, word)
+            raise _explain_missing_reply(reply, instance, word)
         return checked(answer, instance)
 
 
@@ -49,7 +49,7 @@ def checked(answer: BoxReply, instance: Instance) -> BoxReply:
     return answer
 
 
-def _no_answer(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
+def _explain_missing_reply(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
     if failure := connection_trouble(reply, instance):
         return failure
     if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:

@@ -51,11 +51,11 @@ def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), 
     known_hosts = ssh.options.known_hosts
     before = pinned(known_hosts, instance.id)
     if before and not repin:
-        _connect(ssh, instance, known_hosts, accept=False)
+        _check_connection(ssh, instance, known_hosts, accept=False)
         return Pin(before, new=False, compared=before in trusted)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "known_hosts"
-        _connect(ssh, instance, draft, accept=True)
+        _check_connection(ssh, instance, draft, accept=True)
         fingerprint = pinned(draft, instance.id)
         if fingerprint is None:
             raise LaunchError(f"{instance.id} presented no host key: nothing was pinned, try again")
@@ -69,7 +69,7 @@ def pin(ssh: Ssh, instance: Instance, *, trusted: frozenset[str] = frozenset(), 
     return Pin(fingerprint, new=True, compared=bool(trusted))
 
 
-def _connect(ssh: Ssh, instance: Instance, known_hosts: Path, *, accept: bool) -> None:
+def _check_connection(ssh: Ssh, instance: Instance, known_hosts: Path, *, accept: bool) -> None:
     reply = ssh.run(instance, ["true"], timeout=_SECONDS, known_hosts=known_hosts, pin=accept)
     if failure := connection_trouble(reply, instance):
         raise failure

@@ -93,10 +93,10 @@ def pins(extra: str) -> bytes | None:
 
 def run_installer(ssh: Ssh, instance: Instance, files: Mapping[str, bytes]) -> Reply:
     """Unpacks the files in a new folder on the host, and runs `install.sh` there."""
-    return ssh.run(instance, [_UNPACK], _pack(files), timeout=INSTALL_SECONDS)
+    return ssh.run(instance, [_UNPACK], _pack_files(files), timeout=INSTALL_SECONDS)
 
 
-def _pack(files: Mapping[str, bytes]) -> bytes:
+def _pack_files(files: Mapping[str, bytes]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, data in files.items():

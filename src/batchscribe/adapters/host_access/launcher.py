@@ -29,7 +29,7 @@ class AgentLauncher:
 
     def probe(self, instance: Instance) -> str:
         """The version in the record if ssh is not needed, else the one that the host reports."""
-        record = self._record(instance)
+        record = self._read_record(instance)
         if record and record.claim and record.claim.launch is not ClaimLaunch.SSH:
             return record.release
         return self._host.ask(instance, "version", timeout=self._timeout).release
@@ -39,7 +39,7 @@ class AgentLauncher:
 
         An agent that starts at boot needs no request, and a claim on hold starts none.
         """
-        record = self._record(instance)
+        record = self._read_record(instance)
         claim = record.claim if record and record.claim and record.claim.run == manifest.run else None
         if claim and claim.launch is not ClaimLaunch.SSH:
             return
@@ -72,7 +72,7 @@ class AgentLauncher:
         end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
         return end is not None and end.worker == worker.worker
 
-    def _record(self, instance: Instance) -> InstanceRecord | None:
+    def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
             return read_optional(self._home, keys.instance(instance.id), InstanceRecord)

@@ -101,7 +101,7 @@ class HostSetup:
 
         `boots`: True if the host starts its agent at boot; None: as in its record.
         """
-        recorded = self._recorded(instance)
+        recorded = self._read_record(instance)
         promised = boots is None and recorded is not None and recorded.shows_tags
         if boots is None:
             boots = recorded is not None and recorded.boots
@@ -115,11 +115,11 @@ class HostSetup:
         same = release == __version__
         detail = f"version {release}" + ("" if same else f", this is {__version__}")
         yield Finding(what="worker", ok=same, detail=detail, fix="batchscribe gpu setup")
-        shutdown = self._shutdown(instance)
+        shutdown = self._check_shutdown(instance)
         if boots or not shutdown.ok:
             yield shutdown
         if boots:
-            shown, detail = self._tags(instance)
+            shown, detail = self._check_tags(instance)
             yield Finding(what="instance tags", ok=shown or not promised, detail=detail, fix=SHOW_TAGS)
         if same:
             yield from self._request_check(instance, boots=boots)
@@ -132,7 +132,7 @@ class HostSetup:
         environment = read_environment(wishes.env_file) if wishes.env_file else None
         fingerprint = ""
         if self.ssh:
-            trusted, doubt = self._trusted(instance, wishes)
+            trusted, doubt = self._find_trusted_keys(instance, wishes)
             pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
             fingerprint = pinned.fingerprint
             yield _describe_pin(pinned, doubt)
@@ -148,13 +148,13 @@ class HostSetup:
                 )
             yield passed("installed", f"batchscribe {__version__} on {python}")
         if environment is not None:
-            self._ask(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
+            self._send_request(instance, "environment", EnvironmentRequest(text=environment), ASK_SECONDS)
             yield passed("environment file", "written, readable by its user only")
         boots = yield from self._install_units(instance)
         if boots:
             self._enable_tags(instance)
         engine = self.terms.engine
-        self._ask(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
+        self._send_request(instance, "prefetch" if self.ssh else "fetch", engine, FETCH_SECONDS)
         yield passed("model", f"{engine.engine}: {engine.model or 'its own'}")
         findings = []
         for finding in self.check(instance, boots=boots):
@@ -189,16 +189,16 @@ class HostSetup:
         # This machine has no environment file, and its clock cannot differ.
         word = "check" if self.ssh else "inspect"
         try:
-            yield from self._ask(instance, word, request, CHECK_SECONDS)
+            yield from self._send_request(instance, word, request, CHECK_SECONDS)
         except BatchscribeError as error:
             yield failed("self-test", str(error), "batchscribe gpu setup")
 
-    def _ask(
+    def _send_request(
         self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
     ) -> tuple[Finding, ...]:
         return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
-    def _trusted(self, instance: Instance, wishes: SetupOptions) -> tuple[frozenset[str], str]:
+    def _find_trusted_keys(self, instance: Instance, wishes: SetupOptions) -> tuple[frozenset[str], str]:
         """(fingerprints from another channel, why there are none); the comparison is optional."""
         if wishes.fingerprint:
             return frozenset({wishes.fingerprint}), ""
@@ -220,14 +220,14 @@ class HostSetup:
             region=terms.region,
             endpoint=terms.endpoint,
         )
-        self._ask(instance, "place", place, ASK_SECONDS)
-        if not self._shutdown(instance).ok:
+        self._send_request(instance, "place", place, ASK_SECONDS)
+        if not self._check_shutdown(instance).ok:
             return False
         why_not = install_units(self.ssh, instance)
         yield passed("launch at boot", NO_UNITS.format(why=why_not) if why_not else UNITS)
         return not why_not
 
-    def _shutdown(self, instance: Instance) -> Finding:
+    def _check_shutdown(self, instance: Instance) -> Finding:
         """Checks that an instance that powers itself off is not terminated."""
         remedy = (
             f"aws ec2 modify-instance-attribute --instance-id {instance.id} "
@@ -240,7 +240,7 @@ class HostSetup:
         detail = f"the instance will {behaviour}" if behaviour else "not reported by the cloud"
         return Finding(what="when it powers off", ok=behaviour != "terminate", detail=detail, fix=remedy)
 
-    def _tags(self, instance: Instance) -> tuple[bool, str]:
+    def _check_tags(self, instance: Instance) -> tuple[bool, str]:
         """(True if the host can read its manifest's hash from its tag, description)."""
         try:
             shown = self.shows_tags(instance.id)
@@ -249,7 +249,7 @@ class HostSetup:
         return shown, TAGS if shown else NO_TAGS
 
     def _enable_tags(self, instance: Instance) -> None:
-        """Makes the metadata service show tags; without the right to do so, `_tags` reports it."""
+        """Makes the metadata service show tags; without the right to do so, `_check_tags` reports it."""
         with suppress(ComputeUnavailableError, MisconfiguredError):
             if not self.shows_tags(instance.id):
                 self.show_tags(instance.id)
@@ -258,14 +258,14 @@ class HostSetup:
         self, instance: Instance, fingerprint: str, *, boots: bool, credentials: bool = True
     ) -> Finding:
         """Writes the record. A host without credentials is recorded, too: then no start is paid for it."""
-        recorded = self._recorded(instance)
+        recorded = self._read_record(instance)
         record = InstanceRecord(
             instance=instance.id,
             release=__version__,
             at=self.clock.now(),
             fingerprint=fingerprint,
             boots=boots,
-            shows_tags=boots and self._tags(instance)[0],
+            shows_tags=boots and self._check_tags(instance)[0],
             credentials=credentials,
             engine=self.terms.engine.engine,
             model=self.terms.engine.model,
@@ -277,7 +277,7 @@ class HostSetup:
             return warned("recorded", f"{key}: nothing is started until the host has credentials")
         return passed("recorded", key)
 
-    def _recorded(self, instance: Instance) -> InstanceRecord | None:
+    def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """The record, for facts that a check or set-up cannot find out; None if it is missing or damaged."""
         try:
             return read_optional(self.output, keys.instance(instance.id), InstanceRecord)

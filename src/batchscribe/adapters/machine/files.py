@@ -38,7 +38,7 @@ def check_state_folder(folder: Path) -> Finding:
     """Checks that ledger, lock and reports can be written. Creates nothing."""
     fix = "correct its owner and rights, or BATCH_STATE_DIR"
     try:
-        place = _existing(folder)
+        place = _find_existing(folder)
         free = shutil.disk_usage(place).free
         writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     except OSError as error:
@@ -68,13 +68,13 @@ def check_settings_file(path: Path) -> Finding:
 
 def check_model_space(folder: Path) -> Finding:
     """Checks the free space for models on this machine."""
-    free = shutil.disk_usage(_existing(folder)).free
+    free = shutil.disk_usage(_find_existing(folder)).free
     detail = f"{free / 1024**3:.1f} GiB free for models in {folder}"
     if free < MODEL_BYTES:
         return warned(DISK, detail, f"free {MODEL_BYTES // 1024**3} GiB there")
     return passed(DISK, detail)
 
 
-def _existing(path: Path) -> Path:
+def _find_existing(path: Path) -> Path:
     """The path, or its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists() or place == place.parent)

@@ -47,7 +47,7 @@ class Interval:
         """Parses `30m`, `1h` or `1d`. Raises MisconfiguredError with the allowed intervals."""
         match = re.fullmatch(r"([1-9][0-9]{0,3})([mhd])", text.strip())
         minutes = int(match[1]) * {"m": 1, "h": 60, "d": 1440}[match[2]] if match else 0
-        return cls._allowed(minutes, text)
+        return cls._check_minutes(minutes, text)
 
     @classmethod
     def of_hours(cls, hours: float) -> Self:
@@ -55,10 +55,10 @@ class Interval:
         minutes = round(hours * 60)
         # A third of an hour is not exact in binary.
         exact = abs(minutes - hours * 60) < 1e-6
-        return cls._allowed(minutes if exact else 0, f"{hours:g} h")
+        return cls._check_minutes(minutes if exact else 0, f"{hours:g} h")
 
     @classmethod
-    def _allowed(cls, minutes: int, text: str) -> Self:
+    def _check_minutes(cls, minutes: int, text: str) -> Self:
         if minutes in _MINUTES or (minutes % 60 == 0 and minutes // 60 in _HOURS):
             return cls(minutes)
         allowed = ", ".join([f"{value}m" for value in _MINUTES] + [f"{value}h" for value in _HOURS])
@@ -147,7 +147,7 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
         "calendar": plan.interval.calendar,
         "random_delay": plan.interval.random_delay,
         "user": plan.user,
-        "folder": _unit_path(plan.folder),
+        "folder": _escape_unit_path(plan.folder),
         "executable": _quote_program(plan.executable),
         "environment": environment,
         "start_timeout": _format_span(START_TIMEOUT),
@@ -168,9 +168,9 @@ def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a final newline."""
     environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
     commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
+    folder, program, log = map(_quote_cron_word, (plan.folder, plan.executable, plan.log_dir / CRON_LOG))
     lines = [
-        f"{interval.cron} cd {_cron_word(plan.folder)} && {environment}{_cron_word(plan.executable)} "
-        f"{command} >> {_cron_word(plan.log_dir / CRON_LOG)} 2>&1"
+        f"{interval.cron} cd {folder} && {environment}{program} {command} >> {log} 2>&1"
         for interval, command in commands
     ]
     return "\n".join([BEGIN, *lines, END])
@@ -218,7 +218,7 @@ def _check_path(path: Path, forbidden: str = "\\") -> str:
     return text
 
 
-def _unit_path(path: Path) -> str:
+def _escape_unit_path(path: Path) -> str:
     """A path for WorkingDirectory=: unquoted, with specifiers escaped."""
     return _check_path(path).replace("%", "%%")
 
@@ -228,7 +228,7 @@ def _quote_program(path: Path) -> str:
     return '"' + _check_path(path, "\\\"'").replace("%", "%%") + '"'
 
 
-def _cron_word(path: Path) -> str:
+def _quote_cron_word(path: Path) -> str:
     """A word for cron's shell. To cron, an unescaped percent sign ends the line."""
     return shlex.quote(_check_path(path)).replace("%", r"\%")
 
