@@ -78,100 +78,19 @@ class FakeCompute:
 
     def break_boot(self, instance: str, *, broken: bool = True) -> None:
         """Makes the next starts fall back to stopped."""
-        self._settled(instance).broken_boot = broken
+        self._advance_machine(instance).broken_boot = broken
 
     def hold(self, instance: str, *, stuck: bool = True) -> None:
         """Keeps the machine pending or stopping while held; a forced stop frees it."""
-        self._settled(instance).stuck = stuck
+        self._advance_machine(instance).stuck = stuck
 
     def terminate(self, instance: str) -> None:
         """Terminates the machine from outside."""
-        self._move(self._settled(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
+        self._change_state(self._advance_machine(instance), InstanceState.SHUTTING_DOWN, self._clock.now())
 
     def start_unclaimed(self, instance: str) -> None:
         """Starts the machine as a user would."""
-        self._begin(instance)
-
-    def tag(self, instance: str, tags: dict[str, str]) -> None:
-        """Sets tags from outside."""
-        self._tag(instance, tags)
-
-    def untag(self, instance: str) -> None:
-        """Removes all tags from outside."""
-        machine = self._settled(instance)
-        machine.seen = replace(machine.seen, tags={})
-
-    def billed_seconds(self, instance: str) -> float:
-        """True billed time so far, in seconds."""
-        machine = self._settled(instance)
-        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
-        return sum(
-            (end - at).total_seconds()
-            for (at, state), end in zip(machine.history, ends, strict=True)
-            if state.billable
-        )
-
-    def describe(self, instance: str) -> Instance:
-        fault = self._enter("describe", instance)
-        if fault:
-            raise fault.error
-        if instance not in self._machines:
-            return Instance(id=instance, state=InstanceState.MISSING)
-        machine = self._settled(instance)
-        return replace(machine.seen, state=self._shown(machine), tags=dict(machine.seen.tags))
-
-    def start(self, claim: Claim) -> None:
-        fault = self._enter("start", claim.instance)
-        if fault is None or fault.applied:
-            self._tag(claim.instance, claim.tags)
-            self._begin(claim.instance)
-        if fault:
-            raise fault.error
-
-    def announce(self, instance: str, manifest: str) -> None:
-        fault = self._enter("announce", instance)
-        if fault is None or fault.applied:
-            self._tag(instance, {MANIFEST_TAG: manifest})
-        if fault:
-            raise fault.error
-
-    def stop(self, instance: str, *, force: bool = False) -> None:
-        fault = self._enter("stop", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self._end(instance, force=force)
-        if fault:
-            raise fault.error
-
-    def release(self, instance: str) -> None:
-        fault = self._enter("release", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self._tag(instance, RELEASED_TAGS)
-        if fault:
-            raise fault.error
-
-    def change_type(self, instance: str, instance_type: str) -> None:
-        fault = self._enter("change_type", instance)
-        if fault is None or fault.applied:
-            machine = self._settled(instance)
-            if machine.seen.state is not InstanceState.STOPPED:
-                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
-            machine.seen = replace(machine.seen, type=instance_type)
-        if fault:
-            raise fault.error
-
-    def _shown(self, machine: _Machine) -> InstanceState:
-        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
-        then = self._clock.now() - self.lag
-        known = [state for at, state in machine.history if at <= then]
-        return known[-1] if known else machine.history[0][1]
-
-    def _enter(self, call: str, instance: str) -> Fault | None:
-        self.calls.append((call, instance))
-        faults = self._faults.get(call)
-        return faults.popleft() if faults else None
-
-    def _begin(self, instance: str) -> None:
-        machine = self._settled(instance)
+        machine = self._advance_machine(instance)
         state = machine.seen.state
         if state is InstanceState.STOPPING or state in _GONE:
             raise ComputeUnavailableError(f"{instance} is {state}: will retry")
@@ -181,18 +100,97 @@ class FakeCompute:
         machine.starts += 1
         address = f"203.0.113.{machine.starts % 254 + 1}"
         machine.seen = replace(machine.seen, launched_at=now, public_address=address, state_reason="")
-        self._move(machine, InstanceState.PENDING, now)
+        self._change_state(machine, InstanceState.PENDING, now)
 
-    def _end(self, instance: str, *, force: bool) -> None:
-        machine = self._settled(instance)
+    def tag(self, instance: str, tags: dict[str, str]) -> None:
+        """Sets tags from outside."""
+        machine = self._advance_machine(instance)
+        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})
+
+    def untag(self, instance: str) -> None:
+        """Removes all tags from outside."""
+        machine = self._advance_machine(instance)
+        machine.seen = replace(machine.seen, tags={})
+
+    def billed_seconds(self, instance: str) -> float:
+        """True billed time so far, in seconds."""
+        machine = self._advance_machine(instance)
+        ends = [at for at, _ in machine.history[1:]] + [self._clock.now()]
+        return sum(
+            (end - at).total_seconds()
+            for (at, state), end in zip(machine.history, ends, strict=True)
+            if state.billable
+        )
+
+    def describe(self, instance: str) -> Instance:
+        fault = self._take_fault("describe", instance)
+        if fault:
+            raise fault.error
+        if instance not in self._machines:
+            return Instance(id=instance, state=InstanceState.MISSING)
+        machine = self._advance_machine(instance)
+        return replace(machine.seen, state=self._find_lagged_state(machine), tags=dict(machine.seen.tags))
+
+    def start(self, claim: Claim) -> None:
+        fault = self._take_fault("start", claim.instance)
+        if fault is None or fault.applied:
+            self.tag(claim.instance, claim.tags)
+            self.start_unclaimed(claim.instance)
+        if fault:
+            raise fault.error
+
+    def announce(self, instance: str, manifest: str) -> None:
+        fault = self._take_fault("announce", instance)
+        if fault is None or fault.applied:
+            self.tag(instance, {MANIFEST_TAG: manifest})
+        if fault:
+            raise fault.error
+
+    def stop(self, instance: str, *, force: bool = False) -> None:
+        fault = self._take_fault("stop", instance)
+        if instance in self._machines and (fault is None or fault.applied):
+            self._begin_stop(instance, force=force)
+        if fault:
+            raise fault.error
+
+    def release(self, instance: str) -> None:
+        fault = self._take_fault("release", instance)
+        if instance in self._machines and (fault is None or fault.applied):
+            self.tag(instance, RELEASED_TAGS)
+        if fault:
+            raise fault.error
+
+    def change_type(self, instance: str, instance_type: str) -> None:
+        fault = self._take_fault("change_type", instance)
+        if fault is None or fault.applied:
+            machine = self._advance_machine(instance)
+            if machine.seen.state is not InstanceState.STOPPED:
+                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
+            machine.seen = replace(machine.seen, type=instance_type)
+        if fault:
+            raise fault.error
+
+    def _find_lagged_state(self, machine: _Machine) -> InstanceState:
+        """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
+        then = self._clock.now() - self.lag
+        known = [state for at, state in machine.history if at <= then]
+        return known[-1] if known else machine.history[0][1]
+
+    def _take_fault(self, call: str, instance: str) -> Fault | None:
+        self.calls.append((call, instance))
+        faults = self._faults.get(call)
+        return faults.popleft() if faults else None
+
+    def _begin_stop(self, instance: str, *, force: bool) -> None:
+        machine = self._advance_machine(instance)
         machine.stuck = machine.stuck and not force
         state = machine.seen.state
         if state is InstanceState.PENDING and not self._stop_while_pending:
             raise ComputeUnavailableError(f"{instance} is {state}: will retry")
         if state in {InstanceState.RUNNING, InstanceState.PENDING}:
-            self._move(machine, InstanceState.STOPPING, self._clock.now())
+            self._change_state(machine, InstanceState.STOPPING, self._clock.now())
 
-    def _settled(self, instance: str) -> _Machine:
+    def _advance_machine(self, instance: str) -> _Machine:
         """Returns the machine, advanced to the current time."""
         if instance not in self._machines:
             raise MisconfiguredError(f"there is no instance {instance}: correct GPU_INSTANCE_ID")
@@ -201,17 +199,13 @@ class FakeCompute:
         if window is not None and not machine.stuck and self._clock.now() - machine.since >= window:
             fell = machine.broken_boot and machine.seen.state is InstanceState.PENDING
             onward = InstanceState.STOPPED if fell else _NEXT[machine.seen.state]
-            self._move(machine, onward, machine.since + window)
+            self._change_state(machine, onward, machine.since + window)
             if fell:
                 machine.seen = replace(machine.seen, state_reason="Client.InternalError: broken boot")
         return machine
 
-    def _move(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
+    def _change_state(self, machine: _Machine, state: InstanceState, at: datetime) -> None:
         address = None if state.proved_stopped else machine.seen.public_address
         machine.seen = replace(machine.seen, state=state, public_address=address)
         machine.since = at
         machine.history.append((at, state))
-
-    def _tag(self, instance: str, tags: dict[str, str]) -> None:
-        machine = self._settled(instance)
-        machine.seen = replace(machine.seen, tags={**machine.seen.tags, **tags})

@@ -36,10 +36,10 @@ class ScriptedEngine(Engine):
         """See Engine."""
         for window in reversed(batch):
             self.heard.append(window.id)
-            yield Recognition(window.id, _spread(self.script(window), window.seconds), "en")
+            yield Recognition(window.id, _spread_words(self.script(window), window.seconds), "en")
 
 
-def _spread(text: str, seconds: float) -> tuple[Segment, ...]:
+def _spread_words(text: str, seconds: float) -> tuple[Segment, ...]:
     spoken = text.split()
     if not spoken:
         return ()

@@ -71,21 +71,22 @@ class FakeGuard:
         self._faults.setdefault(call, deque()).extend(faults)
 
     def arm(self, claim: Claim) -> None:
-        fault = self._enter("arm", claim.instance)
+        fault = self._take_fault("arm", claim.instance)
         if fault is None or fault.applied:
-            self._give(order_of(claim))
+            self._arm_order(order_of(claim))
         if fault:
             raise fault.error
 
     def disarm(self, instance: str, run: str) -> None:
-        fault = self._enter("disarm", instance)
+        fault = self._take_fault("disarm", instance)
         if fault is None or fault.applied:
-            self._drop(instance, run)
+            self._standing.pop((instance, run), None)
+            self._set_soonest()
         if fault:
             raise fault.error
 
     def armed(self, instance: str) -> frozenset[str]:
-        if fault := self._enter("armed", instance):
+        if fault := self._take_fault("armed", instance):
             raise fault.error
         return self.standing(instance)
 
@@ -107,9 +108,9 @@ class FakeGuard:
             if not standing.tries:
                 del self._standing[standing.order.instance, standing.order.run]
             self._set_soonest()
-            self._fire(standing.order, at)
+            self._fire_order(standing.order, at)
 
-    def _fire(self, order: StopOrder, at: datetime) -> None:
+    def _fire_order(self, order: StopOrder, at: datetime) -> None:
         faults = self._faults.get("fire")
         fault = faults.popleft() if faults else None
         error = fault.error if fault else None
@@ -120,7 +121,7 @@ class FakeGuard:
             error = refused
         self.fired.append(Firing(at, order.instance, order.run, error))
 
-    def _give(self, order: StopOrder) -> None:
+    def _arm_order(self, order: StopOrder) -> None:
         known = self._standing.get((order.instance, order.run))
         if known and known.order == order:
             return
@@ -134,14 +135,10 @@ class FakeGuard:
             for each in tries:
                 self._plan((each - now).total_seconds(), self.fire_due)
 
-    def _drop(self, instance: str, run: str) -> None:
-        self._standing.pop((instance, run), None)
-        self._set_soonest()
-
     def _set_soonest(self) -> None:
         self._soonest = min(map(_next_try, self._standing.values()), default=None)
 
-    def _enter(self, call: str, instance: str) -> Fault | None:
+    def _take_fault(self, call: str, instance: str) -> Fault | None:
         self.fire_due()
         self.calls.append((call, instance))
         faults = self._faults.get(call)

@@ -48,7 +48,7 @@ class FakeLauncher:
         self._faults.setdefault(call, deque()).extend(errors)
 
     def probe(self, instance: Instance) -> str:
-        self._meet("probe")
+        self._raise_planned_error("probe")
         if instance.state is not InstanceState.RUNNING:
             raise LaunchError(f"{instance.id} is {instance.state}")
         if self.silent_probes > 0:
@@ -57,7 +57,7 @@ class FakeLauncher:
         return self.version
 
     def launch(self, instance: Instance, manifest: Manifest, url: str) -> None:
-        self._meet("launch")
+        self._raise_planned_error("launch")
         if instance.state is not InstanceState.RUNNING:
             raise LaunchError(f"{instance.id} is {instance.state}: no worker was started")
         name = (manifest.run, manifest.worker)
@@ -70,7 +70,7 @@ class FakeLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:
         """`is_alive` of a launched worker; None at a planned error."""
         try:
-            self._meet("alive")
+            self._raise_planned_error("alive")
         except BatchscribeError:
             return None
         if instance.state is not InstanceState.RUNNING:
@@ -78,7 +78,7 @@ class FakeLauncher:
         return (worker.run, worker.worker) in self.launched and self.is_alive(worker)
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
-        self._meet("cancel")
+        self._raise_planned_error("cancel")
         name = (worker.run, worker.worker)
         if force and name in self.launched:
             self.killed.append(name)
@@ -89,7 +89,7 @@ class FakeLauncher:
             if self._on_cancel:
                 self._on_cancel(worker)
 
-    def _meet(self, call: str) -> None:
+    def _raise_planned_error(self, call: str) -> None:
         faults = self._faults.get(call)
         fault = faults.popleft() if faults else None
         if fault:
