@@ -108,7 +108,7 @@ def comparison(bucket: Path, corpus: dict[str, Any]) -> Table:
     """
     import jiwer
 
-    rows = [(chunk["key"], chunk["text"], _transcribed(bucket, chunk["key"])) for chunk in corpus["chunks"]]
+    rows = [(each["key"], each["text"], _read_transcript(bucket, each["key"])) for each in corpus["chunks"]]
     cut = corpus["session"]
     name = f"{cut['folder']} ({len(cut['keys'])} chunks)"
     rows.append((name, cut["text"], (bucket / cut["folder"] / "transcript.txt").read_text().strip()))
@@ -150,7 +150,7 @@ def places(home: Path) -> Iterator[tuple[str, Path]]:
     yield "ledger", home / ".batchscribe" / "ledger.sqlite"
 
 
-def _transcribed(bucket: Path, key: str) -> str:
+def _read_transcript(bucket: Path, key: str) -> str:
     name = audio_name(key)
     assert name is not None
     return transcripts.decode((bucket / transcript_key(name)).read_bytes()).text

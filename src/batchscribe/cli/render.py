@@ -33,8 +33,9 @@ def planned(
     otherwise = " otherwise" if refused else ""
     lines.append(f"Would{otherwise} {type(decision).__name__.lower()}: {decision.reason.sentence}")
     if isinstance(decision, Launch):
-        lines.append(_batch(decision.batch))
-        lines.append(render_block(estimate_block(decision.batch.estimate, seen.instance.type or "local")))
+        batch = decision.batch
+        lines.append(f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later")
+        lines.append(render_block(estimate_block(batch.estimate, seen.instance.type or "local")))
         if not seen.offer.priors.learned:
             lines.append("Speed and set-up time are assumed until the first run measures them.")
     elif decision.reason.code is ReasonCode.BELOW_THRESHOLD and seen.backlog.oldest:
@@ -88,10 +89,6 @@ def tick_document(
         "errors": [str(error) for error in ticked.errors],
         "exit_code": refused.exit_code if refused else exit_code,
     }
-
-
-def _batch(batch: Batch) -> str:
-    return f"Batch: {format_count(len(batch.chunks), 'chunk')}, {batch.left} left for later"
 
 
 def _batch_document(batch: Batch) -> dict[str, Any]:

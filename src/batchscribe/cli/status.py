@@ -35,11 +35,11 @@ def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
     with opened(app, remember=False) as made:
         now = overview(made.world, made.terms)
-        document = _document(made, now)
+        document = _build_document(made, now)
     if as_json:
         print_json(document)
         return
-    for label, value in _lines(now, document):
+    for label, value in _list_lines(now, document):
         app.print_labelled(label, value, indent=11)
 
 
@@ -97,7 +97,7 @@ def _show_value(value: str | float | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
+def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
         "at": now.at,
         "timer": on_schedule(made.settings.folder),
@@ -105,8 +105,8 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,
         "cloud_guard": made.settings.cloud_guard,
-        "guard": _guard(made),
-        "promises": _promises(made),
+        "guard": _describe_guard(made),
+        "promises": _list_promises(made),
         "proofs": [
             {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
         ],
@@ -125,7 +125,7 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
     }
 
 
-def _guard(made: Scheduler) -> dict[str, Any]:
+def _describe_guard(made: Scheduler) -> dict[str, Any]:
     """Describes the guard, and lists runs with active stop orders."""
     guard = made.world.guard
     try:
@@ -136,7 +136,7 @@ def _guard(made: Scheduler) -> dict[str, Any]:
     return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
-def _promises(made: Scheduler) -> tuple[Promise, ...]:
+def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
     """Time bounds of settings and GPU host; empty if local."""
     if made.terms.shared_machine:
         return ()
@@ -190,7 +190,7 @@ def _settled_run(run: Run) -> dict[str, Any]:
     }
 
 
-def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Timer", document["timer"]
     yield "Lock", document["lock"] or "free"
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"

@@ -55,7 +55,7 @@ def tick(app: App, *, dry_run: bool, wait: bool, as_json: bool) -> int:
     app.warn_of_names()
     if dry_run:
         return _dry_run(app, as_json=as_json)
-    return _tick(app, wait=wait, as_json=as_json)
+    return _run_tick(app, wait=wait, as_json=as_json)
 
 
 @click.command()
@@ -88,7 +88,7 @@ def run(
     only = _session_ids(app, sessions)
     if dry_run:
         return _dry_run(app, by_hand=True, only=only, as_json=as_json)
-    return _tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
+    return _run_tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
 
 
 def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
@@ -100,14 +100,14 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(wanted)
 
 
-def _tick(
+def _run_tick(
     app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
 ) -> int:
     with opened(app, by_hand=by_hand, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
         made.world.view.clear()
-        return _report(app, made, ticked, as_json=as_json)
+        return _print_result(app, made, ticked, as_json=as_json)
 
 
 @click.command()
@@ -136,7 +136,7 @@ def reconcile(app: App, *, forget: str | None, adopt: str | None, as_json: bool)
         else:
             runs = reconcile_runs(made.world, made.terms, locked=locked)
     if as_json:
-        print_json(_released(runs))
+        print_json(_list_released(runs))
         return 0
     for each in runs:
         app.console.print(f"released run {each.id}: {each.outcome} ({escape(each.detail)})")
@@ -154,7 +154,7 @@ def watchdog(app: App, *, as_json: bool) -> int:
     with opened(app) as made:
         watched = watch(made.world, made.terms, locked=partial(made.locked, PASS_PATIENCE))
     if as_json:
-        print_json({"found": watched.found} | _released(watched.runs))
+        print_json({"found": watched.found} | _list_released(watched.runs))
         return 0
     app.console.print(watched.found, markup=False)
     for each in watched.runs:
@@ -162,7 +162,7 @@ def watchdog(app: App, *, as_json: bool) -> int:
     return 0
 
 
-def _released(runs: Sequence[Run]) -> dict[str, object]:
+def _list_released(runs: Sequence[Run]) -> dict[str, object]:
     return {"released": [{"run": each.id, "outcome": each.outcome} for each in runs]}
 
 
@@ -179,7 +179,7 @@ def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozense
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
         decision = decide(seen, made.terms.policy)
-        refused = _refusal(made, start=isinstance(decision, Launch))
+        refused = _find_refusal(made, start=isinstance(decision, Launch))
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
@@ -194,7 +194,7 @@ def _print_empty(app: App, seen: Observation | None) -> None:
         app.console.print(empty, markup=False)
 
 
-def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
+def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     """Error that would refuse the start; None if it can start."""
     try:
         refuse_unsupported(made.terms.unsupported)
@@ -205,8 +205,10 @@ def _refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
     return None
 
 
-def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
-    code = _exit_code(ticked)
+def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
+    """Prints the tick's result; returns 0 if done, held or in progress, else the worst error's code."""
+    failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
+    code = worst((exit_code(ticked.errors), int(failed)))
     if as_json:
         print_json(tick_document(ticked, exit_code=code))
         return code
@@ -214,22 +216,16 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
     if made.terms.policy.by_hand:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
-        app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)
+        app.console.print("\n".join(settled(each, made.settings, left=_count_left(ticked))), markup=False)
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     sys.stdout.flush()
     return code
 
 
-def _left(ticked: Ticked) -> int | None:
+def _count_left(ticked: Ticked) -> int | None:
     """Number of pending chunks that the run did not take; None without launch."""
     if not isinstance(ticked.decision, Launch) or ticked.seen is None:
         return None
     run = ticked.runs[-1]
     return max(0, ticked.seen.backlog.pending - run.chunks_done - run.chunks_failed)
-
-
-def _exit_code(ticked: Ticked) -> int:
-    """0 if done, held or in progress; otherwise the most serious error's code."""
-    failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    return worst((exit_code(ticked.errors), int(failed)))
