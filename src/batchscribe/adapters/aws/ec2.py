@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -113,29 +113,25 @@ class Ec2Compute:
     def start(self, claim: Claim) -> None:
         # Tags first: a starting instance must already show its claim.
         self._write_tags(claim.instance, claim.tags)
-        self._request_start(claim.instance)
+        self.start_unclaimed(claim.instance)
 
     def announce(self, instance: str, manifest: str) -> None:
         self._write_tags(instance, {MANIFEST_TAG: manifest})
 
     def start_unclaimed(self, instance: str) -> None:
-        """Starts it manually: without a claim, so that no scheduler stops it."""
-        self._request_start(instance)
+        """Requests a start without a claim, as for manual control: no scheduler stops it."""
+        with self._convert_errors("ec2:StartInstances", instance):
+            self._client.start_instances(InstanceIds=[instance])
 
     def stop(self, instance: str, *, force: bool = False) -> None:
         # A forced stop is for an operating system that does not shut down.
         how = {"Force": True, "SkipOsShutdown": True} if force and self._may_skip else {"Force": force}
-        try:
-            with self._convert_errors("ec2:StopInstances", instance):
-                self._client.stop_instances(InstanceIds=[instance], **how)
-        except _MissingError:
-            return
+        with suppress(_MissingError), self._convert_errors("ec2:StopInstances", instance):
+            self._client.stop_instances(InstanceIds=[instance], **how)
 
     def release(self, instance: str) -> None:
-        try:
+        with suppress(_MissingError):
             self._write_tags(instance, RELEASED_TAGS)
-        except _MissingError:
-            return
 
     def change_type(self, instance: str, instance_type: str) -> None:
         with self._convert_errors("ec2:ModifyInstanceAttribute", instance, **_TYPE_MEANINGS):
@@ -166,10 +162,6 @@ class Ec2Compute:
         """Makes its metadata service show its tags."""
         with self._convert_errors("ec2:ModifyInstanceMetadataOptions", instance):
             self._client.modify_instance_metadata_options(InstanceId=instance, InstanceMetadataTags="enabled")
-
-    def _request_start(self, instance: str) -> None:
-        with self._convert_errors("ec2:StartInstances", instance):
-            self._client.start_instances(InstanceIds=[instance])
 
     def _write_tags(self, instance: str, tags: Mapping[str, str]) -> None:
         rows = [{"Key": key, "Value": value} for key, value in tags.items()]

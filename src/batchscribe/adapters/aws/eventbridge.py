@@ -7,7 +7,8 @@ machine and without any process of ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -92,11 +93,11 @@ class EventBridgeGuard:
             with self._api.convert_errors("scheduler:CreateSchedule", order.name):
                 self._client.create_schedule(**request)
         except _OrderThereError:
-            if not self._differences(order):
+            if not self._read_differences(order):
                 return
             with self._api.convert_errors("scheduler:UpdateSchedule", order.name, ConflictException=AGAIN):
                 self._client.update_schedule(**request)
-        if different := self._differences(order):
+        if different := self._read_differences(order):
             raise ComputeUnavailableError(
                 f"the order {order.name} reads back with a different {', '.join(different)}: it does not "
                 "count as armed; try again"
@@ -104,26 +105,26 @@ class EventBridgeGuard:
 
     def disarm(self, instance: str, run: str) -> None:
         name = f"{prefix(instance)}{run}"
-        try:
-            with self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN):
-                self._client.delete_schedule(Name=name, GroupName=GROUP)
-        except _NoSuchOrderError:
-            return
+        with (
+            suppress(_NoSuchOrderError),
+            self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN),
+        ):
+            self._client.delete_schedule(Name=name, GroupName=GROUP)
 
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an enabled order; disabled orders do not count."""
         try:
             with self._api.convert_errors("scheduler:ListSchedules", prefix(instance)):
-                return frozenset(run_of(name, instance) for name in self._list_names(instance))
+                pages = self._client.get_paginator("list_schedules").paginate(
+                    GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"
+                )
+                return frozenset(
+                    run_of(found["Name"], instance) for page in pages for found in page["Schedules"]
+                )
         except _NoSuchOrderError:
             return frozenset()
 
-    def _list_names(self, instance: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_schedules")
-        for page in pages.paginate(GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"):
-            yield from (found["Name"] for found in page["Schedules"])
-
-    def _differences(self, order: StopOrder) -> list[str]:
+    def _read_differences(self, order: StopOrder) -> list[str]:
         """Fields of the order that EventBridge stored differently."""
         lost: Meaning = (
             ComputeUnavailableError,
@@ -131,7 +132,7 @@ class EventBridgeGuard:
         )
         with self._api.convert_errors("scheduler:GetSchedule", order.name, ResourceNotFoundException=lost):
             found = self._client.get_schedule(Name=order.name, GroupName=GROUP)
-        return _differences(order.request(self._role), found)
+        return _list_differences(order.request(self._role), found)
 
     @cached_property
     def _client(self) -> EventBridgeSchedulerClient:
@@ -141,7 +142,7 @@ class EventBridgeGuard:
         return client
 
 
-def _differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def _list_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     fields = ("State", "ScheduleExpression", "StartDate", "EndDate")
     different = [field for field in fields if not _is_same(asked[field], found.get(field))]
     target = found.get("Target", {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -115,15 +115,12 @@ class Inventory:
 def _list_instances(pages: Any) -> Iterator[FoundInstance]:
     for page in pages:
         for group in page["Reservations"]:
-            yield from map(_to_found, group["Instances"])
-
-
-def _to_found(row: Mapping[str, Any]) -> FoundInstance:
-    tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
-    return FoundInstance(
-        id=row["InstanceId"],
-        type=row["InstanceType"],
-        state=row["State"]["Name"],
-        name=tags.get("Name", ""),
-        key_name=row.get("KeyName", ""),
-    )
+            for row in group["Instances"]:
+                tags = {tag["Key"]: tag["Value"] for tag in row.get("Tags", [])}
+                yield FoundInstance(
+                    id=row["InstanceId"],
+                    type=row["InstanceType"],
+                    state=row["State"]["Name"],
+                    name=tags.get("Name", ""),
+                    key_name=row.get("KeyName", ""),
+                )

@@ -58,19 +58,17 @@ class AgentLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
         """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
-            ended = is_stored(self._runs, keys.exit_record(worker.run, worker.worker))
-            return False if ended or self._was_lost(worker) else None
+            if is_stored(self._runs, keys.exit_record(worker.run, worker.worker)):
+                return False
+            end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
         except (TransientError, MisconfiguredError):
             return None
+        return False if end and end.worker == worker.worker else None
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         """Writes the request for the agent."""
         request = EndRequest(run=worker.run, worker=worker.worker, force=force)
         self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
-
-    def _was_lost(self, worker: WorkerRef) -> bool:
-        end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
-        return end is not None and end.worker == worker.worker
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import boto3
@@ -65,11 +65,8 @@ class Boto3Store:
             self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data)
 
     def delete(self, key: str) -> None:
-        try:
-            with self._convert_errors(Action.DELETE, key):
-                self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
-        except ObjectNotFoundError:
-            return
+        with suppress(ObjectNotFoundError), self._convert_errors(Action.DELETE, key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
 
     def _put_new(self, key: str, data: bytes) -> None:
         with self._convert_errors(Action.PUT, key):
