@@ -100,7 +100,7 @@ def setup(ssh: Ssh, tmp_path: Path) -> HostSetup:
     engine = EngineSpec(engine="pocketsphinx")
     terms = CheckRequest(now=clock.now(), engine=engine, gpu=False, source=url, output=url)
     return HostSetup(
-        asks=SshHost(ssh),
+        client=SshHost(ssh),
         clock=clock,
         terms=terms,
         output=store,
@@ -114,8 +114,8 @@ def test_an_empty_box_becomes_one_that_transcribes(
 ) -> None:
     secrets = tmp_path / "worker.env"
     secrets.write_text("AWS_SECRET_ACCESS_KEY=canary\n")
-    wishes = SetupOptions(extra="demo", wheel=wheel, env_file=secrets)
-    findings = list(setup.set_up(INSTANCE, wishes))
+    options = SetupOptions(extra="demo", wheel=wheel, env_file=secrets)
+    findings = list(setup.set_up(INSTANCE, options))
     assert [finding for finding in findings if not finding.ok] == []
     assert "canary" not in repr(findings)
     seen = {finding.what: finding.detail for finding in findings}
@@ -131,7 +131,7 @@ def test_an_empty_box_becomes_one_that_transcribes(
     assert "the host cannot power itself off" in seen["launch at boot"]
     # Once more, over what is there: the pin stays, one environment stays.
     again = {
-        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(wishes, env_file=None))
+        finding.what: finding.detail for finding in setup.set_up(INSTANCE, replace(options, env_file=None))
     }
     assert "as pinned before" in again["host key"]
     assert len(list((server.home / ".batchscribe").glob("venv.*"))) == 1
@@ -444,7 +444,7 @@ def test_an_environment_file_is_names_and_values(tmp_path: Path, text: str) -> N
 
 
 def test_this_machine_is_looked_at_in_the_workers_own_environment(setup: HostSetup, tmp_path: Path) -> None:
-    local = replace(setup, asks=LocalHost({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
+    local = replace(setup, client=LocalHost({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}), ssh=None)
     here = replace(INSTANCE, id="local")
     findings = {finding.what: finding.ok for finding in local.set_up(here, SetupOptions())}
     assert findings == {
@@ -465,7 +465,7 @@ def test_a_finding_says_what_is_wrong(setup: HostSetup, ssh: Ssh, tmp_path: Path
     terms = structs.replace(
         setup.terms, engine=EngineSpec(engine="no-such-engine"), output=(tmp_path / "gone").as_uri(), gpu=True
     )
-    checking = replace(setup, asks=SshHost(ssh, remote_python=str(python)), terms=terms)
+    checking = replace(setup, client=SshHost(ssh, remote_python=str(python)), terms=terms)
     failed = {finding.what: finding for finding in checking.check(INSTANCE) if not finding.ok}
     assert {"engine no-such-engine", "store"} <= set(failed)
     assert all(finding.fix for finding in failed.values())

@@ -347,7 +347,7 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     bucket = DirectoryStore(server.folder, expected=True)
     wait_for(_pinned(ssh, seen))
     setup = HostSetup(
-        asks=SshHost(ssh),
+        client=SshHost(ssh),
         clock=SystemClock(),
         terms=CheckRequest(
             now=SystemClock().now(),

@@ -66,15 +66,15 @@ class ScriptedDecoder(WhisperDecoder):
         self.asked.append(encoded)
         return [self.chances(number) for number in encoded]
 
-    def hear(
+    def transcribe(
         self, encoded: Any, seconds: Sequence[float], language: str, **_options: Any
     ) -> list[Recognized]:
         assert len(encoded) == len(seconds)
         self.heard.append((language, encoded))
-        self.takes("hear")
+        self.takes("transcribe")
         return [self.says(number) for number in encoded]
 
-    def again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Recognized:
+    def transcribe_again(self, audio: Any, language: str, why: frozenset[Doubt]) -> Recognized:
         self.reheard.append((int(audio[0]), language, why))
-        self.takes("again")
+        self.takes("transcribe_again")
         return self.says_again(int(audio[0]))

@@ -74,9 +74,9 @@ class DeskSetup(HostSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
-        assert isinstance(self.asks, FakeBox)
-        if self.asks.causes:
-            raise self.asks.causes.pop(0)
+        assert isinstance(self.client, FakeBox)
+        if self.client.causes:
+            raise self.client.causes.pop(0)
 
 
 class Desk:
@@ -101,7 +101,7 @@ class Desk:
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
-            asks=self.box,
+            client=self.box,
             clock=self.clock,
             terms=self.terms,
             output=self.store,

@@ -270,13 +270,13 @@ def test_every_published_model_is_one_of_the_librarys() -> None:
 
 
 def test_a_gpu_that_is_asked_for_is_never_replaced(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "on_the_bus", lambda: False)
+    monkeypatch.setattr(nvidia, "is_present", lambda: False)
     assert FACTORY.load(spec_of(tdt, device="auto")).device.startswith("cpu")
     with pytest.raises(GpuError, match=r"no CUDA support.*separate environment"):
         FACTORY.load(spec_of(tdt, device="cuda"))
     assert FACTORY.gpu_missing(spec_of(tdt, device="cuda"))
     assert not FACTORY.gpu_missing(spec_of(tdt, device="auto"))
-    monkeypatch.setattr(nvidia, "on_the_bus", lambda: True)
+    monkeypatch.setattr(nvidia, "is_present", lambda: True)
     assert "no CUDA support" in FACTORY.problems(spec_of(tdt, device="auto"))[0]
     assert FACTORY.problems(spec_of(tdt)) == ()
 
@@ -288,14 +288,14 @@ def test_two_runtimes_in_one_environment_are_named(tdt: Path, monkeypatch: pytes
 
 def test_a_driver_that_shows_no_gpu_is_told_apart(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA])
-    monkeypatch.setattr(nvidia, "usable", lambda: 0)
+    monkeypatch.setattr(nvidia, "count_usable", lambda: 0)
     assert "nvidia-smi" in FACTORY.problems(spec_of(tdt, device="cuda"))[0]
 
 
 def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime warns and goes on where CUDA's libraries are missing: this one has none at all."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [engine.CUDA, engine.CPU])
-    monkeypatch.setattr(nvidia, "usable", lambda: 1)
+    monkeypatch.setattr(nvidia, "count_usable", lambda: 1)
     assert FACTORY.problems(spec_of(tdt, device="cuda")) == ()
     with (
         pytest.raises(GpuError, match="loaded it on the CPU"),
@@ -306,14 +306,14 @@ def test_a_session_that_fell_to_the_cpu_is_an_error(tdt: Path, monkeypatch: pyte
 
 def test_a_gpu_is_counted_by_the_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nvidia, "DRIVER", "libno-such-driver.so")
-    assert nvidia.usable() == 0
+    assert nvidia.count_usable() == 0
     monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path)
-    assert not nvidia.on_the_bus()
+    assert not nvidia.is_present()
     card = tmp_path / "0000:00:1e.0"
     card.mkdir()
     (card / "vendor").write_text("0x10de\n")
     (card / "class").write_text("0x030200\n")
-    assert nvidia.on_the_bus()
+    assert nvidia.is_present()
 
 
 def test_a_batch_that_is_too_large_is_an_error_of_its_own(tdt: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ class Cloud:
     @property
     def setup(self) -> HostSetup:
         return HostSetup(
-            asks=Host(),
+            client=Host(),
             clock=FakeClock(),
             terms=CheckRequest(now=FakeClock().now(), engine=EngineSpec(engine="played"), gpu=False),
             output=self.store,

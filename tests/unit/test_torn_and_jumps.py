@@ -224,7 +224,7 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
 def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     at.store.replace(keys.instance(INSTANCE), data)
     setup = HostSetup(
-        asks=LocalHost({}),
+        client=LocalHost({}),
         clock=at.clock,
         terms=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
         output=at.store,

@@ -175,7 +175,7 @@ def test_what_looks_wrong_twice_is_kept_and_flagged() -> None:
 
 def test_second_hearings_end_with_their_time() -> None:
     clock = FakeClock()
-    takes = {"hear": 10.0, "again": 20.0}
+    takes = {"transcribe": 10.0, "transcribe_again": 20.0}
     decoder = ScriptedDecoder(says=loop, takes=lambda what: clock.sleep(takes[what]))
     engine = engine_of(decoder, clock)
     results = [result for number in range(5) for result in engine.transcribe([numbered(number)])]
@@ -256,13 +256,13 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
     asked: list[int] = []
     decoder = ScriptedDecoder(chances=lambda number: {"de": 0.9} if number < 2 else {"fr": 0.8})
 
-    def hear(encoded: Any, seconds: Any, language: str, **_options: Any) -> list[Recognized]:
+    def transcribe(encoded: Any, seconds: Any, language: str, **_options: Any) -> list[Recognized]:
         asked.append(len(encoded))
         if len(encoded) > 1:
             raise RuntimeError("CUDA failed with error out of memory")
         return [ordinary(number) for number in encoded]
 
-    decoder.hear = hear  # type: ignore[method-assign]
+    decoder.transcribe = transcribe  # type: ignore[method-assign]
     engine = engine_of(decoder, language=None)
     windows = [numbered(number, "s") for number in range(2)]
     with pytest.raises(OutOfMemoryError):

@@ -201,8 +201,8 @@ def test_another_faster_whisper_is_a_clear_error(monkeypatch: pytest.MonkeyPatch
 def test_a_window_that_is_filled_up_has_all_the_text_that_fits(tmp_path: Path) -> None:
     decoder = WhisperDecoder(faster_whisper.WhisperModel(str(build(tmp_path / "model")), device="cpu"))
     encoded = decoder.encode([decoder.features(np.zeros(24_000, np.float32))])
-    (short,) = decoder.hear(encoded, [1.5], "en")
-    (full,) = decoder.hear(encoded, [1.5], "en", fill=True)
+    (short,) = decoder.transcribe(encoded, [1.5], "en")
+    (full,) = decoder.transcribe(encoded, [1.5], "en", fill=True)
     assert len(short.words) < 20
     assert len(full.words) > 100
     assert short.heard_until is None

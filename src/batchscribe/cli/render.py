@@ -19,13 +19,13 @@ from batchscribe.errors import BatchscribeError
 from batchscribe.settings import Settings
 
 
-def decided(ticked: Ticked) -> list[str]:
+def render_decision(ticked: Ticked) -> list[str]:
     """Lines with the decision and the files that the listing passed over."""
     over = passed_over_text(ticked.seen.backlog.passed_over) if ticked.seen else ""
     return [f"{type(ticked.decision).__name__}: {ticked.decision.reason.sentence}", *filter(None, [over])]
 
 
-def planned(
+def render_dry_run(
     seen: Observation, decision: Decision, refused: BatchscribeError | None, max_wait: timedelta
 ) -> list[str]:
     """Lines of a dry run: refusal, decision, reason, batch and estimates."""
@@ -47,7 +47,7 @@ def planned(
     return lines
 
 
-def settled(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
+def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[str]:
     """Lines with a run's outcome, maximum cost and file locations."""
     outcome = run.outcome or Outcome.INCOMPLETE
     yield ""

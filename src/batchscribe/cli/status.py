@@ -21,7 +21,7 @@ from batchscribe.core.figures import format_count
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler
 from batchscribe.wiring.seams import open_ledger
@@ -100,7 +100,7 @@ def _show_value(value: str | float | None) -> str:
 def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
         "at": now.at,
-        "timer": on_schedule(made.settings.folder),
+        "timer": describe_schedule(made.settings.folder),
         "lock": made.lock.holder(),
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,

@@ -11,7 +11,7 @@ import click
 from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
-from batchscribe.cli.render import decided, planned, settled, tick_document
+from batchscribe.cli.render import render_decision, render_dry_run, render_run, tick_document
 from batchscribe.controller.commands.redo import by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
@@ -183,7 +183,7 @@ def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozense
     if as_json:
         print_json(tick_document(Ticked(seen, decision), dry_run=True, refused=refused))
     else:
-        lines = planned(seen, decision, refused, made.terms.policy.max_wait)
+        lines = render_dry_run(seen, decision, refused, made.terms.policy.max_wait)
         app.console.print("\n".join(lines), markup=False)
         _print_empty(app, seen)
     return refused.exit_code if refused else 0
@@ -212,11 +212,11 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
     if as_json:
         print_json(tick_document(ticked, exit_code=code))
         return code
-    app.console.print("\n".join(decided(ticked)), markup=False)
+    app.console.print("\n".join(render_decision(ticked)), markup=False)
     if made.terms.policy.by_hand:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
-        app.console.print("\n".join(settled(each, made.settings, left=_count_left(ticked))), markup=False)
+        app.console.print("\n".join(render_run(each, made.settings, left=_count_left(ticked))), markup=False)
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     sys.stdout.flush()

@@ -50,7 +50,7 @@ def worker(manifest: str, control: str, sha256: str) -> None:
 @click.option("--fetch", metavar="MODEL", help="Fetch a model of the engine onto this machine first.")
 @json_option
 @pass_app
-def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> None:
+def engines(app: App, /, *, fetch: str | None, as_json: bool, **options: str) -> None:
     """Speech engines of this machine: availability, models and measured speed.
 
     The speed comes from the runs of this machine: audio seconds per second of work.
@@ -59,7 +59,7 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **wishes: str) -> 
     from batchscribe.wiring.engines import fetch as fetch_model
     from batchscribe.wiring.seams import open_ledger
 
-    spec = EngineSpec(**wishes)
+    spec = EngineSpec(**options)
     if fetch:
         folder = fetch_model(replace(spec, model=fetch))
         click.echo(f"{fetch} is in {folder}", err=True)

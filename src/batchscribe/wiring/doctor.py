@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.files import (
     check_settings_file,
     check_state_folder,
 )
-from batchscribe.adapters.machine.installed import on_schedule
+from batchscribe.adapters.machine.installed import describe_schedule
 from batchscribe.adapters.notify.receivers import receivers
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import split
@@ -198,7 +198,7 @@ class Preconditions:
             yield check_model_space(Path.home() / ".cache")
 
     def _check_schedule(self) -> Iterator[Finding]:
-        yield checks.check_schedule(on_schedule(self.settings.folder))
+        yield checks.check_schedule(describe_schedule(self.settings.folder))
 
     def _check_messages(self) -> Iterator[Finding]:
         settings = self.settings

@@ -96,9 +96,9 @@ class GpuTools:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
         return replace(self.setup, terms=structs.replace(self.setup.terms, busy=busy)).check(instance)
 
-    def set_up(self, instance: Instance, **wishes: Any) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
-        return self.setup.set_up(instance, SetupOptions(**wishes))
+        return self.setup.set_up(instance, SetupOptions(**options))
 
 
 @contextmanager

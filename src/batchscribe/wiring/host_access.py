@@ -49,7 +49,7 @@ def box_setup(
     cloud = compute if isinstance(compute, Ec2Compute) else None
     factory = known_factory(spec.engine)
     return HostSetup(
-        asks=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
+        client=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
         clock=clock,
         terms=CheckRequest(
             now=clock.now(),

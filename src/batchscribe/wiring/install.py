@@ -13,7 +13,8 @@ from batchscribe.settings import DOTENV, ENVIRONMENT, Settings
 
 CHECK_HOURS, WATCH_EVERY = schedule.CHECK_HOURS, schedule.WATCH_EVERY
 UNIT_DIR = installed.UNIT_DIR
-install_units, on_schedule, render_cron = installed.install_units, installed.on_schedule, schedule.render_cron
+install_units, render_cron = installed.install_units, schedule.render_cron
+describe_schedule = installed.describe_schedule
 
 
 def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
@@ -33,7 +34,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         user=name,
         interval=interval,
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
-        told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
+        overrides_env=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )

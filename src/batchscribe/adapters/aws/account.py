@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.run.account import Caller, MachineType, Quota
 from batchscribe.errors import ObjectNotFoundError
@@ -38,7 +38,7 @@ class AwsAccount:
     """
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
-        config = patience(1, CONNECT_SECONDS, READ_SECONDS)
+        config = limit_calls(1, CONNECT_SECONDS, READ_SECONDS)
         self._region = region
         self._client = cache(lambda service: open_client(service, region, endpoint, config))
 

@@ -76,7 +76,7 @@ _NO_CREDENTIALS_YET = (
 """Credential providers that fail temporarily. Their error texts are not shown."""
 
 
-def patience(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
+def limit_calls(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
     """Client configuration for at most `attempts` attempts, each bounded by both timeouts (seconds)."""
     return Config(
         # `max_attempts` would count the retries only.

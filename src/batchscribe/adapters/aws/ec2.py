@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client, patience
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, limit_calls, open_client
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
@@ -98,7 +98,7 @@ class Ec2Compute:
     ) -> None:
         self._region = region
         self._endpoint = endpoint
-        self._config = patience(attempts, connect_timeout, read_timeout)
+        self._config = limit_calls(attempts, connect_timeout, read_timeout)
         self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, instance: str) -> Instance:

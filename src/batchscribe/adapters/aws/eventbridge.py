@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client, patience
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, limit_calls, open_client
 from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -81,7 +81,7 @@ class EventBridgeGuard:
         self._role = role
         self._region = region
         self._endpoint = endpoint
-        self._config = patience(attempts, connect_timeout, read_timeout)
+        self._config = limit_calls(attempts, connect_timeout, read_timeout)
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:

@@ -12,7 +12,7 @@ import boto3
 from botocore.exceptions import BotoCoreError
 
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
 from batchscribe.errors import MisconfiguredError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
@@ -65,7 +65,7 @@ class Inventory:
     """Bounded reads of one account in one region. Each raises our errors, also for a missing right."""
 
     def __init__(self, region: str) -> None:
-        config = patience(2, connect_timeout=3, read_timeout=10)
+        config = limit_calls(2, connect_timeout=3, read_timeout=10)
         self._region = region
         self._client = cache(lambda service: open_client(service, region, None, config))
         self._account = AwsAccount(region=region)

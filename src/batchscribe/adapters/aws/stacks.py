@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, open_client, patience
+from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
 from batchscribe.errors import MisconfiguredError
 
 _MEANINGS: dict[str, Meaning] = {
@@ -77,7 +77,7 @@ class Stacks:
 
     @cached_property
     def _client(self) -> Any:
-        config = patience(2, connect_timeout=3, read_timeout=10)
+        config = limit_calls(2, connect_timeout=3, read_timeout=10)
         return open_client("cloudformation", self._region, None, config)
 
 

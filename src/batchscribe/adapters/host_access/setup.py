@@ -70,7 +70,7 @@ class SetupOptions:
 class HostSetup:
     """Prepares and checks a GPU host. `ssh` is None if the host is this machine."""
 
-    asks: HostClient
+    client: HostClient
     clock: Clock
     terms: CheckRequest
     """Requirements of the workers; each check sets the time, and whether the host boots by itself."""
@@ -108,7 +108,7 @@ class HostSetup:
         if not (yield from self._check_connection(instance)):
             return
         try:
-            release = self.asks.ask(instance, "version", timeout=ASK_SECONDS).release
+            release = self.client.ask(instance, "version", timeout=ASK_SECONDS).release
         except BatchscribeError as error:
             yield failed("worker", str(error), "batchscribe gpu setup")
             return
@@ -124,26 +124,26 @@ class HostSetup:
         if same:
             yield from self._request_check(instance, boots=boots)
 
-    def set_up(self, instance: Instance, wishes: SetupOptions) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, options: SetupOptions) -> Iterator[Finding]:
         """Yields each step of the set-up when it is done. The record is written if all checks pass.
 
         Raises LaunchError, MisconfiguredError if a step fails; the previous set-up still works.
         """
-        environment = read_environment(wishes.env_file) if wishes.env_file else None
+        environment = read_environment(options.env_file) if options.env_file else None
         fingerprint = ""
         if self.ssh:
-            trusted, doubt = self._find_trusted_keys(instance, wishes)
-            pinned = pin(self.ssh, instance, trusted=trusted, repin=wishes.repin)
+            trusted, doubt = self._find_trusted_keys(instance, options)
+            pinned = pin(self.ssh, instance, trusted=trusted, repin=options.repin)
             fingerprint = pinned.fingerprint
             yield _describe_pin(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
-                wheel = find_wheel(wishes.wheel, Path(folder))
+                wheel = find_wheel(options.wheel, Path(folder))
                 yield passed("wheel", wheel.name if wheel else "from the host's index")
                 python = install(
                     self.ssh,
                     instance,
                     wheel=wheel,
-                    extra=wishes.extra or self.extra,
+                    extra=options.extra or self.extra,
                     packages=self.packages,
                 )
             yield passed("installed", f"batchscribe {__version__} on {python}")
@@ -196,12 +196,12 @@ class HostSetup:
     def _send_request(
         self, instance: Instance, word: str, request: msgspec.Struct, seconds: float
     ) -> tuple[Finding, ...]:
-        return self.asks.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
+        return self.client.ask(instance, word, msgspec.json.encode(request), timeout=seconds).findings
 
-    def _find_trusted_keys(self, instance: Instance, wishes: SetupOptions) -> tuple[frozenset[str], str]:
+    def _find_trusted_keys(self, instance: Instance, options: SetupOptions) -> tuple[frozenset[str], str]:
         """(fingerprints from another channel, why there are none); the comparison is optional."""
-        if wishes.fingerprint:
-            return frozenset({wishes.fingerprint}), ""
+        if options.fingerprint:
+            return frozenset({options.fingerprint}), ""
         try:
             return self.published(instance.id), "none in its console output"
         except (ComputeUnavailableError, MisconfiguredError) as error:

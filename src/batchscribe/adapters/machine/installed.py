@@ -122,7 +122,7 @@ def _replace_block(user: str | None, block: str, folder: Path) -> bool:
     return after != before
 
 
-def on_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
+def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
     """Describes what starts the next tick of the project in that folder. Never raises."""
     others: set[Path] = set()
     try:

@@ -17,15 +17,15 @@ from typing import Any
 from batchscribe.adapters.engines.parakeet.models import (
     QUANTIZATIONS,
     fetch,
-    here,
-    kind,
+    find_kind,
     languages,
+    list_models,
     model_folder,
     model_name,
     unable,
 )
 from batchscribe.adapters.engines.parakeet.words import Token, segments
-from batchscribe.adapters.engines.problems import choose_device, engine_errors, failing, not_installed
+from batchscribe.adapters.engines.problems import choose_device, engine_errors, list_failures, not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text import quality
@@ -100,7 +100,7 @@ class ParakeetFactory(EngineFactory):
     extra = "parakeet-gpu"
     model_name = staticmethod(model_name)
     unable = staticmethod(unable)
-    models = staticmethod(here)
+    models = staticmethod(list_models)
     fetch = staticmethod(fetch)
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class ParakeetFactory(EngineFactory):
         found = unable(spec)
         if missing := not_installed(*PACKAGES):
             return (*found, f"{missing}: {APART} ({ALONE})")
-        return (*found, *failing(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
+        return (*found, *list_failures(NAME, spec, (_choose_device, *(() if found else (_check_model,)))))
 
     def gpu_missing(self, spec: EngineSpec) -> bool:
         try:
@@ -141,7 +141,7 @@ def _load_model(spec: EngineSpec, device: str) -> Any:
     options.log_severity_level = 3
     folder = model_folder(spec)
     return onnx_asr.load_model(
-        kind(model_name(spec.model), folder),
+        find_kind(model_name(spec.model), folder),
         folder,
         quantization=QUANTIZATIONS[spec.compute_type],
         sess_options=options,
@@ -173,7 +173,7 @@ def _self_test(engine: Parakeet) -> None:
 
 
 def _check_model(spec: EngineSpec) -> None:
-    kind(model_name(spec.model), model_folder(spec))
+    find_kind(model_name(spec.model), model_folder(spec))
 
 
 def _choose_device(spec: EngineSpec) -> str:
@@ -186,7 +186,7 @@ def _why_no_gpu() -> str:
         if {"onnxruntime", "onnxruntime-gpu"} <= _find_distributions():
             return f"onnxruntime hides the CUDA of onnxruntime-gpu here: {APART}, without faster-whisper"
         return f"the installed ONNX Runtime has no CUDA support: {APART} ({ALONE})"
-    return "" if nvidia.usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
+    return "" if nvidia.count_usable() else "CUDA finds no usable GPU here: check the driver with nvidia-smi"
 
 
 def _find_distributions() -> set[str]:

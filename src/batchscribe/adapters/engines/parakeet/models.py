@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import describe_unknown, line
+from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -88,7 +88,7 @@ def model_folder(spec: EngineSpec) -> Path:
     return folder
 
 
-def kind(model: str, folder: Path) -> str:
+def find_kind(model: str, folder: Path) -> str:
     """The model's kind for onnx-asr: a published name, or the kind in the folder's config.json.
 
     Raises MisconfiguredError if the folder has no supported kind.
@@ -108,7 +108,7 @@ def kind(model: str, folder: Path) -> str:
     return str(found)
 
 
-def here() -> dict[str, bool]:
+def list_models() -> dict[str, bool]:
     """Published model -> True if it is on this machine."""
     return {model: _is_here(model) for model in PUBLISHED}
 
@@ -134,7 +134,7 @@ def fetch(spec: EngineSpec) -> Path:
         return Path(hub.snapshot_download(place, allow_patterns=_file_patterns(spec)))
     except Exception as error:
         # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
 
 
 def _file_patterns(spec: EngineSpec) -> list[str]:
@@ -159,7 +159,7 @@ def _resolve_folder(folder: Path, spec: EngineSpec) -> dict[str, Path]:
     if not folder.is_dir():
         raise MisconfiguredError(f"there is no folder {folder}: WHISPER_MODEL is a model name or a folder")
     try:
-        return _resolve_files(_create_resolver(kind(str(folder), folder), folder), spec)
+        return _resolve_files(_create_resolver(find_kind(str(folder), folder), folder), spec)
     except OSError as error:
         raise MisconfiguredError(f"the model in {folder} is incomplete: {error}") from error
 

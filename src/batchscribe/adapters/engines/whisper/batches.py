@@ -87,7 +87,7 @@ class FasterWhisper(Engine):
                 encoded if places == voters else self._decoder.encode([features[place] for place in places])
             )
             seconds = [windows[place].seconds for place in places]
-            found.update(zip(places, self._decoder.hear(known, seconds, language), strict=True))
+            found.update(zip(places, self._decoder.transcribe(known, seconds, language), strict=True))
         return [(language, found[place]) for place, language in enumerate(languages)]
 
     def _select_voters(self, windows: Sequence[Window]) -> list[int]:
@@ -140,7 +140,7 @@ class FasterWhisper(Engine):
         """The second result; None if memory was too small: the first one is kept, and flagged."""
         try:
             with self._budget.spending():
-                return self._decoder.again(window.audio, language, why)
+                return self._decoder.transcribe_again(window.audio, language, why)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

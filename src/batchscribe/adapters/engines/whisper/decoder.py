@@ -107,7 +107,7 @@ class WhisperDecoder:
         found = self._whisper.model.detect_language(encoded)
         return [{name[2:-2]: float(probability) for name, probability in window} for window in found]
 
-    def hear(
+    def transcribe(
         self,
         encoded: Any,
         seconds: Sequence[float],
@@ -182,7 +182,7 @@ class WhisperDecoder:
                     words=_to_words(part.get("words") or ()),
                 )
 
-    def again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
+    def transcribe_again(self, audio: Samples, language: str, why: frozenset[Doubt]) -> Recognized:
         """Transcribes one window again, at rising temperatures until the result is plausible.
 
         If the model only stopped early, it starts at temperature 0: `transcribe` continues after the stop.

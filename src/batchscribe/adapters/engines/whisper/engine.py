@@ -10,7 +10,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from batchscribe.adapters.engines.problems import engine_errors, failing, not_installed
+from batchscribe.adapters.engines.problems import engine_errors, list_failures, not_installed
 from batchscribe.adapters.engines.whisper.batches import NAME, FasterWhisper
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder, check_vendor
 from batchscribe.adapters.engines.whisper.device import (
@@ -53,7 +53,7 @@ class WhisperFactory(EngineFactory):
         if missing := not_installed("faster_whisper", "ctranslate2"):
             return (*found, f"{missing}: {INSTALL}")
         model = () if found else (model_folder,)
-        return (*found, *failing(NAME, spec, (device_of, *model, _check_code)))
+        return (*found, *list_failures(NAME, spec, (device_of, *model, _check_code)))
 
     def load(self, spec: EngineSpec) -> FasterWhisper:
         """Raises MisconfiguredError (see `problems`) and EngineError."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from batchscribe.adapters.engines.problems import describe_unknown, line
+from batchscribe.adapters.engines.problems import describe_unknown, first_line
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.errors import EngineError, MisconfiguredError
 
@@ -132,7 +132,7 @@ def prefetch(model: str) -> Path:
         folder = Path(_download_snapshot(repository, revision))
     except Exception as error:
         # The hub's client raises many types of errors.
-        raise EngineError(f"the model {model} could not be fetched: {line(error)}") from error
+        raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
     if _record_file(folder).exists():
         verify(folder, contents=True)
     else:
