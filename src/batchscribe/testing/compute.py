@@ -49,7 +49,6 @@ class FakeCompute:
         *,
         pending: timedelta = timedelta(seconds=20),
         stopping: timedelta = timedelta(seconds=30),
-        stop_while_pending: bool = False,
     ) -> None:
         self.calls: list[tuple[str, str]] = []
         self.lag = timedelta(0)
@@ -60,7 +59,6 @@ class FakeCompute:
             InstanceState.STOPPING: stopping,
             InstanceState.SHUTTING_DOWN: stopping,
         }
-        self._stop_while_pending = stop_while_pending
         self._machines: dict[str, _Machine] = {}
         self._faults: dict[str, deque[Fault | None]] = {}
 
@@ -185,9 +183,9 @@ class FakeCompute:
         machine = self._advance_machine(instance)
         machine.stuck = machine.stuck and not force
         state = machine.seen.state
-        if state is InstanceState.PENDING and not self._stop_while_pending:
+        if state is InstanceState.PENDING:
             raise ComputeUnavailableError(f"{instance} is {state}: will retry")
-        if state in {InstanceState.RUNNING, InstanceState.PENDING}:
+        if state is InstanceState.RUNNING:
             self._change_state(machine, InstanceState.STOPPING, self._clock.now())
 
     def _advance_machine(self, instance: str) -> _Machine:

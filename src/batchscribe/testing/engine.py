@@ -10,7 +10,6 @@ from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.core.text.timing import within
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.engine import Engine, EngineFactory
-from batchscribe.errors import EngineError
 
 
 def counting(window: Window) -> str:
@@ -57,8 +56,6 @@ class ScriptedFactory(EngineFactory):
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
     name: str = "scripted"
     broken: tuple[str, ...] = ()
-    load_error: str = ""
-    loads: int = 0
 
     def problems(self, spec: EngineSpec) -> tuple[str, ...]:  # noqa: ARG002 - the base class's
         """See EngineFactory."""
@@ -67,7 +64,4 @@ class ScriptedFactory(EngineFactory):
     def load(self, spec: EngineSpec) -> ScriptedEngine:
         """See EngineFactory."""
         self.check(spec)
-        if self.load_error:
-            raise EngineError(self.load_error)
-        self.loads += 1
         return self.engine

@@ -23,14 +23,12 @@ class FakeLauncher:
     def __init__(
         self,
         *,
-        version: str = __version__,
-        silent_probes: int = 0,
         on_launch: Callable[[Instance, Manifest, str], None] | None = None,
         on_cancel: Callable[[WorkerRef], None] | None = None,
         on_kill: Callable[[WorkerRef], None] | None = None,
     ) -> None:
-        self.version = version
-        self.silent_probes = silent_probes
+        self.version = __version__
+        self.silent_probes = 0
         """Number of probes without an answer."""
         self.launched: dict[WorkerName, str] = {}
         """Manifest URL of each worker that was started."""

@@ -55,6 +55,7 @@ _MEANINGS: dict[str, Meaning] = {
         "EventBridge has no room for {subject} ({code}): request more schedules under Service Quotas",
     ),
 }
+CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
 _EXACT = timedelta(minutes=1)
 """EventBridge's precision."""
 
@@ -63,7 +64,7 @@ class EventBridgeGuard:
     """A protocols.Guard of schedules in the group `batchscribe`, named `<instance>.<run>`.
 
     An order counts as armed only after it was read back. A call takes at most `attempts` times the sum of
-    both timeouts (seconds), plus the backoff between attempts. `role` is the ARN of the role that stops the
+    both timeouts, plus the backoff between attempts. `role` is the ARN of the role that stops the
     instance; `endpoint` replaces AWS's address.
     """
 
@@ -74,14 +75,12 @@ class EventBridgeGuard:
         region: str | None,
         endpoint: str | None = None,
         attempts: int = 4,
-        connect_timeout: float = 3.0,
-        read_timeout: float = 10.0,
     ) -> None:
         self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
         self._region = region
         self._endpoint = endpoint
-        self._config = limit_calls(attempts, connect_timeout, read_timeout)
+        self._config = limit_calls(attempts, CONNECT_SECONDS, READ_SECONDS)
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:

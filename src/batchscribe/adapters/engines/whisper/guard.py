@@ -16,13 +16,9 @@ MOST = 60.0
 class Budget:
     """Time budget for second passes: a part of the time of first ones, so runs get little longer."""
 
-    def __init__(
-        self, monotonic: Callable[[], float], *, share: float = SHARE, allowance: float = ALLOWANCE
-    ) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._share = share
-        self._left = allowance
-        self._most = max(allowance, MOST)
+        self._left = ALLOWANCE
         self._closed = False
 
     @property
@@ -41,7 +37,7 @@ class Budget:
         try:
             yield
         finally:
-            self._left = min(self._most, self._left + self._share * (self._monotonic() - begun))
+            self._left = min(MOST, self._left + SHARE * (self._monotonic() - begun))
 
     @contextmanager
     def spending(self) -> Iterator[None]:
