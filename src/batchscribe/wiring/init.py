@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.adapters.machine import key_files
 from batchscribe.adapters.machine.clock import SystemClock
@@ -163,7 +163,7 @@ def describe_region_problem(region: str) -> str:
 
 def describe_price(instance: FoundInstance, region: str) -> str:
     """Price of an hour with its source; empty if it is unknown."""
-    rate = PriceTable().rate(instance.type, region)
+    rate = find_rate(instance.type, region)
     return f"${rate.per_hour.dollars}/h" if rate else ""
 
 

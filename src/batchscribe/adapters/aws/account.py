@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.adapters.aws.schedules import GROUP
 from batchscribe.core.run.account import Caller, MachineType, Quota
 from batchscribe.errors import ObjectNotFoundError
@@ -38,9 +38,17 @@ class AwsAccount:
     """
 
     def __init__(self, *, region: str | None, endpoint: str | None = None) -> None:
-        config = limit_calls(1, CONNECT_SECONDS, READ_SECONDS)
         self._region = region
-        self._client = cache(lambda service: open_client(service, region, endpoint, config))
+        self._client = cache(
+            partial(
+                open_client,
+                region=region,
+                endpoint=endpoint,
+                attempts=1,
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+            )
+        )
 
     def caller(self) -> Caller:
         """Owner of these credentials. Needs no right."""

@@ -76,19 +76,26 @@ _NO_CREDENTIALS_YET = (
 """Credential providers that fail temporarily. Their error texts are not shown."""
 
 
-def limit_calls(attempts: int, connect_timeout: float, read_timeout: float) -> Config:
-    """Client configuration for at most `attempts` attempts, each bounded by both timeouts (seconds)."""
-    return Config(
+def open_client(
+    service: str,
+    region: str | None,
+    endpoint: str | None = None,
+    *,
+    attempts: int = 2,
+    connect_timeout: float = 3.0,
+    read_timeout: float = 10.0,
+) -> Any:
+    """Opens a client with bounded calls: each of the `attempts` by both timeouts (seconds).
+
+    A signal ends a call at once.
+    """
+    session: Any = boto3.session.Session()
+    config = Config(
         # `max_attempts` would count the retries only.
         retries={"total_max_attempts": attempts, "mode": "standard"},
         connect_timeout=connect_timeout,
         read_timeout=read_timeout,
     )
-
-
-def open_client(service: str, region: str | None, endpoint: str | None, config: Config) -> Any:
-    """Opens a client whose calls end at once if a signal interrupts them."""
-    session: Any = boto3.session.Session()
     client = session.client(service, region_name=region, endpoint_url=endpoint, config=config)
     client.meta.events.register_first("needs-retry", _raise_own_error)
     return client

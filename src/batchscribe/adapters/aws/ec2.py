@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, limit_calls, open_client
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, code_of, open_client
 from batchscribe.core.run.instances import MANIFEST_TAG, RELEASED_TAGS, Claim, Instance, InstanceState
 from batchscribe.errors import MisconfiguredError, NoCapacityError, QuotaError
 
@@ -96,9 +96,15 @@ class Ec2Compute:
         connect_timeout: float = 3.0,
         read_timeout: float = 10.0,
     ) -> None:
-        self._region = region
-        self._endpoint = endpoint
-        self._config = limit_calls(attempts, connect_timeout, read_timeout)
+        self._open_client = partial(
+            open_client,
+            "ec2",
+            region,
+            endpoint,
+            attempts=attempts,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+        )
         self._api = Api(service="EC2", region=region, meanings=_MEANINGS)
 
     def describe(self, instance: str) -> Instance:
@@ -176,7 +182,7 @@ class Ec2Compute:
 
     @cached_property
     def _client(self) -> EC2Client:
-        client: EC2Client = open_client("ec2", self._region, self._endpoint, self._config)
+        client: EC2Client = self._open_client()
         client.meta.events.register_first("needs-retry.ec2.StartInstances", _raise_missing_capacity)
         return client
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, limit_calls, open_client
+from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
 from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -55,7 +55,6 @@ _MEANINGS: dict[str, Meaning] = {
         "EventBridge has no room for {subject} ({code}): request more schedules under Service Quotas",
     ),
 }
-CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
 _EXACT = timedelta(minutes=1)
 """EventBridge's precision."""
 
@@ -63,8 +62,8 @@ _EXACT = timedelta(minutes=1)
 class EventBridgeGuard:
     """A protocols.Guard of schedules in the group `batchscribe`, named `<instance>.<run>`.
 
-    An order counts as armed only after it was read back. A call takes at most `attempts` times the sum of
-    both timeouts, plus the backoff between attempts. `role` is the ARN of the role that stops the
+    An order counts as armed only after it was read back. A call takes at most `attempts` times 13 s, plus the
+    backoff between attempts. `role` is the ARN of the role that stops the
     instance; `endpoint` replaces AWS's address.
     """
 
@@ -78,9 +77,7 @@ class EventBridgeGuard:
     ) -> None:
         self.description = DESCRIPTION if role else WITHOUT_ROLE
         self._role = role
-        self._region = region
-        self._endpoint = endpoint
-        self._config = limit_calls(attempts, CONNECT_SECONDS, READ_SECONDS)
+        self._open_client = partial(open_client, "scheduler", region, endpoint, attempts=attempts)
         self._api = Api(service="EventBridge Scheduler", region=region, meanings=_MEANINGS)
 
     def arm(self, claim: Claim) -> None:
@@ -135,9 +132,7 @@ class EventBridgeGuard:
 
     @cached_property
     def _client(self) -> EventBridgeSchedulerClient:
-        client: EventBridgeSchedulerClient = open_client(
-            "scheduler", self._region, self._endpoint, self._config
-        )
+        client: EventBridgeSchedulerClient = self._open_client()
         return client
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError
 
 from batchscribe.adapters.aws.account import AwsAccount
-from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.errors import MisconfiguredError
 
 GPU_FAMILIES = ("g4dn", "g5", "g6", "g6e", "g6f", "p3", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en")
@@ -65,9 +65,8 @@ class Inventory:
     """Bounded reads of one account in one region. Each raises our errors, also for a missing right."""
 
     def __init__(self, region: str) -> None:
-        config = limit_calls(2, connect_timeout=3, read_timeout=10)
         self._region = region
-        self._client = cache(lambda service: open_client(service, region, None, config))
+        self._client = cache(partial(open_client, region=region))
         self._account = AwsAccount(region=region)
 
     def identity(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from batchscribe.adapters.aws.clients import Api, Meaning, limit_calls, open_client
+from batchscribe.adapters.aws.clients import Api, Meaning, open_client
 from batchscribe.errors import MisconfiguredError
 
 _MEANINGS: dict[str, Meaning] = {
@@ -43,7 +43,6 @@ class Stacks:
     """CloudFormation in one region. Errors are ours; a missing right is a MisconfiguredError."""
 
     def __init__(self, region: str) -> None:
-        self._region = region
         self._api = Api(service="CloudFormation", region=region, meanings=_MEANINGS)
 
     def list(self) -> tuple[MadeStack, ...]:
@@ -77,8 +76,7 @@ class Stacks:
 
     @cached_property
     def _client(self) -> Any:
-        config = limit_calls(2, connect_timeout=3, read_timeout=10)
-        return open_client("cloudformation", self._region, None, config)
+        return open_client("cloudformation", self._api.region)
 
 
 def _to_stack(row: Mapping[str, Any]) -> MadeStack:
