@@ -146,8 +146,8 @@ def test_without_smtp_mail_goes_to_the_local_mail_system(sendmail: Path) -> None
 
 def test_no_mail_system_at_all_is_a_line_in_the_log() -> None:
     receiver = Receiver(label="e-mail", sendmail=("", "you@example.com"))
-    answer = deliver(SendRequest(receiver=receiver, title="t", body="b", level="info"))
-    assert (answer.sent, "BATCH_SMTP_URL" in answer.why) == (False, True)
+    failure = deliver(SendRequest(receiver=receiver, title="t", body="b", level="info"))
+    assert "BATCH_SMTP_URL" in failure
 
 
 def test_a_mail_system_that_fails_is_told(sendmail: Path, log: io.StringIO) -> None:
@@ -254,7 +254,7 @@ def test_an_event_is_retried_unless_it_is_refused(
     answers = list(statuses)
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(webhook, "_post_once", lambda *_args: answers.pop(0))
-    sent = webhook.post_event("https://example.org/hook", "{}", 0).sent
+    sent = not webhook.post_event("https://example.org/hook", "{}", 0)
     assert (sent, len(statuses) - len(answers)) == (statuses[-1] == 200, posts)
 
 

@@ -18,7 +18,7 @@ import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.notify.child import SendRequest
-from batchscribe.adapters.notify.receivers import Answer, Receiver, receivers
+from batchscribe.adapters.notify.receivers import Receiver, receivers
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
 from batchscribe.core.redaction import Redactor, printable
@@ -82,16 +82,17 @@ class AppriseNotifier:
         """Sends in parallel and logs; returns each receiver's label with the reason of a failure."""
         log, results, orders = structlog.get_logger(), list[tuple[str, str]](), tuple(requests)
         with ThreadPoolExecutor(max(1, len(orders))) as threads:
-            for order, answer in zip(orders, threads.map(self._run_child, orders), strict=True):
+            for order, why in zip(orders, threads.map(self._run_child, orders), strict=True):
                 label = order.receiver.label
-                if answer.sent:
-                    log.info("message sent", receiver=label, title=order.title)
+                if why:
+                    log.warning("message not sent", receiver=label, why=why, title=order.title)
                 else:
-                    log.warning("message not sent", receiver=label, why=answer.why, title=order.title)
-                results.append((label, "" if answer.sent else answer.why))
+                    log.info("message sent", receiver=label, title=order.title)
+                results.append((label, why))
         return results
 
-    def _run_child(self, order: SendRequest) -> Answer:
+    def _run_child(self, order: SendRequest) -> str:
+        """Sends in a process of its own; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(
@@ -102,15 +103,15 @@ class AppriseNotifier:
                 start_new_session=True,
             )
         except OSError as error:
-            return Answer(sent=False, why=f"no process could be started: {error.strerror}")
+            return f"no process could be started: {error.strerror}"
         with child:
             try:
                 output, _ = child.communicate(msgspec.json.encode(order), self._deadline)
-                return msgspec.json.decode(output, type=Answer)
+                return msgspec.json.decode(output, type=str)
             except msgspec.MsgspecError:
-                return Answer(sent=False, why="its process died")
+                return "its process died"
             except subprocess.TimeoutExpired:
-                return Answer(sent=False, why=f"no answer in {self._deadline:g} s")
+                return f"no answer in {self._deadline:g} s"
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)

@@ -33,13 +33,6 @@ class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     """Angle brackets are markup there (`<!channel>`), so they are replaced in texts."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The result. `why` is our text with a status code, never a vendor's text."""
-
-    sent: bool
-    why: str = ""
-
-
 def receivers(
     *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
 ) -> tuple[Receiver, ...]:

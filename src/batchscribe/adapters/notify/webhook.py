@@ -10,18 +10,16 @@ import ssl
 from threading import Event
 from urllib.parse import urlsplit
 
-from batchscribe.adapters.notify.receivers import Answer
-
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 5.0
 BACKOFF_SECONDS = 0.5
 _RETRIED = {408, 429}
 
 
-def post_event(url: str, body: str, at: int) -> Answer:
+def post_event(url: str, body: str, at: int) -> str:
     """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
 
-    The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
+    Returns why it was not accepted, empty if it was. The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
     a signed event elsewhere.
     """
     headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
@@ -34,11 +32,11 @@ def post_event(url: str, body: str, at: int) -> Answer:
             why = "it could not be reached"
             continue
         if 200 <= status < 300:
-            return Answer(sent=True)
+            return ""
         why = f"it answered with status {status}"
         if status < 500 and status not in _RETRIED:
             break
-    return Answer(sent=False, why=why)
+    return why
 
 
 def sign(secret: str, body: str, at: int) -> dict[str, str]:

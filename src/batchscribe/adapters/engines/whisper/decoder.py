@@ -123,10 +123,10 @@ class WhisperDecoder:
         tokenizer = self._tokenizer(language)
         unwanted = [-1, tokenizer.eot] if fill else [-1]
         results = self._generate_tokens(encoded, len(seconds), tokenizer, limit, unwanted)
-        outputs = [_Output.of(result) for result in results]
+        outputs = [result.sequences_ids[0] for result in results]
         lines = [
-            list(_split_lines(output.tokens, tokenizer.timestamp_begin, end))
-            for output, end in zip(outputs, seconds, strict=True)
+            list(_split_lines(tokens, tokenizer.timestamp_begin, end))
+            for tokens, end in zip(outputs, seconds, strict=True)
         ]
         texts = [[token for line in one for token in line.text(tokenizer)] for one in lines]
         frames = [_count_frames(end) for end in seconds]
@@ -136,11 +136,14 @@ class WhisperDecoder:
             Recognized(
                 segments=tuple(self._to_segments(line, words, tokenizer)),
                 seconds=end,
-                avg_logprob=output.avg_logprob,
-                no_speech_prob=output.no_speech_prob,
-                heard_until=_find_early_end(output.tokens, tokenizer.timestamp_begin, room),
+                # The score is a mean over the tokens: Whisper's threshold counts the end token, too.
+                avg_logprob=float(result.scores[0] * len(tokens) / (len(tokens) + 1)),
+                no_speech_prob=float(result.no_speech_prob),
+                heard_until=_find_early_end(tokens, tokenizer.timestamp_begin, room),
             )
-            for output, line, words, end in zip(outputs, lines, aligned, seconds, strict=True)
+            for result, tokens, line, words, end in zip(
+                results, outputs, lines, aligned, seconds, strict=True
+            )
         ]
 
     def _generate_tokens(
@@ -207,22 +210,6 @@ class WhisperDecoder:
             else None,
             no_speech_prob=min((part.no_speech_prob for part in parts), default=None),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """The tokens of one window, and the model's confidence in them."""
-
-    tokens: Sequence[int]
-    avg_logprob: float
-    no_speech_prob: float
-
-    @classmethod
-    def of(cls, result: Any) -> _Output:
-        """Converts the score, a mean over the tokens: Whisper's threshold counts the end token, too."""
-        tokens = result.sequences_ids[0]
-        mean = result.scores[0] * len(tokens) / (len(tokens) + 1)
-        return cls(tokens, float(mean), float(result.no_speech_prob))
 
 
 @dataclass(frozen=True, slots=True)
