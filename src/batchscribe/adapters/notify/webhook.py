@@ -19,8 +19,8 @@ _RETRIED = {408, 429}
 def post_event(url: str, body: str, at: int) -> str:
     """Posts the event until it is accepted (2xx), refused (other 4xx), or ATTEMPTS are used up.
 
-    Returns why it was not accepted, empty if it was. The URL's fragment is the key of the signature; it is never sent. Redirects are refused: they could lead
-    a signed event elsewhere.
+    Returns why it was not accepted, empty if it was. The URL's fragment is the key of the signature; it is
+    never sent. Redirects are refused: they could lead a signed event elsewhere.
     """
     headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
     why = ""
