@@ -137,12 +137,9 @@ class Api:
             raise ComputeUnavailableError(
                 f"no credentials yet for {right} on {subject} ({type(error).__name__}): try again"
             ) from error
-        except boto.NoCredentialsError as error:
-            raise CredentialsError(
-                f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
-            ) from error
         except boto.BotoCoreError as error:
-            raise MisconfiguredError(
+            kind = CredentialsError if isinstance(error, boto.NoCredentialsError) else MisconfiguredError
+            raise kind(
                 f"{self.service} cannot be called: {_one_line(error).rstrip('.')}. {_CHECK}"
             ) from error
 

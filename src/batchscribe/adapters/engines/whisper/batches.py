@@ -67,7 +67,7 @@ class FasterWhisper(Engine):
                 self.prepare(batch)
                 decoded = self._decode_batch(batch)
             for window, (language, found) in zip(batch, decoded, strict=True):
-                yield self._review(window, language, found)
+                yield self._review_result(window, language, found)
 
     def hurry(self) -> None:
         """Ends second passes."""
@@ -124,7 +124,7 @@ class FasterWhisper(Engine):
             for place, window in enumerate(windows)
         ]
 
-    def _review(self, window: Window, language: str, decoded: Recognized) -> Recognition:
+    def _review_result(self, window: Window, language: str, decoded: Recognized) -> Recognition:
         """The window's result, the better one if there was a second pass, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)

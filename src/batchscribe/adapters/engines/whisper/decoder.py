@@ -129,7 +129,7 @@ class WhisperDecoder:
             for tokens, end in zip(outputs, seconds, strict=True)
         ]
         texts = [[token for line in one for token in line.text(tokenizer)] for one in lines]
-        frames = [_count_frames(end) for end in seconds]
+        frames = [min(max(int(end * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES) for end in seconds]
         aligned = self._whisper.find_alignment(tokenizer, texts, encoded, frames)
         room = min(limit // 2, limit - len(tokenizer.sot_sequence))
         return [
@@ -260,10 +260,6 @@ def _find_early_end(tokens: Sequence[int], stamps: int, room: int) -> float | No
     if begun or len(tokens) >= room:
         return times[-1] if times else 0.0
     return None
-
-
-def _count_frames(seconds: float) -> int:
-    return min(max(int(seconds * FRAMES_PER_SECOND), MIN_FRAMES), MAX_FRAMES)
 
 
 def _to_words(found: Sequence[Mapping[str, Any]]) -> tuple[Word, ...]:
