@@ -188,10 +188,10 @@ def test_the_budget_grows_with_the_work() -> None:
     clock = FakeClock()
     budget = Budget(clock.monotonic)
     assert budget.left == ALLOWANCE
-    with budget.working():
+    with budget.measure(SHARE):
         clock.sleep(100.0)
     assert budget.left == pytest.approx(ALLOWANCE + 100.0 * SHARE)
-    with budget.spending():
+    with budget.measure(-1):
         clock.sleep(60.0)
     assert budget.left == pytest.approx(-10.0)
 
@@ -237,7 +237,7 @@ def test_who_is_to_end_hears_nothing_twice() -> None:
 def test_time_for_second_hearings_is_not_saved_up_for_hours() -> None:
     clock = FakeClock()
     budget = Budget(clock.monotonic)
-    with budget.working():
+    with budget.measure(SHARE):
         clock.sleep(3600.0)
     assert budget.left == MOST
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -26,6 +28,31 @@ class Fault:
     applied: bool = False
 
 
+class FaultPlan:
+    """Records the calls of a double, and raises their planned faults."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._faults: dict[str, deque[Fault | None]] = {}
+
+    def fail(self, call: str, *faults: Fault | None) -> None:
+        """Plans faults of the next calls of a method; None is none."""
+        self._faults.setdefault(call, deque()).extend(faults)
+
+    def _take_fault(self, call: str) -> Fault | None:
+        faults = self._faults.get(call)
+        return faults.popleft() if faults else None
+
+    @contextmanager
+    def _meet_fault(self, call: str, instance: str) -> Iterator[bool]:
+        """Yields True if the call takes effect, then raises its planned fault."""
+        self.calls.append((call, instance))
+        fault = self._take_fault(call)
+        yield fault is None or fault.applied
+        if fault:
+            raise fault.error
+
+
 @dataclass(slots=True)
 class _Machine:
     seen: Instance
@@ -36,7 +63,7 @@ class _Machine:
     history: list[tuple[datetime, InstanceState]] = field(default_factory=list)
 
 
-class FakeCompute:
+class FakeCompute(FaultPlan):
     """A protocols.Compute whose machines move by the injected clock, as EC2's do.
 
     `pending` and `stopping` are the durations of a start and a stop. A stop is refused while a machine
@@ -50,7 +77,7 @@ class FakeCompute:
         pending: timedelta = timedelta(seconds=20),
         stopping: timedelta = timedelta(seconds=30),
     ) -> None:
-        self.calls: list[tuple[str, str]] = []
+        super().__init__()
         self.lag = timedelta(0)
         """Age of the states that `describe` shows."""
         self._clock = clock
@@ -60,7 +87,6 @@ class FakeCompute:
             InstanceState.SHUTTING_DOWN: stopping,
         }
         self._machines: dict[str, _Machine] = {}
-        self._faults: dict[str, deque[Fault | None]] = {}
 
     def add(self, instance: str, *, instance_type: str = "g5.xlarge") -> None:
         """Adds a stopped machine."""
@@ -69,10 +95,6 @@ class FakeCompute:
             id=instance, state=InstanceState.STOPPED, type=instance_type, private_address="10.0.0.7"
         )
         self._machines[instance] = _Machine(stopped, now, history=[(now, InstanceState.STOPPED)])
-
-    def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls of a method; None is none."""
-        self._faults.setdefault(call, deque()).extend(faults)
 
     def break_boot(self, instance: str, *, broken: bool = True) -> None:
         """Makes the next starts fall back to stopped."""
@@ -121,63 +143,47 @@ class FakeCompute:
         )
 
     def describe(self, instance: str) -> Instance:
-        fault = self._take_fault("describe", instance)
-        if fault:
-            raise fault.error
-        if instance not in self._machines:
-            return Instance(id=instance, state=InstanceState.MISSING)
-        machine = self._advance_machine(instance)
-        return replace(machine.seen, state=self._find_lagged_state(machine), tags=dict(machine.seen.tags))
+        with self._meet_fault("describe", instance):
+            if instance not in self._machines:
+                return Instance(id=instance, state=InstanceState.MISSING)
+            machine = self._advance_machine(instance)
+            state = self._find_lagged_state(machine)
+            return replace(machine.seen, state=state, tags=dict(machine.seen.tags))
 
     def start(self, claim: Claim) -> None:
-        fault = self._take_fault("start", claim.instance)
-        if fault is None or fault.applied:
-            self.tag(claim.instance, claim.tags)
-            self.start_unclaimed(claim.instance)
-        if fault:
-            raise fault.error
+        with self._meet_fault("start", claim.instance) as applied:
+            if applied:
+                self.tag(claim.instance, claim.tags)
+                self.start_unclaimed(claim.instance)
 
     def announce(self, instance: str, manifest: str) -> None:
-        fault = self._take_fault("announce", instance)
-        if fault is None or fault.applied:
-            self.tag(instance, {MANIFEST_TAG: manifest})
-        if fault:
-            raise fault.error
+        with self._meet_fault("announce", instance) as applied:
+            if applied:
+                self.tag(instance, {MANIFEST_TAG: manifest})
 
     def stop(self, instance: str, *, force: bool = False) -> None:
-        fault = self._take_fault("stop", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self._begin_stop(instance, force=force)
-        if fault:
-            raise fault.error
+        with self._meet_fault("stop", instance) as applied:
+            if applied and instance in self._machines:
+                self._begin_stop(instance, force=force)
 
     def release(self, instance: str) -> None:
-        fault = self._take_fault("release", instance)
-        if instance in self._machines and (fault is None or fault.applied):
-            self.tag(instance, RELEASED_TAGS)
-        if fault:
-            raise fault.error
+        with self._meet_fault("release", instance) as applied:
+            if applied and instance in self._machines:
+                self.tag(instance, RELEASED_TAGS)
 
     def change_type(self, instance: str, instance_type: str) -> None:
-        fault = self._take_fault("change_type", instance)
-        if fault is None or fault.applied:
-            machine = self._advance_machine(instance)
-            if machine.seen.state is not InstanceState.STOPPED:
-                raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
-            machine.seen = replace(machine.seen, type=instance_type)
-        if fault:
-            raise fault.error
+        with self._meet_fault("change_type", instance) as applied:
+            if applied:
+                machine = self._advance_machine(instance)
+                if machine.seen.state is not InstanceState.STOPPED:
+                    raise ComputeUnavailableError(f"{instance} is {machine.seen.state}: will retry")
+                machine.seen = replace(machine.seen, type=instance_type)
 
     def _find_lagged_state(self, machine: _Machine) -> InstanceState:
         """State as it was `lag` ago: a cloud's answers are only eventually consistent."""
         then = self._clock.now() - self.lag
         known = [state for at, state in machine.history if at <= then]
         return known[-1] if known else machine.history[0][1]
-
-    def _take_fault(self, call: str, instance: str) -> Fault | None:
-        self.calls.append((call, instance))
-        faults = self._faults.get(call)
-        return faults.popleft() if faults else None
 
     def _begin_stop(self, instance: str, *, force: bool) -> None:
         machine = self._advance_machine(instance)

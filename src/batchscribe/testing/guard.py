@@ -11,7 +11,7 @@ from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
-from batchscribe.testing.compute import Fault
+from batchscribe.testing.compute import FaultPlan
 from batchscribe.testing.eventbridge import refusals
 
 ROLE = "arn:aws:iam::123456789012:role/batchscribe-guard"
@@ -34,14 +34,15 @@ class _Standing:
     tries: deque[datetime]
 
 
-class FakeGuard:
+class FakeGuard(FaultPlan):
     """A protocols.Guard whose orders call `stop(instance)`.
 
     Tries are at the deadline + 10, 15 and 20 minutes.
     It uses the clock's time: if a simulator moves the clock, `fire_due` makes the due tries, and
     `next_due` is the moment of the next. With `plan` (FakeClock.at) the guard plans its tries itself. A try
     whose stop raises has failed, is not repeated, and is recorded in `fired`; after its last try an
-    order is deleted. `role` and `groups` are those of the account: without them arming is refused.
+    order is deleted. `fail` plans faults of the calls and of `fire`. `role` and `groups` are those of the
+    account: without them arming is refused.
     """
 
     description = "a double: fires in memory"
@@ -55,7 +56,7 @@ class FakeGuard:
         role: str = ROLE,
         groups: frozenset[str] = frozenset({GROUP}),
     ) -> None:
-        self.calls: list[tuple[str, str]] = []
+        super().__init__()
         self.fired: list[Firing] = []
         self.role = role
         self.groups = groups
@@ -64,31 +65,24 @@ class FakeGuard:
         self._plan = plan
         self._standing: dict[tuple[str, str], _Standing] = {}
         self._soonest: datetime | None = None
-        self._faults: dict[str, deque[Fault | None]] = {}
-
-    def fail(self, call: str, *faults: Fault | None) -> None:
-        """Plans faults of the next calls or `fire`; None is none."""
-        self._faults.setdefault(call, deque()).extend(faults)
 
     def arm(self, claim: Claim) -> None:
-        fault = self._take_fault("arm", claim.instance)
-        if fault is None or fault.applied:
-            self._arm_order(order_of(claim))
-        if fault:
-            raise fault.error
+        self.fire_due()
+        with self._meet_fault("arm", claim.instance) as applied:
+            if applied:
+                self._arm_order(order_of(claim))
 
     def disarm(self, instance: str, run: str) -> None:
-        fault = self._take_fault("disarm", instance)
-        if fault is None or fault.applied:
-            self._standing.pop((instance, run), None)
-            self._set_soonest()
-        if fault:
-            raise fault.error
+        self.fire_due()
+        with self._meet_fault("disarm", instance) as applied:
+            if applied:
+                self._standing.pop((instance, run), None)
+                self._set_soonest()
 
     def armed(self, instance: str) -> frozenset[str]:
-        if fault := self._take_fault("armed", instance):
-            raise fault.error
-        return self.standing(instance)
+        self.fire_due()
+        with self._meet_fault("armed", instance):
+            return self.standing(instance)
 
     def standing(self, instance: str) -> frozenset[str]:
         """Runs with an order now, without the faults of `armed`."""
@@ -111,8 +105,7 @@ class FakeGuard:
             self._fire_order(standing.order, at)
 
     def _fire_order(self, order: StopOrder, at: datetime) -> None:
-        faults = self._faults.get("fire")
-        fault = faults.popleft() if faults else None
+        fault = self._take_fault("fire")
         error = fault.error if fault else None
         try:
             if fault is None or fault.applied:
@@ -137,12 +130,6 @@ class FakeGuard:
 
     def _set_soonest(self) -> None:
         self._soonest = min(map(_next_try, self._standing.values()), default=None)
-
-    def _take_fault(self, call: str, instance: str) -> Fault | None:
-        self.fire_due()
-        self.calls.append((call, instance))
-        faults = self._faults.get(call)
-        return faults.popleft() if faults else None
 
 
 def _next_try(standing: _Standing) -> datetime:

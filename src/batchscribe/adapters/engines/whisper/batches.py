@@ -14,7 +14,7 @@ import structlog
 
 from batchscribe.adapters.engines.problems import engine_errors, out_of_memory
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
-from batchscribe.adapters.engines.whisper.guard import Budget
+from batchscribe.adapters.engines.whisper.guard import SHARE, Budget
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import Votes
@@ -63,7 +63,7 @@ class FasterWhisper(Engine):
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
         """See Engine. Doubtful results get a second pass, within the budget."""
         with engine_errors(f"{NAME} failed while transcribing", _is_vendors):
-            with self._budget.working():
+            with self._budget.measure(SHARE):
                 self.prepare(batch)
                 decoded = self._decode_batch(batch)
             for window, (language, found) in zip(batch, decoded, strict=True):
@@ -139,7 +139,7 @@ class FasterWhisper(Engine):
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
         """The second result; None if memory was too small: the first one is kept, and flagged."""
         try:
-            with self._budget.spending():
+            with self._budget.measure(-1):
                 return self._decoder.transcribe_again(window.audio, language, why)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

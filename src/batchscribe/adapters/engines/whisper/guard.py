@@ -31,19 +31,10 @@ class Budget:
         self._closed = True
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Measures a first pass."""
+    def measure(self, gain: float) -> Iterator[None]:
+        """Adds `gain` times the duration of a pass: SHARE for a first one, -1 for a second one."""
         begun = self._monotonic()
         try:
             yield
         finally:
-            self._left = min(MOST, self._left + SHARE * (self._monotonic() - begun))
-
-    @contextmanager
-    def spending(self) -> Iterator[None]:
-        """Measures a second pass."""
-        begun = self._monotonic()
-        try:
-            yield
-        finally:
-            self._left -= self._monotonic() - begun
+            self._left = min(MOST, self._left + gain * (self._monotonic() - begun))
