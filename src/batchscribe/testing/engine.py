@@ -28,13 +28,13 @@ class ScriptedEngine(Engine):
     batch_size: int = 1
     model: str = "scripted"
     device: str = "double"
-    heard: list[int] = field(default_factory=list)
+    transcribed: list[int] = field(default_factory=list)
     """Numbers of the transcribed windows, in order."""
 
     def transcribe(self, batch: Sequence[Window]) -> Iterator[Recognition]:
         """See Engine."""
         for window in reversed(batch):
-            self.heard.append(window.id)
+            self.transcribed.append(window.id)
             yield Recognition(window.id, _spread_words(self.script(window), window.seconds), "en")
 
 

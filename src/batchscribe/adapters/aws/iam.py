@@ -131,11 +131,11 @@ def _allow_instance(place: AccountPlace) -> list[Document]:
     tags = _allow_action("ClaimTheInstance", "ec2:CreateTags", place.instance_arn)
     tags["Condition"] = {"ForAllValues:StringEquals": {"aws:TagKeys": [RUN_TAG, DEADLINE_TAG, MANIFEST_TAG]}}
     acts = ["ec2:StartInstances", "ec2:StopInstances"]
-    looks = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
+    reads = ["ec2:DescribeInstanceAttribute", "ec2:GetConsoleOutput"]
     return [
         see,
         _allow_action("StartAndStopTheInstance", acts, place.instance_arn),
-        _allow_action("LookAtTheInstance", looks, place.instance_arn),
+        _allow_action("LookAtTheInstance", reads, place.instance_arn),
         _allow_action("ShowItsTags", "ec2:ModifyInstanceMetadataOptions", place.instance_arn),
         tags,
     ]
