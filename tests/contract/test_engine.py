@@ -22,7 +22,7 @@ from batchscribe.adapters.engines.pocketsphinx_engine import FACTORY as SPHINX
 from batchscribe.adapters.engines.pocketsphinx_engine import PocketSphinx
 from batchscribe.adapters.engines.whisper import device
 from batchscribe.adapters.engines.whisper.engine import FACTORY as WHISPER
-from batchscribe.adapters.engines.whisper.models import prefetch
+from batchscribe.adapters.engines.whisper.models import fetch_model
 from batchscribe.adapters.engines.whisper.silero_vad import find_speech
 from batchscribe.adapters.machine import nvidia
 from batchscribe.audio.audio_decoder import AudioDecoder
@@ -364,6 +364,6 @@ def test_the_number_format_can_be_chosen(whisper_folder: Path) -> None:
 
 
 def test_prefetching_a_folder_is_nothing_and_an_unknown_name_an_error(whisper_folder: Path) -> None:
-    assert prefetch(str(whisper_folder)) == whisper_folder
+    assert fetch_model(str(whisper_folder)) == whisper_folder
     with pytest.raises(MisconfiguredError, match="one of"):
-        prefetch("smal.en")
+        fetch_model("smal.en")

@@ -13,7 +13,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SshHost
-from batchscribe.adapters.host_access.host_keys import pin
+from batchscribe.adapters.host_access.host_keys import pin_key
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import unit_files
@@ -386,7 +386,7 @@ def _pinned(ssh: Ssh, seen: Instance) -> Iterator[bool]:
     """As soon as its sshd answers."""
     while True:
         try:
-            pin(ssh, seen)
+            pin_key(ssh, seen)
         except LaunchError:
             yield False
         else:

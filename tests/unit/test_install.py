@@ -18,7 +18,7 @@ from batchscribe.adapters.machine.schedule import (
     WATCHDOG_SERVICE,
     WATCHDOG_TIMER,
     Names,
-    folder_of_unit,
+    find_unit_folder,
 )
 from batchscribe.cli.app import App
 from batchscribe.cli.install import install, uninstall
@@ -103,13 +103,13 @@ def test_systemd_is_installed_once_and_changed_on_demand(machine: Path, project:
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
     assert f'ExecStart="{executable}" tick --no-wait' in lines(service)
     assert f"WorkingDirectory={project}" in lines(service)
-    assert f"User={installed.owner(project / '.env')}" in lines(service)
+    assert f"User={installed.find_owner(project / '.env')}" in lines(service)
     assert "CPUQuota=50%" in lines(service)
     assert "A tick every 1h" in output
     watchdog = lines((machine / "units" / WATCHDOG_SERVICE).read_text())
     assert f'ExecStart="{executable}" watchdog' in watchdog
     assert f"WorkingDirectory={project}" in watchdog
-    assert f"User={installed.owner(project / '.env')}" in watchdog
+    assert f"User={installed.find_owner(project / '.env')}" in watchdog
     assert "OnCalendar=*:0/1" in lines((machine / "units" / WATCHDOG_TIMER).read_text())
 
     assert "the units are unchanged" in run(project, "systemd", *where)
@@ -204,9 +204,9 @@ def test_cron_is_installed_once_beside_what_is_there(machine: Path, project: Pat
 
 
 def test_cron_begins_a_crontab_and_can_be_somebody_elses(machine: Path, project: Path) -> None:
-    run(project, "cron", "--user", installed.owner(project))
+    run(project, "cron", "--user", installed.find_owner(project))
     assert (machine / "table").read_text().startswith(BEGIN)
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
 
 
 def test_root_installs_for_the_owner_of_dotenv(
@@ -214,12 +214,12 @@ def test_root_installs_for_the_owner_of_dotenv(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.chdir(project)
-    assert f"crontab -u {installed.owner(project)} -l" in run(project, "cron")
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert f"crontab -u {installed.find_owner(project)} -l" in run(project, "cron")
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
     (machine / "users").unlink()
     (machine / "table").unlink()
     run(project, "uninstall", *units_at(machine))
-    assert set((machine / "users").read_text().split()) == {installed.owner(project)}
+    assert set((machine / "users").read_text().split()) == {installed.find_owner(project)}
     (machine / "users").unlink()
     run(project, "cron", "--user", "nobody")
     assert set((machine / "users").read_text().split()) == {"nobody"}
@@ -307,7 +307,7 @@ def test_two_projects_on_one_host_keep_a_schedule_each(machine: Path, project: P
     names = Names.tagged(other)
     assert set(names.units) == {path.name for path in units.iterdir()} - before.keys()
     assert calls(machine)[-1] == f"restart {' '.join(names.timers)}"
-    assert folder_of_unit((units / names.of(SERVICE)).read_text()) == other
+    assert find_unit_folder((units / names.of(SERVICE)).read_text()) == other
     assert "the units are unchanged" in run(other, "systemd", *where)
     for folder in (project, other):
         assert describe_schedule(folder, units).startswith("systemd timer")

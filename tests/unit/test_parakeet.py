@@ -15,7 +15,7 @@ import pytest
 
 from batchscribe.adapters.engines.parakeet import engine, models
 from batchscribe.adapters.engines.parakeet.engine import FACTORY
-from batchscribe.adapters.engines.parakeet.words import Token, segments
+from batchscribe.adapters.engines.parakeet.words import Token, build_segments
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
@@ -36,7 +36,7 @@ def spec_of(model: Path | str, **changes: Any) -> EngineSpec:
 
 
 def words_of(*tokens: tuple[str, float]) -> list[list[tuple[str, float, float]]]:
-    found = segments([Token(*token) for token in tokens], FRAME)
+    found = build_segments([Token(*token) for token in tokens], FRAME)
     return [[(word.word, round(word.start, 2), round(word.end, 2)) for word in part.words] for part in found]
 
 
@@ -68,9 +68,9 @@ def test_a_segment_ends_with_a_sentence_or_a_pause() -> None:
 
 
 def test_a_word_is_as_probable_as_its_tokens_together() -> None:
-    (segment,) = segments([Token(" a", 0.0, np.log(0.9)), Token("b", 0.1, np.log(0.4))], FRAME)
+    (segment,) = build_segments([Token(" a", 0.0, np.log(0.9)), Token("b", 0.1, np.log(0.4))], FRAME)
     assert segment.words[0].probability == pytest.approx(0.6)
-    (segment,) = segments([Token(" a", 0.0)], FRAME)
+    (segment,) = build_segments([Token(" a", 0.0)], FRAME)
     assert segment.words[0].probability is None
 
 

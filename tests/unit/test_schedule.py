@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.schedule import (
     Plan,
     render_cron,
     render_units,
-    with_block,
+    replace_block,
 )
 from batchscribe.errors import MisconfiguredError
 from batchscribe.wiring.scheduler import HANG_SECONDS
@@ -232,12 +232,12 @@ OTHERS = "MAILTO=me@example.com\n17 3 * * * /usr/bin/backup\n"
 
 def test_a_block_goes_in_once_is_replaced_in_place_and_goes_out_without_a_trace() -> None:
     block = render_cron(PLAN)
-    once = with_block(OTHERS, block, PLAN.folder)
+    once = replace_block(OTHERS, block, PLAN.folder)
     assert once == f"{OTHERS}{block}\n"
-    assert with_block(once, block, PLAN.folder) == once
+    assert replace_block(once, block, PLAN.folder) == once
     changed = render_cron(replace(PLAN, interval=Interval(30)))
-    assert with_block(once + "# the end\n", changed, PLAN.folder) == f"{OTHERS}{changed}\n# the end\n"
-    assert with_block(once, "", PLAN.folder) == OTHERS
-    assert with_block(once + once, "", PLAN.folder) == OTHERS * 2
-    assert with_block("", "", PLAN.folder) == ""
-    assert with_block("no newline", block, PLAN.folder) == f"no newline\n{block}\n"
+    assert replace_block(once + "# the end\n", changed, PLAN.folder) == f"{OTHERS}{changed}\n# the end\n"
+    assert replace_block(once, "", PLAN.folder) == OTHERS
+    assert replace_block(once + once, "", PLAN.folder) == OTHERS * 2
+    assert replace_block("", "", PLAN.folder) == ""
+    assert replace_block("no newline", block, PLAN.folder) == f"no newline\n{block}\n"

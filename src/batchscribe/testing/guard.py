@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, make_order
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock
@@ -70,7 +70,7 @@ class FakeGuard(FaultPlan):
         self.fire_due()
         with self._meet_fault("arm", claim.instance) as applied:
             if applied:
-                self._arm_order(order_of(claim))
+                self._arm_order(make_order(claim))
 
     def disarm(self, instance: str, run: str) -> None:
         self.fire_due()

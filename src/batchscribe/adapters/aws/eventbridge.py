@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from batchscribe.adapters.aws.clients import AGAIN, Api, Meaning, open_client
-from batchscribe.adapters.aws.schedules import GROUP, StopOrder, order_of, prefix, run_of
+from batchscribe.adapters.aws.schedules import GROUP, StopOrder, extract_run, make_order, name_prefix
 from batchscribe.core.run.instances import Claim
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
 
@@ -83,7 +83,7 @@ class EventBridgeGuard:
     def arm(self, claim: Claim) -> None:
         if not self._role:
             raise MisconfiguredError(f"BATCH_GUARD_ROLE_ARN is not set: {WAYS_OUT}")
-        order = order_of(claim)
+        order = make_order(claim)
         request: dict[str, Any] = order.request(self._role)
         try:
             with self._api.convert_errors("scheduler:CreateSchedule", order.name):
@@ -100,7 +100,7 @@ class EventBridgeGuard:
             )
 
     def disarm(self, instance: str, run: str) -> None:
-        name = f"{prefix(instance)}{run}"
+        name = f"{name_prefix(instance)}{run}"
         with (
             suppress(_NoSuchOrderError),
             self._api.convert_errors("scheduler:DeleteSchedule", name, ConflictException=AGAIN),
@@ -110,12 +110,12 @@ class EventBridgeGuard:
     def armed(self, instance: str) -> frozenset[str]:
         """Runs with an enabled order; disabled orders do not count."""
         try:
-            with self._api.convert_errors("scheduler:ListSchedules", prefix(instance)):
+            with self._api.convert_errors("scheduler:ListSchedules", name_prefix(instance)):
                 pages = self._client.get_paginator("list_schedules").paginate(
-                    GroupName=GROUP, NamePrefix=prefix(instance), State="ENABLED"
+                    GroupName=GROUP, NamePrefix=name_prefix(instance), State="ENABLED"
                 )
                 return frozenset(
-                    run_of(found["Name"], instance) for page in pages for found in page["Schedules"]
+                    extract_run(found["Name"], instance) for page in pages for found in page["Schedules"]
                 )
         except _NoSuchOrderError:
             return frozenset()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from batchscribe.adapters.aws.schedules import GROUP, prefix
+from batchscribe.adapters.aws.schedules import GROUP, name_prefix
 from batchscribe.core.keys import ATTEMPTS, CONTROL, REHEARSALS, RUNS
 from batchscribe.core.run.instances import DEADLINE_TAG, MANIFEST_TAG, RUN_TAG
 
@@ -77,7 +77,7 @@ class AccountPlace:
         return tuple(name for name in placeholders if name in found)
 
 
-def policy(who: Who, place: AccountPlace) -> Document:
+def make_policy(who: Who, place: AccountPlace) -> Document:
     """The permissions policy of a role."""
     makers: dict[Who, tuple[Callable[[AccountPlace], list[Document]], ...]] = {
         Who.SCHEDULER: (_allow_instance, _allow_type_change, _allow_guard, _allow_results, _allow_checks),
@@ -87,7 +87,7 @@ def policy(who: Who, place: AccountPlace) -> Document:
     return {"Version": "2012-10-17", "Statement": [each for make in makers[who] for each in make(place)]}
 
 
-def trust(who: Who, place: AccountPlace) -> Document | None:
+def make_trust(who: Who, place: AccountPlace) -> Document | None:
     """The trust policy of a role: EventBridge for orders of our group, EC2 for the GPU host.
 
     None for the scheduler, since it may run anywhere.
@@ -158,7 +158,7 @@ def _allow_guard(place: AccountPlace) -> list[Document]:
     passing = _allow_action("GiveTheStopRole", "iam:PassRole", place.guard_role)
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
     return [
-        _allow_action("GiveStopOrders", acts, f"{schedules}/{prefix(place.instance)}*"),
+        _allow_action("GiveStopOrders", acts, f"{schedules}/{name_prefix(place.instance)}*"),
         _allow_action("SeeStopOrders", "scheduler:ListSchedules", "*"),
         _allow_action("SeeTheirGroup", "scheduler:GetScheduleGroup", group),
         passing,

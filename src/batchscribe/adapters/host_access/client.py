@@ -34,7 +34,7 @@ class SshHost:
         reply = self._ssh.run(instance, [command], data, timeout=timeout)
         answer = host.last_word(reply.stdout)
         if answer is not None:
-            return checked(answer, instance)
+            return check_reply(answer, instance)
         if failure := connection_trouble(reply, instance):
             raise failure
         if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
@@ -44,7 +44,7 @@ class SshHost:
         )
 
 
-def checked(answer: BoxReply, instance: Instance) -> BoxReply:
+def check_reply(answer: BoxReply, instance: Instance) -> BoxReply:
     """Returns the reply, unless it is an error: that is raised."""
     if answer.box != host.VERSION:
         raise MisconfiguredError(

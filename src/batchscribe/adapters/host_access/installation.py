@@ -49,7 +49,7 @@ def find_wheel(given: Path | None, folder: Path) -> Path | None:
     return given
 
 
-def install(
+def install_worker(
     ssh: Ssh, instance: Instance, *, wheel: Path | None, extra: str, packages: Sequence[str] = ()
 ) -> str:
     """Installs the worker in a new environment on the host, and switches to it at the end.
@@ -67,7 +67,7 @@ def install(
     }
     if wheel:
         files[wheel.name] = wheel.read_bytes()
-    if pinned := pins(extra):
+    if pinned := read_pins(extra):
         files["pins.txt"] = pinned
     if packages:
         files["packages.txt"] = "".join(f"{package}\n" for package in packages).encode()
@@ -83,7 +83,7 @@ def install(
     return reply.stdout.decode(errors="replace").strip().splitlines()[-1]
 
 
-def pins(extra: str) -> bytes | None:
+def read_pins(extra: str) -> bytes | None:
     """The pinned packages of an extra with hashes, from the package or the sources; None if not pinned."""
     name, sources = f"{extra}.txt", _find_sources()
     places = [resources.files("batchscribe").joinpath("requirements", name)]

@@ -15,8 +15,8 @@ from msgspec import structs
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import HostClient
-from batchscribe.adapters.host_access.host_keys import Pin, pin
-from batchscribe.adapters.host_access.installation import find_wheel, install
+from batchscribe.adapters.host_access.host_keys import Pin, pin_key
+from batchscribe.adapters.host_access.installation import find_wheel, install_worker
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble
 from batchscribe.adapters.host_access.units import install_units
 from batchscribe.core import keys
@@ -133,13 +133,13 @@ class HostSetup:
         fingerprint = ""
         if self.ssh:
             trusted, doubt = self._find_trusted_keys(instance, options)
-            pinned = pin(self.ssh, instance, trusted=trusted, repin=options.repin)
+            pinned = pin_key(self.ssh, instance, trusted=trusted, repin=options.repin)
             fingerprint = pinned.fingerprint
             yield _describe_pin(pinned, doubt)
             with tempfile.TemporaryDirectory() as folder:
                 wheel = find_wheel(options.wheel, Path(folder))
                 yield passed("wheel", wheel.name if wheel else "from the host's index")
-                python = install(
+                python = install_worker(
                     self.ssh,
                     instance,
                     wheel=wheel,

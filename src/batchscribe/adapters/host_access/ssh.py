@@ -137,12 +137,12 @@ class Ssh:
 
     def _list_settings(self, alias: str, known_hosts: Path, *, pin: bool) -> list[str]:
         options = self.options
-        key = ["IdentitiesOnly=yes", f"IdentityFile={quoted(options.key)}"] if options.key else []
+        key = ["IdentitiesOnly=yes", f"IdentityFile={quote_path(options.key)}"] if options.key else []
         return [
             "BatchMode=yes",
             f"User={options.user}",
             f"HostKeyAlias={alias}",
-            f"UserKnownHostsFile={quoted(known_hosts)}",
+            f"UserKnownHostsFile={quote_path(known_hosts)}",
             "GlobalKnownHostsFile=/dev/null",
             f"StrictHostKeyChecking={'accept-new' if pin else 'yes'}",
             "UpdateHostKeys=no",
@@ -165,7 +165,7 @@ class Ssh:
         ]
 
 
-def quoted(path: Path) -> str:
+def quote_path(path: Path) -> str:
     """Quotes a path for ssh's configuration, which splits at spaces and expands `%` and `${`."""
     text = str(path)
     if any(character in text for character in '"\n\r\\') or "${" in text:

@@ -23,9 +23,9 @@ from batchscribe.adapters.machine.schedule import (
     WATCHDOG_SERVICE,
     WATCHDOG_TIMER,
     Names,
-    blocks,
-    folder_of_unit,
-    with_block,
+    find_blocks,
+    find_unit_folder,
+    replace_block,
 )
 from batchscribe.errors import MisconfiguredError
 from batchscribe.private_files import FILE, make_folder
@@ -39,7 +39,7 @@ _TIMEOUT_SECONDS = 60
 _NO_WATCHDOG = "no watchdog: run `batchscribe install"
 
 
-def names_of(folder: Path, unit_dir: Path) -> Names:
+def find_names(folder: Path, unit_dir: Path) -> Names:
     """Unit names of the project in that folder: its own, else the plain ones if they are free."""
     tagged = Names.tagged(folder)
     for names in (PLAIN, tagged):
@@ -51,7 +51,7 @@ def names_of(folder: Path, unit_dir: Path) -> Names:
 def _find_project_folders(names: Names, unit_dir: Path) -> set[Path]:
     """Folders of the projects whose services have these names."""
     texts = (_read_text(unit_dir / names.of(service)) or "" for service in (SERVICE, WATCHDOG_SERVICE))
-    return {folder for text in texts if (folder := folder_of_unit(text))}
+    return {folder for text in texts if (folder := find_unit_folder(text))}
 
 
 def install_units(units: Mapping[str, str], unit_dir: Path, names: Names) -> list[str]:
@@ -78,7 +78,7 @@ def uninstall_units(unit_dir: Path, folder: Path) -> list[str]:
 
     A running tick is not interrupted.
     """
-    names = names_of(folder, unit_dir)
+    names = find_names(folder, unit_dir)
     if folder not in _find_project_folders(names, unit_dir):
         return []
     ours = [path for path in (unit_dir / name for name in names.units) if _is_ours(path)]
@@ -116,7 +116,7 @@ def uninstall_cron(user: str | None, folder: Path) -> list[str]:
 def _replace_block(user: str | None, block: str, folder: Path) -> bool:
     """Replaces the project's block in the crontab; True if that changed it."""
     before = _read_crontab(user)
-    after = with_block(before, block, folder)
+    after = replace_block(before, block, folder)
     if after != before:
         _run_checked("crontab", *_user_option(user), "-", given=after)
     return after != before
@@ -126,13 +126,13 @@ def describe_schedule(folder: Path, unit_dir: Path = UNIT_DIR) -> str:
     """Describes what starts the next tick of the project in that folder. Never raises."""
     others: set[Path] = set()
     try:
-        names = names_of(folder, unit_dir)
+        names = find_names(folder, unit_dir)
         others |= _find_project_folders(PLAIN, unit_dir) - {folder}
         if folder in _find_project_folders(names, unit_dir) and _is_ours(unit_dir / names.of(TIMER)):
             state, following = _query_timer(names.of(TIMER))
             coming = f", next {following}" if following else ""
             return f"systemd timer, {state}{coming}; {_describe_watchdog(unit_dir, names)}"
-        found = blocks(_read_crontab(None)) if shutil.which("crontab") else {}
+        found = find_blocks(_read_crontab(None)) if shutil.which("crontab") else {}
         others |= {other for other in found if other} - {folder}
         if folder in found:
             watched = "" if " watchdog >>" in found[folder] else f"; {_NO_WATCHDOG} cron`"
@@ -168,12 +168,12 @@ def make_cron_log(log: Path, user: str) -> None:
         os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
         made.append(log)
     if os.geteuid() == 0:
-        account = known_user(user)
+        account = find_user(user)
         for path in made:
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
-def owner(path: Path) -> str:
+def find_owner(path: Path) -> str:
     """Name of the user that owns a file."""
     try:
         return pwd.getpwuid(path.stat().st_uid).pw_name
@@ -181,7 +181,7 @@ def owner(path: Path) -> str:
         raise MisconfiguredError(f"the owner of {path} is not a known user: use --user NAME") from None
 
 
-def known_user(name: str) -> pwd.struct_passwd:
+def find_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:

@@ -61,7 +61,7 @@ def configure(
             structlog.processors.add_log_level,
             _add_time(clock or SystemClock()),
             structlog.processors.format_exc_info,
-            clean(Redactor(secrets)),
+            make_cleaner(Redactor(secrets)),
             _fan_out,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
@@ -81,7 +81,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
     stamp = f"{created.astimezone(UTC):%Y%m%d-%H%M%S}-"
     name = stamp + re.sub(r"[^A-Za-z0-9_.-]", "_", run.removeprefix(stamp))
     path = folder / f"batchscribe-{name}.log"
-    prune(folder, created)
+    delete_old_logs(folder, created)
     with structlog.contextvars.bound_contextvars(run=run), _open_file(path) as sink:
         _sinks.append(sink)
         try:
@@ -90,7 +90,7 @@ def run_log(folder: Path, run: str, created: datetime) -> Iterator[None]:
             _sinks.remove(sink)
 
 
-def prune(folder: Path, now: datetime) -> None:
+def delete_old_logs(folder: Path, now: datetime) -> None:
     """Deletes logs of runs and workers that are older than KEPT; other files are not touched.
 
     The age of a run's log is in its name; a worker's log counts from its last line.
@@ -129,7 +129,7 @@ def _add_time(clock: Clock) -> Callable[[Any, str, Event], Event]:
     return stamp
 
 
-def clean(redact: Redactor) -> Callable[[Any, str, Event], Event]:
+def make_cleaner(redact: Redactor) -> Callable[[Any, str, Event], Event]:
     """A processor that removes secrets and control characters from all values of an event."""
 
     def cleaned(_logger: Any, _method: str, event: Event) -> Event:

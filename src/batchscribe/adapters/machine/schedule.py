@@ -158,7 +158,7 @@ def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     return {names.of(name): Template((folder / name).read_text("utf-8")).substitute(values) for name in UNITS}
 
 
-def folder_of_unit(text: str) -> Path | None:
+def find_unit_folder(text: str) -> Path | None:
     """The project's folder in a service written by batchscribe; None for any other text."""
     found = re.search(r"^WorkingDirectory=(.+)$", text, re.MULTILINE)
     return Path(found[1].replace("%%", "%")) if found and text.startswith(MARK) else None
@@ -176,7 +176,7 @@ def render_cron(plan: Plan) -> str:
     return "\n".join([BEGIN, *lines, END])
 
 
-def with_block(crontab: str, block: str, folder: Path) -> str:
+def replace_block(crontab: str, block: str, folder: Path) -> str:
     """Returns the crontab with this project's block, at its old position or at the end.
 
     An empty block removes it. Blocks of other folders stay.
@@ -184,7 +184,7 @@ def with_block(crontab: str, block: str, folder: Path) -> str:
     remaining = [f"{block}\n"] if block else []
 
     def replaced(found: re.Match[str]) -> str:
-        if folder_of_block(found[0]) != folder:
+        if find_block_folder(found[0]) != folder:
             return found[0]
         return remaining.pop() if remaining else ""
 
@@ -193,12 +193,12 @@ def with_block(crontab: str, block: str, folder: Path) -> str:
     return after + gap + "".join(remaining)
 
 
-def blocks(crontab: str) -> dict[Path | None, str]:
+def find_blocks(crontab: str) -> dict[Path | None, str]:
     """Our blocks in a crontab by project folder."""
-    return {folder_of_block(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
+    return {find_block_folder(found[0]): found[0] for found in _BLOCK.finditer(crontab)}
 
 
-def folder_of_block(block: str) -> Path | None:
+def find_block_folder(block: str) -> Path | None:
     """The folder that the lines of a block change to."""
     found = re.search(r" cd (.+?) && ", block)
     try:

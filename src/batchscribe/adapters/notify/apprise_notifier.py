@@ -18,7 +18,7 @@ import structlog
 
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.notify.child import SendRequest
-from batchscribe.adapters.notify.receivers import Receiver, receivers
+from batchscribe.adapters.notify.receivers import Receiver, build_receivers
 from batchscribe.core import setting_parsers
 from batchscribe.core.messages import Message
 from batchscribe.core.redaction import Redactor, printable
@@ -40,7 +40,9 @@ class AppriseNotifier:
         webhook: str = "",
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        self._receivers = receivers(urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook)
+        self._receivers = build_receivers(
+            urls=urls, email=email, smtp_url=smtp_url, slack_webhook=slack_webhook
+        )
         self._webhooks = [Receiver(label="webhook", webhook=webhook)] if webhook else []
         addresses = filter(None, (*urls, smtp_url, slack_webhook, webhook))
         self._redact = Redactor(part for url in addresses for part in setting_parsers.secret_parts(url))

@@ -33,7 +33,7 @@ class Receiver(msgspec.Struct, frozen=True, kw_only=True):
     """Angle brackets are markup there (`<!channel>`), so they are replaced in texts."""
 
 
-def receivers(
+def build_receivers(
     *, urls: Sequence[str], email: Sequence[str], smtp_url: str, slack_webhook: str
 ) -> tuple[Receiver, ...]:
     """All receivers in the settings, in their order."""

@@ -22,7 +22,7 @@ def post_event(url: str, body: str, at: int) -> str:
     Returns why it was not accepted, empty if it was. The URL's fragment is the key of the signature; it is
     never sent. Redirects are refused: they could lead a signed event elsewhere.
     """
-    headers = {"content-type": "application/json", **sign(urlsplit(url).fragment, body, at)}
+    headers = {"content-type": "application/json", **sign_event(urlsplit(url).fragment, body, at)}
     why = ""
     for attempt in range(ATTEMPTS):
         Event().wait(attempt * BACKOFF_SECONDS)
@@ -39,7 +39,7 @@ def post_event(url: str, body: str, at: int) -> str:
     return why
 
 
-def sign(secret: str, body: str, at: int) -> dict[str, str]:
+def sign_event(secret: str, body: str, at: int) -> dict[str, str]:
     """Returns the headers of an event; without a secret, it has no signature."""
     name = "evt_" + hashlib.sha256(body.encode()).hexdigest()[:24]
     headers = {"webhook-id": name, "webhook-timestamp": str(at)}

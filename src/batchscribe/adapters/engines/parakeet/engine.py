@@ -24,7 +24,7 @@ from batchscribe.adapters.engines.parakeet.models import (
     model_name,
     unable,
 )
-from batchscribe.adapters.engines.parakeet.words import Token, segments
+from batchscribe.adapters.engines.parakeet.words import Token, build_segments
 from batchscribe.adapters.engines.problems import choose_device, engine_errors, list_failures, not_installed
 from batchscribe.adapters.machine import nvidia
 from batchscribe.core.run.manifest import EngineSpec
@@ -75,8 +75,9 @@ class Parakeet(Engine):
         probabilities = result.logprobs or [None] * len(result.tokens)
         tokens = [Token(*row) for row in zip(result.tokens, result.timestamps, probabilities, strict=True)]
         mean = fmean(result.logprobs) if result.logprobs else None
-        decoded = quality.Recognized(tuple(segments(tokens, self._frame)), window.seconds, avg_logprob=mean)
-        found = within(decoded.segments, window.seconds)
+        segments = tuple(build_segments(tokens, self._frame))
+        decoded = quality.Recognized(segments, window.seconds, avg_logprob=mean)
+        found = within(segments, window.seconds)
         return Recognition(window.id, found, self._language or window.language, quality.flags(decoded))
 
 

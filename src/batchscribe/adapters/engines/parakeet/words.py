@@ -33,7 +33,7 @@ class Token:
         return CLOSING.issuperset(self.text.strip())
 
 
-def segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
+def build_segments(tokens: Sequence[Token], frame: float) -> Iterator[Segment]:
     """Groups tokens into segments, split at pauses and sentence ends; `frame` is in seconds."""
     words = [_to_word(group) for group in _group_by_word(_add_ends(tokens, frame))]
     return split_segments(words, SENTENCE_ENDS)

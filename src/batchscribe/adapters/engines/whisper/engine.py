@@ -24,9 +24,9 @@ from batchscribe.adapters.engines.whisper.models import (
     INSTALL,
     MODELS,
     check_languages,
+    fetch_model,
     model_folder,
     model_name,
-    prefetch,
     unable,
 )
 from batchscribe.adapters.machine.clock import SystemClock
@@ -83,7 +83,7 @@ class WhisperFactory(EngineFactory):
         return {name: _is_here(name) for name in MODELS}
 
     def fetch(self, spec: EngineSpec) -> Path:
-        return prefetch(model_name(spec))
+        return fetch_model(model_name(spec))
 
 
 def _is_here(name: str) -> bool:

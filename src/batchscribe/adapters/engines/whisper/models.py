@@ -118,7 +118,7 @@ def _beyond_english(spec: EngineSpec) -> str:
     return ""
 
 
-def prefetch(model: str) -> Path:
+def fetch_model(model: str) -> Path:
     """Downloads a named model to the local cache and returns its folder; a folder is returned unchanged.
 
     A cached model is verified instead of fetched. Uses the network. Raises MisconfiguredError for an unknown
@@ -134,7 +134,7 @@ def prefetch(model: str) -> Path:
         # The hub's client raises many types of errors.
         raise EngineError(f"the model {model} could not be fetched: {first_line(error)}") from error
     if _record_file(folder).exists():
-        verify(folder, contents=True)
+        verify_model(folder, contents=True)
     else:
         _write_record(repository, folder)
     return folder
@@ -153,11 +153,11 @@ def model_folder(spec: EngineSpec) -> Path:
         raise MisconfiguredError(
             f"the Whisper model in {folder} has no {', '.join(missing)}: convert it again with its tokenizer"
         )
-    verify(folder)
+    verify_model(folder)
     return folder
 
 
-def verify(folder: Path, *, contents: bool = False) -> None:
+def verify_model(folder: Path, *, contents: bool = False) -> None:
     """Compares a fetched model with its record: sizes, and with `contents` hashes.
 
     A folder without a record was not fetched by us, and is not checked. Raises MisconfiguredError.
