@@ -38,7 +38,7 @@ def box_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
-    return AgentLauncher(output, output, SshHost(ssh))
+    return AgentLauncher(output, SshHost(ssh))
 
 
 def box_setup(

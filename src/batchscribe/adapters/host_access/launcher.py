@@ -17,13 +17,11 @@ from batchscribe.reading import is_stored, read_optional
 class AgentLauncher:
     """A Launcher for a remote host. The claim in the instance's record decides who starts its agent.
 
-    `home` contains the instances' records, `runs` the runs' objects. `timeout` bounds each request to the
-    host, in seconds.
+    `store` holds the records of instances and runs. `timeout` bounds each request to the host, in seconds.
     """
 
-    def __init__(self, home: Store, runs: Store, host: HostClient, *, timeout: float = 60.0) -> None:
-        self._home = home
-        self._runs = runs
+    def __init__(self, store: Store, host: HostClient, *, timeout: float = 60.0) -> None:
+        self._store = store
         self._host = host
         self._timeout = timeout
 
@@ -58,9 +56,9 @@ class AgentLauncher:
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
         """False if the worker wrote its exit record, or its agent reported its death; else unknown."""
         try:
-            if is_stored(self._runs, keys.exit_record(worker.run, worker.worker)):
+            if is_stored(self._store, keys.exit_record(worker.run, worker.worker)):
                 return False
-            end = read_optional(self._runs, keys.box_end(worker.run), HostEnd)
+            end = read_optional(self._store, keys.box_end(worker.run), HostEnd)
         except (TransientError, MisconfiguredError):
             return None
         return False if end and end.worker == worker.worker else None
@@ -68,11 +66,11 @@ class AgentLauncher:
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         """Writes the request for the agent."""
         request = EndRequest(run=worker.run, worker=worker.worker, force=force)
-        self._runs.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
+        self._store.replace(keys.cancel(worker.run, worker.worker), msgspec.json.encode(request))
 
     def _read_record(self, instance: Instance) -> InstanceRecord | None:
         """None if there is no record that can be read. Raises StoreUnavailableError."""
         try:
-            return read_optional(self._home, keys.instance(instance.id), InstanceRecord)
+            return read_optional(self._store, keys.instance(instance.id), InstanceRecord)
         except MisconfiguredError:
             return None
