@@ -191,10 +191,10 @@ def test_the_packages_of_an_engine_are_installed_beside_ours(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, find_pin: tuple[bytes, ...]) -> None:
+def test_the_pins_of_a_box_travel_in_the_wheel(wheel: Path, extra: str, pinned: tuple[bytes, ...]) -> None:
     ours = installation.read_pins(extra)
     assert ours is not None
-    assert all(package in ours for package in find_pin)
+    assert all(package in ours for package in pinned)
     assert zipfile.ZipFile(wheel).read(f"batchscribe/requirements/{extra}.txt") == ours
 
 
