@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe.adapters.engines.problems import out_of_memory
 from batchscribe.adapters.engines.whisper.batches import FasterWhisper
-from batchscribe.adapters.engines.whisper.guard import ALLOWANCE, MOST, SHARE, Budget
+from batchscribe.adapters.engines.whisper.budget import ALLOWANCE, MOST, SHARE, Budget
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import VOTERS

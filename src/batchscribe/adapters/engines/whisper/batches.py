@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from batchscribe.adapters.engines.problems import engine_errors, out_of_memory
+from batchscribe.adapters.engines.whisper.budget import SHARE, Budget
 from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
-from batchscribe.adapters.engines.whisper.guard import SHARE, Budget
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import Votes
