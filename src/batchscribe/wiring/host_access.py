@@ -10,6 +10,7 @@ from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.control_place import control_of
 from batchscribe.controller.commands.manual_control import ManualCompute
+from batchscribe.core.bounds import EARLIEST
 from batchscribe.core.run.host import CheckRequest
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
@@ -52,7 +53,7 @@ def box_setup(
         client=SshHost(ssh) if ssh else LocalHost(settings.child_environment()),
         clock=clock,
         terms=CheckRequest(
-            now=clock.now(),
+            now=EARLIEST,  # each check sets the time: a wrong clock must not prevent `gpu stop`
             engine=spec,
             gpu=spec.device == "cuda",
             source=settings.source,
