@@ -357,7 +357,7 @@ class Stage:
             output=store,
             home=store,
             capacity=capacity,
-            launcher=AgentLauncher(store, store, OverSsh(self.box, gate, __version__)),
+            launcher=AgentLauncher(store, OverSsh(self.box, gate, __version__)),
             guard=GuardSeam(self.guard, gate),
             notifier=ears,
             ledger=ledger,

@@ -19,7 +19,7 @@ import pytest
 from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
-from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
 from batchscribe.core import keys
 from batchscribe.core.run.account import MachineType
@@ -80,7 +80,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
             guard_role=ROLE,
             types=("g6.xlarge",),
         )
-        document = json.dumps(by_action(policy(who, place)))
+        document = json.dumps(by_action(make_policy(who, place)))
         iam.put_user_policy(UserName=user, PolicyName="printed", PolicyDocument=document)
         key = iam.create_access_key(UserName=user)["AccessKey"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])

@@ -13,8 +13,8 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.host_access.client import SshHost
-from batchscribe.adapters.host_access.host_keys import pin
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.host_keys import pin_key
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.host_access.units import unit_files
 from batchscribe.adapters.machine.clock import SystemClock
@@ -27,6 +27,7 @@ from batchscribe.core.run.host import (
     DEADMAN_UNITS,
     BootRecord,
     BoxWaits,
+    CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostEnd,
@@ -346,10 +347,14 @@ def test_the_set_up_brings_the_units_to_a_real_systemd(
     bucket = DirectoryStore(server.folder, expected=True)
     wait_for(_pinned(ssh, seen))
     setup = HostSetup(
-        asks=SshHost(ssh),
+        client=SshHost(ssh),
         clock=SystemClock(),
-        terms=HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source=bucket.url, output=bucket.url
+        terms=CheckRequest(
+            now=SystemClock().now(),
+            engine=EngineSpec(engine="pocketsphinx"),
+            gpu=False,
+            source=bucket.url,
+            output=bucket.url,
         ),
         output=bucket,
         published=lambda _id: frozenset(),
@@ -381,7 +386,7 @@ def _pinned(ssh: Ssh, seen: Instance) -> Iterator[bool]:
     """As soon as its sshd answers."""
     while True:
         try:
-            pin(ssh, seen)
+            pin_key(ssh, seen)
         except LaunchError:
             yield False
         else:

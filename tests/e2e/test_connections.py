@@ -122,7 +122,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             output=store,
             home=store,
             capacity=replace(doubles.capacity, compute=compute),
-            launcher=AgentLauncher(store, store, SshHost(Ssh(options), remote_python=str(program))),
+            launcher=AgentLauncher(store, SshHost(Ssh(options), remote_python=str(program))),
             shield=interrupts,
             scanner=lambda _by_hand: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
@@ -156,7 +156,7 @@ def test_ssh_that_is_gone_for_good_after_the_start_is_not_missed(line: Line) -> 
             launcher.launch(instance, manifest, url)
             line.server.kill()
 
-    once = Once(line.world.home, line.world.output, launcher._host)  # type: ignore[attr-defined]
+    once = Once(line.world.output, launcher._host)  # type: ignore[attr-defined]
     ended_well(line, replace(line.world, launcher=once))
 
 

@@ -307,7 +307,7 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
     output = SplitStore(MemoryStore(FakeClock()), MemoryStore(FakeClock(), url="s3://c/x"))
     compute = FakeCompute(FakeClock())
     made = box_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
-    made = replace(made, asks=Host(), shutdown=lambda _instance: "terminate")
+    made = replace(made, client=Host(), shutdown=lambda _instance: "terminate")
     seen = Instance(id=INSTANCE, state=InstanceState.RUNNING)
     assert list(made._install_units(seen)) == []
     list(made._request_check(seen, boots=True))

@@ -102,16 +102,16 @@ def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.
 def test_a_set_up_installs_what_the_engine_declares(
     engine: str, extra: str, device: str, tmp_path: Path
 ) -> None:
-    terms = set_up_of(engine, tmp_path).terms
-    assert (terms.extra, terms.packages, terms.engine.device) == (extra, (), device)
+    setup = set_up_of(engine, tmp_path)
+    assert (setup.extra, setup.packages, setup.terms.engine.device) == (extra, (), device)
 
 
 def test_a_set_up_installs_the_package_of_a_third_partys_engine(
     factory: EngineFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(engines, "engine_factory", lambda _name: factory)
-    terms = set_up_of("loudness", tmp_path).terms
-    assert (terms.extra, terms.packages, terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
+    setup = set_up_of("loudness", tmp_path)
+    assert (setup.extra, setup.packages, setup.terms.engine.device) == ("gpu", ("my-package==1.0",), "auto")
 
 
 def set_up_of(engine: str, folder: Path) -> HostSetup:

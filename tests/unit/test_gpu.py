@@ -6,15 +6,15 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
@@ -75,9 +75,9 @@ class DeskSetup(HostSetup):
     """A set-up whose first connections fail."""
 
     def reach(self, instance: Instance) -> None:
-        assert isinstance(self.asks, FakeBox)
-        if self.asks.causes:
-            raise self.asks.causes.pop(0)
+        assert isinstance(self.client, FakeBox)
+        if self.client.causes:
+            raise self.client.causes.pop(0)
 
 
 class Desk:
@@ -98,13 +98,11 @@ class Desk:
         self.run_open: Run | None = None
         self.unsupported = ""
         self.preflight: Callable[[], None] = lambda: None
-        self.terms = HostRequirements(
-            engine=EngineSpec(engine="pocketsphinx"), gpu=False, source="", output=""
-        )
+        self.terms = CheckRequest(now=self.clock.now(), engine=EngineSpec(engine="pocketsphinx"), gpu=False)
 
     def tools(self) -> GpuTools:
         setup = DeskSetup(
-            asks=self.box,
+            client=self.box,
             clock=self.clock,
             terms=self.terms,
             output=self.store,
@@ -714,7 +712,7 @@ def set_up_record(desk: Desk) -> InstanceRecord:
 
 
 def test_a_set_up_records_what_it_prepared(desk: Desk) -> None:
-    desk.terms = replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
+    desk.terms = structs.replace(desk.terms, engine=EngineSpec(engine="faster-whisper", model="small.en"))
     assert desk("setup", "--start").exit_code == 0
     made = set_up_record(desk)
     assert (made.engine, made.model, made.credentials) == ("faster-whisper", "small.en", True)

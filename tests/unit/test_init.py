@@ -319,6 +319,6 @@ def test_the_rights_that_it_can_use_are_documented() -> None:
     root = Path(__file__).parents[2]
     adapters = root / "src" / "batchscribe" / "adapters" / "aws"
     text = "".join((adapters / f"{name}.py").read_text() for name in ("account", "inventory", "stacks"))
-    used = set(re.findall(r'asked\("([a-z0-9]+:[A-Za-z]+)"', text))
+    used = set(re.findall(r'"([a-z0-9]+:[A-Z][A-Za-z]+)"', text))
     assert len(used) > 8
     assert {right for right in used if f"`{right}`" not in (root / "docs" / "aws.md").read_text()} == set()

@@ -8,7 +8,7 @@ import pytest
 
 from batchscribe.cli.app import App
 from batchscribe.cli.layout import Column, choose_columns, describe_finding, fold
-from batchscribe.cli.scan import SessionRow, _columns
+from batchscribe.cli.scan import SessionRow, _build_columns
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_clock, format_count, format_hours, format_sizes
 from batchscribe.core.run.host import failed, passed
@@ -30,7 +30,7 @@ def columns_of(session: str, *, pending: int, width: int) -> list[str]:
         live=False,
         complete=False,
     )
-    return [column.name for column in choose_columns(_columns([row], NOW), width)]
+    return [column.name for column in choose_columns(_build_columns([row], NOW), width)]
 
 
 def test_a_narrow_table_leaves_out_columns_without_counts_first() -> None:

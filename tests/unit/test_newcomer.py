@@ -138,7 +138,10 @@ def test_a_region_that_boto3_does_not_know_is_named_with_what_did_not_answer(
 
     def message(region: str, address: str = "https://ec2.us-east-9.amazonaws.com/") -> str:
         api = Api(service="EC2", region=region, meanings={})
-        with pytest.raises(ComputeUnavailableError) as caught, api.asked("ec2:DescribeInstances", "i-1"):
+        with (
+            pytest.raises(ComputeUnavailableError) as caught,
+            api.convert_errors("ec2:DescribeInstances", "i-1"),
+        ):
             raise EndpointConnectionError(endpoint_url=address)
         return str(caught.value)
 
@@ -149,7 +152,7 @@ def test_a_region_that_boto3_does_not_know_is_named_with_what_did_not_answer(
     def listing(region: str) -> str:
         store = open_store("s3://my-bucket/x", region=region)
         assert isinstance(store, ObstoreStore)
-        return str(store._refusal(OSError("no address"), Action.LIST, ""))
+        return str(store._to_own_error(OSError("no address"), Action.LIST, ""))
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")

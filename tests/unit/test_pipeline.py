@@ -304,7 +304,7 @@ def test_what_is_done_already_is_not_done_again(bench: Bench) -> None:
     bench.add("note-002.webm")
     record = bench.run()
     assert (record.tally.done, record.tally.skipped) == (1, 1)
-    assert len(bench.engine.heard) == 1
+    assert len(bench.engine.transcribed) == 1
     assert bench.store.get(bench.chunk(key).transcript).data == b"{}"
 
 
@@ -626,7 +626,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_costs_no_chunk(bench: Be
     assert (record.end, record.tally.done, record.failures) == (WorkerEnd.FINISHED, 12, ())
     assert [len(batch) for batch in engine.batches[:3]] == [8, 4, 2]
     assert {len(batch) for batch in engine.batches[2:]} == {2}
-    assert sorted(engine.heard) == list(range(12)), "each window is transcribed once"
+    assert sorted(engine.transcribed) == list(range(12)), "each window is transcribed once"
 
 
 def test_too_little_memory_for_one_window_is_a_broken_engine(bench: Bench) -> None:
@@ -1066,7 +1066,7 @@ def test_chunks_of_one_recording_are_transcribed_with_the_header_of_its_first(be
     bench.engine.script = lambda window: " ".join(counting(window).replace("w", part) for part in "abcd")
     record = bench.run()
     assert (record.tally.done, record.tally.failed) == (10, 0)
-    assert len(bench.engine.heard) == 1
+    assert len(bench.engine.transcribed) == 1
     for name in names:
         found = bench.transcript(name)
         assert found.flags == (("repaired",) if name != names[0] else ())

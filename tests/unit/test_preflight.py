@@ -10,7 +10,7 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.adapters.machine import files
-from batchscribe.cli.render import planned
+from batchscribe.cli.render import render_dry_run
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Hold, Reason, ReasonCode
 from batchscribe.core.run.host import InstanceRecord
@@ -128,9 +128,9 @@ def test_a_local_gpu_needs_its_engine(tmp_path: Path) -> None:
 
 def test_the_first_line_of_a_dry_run_is_the_refusal() -> None:
     hold = Hold(Reason(ReasonCode.EMPTY, "nothing is pending"))
-    lines = planned(observation(), hold, MisconfiguredError("no such engine"), WAIT)
+    lines = render_dry_run(observation(), hold, MisconfiguredError("no such engine"), WAIT)
     assert lines[:2] == ["Would not start: no such engine", "Would otherwise hold: nothing is pending"]
-    assert planned(observation(), hold, None, WAIT)[0] == "Would hold: nothing is pending"
+    assert render_dry_run(observation(), hold, None, WAIT)[0] == "Would hold: nothing is pending"
 
 
 def test_the_ledger_learns_under_the_engines_own_model(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, policy, trust
+from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy, make_trust
 from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.settings import load
@@ -45,19 +45,20 @@ RIGHTS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject"}
 SERVICES = {
     ("aws/ec2", "_client"): "ec2",
     ("aws/eventbridge", "_client"): "scheduler",
-    ("aws/account", "_ec2"): "ec2",
-    ("aws/account", "_quotas"): "service-quotas",
-    ("aws/account", "_scheduler"): "scheduler",
-    ("aws/account", "_sts"): "sts",
+    ("aws/account", "_client('ec2')"): "ec2",
+    ("aws/account", "_client('service-quotas')"): "service-quotas",
+    ("aws/account", "_client('scheduler')"): "scheduler",
+    ("aws/account", "_client('sts')"): "sts",
     ("stores/boto3_store", "_client"): "s3",
 }
 """By module and the attribute that holds the client."""
+OPENER = "aws/clients"
 INTERACTIVE = {"aws/inventory", "aws/stacks"}
 """Used by `init` alone, with a user's own rights: they are no part of the printed policies."""
 
 
 def statements(who: Who, place: AccountPlace = PLACE) -> list[dict[str, Any]]:
-    found: Any = policy(who, place)["Statement"]
+    found: Any = make_policy(who, place)["Statement"]
     return list(found)
 
 
@@ -106,9 +107,9 @@ def test_every_adapter_of_aws_is_looked_at() -> None:
     users = {
         path.relative_to(ADAPTERS).with_suffix("").as_posix()
         for path in ADAPTERS.rglob("*.py")
-        if re.search(r"\bboto3\.[a-z]", path.read_text())
+        if re.search(r"\b(boto3\.client|open_client)\b", path.read_text())
     }
-    assert users - INTERACTIVE == {module for module, _ in SERVICES}
+    assert users - INTERACTIVE - {OPENER} == {module for module, _ in SERVICES}
 
 
 def test_the_box_reads_and_writes_the_store_and_touches_no_instance() -> None:
@@ -226,7 +227,7 @@ def test_another_instance_cannot_be_touched() -> None:
 
 def test_a_wildcard_in_a_prefix_is_a_character() -> None:
     place = AccountPlace(output=Folder(bucket="b", prefix="what?*/"))
-    assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(policy(Who.SCHEDULER, place))
+    assert "arn:aws:s3:::b/what${?}${*}/*.json" in json.dumps(make_policy(Who.SCHEDULER, place))
 
 
 def test_what_is_not_used_is_not_asked_for() -> None:
@@ -256,8 +257,8 @@ def test_the_template_and_the_policies_are_clean(tmp_path: Path) -> None:
         who.title(): {
             "Type": "AWS::IAM::Role",
             "Properties": {
-                "AssumeRolePolicyDocument": trust(who, PLACE) or trust(Who.BOX, PLACE),
-                "Policies": [{"PolicyName": who, "PolicyDocument": policy(who, PLACE)}],
+                "AssumeRolePolicyDocument": make_trust(who, PLACE) or make_trust(Who.BOX, PLACE),
+                "Policies": [{"PolicyName": who, "PolicyDocument": make_policy(who, PLACE)}],
             },
         }
         for who in Who
@@ -299,8 +300,8 @@ def test_the_template_makes_the_role_and_the_group_that_the_guard_needs() -> Non
 
     template: Any = cfn_yaml.load(str(TEMPLATE))
     role = filled(template["Resources"]["StopRole"]["Properties"])
-    assert role["AssumeRolePolicyDocument"] == trust(Who.STOP, PLACE)
-    assert role["Policies"][0]["PolicyDocument"] == policy(Who.STOP, PLACE)
+    assert role["AssumeRolePolicyDocument"] == make_trust(Who.STOP, PLACE)
+    assert role["Policies"][0]["PolicyDocument"] == make_policy(Who.STOP, PLACE)
     assert filled(template["Resources"]["Orders"]["Properties"]["Name"]) == "batchscribe"
     assert template["Parameters"]["GroupName"]["Default"] == "batchscribe"
 
@@ -375,8 +376,8 @@ def test_the_command_prints_one_document_and_says_what_is_missing(
         assert f"{name} is unknown and stays" in whole.stderr
     one = CliRunner().invoke(cli, ["iam-policy", "--role", "stop", "--json"], env=NAMED)
     assert json.loads(one.stdout) == {
-        "policy": policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
-        "trust": trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "policy": make_policy(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
+        "trust": make_trust(Who.STOP, place_of(load(NAMED, folder=tmp_path))),
     }
     assert one.stderr == ""
     unnamed = CliRunner().invoke(cli, ["iam-policy"], env=NAMED | {"GPU_INSTANCE_TYPE": ""})

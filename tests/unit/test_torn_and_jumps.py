@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
+from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.local.launcher import LocalHost
 from batchscribe.controller.context import Terms, World, moment
 from batchscribe.controller.records import forget_manifests
@@ -21,7 +21,7 @@ from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import BoxWaits, CheckRequest, ClaimLaunch, InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -224,9 +224,9 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_paid(
 def test_a_set_up_writes_a_torn_record_anew(at: Stage, data: bytes) -> None:
     at.store.replace(keys.instance(INSTANCE), data)
     setup = HostSetup(
-        asks=LocalHost({}),
+        client=LocalHost({}),
         clock=at.clock,
-        terms=HostRequirements(engine=EngineSpec(engine="played"), gpu=False, source="", output=""),
+        terms=CheckRequest(now=at.clock.now(), engine=EngineSpec(engine="played"), gpu=False),
         output=at.store,
         published=lambda _instance: frozenset(),
         ssh=None,

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchscribe.cli.render import settled
+from batchscribe.cli.render import render_run
 from batchscribe.cli.report import period_of, render_csv, summary
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
@@ -109,7 +109,7 @@ def test_a_run_s_report_has_it_for_people_and_programs(tmp_path: Path) -> None:
         "to_blame": ["decode"],
         "flags": COUNTED,
     }
-    told = "\n".join(settled(DONE, load({}, folder=tmp_path), left=None))
+    told = "\n".join(render_run(DONE, load({}, folder=tmp_path), left=None))
     assert "busy 96.2 %, starved 3.5 % (decode)" in told
     assert "Flags: 3 repaired, 1 partial" in told
 

@@ -180,7 +180,7 @@ def check(ctx: click.Context, start_it: bool) -> None:
 @click.option("--fingerprint", help="The only host key to trust, as SHA256:...")
 @click.option("--start", "start_it", is_flag=True, help="Start a stopped instance, and stop it again.")
 @click.pass_context
-def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
+def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
     """Install and check the worker on the GPU host.
 
     Fetches its model and pins its host key.
@@ -196,7 +196,7 @@ def setup(ctx: click.Context, /, start_it: bool, **wishes: Any) -> None:
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
             )
         click.echo(f"setting up {running.id}: takes some minutes if CUDA's libraries are fetched")
-        fine = _print_findings(ctx.ensure_object(App), at.set_up(running, **wishes))
+        fine = _print_findings(ctx.ensure_object(App), at.set_up(running, **options))
     if not fine:
         click.echo("not recorded as ready: fix what failed, and run `batchscribe gpu setup` again")
         ctx.exit(1)

@@ -78,7 +78,7 @@ def report(app: App, last: timedelta, shape: str, *, as_json: bool) -> None:
 
 
 def period_of(runs: Sequence[Run], since: datetime, until: datetime) -> Period:
-    return Period(since=since, until=until, runs=tuple(_row(run) for run in runs), totals=totals(runs))
+    return Period(since=since, until=until, runs=tuple(_to_row(run) for run in runs), totals=totals(runs))
 
 
 def render_csv(period: Period) -> str:
@@ -86,18 +86,18 @@ def render_csv(period: Period) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, ReportRow.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_flat(row) for row in period.runs)
+    writer.writerows(_to_cells(row) for row in period.runs)
     return text.getvalue()
 
 
-def _flat(row: ReportRow) -> dict[str, object]:
+def _to_cells(row: ReportRow) -> dict[str, object]:
     """Returns the row as text cells; stages and flags are joined for reading."""
     cells: dict[str, object] = msgspec.to_builtins(row)
     cells |= {"to_blame": ", ".join(row.to_blame), "flags": flag_text(row.flags)}
-    return {name: _cell(value) for name, value in cells.items()}
+    return {name: _escape_cell(value) for name, value in cells.items()}
 
 
-def _cell(value: object) -> object:
+def _escape_cell(value: object) -> object:
     """Escapes control characters, and prevents spreadsheet formulas."""
     if not isinstance(value, str):
         return value
@@ -109,7 +109,7 @@ def show_table(app: App, period: Period) -> None:
     if not period.runs:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
-    print_table(app.console, _columns(period.runs))
+    print_table(app.console, _build_columns(period.runs))
     app.console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
 
 
@@ -128,7 +128,7 @@ def summary(sums: Totals) -> str:
     )
 
 
-def _columns(rows: Sequence[ReportRow]) -> list[Column]:
+def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
     return [
         Column("Run", [row.run for row in rows]),
         Column("Started", [show_times(f"{row.created:%Y-%m-%d %H:%M} UTC") for row in rows], optional=3),
@@ -143,7 +143,7 @@ def _columns(rows: Sequence[ReportRow]) -> list[Column]:
     ]
 
 
-def _row(run: Run) -> ReportRow:
+def _to_row(run: Run) -> ReportRow:
     work = work_of(run.worked)
     return ReportRow(
         run=run.id,

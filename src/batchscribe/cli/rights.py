@@ -65,12 +65,12 @@ def iam_policy(
         print_json(documents[role] if role else documents)
     else:
         for who in (role,) if role else documents:
-            _show(who, documents[who])
+            _print_role(who, documents[who])
     for name in place.missing:
         click.echo(f"{name} is unknown and stays a placeholder: {_FROM[name]}", err=True)
 
 
-def _show(who: str, documents: dict[str, dict[str, object] | None]) -> None:
+def _print_role(who: str, documents: dict[str, dict[str, object] | None]) -> None:
     click.echo(f"# {who}: {_MEANT[who]}")
     for name, document in documents.items():
         if document is not None:

@@ -61,7 +61,7 @@ class SessionRow:
 @pass_app
 def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
-    unreadable, flags = _from_ledger(app)
+    unreadable, flags = _read_ledger(app)
     scanner = open_scanner(app.settings, unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
@@ -73,7 +73,7 @@ def scan(app: App, *, everything: bool, as_json: bool) -> None:
         return
     rows = kept if everything else [row for row in kept if row.unfinished][:SHOWN]
     if rows:
-        print_table(app.console, _columns(rows, now))
+        print_table(app.console, _build_columns(rows, now))
     named = [key for row in kept for key in row.unreadable]
     for line in summary(backlog, now, hidden=len(kept) - len(rows), unreadable=named, flags=flags):
         app.console.print(line, markup=False)
@@ -81,7 +81,7 @@ def scan(app: App, *, everything: bool, as_json: bool) -> None:
         app.console.print(empty, markup=False)
 
 
-def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
+def _read_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
     """Returns unreadable transcripts of earlier runs, and the count of each flag.
 
     Both are empty if the ledger cannot be opened: `scan` does not require it.
@@ -103,14 +103,14 @@ def document(source: str, backlog: Backlog, rows: list[SessionRow], now: datetim
         "empty": backlog.empty,
         "bytes": backlog.pending_bytes,
         "oldest": backlog.oldest,
-        "oldest_age_seconds": _age(backlog.oldest, now),
+        "oldest_age_seconds": _age_seconds(backlog.oldest, now),
         "odd_keys": backlog.odd_keys,
         "passed_over": backlog.passed_over,
-        "sessions": [asdict(row) | {"oldest_age_seconds": _age(row.oldest, now)} for row in rows],
+        "sessions": [asdict(row) | {"oldest_age_seconds": _age_seconds(row.oldest, now)} for row in rows],
     }
 
 
-def _columns(rows: list[SessionRow], now: datetime) -> list[Column]:
+def _build_columns(rows: list[SessionRow], now: datetime) -> list[Column]:
     sessions = [row.session + (" (live)" if row.live else "") for row in rows]
     counts = {name: [getattr(row, name) for row in rows] for name in COUNTS} | {
         "unreadable": [len(row.unreadable) for row in rows]
@@ -170,11 +170,11 @@ def span(age: timedelta) -> str:
 def _collect_rows(scans: Iterator[SessionScan], kept: list[SessionRow]) -> Iterator[SessionScan]:
     """Yields the sessions, and keeps only a row of each."""
     for scan in scans:
-        kept.append(_row(scan))
+        kept.append(_to_row(scan))
         yield scan
 
 
-def _row(scan: SessionScan) -> SessionRow:
+def _to_row(scan: SessionScan) -> SessionRow:
     return SessionRow(
         session=shown(scan.session),
         pending=len(scan.pending),
@@ -191,5 +191,5 @@ def _row(scan: SessionScan) -> SessionRow:
     )
 
 
-def _age(oldest: datetime | None, now: datetime) -> float | None:
+def _age_seconds(oldest: datetime | None, now: datetime) -> float | None:
     return round((now - oldest).total_seconds(), 1) if oldest else None

@@ -23,7 +23,7 @@ from batchscribe.core.run.other_scheduler import FIX
 from batchscribe.core.run.promises import Promise, promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
-from batchscribe.wiring.install import on_schedule
+from batchscribe.wiring.install import describe_schedule
 from batchscribe.wiring.process import open_clock
 from batchscribe.wiring.scheduler import Scheduler, derived_values
 from batchscribe.wiring.seams import open_ledger
@@ -37,11 +37,11 @@ def status(app: App, *, as_json: bool) -> None:
     """Lock, run in progress, backlog, GPU, pause, last runs."""
     with opened(app, remember=False) as made:
         now = overview(made.world, made.terms)
-        document = _document(made, now)
+        document = _build_document(made, now)
     if as_json:
         print_json(document)
         return
-    for label, value in _lines(now, document):
+    for label, value in _list_lines(now, document):
         app.print_labelled(label, value, indent=11)
 
 
@@ -100,17 +100,17 @@ def _show_value(value: str | float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
+def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
     document: dict[str, Any] = {
         "at": now.at,
-        "timer": on_schedule(made.settings.folder),
+        "timer": describe_schedule(made.settings.folder),
         "lock": made.lock.holder(),
         "last_tick": now.last_tick,
         "paused_until": now.paused_until,
         "other_scheduler": now.other_scheduler,
         "cloud_guard": made.settings.cloud_guard,
-        "guard": _guard(made),
-        "promises": _promises(made),
+        "guard": _describe_guard(made),
+        "promises": _list_promises(made),
         "proofs": [
             {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
         ],
@@ -129,7 +129,7 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
     }
 
 
-def _guard(made: Scheduler) -> dict[str, Any]:
+def _describe_guard(made: Scheduler) -> dict[str, Any]:
     """Describes the guard, and lists runs with active stop orders."""
     guard = made.world.guard
     try:
@@ -140,7 +140,7 @@ def _guard(made: Scheduler) -> dict[str, Any]:
     return {"says": f"{guard.description}{orders}", "armed": armed}
 
 
-def _promises(made: Scheduler) -> tuple[Promise, ...]:
+def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
     """Time bounds of settings and GPU host; empty if local."""
     if made.terms.shared_machine:
         return ()
@@ -194,7 +194,7 @@ def _settled_run(run: Run) -> dict[str, Any]:
     }
 
 
-def _lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Timer", document["timer"]
     yield "Lock", describe_holder(document["lock"])
     yield "Last tick", f"{span(now.at - now.last_tick)} ago" if now.last_tick else "none yet"

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 
-from batchscribe.adapters.host_access.host_keys import pinned
+from batchscribe.adapters.host_access.host_keys import find_pin
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.adapters.machine.files import (
     KEY_FILE,
@@ -19,8 +19,8 @@ from batchscribe.adapters.machine.files import (
     check_settings_file,
     check_state_folder,
 )
-from batchscribe.adapters.machine.installed import on_schedule
-from batchscribe.adapters.notify.receivers import receivers
+from batchscribe.adapters.machine.installed import describe_schedule
+from batchscribe.adapters.notify.receivers import build_receivers
 from batchscribe.adapters.stores.unusable import UnusableStore
 from batchscribe.control_place import split
 from batchscribe.controller.commands import doctor as checks
@@ -186,7 +186,7 @@ class Preconditions:
         yield checks.check_model(record, self._spec)
 
     def _check_host_key(self, *, needed: bool) -> Finding:
-        fingerprint = pinned(self.settings.state_dir / "known_hosts", self.settings.instance_id)
+        fingerprint = find_pin(self.settings.state_dir / "known_hosts", self.settings.instance_id)
         if fingerprint:
             return passed("host key", f"{fingerprint} is pinned")
         return (failed if needed else warned)("host key", "none is pinned on this machine", SET_UP)
@@ -200,11 +200,11 @@ class Preconditions:
             yield check_model_space(Path.home() / ".cache")
 
     def _check_schedule(self) -> Iterator[Finding]:
-        yield checks.check_schedule(on_schedule(self.settings.folder))
+        yield checks.check_schedule(describe_schedule(self.settings.folder))
 
     def _check_messages(self) -> Iterator[Finding]:
         settings = self.settings
-        found = receivers(
+        found = build_receivers(
             urls=settings.notify_urls,
             email=settings.notify_email,
             smtp_url=settings.smtp_url,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from batchscribe.adapters.host_access import installation
 from batchscribe.adapters.host_access.setup import HostSetup, SetupOptions
 from batchscribe.adapters.host_access.ssh import Ssh
@@ -92,11 +94,11 @@ class GpuTools:
 
     def check(self, instance: Instance, *, busy: bool) -> Iterator[Finding]:
         """Checks the host; loads no second model if a run uses its GPU (`busy`)."""
-        return replace(self.setup, terms=replace(self.setup.terms, busy=busy)).check(instance)
+        return replace(self.setup, terms=structs.replace(self.setup.terms, busy=busy)).check(instance)
 
-    def set_up(self, instance: Instance, **wishes: Any) -> Iterator[Finding]:
+    def set_up(self, instance: Instance, **options: Any) -> Iterator[Finding]:
         """Prepares the host, with the options of `gpu setup`."""
-        return self.setup.set_up(instance, SetupOptions(**wishes))
+        return self.setup.set_up(instance, SetupOptions(**options))
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from batchscribe import __version__
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.aws.schedules import GROUP
-from batchscribe.adapters.machine import key_files
+from batchscribe.adapters.machine import files as machine_files
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.core.env_text import render_env
 from batchscribe.core.objects import ObjectInfo
@@ -38,7 +38,8 @@ GPU_TYPE = "g4dn.xlarge"
 """The template's default."""
 _POLL = 5.0
 """Seconds between two polls of a stack."""
-list_key_files, describe_key_problem = key_files.list_key_files, key_files.describe_key_problem
+list_key_files = machine_files.list_key_files
+describe_key_problem = machine_files.describe_key_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,7 @@ def describe_region_problem(region: str) -> str:
 
 def describe_price(instance: FoundInstance, region: str) -> str:
     """Price of an hour with its source; empty if it is unknown."""
-    rate = PriceTable().rate(instance.type, region)
+    rate = find_rate(instance.type, region)
     return f"${rate.per_hour.dollars}/h" if rate else ""
 
 

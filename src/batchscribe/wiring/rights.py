@@ -14,15 +14,15 @@ from batchscribe.adapters.aws.iam import (
     Document,
     Folder,
     Who,
-    policy,
-    trust,
+    make_policy,
+    make_trust,
 )
 from batchscribe.settings import DEFAULT, Settings
 
 
 def documents_of(place: AccountPlace) -> dict[str, dict[str, Document | None]]:
     """Permissions and trust policy of each role; None if a role needs no trust policy."""
-    return {who.value: {"policy": policy(who, place), "trust": trust(who, place)} for who in Who}
+    return {who.value: {"policy": make_policy(who, place), "trust": make_trust(who, place)} for who in Who}
 
 
 def place_of(settings: Settings) -> AccountPlace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from batchscribe.adapters.aws.prices import PriceTable
+from batchscribe.adapters.aws.prices import find_rate
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
@@ -92,13 +92,12 @@ def open_capacity(settings: Settings, clock: Clock) -> Capacity:
 
 def rate_of(settings: Settings) -> Callable[[str], Rate]:
     """Hourly rate by instance type, from the setting or the price table. Raises MisconfiguredError."""
-    table = PriceTable()
 
     def rate(instance_type: str) -> Rate:
         # GPU_HOURLY_COST is the price of the present type, not of the types that the instance may get.
         if settings.hourly_cost is not None and instance_type not in settings.instance_types:
             return Rate(per_hour=settings.hourly_cost, source="GPU_HOURLY_COST")
-        if found := table.rate(instance_type, settings.region):
+        if found := find_rate(instance_type, settings.region):
             return found
         if settings.provider == LOCAL and not instance_type:
             return FREE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from batchscribe.adapters.host_access.ssh import Reply, Ssh, connection_trouble, remote_words
+from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble, remote_words
 from batchscribe.core.run import host
 from batchscribe.core.run.host import BoxReply
 from batchscribe.core.run.instances import Instance
-from batchscribe.errors import BatchscribeError, LaunchError, MisconfiguredError
+from batchscribe.errors import LaunchError, MisconfiguredError
 
 REMOTE_PYTHON = "~/.batchscribe/venv/bin/python"
 NOT_INSTALLED = "no worker is installed on {id}: run `batchscribe gpu setup`"
@@ -33,12 +33,18 @@ class SshHost:
         command = remote_words(self._python, "-I", "-m", host.MODULE, word)
         reply = self._ssh.run(instance, [command], data, timeout=timeout)
         answer = host.last_word(reply.stdout)
-        if answer is None:
-            raise _no_answer(reply, instance, word)
-        return checked(answer, instance)
+        if answer is not None:
+            return check_reply(answer, instance)
+        if failure := connection_trouble(reply, instance):
+            raise failure
+        if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
+            raise MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
+        raise LaunchError(
+            f"{instance.id} did not reply to {word!r} ({reply.complaint}): it may have been done"
+        )
 
 
-def checked(answer: BoxReply, instance: Instance) -> BoxReply:
+def check_reply(answer: BoxReply, instance: Instance) -> BoxReply:
     """Returns the reply, unless it is an error: that is raised."""
     if answer.box != host.VERSION:
         raise MisconfiguredError(
@@ -47,11 +53,3 @@ def checked(answer: BoxReply, instance: Instance) -> BoxReply:
     if answer.error:
         raise (MisconfiguredError if answer.permanent else LaunchError)(f"{instance.id}: {answer.error}")
     return answer
-
-
-def _no_answer(reply: Reply, instance: Instance, word: str) -> BatchscribeError:
-    if failure := connection_trouble(reply, instance):
-        return failure
-    if reply.code in _COMMAND_NOT_FOUND or "No module named" in reply.stderr:
-        return MisconfiguredError(NOT_INSTALLED.format(id=instance.id))
-    return LaunchError(f"{instance.id} did not reply to {word!r} ({reply.complaint}): it may have been done")
