@@ -243,8 +243,8 @@ def _child(asked: dict[str, Any]) -> None:
     meter.LONGEST_LAG = timedelta(seconds=LAG)
     if asked["host"]:
         scheduler.socket.gethostname = lambda: asked["host"]  # type: ignore[attr-defined]
-    build, fuse = scheduler._world, Fuse(asked["crash"])
-    scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
+    build, fuse = scheduler._build_world, Fuse(asked["crash"])
+    scheduler._build_world = lambda *args, **named: _fused(build(*args, **named), fuse)
     code = 70
     try:
         main()
