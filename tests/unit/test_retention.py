@@ -12,6 +12,7 @@ from batchscribe.controller.retention import KEPT, KEPT_IN_LEDGER, retire
 from batchscribe.controller.tick import tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
+from batchscribe.core.run.report import QueueSample
 from batchscribe.errors import StoreUnavailableError
 from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.store import MemoryStore
@@ -114,7 +115,7 @@ def test_a_tick_a_year_ahead_keeps_what_the_store_calls_young(tmp_path: Path) ->
     store = OrderlyStore(FakeClock())
     with stage(tmp_path, store=store, policy=Policy(name=PolicyName.NOW)).ledger as ledger:
         ledger.save_sample(
-            at=NOW, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s", numbers="{}"
+            QueueSample(at=NOW, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
     at = stage(tmp_path, store=store, policy=Policy(name=PolicyName.NOW))
     store.place(keys.intent("young"))
@@ -148,15 +149,9 @@ def test_how_long_is_a_choice(at: Stage) -> None:
 
 def test_the_ledger_is_pruned_by_the_same_time(at: Stage) -> None:
     for days in (0, 1):
+        when = NOW - KEPT_IN_LEDGER - timedelta(days=days) + timedelta(hours=1)
         at.ledger.save_sample(
-            at=NOW - KEPT_IN_LEDGER - timedelta(days=days) + timedelta(hours=1),
-            pending=1,
-            triggering=1,
-            waiting=0,
-            oldest=None,
-            decision="d",
-            sentence="s",
-            numbers="{}",
+            QueueSample(at=when, pending=1, triggering=1, waiting=0, oldest=None, decision="d", sentence="s")
         )
     retire(at.world, now=NOW + YEAR)
     assert len(at.ledger.samples(NOW - YEAR)) == 1

@@ -175,7 +175,7 @@ def without(document: Any, *names: str) -> bytes:
 
 def test_what_was_written_before_reads_as_before(at: Stage) -> None:
     at.ledger.save_run(DONE, at=NOW)
-    with at.ledger._transaction():
+    with at.ledger._open_transaction():
         old = without(DONE, "worked").decode()
         at.ledger._db.execute("UPDATE runs SET document = ?", (old,))
     assert at.ledger.run(DONE.id) == replace(DONE, worked=EngineTimeSummary())

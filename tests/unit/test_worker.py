@@ -26,6 +26,7 @@ from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
@@ -239,10 +240,7 @@ def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.Monk
                 model="nemo-parakeet-tdt-0.6b-v2",
                 instance_type="g4dn.xlarge",
                 at=datetime(2026, 1, 1, run, tzinfo=UTC),
-                speed=speed,
-                setup_seconds=None,
-                release_seconds=None,
-                bytes_per_second={},
+                measured=Priors(speed=speed),
             )
     seen = "measured: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
     assert seen in asked_of_engines().output

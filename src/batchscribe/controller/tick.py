@@ -38,6 +38,7 @@ from batchscribe.core.decide.policy import (
     wait_in_reach,
 )
 from batchscribe.core.run.instances import Instance
+from batchscribe.core.run.report import QueueSample
 from batchscribe.core.run.runs import Outcome, Run, RunState
 from batchscribe.errors import (
     BatchscribeError,
@@ -327,14 +328,16 @@ def _refuse_unreadable(world: World) -> None:
 
 def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
     world.ledger.save_sample(
-        at=seen.now,
-        pending=seen.backlog.pending,
-        triggering=seen.backlog.triggering,
-        waiting=seen.backlog.waiting,
-        oldest=seen.backlog.oldest,
-        decision=decision.reason.code.value,
-        sentence=decision.reason.sentence,
-        numbers=msgspec.json.encode(dict(decision.reason.numbers)).decode(),
+        QueueSample(
+            at=seen.now,
+            pending=seen.backlog.pending,
+            triggering=seen.backlog.triggering,
+            waiting=seen.backlog.waiting,
+            oldest=seen.backlog.oldest,
+            decision=decision.reason.code.value,
+            sentence=decision.reason.sentence,
+            numbers=dict(decision.reason.numbers),
+        )
     )
     if decision.overdue:
         given_up = seen.backlog.exhausted
