@@ -505,9 +505,9 @@ class Tools:
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
-        self.hand = self
+        self.control = self
 
-    def look(self) -> Instance:
+    def poll(self) -> Instance:
         return instance()
 
     def open_run(self, _instance: str) -> None:

@@ -65,7 +65,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
         show(ON_HOST, warned("start", "not started: a failure above would make it useless"))
         return
     at = tools(ctx)
-    seen = at.hand.look()
+    seen = at.control.poll()
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)

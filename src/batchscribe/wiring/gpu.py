@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,11 @@ from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.output.progress import ProgressView
-from batchscribe.controller.commands.manual_control import (
-    ManualCompute,
-    ManualControl,
-    ManualOrders,
-    ManualTimeouts,
-)
-from batchscribe.controller.context import Shield, View
+from batchscribe.controller.commands.manual_control import ManualCompute, ManualControl, ManualOrders
+from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.orders import HAND
+from batchscribe.core.run.orders import MANUAL_PREFIX
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
@@ -70,7 +65,7 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
-    patience: ManualTimeouts = field(default_factory=ManualTimeouts)
+    waits: Waits = Waits()
 
     @property
     def local(self) -> bool:
@@ -83,8 +78,8 @@ class GpuTools:
         return not isinstance(self.guard, NoGuard)
 
     @property
-    def hand(self) -> ManualControl:
-        return ManualControl(self.compute, self.clock, self.view, self.instance, self.patience)
+    def control(self) -> ManualControl:
+        return ManualControl(self.compute, self.clock, self.view, self.instance, self.waits)
 
     @property
     def orders(self) -> ManualOrders:
@@ -116,19 +111,19 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             shield=interrupts,
             view=view,
             lock=tick_lock(settings, clock),
-            open_run=lambda instance: _open_run_on(settings, instance),
-            new_session=lambda: f"{HAND}{new_run_id(clock.now())}",
+            open_run=partial(_read_open_run, settings),
+            new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
             setup=box_setup(settings, clock, compute, output, spec),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),
             ssh=open_ssh(settings),
-            patience=ManualTimeouts(poll=settings.poll_seconds or ManualTimeouts().poll),
+            waits=Waits(poll=settings.poll_seconds or Waits().poll),
         )
 
 
-def _open_run_on(settings: Settings, instance: str) -> Run | None:
+def _read_open_run(settings: Settings, instance: str) -> Run | None:
     """Returns our open run on an instance, from the ledger."""
     with open_ledger(settings, remember=False) as ledger:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from batchscribe.core.run.instances import Instance
 
-HAND = "hand-"
+MANUAL_PREFIX = "hand-"
 """Name prefix of a manual session, in place of a run's id."""
 
 
@@ -20,4 +20,6 @@ def stale_orders(armed: Iterable[str], seen: Instance, *, keep: str | None, now:
     claimed = seen.deadline is not None and seen.deadline > now
     standing = {keep, seen.run if claimed else None}
     up = not seen.state.proved_stopped
-    return tuple(sorted(run for run in armed if run not in standing and not (up and run.startswith(HAND))))
+    return tuple(
+        sorted(run for run in armed if run not in standing and not (up and run.startswith(MANUAL_PREFIX)))
+    )
