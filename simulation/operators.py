@@ -129,7 +129,7 @@ class Settings:
             output=place,
             home=place,
             capacity=THIS_MACHINE if self.edit is Edit.PROVIDER else world.capacity,
-            scanner=lambda _by_hand: Scanner(place, place, clock=world.clock),
+            scanner=lambda _manual: Scanner(place, place, clock=world.clock),
             elsewhere=back,
         )
 

@@ -365,7 +365,7 @@ class Stage:
             keep_alive=gate.keep_alive,
             elsewhere=lambda world, _run: world,
             view=ears,
-            scanner=lambda by_hand: _scanner(store, clock, by_hand=by_hand),
+            scanner=lambda manual: _scanner(store, clock, manual=manual),
             preflight=lambda: gate.point("preflight"),
             secret=owner,
             new_run_id=lambda _now: self._new_id(),
@@ -384,8 +384,8 @@ class Stage:
         self._heard("report", report.encode(built).decode())
 
 
-def _scanner(store: StoreSeam, clock: HostClock, *, by_hand: bool) -> Scanner:
-    age = timedelta(0) if by_hand else timedelta(minutes=5)
+def _scanner(store: StoreSeam, clock: HostClock, *, manual: bool) -> Scanner:
+    age = timedelta(0) if manual else timedelta(minutes=5)
     return Scanner(store, store, clock=clock, min_age=age)
 
 

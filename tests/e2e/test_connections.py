@@ -124,7 +124,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             capacity=replace(doubles.capacity, compute=compute),
             launcher=AgentLauncher(store, store, SshHost(Ssh(options), remote_python=str(program))),
             shield=interrupts,
-            scanner=lambda _by_hand: Scanner(
+            scanner=lambda _manual: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
             ),
         )

@@ -239,8 +239,8 @@ def once(at: Stage) -> Ticked:
 
 
 def _scanner(store: MemoryStore, clock: FakeClock) -> Callable[[bool], Scanner]:
-    def scanner(by_hand: bool) -> Scanner:
-        age = timedelta(0) if by_hand else timedelta(minutes=5)
+    def scanner(manual: bool) -> Scanner:
+        age = timedelta(0) if manual else timedelta(minutes=5)
         return Scanner(store, store, clock=clock, min_age=age, live_lock=lambda: None, decoder=None)
 
     return scanner

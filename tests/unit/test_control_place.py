@@ -66,7 +66,7 @@ def with_control(at: Stage, control: MemoryStore) -> World:
     before, output = at.world, SplitStore(at.store, control)
     at.worker.store = output
 
-    def scanner(_by_hand: bool) -> Scanner:
+    def scanner(_manual: bool) -> Scanner:
         return Scanner(at.store, output, clock=at.clock, min_age=timedelta(minutes=5))
 
     def elsewhere(world: World, run: object) -> World:

@@ -87,8 +87,8 @@ def run(
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
     only = _session_ids(app, sessions)
     if dry_run:
-        return _dry_run(app, by_hand=True, only=only, as_json=as_json)
-    return _tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
+        return _dry_run(app, manual=True, only=only, as_json=as_json)
+    return _tick(app, manual=True, only=only, wait=wait, as_json=as_json)
 
 
 def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
@@ -101,9 +101,9 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
 
 
 def _tick(
-    app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
+    app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
 ) -> int:
-    with opened(app, by_hand=by_hand, only=only) as made:
+    with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
         made.world.view.clear()
@@ -167,14 +167,14 @@ def _released(runs: Sequence[Run]) -> dict[str, object]:
 
 
 def opened(
-    app: App, *, by_hand: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
+    app: App, *, manual: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
 ) -> AbstractContextManager[Scheduler]:
     """Opens the scheduler of the command's settings."""
-    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient, only=only)
+    return open_scheduler(app.settings, manual=manual, remember=remember, lenient=app.lenient, only=only)
 
 
-def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
-    with opened(app, by_hand=by_hand, remember=False, only=only) as made:
+def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
+    with opened(app, manual=manual, remember=False, only=only) as made:
         seen = observe(made.world, made.terms)
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
@@ -211,7 +211,7 @@ def _report(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
         print_json(tick_document(ticked, exit_code=code))
         return code
     app.console.print("\n".join(decided(ticked)), markup=False)
-    if made.terms.policy.by_hand:
+    if made.terms.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
         app.console.print("\n".join(settled(each, made.settings, left=_left(ticked))), markup=False)

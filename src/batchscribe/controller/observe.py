@@ -27,7 +27,7 @@ def observe(world: World, terms: Terms) -> Observation:
     instances = world.capacity.poll(terms.instances)
     return Observation(
         now=now,
-        backlog=world.scanner(terms.policy.by_hand).backlog(),
+        backlog=world.scanner(terms.policy.manual).backlog(),
         instances=instances,
         offers=list_offers(world, terms, instances[0]),
         open_run=oldest_open_run(world),

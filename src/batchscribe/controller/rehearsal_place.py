@@ -58,7 +58,7 @@ def place_of(world: World, name: str) -> World:
     """World of a rehearsal, with the real instance, guard and ledger."""
     store = Below(world.home, f"{FOLDER}{name}/")
 
-    def scanner(_by_hand: bool) -> Scanner:
+    def scanner(_manual: bool) -> Scanner:
         return Scanner(store, store, clock=world.clock, min_age=timedelta(0))
 
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ class GpuTools:
     """Unsupported engine configuration, with its fix; empty if it is supported."""
     ssh: Ssh | None = None
     """None if the GPU is in this machine."""
-    waits: Waits = Waits()
+    waits: Waits = field(default_factory=Waits)
 
     @property
     def local(self) -> bool:

@@ -78,7 +78,7 @@ class Scheduler:
 def open_scheduler(
     settings: Settings,
     *,
-    by_hand: bool = False,
+    manual: bool = False,
     remember: bool = True,
     lenient: bool = False,
     only: frozenset[str] = frozenset(),
@@ -113,7 +113,7 @@ def open_scheduler(
             world = replace(world, preflight=partial(_check_start, trouble, settings, world.output))
             if found := (*trouble.notices, *map(str, trouble.errors)):
                 alert(world, "ledger", "batchscribe: its own files need attention", "; ".join(found))
-            terms = _build_terms(settings, identity, by_hand=by_hand)
+            terms = _build_terms(settings, identity, manual=manual)
             yield Scheduler(settings=settings, world=world, terms=terms, lock=lock, trouble=trouble)
             trouble.refuse_start()
 
@@ -202,8 +202,8 @@ def _build_world(
         keep_alive=limit.restart,
         elsewhere=partial(_build_world_of_run, settings),
         view=view,
-        scanner=lambda by_hand: new_scanner(
-            settings, source, output, clock, by_hand=by_hand, keep_alive=limit.restart, only=only
+        scanner=lambda manual: new_scanner(
+            settings, source, output, clock, manual=manual, keep_alive=limit.restart, only=only
         ),
         preflight=partial(preflight, settings, output),
         secret=secret,
@@ -246,13 +246,13 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         launcher=open_launcher(then, output),
         guard=open_guard(then),
         lag=_max_poll_age(then),
-        scanner=lambda by_hand: new_scanner(
-            then, source, output, world.clock, by_hand=by_hand, keep_alive=world.keep_alive
+        scanner=lambda manual: new_scanner(
+            then, source, output, world.clock, manual=manual, keep_alive=world.keep_alive
         ),
     )
 
 
-def _build_terms(settings: Settings, identity: str, *, by_hand: bool) -> Terms:
+def _build_terms(settings: Settings, identity: str, *, manual: bool) -> Terms:
     spec = engine_spec(settings)
     audio = AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
     local = settings.provider == LOCAL
@@ -278,7 +278,7 @@ def _build_terms(settings: Settings, identity: str, *, by_hand: bool) -> Terms:
             if_running=settings.if_running,
             limit=settings.limit,
             daily_budget=settings.max_dollars_per_day,
-            by_hand=by_hand,
+            manual=manual,
         ),
         engine=spec,
         unsupported=unsupported(spec),

@@ -100,7 +100,7 @@ def terms_of(terms: Terms, act: Act) -> Terms:
     """Settings of a rehearsed run: starts at once, with a short deadline."""
     policy = Policy(
         name=PolicyName.NOW,
-        by_hand=True,
+        manual=True,
         max_runtime=RUNTIME[act],
         check_interval=terms.policy.check_interval,
         daily_budget=terms.policy.daily_budget,

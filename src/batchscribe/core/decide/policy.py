@@ -50,7 +50,7 @@ class Policy:
     if_running: IfRunning = IfRunning.HOLD
     limit: int | None = None
     daily_budget: Usd | None = None
-    by_hand: bool = False
+    manual: bool = False
     """Requested by a user: takes all pending chunks, regardless of age and earlier failures."""
 
 
@@ -225,7 +225,7 @@ def _find_reason(seen: Observation, policy: Policy, batch: Batch) -> tuple[bool,
 def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[ReasonCode, str] | None:
     """The reason for a start; None if there is none."""
     backlog = seen.backlog
-    if policy.by_hand and backlog.pending:
+    if policy.manual and backlog.pending:
         return ReasonCode.NOW, f"requested by the user: {format_count(backlog.pending, 'chunk')} pending"
     if policy.name is PolicyName.NOW and backlog.triggering:
         return ReasonCode.NOW, f"policy now: {format_count(backlog.triggering, 'chunk')} pending"
@@ -281,7 +281,7 @@ def _find_host_fault(seen: Observation, policy: Policy) -> Reason | None:
     It ends with a change of the settings, a set-up of the host, or a day; users may still start a run.
     """
     fault = seen.host_fault
-    if policy.by_hand or fault is None or fault.access != seen.access:
+    if policy.manual or fault is None or fault.access != seen.access:
         return None
     until = fault.at + LONGEST_PAUSE
     if seen.now >= until or (seen.set_up_at is not None and seen.set_up_at > fault.at):
@@ -299,7 +299,7 @@ def _find_backoff(seen: Observation, policy: Policy) -> Reason | None:
 
     From the second such start on, each pause doubles, up to a day; users may still start a run.
     """
-    if policy.by_hand or seen.last_unproductive is None or seen.unproductive < PATIENT_STARTS:
+    if policy.manual or seen.last_unproductive is None or seen.unproductive < PATIENT_STARTS:
         return None
     # Bounded before it is doubled: there may be many failures in a row.
     pause = min(policy.check_interval * (1 << min(seen.unproductive - 1, 20)), LONGEST_PAUSE)
