@@ -56,7 +56,7 @@ from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
 
 URL = "file:///bucket/_batchscribe/runs/run-1/workers/0/manifest.json"
-QUICK = BoxWaits(store=0.0, told=0.1)
+QUICK = BoxWaits(store=0.0, after_report=0.1)
 
 
 @dataclass

@@ -72,7 +72,7 @@ def test_chunks_that_failed_before_start_nothing_but_a_person_may() -> None:
     seen = observation(backlog(150, troubled=150, oldest=None))
     decision = decide(seen, POLICY)
     assert isinstance(decision, Hold)
-    assert decision.reason.code is ReasonCode.ONLY_TROUBLED
+    assert decision.reason.code is ReasonCode.ONLY_FAILED_BEFORE
     assert isinstance(decide(seen, replace(POLICY, name=PolicyName.NOW)), Hold)
     assert isinstance(decide(seen, replace(POLICY, manual=True)), Launch)
 

@@ -125,7 +125,7 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
     hold(store, "f.mp3")
     hold(store, "g.mp3", etag="of-older-bytes")
     backlog = scanner(store).backlog()
-    found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
+    found = {chunk.key: (chunk.failures, chunk.previously_failed) for chunk in backlog.candidates}
     assert found == {
         "a.mp3": (1, True),
         "b.mp3": (0, True),

@@ -68,4 +68,7 @@ def test_the_manifest_says_how_to_hear_and_which_chunk_is_in_trouble(at: Stage) 
     (run,) = tick(at.world, at.terms).runs
     manifest = read_manifest(at.world, run, 0)
     assert manifest.audio_options == HEARING
-    assert {chunk.key: chunk.troubled for chunk in manifest.chunks} == {names[0]: True, names[1]: False}
+    assert {chunk.key: chunk.previously_failed for chunk in manifest.chunks} == {
+        names[0]: True,
+        names[1]: False,
+    }

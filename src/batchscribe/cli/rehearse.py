@@ -21,9 +21,9 @@ from batchscribe.controller.commands.rehearsal import (
     Act,
     Proof,
     check,
+    describe_proof,
     put_speech,
     terms_of,
-    told,
 )
 from batchscribe.controller.commands.rehearsal import (
     rehearse as play,
@@ -95,7 +95,7 @@ def _play_act(app: App, made: Scheduler, act: Act, *, quiet: bool) -> Proof:
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE), "ab") as output:
         proof = play(made.world, made.terms, act, name, lambda: _Controller(made, name, act, output, log))
     if not quiet:
-        app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {told(proof)}", markup=False)
+        app.console.print(f"{'proved' if proof.proved else 'FAILED'}: {describe_proof(proof)}", markup=False)
     return proof
 
 

@@ -13,7 +13,7 @@ from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
-from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
+from batchscribe.controller.commands.rehearsal import PROVED, describe_proof, proofs
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
@@ -108,7 +108,8 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "guard": _guard(made),
         "promises": _promises(made),
         "proofs": [
-            {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
+            {"told": describe_proof(proof), "proof": proof}
+            for proof in proofs(made.world.ledger.facts(PROVED))
         ],
         "run": _open_run(now.runs[0]) if now.runs else None,
         "last_runs": [_settled_run(run) for run in now.last_runs],

@@ -94,7 +94,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
     tried = {chunk.key for manifest in given for chunk in manifest.chunks}
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
-    if run.workers and all(chunk.troubled for chunk in fresh):
+    if run.workers and all(chunk.previously_failed for chunk in fresh):
         fresh = []
     priors = priors_of(world, terms, run.instance_type)
     return pack(
@@ -168,7 +168,7 @@ def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest
                 size=chunk.size,
                 session=chunk.session,
                 transcript=chunk.transcript,
-                troubled=chunk.troubled,
+                previously_failed=chunk.previously_failed,
             )
             for chunk in chunks
         ),

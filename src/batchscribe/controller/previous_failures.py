@@ -119,12 +119,12 @@ def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttemp
     kinds = {failure.kind for failure in known}
     counting = len(wire.counted(known))
     # A changed chunk that is still listed with this ETag cannot be read.
-    troubled = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
-    if counting or troubled:
+    unavailable = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
+    if counting or unavailable:
         yield PastAttempts(
             etag=etag,
             failures=counting,
-            troubled=troubled,
+            unavailable=unavailable,
             attempts=len(known),
             last=max(failure.at for failure in known),
         )

@@ -33,7 +33,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
         user=name,
         interval=interval,
         # The scheduled tick's policy reads .env only: an interval from elsewhere goes into the schedule.
-        told=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
+        sets_interval=every is not None or settings.origins[CHECK_HOURS] == ENVIRONMENT,
         local_gpu=settings.provider == "local",
         log_dir=settings.log_dir,
     )

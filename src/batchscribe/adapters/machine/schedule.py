@@ -106,7 +106,7 @@ class Plan:
     """The folder of `.env`."""
     user: str
     interval: Interval
-    told: bool = False
+    sets_interval: bool = False
     """The interval differs from `.env`, so the schedule passes it to the policy."""
     local_gpu: bool
     log_dir: Path
@@ -142,7 +142,7 @@ PLAIN = Names()
 
 def render_units(plan: Plan, names: Names = PLAIN) -> dict[str, str]:
     """Texts of timers and services by file name."""
-    environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.told else ""
+    environment = f"Environment={CHECK_HOURS}={plan.interval.hours:.10g}\n" if plan.sets_interval else ""
     values = {
         "calendar": plan.interval.calendar,
         "random_delay": plan.interval.random_delay,
@@ -166,7 +166,7 @@ def folder_of_unit(text: str) -> Path | None:
 
 def render_cron(plan: Plan) -> str:
     """Our block of a crontab, without a final newline."""
-    environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.told else ""
+    environment = f"{CHECK_HOURS}={plan.interval.hours:.10g} " if plan.sets_interval else ""
     commands = ((plan.interval, "tick --no-wait"), (WATCH_EVERY, "watchdog"))
     lines = [
         f"{interval.cron} cd {_cron_word(plan.folder)} && {environment}{_cron_word(plan.executable)} "

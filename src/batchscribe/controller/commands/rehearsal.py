@@ -142,7 +142,7 @@ def proofs(facts: Mapping[str, str]) -> tuple[Proof, ...]:
     return tuple(msgspec.json.decode(text, type=Proof) for text in facts.values())
 
 
-def told(proof: Proof) -> str:
+def describe_proof(proof: Proof) -> str:
     """The proof in one sentence."""
     if proof.seconds is None:
         return proof.detail

@@ -106,7 +106,7 @@ class ReasonCode(StrEnum):
     PAUSED = "paused"
     EMPTY = "nothing-pending"
     BELOW_THRESHOLD = "below-threshold"
-    ONLY_TROUBLED = "only-troubled"
+    ONLY_FAILED_BEFORE = "only-troubled"
     GPU_IN_USE = "gpu-in-use"
     GPU_MOVING = "gpu-moving"
     THRESHOLD = "threshold-reached"
@@ -255,7 +255,7 @@ def _explain_hold(seen: Observation, policy: Policy) -> tuple[ReasonCode, str]:
             f"{format_count(backlog.pending, 'chunk')} pending, all failed before; each starts a GPU again "
             f"only at its longest wait of {policy.max_wait.total_seconds() / 3600:g} h"
         )
-        return ReasonCode.ONLY_TROUBLED, sentence
+        return ReasonCode.ONLY_FAILED_BEFORE, sentence
     if backlog.waiting:
         sentence = (
             f"nothing may start yet: {format_count(backlog.waiting, 'chunk')} too young or being recorded"

@@ -201,7 +201,7 @@ class BoxWaits(msgspec.Struct, frozen=True, kw_only=True):
     """For a worker to end, after the controller's request or the deadline; then it is killed."""
     overtime: Seconds = 180.0
     """From the deadline to that of the dead-man switch, so that the last windows are not lost."""
-    told: Seconds = 45.0
+    after_report: Seconds = msgspec.field(default=45.0, name="told")
     """From its report of a dead worker to the power-off: the controller may stop the host before."""
 
 

@@ -90,7 +90,7 @@ class ManifestChunk(msgspec.Struct, frozen=True, kw_only=True):
     session: Key
     transcript: Key
     """Key of its transcript, relative to `Manifest.output`."""
-    troubled: bool = False
+    previously_failed: bool = msgspec.field(default=False, name="troubled")
     """It failed before, or was unavailable: transcribed alone, so that a failure is attributed to it only."""
 
 
