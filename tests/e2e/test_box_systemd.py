@@ -46,7 +46,7 @@ INSTANCE = "i-0123456789abcdef0"
 RUN = "run-1"
 HOME = "/root/.batchscribe"
 DEADMAN, DEADMAN_TIMER, DEADMAN_PATH = DEADMAN_UNITS
-QUICK = BoxWaits(first=60.0, linger=2.0, silence=120.0, told=1.0, grace=5.0, overtime=0.0)
+QUICK = BoxWaits(first=60.0, linger=2.0, silence=120.0, after_report=1.0, grace=5.0, overtime=0.0)
 """Seconds that a test can wait; what they are in earnest, other tests know."""
 SLOW = """\
 [Service]

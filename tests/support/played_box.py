@@ -16,7 +16,7 @@ from batchscribe.agent.host import Box
 from batchscribe.core.run.host import BoxWaits, HostClaim, HostPlace
 from batchscribe.protocols import Store
 
-WAITS = BoxWaits(linger=3.0, told=0.5)
+WAITS = BoxWaits(linger=3.0, after_report=0.5)
 
 
 @dataclass

@@ -133,7 +133,7 @@ def test_a_local_gpu_is_not_capped() -> None:
 
 
 def test_policy_and_timer_know_one_interval() -> None:
-    half = replace(PLAN, interval=Interval(30), told=True)
+    half = replace(PLAN, interval=Interval(30), sets_interval=True)
     assert "Environment=BATCH_SCHEDULER_CHECK_HOURS=0.5" in lines(render_units(half)[SERVICE])
     assert "BATCH_SCHEDULER_CHECK_HOURS=0.5 /home" in render_cron(half)
     assert "BATCH_SCHEDULER_CHECK_HOURS" not in render_units(PLAN)[SERVICE] + render_cron(PLAN)
@@ -214,7 +214,12 @@ def test_cron_runs_the_program_in_its_folder_and_appends_to_its_log(tmp_path: Pa
     program.write_text('#!/bin/sh\npwd; echo "$BATCH_SCHEDULER_CHECK_HOURS $@"\n')
     program.chmod(0o755)
     plan = replace(
-        PLAN, executable=program, folder=folder, log_dir=folder / "logs", interval=Interval(30), told=True
+        PLAN,
+        executable=program,
+        folder=folder,
+        log_dir=folder / "logs",
+        interval=Interval(30),
+        sets_interval=True,
     )
     _, *rendered, _ = render_cron(plan).splitlines()
     for line, times in zip(rendered, ("*/30 * * * * ", "*/1 * * * * "), strict=True):

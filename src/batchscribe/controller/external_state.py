@@ -18,13 +18,8 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
-from batchscribe.errors import (
-    BatchscribeError,
-    ComputeUnavailableError,
-    MisconfiguredError,
-    ObjectNotFoundError,
-)
-from batchscribe.reading import read_record
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError
+from batchscribe.reading import read_if_valid
 
 NOTED = "outside/"
 LOCAL = "local"
@@ -75,10 +70,7 @@ def launch_left(world: World, run: Run) -> str:
 
 def instance_record(world: World, instance: str) -> InstanceRecord | None:
     """The instance's record by `gpu setup`. None if missing or unreadable."""
-    try:
-        return read_record(world.home, keys.instance(instance), InstanceRecord)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return read_if_valid(world.home, keys.instance(instance), InstanceRecord)
 
 
 def own_type(world: World, seen: Instance) -> str:

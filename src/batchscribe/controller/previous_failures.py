@@ -16,9 +16,9 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, QuarantineRecord
 from batchscribe.core.scan.attempts import QuarantineMark, mark_name
 from batchscribe.core.scan.backlog import PastAttempts
-from batchscribe.errors import MisconfiguredError, ObjectNotFoundError
+from batchscribe.errors import MisconfiguredError
 from batchscribe.protocols import Store
-from batchscribe.reading import read_record
+from batchscribe.reading import read_if_valid
 
 log = structlog.get_logger("batchscribe")
 
@@ -86,10 +86,7 @@ def read_marks(
 
 def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
     """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
-    try:
-        return read_record(output, keys.quarantine(key), QuarantineRecord)
-    except (ObjectNotFoundError, MisconfiguredError):
-        return None
+    return read_if_valid(output, keys.quarantine(key), QuarantineRecord)
 
 
 def _list_held(

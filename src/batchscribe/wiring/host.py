@@ -26,6 +26,7 @@ from batchscribe.core.run.host import (
     HostPlace,
     StartRequest,
     failed,
+    passed,
 )
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import (
@@ -73,9 +74,8 @@ def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes])
 
 def inspect(request: CheckRequest) -> BoxReply:
     """Loads the engine and lists the stores, in this process's environment."""
-    engine = _skip_engine(request.engine) if request.busy else _check_engine(request.engine)
-    findings = (engine, *_stores(request))
-    return BoxReply(release=__version__, findings=findings)
+    engine = _check_engine(request.engine, busy=request.busy)
+    return BoxReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
 def fetch(spec: EngineSpec) -> BoxReply:
@@ -84,26 +84,22 @@ def fetch(spec: EngineSpec) -> BoxReply:
     return BoxReply(release=__version__, done=done)
 
 
-def _check_engine(spec: EngineSpec) -> Finding:
-    remedy = "batchscribe gpu setup"
+def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
     what = f"engine {resolve(spec.engine)}"
+    if busy:
+        detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
+        return passed(what, detail)
     try:
         factory = engine_factory(spec.engine)
-        problems = factory.problems(spec)
-        if problems:
-            return Finding(what=what, ok=False, detail="; ".join(problems), fix=remedy)
+        if problems := factory.problems(spec):
+            raise MisconfiguredError("; ".join(problems))
         factory.load(spec)
     except BatchscribeError as error:
-        return Finding(what=what, ok=False, detail=str(error), fix=remedy)
-    return Finding(what=what, ok=True, detail=f"loads {spec.model or 'its own model'}")
+        return failed(what, str(error), "batchscribe gpu setup")
+    return passed(what, f"loads {spec.model or 'its own model'}")
 
 
-def _skip_engine(spec: EngineSpec) -> Finding:
-    detail = "not tested: a run is in progress, and a second model could exhaust the GPU's memory"
-    return Finding(what=f"engine {resolve(spec.engine)}", ok=True, detail=detail)
-
-
-def _stores(request: CheckRequest) -> Iterator[Finding]:
+def _check_stores(request: CheckRequest) -> Iterator[Finding]:
     region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(filter(None, (request.source, request.output, request.control))):
         remedy = "fix this; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
@@ -114,9 +110,9 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
         except MissingCredentialsError:
             yield failed(CREDENTIALS, f"no AWS credentials on the host, for {url}", CREDENTIALS_FIX)
         except BatchscribeError as error:
-            yield Finding(what="store", ok=False, detail=str(error), fix=remedy)
+            yield failed("store", str(error), remedy)
         else:
-            yield Finding(what="store", ok=True, detail=f"{url} can be listed")
+            yield passed("store", f"{url} can be listed")
 
 
 _HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 
@@ -74,6 +75,10 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: dict[str, int] = {}
     """Sound files in unsupported formats, by extension."""
     oldest: datetime | None = None
+
+
+_OBSERVED = Scan.__struct_fields__[2:]
+"""Fields with their names in a backlog."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +200,7 @@ def build(
         policy=run.policy,
         reason=run.reason,
         lock=lock,
-        timestamps=_make_timestamps(run),
+        timestamps=msgspec.convert(run, Timestamps, from_attributes=True),
         scan=_make_scan(run, backlog),
         gpu=_make_gpu(run),
         transcription=Transcription(
@@ -273,32 +278,10 @@ def totals(runs: Iterable[Run]) -> Totals:
     )
 
 
-def _make_timestamps(run: Run) -> Timestamps:
-    return Timestamps(
-        created=run.created,
-        deadline=run.deadline,
-        dispatched=run.dispatched,
-        first_window=run.first_window,
-        work_ended=run.work_ended,
-        settled=run.settled,
-    )
-
-
 def _make_scan(run: Run, backlog: Backlog | None) -> Scan:
-    planned = Scan(planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds)
-    if backlog is None:
-        return planned
-    return msgspec.structs.replace(
-        planned,
-        sessions=backlog.sessions,
-        pending=backlog.pending,
-        pending_bytes=backlog.pending_bytes,
-        waiting=backlog.waiting,
-        done=backlog.done,
-        stale=backlog.stale,
-        quarantined=backlog.quarantined,
-        passed_over=backlog.passed_over,
-        oldest=backlog.oldest,
+    observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
+    return Scan(
+        planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds, **observed
     )
 
 
