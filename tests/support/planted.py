@@ -80,12 +80,12 @@ def no_release_on_an_exception(patch: Patch) -> None:
 
 
 def the_workers_word_for_the_count(patch: Patch) -> None:
-    closed = settle._closed
+    closed = settle._close_run
 
     def trusting(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
         return replace(closed(world, run, verdict, work), chunks_done=sum(each.tally.done for each in work))
 
-    patch.setattr(settle, "_closed", trusting)
+    patch.setattr(settle, "_close_run", trusting)
 
 
 def the_workers_word_for_the_transcripts(patch: Patch) -> None:
@@ -155,7 +155,7 @@ def billed_while_seen_only(patch: Patch) -> None:
 
 
 def billed_to_the_settlement(patch: Patch) -> None:
-    closed = settle._closed
+    closed = settle._close_run
 
     def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
         now = moment(world)
@@ -163,7 +163,7 @@ def billed_to_the_settlement(patch: Patch) -> None:
         meter = replace(run.machines[0].meter, stopped=late)
         return closed(world, run.with_machine(run.instance, meter=meter), verdict, work)
 
-    patch.setattr(settle, "_closed", much_later)
+    patch.setattr(settle, "_close_run", much_later)
 
 
 def troubled_chunks_count(patch: Patch) -> None:
@@ -249,7 +249,7 @@ def others_claims_are_ignored(patch: Patch) -> None:
 
 def hung_work_is_waited_for(patch: Patch) -> None:
     """On both sides: the controller's rule and the supervisor's each stop it alone."""
-    patch.setattr(follow, "stall_reason", lambda *_progress: None)
+    patch.setattr(follow, "_find_stall", lambda *_progress: None)
     patch.setattr(supervisor.Watch, "_check_stall", lambda _watch: None)
 
 
@@ -344,12 +344,12 @@ def a_clock_set_back_grants_grace(patch: Patch) -> None:
 
 
 def an_endless_chunk_in_company_goes_free(patch: Patch) -> None:
-    endless = settle._endless
+    endless = settle._list_endless
 
     def alone(run: Run, work: settle.WorkerResult, *, unproductive: bool) -> Any:
         return endless(run, work, unproductive=False)
 
-    patch.setattr(settle, "_endless", alone)
+    patch.setattr(settle, "_list_endless", alone)
 
 
 def what_is_passed_over_goes_free(patch: Patch) -> None:
@@ -434,7 +434,7 @@ def a_damaged_ledger_ends_every_process(patch: Patch) -> None:
 
 
 def a_chunk_that_failed_waits_for_company(patch: Patch) -> None:
-    patch.setattr(policy, "_waiting_since", lambda backlog: backlog.oldest)
+    patch.setattr(policy, "_find_waiting_since", lambda backlog: backlog.oldest)
 
 
 def a_clock_set_back_bills_nothing(patch: Patch) -> None:

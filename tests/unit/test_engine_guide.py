@@ -54,7 +54,7 @@ def test_the_example_is_found_by_its_entry_point(
     monkeypatch.setitem(sys.modules, "my_package", ModuleType("my_package"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     entry = EntryPoint(name="loudness", value=PLACE, group=engines.GROUP)
-    monkeypatch.setattr(engines, "_entries", lambda: {"loudness": entry})
+    monkeypatch.setattr(engines, "_list_entries", lambda: {"loudness": entry})
     (report,) = engines.engine_reports(EngineSpec(engine="loudness", device="cuda"))
     assert report.problems == ("loudness runs on the CPU only: choose the device auto",)
     assert report.models == {}
@@ -82,7 +82,7 @@ def test_what_is_not_derived_from_the_base_class_is_refused(monkeypatch: pytest.
     module.FACTORY = DuckTyped()
     monkeypatch.setitem(sys.modules, "duck_package", module)
     entry = EntryPoint(name="duck", value="duck_package:FACTORY", group=engines.GROUP)
-    monkeypatch.setattr(engines, "_entries", lambda: {"duck": entry})
+    monkeypatch.setattr(engines, "_list_entries", lambda: {"duck": entry})
     with pytest.raises(MisconfiguredError, match="duck_package:FACTORY is not an EngineFactory"):
         engines.engine_factory("duck")
     (report,) = engines.engine_reports(EngineSpec(engine="duck"))

@@ -156,7 +156,7 @@ def test_systemd_finds_no_fault_with_any_path(tmp_path: Path, name: str, *, loca
         folder=quoted,
         user="root",
         local_gpu=local,
-        told=local,
+        sets_interval=local,
         interval=Interval(30),
     )
     units = tmp_path / "units"

@@ -85,7 +85,7 @@ def advance_all(world: World, terms: Terms, passed: PassResult, *, start: bool =
         known = passed.runs.get(recorded.id, recorded)
         # If the ledger cannot be written, it may lag behind this process.
         run = known if known.ending and not recorded.ending else recorded
-        if start or run.started or run.ending or _expiry(world, run):
+        if start or run.started or run.ending or _find_expiry(world, run):
             advance(world, terms, run, passed)
 
 
@@ -96,7 +96,7 @@ def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
     try:
         here = world_of(world, terms, run)
         with here.run_log(run):
-            _advance(here, terms, run, passed)
+            _take_steps(here, terms, run, passed)
     except InterruptedRunError:
         raise
     except BatchscribeError as error:
@@ -108,34 +108,30 @@ def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
-def _advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
+def _take_steps(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
     while (step := next_step(run)) is not None:
         world.keep_alive()
         before = run.state
         run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
         if run.state is before:
-            _show_wait(world, terms, run)
+            # A worker's progress is shown when it is read.
+            if wait := find_wait(run, moment(world), up=terms.waits.up, reach=terms.waits.reach):
+                world.view.wait(wait, run.id)
             return
 
 
-def _show_wait(world: World, terms: Terms, run: Run) -> None:
-    """Shows what the run waits for. A worker's progress is shown when it is read."""
-    if wait := find_wait(run, moment(world), up=terms.waits.up, reach=terms.waits.reach):
-        world.view.wait(wait, run.id)
-
-
 def take_step(world: World, terms: Terms, run: Run, step: Step, passed: PassResult) -> Run:
-    if expired := _expiry(world, run):
+    if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
     if step is Step.RELEASE:
         return _tear_down(world, terms, run)
     if step is Step.SETTLE:
         return settle(world, terms, run, passed.errors)
-    return _attempt(world, terms, run, step, passed.errors)
+    return _try_step(world, terms, run, step, passed.errors)
 
 
-def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
+def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     """Outcome and reason if a run must end now. None if it may continue."""
     now = world.clock.now()
     if run.ending or not run.open:
@@ -149,7 +145,7 @@ def _expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
 
 
-def _attempt(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     try:
         run = ACTS[step](world, terms, run)
@@ -239,7 +235,7 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
         log.exception("internal error during teardown", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
     if run.state is RunState.RELEASING and is_late(run.stop_requested, moment(world), terms.waits.stop):
-        raise _not_stopped(world, terms, run, trouble)
+        raise _make_not_stopped(world, terms, run, trouble)
     return run
 
 
@@ -249,7 +245,7 @@ def _latest_stopping(world: World, run: Run) -> Run:
     return recorded if recorded.stop_requested is not None else run
 
 
-def _not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
+def _make_not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
     held = ", ".join(machine.id for machine in run.machines if not machine.released)
     error = NotStoppedError(
         f"instance {held} could not be proved stopped in {terms.waits.stop / 60:.0f} min"

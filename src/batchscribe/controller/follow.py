@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
+
 from batchscribe.controller.context import (
     Terms,
     World,
@@ -26,10 +28,9 @@ from batchscribe.controller.records import (
     read_manifest,
     read_progress,
 )
-from batchscribe.controller.stall import stall_reason
 from batchscribe.core.run.host import ClaimLaunch
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName
+from batchscribe.core.run.manifest import ExitRecord, Progress, WorkerEnd, WorkerName, WorkerRef
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
@@ -63,10 +64,10 @@ def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen
     down = why_not_up(machine, seen) if seen else ""
     try:
         if record := read_exit(world, worker):
-            return _after_exit(world, terms, run, number, record)
+            return _handle_exit(world, terms, run, number, record)
         progress = read_progress(world, worker)
         if down:
-            return end_machine(world, run, machine.id, *_down_reason(world, run, worker, down))
+            return end_machine(world, run, machine.id, *_explain_down(world, run, worker, down))
     except BatchscribeError as error:
         if not down:
             raise
@@ -109,9 +110,30 @@ def _follow_progress(
     if progress is None and _awaits_host(run) and is_late(machine.reaching_since, now, terms.waits.reach):
         detail = f"no worker started on the GPU host in {terms.waits.reach / 60:.0f} min"
         return end_machine(world, run, machine.id, Outcome.LAUNCH_FAILED, detail)
-    if stall := stall_reason(world, terms, worker, progress):
+    if stall := _find_stall(world, terms, worker, progress):
         return end_machine(world, run, machine.id, Outcome.WORKER_LOST, stall)
     return run
+
+
+def _find_stall(world: World, terms: Terms, worker: WorkerRef, progress: Progress | None) -> str | None:
+    """Reason why the worker counts as lost. None if it made progress.
+
+    Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
+    rises while the engine hangs. The ledger keeps the last progress for the next pass.
+    """
+    key = f"watch/{worker.run}/{worker.worker}"
+    mark = (progress.phase.value, progress.tally.seen, progress.results) if progress else ("", 0, 0)
+    now = world.clock.monotonic()
+    before = world.ledger.get(key)
+    seen, since = (
+        msgspec.json.decode(before, type=tuple[tuple[str, int, int], float]) if before else (None, now)
+    )
+    if seen != mark or since > now:  # uptime begins again with each boot
+        world.ledger.put(key, msgspec.json.encode((mark, now)).decode())
+        return None
+    if now - since < terms.waits.silence:
+        return None
+    return f"worker {worker.worker} showed no progress for {terms.waits.silence / 60:.0f} min"
 
 
 def _awaits_host(run: Run) -> bool:
@@ -137,12 +159,12 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
     if number is None:
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
-        return _outcome_of(number, record, over=world.clock.now() >= run.deadline)
+        return _find_outcome(number, record, over=world.clock.now() >= run.deadline)
     end = read_box_end(world, run)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
-def _down_reason(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
+def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
     """Outcome and reason of a machine that went down without an exit record."""
     end = read_box_end(world, run)
     if end is None:
@@ -152,18 +174,18 @@ def _down_reason(world: World, run: Run, worker: WorkerName, down: str) -> tuple
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
-def _after_exit(world: World, terms: Terms, run: Run, number: int, record: ExitRecord) -> Run:
+def _handle_exit(world: World, terms: Terms, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
     run = _add_times(run, number, record, now).with_worker(number, ended=ended)
     if record.end is WorkerEnd.FINISHED:
         return _continue_run(world, terms, run, number)
-    end = _outcome_of(number, record, over=now >= run.deadline)
+    end = _find_outcome(number, record, over=now >= run.deadline)
     return end_machine(world, run, run.workers[number].machine, *end)
 
 
-def _outcome_of(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
+def _find_outcome(number: int, record: ExitRecord, *, over: bool) -> tuple[Outcome | None, str]:
     match record.end:
         case WorkerEnd.FINISHED:
             return None, f"worker {number} finished"

@@ -20,9 +20,9 @@ FAILED_WITHIN = timedelta(days=7)
 def observe(world: World, terms: Terms) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
-    settled = _settled_lately(world, now)
-    unproductive = _unproductive_runs(settled)
-    fault = _host_fault(unproductive)
+    recent = world.ledger.runs(now - FAILED_WITHIN)
+    unproductive = _list_unproductive_runs([run for run in recent if not run.open and not rehearsed(run)])
+    fault = _find_host_fault(unproductive)
     record = instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)
     return Observation(
@@ -42,18 +42,13 @@ def observe(world: World, terms: Terms) -> Observation:
     )
 
 
-def _settled_lately(world: World, now: datetime) -> list[Run]:
-    runs = world.ledger.runs(now - FAILED_WITHIN)
-    return [run for run in runs if not run.open and not rehearsed(run)]
-
-
-def _unproductive_runs(settled: list[Run]) -> list[Run]:
+def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
     """Newest paid runs without any finished chunk, oldest first."""
     paid = [run for run in settled if run.billed_seconds]
     return list(takewhile(lambda run: not run.chunks_done, reversed(paid)))[::-1]
 
 
-def _host_fault(unproductive: list[Run]) -> HostFault | None:
+def _find_host_fault(unproductive: list[Run]) -> HostFault | None:
     """Fault of the newest unproductive run."""
     last = unproductive[-1] if unproductive else None
     if last is None or last.outcome is not Outcome.LAUNCH_FAILED or not last.blocked or not last.settled:

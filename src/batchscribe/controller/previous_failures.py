@@ -40,7 +40,7 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastA
 
     found: dict[str, list[PastAttempts]] = {}
     failed = {
-        name: _not_after(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
+        name: _limit_time(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
     }
     for (digest, etag), failures in by_chunk(failed).items():
         counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
@@ -50,7 +50,7 @@ def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastA
     return {digest: tuple(troubles) for digest, troubles in found.items() if troubles}
 
 
-def _not_after(failure: Failure, stored: datetime) -> Failure:
+def _limit_time(failure: Failure, stored: datetime) -> Failure:
     """The failure, dated by the store if its writer's clock was ahead: a retry must not wait for that."""
     return failure if failure.at <= stored else msgspec.structs.replace(failure, at=stored)
 
@@ -75,8 +75,8 @@ def read_marks(
 
     An unreadable record gets no mark, so that each scan logs it.
     """
-    names = {_digest_of(info.key): mark_name(_digest_of(info.key), info.etag) for info in listed}
-    new = [info for info in listed if names[_digest_of(info.key)] not in known]
+    names = {_parse_digest(info.key): mark_name(_parse_digest(info.key), info.etag) for info in listed}
+    new = [info for info in listed if names[_parse_digest(info.key)] not in known]
     marks = {name: known[name] for name in names.values() if name in known}
     for digest, record in _read_quarantines(output, new).items():
         if record.etag:
@@ -95,11 +95,11 @@ def _list_held(
     """Digest and ETag of each chunk that is quarantined for this decoder. Only unknown records are read."""
     new = []
     for info in listed:
-        mark = known.get(mark_name(_digest_of(info.key), info.etag))
+        mark = known.get(mark_name(_parse_digest(info.key), info.etag))
         if mark is None:
             new.append(info)
         elif _is_current(mark.decoder, decoder):
-            yield _digest_of(info.key), mark.etag
+            yield _parse_digest(info.key), mark.etag
     for digest, record in _read_quarantines(output, new).items():
         if _is_current(record.decoder, decoder):
             yield digest, record.etag
@@ -108,7 +108,7 @@ def _list_held(
 def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
     read = fetched(output, modified, limit=RECORD_BYTES)
-    return {_digest_of(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
+    return {_parse_digest(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
 def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttempts]:
@@ -131,7 +131,7 @@ def _is_current(recorded: str, decoder: str | None) -> bool:
     return decoder is None or recorded in {"", decoder}
 
 
-def _digest_of(key: str) -> str:
+def _parse_digest(key: str) -> str:
     return key.removeprefix(keys.QUARANTINE).removesuffix(".json")
 
 

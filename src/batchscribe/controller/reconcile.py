@@ -146,24 +146,23 @@ def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
 
 def _restore_stored(world: World, record: Run) -> Run:
     """Returns the run from its settlement, or else in its present state."""
+    if settled := read_settlement(world, record):
+        return settled
     fresh = replace(
         record,
         state=RunState.PLANNED,
         outcome=None,
         workers=(),
-        machines=tuple(_forget_polls(machine) for machine in record.machines),
+        machines=tuple(
+            Machine(id=machine.id, meter=Meter(launched_before=machine.meter.launched_before))
+            for machine in record.machines
+        ),
     )
-    if settled := read_settlement(world, record):
-        return settled
     run = _reopen_run(world, fresh)
     if len(run.machines) == 1:
         return run
     # The store does not show which worker belongs to which machine.
     return run.releasing(Outcome.INTERRUPTED, "the ledger was lost")
-
-
-def _forget_polls(machine: Machine) -> Machine:
-    return Machine(id=machine.id, meter=Meter(launched_before=machine.meter.launched_before))
 
 
 def _reopen_run(world: World, run: Run) -> Run:

@@ -98,14 +98,14 @@ class Scanner:
             max_attempts=self._max_attempts,
             trouble=read_trouble(self.output, self._decoder),
             unreadable=self._unreadable,
-            owner=self._owner,
+            owner=self._read_owner,
             leave_out=self._leave_out,
         )
 
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
         """Streams every session, or those in `only`; a prefix must be a whole folder."""
         rules = self.rules()
-        found = sessions(self._listing(prefix), rules)
+        found = sessions(self._list_tagged(prefix), rules)
         yield from (scan for scan in found if scan.session in self._only) if self._only else found
 
     def backlog(self) -> Backlog:
@@ -113,21 +113,21 @@ class Scanner:
 
     def audio(self, prefix: str = "") -> Iterator[AudioObject]:
         """Streams every audio object with its transcripts. A prefix must be a whole folder."""
-        for folder in audio_folders(self._listing(prefix), self._owner, self._leave_out):
+        for folder in audio_folders(self._list_tagged(prefix), self._read_owner, self._leave_out):
             yield from folder
 
     @property
     def _one_store(self) -> bool:
         return self.source is self.output or self.source.url == self.output.url
 
-    def _listing(self, prefix: str) -> Iterator[Tagged]:
+    def _list_tagged(self, prefix: str) -> Iterator[Tagged]:
         listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
         for number, each in enumerate(listed):
             if number % KEEP_ALIVE_EVERY == 0:
                 self._keep_alive()  # a listing may take longer than a step may
             yield each
 
-    def _owner(self, transcript: str) -> str | None:
+    def _read_owner(self, transcript: str) -> str | None:
         for store in (self.output, self.source):
             try:
                 found = read_transcript(store, transcript)
@@ -154,7 +154,7 @@ def read_live_lock(
         content = _read_content(store, info)
     except ObjectNotFoundError:
         return None
-    since = min(info.modified, _timestamp(content) or info.modified)
+    since = min(info.modified, _parse_timestamp(content) or info.modified)
     if content.get("locked") is False or now - since >= stale_after:
         return None
     session = content.get("sessionId")
@@ -170,7 +170,7 @@ def _read_content(store: Store, info: ObjectInfo) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _timestamp(content: dict[str, Any]) -> datetime | None:
+def _parse_timestamp(content: dict[str, Any]) -> datetime | None:
     try:
         found = datetime.fromisoformat(content["timestamp"])
     except (KeyError, TypeError, ValueError):

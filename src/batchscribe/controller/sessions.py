@@ -96,13 +96,13 @@ def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     folder = "" if session == TOP else split(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
-    within = list(_within_limits(own))
+    within = list(_limit_size(own))
     asked = {info.key for _side, info in within}
     contents = dict(_read_contents(scanner, within))
     return [_build_part(audio, asked, contents) for audio in own]
 
 
-def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
+def _limit_size(own: Iterable[AudioObject]) -> Iterator[Tagged]:
     """Transcripts to read, within the size limits of transcript and session."""
     left = SESSION_BYTES
     for audio in own:

@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.alerts import alert_conflict
-from batchscribe.controller.commands.redo import quarantine_failed, record_crash
+from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
 from batchscribe.controller.context import Terms, World, log, save
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
@@ -37,7 +37,6 @@ from batchscribe.core.run.engine_time import total, worked
 from batchscribe.core.run.manifest import (
     EngineTimeSummary,
     ExitRecord,
-    Failure,
     FailureKind,
     Manifest,
     ManifestChunk,
@@ -118,7 +117,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         run = before
     else:
         result = _verify_chunks(world, terms, run, work, errors)
-        run = _closed(world, run, result, work)
+        run = _close_run(world, run, result, work)
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
     if not rehearsed(run):
@@ -190,7 +189,7 @@ def _emit_events(world: World, run: Run, result: Verified) -> None:
     world.notifier.emit("run.settled", msgspec.to_builtins(build(run)))
 
 
-def _first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
+def _list_first_failures(result: Verified, work: list[WorkerResult]) -> dict[str, str]:
     """Returns a few failed chunks with their reasons; those of the settlement itself take precedence."""
     failures = (failure for each in work if each.record for failure in each.record.failures)
     reasons = {failure.key: failure.message for failure in failures} | result.reasons
@@ -229,14 +228,14 @@ def _count_failures(world: World, run: Run, work: list[WorkerResult]) -> None:
     for each in work:
         for failure in each.record.failures if each.record else ():
             world.output.create(keys.attempt(failure.key, failure.etag, failure.run), wire.encode(failure))
-        if _outcome_on(run, each.manifest) is Outcome.WORKER_LOST and (
+        if _find_outcome(run, each.manifest) is Outcome.WORKER_LOST and (
             each.record is None or each.record.end is WorkerEnd.STOPPED
         ):
             in_flight = each.progress.in_flight if each.progress else ()
             record_crash(world.output, each.manifest, in_flight, now=world.clock.now())
 
 
-def _outcome_on(run: Run, worker: WorkerRef) -> Outcome | None:
+def _find_outcome(run: Run, worker: WorkerRef) -> Outcome | None:
     """Outcome of the worker's machine, or else of the run."""
     machine = run.machine(run.workers[worker.worker].machine) if worker.worker < len(run.workers) else None
     return machine.outcome if machine and machine.outcome else run.outcome
@@ -250,18 +249,20 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
     """
     left = {(chunk.key, chunk.etag) for chunk in result.left}
     unproductive = not result.done and not any(each.tally.failed for each in work)
-    endless = [(chunk, ENDLESS) for each in work for chunk in _endless(run, each, unproductive=unproductive)]
+    endless = [
+        (chunk, ENDLESS) for each in work for chunk in _list_endless(run, each, unproductive=unproductive)
+    ]
     forgotten = [(chunk, FORGOTTEN) for each in work for chunk in _passed_over(each)]
     failed = [(chunk, why) for chunk, why in endless + forgotten if (chunk.key, chunk.etag) in left]
     redone = _list_redone(world, run) if failed else frozenset()
     failed = [(chunk, why) for chunk, why in failed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in failed:
         log.warning("a failure is attributed to a chunk", run=run.id, key=chunk.key, why=why)
-        _record_attempt(world, run, chunk, why)
+        record_attempt(world.output, chunk, run.id, FailureKind.CHUNK, why, now=world.clock.now())
     return {chunk.key: why for chunk, why in failed}
 
 
-def _endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
+def _list_endless(run: Run, work: WorkerResult, *, unproductive: bool) -> Iterable[ManifestChunk]:
     """Chunks that took a whole run in which no chunk was done.
 
     The only chunk of its manifest, or those in flight if the worker had most of the run.
@@ -291,18 +292,6 @@ def _list_redone(world: World, run: Run) -> frozenset[str]:
     return frozenset(info.key.removeprefix(keys.SUPERSEDED).partition("/")[2] for info in aside)
 
 
-def _record_attempt(world: World, run: Run, chunk: ManifestChunk, message: str) -> None:
-    failure = Failure(
-        key=chunk.key,
-        etag=chunk.etag,
-        run=run.id,
-        kind=FailureKind.CHUNK,
-        message=message,
-        at=world.clock.now(),
-    )
-    world.output.create(keys.attempt(chunk.key, chunk.etag, run.id), wire.encode(failure))
-
-
 def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     """Lists the store again for the chunks and sessions of these manifests."""
     asked = {chunk.key: chunk for manifest in manifests for chunk in manifest.chunks}
@@ -327,7 +316,7 @@ def _check_chunks(scanner: Scanner, manifests: list[Manifest]) -> Verified:
     return result
 
 
-def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
+def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult]) -> Run:
     outcome = run.outcome
     unread = len(run.workers) - len(work)
     if outcome is None:
@@ -341,7 +330,7 @@ def _closed(world: World, run: Run, result: Verified, work: list[WorkerResult]) 
         settled=world.clock.now(),
         chunks_done=result.done,
         chunks_failed=result.missing + len(result.quarantined),
-        failures=_first_failures(result, work),
+        failures=_list_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
         worked=total(each.worked for each in work),
         cost=run.bill(),

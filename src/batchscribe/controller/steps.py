@@ -101,7 +101,7 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
         tagged = read_tag(ready, machine, poll)
         if tagged is not ready:
             ready, note = tagged, "its tag is on the instance already"
-        elif why := _refusal_reason(world, run, poll.instance, now.at):
+        elif why := _find_refusal(world, run, poll.instance, now.at):
             return save(world, run.releasing(Outcome.ABANDONED, why))
         elif state is InstanceState.STOPPING:
             return run
@@ -115,7 +115,7 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
     return save(world, ready.moved(RunState.PROVISIONING), note)
 
 
-def _refusal_reason(world: World, run: Run, seen: Instance, now: datetime) -> str:
+def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
     """Reason why this run must no longer start the instance. Empty if it may."""
     if now - run.created >= INTENT_LASTS:
         return f"{seen.id} was not free for too long"
@@ -152,7 +152,7 @@ def _await_machine(world: World, terms: Terms, run: Run, machine: Machine, poll:
     if up:
         return _observe_up(world, run, poll)
     if is_late(meter.start_requested, now, terms.waits.up):
-        return end_machine(world, run, seen.id, *_start_timeout(run, meter, seen, terms))
+        return end_machine(world, run, seen.id, *_explain_timeout(run, meter, seen, terms))
     if seen.state is InstanceState.STOPPED:
         return _check_then_start(world, terms, save(world, run), seen)
     tag_lags = seen.run is None and not is_late(meter.idle_until, now, START_VISIBILITY_DELAY.total_seconds())
@@ -178,7 +178,7 @@ def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
 
 
-def _start_timeout(run: Run, meter: Meter, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
+def _explain_timeout(run: Run, meter: Meter, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
     detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
     if meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
@@ -221,7 +221,7 @@ def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> R
     if accepted is not None and meter.up_since is None and now.is_within(START_VISIBILITY_DELAY, of=accepted):
         return run  # the answer may be older than our start
     if accepted is not None:
-        return end_machine(world, run, seen.id, *_stop_reason(world, run, seen))
+        return end_machine(world, run, seen.id, *_explain_stop(world, run, seen))
     if _claimed_by_another(world, run, seen, now.at):
         detail = f"{seen.id} was claimed by run {seen.run}"
         return end_machine(world, run, seen.id, Outcome.ABANDONED, detail)
@@ -231,7 +231,7 @@ def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> R
     return _request_start(world, terms, run, seen, now)
 
 
-def _announced_hash(world: World, run: Run, instance: str) -> str:
+def _find_announced_hash(world: World, run: Run, instance: str) -> str:
     """Manifest hash if the host begins work at boot. Empty if started over ssh."""
     number = run.worker_on(instance)
     if number is None or run.launch != ClaimLaunch.BOOT:
@@ -239,7 +239,7 @@ def _announced_hash(world: World, run: Run, instance: str) -> str:
     return digest(read_manifest(world, run, number))
 
 
-def _stop_reason(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
+def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | None, str]:
     """Outcome of a stop after our start: all work was done between two passes, or it never came up."""
     if worked := end_of_work(world, run, seen.id):
         return worked
@@ -254,7 +254,7 @@ def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: 
         return save(world, changed, f"the instance is {seen.type}")
     try:
         offer = choose_offer(world, terms, run, seen)
-        claim = replace(claim_of(run, seen.id), manifest=_announced_hash(world, run, seen.id))
+        claim = replace(claim_of(run, seen.id), manifest=_find_announced_hash(world, run, seen.id))
         if not world.capacity.acquire(claim, offer, seen):
             return run
     except NoCapacityError as error:

@@ -99,8 +99,8 @@ def _tear_down_machine(world: World, terms: Terms, run: Run, machine: Machine, p
     if stays_up and not _is_work_over(world, terms, run, poll):
         return run, ""
     if run.borrowed:
-        return _release(run, poll, "handed back running")
-    return _stop(world, terms, run, poll)
+        return _mark_released(run, poll, "handed back running")
+    return _stop_machine(world, terms, run, poll)
 
 
 def _check_tags(world: World, run: Run) -> Run:
@@ -113,11 +113,13 @@ def _check_tags(world: World, run: Run) -> Run:
     return run
 
 
-def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
+def _stop_machine(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
-        return (run, "") if _may_still_start(run, meter, now) else _release(run, poll, "observed stopped")
+        return (
+            (run, "") if _may_still_start(run, meter, now) else _mark_released(run, poll, "observed stopped")
+        )
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
@@ -131,7 +133,7 @@ def _stop(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
     return run, ""
 
 
-def _release(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
+def _mark_released(run: Run, poll: Poll, note: str) -> tuple[Run, str]:
     instance = poll.instance.id
     meter = run.machine(instance).meter.end(poll.answered)
     return run.with_machine(instance, meter=meter, released=True), note
@@ -259,4 +261,4 @@ def _leave_foreign(run: Run, machine: Machine, poll: Poll) -> tuple[Run, str]:
         outcome=run.outcome or Outcome.INSTANCE_LOST,
         detail="; ".join(filter(None, (run.detail, detail))),
     )
-    return _release(changed, poll, detail)
+    return _mark_released(changed, poll, detail)

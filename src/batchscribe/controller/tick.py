@@ -87,7 +87,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
         for _ in range(MAX_CHECKS):
             with locked():
                 ticked = _run_pass(world, terms, passed)
-            closed = wait and _follow(world, terms, passed, locked)
+            closed = wait and _follow_runs(world, terms, passed, locked)
             if not (closed and isinstance(ticked.decision, Resume)):
                 break
     except InterruptedRunError as error:
@@ -98,13 +98,13 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     except BatchscribeError as error:
         alert(world, "tick-failed", "batchscribe: the tick failed", str(error))
         if wait:
-            _follow(world, terms, passed, locked, only_ending=True)
+            _follow_runs(world, terms, passed, locked, only_ending=True)
         raise
     _raise_not_stopped(passed)
     _refuse_unreadable(world)
     if ticked.seen is not None and isinstance(ticked.decision, Launch):
         _alert_waits(world, terms, ticked.seen, tuple(passed.runs.values())[-1])
-    return replace(ticked, runs=tuple(_latest_runs(world, passed)), errors=passed.all_errors)
+    return replace(ticked, runs=tuple(_read_latest_runs(world, passed)), errors=passed.all_errors)
 
 
 def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
@@ -120,11 +120,11 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
         retry_clean_up(world, terms)
         for instance in terms.instances:
             _collect_error(passed, partial(disarm_settled, world, instance))
-    _follow(world, terms, passed, locked, only_ending=True)
+    _follow_runs(world, terms, passed, locked, only_ending=True)
     if errors := passed.all_errors:
         raise max(errors, key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return _closed_runs(passed)
+    return _list_closed_runs(passed)
 
 
 def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
@@ -135,7 +135,7 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
     passed = PassResult()
     try:
         with locked():
-            quiet = _idle_reason(world, terms)
+            quiet = _find_idle_reason(world, terms)
             if not quiet:
                 advance_all(world, terms, passed)
                 retry_clean_up(world, terms)
@@ -146,7 +146,8 @@ def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watche
     if passed.stuck:
         raise max(passed.stuck.values(), key=lambda error: error.exit_code)
     _refuse_unreadable(world)
-    return Watched(found=quiet or _describe_open_runs(passed), runs=_closed_runs(passed))
+    still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
+    return Watched(found=quiet or ", ".join(still_open) or "no run is open", runs=_list_closed_runs(passed))
 
 
 def forget_run(world: World, run_id: str) -> Run:
@@ -218,7 +219,7 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
             assert_never(decision)
 
 
-def _follow(
+def _follow_runs(
     world: World, terms: Terms, passed: PassResult, locked: Locked, *, only_ending: bool = False
 ) -> bool:
     """Repeats passes until no run can be closed. True if none is open."""
@@ -260,10 +261,10 @@ def _end_runs(
         with locked():
             for run in runs:
                 interrupted(world, terms, run, error, passed)
-        _follow(world, terms, passed, locked, only_ending=True)
+        _follow_runs(world, terms, passed, locked, only_ending=True)
 
 
-def _idle_reason(world: World, terms: Terms) -> str:
+def _find_idle_reason(world: World, terms: Terms) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
@@ -285,19 +286,14 @@ def _is_idle(world: World, seen: Instance) -> bool:
     return seen.run is None or (seen.state.proved_stopped and world.ledger.run(seen.run) is not None)
 
 
-def _describe_open_runs(passed: PassResult) -> str:
-    still_open = [f"run {run.id} is {run.state}" for run in passed.runs.values() if run.open]
-    return ", ".join(still_open) or "no run is open"
-
-
-def _latest_runs(world: World, passed: PassResult) -> Iterator[Run]:
+def _read_latest_runs(world: World, passed: PassResult) -> Iterator[Run]:
     """Yields the present runs: another process may have closed one meanwhile."""
     for run in passed.runs.values():
         recorded = world.ledger.run(run.id) if run.open else None
         yield recorded if recorded and not recorded.open else run
 
 
-def _closed_runs(passed: PassResult) -> tuple[Run, ...]:
+def _list_closed_runs(passed: PassResult) -> tuple[Run, ...]:
     return tuple(run for run in passed.runs.values() if not run.open)
 
 

@@ -33,13 +33,13 @@ class EngineReport:
 
 
 @cache
-def _entries() -> dict[str, EntryPoint]:
+def _list_entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def engine_names() -> tuple[str, ...]:
     """Values of BATCH_ENGINE on this machine, without `auto`."""
-    return tuple(sorted(_entries()))
+    return tuple(sorted(_list_entries()))
 
 
 def resolve(name: str) -> str:
@@ -49,7 +49,7 @@ def resolve(name: str) -> str:
 
 def engine_factory(name: str) -> EngineFactory:
     """The factory registered under a name. Raises MisconfiguredError if there is none."""
-    entry = _entries().get(resolve(name))
+    entry = _list_entries().get(resolve(name))
     if entry is None:
         known = ", ".join((AUTO, *engine_names()))
         raise MisconfiguredError(f"no speech engine {name!r} is installed here: BATCH_ENGINE may be {known}")

@@ -14,8 +14,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory
-
-LOCAL = "local"
+from batchscribe.wiring.seams import LOCAL
 
 
 def open_ssh(settings: Settings) -> Ssh | None:

@@ -59,7 +59,7 @@ def unsupported(spec: EngineSpec) -> str:
 
 def preflight(settings: Settings, output: Store) -> None:
     """Raises MisconfiguredError, with a remedy, if a started GPU could not do its work."""
-    _refuse_failures(_start_findings(settings, output))
+    _refuse_failures(_check_start(settings, output))
 
 
 def refuse_manual_start(settings: Settings) -> None:
@@ -146,7 +146,7 @@ def needs_ssh(settings: Settings, record: InstanceRecord | Finding) -> bool:
     return record.launch(ClaimLaunch.BOOT) is not ClaimLaunch.BOOT
 
 
-def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
+def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
     spec = engine_spec(settings)
     yield check_engine(spec)
     yield check_state_folder(settings.state_dir)

@@ -65,6 +65,7 @@ def overview(world: World, terms: Terms) -> Overview:
         error = str(failure)
     decision = decide(observed, terms.policy) if observed else None
     paused = paused_until(world)
+    oldest = observed.backlog.oldest if observed and isinstance(decision, Hold) else None
     return Overview(
         at=now,
         runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
@@ -74,7 +75,7 @@ def overview(world: World, terms: Terms) -> Overview:
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,
-        next_start=_next_start(observed, terms) if isinstance(decision, Hold) else None,
+        next_start=oldest + terms.policy.max_wait if oldest else None,
         error=error,
     )
 
@@ -104,8 +105,3 @@ def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
         failed=sum(progress.tally.failed for progress in reports),
         left=max(lefts, default=None),
     )
-
-
-def _next_start(observed: Observation | None, terms: Terms) -> datetime | None:
-    oldest = observed.backlog.oldest if observed else None
-    return oldest + terms.policy.max_wait if oldest else None

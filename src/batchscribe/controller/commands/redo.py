@@ -163,18 +163,27 @@ def record_crash(
     """Records an attempt at each in-flight chunk of a dead worker. Once per run."""
     asked = {chunk.key: chunk for chunk in manifest.chunks}
     crashed = [asked[key] for key in in_flight if key in asked]
+    message, alone = f"it was in flight when worker {manifest.worker} died", len(crashed) == 1
     for chunk in crashed:
-        failure = Failure(
-            key=chunk.key,
-            etag=chunk.etag,
-            run=manifest.run,
-            kind=FailureKind.CRASH,
-            message=f"it was in flight when worker {manifest.worker} died",
-            at=now,
-            alone=len(crashed) == 1,
-        )
-        output.create(keys.attempt(chunk.key, chunk.etag, manifest.run), wire.encode(failure))
+        record_attempt(output, chunk, manifest.run, FailureKind.CRASH, message, now=now, alone=alone)
     return [chunk.key for chunk in crashed]
+
+
+def record_attempt(
+    output: Store,
+    chunk: ManifestChunk,
+    run: str,
+    kind: FailureKind,
+    message: str,
+    *,
+    now: datetime,
+    alone: bool = False,
+) -> None:
+    """Records a failed attempt at a chunk. Once per run."""
+    failure = Failure(
+        key=chunk.key, etag=chunk.etag, run=run, kind=kind, message=message, at=now, alone=alone
+    )
+    output.create(keys.attempt(chunk.key, chunk.etag, run), wire.encode(failure))
 
 
 def _require_found(found: Sequence[AudioObject], message: str) -> Sequence[AudioObject]:

@@ -183,9 +183,10 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
     end = read_box_end(world, run)
     if act is Act.BOX:
-        since = _work_ended(world, run)
-        if end is None or since is None:
+        record = read_exit(world, run.worker)
+        if end is None or record is None:
             return _make_proof(world, act, run, detail="it was stopped, but not by the GPU host")
+        since = by_our_clock(run, record.at, world.clock.now())
         seconds = (stopped - since).total_seconds()
         return _make_proof(world, act, run, seconds, f"the GPU host powered itself off: {end.why}")
     seconds = (stopped - run.deadline).total_seconds()
@@ -203,11 +204,6 @@ def _make_proof(world: World, act: Act, run: Run, seconds: float | None = None, 
         seconds=seconds,
         detail=detail,
     )
-
-
-def _work_ended(world: World, run: Run) -> datetime | None:
-    record = read_exit(world, run.worker)
-    return by_our_clock(run, record.at, world.clock.now()) if record else None
 
 
 def _find_run(world: World) -> Run | None:

@@ -111,23 +111,23 @@ def pack(
     budget = max(0.0, seconds - priors.setup_seconds - priors.release_seconds) * priors.speed
     wanted = candidates[:limit]
     fitting = [chunk for chunk in wanted if priors.audio_seconds(chunk) <= budget]
-    taken = _whole_sessions(fitting, priors, budget) or list(wanted[:1])
+    taken = _take_whole_sessions(fitting, priors, budget) or list(wanted[:1])
     return Batch(chunks=tuple(taken), estimate=estimate(taken, priors, rate), left=pending - len(taken))
 
 
-def _whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+def _take_whole_sessions(chunks: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
     taken: list[Chunk] = []
     for _session, group in groupby(chunks, key=lambda chunk: chunk.session):
         session = list(group)
         length = sum(priors.audio_seconds(chunk) for chunk in session)
         if length > budget:
-            return taken or _first_fitting(session, priors, budget)
+            return taken or _take_first_fitting(session, priors, budget)
         taken += session
         budget -= length
     return taken
 
 
-def _first_fitting(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
+def _take_first_fitting(session: Sequence[Chunk], priors: Priors, budget: float) -> list[Chunk]:
     """The first chunks of a session, as many as fit."""
     ends = accumulate(priors.audio_seconds(chunk) for chunk in session)
     return [chunk for chunk, end in zip(session, ends, strict=True) if end <= budget]

@@ -235,9 +235,10 @@ def _find_trigger(seen: Observation, policy: Policy, batch: Batch) -> tuple[Reas
         )
         return ReasonCode.THRESHOLD, sentence
     if wait_in_reach(seen, policy, batch):
+        interval, longest = _format_hours(policy.check_interval), _format_hours(policy.max_wait)
         return ReasonCode.MAX_WAIT, (
-            f"the oldest chunk has waited {_hours(_longest_wait(seen))} h; with the next check in "
-            f"{_hours(policy.check_interval)} h it would pass the longest wait of {_hours(policy.max_wait)} h"
+            f"the oldest chunk has waited {_format_hours(_longest_wait(seen))} h; with the next check in "
+            f"{interval} h it would pass the longest wait of {longest} h"
         )
     return None
 
@@ -269,7 +270,7 @@ def wait_in_reach(seen: Observation, policy: Policy, batch: Batch) -> bool:
 
     A failed chunk waits from its last attempt on, so that each further attempt costs at most one start.
     """
-    if _waiting_since(seen.backlog) is None:
+    if _find_waiting_since(seen.backlog) is None:
         return False
     lead = timedelta(seconds=batch.estimate.setup_seconds + batch.estimate.work_seconds)
     return _longest_wait(seen) + policy.check_interval + lead >= policy.max_wait
@@ -348,13 +349,13 @@ def _find_state_obstacle(instance: Instance, policy: Policy) -> Reason | None:
             return None
 
 
-def _waiting_since(backlog: Backlog) -> datetime | None:
+def _find_waiting_since(backlog: Backlog) -> datetime | None:
     """Begin of the longest wait among chunks that may start a GPU."""
     return min(filter(None, (backlog.oldest, backlog.oldest_retry)), default=None)
 
 
 def _longest_wait(seen: Observation) -> timedelta:
-    since = _waiting_since(seen.backlog)
+    since = _find_waiting_since(seen.backlog)
     return seen.now - since if since else _NO_TIME
 
 
@@ -376,7 +377,7 @@ def _collect_numbers(seen: Observation, policy: Policy, batch: Batch) -> dict[st
     }
 
 
-def _hours(span: timedelta) -> str:
+def _format_hours(span: timedelta) -> str:
     return f"{span.total_seconds() / 3600:.1f}"
 
 

@@ -83,10 +83,10 @@ def work_of(reported: EngineTimeSummary) -> EngineTime | None:
         starved_seconds=reported.starved,
         blocked_seconds=reported.blocked,
         starved_by=reported.starved_by,
-        busy_share=_share_of(reported.busy, reported),
-        starved_share=_share_of(reported.starved, reported),
-        blocked_share=_share_of(reported.blocked, reported),
-        to_blame=tuple(filter(None, (_starving_stage(reported), _blocking_stage(reported)))),
+        busy_share=_compute_share(reported.busy, reported),
+        starved_share=_compute_share(reported.starved, reported),
+        blocked_share=_compute_share(reported.blocked, reported),
+        to_blame=tuple(filter(None, (_find_starving_stage(reported), _find_blocking_stage(reported)))),
         flags=reported.flags,
     )
 
@@ -96,7 +96,7 @@ def work_lines(work: EngineTime | None) -> list[str]:
     if work is None:
         return []
     counted = flag_text(work.flags)
-    return list(filter(None, (_engine_line(work), f"Flags: {counted}" if counted else "")))
+    return list(filter(None, (_format_engine_line(work), f"Flags: {counted}" if counted else "")))
 
 
 def flag_text(counted: Mapping[str, int]) -> str:
@@ -105,7 +105,7 @@ def flag_text(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{counted[flag]} {flag}" for flag in order if counted.get(flag))
 
 
-def _engine_line(work: EngineTime) -> str:
+def _format_engine_line(work: EngineTime) -> str:
     shares = (work.busy_share, work.starved_share, work.blocked_share)
     if None in shares:
         return ""
@@ -118,18 +118,18 @@ def _engine_line(work: EngineTime) -> str:
     )
 
 
-def _starving_stage(reported: EngineTimeSummary) -> str:
+def _find_starving_stage(reported: EngineTimeSummary) -> str:
     """The stage that starved the engine most, if above TOLERATED."""
-    if not reported.starved_by or (_share_of(reported.starved, reported) or 0.0) <= TOLERATED:
+    if not reported.starved_by or (_compute_share(reported.starved, reported) or 0.0) <= TOLERATED:
         return ""
     return max(reported.starved_by, key=lambda stage: reported.starved_by[stage])
 
 
-def _blocking_stage(reported: EngineTimeSummary) -> str:
-    return PUBLISHING if (_share_of(reported.blocked, reported) or 0.0) > TOLERATED else ""
+def _find_blocking_stage(reported: EngineTimeSummary) -> str:
+    return PUBLISHING if (_compute_share(reported.blocked, reported) or 0.0) > TOLERATED else ""
 
 
-def _share_of(seconds: float, reported: EngineTimeSummary) -> float | None:
+def _compute_share(seconds: float, reported: EngineTimeSummary) -> float | None:
     return round(seconds / reported.after_load, 4) if reported.after_load > 0 else None
 
 

@@ -288,12 +288,12 @@ class Run:
     @property
     def start_requested(self) -> Moment | None:
         """The first start request."""
-        return _first(machine.meter.start_requested for machine in self.machines)
+        return _find_first(machine.meter.start_requested for machine in self.machines)
 
     @property
     def running_since(self) -> Moment | None:
         """The first poll that showed a machine running."""
-        return _first(machine.meter.running_since for machine in self.machines)
+        return _find_first(machine.meter.running_since for machine in self.machines)
 
     @property
     def stopped(self) -> Moment | None:
@@ -364,7 +364,7 @@ class Run:
         return self.moved(RunState.RELEASING, outcome=self.outcome or outcome, detail=self.detail or detail)
 
 
-def _first(moments: Iterable[Moment | None]) -> Moment | None:
+def _find_first(moments: Iterable[Moment | None]) -> Moment | None:
     return min(filter(None, moments), key=lambda moment: moment.at, default=None)
 
 
