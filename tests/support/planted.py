@@ -28,7 +28,7 @@ from batchscribe.controller import (
     tick,
 )
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, moment, save
+from batchscribe.controller.context import Terms, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
 from batchscribe.core.decide import policy
@@ -139,7 +139,7 @@ def settled_before_the_stop_was_seen(patch: Patch) -> None:
         if run.started:
             world.capacity.teardown(run.instance)
         external_state.clean_up_external_state(world, run)
-        meter = run.machines[0].meter.end(moment(world))
+        meter = run.machines[0].meter.end(read_moment(world))
         ended = run.with_machine(run.instance, meter=meter, released=True)
         return save(world, ended.moved(RunState.VERIFYING), "stopped, surely")
 
@@ -158,7 +158,7 @@ def billed_to_the_settlement(patch: Patch) -> None:
     closed = settle._close_run
 
     def much_later(world: World, run: Run, verdict: Any, work: list[Any]) -> Run:
-        now = moment(world)
+        now = read_moment(world)
         late = Moment(now.at + timedelta(minutes=3), (now.uptime or 0.0) + 180.0, now.boot)
         meter = replace(run.machines[0].meter, stopped=late)
         return closed(world, run.with_machine(run.instance, meter=meter), verdict, work)

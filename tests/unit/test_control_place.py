@@ -12,11 +12,11 @@ import pytest
 
 from batchscribe import __version__
 from batchscribe.control_place import SplitStore, control_of, split, url_of
-from batchscribe.controller.commands.redo import quarantined, release
+from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
 from batchscribe.controller.context import World
 from batchscribe.controller.reconcile import adopt_run, recover
 from batchscribe.controller.records import write_record
-from batchscribe.controller.rehearsal_place import place_of, rehearsed, world_of
+from batchscribe.controller.rehearsal_place import is_rehearsal, place_of, world_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
@@ -179,8 +179,8 @@ def test_what_failed_before_the_setting_still_counts_and_can_be_released(
     at.store.create(keys.quarantine(held.key), wire.encode(held))
     world = with_control(at, control)
     assert world.scanner(False).backlog().quarantined == 1
-    assert [record.key for record in quarantined(world.output)] == [held.key]
-    release(world.output, [held.key])
+    assert [record.key for record in list_quarantined(world.output)] == [held.key]
+    release_quarantined(world.output, [held.key])
     assert world.scanner(False).backlog().quarantined == 0
 
 
@@ -246,9 +246,9 @@ def test_a_rehearsal_is_in_the_control_store(at: Stage, control: MemoryStore) ->
     once(at)
     (run,) = at.ledger.open_runs()
     run = replace(run, source=there.output.url, output=there.output.url, control=CONTROL)
-    assert rehearsed(run)
+    assert is_rehearsal(run)
     assert world_of(world, at.terms, run).output.url == there.output.url
-    assert not rehearsed(replace(run, output="memory://rehearsal/x"))
+    assert not is_rehearsal(replace(run, output="memory://rehearsal/x"))
 
 
 def test_a_host_knows_its_control_store_from_its_set_up(tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def test_the_example_is_found_by_its_entry_point(
     (report,) = engines.engine_reports(EngineSpec(engine="loudness", device="cuda"))
     assert report.problems == ("loudness runs on the CPU only: choose the device auto",)
     assert report.models == {}
-    assert engines.unable(EngineSpec(engine="loudness")) == ()
+    assert engines.list_limits(EngineSpec(engine="loudness")) == ()
     with pytest.raises(MisconfiguredError, match="loudness has no model to fetch"):
-        engines.fetch(EngineSpec(engine="loudness"))
+        engines.fetch_model(EngineSpec(engine="loudness"))
     assert factory.model_name("small.en") == "small.en"
     assert not factory.gpu_missing(EngineSpec(engine="loudness", device="cuda"))
 

@@ -30,8 +30,8 @@ from batchscribe.core.run.manifest import (
     Phase,
     Progress,
     WorkerEnd,
-    counted,
     decode,
+    select_counted,
 )
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
@@ -341,7 +341,7 @@ def test_changed_gone_and_archived_objects_do_not_count_against_the_chunk(bench:
     failures = [bench.failure(key) for key in (changed, gone, archived)]
     kinds = [failure.kind for failure in failures]
     assert kinds == [FailureKind.CHANGED, FailureKind.CHANGED, FailureKind.ARCHIVED]
-    assert counted(failures) == []
+    assert select_counted(failures) == []
 
 
 def test_an_object_beyond_the_limit_is_not_even_fetched() -> None:
@@ -738,7 +738,7 @@ def test_after_a_stop_nothing_more_is_decoded(bench: Bench, monkeypatch: pytest.
         bench.stop.set()
         return all_speech(audio)
 
-    monkeypatch.setattr(AudioDecoder, "decode", counted)
+    monkeypatch.setattr(AudioDecoder, "decode", select_counted)
     monkeypatch.setattr(feeding, "DECODED_CHUNKS", 2)
 
     record = bench.run(find_speech=find_speech)

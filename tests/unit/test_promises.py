@@ -13,12 +13,12 @@ from batchscribe.core.run.promises import (
     PASS_SECONDS,
     POWER_OFF_SECONDS,
     STALLED,
-    promises,
+    list_promises,
 )
 
 
 def test_every_bound_is_printed_with_the_minutes_of_its_constants() -> None:
-    usual, host, last = (each.sentence for each in promises(guarded=True, boots=True))
+    usual, host, last = (each.sentence for each in list_promises(guarded=True, boots=True))
     waits = BoxWaits()
     assert f"within {2 * PASS_SECONDS / 60:.0f} min" in usual
     assert f"within {math.ceil((waits.linger + POWER_OFF_SECONDS) / 60)} min after its work" in host

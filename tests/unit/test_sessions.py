@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import assemble
+from batchscribe.controller.sessions import assemble_session
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript, encode
 from batchscribe.errors import ObjectNotFoundError
@@ -43,7 +43,7 @@ def scanner(*transcribed: int) -> Scanner:
 
 
 def test_a_session_as_it_stands_ends_with_its_last_transcript_and_shows_what_lacks_before() -> None:
-    found = assemble(scanner(1, 2, 4), "s/")
+    found = assemble_session(scanner(1, 2, 4), "s/")
     assert [(part.offset, MISSING in part.flags) for part in found.parts] == [
         (0, False),
         (9.5, False),
@@ -55,4 +55,4 @@ def test_a_session_as_it_stands_ends_with_its_last_transcript_and_shows_what_lac
 
 def test_of_a_session_without_a_transcript_there_is_none() -> None:
     with pytest.raises(ObjectNotFoundError, match="no transcript of session"):
-        assemble(scanner(), "s/")
+        assemble_session(scanner(), "s/")

@@ -15,7 +15,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.local.launcher import LocalHost
-from batchscribe.controller.context import Terms, World, moment
+from batchscribe.controller.context import Terms, World, read_moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
@@ -176,7 +176,7 @@ def test_a_run_of_which_a_manifest_cannot_be_read_reports_no_success(at: Stage) 
     at.clock.sleep(60)
     forget_manifests(at.world, run)
     over = replace(at.ledger.run(run.id) or run, state=RunState.VERIFYING)
-    over = metered(over, over.machines[0].meter.end(moment(at.world)))
+    over = metered(over, over.machines[0].meter.end(read_moment(at.world)))
     run = settle(at.world, at.terms, over, [])
     assert run.outcome is Outcome.INCOMPLETE
     assert "manifests that could not be read: 1 of 1" in run.detail

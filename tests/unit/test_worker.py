@@ -41,7 +41,7 @@ from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
-from batchscribe.wiring.worker import split_location, work
+from batchscribe.wiring.worker import process_manifest, split_location
 from support.audio import bundled, corpus
 
 
@@ -152,7 +152,7 @@ def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
 ) -> None:
     place = Place(tmp_path, **changes)
     with pytest.raises(MisconfiguredError, match=reason) as error:
-        work(place.location)
+        process_manifest(place.location)
     assert error.value.exit_code == 2
     assert place.exit_record().end is WorkerEnd.FAILED
     assert reason in place.exit_record().message
@@ -162,7 +162,7 @@ def test_a_manifest_with_another_hash_is_refused_before_anything_is_written(tmp_
     place = Place(tmp_path)
     before = [info.key for info in place.store.list()]
     with pytest.raises(MisconfiguredError, match="is not the manifest that was announced"):
-        work(place.location, sha256="0" * 64)
+        process_manifest(place.location, sha256="0" * 64)
     assert [info.key for info in place.store.list()] == before
 
 
@@ -209,7 +209,7 @@ def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) 
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
     before = set(place.transcripts())
     assert len(before) >= 2
-    record = work(place.location)
+    record = process_manifest(place.location)
     assert record.tally.skipped == len(before)
     assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())
 

@@ -16,7 +16,7 @@ from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
-from batchscribe.wiring.doctor import preconditions
+from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
@@ -44,7 +44,7 @@ def doctor(ctx: click.Context, *, start_it: bool, as_json: bool) -> int:
 
     # A document on stdout stands alone: what starting and stopping print goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        for group, finding in preconditions(app.settings).check():
+        for group, finding in open_preconditions(app.settings).check():
             show(group, finding)
         if start_it:
             _check_started(ctx, app.settings, show, fine=all(finding.ok for _, finding in rows))

@@ -22,8 +22,8 @@ from batchscribe.controller.commands.rehearsal import (
     Proof,
     check,
     describe_proof,
+    make_terms,
     put_speech,
-    terms_of,
 )
 from batchscribe.controller.commands.rehearsal import (
     rehearse as play,
@@ -125,7 +125,7 @@ def _run_controller(app: App, name: str, act: Act) -> int:
     """Runs one tick without the lock, which its parent process holds."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with opened(app) as made:
-        ticked = one_tick(place_of(made.world, name), terms_of(made.terms, act))
+        ticked = one_tick(place_of(made.world, name), make_terms(made.terms, act))
     for error in ticked.errors:
         click.echo(printable(f"batchscribe: {error}"), err=True)
     ended = ticked.runs[-1].detail if ticked.runs else ticked.decision.reason.sentence

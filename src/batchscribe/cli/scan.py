@@ -14,7 +14,7 @@ from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.figures import format_count
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, total
+from batchscribe.core.run.engine_time import flag_text, sum_engine_time
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
@@ -88,7 +88,7 @@ def _from_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
     """
     try:
         with open_ledger(app.settings, remember=False) as ledger:
-            return known_unreadable(ledger), total(run.worked for run in ledger.runs(EVER)).flags
+            return known_unreadable(ledger), sum_engine_time(run.worked for run in ledger.runs(EVER)).flags
     except BatchscribeError:
         return {}, {}
 

@@ -13,12 +13,12 @@ from batchscribe.cli.layout import Column, print_table
 from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
-from batchscribe.controller.commands.rehearsal import PROVED, describe_proof, proofs
+from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
 from batchscribe.controller.external_state import instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
-from batchscribe.core.run.promises import Promise, promises
+from batchscribe.core.run.promises import Promise, list_promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.install import on_schedule
@@ -109,7 +109,7 @@ def _document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "promises": _promises(made),
         "proofs": [
             {"told": describe_proof(proof), "proof": proof}
-            for proof in proofs(made.world.ledger.facts(PROVED))
+            for proof in decode_proofs(made.world.ledger.facts(PROVED))
         ],
         "run": _open_run(now.runs[0]) if now.runs else None,
         "last_runs": [_settled_run(run) for run in now.last_runs],
@@ -146,7 +146,7 @@ def _promises(made: Scheduler) -> tuple[Promise, ...]:
     except BatchscribeError:
         record = None
     boots = record is not None and record.boots
-    return promises(guarded=made.settings.cloud_guard != "off", boots=boots)
+    return list_promises(guarded=made.settings.cloud_guard != "off", boots=boots)
 
 
 def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.render import decided, planned, settled, tick_document
-from batchscribe.controller.commands.redo import by_session
+from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
@@ -96,7 +96,7 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]
     for session in wanted:
-        by_session(scanner, session)
+        find_by_session(scanner, session)
     return frozenset(wanted)
 
 

@@ -15,10 +15,10 @@ from batchscribe.controller.context import (
     Terms,
     World,
     is_late,
-    latest,
     log,
-    moment,
     note_trouble,
+    read_latest,
+    read_moment,
     save_best_effort,
 )
 from batchscribe.controller.follow import dispatch_and_follow, follow
@@ -115,7 +115,7 @@ def _take_steps(world: World, terms: Terms, run: Run, passed: PassResult) -> Non
         run = passed.runs[run.id] = take_step(world, terms, run, step, passed)
         if run.state is before:
             # A worker's progress is shown when it is read.
-            if wait := find_wait(run, moment(world), up=terms.waits.up, reach=terms.waits.reach):
+            if wait := find_wait(run, read_moment(world), up=terms.waits.up, reach=terms.waits.reach):
                 world.view.wait(wait, run.id)
             return
 
@@ -152,13 +152,13 @@ def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[Bat
     except InterruptedRunError:
         raise
     except TransientError as error:
-        run = note_trouble(world, latest(world, run), str(error), RETRIED)
+        run = note_trouble(world, read_latest(world, run), str(error), RETRIED)
         if not _is_hopeless(world, terms, run, step):
             return _alert_if_unreachable(world, terms, run, error)
         return _give_up(world, run, OUTCOME_OF_TIMEOUT.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
-            return note_trouble(world, latest(world, run), str(error), RETRIED)
+            return note_trouble(world, read_latest(world, run), str(error), RETRIED)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
@@ -171,7 +171,7 @@ def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[Bat
 
 def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
     """True if transient errors have lasted too long. Live work continues until its deadline."""
-    now = moment(world)
+    now = read_moment(world)
     match step:
         case Step.AWAIT_RUNNING:
             return all(is_late(m.meter.start_requested, now, terms.waits.up) for m in run.working)
@@ -184,7 +184,7 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
 def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
     """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = [machine.meter.running_until for machine in run.working]
-    now, blind = moment(world), timedelta(seconds=terms.waits.blind)
+    now, blind = read_moment(world), timedelta(seconds=terms.waits.blind)
     return any(at is not None and now.is_within(blind, of=at) for at in last)
 
 
@@ -216,7 +216,7 @@ def _give_up(
     """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
     log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
-    return save_best_effort(world, latest(world, run).releasing(outcome, str(error)), "giving up")
+    return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
 def _tear_down(world: World, terms: Terms, run: Run) -> Run:
@@ -234,14 +234,14 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
         log.exception("internal error during teardown", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
-    if run.state is RunState.RELEASING and is_late(run.stop_requested, moment(world), terms.waits.stop):
+    if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), terms.waits.stop):
         raise _make_not_stopped(world, terms, run, trouble)
     return run
 
 
 def _latest_stopping(world: World, run: Run) -> Run:
     """Returns the run as recorded before the step failed, if possible."""
-    recorded = latest(world, run)
+    recorded = read_latest(world, run)
     return recorded if recorded.stop_requested is not None else run
 
 
@@ -259,15 +259,19 @@ def _make_not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> Not
     return error
 
 
-def interrupted(world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: PassResult) -> None:
+def end_interrupted(
+    world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: PassResult
+) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
     here = world_of(world, terms, run)
-    out = save_best_effort(here, latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted")
+    out = save_best_effort(
+        here, read_latest(here, run).releasing(Outcome.INTERRUPTED, str(error)), "interrupted"
+    )
     advance(world, terms, out, passed)
 
 
-def finish(world: World, terms: Terms, run: Run) -> None:
+def finish_teardown(world: World, terms: Terms, run: Run) -> None:
     """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
     passed = PassResult()
     while passed.runs.get(run.id, run).open:

@@ -160,7 +160,7 @@ def refuse_unsupported(unsupported: str) -> None:
         raise MisconfiguredError(f"{unsupported} (nothing was started)")
 
 
-def moment(world: World) -> Moment:
+def read_moment(world: World) -> Moment:
     """Returns the present wall time, monotonic time and boot."""
     return Moment(world.clock.now(), world.clock.monotonic(), world.clock.boot())
 
@@ -170,9 +170,9 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
 
     Raises what Capacity.poll raises, and ComputeUnavailableError if an answer may be older than the last.
     """
-    asked = moment(world)
+    asked = read_moment(world)
     found = world.capacity.poll(tuple(machine.id for machine in machines))
-    answered = moment(world)
+    answered = read_moment(world)
     polls = {seen.id: Poll(asked=asked, answered=answered, instance=seen) for seen in found}
     for name, poll in polls.items():
         if run.machine(name).meter.contradicts(poll, world.lag):
@@ -181,7 +181,7 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
     return polls
 
 
-def latest(world: World, run: Run) -> Run:
+def read_latest(world: World, run: Run) -> Run:
     """Returns the run as last recorded. A step may have recorded progress before it failed."""
     try:
         return world.ledger.run(run.id) or run
@@ -256,7 +256,7 @@ def step_each(
         except BatchscribeError as error:
             if len(run.machines) == 1:
                 raise
-            run = latest(world, run)
+            run = read_latest(world, run)
             log.warning("step of one machine failed", run=run.id, instance=machine.id, error=str(error))
             if not isinstance(error, TransientError):
                 run = end_machine(world, run, machine.id, failed, str(error))

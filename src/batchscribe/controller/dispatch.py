@@ -11,9 +11,9 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
-    latest,
     note_trouble,
     poll_machines,
+    read_latest,
     save,
     save_best_effort,
     step_each,
@@ -49,7 +49,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
         except UnreadableError:
             raise
         except MisconfiguredError:
-            save_best_effort(world, replace(latest(world, run), blocked=terms.access))
+            save_best_effort(world, replace(read_latest(world, run), blocked=terms.access))
             raise
 
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, moment
+from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, read_moment
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
@@ -173,7 +173,7 @@ def _just_over(world: World, run: Run, machine: Machine) -> bool:
     """True if polls may be older than the run's last call."""
     meter = machine.meter
     last = run.stop_requested or meter.start_accepted or meter.start_requested
-    return last is not None and moment(world).is_within(START_VISIBILITY_DELAY, of=last)
+    return last is not None and read_moment(world).is_within(START_VISIBILITY_DELAY, of=last)
 
 
 def _write_record(world: World, record: InstanceRecord) -> None:

@@ -14,8 +14,8 @@ from batchscribe.controller.context import (
     end_machine,
     is_late,
     log,
-    moment,
     poll_machines,
+    read_moment,
     save,
     step_each,
 )
@@ -80,7 +80,7 @@ def _poll_if_due(
     world: World, terms: Terms, run: Run, machines: Sequence[Machine]
 ) -> tuple[Run, Mapping[str, Instance]]:
     """Polls the machines if one is due. A transient failure does not prevent reading the store."""
-    now = moment(world)
+    now = read_moment(world)
     if not any(poll_due(machine, terms, now) for machine in machines):
         return run, {}
     try:
@@ -96,7 +96,7 @@ def _poll_if_due(
 def _follow_progress(
     world: World, terms: Terms, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
 ) -> Run:
-    now, worker = moment(world), run.name_of(number)
+    now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
     if progress is not None:
         world.view.show(run, progress)
@@ -204,7 +204,7 @@ def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
         batch = next_batch(world, terms, run)
         if batch.chunks and batch.estimate.work_seconds < left - MODEL_LOAD_SECONDS:
             again = run.moved(RunState.DISPATCHING)
-            again = again.with_machine(instance, reaching_since=moment(world), refused_since=None)
+            again = again.with_machine(instance, reaching_since=read_moment(world), refused_since=None)
             again = save(world, again, f"{note}; more chunks fit: {len(batch.chunks)}")
             return give_work(world, terms, again, instance, batch.chunks)
     return end_machine(world, run, instance, None, note=note)

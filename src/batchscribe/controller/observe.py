@@ -8,7 +8,7 @@ from itertools import takewhile
 from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.context import Terms, World
 from batchscribe.controller.external_state import instance_record
-from batchscribe.controller.rehearsal_place import rehearsed
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.policy import HostFault, Observation
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Outcome, Run
@@ -21,7 +21,7 @@ def observe(world: World, terms: Terms) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
     recent = world.ledger.runs(now - FAILED_WITHIN)
-    unproductive = _list_unproductive_runs([run for run in recent if not run.open and not rehearsed(run)])
+    unproductive = _list_unproductive_runs([run for run in recent if not run.open and not is_rehearsal(run)])
     fault = _find_host_fault(unproductive)
     record = instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)

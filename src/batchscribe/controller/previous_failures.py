@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from batchscribe.controller.attempts import Attempts, read_failures
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.core import keys
 from batchscribe.core.objects import RECORD_BYTES, ObjectInfo
 from batchscribe.core.run import manifest as wire
@@ -23,7 +23,7 @@ from batchscribe.reading import read_if_valid
 log = structlog.get_logger("batchscribe")
 
 
-def read_trouble(output: Store, decoder: str | None) -> Mapping[str, tuple[PastAttempts, ...]]:
+def read_past_attempts(output: Store, decoder: str | None) -> Mapping[str, tuple[PastAttempts, ...]]:
     """Earlier failures by digest of the chunk's key and by ETag.
 
     Failures with another decoder do not count. Attempts at quarantined chunks are not read. Compacted
@@ -107,14 +107,14 @@ def _list_held(
 
 def _read_quarantines(output: Store, listed: Sequence[ObjectInfo]) -> dict[str, QuarantineRecord]:
     modified = {info.key: info.modified for info in listed}
-    read = fetched(output, modified, limit=RECORD_BYTES)
+    read = fetch_objects(output, modified, limit=RECORD_BYTES)
     return {_parse_digest(key): _decode_quarantine(key, data, modified[key]) for key, data in read}
 
 
 def _sum_failures(etag: str, failures: Iterable[Failure]) -> Iterator[PastAttempts]:
     known = list(failures)
     kinds = {failure.kind for failure in known}
-    counting = len(wire.counted(known))
+    counting = len(wire.select_counted(known))
     # A changed chunk that is still listed with this ETag cannot be read.
     unavailable = FailureKind.ARCHIVED in kinds or FailureKind.CHANGED in kinds
     if counting or unavailable:

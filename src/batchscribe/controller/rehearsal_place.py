@@ -81,7 +81,7 @@ def world_of(world: World, terms: Terms, run: Run) -> World:
     return world.elsewhere(world, run)
 
 
-def rehearsed(run: Run) -> bool:
+def is_rehearsal(run: Run) -> bool:
     """True if the run is a rehearsal's, below the control objects."""
     root = f"{run.control}/{FOLDER.removeprefix(keys.CONTROL)}" if run.control else f"/{FOLDER}"
     return root in run.output

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from batchscribe.controller.previous_failures import read_trouble
+from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
 from batchscribe.core.scan.chunks import passed_over
@@ -96,7 +96,7 @@ class Scanner:
             live=self._live_lock(),
             overdue=now - self._longest_lock if self._longest_lock is not None else None,
             max_attempts=self._max_attempts,
-            trouble=read_trouble(self.output, self._decoder),
+            trouble=read_past_attempts(self.output, self._decoder),
             unreadable=self._unreadable,
             owner=self._read_owner,
             leave_out=self._leave_out,

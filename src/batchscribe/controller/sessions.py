@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import msgspec
 
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.scan.chunks import TOP, session_stems, split
@@ -74,7 +74,7 @@ def known_unreadable(ledger: Ledger) -> dict[str, str]:
     return {fact.removeprefix(UNREADABLE_FACTS): etag for fact, etag in facts.items()}
 
 
-def assemble(scanner: Scanner, session: str) -> SessionTranscript:
+def assemble_session(scanner: Scanner, session: str) -> SessionTranscript:
     """Assembles the session up to its last transcript. Raises ObjectNotFoundError."""
     parts = session_parts(scanner, session)
     if not any(part.content for part in parts):
@@ -116,7 +116,7 @@ def _read_contents(
 ) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         keys = [info.key for side, info in wanted if side in sides]
-        for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
+        for key, data in fetch_objects(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
             except PermanentError as error:

@@ -26,14 +26,14 @@ from batchscribe.controller.records import (
     recovered_workers,
     write_settlement,
 )
-from batchscribe.controller.rehearsal_place import rehearsed
-from batchscribe.controller.retention import retire
+from batchscribe.controller.rehearsal_place import is_rehearsal
+from batchscribe.controller.retention import delete_outdated
 from batchscribe.controller.run_message import run_message
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import publish_session, record_unreadable
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
-from batchscribe.core.run.engine_time import total, worked
+from batchscribe.core.run.engine_time import measure_engine_time, sum_engine_time
 from batchscribe.core.run.manifest import (
     EngineTimeSummary,
     ExitRecord,
@@ -74,7 +74,7 @@ class WorkerResult:
         """Engine time from the same report; only an exit record has flags."""
         report = self.record or self.progress
         return (
-            worked(report.timings, self.record.flags if self.record else {})
+            measure_engine_time(report.timings, self.record.flags if self.record else {})
             if report
             else EngineTimeSummary()
         )
@@ -120,7 +120,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         run = _close_run(world, run, result, work)
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
-    if not rehearsed(run):
+    if not is_rehearsal(run):
         _try_action(
             errors,
             "the measurements were not recorded",
@@ -130,7 +130,9 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
         _try_action(errors, "no event was sent", lambda: _emit_events(world, run, result))
     _try_action(errors, "no report was written", lambda: world.report(run))
-    _try_action(errors, "old control objects were not deleted", lambda: retire(world, now=world.clock.now()))
+    _try_action(
+        errors, "old control objects were not deleted", lambda: delete_outdated(world, now=world.clock.now())
+    )
     run = save(world, run, run.detail)
     _try_action(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run
@@ -332,6 +334,6 @@ def _close_run(world: World, run: Run, result: Verified, work: list[WorkerResult
         chunks_failed=result.missing + len(result.quarantined),
         failures=_list_first_failures(result, work),
         audio_seconds=sum(each.tally.audio_seconds for each in work),
-        worked=total(each.worked for each in work),
+        worked=sum_engine_time(each.worked for each in work),
         cost=run.bill(),
     )

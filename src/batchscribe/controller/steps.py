@@ -18,9 +18,9 @@ from batchscribe.controller.context import (
     World,
     end_machine,
     is_late,
-    moment,
     note_trouble,
     poll_machines,
+    read_moment,
     save,
     step_each,
 )
@@ -216,7 +216,7 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
 
 def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     """Makes one start call, unless another run has claimed the instance."""
-    now, meter = moment(world), run.machine(seen.id).meter
+    now, meter = read_moment(world), run.machine(seen.id).meter
     accepted = meter.start_accepted
     if accepted is not None and meter.up_since is None and now.is_within(START_VISIBILITY_DELAY, of=accepted):
         return run  # the answer may be older than our start
@@ -265,5 +265,5 @@ def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: 
         if isinstance(error, CredentialsError) or not run.wanted_type:
             raise
         return take_another_offer(world, terms, run, seen, NoCapacityError(str(error)))
-    meter = run.machine(seen.id).meter.accept_start(asked, moment(world))
+    meter = run.machine(seen.id).meter.accept_start(asked, read_moment(world))
     return save(world, replace(run, trouble="").with_machine(seen.id, meter=meter), "start accepted")

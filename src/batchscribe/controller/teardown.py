@@ -16,8 +16,8 @@ from batchscribe.controller.context import (
     World,
     is_late,
     log,
-    moment,
     poll_machines,
+    read_moment,
     save_best_effort,
 )
 from batchscribe.controller.external_state import clean_up_external_state
@@ -41,7 +41,7 @@ OLD_POLL = 60.0
 
 def begin_teardown(world: World, run: Run) -> Run:
     """Asks workers that may still run to end. Never raises: the stop follows in any case."""
-    now = moment(world)
+    now = read_moment(world)
     run = save_best_effort(world, replace(run, stop_requested=now), "stop due")
     if run.dispatched and run.work_ended is None:
         for instance in run.instances:
@@ -124,7 +124,7 @@ def _stop_machine(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
         return run, ""
-    if moment(world).seconds_since(now) >= OLD_POLL:
+    if read_moment(world).seconds_since(now) >= OLD_POLL:
         return run, ""
     # Force only an instance that was observed stopping, however late it is.
     hangs = is_late(meter.stopped, now, terms.waits.force_after)

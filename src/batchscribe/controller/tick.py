@@ -15,7 +15,7 @@ from typing import assert_never
 import msgspec
 
 from batchscribe.control_place import control_of
-from batchscribe.controller.advance import PassResult, advance, advance_all, interrupted
+from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
@@ -34,7 +34,7 @@ from batchscribe.core.decide.policy import (
     Resume,
     continue_run,
     decide,
-    fit,
+    fit_batch,
     wait_in_reach,
 )
 from batchscribe.core.run.instances import Instance
@@ -260,7 +260,7 @@ def _end_runs(
     with world.shield.shielded():
         with locked():
             for run in runs:
-                interrupted(world, terms, run, error, passed)
+                end_interrupted(world, terms, run, error, passed)
         _follow_runs(world, terms, passed, locked, only_ending=True)
 
 
@@ -350,6 +350,6 @@ def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> Non
     """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return
-    if wait_in_reach(seen, terms.policy, fit(seen, terms.policy)):
+    if wait_in_reach(seen, terms.policy, fit_batch(seen, terms.policy)):
         text = f"A chunk's longest wait is near, and the start failed ({run.outcome}): {run.detail}"
         alert(world, "overdue", "batchscribe: chunks wait too long", text)

@@ -251,7 +251,7 @@ class Preconditions:
             return to_failure("set-up", error)
 
 
-def preconditions(settings: Settings) -> Preconditions:
+def open_preconditions(settings: Settings) -> Preconditions:
     """Opens what the checks of these settings need. Makes no request.
 
     The stores attempt each request once, so that a check ends within some seconds.

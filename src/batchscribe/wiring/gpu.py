@@ -24,7 +24,7 @@ from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.host_access import box_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
-from batchscribe.wiring.scheduler import instances, new_run_id
+from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
     LOCAL,
     describe_missing,
@@ -104,7 +104,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
         spec = engine_spec(settings)
         yield GpuTools(
             provider=settings.provider,
-            instance=instances(settings)[0],
+            instance=list_instances(settings)[0],
             compute=compute,
             guard=open_guard(settings),
             clock=clock,

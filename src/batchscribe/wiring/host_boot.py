@@ -69,7 +69,7 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
             LOG.info("agent.already_alive", run=run)
             return
         boot = Boot(id=boot_id(), at=clock.booted())
-        live(BoxAgent(place, boot, seams(place, box, clock), run=run), clock)
+        live(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
 
 
 def _read_place_over_ssh(box: Box) -> HostPlace:
@@ -96,7 +96,7 @@ def copied_from(place: HostPlace, tag: Path = ASSET_TAG) -> str:
     return here if here.startswith("i-") and here != place.instance else ""
 
 
-def seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
+def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = MARKERS) -> BoxSeams:
     """The agent's seams on this machine; each store is opened once."""
 
     @cache

@@ -28,8 +28,8 @@ from batchscribe.wiring.engines import (
     engine_factory,
     engine_names,
     known_factory,
-    resolve,
-    unable,
+    list_limits,
+    resolve_engine,
 )
 from batchscribe.wiring.seams import LOCAL
 
@@ -38,7 +38,7 @@ SET_UP = "run `batchscribe gpu setup`"
 
 
 def engine_spec(settings: Settings) -> EngineSpec:
-    engine = resolve(settings.engine)
+    engine = resolve_engine(settings.engine)
     factory = known_factory(engine)
     # A run on a paid GPU uses it or fails: it never falls back to the host's CPU.
     paid_gpu = settings.provider != LOCAL and factory.needs_gpu
@@ -54,7 +54,7 @@ def engine_spec(settings: Settings) -> EngineSpec:
 
 def unsupported(spec: EngineSpec) -> str:
     """Why no machine can run this engine configuration; empty if one can."""
-    return "; ".join(unable(spec))
+    return "; ".join(list_limits(spec))
 
 
 def preflight(settings: Settings, output: Store) -> None:

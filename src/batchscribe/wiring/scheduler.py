@@ -20,10 +20,10 @@ from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
-from batchscribe.controller.rehearsal_place import rehearsed
+from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.engine_time import work_lines
+from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.manifest import AudioOptions, Limits
 from batchscribe.core.run.meter import LONGEST_LAG
 from batchscribe.core.run.report import BLOCK_TITLE, build, cost_block
@@ -41,11 +41,11 @@ from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
 from batchscribe.wiring.scanners import new_scanner
 from batchscribe.wiring.seams import (
     LOCAL,
-    notifier,
     open_capacity,
     open_guard,
     open_launcher,
     open_ledger,
+    open_notifier,
     open_store_if_possible,
     open_stores,
     tick_lock,
@@ -151,7 +151,7 @@ def _hash_values(*values: object) -> str:
     return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
 
 
-def instances(settings: Settings) -> tuple[str, ...]:
+def list_instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
     return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
@@ -196,7 +196,7 @@ def _build_world(
         capacity=open_capacity(settings, clock),
         launcher=open_launcher(settings, output),
         guard=open_guard(settings),
-        notifier=notifier(settings),
+        notifier=open_notifier(settings),
         ledger=ledger,
         shield=shield,
         keep_alive=limit.restart,
@@ -233,7 +233,7 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
         output=run.output,
         cloud_guard=run.guard or settings.cloud_guard,
         # A rehearsal's own control objects are below its output.
-        control="" if rehearsed(run) else run.control,
+        control="" if is_rehearsal(run) else run.control,
     )
     source, output = open_store_if_possible(then, run.source), open_store_if_possible(then, run.output)
     output = with_control(then, source if run.output == run.source else output)
@@ -262,7 +262,7 @@ def _build_terms(settings: Settings, identity: str, *, manual: bool) -> Terms:
         host=socket.gethostname(),
         release=__version__,
         provider=settings.provider,
-        instances=instances(settings),
+        instances=list_instances(settings),
         launch=settings.launch,
         region=settings.region,
         endpoint=settings.endpoint_url,
@@ -307,6 +307,6 @@ def _write_run_report(settings: Settings, ledger: Ledger, run: Run, lock: str) -
     backlog = msgspec.json.decode(seen, type=Backlog) if seen else None
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
-    for line in work_lines(report.work):
+    for line in format_engine_time(report.work):
         log.info(line, run=run.id)
     write_report(settings.reports_dir, report)

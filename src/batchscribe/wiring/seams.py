@@ -148,7 +148,7 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
     return box_launcher(settings, output)
 
 
-def notifier(settings: Settings) -> AppriseNotifier:
+def open_notifier(settings: Settings) -> AppriseNotifier:
     return AppriseNotifier(
         urls=settings.notify_urls,
         email=settings.notify_email,

@@ -58,7 +58,7 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     return decode(data, Manifest), store
 
 
-def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
+def process_manifest(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
     """Processes the manifest at a URL or a path, until it is done or a signal stops it.
 
     `control`: URL of the control objects; if empty, the one of `gpu setup`, else they are below the output.

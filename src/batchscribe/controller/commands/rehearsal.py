@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchscribe.controller.advance import finish
+from batchscribe.controller.advance import finish_teardown
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import instance_record
@@ -96,7 +96,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     return seen
 
 
-def terms_of(terms: Terms, act: Act) -> Terms:
+def make_terms(terms: Terms, act: Act) -> Terms:
     """Settings of a rehearsed run: starts at once, with a short deadline."""
     policy = Policy(
         name=PolicyName.NOW,
@@ -120,7 +120,7 @@ def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[]
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
     NotStoppedError if the instance was not observed stopped at the end.
     """
-    there, terms = place_of(world, name), terms_of(terms, act)
+    there, terms = place_of(world, name), make_terms(terms, act)
     victim = begin()
     try:
         run = _await_dispatch(there, terms, victim)
@@ -137,7 +137,7 @@ def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[]
     return proof
 
 
-def proofs(facts: Mapping[str, str]) -> tuple[Proof, ...]:
+def decode_proofs(facts: Mapping[str, str]) -> tuple[Proof, ...]:
     """The last proof of each act, from the ledger's facts."""
     return tuple(msgspec.json.decode(text, type=Proof) for text in facts.values())
 
@@ -216,4 +216,4 @@ def _finish_run(world: World, terms: Terms) -> None:
     if run is not None:
         over = run.with_work_ended(world.clock.now())
         ending = save(world, over.releasing(Outcome.INTERRUPTED, "a rehearsal: its controller was killed"))
-        finish(world, terms, ending)
+        finish_teardown(world, terms, ending)

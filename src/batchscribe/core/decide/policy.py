@@ -166,7 +166,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         return continue_run(seen.now, seen.open_run)
     if seen.paused_until is not None and seen.now < seen.paused_until:
         return Hold(Reason(ReasonCode.PAUSED, f"paused {describe_pause(seen.paused_until)}"))
-    batch = fit(seen, policy)
+    batch = fit_batch(seen, policy)
     pays, reason = _find_reason(seen, policy, batch)
     if not pays:
         return Hold(reason, overdue=seen.backlog.exhausted > 0)
@@ -189,7 +189,7 @@ def describe_pause(until: datetime) -> str:
     return f"until {until:%Y-%m-%d %H:%M} UTC; `batchscribe resume` ends it"
 
 
-def fit(seen: Observation, policy: Policy) -> Batch:
+def fit_batch(seen: Observation, policy: Policy) -> Batch:
     """The batch that one run would take of the current backlog."""
     return pack(
         seen.backlog.candidates,

@@ -40,7 +40,7 @@ class EngineTime(msgspec.Struct, frozen=True, kw_only=True):
     """Number of transcripts with each flag."""
 
 
-def worked(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
+def measure_engine_time(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
     """Engine time of one worker, from the loading of its engine on."""
     if timings.loaded is None:
         return EngineTimeSummary(workers=1, flags=dict(counted))
@@ -56,7 +56,7 @@ def worked(timings: Timings, counted: Mapping[str, int]) -> EngineTimeSummary:
     )
 
 
-def total(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
+def sum_engine_time(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
     """Sums over several workers, or over several runs."""
     parts = list(each)
     return EngineTimeSummary(
@@ -71,7 +71,7 @@ def total(each: Iterable[EngineTimeSummary]) -> EngineTimeSummary:
     )
 
 
-def work_of(reported: EngineTimeSummary) -> EngineTime | None:
+def make_engine_time(reported: EngineTimeSummary) -> EngineTime | None:
     """The engine time for a report; None if no worker reported any."""
     if not reported.workers:
         return None
@@ -91,7 +91,7 @@ def work_of(reported: EngineTimeSummary) -> EngineTime | None:
     )
 
 
-def work_lines(work: EngineTime | None) -> list[str]:
+def format_engine_time(work: EngineTime | None) -> list[str]:
     """Report lines on the engine's time and on the flags; empty ones are left out."""
     if work is None:
         return []

@@ -229,7 +229,7 @@ class Failure(Dated, frozen=True, kw_only=True):
     """Of a crash: no other chunk was in flight, so this one caused it."""
 
 
-def counted(failures: Iterable[Failure]) -> list[Failure]:
+def select_counted(failures: Iterable[Failure]) -> list[Failure]:
     """Failures that count towards quarantine.
 
     A single crash of a worker does not count, unless the chunk was alone in flight; two do.

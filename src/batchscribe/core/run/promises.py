@@ -54,7 +54,7 @@ class Promise:
     sentence: str
 
 
-def promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
+def list_promises(*, guarded: bool, boots: bool) -> tuple[Promise, ...]:
     """The bounds, the usual one first; `guarded`: a stop in the cloud; `boots`: the GPU host's units."""
     return (
         Promise(True, USUAL),

@@ -16,7 +16,7 @@ import msgspec
 from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, Usd, units_per_dollar
 from batchscribe.core.decide.packing import Estimate
 from batchscribe.core.figures import encode_json, format_hours
-from batchscribe.core.run.engine_time import EngineTime, total, work_of
+from batchscribe.core.run.engine_time import EngineTime, make_engine_time, sum_engine_time
 from batchscribe.core.run.meter import Moment
 from batchscribe.core.run.runs import Run
 from batchscribe.core.scan.backlog import Backlog
@@ -211,7 +211,7 @@ def build(
         ),
         verification=_make_verification(run),
         performance=_make_performance(run, tuple(events)),
-        work=work_of(run.worked),
+        work=make_engine_time(run.worked),
         queue=tuple(samples),
     )
 
@@ -277,7 +277,7 @@ def totals(runs: Iterable[Run]) -> Totals:
         cost=cost.dollars,
         cost_micros=cost.micros,
         cost_per_audio_hour=each.dollars if each else None,
-        work=work_of(total(run.worked for run in settled)),
+        work=make_engine_time(sum_engine_time(run.worked for run in settled)),
     )
 
 
