@@ -317,7 +317,7 @@ class Desk:
         self.seen = instance(public_address="192.0.2.1")
         self.keep(record(boots=True, shows_tags=True, engine="pocketsphinx"))
         self.started: list[str] = []
-        monkeypatch.setattr(batchscribe.cli.doctor, "preconditions", self.preconditions)
+        monkeypatch.setattr(batchscribe.cli.doctor, "open_preconditions", self.preconditions)
 
     def keep(self, made: InstanceRecord) -> None:
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(made))

@@ -738,7 +738,7 @@ def test_after_a_stop_nothing_more_is_decoded(bench: Bench, monkeypatch: pytest.
         bench.stop.set()
         return all_speech(audio)
 
-    monkeypatch.setattr(AudioDecoder, "decode", select_counted)
+    monkeypatch.setattr(AudioDecoder, "decode", counted)
     monkeypatch.setattr(feeding, "DECODED_CHUNKS", 2)
 
     record = bench.run(find_speech=find_speech)

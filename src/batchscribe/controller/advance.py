@@ -58,7 +58,7 @@ OUTCOME_OF_TIMEOUT = {
     Step.AWAIT_RUNNING: Outcome.THROTTLED,
 }
 """Outcome of a run if transient errors before its instance runs do not pass."""
-RETRIED = "will be retried"
+RETRIED = "step.failed"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
 
@@ -101,10 +101,10 @@ def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
         raise
     except BatchscribeError as error:
         if str(error) != str(before):
-            log.warning("run stays open", run=run.id, error=str(error))
+            log.warning("run.stayed_open", run=run.id, error=str(error))
         passed.stuck[run.id] = error
     except Exception as error:  # noqa: BLE001  a bug in one run must not keep another GPU running
-        log.exception("internal error", run=run.id)
+        log.exception("run.crashed", run=run.id)
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
@@ -152,17 +152,17 @@ def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[Bat
     except InterruptedRunError:
         raise
     except TransientError as error:
-        run = note_trouble(world, read_latest(world, run), str(error), RETRIED)
+        run = note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         if not _is_hopeless(world, terms, run, step):
             return _alert_if_unreachable(world, terms, run, error)
         return _give_up(world, run, OUTCOME_OF_TIMEOUT.get(step, FAILED[step]), error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
-            return note_trouble(world, read_latest(world, run), str(error), RETRIED)
+            return note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         refused = isinstance(error, CredentialsError)
         return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
-        log.exception("internal error", run=run.id, step=step.value)
+        log.exception("step.crashed", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
         return _give_up(world, run, FAILED[step], wrapped, errors)
     _clear_unreachable(world, run)
@@ -215,7 +215,7 @@ def _give_up(
 ) -> Run:
     """Moves the run to teardown, from its last record. A step may have recorded more than it returned."""
     errors.append(error)
-    log.warning("giving up", run=run.id, outcome=outcome.value, error=str(error))
+    log.warning("run.given_up", run=run.id, outcome=outcome.value, error=str(error))
     return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
@@ -230,9 +230,9 @@ def _tear_down(world: World, terms: Terms, run: Run) -> Run:
         raise
     except BatchscribeError as error:
         trouble = str(error)
-        run = note_trouble(world, _latest_stopping(world, run), trouble, RETRIED)
+        run = note_trouble(world, _latest_stopping(world, run), trouble, event=RETRIED)
     except Exception as error:  # noqa: BLE001  the stop is requested again after any error
-        log.exception("internal error during teardown", run=run.id)
+        log.exception("teardown.crashed", run=run.id)
         run, trouble = _latest_stopping(world, run), f"internal error {type(error).__name__}"
     if run.state is RunState.RELEASING and is_late(run.stop_requested, read_moment(world), terms.waits.stop):
         raise _make_not_stopped(world, terms, run, trouble)

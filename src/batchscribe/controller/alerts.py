@@ -22,7 +22,7 @@ def alert_conflict(world: World, key: str) -> None:
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
     """Sends an alert, unless one with this key was sent lately."""
-    log.warning(title, detail=text)
+    log.warning("alert.raised", title=title, detail=text)
     try:
         due = world.ledger.alert_due(key, world.clock.now(), timedelta(hours=ALERT_EVERY_HOURS))
     except BatchscribeError:

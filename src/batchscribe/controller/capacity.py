@@ -79,5 +79,5 @@ def _is_within_budget(world: World, terms: Terms, run: Run, offer: Offer) -> boo
     midnight = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     if budget is None or world.ledger.spent(midnight) + cost(offer.rate, run.planned_seconds) <= budget:
         return True
-    log.warning("offer skipped: it would exceed the daily budget", instance_type=offer.instance_type)
+    log.warning("offer.skipped", reason="daily budget", instance_type=offer.instance_type)
     return False

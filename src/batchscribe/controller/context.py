@@ -199,22 +199,34 @@ def save_best_effort(world: World, run: Run, note: str = "") -> Run:
     try:
         return save(world, run, note)
     except BatchscribeError as error:
-        log.warning("the ledger could not be written", run=run.id, error=str(error))
+        log.warning("ledger.write_failed", run=run.id, error=str(error))
         return run
     except Exception:
-        log.exception("the ledger could not be written", run=run.id)
+        log.exception("ledger.write_failed", run=run.id)
         return run
+
+
+def try_action(errors: list[BatchscribeError], run: Run, what: str, act: Callable[[], object]) -> None:
+    """Runs one of several actions. Logs and collects its error, so that the others still run."""
+    try:
+        act()
+    except BatchscribeError as error:
+        log.warning("action.failed", run=run.id, what=what, error=str(error))
+        errors.append(error)
+    except Exception as error:
+        log.exception("action.crashed", run=run.id, what=what)
+        errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
 
 
 def save(world: World, run: Run, note: str = "") -> Run:
     """Records the run durably and logs the note."""
     world.ledger.save_run(run, at=world.clock.now(), note=note)
     if text := note or (run.detail if run.state is RunState.RELEASING else ""):
-        log.info(text, run=run.id, state=run.state.value)
+        log.info("run.recorded", run=run.id, state=run.state.value, note=text)
     return run
 
 
-def note_trouble(world: World, run: Run, trouble: str, event: str = "") -> Run:
+def note_trouble(world: World, run: Run, trouble: str, *, event: str = "") -> Run:
     """Records the last trouble of a run if it changed, and logs it as `event`."""
     if trouble == run.trouble:
         return run
@@ -257,7 +269,7 @@ def step_each(
             if len(run.machines) == 1:
                 raise
             run = read_latest(world, run)
-            log.warning("step of one machine failed", run=run.id, instance=machine.id, error=str(error))
+            log.warning("machine.step_failed", run=run.id, instance=machine.id, error=str(error))
             if not isinstance(error, TransientError):
                 run = end_machine(world, run, machine.id, failed, str(error))
         if run.ending:

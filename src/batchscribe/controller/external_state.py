@@ -6,19 +6,18 @@ and all of it must be cleaned up. The ledger records what is left, and a later t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, read_moment
+from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, read_moment, try_action
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
-from batchscribe.errors import BatchscribeError, ComputeUnavailableError
+from batchscribe.errors import ComputeUnavailableError
 from batchscribe.reading import read_if_valid
 
 NOTED = "outside/"
@@ -92,22 +91,20 @@ def clean_up_external_state(world: World, run: Run) -> None:
         return
     left = [machine for machine in run.machines if not _clean_up_machine(world, run, machine)]
     if not left:
-        _try_cleanup(
-            "the clean-up was not recorded", run, partial(world.ledger.put, f"{NOTED}{run.id}", None)
-        )
+        forget = partial(world.ledger.put, f"{NOTED}{run.id}", None)
+        try_action([], run, "the clean-up was not recorded", forget)
 
 
 def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
-    """True if nothing is left."""
+    """True if nothing is left. A later tick retries the rest."""
     disarm = partial(world.guard.disarm, machine.id, run.id)
     remove = partial(_remove_claim, world, run, machine)
     restore = partial(_restore_instance, world, run, machine)
-    gone = [
-        _try_cleanup("the guard was not disarmed", run, disarm),
-        _try_cleanup("its claim was not removed", run, remove),
-        _try_cleanup("its instance's tags and type were not restored", run, restore),
-    ]
-    return all(gone)
+    errors = list[BatchscribeError]()
+    try_action(errors, run, "the guard was not disarmed", disarm)
+    try_action(errors, run, "its claim was not removed", remove)
+    try_action(errors, run, "its instance's tags and type were not restored", restore)
+    return not errors
 
 
 def retry_clean_up(world: World, terms: Terms) -> None:
@@ -125,7 +122,7 @@ def disarm_settled(world: World, instance: str) -> None:
     for run_id in sorted(world.guard.armed(instance)):
         run = world.ledger.run(run_id)
         if run is not None and not run.open:
-            log.info("stale guard order disarmed", run=run_id, instance=instance)
+            log.info("guard.disarmed", run=run_id, instance=instance)
             world.guard.disarm(instance, run_id)
 
 
@@ -178,15 +175,3 @@ def _just_over(world: World, run: Run, machine: Machine) -> bool:
 
 def _write_record(world: World, record: InstanceRecord) -> None:
     world.home.replace(keys.instance(record.instance), msgspec.json.encode(record))
-
-
-def _try_cleanup(what: str, run: Run, act: Callable[[], object]) -> bool:
-    try:
-        act()
-    except BatchscribeError as error:
-        log.warning(f"{what}: a later tick will retry", run=run.id, error=str(error))
-    except Exception:  # noqa: BLE001  a failed clean-up must not stop the teardown
-        log.exception(what, run=run.id)
-    else:
-        return True
-    return False

@@ -86,7 +86,7 @@ def _poll_if_due(
     try:
         polls = poll_machines(world, run, machines)
     except TransientError as error:
-        log.warning("poll will be repeated", run=run.id, error=str(error))
+        log.warning("instance.poll_failed", run=run.id, error=str(error))
         return run, {}
     for machine in machines:
         run = read_poll(run, machine, polls[machine.id])
@@ -150,7 +150,7 @@ def ensure_agent(world: World, run: Run, seen: Instance) -> None:
     try:
         world.launcher.launch(seen, read_manifest(world, run, number), url)
     except BatchscribeError as error:
-        log.warning("the agent could not be checked", run=run.id, error=str(error))
+        log.warning("agent.check_failed", run=run.id, error=str(error))
 
 
 def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, str] | None:

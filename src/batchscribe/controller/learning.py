@@ -33,7 +33,8 @@ def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | N
         release_seconds=release,
         bytes_per_second={k: sizes[k] / seconds[k] for k in seconds if seconds[k] > 0},
     )
-    log.info("learned", run=run.id, speed=round(measured.speed, 2), setup=round(measured.setup_seconds, 1))
+    speed, setup = round(measured.speed, 2), round(measured.setup_seconds, 1)
+    log.info("run.measured", run=run.id, speed=speed, setup=setup)
     world.ledger.learn(
         run=run.id,
         engine=terms.engine.engine,

@@ -140,6 +140,6 @@ def _decode_quarantine(key: str, data: bytes, at: datetime) -> QuarantineRecord:
     try:
         return wire.decode(data, QuarantineRecord)
     except MisconfiguredError as error:
-        log.warning("a quarantine record cannot be read: its chunk is skipped", key=key, error=str(error))
+        log.warning("quarantine.unreadable", key=key, error=str(error))
         message = "this record cannot be read: release it to retry its chunk"
         return QuarantineRecord(key=key, etag="", decoder="", attempts=0, message=message, at=at)

@@ -118,7 +118,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     except ObjectNotFoundError:
         return
     except MisconfiguredError as error:
-        log.warning("a run cannot be read and is not touched", run=run_id, error=str(error))
+        log.warning("run.unreadable", run=run_id, error=str(error))
         world.ledger.put(f"{FOREIGN}{run_id}", "unreadable")
         return
     if not _is_ours(record, terms, run_id, world):
@@ -208,7 +208,7 @@ def _apply_type(world: World, run: Run, seen: Instance) -> Run:
     try:
         rate = world.capacity.offers(seen)[0].rate
     except MisconfiguredError as error:
-        log.warning("no price for the new type: the earlier price is used", run=run.id, error=str(error))
+        log.warning("price.missing", run=run.id, error=str(error))
         rate = run.rate
     changed = replace(run, tried_types=(run.own_type,), instance_type=seen.type)
     return replace(changed, rate=rate) if run.open else changed

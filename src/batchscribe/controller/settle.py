@@ -6,7 +6,7 @@ run is settled in any case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -15,7 +15,7 @@ import msgspec
 
 from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
-from batchscribe.controller.context import Terms, World, log, save
+from batchscribe.controller.context import Terms, World, log, save, try_action
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
     forget_manifests,
@@ -121,20 +121,16 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
         if not write_settlement(world, run):
             alert_conflict(world, keys.settlement(run.id))
     if not is_rehearsal(run):
-        _try_action(
-            errors,
-            "the measurements were not recorded",
-            lambda: learn(world, terms, run, [each.record for each in work]),
-        )
+        measure = partial(learn, world, terms, run, [each.record for each in work])
+        try_action(errors, run, "the measurements were not recorded", measure)
     if run.started or (run.outcome and run.outcome.no_start):
-        _try_action(errors, "no message was sent", lambda: _send_message(world, run, result))
-        _try_action(errors, "no event was sent", lambda: _emit_events(world, run, result))
-    _try_action(errors, "no report was written", lambda: world.report(run))
-    _try_action(
-        errors, "old control objects were not deleted", lambda: delete_outdated(world, now=world.clock.now())
-    )
+        try_action(errors, run, "no message was sent", lambda: _send_message(world, run, result))
+        try_action(errors, run, "no event was sent", lambda: _emit_events(world, run, result))
+    try_action(errors, run, "no report was written", lambda: world.report(run))
+    delete = partial(delete_outdated, world, now=world.clock.now())
+    try_action(errors, run, "old control objects were not deleted", delete)
     run = save(world, run, run.detail)
-    _try_action(errors, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
+    try_action(errors, run, "copies of its manifests were not dropped", lambda: forget_manifests(world, run))
     return run
 
 
@@ -162,7 +158,7 @@ def _verify_chunks(
     for session in sorted(result.complete):
         world.keep_alive()
         publish = partial(publish_session, scanner, session, world.render, record=record)
-        _try_action(errors, "a session was not written", publish)
+        try_action(errors, run, "a session was not written", publish)
     return result
 
 
@@ -170,7 +166,7 @@ def _send_message(world: World, run: Run, result: Verified) -> None:
     """Sends a message for the run. For repeated failed starts, at most one every six hours."""
     outcome = run.outcome or Outcome.INCOMPLETE
     if outcome.no_start and not world.ledger.alert_due(f"outcome/{outcome}", world.clock.now(), TELL_AGAIN):
-        log.info("not reported again so soon", run=run.id, outcome=outcome.value)
+        log.info("message.suppressed", run=run.id, outcome=outcome.value)
         return
     left = [chunk.key for chunk in result.left]
     world.notifier.send(
@@ -199,24 +195,12 @@ def _list_first_failures(result: Verified, work: list[WorkerResult]) -> dict[str
     return {key: reasons[key] for key in [key for key in failed if key in reasons][:FAILURES_KEPT]}
 
 
-def _try_action(errors: list[BatchscribeError], what: str, act: Callable[[], object]) -> None:
-    """Runs one of several actions. Logs and collects its error, so that the others still run."""
-    try:
-        act()
-    except BatchscribeError as error:
-        log.warning(what, error=str(error))
-        errors.append(error)
-    except Exception as error:  # noqa: BLE001  a bug must not keep the run open for good
-        log.exception(what)
-        errors.append(BatchscribeError(f"{what}: internal error {type(error).__name__}"))
-
-
 def _read_work(world: World, run: Run) -> Iterable[WorkerResult]:
     for worker in range(len(run.workers)):
         try:
             manifest = read_manifest(world, run, worker)
         except (ObjectNotFoundError, MisconfiguredError) as error:
-            log.warning("a manifest is skipped", run=run.id, error=str(error))
+            log.warning("manifest.skipped", run=run.id, error=str(error))
             continue
         yield WorkerResult(manifest, read_exit(world, manifest), read_progress(world, manifest))
 
@@ -259,7 +243,7 @@ def _attribute_failures(result: Verified, world: World, run: Run, work: list[Wor
     redone = _list_redone(world, run) if failed else frozenset()
     failed = [(chunk, why) for chunk, why in failed if keys.aside(chunk.transcript) not in redone]
     for chunk, why in failed:
-        log.warning("a failure is attributed to a chunk", run=run.id, key=chunk.key, why=why)
+        log.warning("failure.attributed", run=run.id, key=chunk.key, why=why)
         record_attempt(world.output, chunk, run.id, FailureKind.CHUNK, why, now=world.clock.now())
     return {chunk.key: why for chunk, why in failed}
 

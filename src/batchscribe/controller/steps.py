@@ -260,7 +260,7 @@ def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: 
     except NoCapacityError as error:
         return take_another_offer(world, terms, run, seen, error)
     except ComputeUnavailableError as error:
-        return note_trouble(world, run, str(error), "start not confirmed")
+        return note_trouble(world, run, str(error), event="start.unconfirmed")
     except MisconfiguredError as error:
         if isinstance(error, CredentialsError) or not run.wanted_type:
             raise

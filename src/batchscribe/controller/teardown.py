@@ -109,7 +109,7 @@ def _check_tags(world: World, run: Run) -> Run:
         for name, poll in poll_machines(world, run, run.machines).items():
             run = read_tag(run, run.machine(name), poll)
     except BatchscribeError as error:
-        log.warning("the tag of a run that was never started was not checked", run=run.id, error=str(error))
+        log.warning("tag.check_failed", run=run.id, error=str(error))
     return run
 
 
@@ -240,7 +240,7 @@ def _ask_to_end(world: World, run: Run, instance: str, *, force: bool) -> None:
         if seen.state.billable:
             world.launcher.cancel(seen, run.name_of(number), force=force)
     except Exception as error:  # noqa: BLE001  the stop must follow any error
-        log.warning("the worker could not be asked to end", run=run.id, error=str(error))
+        log.warning("worker.cancel_failed", run=run.id, error=str(error))
 
 
 def _clean_up(world: World, run: Run, note: str) -> Run:

@@ -181,7 +181,7 @@ def _run_pass(world: World, terms: Terms, passed: PassResult) -> Ticked:
     world.keep_alive()
     seen = observe(world, terms)
     decision = decide(seen, terms.policy)
-    log.info("decided", decision=type(decision).__name__, reason=decision.reason.sentence)
+    log.info("tick.decided", decision=type(decision).__name__, reason=decision.reason.sentence)
     _carry_out(world, terms, seen, decision, passed)
     return Ticked(seen, decision)
 

@@ -170,7 +170,7 @@ def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[st
             write_atomically(path, "\n".join([*fresh, ""]).encode())
             words = fresh
     except OSError as error:
-        log.warning("the scheduler's ID cannot be stored", file=str(path), error=error.strerror)
+        log.warning("scheduler_id.not_stored", file=str(path), error=error.strerror)
     scheduler, secret = [*words, "", ""][:2]
     return scheduler, secret
 
@@ -308,5 +308,5 @@ def _write_run_report(settings: Settings, ledger: Ledger, run: Run, lock: str) -
     report = build(run, events=ledger.events(run.id), samples=samples, backlog=backlog, lock=lock)
     log.info(BLOCK_TITLE, **dict(cost_block(report)))
     for line in format_engine_time(report.work):
-        log.info(line, run=run.id)
+        log.info("run.reported", run=run.id, line=line)
     write_report(settings.reports_dir, report)

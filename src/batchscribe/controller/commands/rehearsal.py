@@ -125,7 +125,7 @@ def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[]
     try:
         run = _await_dispatch(there, terms, victim)
         victim.kill()
-        log.info("the controller was killed", run=run.id, act=act.value)
+        log.info("controller.killed", run=run.id, act=act.value)
         proof = _await_stop(there, terms, act, run)
     finally:
         victim.kill()
@@ -172,7 +172,7 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
             if seen.state.proved_stopped:
                 return _assess_stop(world, act, run, world.clock.now())
         except BatchscribeError as error:
-            log.warning("poll will be repeated", run=run.id, error=str(error))
+            log.warning("instance.poll_failed", run=run.id, error=str(error))
         world.keep_alive()
         world.clock.sleep(terms.waits.poll)
     minutes = LONGEST[act].total_seconds() / 60
