@@ -17,7 +17,7 @@ from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.runs import Machine, Run
-from batchscribe.errors import ComputeUnavailableError
+from batchscribe.errors import BatchscribeError, ComputeUnavailableError
 from batchscribe.reading import read_if_valid
 
 NOTED = "outside/"
