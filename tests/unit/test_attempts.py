@@ -380,7 +380,7 @@ def test_another_decoder_tries_again(at: Stage) -> None:
     compacted(at, failure("a.mp3", decoder="av-1"), failure("b.mp3"))
     scanner = at.world.scanner(False)
     assert scanner.backlog().troubled == 2
-    scanner._decoder = "av-2"
+    scanner.decoder = "av-2"
     assert scanner.backlog().troubled == 1
 
 

@@ -39,25 +39,13 @@ from batchscribe.errors import (
 )
 
 ACTS = {
-    Step.ARM: arm,
-    Step.PROVISION: provision,
-    Step.AWAIT_RUNNING: await_running,
-    Step.DISPATCH: dispatch_and_follow,
-    Step.FOLLOW: follow,
+    Step.ARM: (arm, Outcome.START_FAILED, Outcome.ABANDONED),
+    Step.PROVISION: (provision, Outcome.START_FAILED, Outcome.ABANDONED),
+    Step.AWAIT_RUNNING: (await_running, Outcome.START_FAILED, Outcome.THROTTLED),
+    Step.DISPATCH: (dispatch_and_follow, Outcome.LAUNCH_FAILED, Outcome.LAUNCH_FAILED),
+    Step.FOLLOW: (follow, Outcome.WORKER_FAILED, Outcome.WORKER_FAILED),
 }
-FAILED = {
-    Step.ARM: Outcome.START_FAILED,
-    Step.PROVISION: Outcome.START_FAILED,
-    Step.AWAIT_RUNNING: Outcome.START_FAILED,
-    Step.DISPATCH: Outcome.LAUNCH_FAILED,
-    Step.FOLLOW: Outcome.WORKER_FAILED,
-}
-OUTCOME_OF_TIMEOUT = {
-    Step.ARM: Outcome.ABANDONED,
-    Step.PROVISION: Outcome.ABANDONED,
-    Step.AWAIT_RUNNING: Outcome.THROTTLED,
-}
-"""Outcome of a run if transient errors before its instance runs do not pass."""
+"""Function of each step; outcome of a run if it fails, and if its transient errors do not pass."""
 RETRIED = "step.failed"
 UNREACHABLE = "unreachable/"
 """Ledger facts: monotonic time since when the steps of a run fail."""
@@ -147,24 +135,25 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
 
 def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
+    act, failed, timed_out = ACTS[step]
     try:
-        run = ACTS[step](world, terms, run)
+        run = act(world, terms, run)
     except InterruptedRunError:
         raise
     except TransientError as error:
         run = note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         if not _is_hopeless(world, terms, run, step):
             return _alert_if_unreachable(world, terms, run, error)
-        return _give_up(world, run, OUTCOME_OF_TIMEOUT.get(step, FAILED[step]), error, errors)
+        return _give_up(world, run, timed_out, error, errors)
     except BatchscribeError as error:
         if step is Step.FOLLOW and _is_bearable(world, terms, run):
             return note_trouble(world, read_latest(world, run), str(error), event=RETRIED)
         refused = isinstance(error, CredentialsError)
-        return _give_up(world, run, Outcome.CREDENTIALS if refused else FAILED[step], error, errors)
+        return _give_up(world, run, Outcome.CREDENTIALS if refused else failed, error, errors)
     except Exception as error:  # noqa: BLE001  a GPU that may run is torn down after any error
         log.exception("step.crashed", run=run.id, step=step.value)
         wrapped = BatchscribeError(f"internal error in step {step.value}: {type(error).__name__}")
-        return _give_up(world, run, FAILED[step], wrapped, errors)
+        return _give_up(world, run, failed, wrapped, errors)
     _clear_unreachable(world, run)
     return note_trouble(world, run, "") if step is Step.FOLLOW else run
 

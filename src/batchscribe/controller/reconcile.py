@@ -130,7 +130,8 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
         return
     seen = world.capacity.poll(record.instances)
     run = _apply_type(world, _restore_stored(world, record), seen[0])
-    if _may_be_left(world, run) or run.id in {each.run for each in seen}:
+    may_be_left = not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
+    if may_be_left or run.id in {each.run for each in seen}:
         # The record of its external state was lost with the ledger.
         record_external_state(world, run)
     save(world, run, "recovered from the store")
@@ -193,11 +194,6 @@ def _recover_machine(run: Run, machine: Machine, poll: Poll) -> Run:
         return run.with_machine(machine.id, meter=meter)
     accepted = replace(meter, start_accepted=meter.start_requested)
     return run.with_machine(machine.id, meter=accepted, reaching_since=poll.answered)
-
-
-def _may_be_left(world: World, run: Run) -> bool:
-    """True if external state of the run may be left."""
-    return not run.borrowed and (run.open or world.clock.now() < run.deadline + GUARD_LAST)
 
 
 def _apply_type(world: World, run: Run, seen: Instance) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -32,41 +33,27 @@ def no_lock() -> LiveLock | None:
     return None
 
 
+@dataclass(eq=False)
 class Scanner:
-    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial.
+    """Lists source and output; repeatable. Errors of a listing are raised: no backlog is partial."""
 
-    A chunk older than `longest_lock` is not held back by a live lock. `decoder` is the current version:
-    failures with another one do not count. `keep_alive` is called during a listing. `unreadable` has the
-    ETags of transcripts that could not be read before, by their keys.
-    """
-
-    def __init__(
-        self,
-        source: Store,
-        output: Store,
-        *,
-        clock: Clock,
-        min_age: timedelta = MIN_AGE,
-        live_lock: Callable[[], LiveLock | None] = no_lock,
-        longest_lock: timedelta | None = None,
-        decoder: str | None = None,
-        max_attempts: int = 3,
-        keep_alive: Callable[[], None] = lambda: None,
-        unreadable: Mapping[str, str] = NONE_KNOWN,
-        only: frozenset[str] = frozenset(),
-    ) -> None:
-        self.source = source
-        self.output = output
-        self._clock = clock
-        self._min_age = min_age
-        self._live_lock = live_lock
-        self._longest_lock = longest_lock
-        self._decoder = decoder
-        self._max_attempts = max_attempts
-        self._keep_alive = keep_alive
-        self._unreadable = unreadable
-        self._only = only
-        self._passed_over: Counter[str] = Counter()
+    source: Store
+    output: Store
+    _: KW_ONLY
+    clock: Clock
+    min_age: timedelta = MIN_AGE
+    live_lock: Callable[[], LiveLock | None] = no_lock
+    longest_lock: timedelta | None = None
+    """A chunk older than this is not held back by a live lock."""
+    decoder: str | None = None
+    """The current version: failures with another one do not count."""
+    max_attempts: int = 3
+    keep_alive: Callable[[], None] = lambda: None
+    """Called during a listing, which may take longer than a step may."""
+    unreadable: Mapping[str, str] = NONE_KNOWN
+    """ETags of transcripts that could not be read before, by their keys."""
+    only: frozenset[str] = frozenset()
+    _passed_over: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def odd_keys(self) -> tuple[str, ...]:
@@ -88,16 +75,16 @@ class Scanner:
 
         Read before the listing, so that a change meanwhile delays a chunk by one tick at most.
         """
-        now = self._clock.now()
+        now = self.clock.now()
         self._passed_over.clear()
         return ScanRules(
             now=now,
-            min_age=self._min_age,
-            live=self._live_lock(),
-            overdue=now - self._longest_lock if self._longest_lock is not None else None,
-            max_attempts=self._max_attempts,
-            trouble=read_past_attempts(self.output, self._decoder),
-            unreadable=self._unreadable,
+            min_age=self.min_age,
+            live=self.live_lock(),
+            overdue=now - self.longest_lock if self.longest_lock is not None else None,
+            max_attempts=self.max_attempts,
+            trouble=read_past_attempts(self.output, self.decoder),
+            unreadable=self.unreadable,
             owner=self._read_owner,
             leave_out=self._leave_out,
         )
@@ -106,7 +93,7 @@ class Scanner:
         """Streams every session, or those in `only`; a prefix must be a whole folder."""
         rules = self.rules()
         found = sessions(self._list_tagged(prefix), rules)
-        yield from (scan for scan in found if scan.session in self._only) if self._only else found
+        yield from (scan for scan in found if scan.session in self.only) if self.only else found
 
     def backlog(self) -> Backlog:
         return summarise(self.sessions(), lambda: self.odd_keys, lambda: self.passed_over)
@@ -124,7 +111,7 @@ class Scanner:
         listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
         for number, each in enumerate(listed):
             if number % KEEP_ALIVE_EVERY == 0:
-                self._keep_alive()  # a listing may take longer than a step may
+                self.keep_alive()
             yield each
 
     def _read_owner(self, transcript: str) -> str | None:

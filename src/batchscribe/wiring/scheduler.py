@@ -34,7 +34,7 @@ from batchscribe.detached import write_atomically
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.ledger.ledger import FILE_NAME
-from batchscribe.protocols import Clock, Lock, Store
+from batchscribe.protocols import Lock, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.fallback import Fallbacks, usable_ledger
 from batchscribe.wiring.preflight import engine_spec, preflight, unsupported
@@ -98,7 +98,11 @@ def open_scheduler(
         clock = SystemClock(interrupts)
         lock = tick_lock(settings, clock)
         identity, secret = scheduler_identity(settings, remember=remember)
-        with _open_ledger(settings, clock, trouble, remember=remember) as ledger:
+        path = settings.state_dir / FILE_NAME
+        ledger = (
+            usable_ledger(path, clock.now(), trouble) if remember else open_ledger(settings, remember=False)
+        )
+        with ledger:
             world = _build_world(
                 settings,
                 clock,
@@ -128,12 +132,6 @@ def _collect_missing(settings: Settings) -> Settings:
         except MisconfiguredError as error:
             problems.append(str(error))
     return replace(settings, problems=tuple(problems))
-
-
-def _open_ledger(settings: Settings, clock: Clock, trouble: Fallbacks, *, remember: bool) -> Ledger:
-    if not remember:
-        return open_ledger(settings, remember=False)
-    return usable_ledger(settings.state_dir / FILE_NAME, clock.now(), trouble)
 
 
 def _check_start(trouble: Fallbacks, settings: Settings, output: Store) -> None:

@@ -192,16 +192,20 @@ def build(
     lock: str = "",
 ) -> RunReport:
     """The report of a run in its current state; `backlog` is the one that its decision used."""
+    observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
+    success = bool(run.outcome and run.outcome.success)
     return RunReport(
         run=run.id,
         status=(run.outcome or run.state).value,
-        success=bool(run.outcome and run.outcome.success),
+        success=success,
         detail=run.detail,
         policy=run.policy,
         reason=run.reason,
         lock=lock,
         timestamps=msgspec.convert(run, Timestamps, from_attributes=True),
-        scan=_make_scan(run, backlog),
+        scan=Scan(
+            planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds, **observed
+        ),
         gpu=_make_gpu(run),
         transcription=Transcription(
             done=run.chunks_done,
@@ -209,7 +213,10 @@ def build(
             failures=run.failures,
             audio_seconds=run.audio_seconds,
         ),
-        verification=_make_verification(run),
+        verification=Verification(
+            complete=success,
+            gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
+        ),
         performance=_make_performance(run, tuple(events)),
         work=make_engine_time(run.worked),
         queue=tuple(samples),
@@ -281,13 +288,6 @@ def totals(runs: Iterable[Run]) -> Totals:
     )
 
 
-def _make_scan(run: Run, backlog: Backlog | None) -> Scan:
-    observed: dict[str, Any] = {name: getattr(backlog, name) for name in _OBSERVED} if backlog else {}
-    return Scan(
-        planned_chunks=run.planned_chunks, planned_audio_seconds=run.planned_audio_seconds, **observed
-    )
-
-
 def _make_gpu(run: Run) -> Gpu:
     return Gpu(
         provider=run.provider,
@@ -307,13 +307,6 @@ def _make_gpu(run: Run) -> Gpu:
         rate_micros=run.rate.per_hour.micros,
         source=run.rate.source,
         as_of=run.rate.as_of,
-    )
-
-
-def _make_verification(run: Run) -> Verification:
-    return Verification(
-        complete=bool(run.outcome and run.outcome.success),
-        gpu_seen_stopped=run.stopped is not None and not run.borrowed and not run.abandoned_gpu,
     )
 
 
