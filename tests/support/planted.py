@@ -371,8 +371,8 @@ def started_before_it_is_recorded(patch: Patch) -> None:
             world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
         return provision(world, terms, run)
 
-    provision = advance.ACTS[Step.PROVISION]
-    patch.setitem(advance.ACTS, Step.PROVISION, hasty)
+    provision, *outcomes = advance.ACTS[Step.PROVISION]
+    patch.setitem(advance.ACTS, Step.PROVISION, (hasty, *outcomes))
 
 
 def a_recovered_run_is_billed_from_its_recovery(patch: Patch) -> None:

@@ -139,14 +139,6 @@ def test_a_file_from_the_future_makes_nothing_old(at: Stage) -> None:
     )
 
 
-def test_how_long_is_a_choice(at: Stage) -> None:
-    at.store.place(keys.settlement("young"), modified=NOW - timedelta(days=2))
-    at.store.place(keys.settlement("now"))
-    delete_outdated(at.world, now=NOW, keep=timedelta(days=1))
-    assert open_runs(at.store) == {"open"}
-    assert at.store.keys(f"{keys.RUNS}young/") == (keys.intent("young"), keys.settlement("young"))
-
-
 def test_the_ledger_is_pruned_by_the_same_time(at: Stage) -> None:
     for days in (0, 1):
         when = NOW - KEPT_IN_LEDGER - timedelta(days=days) + timedelta(hours=1)

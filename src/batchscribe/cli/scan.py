@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -62,7 +62,7 @@ class SessionRow:
 def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
     unreadable, flags = _from_ledger(app)
-    scanner = open_scanner(app.settings, unreadable)
+    scanner = replace(open_scanner(app.settings), unreadable=unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over

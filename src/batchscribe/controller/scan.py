@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 
 from batchscribe.controller.previous_failures import read_past_attempts
@@ -25,7 +24,6 @@ LOCK_STALE_AFTER = timedelta(minutes=30)
 MAX_LOCK_BYTES = 65_536
 KEEP_ALIVE_EVERY = 1000
 """Objects of a listing."""
-NONE_KNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 def no_lock() -> LiveLock | None:
@@ -50,7 +48,7 @@ class Scanner:
     max_attempts: int = 3
     keep_alive: Callable[[], None] = lambda: None
     """Called during a listing, which may take longer than a step may."""
-    unreadable: Mapping[str, str] = NONE_KNOWN
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     """ETags of transcripts that could not be read before, by their keys."""
     only: frozenset[str] = frozenset()
     _passed_over: Counter[str] = field(default_factory=Counter, init=False)
@@ -126,23 +124,21 @@ class Scanner:
         return None
 
 
-def read_live_lock(
-    store: Store, key: str, now: datetime, stale_after: timedelta = LOCK_STALE_AFTER
-) -> LiveLock | None:
+def read_live_lock(store: Store, key: str, now: datetime) -> LiveLock | None:
     """Reads a recorder's lock. None if there is none, or it is stale.
 
     A fresh lock that cannot be read covers all sessions: waiting costs minutes, but a transcript of half a
     recording would stay.
     """
     info = next((info for info in store.list(key) if info.key == key), None)
-    if info is None or now - info.modified >= stale_after:
+    if info is None or now - info.modified >= LOCK_STALE_AFTER:
         return None
     try:
         content = _read_content(store, info)
     except ObjectNotFoundError:
         return None
     since = min(info.modified, _parse_timestamp(content) or info.modified)
-    if content.get("locked") is False or now - since >= stale_after:
+    if content.get("locked") is False or now - since >= LOCK_STALE_AFTER:
         return None
     session = content.get("sessionId")
     named = session.strip("/").rpartition("/")[2] if isinstance(session, str) else ""

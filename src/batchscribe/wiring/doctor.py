@@ -28,7 +28,6 @@ from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.host import Finding, InstanceRecord, failed, passed, warned
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec
-from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError, MisconfiguredError
 from batchscribe.protocols import Clock, Store
 from batchscribe.settings import DEFAULT, DOTENV, Settings
@@ -166,7 +165,11 @@ class Preconditions:
             lambda: checks.check_schedule_group(account.schedule_group()),
             optional="scheduler:GetScheduleGroup",
         )
-        yield attempt("armed", lambda: checks.check_last_armed(self._runs()))
+        yield attempt("armed", self._check_last_armed)
+
+    def _check_last_armed(self) -> Finding:
+        with open_ledger(self.settings, remember=False) as ledger:
+            return checks.check_last_armed(ledger.runs(self.clock.now() - RECENT))
 
     def _check_host(self, account: AccountReads) -> Iterator[Finding]:
         settings, record = self.settings, self._instance_record
@@ -227,10 +230,6 @@ class Preconditions:
         yield from checks.check_open_runs(runs, self.clock.now())
         if not runs:
             yield passed("open runs", "none")
-
-    def _runs(self) -> tuple[Run, ...]:
-        with open_ledger(self.settings, remember=False) as ledger:
-            return ledger.runs(self.clock.now() - RECENT)
 
     @cached_property
     def _engine_spec(self) -> EngineSpec:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import islice
 
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.controller.scan import NONE_KNOWN, Scanner, no_lock, read_live_lock
+from batchscribe.controller.scan import Scanner, no_lock, read_live_lock
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.scan.backlog import Backlog, LiveLock
 from batchscribe.core.scan.chunks import audio_name
@@ -24,10 +24,10 @@ PROBE = 200
 """Objects listed of one folder."""
 
 
-def open_scanner(settings: Settings, unreadable: Mapping[str, str] = NONE_KNOWN) -> Scanner:
+def open_scanner(settings: Settings) -> Scanner:
     """Builds the scanner of a command that only reads."""
     source, output = open_stores(settings)
-    return new_scanner(settings, source, output, SystemClock(), manual=False, unreadable=unreadable)
+    return new_scanner(settings, source, output, SystemClock(), manual=False)
 
 
 def new_scanner(
@@ -38,7 +38,6 @@ def new_scanner(
     *,
     manual: bool,
     keep_alive: Callable[[], None] = lambda: None,
-    unreadable: Mapping[str, str] = NONE_KNOWN,
     only: frozenset[str] = frozenset(),
 ) -> Scanner:
     """Builds the scanner. With `manual`, neither age nor a live lock holds a chunk back."""
@@ -52,7 +51,6 @@ def new_scanner(
         decoder=_find_decoder(settings),
         max_attempts=settings.max_attempts,
         keep_alive=keep_alive,
-        unreadable=unreadable,
         only=only,
     )
 
