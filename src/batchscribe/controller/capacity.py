@@ -48,7 +48,6 @@ def choose_offer(world: World, terms: Terms, run: Run, seen: Instance) -> Offer:
 
 
 def with_type(world: World, run: Run, seen: Instance) -> Run:
-    """Returns the run with the polled type and its rate."""
     if not seen.type:
         return run
     return replace(run, instance_type=seen.type, rate=world.capacity.offers(seen)[0].rate)

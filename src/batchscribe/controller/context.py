@@ -13,9 +13,9 @@ import structlog
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
-from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS
+from batchscribe.core.run.instances import STOP_PATIENCE_SECONDS, Instance
 from batchscribe.core.run.manifest import AudioOptions, EngineSpec, Limits, Progress
-from batchscribe.core.run.meter import LONGEST_LAG, Moment, Poll
+from batchscribe.core.run.meter import LONGEST_LAG, Meter, Moment, Poll
 from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.core.run.waiting import Wait
 from batchscribe.core.text.transcripts import SessionTranscript
@@ -179,6 +179,36 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
             state = poll.instance.state
             raise ComputeUnavailableError(f"{name} is {state}, but was up a moment ago: will poll again")
     return polls
+
+
+def why_not_up(machine: Machine, seen: Instance) -> str:
+    """Reason why the machine is not up for its run. Empty if it is."""
+    if not seen.state.billable:
+        return f"{seen.id} is {seen.state}"
+    again = machine.meter.is_started_again(seen.launched_at)
+    return f"{seen.id} was started again from outside" if again else ""
+
+
+def read_tag(run: Run, machine: Machine, poll: Poll) -> Run:
+    """Returns the run with the machine as started if only the instance's tag shows that.
+
+    The ledger was replaced by an older copy, so the machine is billed from the run's creation on.
+    """
+    if machine.meter.start_requested is not None or run.borrowed or poll.instance.run != run.id:
+        return run
+    before = machine.meter.launched_before
+    meter = Meter.recovered(run.created, started=True, launched_before=before)
+    return run.with_machine(machine.id, meter=meter)
+
+
+def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
+    return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
+
+
+def poll_due(machine: Machine, terms: Terms, now: Moment) -> bool:
+    """True if the last poll of the running machine is too old."""
+    last = machine.meter.running_until
+    return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)
 
 
 def read_latest(world: World, run: Run) -> Run:

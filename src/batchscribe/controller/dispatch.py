@@ -12,13 +12,15 @@ from batchscribe.controller.context import (
     end_machine,
     is_late,
     note_trouble,
+    poll_due,
     poll_machines,
     read_latest,
+    read_poll,
     save,
     save_best_effort,
     step_each,
+    why_not_up,
 )
-from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
 from batchscribe.core.run.host import ClaimLaunch

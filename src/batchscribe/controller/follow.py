@@ -14,13 +14,15 @@ from batchscribe.controller.context import (
     end_machine,
     is_late,
     log,
+    poll_due,
     poll_machines,
     read_moment,
+    read_poll,
     save,
     step_each,
+    why_not_up,
 )
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
-from batchscribe.controller.observation import poll_due, read_poll, why_not_up
 from batchscribe.controller.records import (
     by_our_clock,
     read_box_end,

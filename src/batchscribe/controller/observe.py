@@ -49,7 +49,6 @@ def _list_unproductive_runs(settled: list[Run]) -> list[Run]:
 
 
 def _find_host_fault(unproductive: list[Run]) -> HostFault | None:
-    """Fault of the newest unproductive run."""
     last = unproductive[-1] if unproductive else None
     if last is None or last.outcome is not Outcome.LAUNCH_FAILED or not last.blocked or not last.settled:
         return None

@@ -53,19 +53,15 @@ def adopt_overdue(world: World, terms: Terms) -> None:
     if terms.shared_machine:
         return
     for seen in world.capacity.poll(terms.instances):
-        _adopt_if_overdue(world, terms, seen)
-
-
-def _adopt_if_overdue(world: World, terms: Terms, seen: Instance) -> None:
-    late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
-    if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
-        why = (
-            f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not stop it"
-        )
-        adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
-        alert(
-            world, f"adopted/{seen.run}", "batchscribe: an abandoned run is being stopped", why, Level.FAILURE
-        )
+        late = seen.deadline is not None and world.clock.now() >= seen.deadline + OVERDUE
+        if seen.run and late and seen.state.billable and world.ledger.run(seen.run) is None:
+            why = (
+                f"{seen.id} still ran after the deadline of run {seen.run}, and its own scheduler did not "
+                "stop it"
+            )
+            adopt_run(world, terms, seen.run, Outcome.TIMED_OUT, why)
+            title = "batchscribe: an abandoned run is being stopped"
+            alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
 
 
 def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: str) -> Run:

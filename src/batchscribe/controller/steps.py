@@ -21,13 +21,13 @@ from batchscribe.controller.context import (
     note_trouble,
     poll_machines,
     read_moment,
+    read_tag,
     save,
     step_each,
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
 from batchscribe.controller.external_state import launch_left, leave_claims, own_type, record_external_state
 from batchscribe.controller.follow import end_of_work
-from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
 from batchscribe.core.run.host import ClaimLaunch

@@ -18,11 +18,11 @@ from batchscribe.controller.context import (
     log,
     poll_machines,
     read_moment,
+    read_tag,
     save_best_effort,
 )
 from batchscribe.controller.external_state import clean_up_external_state
 from batchscribe.controller.follow import ensure_agent
-from batchscribe.controller.observation import read_tag
 from batchscribe.controller.records import read_exit
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.meter import Meter, Moment, Poll

@@ -16,7 +16,6 @@ _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 @cache
 def queries() -> dict[str, str]:
-    """Queries of queries.sql, by name."""
     text = (resources.files(__package__) / "queries.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)
     return dict(zip(parts[1::2], (body.strip() for body in parts[2::2]), strict=True))

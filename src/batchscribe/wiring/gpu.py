@@ -14,11 +14,15 @@ from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
 from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.adapters.output.progress import ProgressView
-from batchscribe.controller.commands.manual_control import ManualCompute, ManualControl, ManualOrders
+from batchscribe.controller.commands.manual_control import (
+    MANUAL_PREFIX,
+    ManualCompute,
+    ManualControl,
+    ManualOrders,
+)
 from batchscribe.controller.context import Shield, View, Waits
 from batchscribe.core.run.host import Finding
 from batchscribe.core.run.instances import Instance
-from batchscribe.core.run.orders import MANUAL_PREFIX
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
@@ -124,6 +128,5 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
 
 
 def _read_open_run(settings: Settings, instance: str) -> Run | None:
-    """Returns our open run on an instance, from the ledger."""
     with open_ledger(settings, remember=False) as ledger:
         return next((run for run in ledger.open_runs() if instance in run.instances), None)

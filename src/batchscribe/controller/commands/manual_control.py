@@ -9,7 +9,6 @@ from typing import Protocol
 
 from batchscribe.controller.context import View, Waits
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
-from batchscribe.core.run.orders import MANUAL_PREFIX, stale_orders
 from batchscribe.core.run.waiting import Wait
 from batchscribe.errors import (
     BatchscribeError,
@@ -24,6 +23,8 @@ from batchscribe.errors import (
 )
 from batchscribe.protocols import Clock, Compute, Guard
 
+MANUAL_PREFIX = "hand-"
+"""Name prefix of a manual session, in place of a run's id."""
 _GONE = frozenset({InstanceState.MISSING, InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN})
 
 
@@ -202,12 +203,16 @@ class ManualOrders:
         self.guard.disarm(self.instance, session)
 
     def revoke_stale(self, seen: Instance, *, keep: str | None = None) -> tuple[str, ...]:
-        """Disarms orders that would stop the next session, and returns their runs.
+        """Disarms orders that would stop the instance under a later run. Returns their runs.
 
-        `keep` is the id of our open run.
+        An order is needed if it belongs to our open run `keep`, if its run claims the instance with a
+        deadline ahead (another scheduler's), or if it guards a manual session whose instance is not stopped.
         """
-        armed = self.guard.armed(self.instance)
-        stale = stale_orders(armed, seen, keep=keep, now=self.clock.now())
+        claimed = seen.deadline is not None and seen.deadline > self.clock.now()
+        needed = {keep, seen.run if claimed else None}
+        guarding = () if seen.state.proved_stopped else (MANUAL_PREFIX,)
+        armed = sorted(self.guard.armed(self.instance))
+        stale = tuple(run for run in armed if run not in needed and not run.startswith(guarding))
         for run in stale:
             self.revoke(run)
         return stale

@@ -336,12 +336,10 @@ class Run:
         return sum(bills, start=ZERO)
 
     def with_machine(self, instance: str, **changes: object) -> Run:
-        """The run with one machine changed."""
         changed = replace(self.machine(instance), **changes)  # type: ignore[arg-type]
         return replace(self, machines=tuple(changed if m.id == instance else m for m in self.machines))
 
     def with_worker(self, number: int, **changes: object) -> Run:
-        """The run with one worker changed."""
         changed = replace(self.workers[number], **changes)  # type: ignore[arg-type]
         return replace(self, workers=(*self.workers[:number], changed, *self.workers[number + 1 :]))
 
