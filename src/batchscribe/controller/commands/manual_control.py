@@ -98,7 +98,9 @@ class ManualControl:
         """
         try:
             stopped = self._stop_until_observed(force=force, allowed=allowed)
-        except (_NotThereError, RefusedError, NotStoppedError):
+        except _NotThereError as error:
+            raise MisconfiguredError(str(error)) from error
+        except (RefusedError, NotStoppedError):
             raise
         except BatchscribeError as error:
             raise self._make_not_stopped(str(error)) from error
