@@ -320,7 +320,7 @@ def a_secret_is_stored(patch: Patch) -> None:
 
 def nobody_looks_at_a_working_instance(patch: Patch) -> None:
     for module in (follow, dispatch):
-        patch.setattr(module, "poll_due", lambda *_moment: False)
+        patch.setattr(module, "is_poll_due", lambda *_moment: False)
 
 
 def every_stop_is_forced(patch: Patch) -> None:

@@ -9,11 +9,11 @@ from structlog.testing import capture_logs
 
 from batchscribe.agent.boot import Boot
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch
+from batchscribe.core.run.host import ClaimLaunch, HostWaits
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
 
-WAITS = BoxWaits()
+WAITS = HostWaits()
 LOOK = 10.0
 """At most so long is between two looks of the box, and the dead-man's."""
 

@@ -22,11 +22,11 @@ from batchscribe.controller.tick import reconcile, tick, watch
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BoxReply,
     CheckRequest,
     ClaimLaunch,
     HostClaim,
     HostPlace,
+    HostReply,
     InstanceRecord,
 )
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
@@ -40,7 +40,7 @@ from batchscribe.testing.clock import FakeClock
 from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import worker
-from batchscribe.wiring.host_access import box_setup
+from batchscribe.wiring.host_access import open_host_setup
 from support.stores import NOW
 from support.world import INSTANCE, Stage, once, stage
 
@@ -297,16 +297,16 @@ def test_a_set_up_leaves_the_control_store_on_the_host_and_a_check_asks_for_it(t
     asked: dict[str, bytes] = {}
 
     class Host:
-        def ask(self, _instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+        def ask(self, _instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
             assert timeout
             asked[word] = data
-            return BoxReply(release=__version__)
+            return HostReply(release=__version__)
 
     environ = {"BATCH_SOURCE": "s3://b/audio", "BATCH_CONTROL": "s3://c/x", "GPU_INSTANCE_ID": INSTANCE}
     settings = load(environ | {"AWS_REGION": "us-east-2"}, folder=tmp_path)
     output = SplitStore(MemoryStore(FakeClock()), MemoryStore(FakeClock(), url="s3://c/x"))
     compute = FakeCompute(FakeClock())
-    made = box_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
+    made = open_host_setup(settings, FakeClock(), compute, output, EngineSpec(engine="pocketsphinx"))
     made = replace(made, asks=Host(), shutdown=lambda _instance: "terminate")
     seen = Instance(id=INSTANCE, state=InstanceState.RUNNING)
     assert list(made._install_units(seen)) == []

@@ -21,7 +21,7 @@ from batchscribe.testing.compute import FakeCompute
 from batchscribe.testing.engine_suite import EngineSuite
 from batchscribe.testing.store import MemoryStore
 from batchscribe.wiring import engines
-from batchscribe.wiring.host_access import box_setup
+from batchscribe.wiring.host_access import open_host_setup
 from batchscribe.wiring.preflight import engine_spec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
@@ -117,7 +117,7 @@ def test_a_set_up_installs_the_package_of_a_third_partys_engine(
 def set_up_of(engine: str, folder: Path) -> HostSetup:
     environ = {"GPU_INSTANCE_ID": "i-0123456789abcdef0", "BATCH_ENGINE": engine}
     settings, clock = load(environ, folder=folder), FakeClock()
-    return box_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))
+    return open_host_setup(settings, clock, FakeCompute(clock), MemoryStore(clock), engine_spec(settings))
 
 
 def test_the_suite_in_the_guide_is_the_one_that_ships(

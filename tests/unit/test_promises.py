@@ -6,7 +6,7 @@ import math
 
 from batchscribe.adapters.machine.schedule import WATCH_EVERY
 from batchscribe.controller.context import Waits
-from batchscribe.core.run.host import BoxWaits
+from batchscribe.core.run.host import HostWaits
 from batchscribe.core.run.instances import GUARD_EVERY, GUARD_FIRST, GUARD_LAST
 from batchscribe.core.run.promises import (
     AFTER_DEADLINE,
@@ -19,7 +19,7 @@ from batchscribe.core.run.promises import (
 
 def test_every_bound_is_printed_with_the_minutes_of_its_constants() -> None:
     usual, host, last = (each.sentence for each in list_promises(guarded=True, boots=True))
-    waits = BoxWaits()
+    waits = HostWaits()
     assert f"within {2 * PASS_SECONDS / 60:.0f} min" in usual
     assert f"within {math.ceil((waits.linger + POWER_OFF_SECONDS) / 60)} min after its work" in host
     assert f"ended within {math.ceil((waits.silence + waits.grace) / 60)} min" in host

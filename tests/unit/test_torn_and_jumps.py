@@ -21,7 +21,7 @@ from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import Policy, PolicyName
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch, InstanceRecord
+from batchscribe.core.run.host import ClaimLaunch, HostWaits, InstanceRecord
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
 from batchscribe.core.run.runs import Outcome, Run, RunState
@@ -193,7 +193,7 @@ def test_a_box_goes_on_over_a_torn_progress(data: bytes) -> None:
     box.at(300, box.finish)
     off = box.live()
     assert off is not None
-    assert off >= 300 + BoxWaits().linger
+    assert off >= 300 + HostWaits().linger
     end = box.end()
     assert end is not None
     assert (end.worker, end.why) == (None, "work ended")

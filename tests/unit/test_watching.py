@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from batchscribe.agent.boot import Boot, live
 from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxWaits, ClaimLaunch, HostEnd
+from batchscribe.core.run.host import ClaimLaunch, HostEnd, HostWaits
 from batchscribe.core.run.manifest import Phase, Tally, WorkerEnd, WorkerName, encode
 from batchscribe.errors import MisconfiguredError, StoreUnavailableError
 from support.box_agent import RUN, Awake
 
-WAITS = BoxWaits()
+WAITS = HostWaits()
 LOOK = 10.0
 """At most so long is between two looks of the box, and the dead-man's."""
 

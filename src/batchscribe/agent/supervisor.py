@@ -20,11 +20,11 @@ import structlog
 
 from batchscribe.core import keys
 from batchscribe.core.run.host import (
-    BoxWaits,
     ClaimLaunch,
     EndRequest,
     HostClaim,
     HostEnd,
+    HostWaits,
 )
 from batchscribe.core.run.manifest import Manifest, Progress, WorkerName
 from batchscribe.errors import BatchscribeError, MisconfiguredError, TransientError
@@ -93,7 +93,7 @@ class Watch:
         workers: Workers,
         marks: Marks,
         clock: Clock,
-        waits: BoxWaits,
+        waits: HostWaits,
         limit: float,
         claimed: Callable[[], bool],
         expected: Callable[[], str | None],

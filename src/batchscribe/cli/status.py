@@ -14,7 +14,7 @@ from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
 from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
-from batchscribe.controller.external_state import instance_record
+from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
@@ -142,7 +142,7 @@ def _promises(made: Scheduler) -> tuple[Promise, ...]:
     if made.terms.shared_machine:
         return ()
     try:
-        record = instance_record(made.world, made.terms.instances[0])
+        record = read_instance_record(made.world, made.terms.instances[0])
     except BatchscribeError:
         record = None
     boots = record is not None and record.boots

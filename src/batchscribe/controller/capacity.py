@@ -19,7 +19,7 @@ def poll_one(world: World, instance: str) -> Instance:
     return seen
 
 
-def priors_of(world: World, terms: Terms, instance_type: str) -> Priors:
+def read_priors(world: World, terms: Terms, instance_type: str) -> Priors:
     """Measurements of earlier runs with this engine on this type, or the defaults."""
     return world.ledger.priors(
         engine=terms.engine.engine,
@@ -33,7 +33,7 @@ def list_offers(world: World, terms: Terms, seen: Instance) -> tuple[Offer, ...]
     """Offers in order of preference, with the priors of their types."""
     offers = world.capacity.offers(seen)
     return tuple(
-        replace(offer, priors=priors_of(world, terms, offer.instance_type))
+        replace(offer, priors=read_priors(world, terms, offer.instance_type))
         for offer in (offers[:1] if terms.first_offer_only else offers)
     )
 

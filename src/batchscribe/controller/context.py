@@ -181,7 +181,7 @@ def poll_machines(world: World, run: Run, machines: Iterable[Machine]) -> dict[s
     return polls
 
 
-def why_not_up(machine: Machine, seen: Instance) -> str:
+def explain_not_up(machine: Machine, seen: Instance) -> str:
     """Reason why the machine is not up for its run. Empty if it is."""
     if not seen.state.billable:
         return f"{seen.id} is {seen.state}"
@@ -205,7 +205,7 @@ def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
     return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
 
 
-def poll_due(machine: Machine, terms: Terms, now: Moment) -> bool:
+def is_poll_due(machine: Machine, terms: Terms, now: Moment) -> bool:
     """True if the last poll of the running machine is too old."""
     last = machine.meter.running_until
     return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from batchscribe.controller.capacity import priors_of
+from batchscribe.controller.capacity import read_priors
 from batchscribe.controller.context import (
     Terms,
     World,
     end_machine,
+    explain_not_up,
     is_late,
+    is_poll_due,
     note_trouble,
-    poll_due,
     poll_machines,
     read_latest,
     read_poll,
     save,
     save_best_effort,
     step_each,
-    why_not_up,
 )
 from batchscribe.controller.records import read_exit, read_manifest, record_manifest, store_manifest
 from batchscribe.core.decide.packing import Batch, pack
@@ -58,12 +58,12 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
 
 
 def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
-    if down := why_not_up(machine, poll.instance):
+    if down := explain_not_up(machine, poll.instance):
         run = read_poll(run, machine, poll)
         if any(worker.launched for worker in run.workers if worker.machine == machine.id):
             return end_machine(world, run, machine.id, None, f"{down}: the rest is for the next run")
         return end_machine(world, run, machine.id, Outcome.START_FAILED, f"{down}, before any work")
-    if poll_due(machine, terms, poll.answered):
+    if is_poll_due(machine, terms, poll.answered):
         run = save(world, read_poll(run, machine, poll))
     try:
         version = world.launcher.probe(poll.instance)
@@ -98,7 +98,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     fresh = [chunk for chunk in backlog.candidates if chunk.key not in tried]
     if run.workers and all(chunk.previously_failed for chunk in fresh):
         fresh = []
-    priors = priors_of(world, terms, run.instance_type)
+    priors = read_priors(world, terms, run.instance_type)
     return pack(
         fresh,
         pending=len(fresh),

@@ -42,7 +42,7 @@ def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
     """
     if terms.shared_machine:
         return LOCAL
-    record = None if run.borrowed else instance_record(world, instance)
+    record = None if run.borrowed else read_instance_record(world, instance)
     if record is None:
         return ClaimLaunch.SSH
     wanted = ClaimLaunch.BOOT if terms.launch == "auto" else ClaimLaunch(terms.launch)
@@ -60,14 +60,14 @@ def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
     return launch
 
 
-def launch_left(world: World, run: Run) -> str:
+def read_claimed_launch(world: World, run: Run) -> str:
     """Launch kind of a run that the ledger lost, from its claim. Empty without a claim."""
-    record = instance_record(world, run.instance)
+    record = read_instance_record(world, run.instance)
     claim = record.claim if record else None
     return claim.launch if claim and claim.run == run.id else ""
 
 
-def instance_record(world: World, instance: str) -> InstanceRecord | None:
+def read_instance_record(world: World, instance: str) -> InstanceRecord | None:
     """The instance's record by `gpu setup`. None if missing or unreadable."""
     return read_if_valid(world.home, keys.instance(instance), InstanceRecord)
 
@@ -127,7 +127,7 @@ def disarm_settled(world: World, instance: str) -> None:
 
 
 def _remove_claim(world: World, run: Run, machine: Machine) -> None:
-    record = instance_record(world, machine.id)
+    record = read_instance_record(world, machine.id)
     if record is not None and record.claim is not None and record.claim.run == run.id:
         _write_record(world, msgspec.structs.replace(record, claim=None))
 

@@ -12,21 +12,21 @@ from batchscribe.controller.context import (
     Terms,
     World,
     end_machine,
+    explain_not_up,
     is_late,
+    is_poll_due,
     log,
-    poll_due,
     poll_machines,
     read_moment,
     read_poll,
     save,
     step_each,
-    why_not_up,
 )
 from batchscribe.controller.dispatch import MODEL_LOAD_SECONDS, dispatch, give_work, next_batch
 from batchscribe.controller.records import (
     by_our_clock,
-    read_box_end,
     read_exit,
+    read_host_end,
     read_manifest,
     read_progress,
 )
@@ -63,7 +63,7 @@ def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen
     number = run.worker_on(machine.id)
     assert number is not None
     worker = run.name_of(number)
-    down = why_not_up(machine, seen) if seen else ""
+    down = explain_not_up(machine, seen) if seen else ""
     try:
         if record := read_exit(world, worker):
             return _handle_exit(world, terms, run, number, record)
@@ -83,7 +83,7 @@ def _poll_if_due(
 ) -> tuple[Run, Mapping[str, Instance]]:
     """Polls the machines if one is due. A transient failure does not prevent reading the store."""
     now = read_moment(world)
-    if not any(poll_due(machine, terms, now) for machine in machines):
+    if not any(is_poll_due(machine, terms, now) for machine in machines):
         return run, {}
     try:
         polls = poll_machines(world, run, machines)
@@ -162,13 +162,13 @@ def end_of_work(world: World, run: Run, instance: str) -> tuple[Outcome | None, 
         return None
     if (record := read_exit(world, run.name_of(number))) is not None:
         return _find_outcome(number, record, over=world.clock.now() >= run.deadline)
-    end = read_box_end(world, run)
+    end = read_host_end(world, run)
     return (None, f"the GPU host powered itself off: {end.why}") if end else None
 
 
 def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tuple[Outcome | None, str]:
     """Outcome and reason of a machine that went down without an exit record."""
-    end = read_box_end(world, run)
+    end = read_host_end(world, run)
     if end is None:
         return Outcome.INSTANCE_LOST, f"{down} while its worker was running: stopped from outside"
     outcome = Outcome.WORKER_LOST if end.worker == worker.worker else None

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from batchscribe.controller.capacity import list_offers
 from batchscribe.controller.context import Terms, World
-from batchscribe.controller.external_state import instance_record
+from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.policy import HostFault, Observation
 from batchscribe.core.run.instances import Instance
@@ -23,7 +23,7 @@ def observe(world: World, terms: Terms) -> Observation:
     recent = world.ledger.runs(now - FAILED_WITHIN)
     unproductive = _list_unproductive_runs([run for run in recent if not run.open and not is_rehearsal(run)])
     fault = _find_host_fault(unproductive)
-    record = instance_record(world, terms.instances[0]) if fault else None
+    record = read_instance_record(world, terms.instances[0]) if fault else None
     instances = world.capacity.poll(terms.instances)
     return Observation(
         now=now,

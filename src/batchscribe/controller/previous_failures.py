@@ -42,7 +42,7 @@ def read_past_attempts(output: Store, decoder: str | None) -> Mapping[str, tuple
     failed = {
         name: _limit_time(failure, stored[name]) for name, failure in read_failures(output, at_others).items()
     }
-    for (digest, etag), failures in by_chunk(failed).items():
+    for (digest, etag), failures in group_by_chunk(failed).items():
         counted = [failure for failure in failures if _is_current(failure.decoder, decoder)]
         found.setdefault(digest, []).extend(_sum_failures(etag, counted))
     for digest, etag in held:
@@ -55,7 +55,7 @@ def _limit_time(failure: Failure, stored: datetime) -> Failure:
     return failure if failure.at <= stored else msgspec.structs.replace(failure, at=stored)
 
 
-def by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:
+def group_by_chunk(failures: Mapping[str, Failure]) -> dict[tuple[str, str], list[Failure]]:
     """Failures of each chunk, by digest and ETag."""
     found: dict[tuple[str, str], list[Failure]] = {}
     for name, failure in failures.items():
@@ -84,7 +84,7 @@ def read_marks(
     return marks
 
 
-def quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
+def read_quarantine_of(output: Store, key: str) -> QuarantineRecord | None:
     """Quarantine record of one chunk, even if outdated. None if missing or unreadable."""
     return read_if_valid(output, keys.quarantine(key), QuarantineRecord)
 

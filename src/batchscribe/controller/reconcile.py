@@ -9,8 +9,8 @@ from datetime import timedelta
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_machines, save
-from batchscribe.controller.external_state import launch_left, record_external_state
-from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recovered_workers
+from batchscribe.controller.external_state import read_claimed_launch, record_external_state
+from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import place_of
 from batchscribe.core import keys
 from batchscribe.core.messages import Level
@@ -164,7 +164,7 @@ def _restore_stored(world: World, record: Run) -> Run:
 
 def _reopen_run(world: World, run: Run) -> Run:
     """Reopens a run. It is billed from its creation on, since its start is not recorded."""
-    run = replace(run, launch=launch_left(world, run), workers=recovered_workers(world, run))
+    run = replace(run, launch=read_claimed_launch(world, run), workers=recover_workers(world, run))
     polls = poll_machines(world, run, run.machines)
     for machine in run.machines:
         run = _recover_machine(run, machine, polls[machine.id])

@@ -110,7 +110,7 @@ def _copy_key(run_id: str, worker: int) -> str:
     return f"{COPIES}{run_id}/{worker}"
 
 
-def recovered_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
+def recover_workers(world: World, run: Run) -> tuple[RunWorker, ...]:
     """The workers of a run that the ledger lost, from its stored manifests."""
     found = world.output.list(f"{keys.RUNS}{run.id}/workers/")
     manifests = [info.key for info in found if info.key.endswith("/manifest.json")]
@@ -146,7 +146,7 @@ def read_progress(world: World, worker: WorkerRef) -> Progress | None:
     return reading.read_if_valid(world.output, keys.progress(worker.run, worker.worker), Progress)
 
 
-def read_box_end(world: World, run: Run) -> HostEnd | None:
+def read_host_end(world: World, run: Run) -> HostEnd | None:
     """Reads why the GPU host powered itself off. None if not reported."""
     return reading.read_if_valid(world.output, keys.box_end(run.id), HostEnd)
 

@@ -23,7 +23,7 @@ from batchscribe.controller.records import (
     read_manifest,
     read_progress,
     read_settlement,
-    recovered_workers,
+    recover_workers,
     write_settlement,
 )
 from batchscribe.controller.rehearsal_place import is_rehearsal
@@ -109,7 +109,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
     An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
     """
     if not run.workers and run.started:
-        run = replace(run, workers=recovered_workers(world, run))
+        run = replace(run, workers=recover_workers(world, run))
     work = list(_read_work(world, run))
     before = read_settlement(world, run)
     if before is not None:

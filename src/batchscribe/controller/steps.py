@@ -26,7 +26,12 @@ from batchscribe.controller.context import (
     step_each,
 )
 from batchscribe.controller.dispatch import ensure_manifest, with_manifest
-from batchscribe.controller.external_state import launch_left, leave_claims, own_type, record_external_state
+from batchscribe.controller.external_state import (
+    leave_claims,
+    own_type,
+    read_claimed_launch,
+    record_external_state,
+)
 from batchscribe.controller.follow import end_of_work
 from batchscribe.controller.records import read_manifest, read_settlement, write_record
 from batchscribe.core.decide.policy import INTENT_LASTS, Launch
@@ -110,7 +115,7 @@ def provision(world: World, terms: Terms, run: Run) -> Run:
         else:
             return save(world, run.releasing(Outcome.START_FAILED, f"{machine.id} is {state}"))
     fresh = note == "about to start"
-    launch = leave_claims(world, terms, run) if fresh else launch_left(world, run)
+    launch = leave_claims(world, terms, run) if fresh else read_claimed_launch(world, run)
     ready = replace(ready, launch=launch)
     return save(world, ready.moved(RunState.PROVISIONING), note)
 

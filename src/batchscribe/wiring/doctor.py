@@ -37,8 +37,8 @@ from batchscribe.wiring.preflight import (
     check_local_engine,
     check_record,
     engine_spec,
-    instance_record,
     needs_ssh,
+    read_instance_record,
 )
 from batchscribe.wiring.seams import (
     LOCAL,
@@ -245,7 +245,7 @@ class Preconditions:
     @cached_property
     def _instance_record(self) -> InstanceRecord | Finding:
         try:
-            return instance_record(self.output, self.settings.instance_id)
+            return read_instance_record(self.output, self.settings.instance_id)
         except BatchscribeError as error:
             return to_failure("set-up", error)
 

@@ -26,7 +26,7 @@ from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.runs import Run
 from batchscribe.protocols import Clock, Guard, Lock, Store
 from batchscribe.settings import Settings
-from batchscribe.wiring.host_access import box_setup, open_ssh
+from batchscribe.wiring.host_access import open_host_setup, open_ssh
 from batchscribe.wiring.preflight import engine_spec, refuse_manual_start, unsupported
 from batchscribe.wiring.scheduler import list_instances, new_run_id
 from batchscribe.wiring.seams import (
@@ -118,7 +118,7 @@ def open_gpu_tools(settings: Settings) -> Iterator[GpuTools]:
             open_run=partial(_read_open_run, settings),
             new_session=lambda: f"{MANUAL_PREFIX}{new_run_id(clock.now())}",
             output=output,
-            setup=box_setup(settings, clock, compute, output, spec),
+            setup=open_host_setup(settings, clock, compute, output, spec),
             absence=describe_missing(settings),
             preflight=partial(refuse_manual_start, settings),
             unsupported=unsupported(spec),

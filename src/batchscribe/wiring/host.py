@@ -19,11 +19,11 @@ from batchscribe.agent.host import AGENT_COMMAND, Box
 from batchscribe.core.run.host import (
     CREDENTIALS,
     CREDENTIALS_FIX,
-    BoxReply,
     CheckRequest,
     EnvironmentRequest,
     Finding,
     HostPlace,
+    HostReply,
     StartRequest,
     failed,
     passed,
@@ -52,16 +52,16 @@ def main(words: Sequence[str] | None = None, *, agent: Sequence[str] = AGENT_COM
     return 1 if reply.error else 0
 
 
-def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
     """The reply to one request; a BatchscribeError becomes an error reply."""
     try:
         return _handle_request(words, asked, data)
     except BatchscribeError as error:
         lasting = not isinstance(error, TransientError)
-        return BoxReply(release=__version__, error=str(error), permanent=lasting)
+        return HostReply(release=__version__, error=str(error), permanent=lasting)
 
 
-def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
+def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
     if list(words) == ["version"]:
         return asked.version()
     kind, respond = _HANDLERS.get(" ".join(words), (None, None))
@@ -72,16 +72,16 @@ def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes])
     return respond(asked, decode(data(), kind))
 
 
-def inspect(request: CheckRequest) -> BoxReply:
+def inspect(request: CheckRequest) -> HostReply:
     """Loads the engine and lists the stores, in this process's environment."""
     engine = _check_engine(request.engine, busy=request.busy)
-    return BoxReply(release=__version__, findings=(engine, *_check_stores(request)))
+    return HostReply(release=__version__, findings=(engine, *_check_stores(request)))
 
 
-def fetch(spec: EngineSpec) -> BoxReply:
+def fetch(spec: EngineSpec) -> HostReply:
     """Fetches the engine's model, if it has one to fetch."""
     done = known_factory(spec.engine).fetch(spec) is not None
-    return BoxReply(release=__version__, done=done)
+    return HostReply(release=__version__, done=done)
 
 
 def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
@@ -115,7 +115,7 @@ def _check_stores(request: CheckRequest) -> Iterator[Finding]:
             yield passed("store", f"{url} can be listed")
 
 
-_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
+_HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], HostReply]]] = {
     "start": (StartRequest, Box.start),
     "check": (CheckRequest, Box.check),
     "environment": (EnvironmentRequest, Box.keep_environment),

@@ -32,14 +32,14 @@ def open_ssh(settings: Settings) -> Ssh | None:
     )
 
 
-def box_launcher(settings: Settings, output: Store) -> Launcher:
+def open_host_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
     return AgentLauncher(output, output, SshHost(ssh))
 
 
-def box_setup(
+def open_host_setup(
     settings: Settings, clock: Clock, compute: ManualCompute, output: Store, spec: EngineSpec
 ) -> HostSetup:
     """Builds the set-up and check of the GPU host of these settings."""

@@ -107,7 +107,7 @@ def check_guard_role(settings: Settings) -> Finding:
     )
 
 
-def instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
+def read_instance_record(output: Store, instance: str) -> InstanceRecord | Finding:
     """Reads the record of `gpu setup`; a finding if there is none. Raises what the store raises."""
     try:
         return read_record(output, keys.instance(instance), InstanceRecord)
@@ -155,7 +155,7 @@ def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
         return
     instance = settings.required("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
-    record = instance_record(output, instance)
+    record = read_instance_record(output, instance)
     if isinstance(record, Finding):
         yield record
         return

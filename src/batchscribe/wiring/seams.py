@@ -143,9 +143,9 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             environment=settings.child_environment(),
             control=control_of(output),
         )
-    from batchscribe.wiring.host_access import box_launcher
+    from batchscribe.wiring.host_access import open_host_launcher
 
-    return box_launcher(settings, output)
+    return open_host_launcher(settings, output)
 
 
 def open_notifier(settings: Settings) -> AppriseNotifier:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from batchscribe.controller.attempts import Attempts, forget_attempts, read_failures
 from batchscribe.controller.fetching import fetch_objects
-from batchscribe.controller.previous_failures import by_chunk, quarantine_of, read_quarantine
+from batchscribe.controller.previous_failures import group_by_chunk, read_quarantine, read_quarantine_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
@@ -119,7 +119,7 @@ def quarantine(output: Store, record: QuarantineRecord) -> None:
     place, data = keys.quarantine(record.key), wire.encode(record)
     if output.create(place, data):
         return
-    there = quarantine_of(output, record.key)
+    there = read_quarantine_of(output, record.key)
     if there is None or (there.etag, there.decoder) != (record.etag, record.decoder):
         output.replace(place, data)
 
@@ -142,7 +142,7 @@ def quarantine_failed(
     failures = read_failures(output, lambda listed: _list_retried(listed, asked, max_attempts))
     records = [
         _build_record(asked[place], own, now)
-        for place, some in by_chunk(failures).items()
+        for place, some in group_by_chunk(failures).items()
         if len(own := _list_own(some)) >= max_attempts
     ]
     places = {(keys.digest(failure.key), failure.etag): failure for failure in reported if failure.kind.final}

@@ -17,8 +17,8 @@ import msgspec
 from batchscribe.controller.advance import finish_teardown
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
-from batchscribe.controller.external_state import instance_record
-from batchscribe.controller.records import by_our_clock, read_box_end, read_exit
+from batchscribe.controller.external_state import read_instance_record
+from batchscribe.controller.records import by_our_clock, read_exit, read_host_end
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
 from batchscribe.core.decide.policy import Policy, PolicyName
 from batchscribe.core.run.host import ClaimLaunch
@@ -83,7 +83,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     refuse_unsupported(terms.unsupported)
     if run := next(iter(world.ledger.open_runs()), None):
         raise RefusedError(f"run {run.id} is open: nothing was started; rehearse once it is settled")
-    record = instance_record(world, terms.instances[0])
+    record = read_instance_record(world, terms.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
             f"{terms.instances[0]} does not start its work at boot: run `batchscribe gpu setup` first"
@@ -181,7 +181,7 @@ def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
 
 
 def _assess_stop(world: World, act: Act, run: Run, stopped: datetime) -> Proof:
-    end = read_box_end(world, run)
+    end = read_host_end(world, run)
     if act is Act.BOX:
         record = read_exit(world, run.worker)
         if end is None or record is None:

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from batchscribe.controller.attempts import read_failures
 from batchscribe.controller.fetching import fetch_objects
-from batchscribe.controller.previous_failures import quarantine_of
+from batchscribe.controller.previous_failures import read_quarantine_of
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.sessions import EMPTY
 from batchscribe.core import keys
@@ -139,7 +139,7 @@ def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta)
         planned=audio.planned if audio else None,
         transcripts=tuple(_list_transcripts(scanner, audio)) if audio else (),
         failures=failures,
-        quarantine=quarantine_of(output, key),
+        quarantine=read_quarantine_of(output, key),
         runs=tuple(sorted(_list_mentions(output, key), key=lambda mention: mention.dispatched)),
     )
 
