@@ -13,7 +13,7 @@ import msgspec
 from batchscribe import __version__
 from batchscribe.adapters.existing_instances import ExistingInstances
 from batchscribe.adapters.host_access.launcher import AgentLauncher
-from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.decide.money import Rate, Usd
@@ -316,8 +316,8 @@ class Stage:
     def new_ledger(self, gate: Gate) -> LedgerSeam:
         return LedgerSeam(gate, saved=self._saved)
 
-    def _terms(self) -> Terms:
-        return Terms(
+    def _terms(self) -> RunConfig:
+        return RunConfig(
             scheduler="this",
             host=FIRST,
             release=__version__,

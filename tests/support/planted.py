@@ -28,7 +28,7 @@ from batchscribe.controller import (
     tick,
 )
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, read_moment, save
+from batchscribe.controller.context import RunConfig, World, log, read_moment, save
 from batchscribe.controller.records import read_manifest
 from batchscribe.core import keys
 from batchscribe.core.decide import policy
@@ -50,7 +50,7 @@ Patch = pytest.MonkeyPatch
 def intent_after_start(patch: Patch) -> None:
     opened = steps.open_run
 
-    def start_first(world: World, terms: Terms, decision: Any, seen: Any) -> Run:
+    def start_first(world: World, terms: RunConfig, decision: Any, seen: Any) -> Run:
         now = world.clock.now()
         run = world.new_run_id(now)
         claim = Claim(instance=seen[0].id, run=run, deadline=now + terms.policy.max_runtime)
@@ -125,7 +125,7 @@ def the_tag_is_left(patch: Patch) -> None:
 def a_stranger_is_adopted(patch: Patch) -> None:
     recover = reconcile.recover
 
-    def adopting(world: World, terms: Terms) -> Any:
+    def adopting(world: World, terms: RunConfig) -> Any:
         seen = poll_one(world, terms.instances[0])
         if seen.run and world.ledger.run(seen.run) is None and seen.state is InstanceState.RUNNING:
             world.capacity.teardown(seen.id)
@@ -135,7 +135,7 @@ def a_stranger_is_adopted(patch: Patch) -> None:
 
 
 def settled_before_the_stop_was_seen(patch: Patch) -> None:
-    def hopeful(world: World, _terms: Terms, run: Run) -> Run:
+    def hopeful(world: World, _terms: RunConfig, run: Run) -> Run:
         if run.started:
             world.capacity.teardown(run.instance)
         external_state.clean_up_external_state(world, run)
@@ -188,7 +188,7 @@ def a_guard_that_comes_too_late(patch: Patch) -> None:
 
     armed = steps.arm
 
-    def arm(world: World, terms: Terms, run: Run) -> Run:
+    def arm(world: World, terms: RunConfig, run: Run) -> Run:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(steps, "claim_of", generous)
             return armed(world, terms, run)
@@ -276,7 +276,7 @@ def no_start_ever_pays(patch: Patch) -> None:
 def what_is_done_is_given_out_again(patch: Patch) -> None:
     with_manifest = dispatch.with_manifest
 
-    def again(world: World, terms: Terms, run: Run, instance: str, chunks: Any) -> Run:
+    def again(world: World, terms: RunConfig, run: Run, instance: str, chunks: Any) -> Run:
         lately = world.ledger.runs(run.created - timedelta(days=1))
         before = [read_manifest(world, each, at) for each in lately for at in range(len(each.manifests))]
         given = (*chunks, *(chunk for manifest in before for chunk in manifest.chunks))
@@ -365,7 +365,7 @@ def the_minute_timer_advances_nothing(patch: Patch) -> None:
 
 
 def started_before_it_is_recorded(patch: Patch) -> None:
-    def hasty(world: World, terms: Terms, run: Run) -> Run:
+    def hasty(world: World, terms: RunConfig, run: Run) -> Run:
         seen = poll_one(world, run.instance)
         if seen.state is InstanceState.STOPPED:
             world.capacity.acquire(steps.claim_of(run, run.instance), world.capacity.offers(seen)[0], seen)
@@ -405,7 +405,7 @@ def a_run_of_other_settings_is_refused(patch: Patch) -> None:
     patch.setattr(advance, "world_of", _at_home)
 
 
-def _at_home(world: World, terms: Terms, run: Run) -> World:
+def _at_home(world: World, terms: RunConfig, run: Run) -> World:
     if (run.instances, run.output) != (terms.instances, world.output.url):
         raise MisconfiguredError(f"run {run.id} was begun with other settings")
     return world

@@ -15,7 +15,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.local.launcher import LocalHost
-from batchscribe.controller.context import Terms, World, read_moment
+from batchscribe.controller.context import RunConfig, World, read_moment
 from batchscribe.controller.records import forget_manifests
 from batchscribe.controller.settle import settle
 from batchscribe.controller.tick import reconcile, tick
@@ -127,7 +127,7 @@ def at_work(at: Stage) -> Run:
 
 @pytest.mark.parametrize("looks", [tick, reconcile])
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
-def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, Terms], object]) -> None:
+def test_a_torn_last_word_is_one(at: Stage, data: bytes, looks: Callable[[World, RunConfig], object]) -> None:
     run = at_work(at)
     at.clock.sleep(5)
     at.worker.started[run.id, 0].die()
@@ -153,7 +153,7 @@ def test_a_torn_manifest_is_read_from_its_copy_in_the_ledger(at: Stage, data: by
 @pytest.mark.parametrize("looks", [tick, reconcile])
 @pytest.mark.parametrize("data", TORN.values(), ids=TORN)
 def test_a_torn_manifest_without_a_copy_keeps_no_run_open(
-    at: Stage, data: bytes, looks: Callable[[World, Terms], object]
+    at: Stage, data: bytes, looks: Callable[[World, RunConfig], object]
 ) -> None:
     run = at_work(at)
     at.store.place(keys.manifest(run.id, 0), data)

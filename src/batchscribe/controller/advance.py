@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from batchscribe.controller.alerts import alert
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     is_late,
     log,
@@ -67,7 +67,7 @@ class PassResult:
         return (*self.errors, *self.stuck.values())
 
 
-def advance_all(world: World, terms: Terms, passed: PassResult, *, start: bool = True) -> None:
+def advance_all(world: World, terms: RunConfig, passed: PassResult, *, start: bool = True) -> None:
     """Advances every open run. Without `start`, a run without a start request is only closed when due."""
     for recorded in world.ledger.open_runs():
         known = passed.runs.get(recorded.id, recorded)
@@ -77,7 +77,7 @@ def advance_all(world: World, terms: Terms, passed: PassResult, *, start: bool =
             advance(world, terms, run, passed)
 
 
-def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
+def advance(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
     """Advances a run until a step has to wait. Raises only InterruptedRunError."""
     before = passed.stuck.pop(run.id, None)
     passed.runs[run.id] = run
@@ -96,7 +96,7 @@ def advance(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
         passed.stuck[run.id] = BatchscribeError(f"run {run.id}: internal error {type(error).__name__}")
 
 
-def _take_steps(world: World, terms: Terms, run: Run, passed: PassResult) -> None:
+def _take_steps(world: World, terms: RunConfig, run: Run, passed: PassResult) -> None:
     while (step := next_step(run)) is not None:
         world.keep_alive()
         before = run.state
@@ -108,7 +108,7 @@ def _take_steps(world: World, terms: Terms, run: Run, passed: PassResult) -> Non
             return
 
 
-def take_step(world: World, terms: Terms, run: Run, step: Step, passed: PassResult) -> Run:
+def take_step(world: World, terms: RunConfig, run: Run, step: Step, passed: PassResult) -> Run:
     if expired := _find_expiry(world, run):
         # The run ends even if the ledger cannot be written.
         return save_best_effort(world, run.releasing(*expired), "reclaimed")
@@ -133,7 +133,7 @@ def _find_expiry(world: World, run: Run) -> tuple[Outcome, str] | None:
     return outcome, f"stopped at the longest runtime of {hours:g} h; finished transcripts are kept"
 
 
-def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
+def _try_step(world: World, terms: RunConfig, run: Run, step: Step, errors: list[BatchscribeError]) -> Run:
     """Takes a step that may fail. Transient errors are retried, any other leads to teardown."""
     act, failed, timed_out = ACTS[step]
     try:
@@ -158,7 +158,7 @@ def _try_step(world: World, terms: Terms, run: Run, step: Step, errors: list[Bat
     return note_trouble(world, run, "") if step is Step.FOLLOW else run
 
 
-def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
+def _is_hopeless(world: World, terms: RunConfig, run: Run, step: Step) -> bool:
     """True if transient errors have lasted too long. Live work continues until its deadline."""
     now = read_moment(world)
     match step:
@@ -170,7 +170,7 @@ def _is_hopeless(world: World, terms: Terms, run: Run, step: Step) -> bool:
             return False
 
 
-def _is_bearable(world: World, terms: Terms, run: Run) -> bool:
+def _is_bearable(world: World, terms: RunConfig, run: Run) -> bool:
     """True if live work may continue without being followed. Credentials can fail for minutes."""
     last = [machine.meter.running_until for machine in run.working]
     now, blind = read_moment(world), timedelta(seconds=terms.waits.blind)
@@ -184,7 +184,7 @@ def _clear_unreachable(world: World, run: Run) -> None:
             world.ledger.put(key, None)
 
 
-def _alert_if_unreachable(world: World, terms: Terms, run: Run, error: TransientError) -> Run:
+def _alert_if_unreachable(world: World, terms: RunConfig, run: Run, error: TransientError) -> Run:
     """Alerts if a paid run cannot be followed for a long time. It continues until its deadline."""
     key, now = f"{UNREACHABLE}{run.id}", world.clock.monotonic()
     with suppress(BatchscribeError):
@@ -208,7 +208,7 @@ def _give_up(
     return save_best_effort(world, read_latest(world, run).releasing(outcome, str(error)), "giving up")
 
 
-def _tear_down(world: World, terms: Terms, run: Run) -> Run:
+def _tear_down(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls once during teardown. Raises NotStoppedError if the instance is not observed stopped in time."""
     if run.stop_requested is None:
         run = begin_teardown(world, run)
@@ -234,7 +234,7 @@ def _latest_stopping(world: World, run: Run) -> Run:
     return recorded if recorded.stop_requested is not None else run
 
 
-def _make_not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> NotStoppedError:
+def _make_not_stopped(world: World, terms: RunConfig, run: Run, trouble: str) -> NotStoppedError:
     held = ", ".join(machine.id for machine in run.machines if not machine.released)
     error = NotStoppedError(
         f"instance {held} could not be proved stopped in {terms.waits.stop / 60:.0f} min"
@@ -249,7 +249,7 @@ def _make_not_stopped(world: World, terms: Terms, run: Run, trouble: str) -> Not
 
 
 def end_interrupted(
-    world: World, terms: Terms, run: Run, error: InterruptedRunError, passed: PassResult
+    world: World, terms: RunConfig, run: Run, error: InterruptedRunError, passed: PassResult
 ) -> None:
     """Moves a run to teardown because its process was asked to end."""
     passed.errors.append(error)
@@ -260,7 +260,7 @@ def end_interrupted(
     advance(world, terms, out, passed)
 
 
-def finish_teardown(world: World, terms: Terms, run: Run) -> None:
+def finish_teardown(world: World, terms: RunConfig, run: Run) -> None:
     """Advances a run in teardown until it is closed. Raises the error that keeps it open."""
     passed = PassResult()
     while passed.runs.get(run.id, run).open:

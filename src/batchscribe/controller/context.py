@@ -81,8 +81,8 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Settings resolved for one tick."""
+class RunConfig:
+    """Run configuration: the settings as resolved for one tick."""
 
     scheduler: str
     """Id of this scheduler; it recovers its own runs if the ledger is lost."""
@@ -205,7 +205,7 @@ def read_poll(run: Run, machine: Machine, poll: Poll) -> Run:
     return run.with_machine(machine.id, meter=machine.meter.read(poll, ours=True))
 
 
-def is_poll_due(machine: Machine, terms: Terms, now: Moment) -> bool:
+def is_poll_due(machine: Machine, terms: RunConfig, now: Moment) -> bool:
     """True if the last poll of the running machine is too old."""
     last = machine.meter.running_until
     return last is not None and not now.is_within(timedelta(seconds=terms.waits.describe), of=last)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from batchscribe.controller.capacity import read_priors
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     end_machine,
     explain_not_up,
@@ -41,7 +41,7 @@ MODEL_LOAD_SECONDS = 30.0
 """From the start of a worker to its first window, on a host that is up."""
 
 
-def dispatch(world: World, terms: Terms, run: Run) -> Run:
+def dispatch(world: World, terms: RunConfig, run: Run) -> Run:
     """Starts a worker on the next manifest of each idle machine once its host answers."""
     polls = poll_machines(world, run, run.undispatched)
 
@@ -57,7 +57,7 @@ def dispatch(world: World, terms: Terms, run: Run) -> Run:
     return step_each(world, run, run.undispatched, act, Outcome.LAUNCH_FAILED)
 
 
-def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
+def _dispatch_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     if down := explain_not_up(machine, poll.instance):
         run = read_poll(run, machine, poll)
         if any(worker.launched for worker in run.workers if worker.machine == machine.id):
@@ -76,7 +76,7 @@ def _dispatch_machine(world: World, terms: Terms, run: Run, machine: Machine, po
     )
 
 
-def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: TransientError) -> Run:
+def _await_host(world: World, terms: RunConfig, run: Run, poll: Poll, error: TransientError) -> Run:
     """Keeps a run waiting for its host, or ends the machine's work if that is hopeless."""
     machine, now = run.machine(poll.instance.id), poll.answered
     refused = (machine.refused_since or now) if isinstance(error, PortClosedError) else None
@@ -90,7 +90,7 @@ def _await_host(world: World, terms: Terms, run: Run, poll: Poll, error: Transie
     return note_trouble(world, run.with_machine(machine.id, refused_since=refused), str(error))
 
 
-def next_batch(world: World, terms: Terms, run: Run) -> Batch:
+def next_batch(world: World, terms: RunConfig, run: Run) -> Batch:
     """Pending, untried chunks that fit into the time left of this run."""
     backlog = world.scanner(run.by_hand).backlog()
     given = (read_manifest(world, run, worker) for worker in range(len(run.workers)))
@@ -109,7 +109,7 @@ def next_batch(world: World, terms: Terms, run: Run) -> Batch:
     )
 
 
-def ensure_manifest(world: World, terms: Terms, run: Run, instance: str) -> Run:
+def ensure_manifest(world: World, terms: RunConfig, run: Run, instance: str) -> Run:
     """Ensures a stored, unprocessed manifest of the machine. Ends its work if nothing is pending."""
     number = run.worker_on(instance)
     if number is not None and read_exit(world, run.name_of(number)) is None:
@@ -121,20 +121,20 @@ def ensure_manifest(world: World, terms: Terms, run: Run, instance: str) -> Run:
     return give_work(world, terms, run, instance, batch.chunks)
 
 
-def give_work(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def give_work(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Records the next manifest, then stores it. Raises RefusedError if another one is stored already."""
     run = save(world, with_manifest(world, terms, run, instance, chunks))
     store_manifest(world, run, len(run.workers) - 1)
     return run
 
 
-def with_manifest(world: World, terms: Terms, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
+def with_manifest(world: World, terms: RunConfig, run: Run, instance: str, chunks: Iterable[Chunk]) -> Run:
     """Returns the run with the machine's next manifest, recorded but not yet stored."""
     key = record_manifest(world, _build_manifest(terms, run, chunks))
     return replace(run, workers=(*run.workers, RunWorker(manifest=key, machine=instance)))
 
 
-def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _launch_worker(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
     """Starts the machine's last worker. Repeating it is harmless."""
     run = ensure_manifest(world, terms, run, seen.id)
     number = run.worker_on(seen.id)
@@ -149,7 +149,7 @@ def _launch_worker(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
     return save(world, changed, f"worker {number} started, chunks: {len(manifest.chunks)}")
 
 
-def _build_manifest(terms: Terms, run: Run, chunks: Iterable[Chunk]) -> Manifest:
+def _build_manifest(terms: RunConfig, run: Run, chunks: Iterable[Chunk]) -> Manifest:
     return Manifest(
         run=run.id,
         worker=len(run.workers),

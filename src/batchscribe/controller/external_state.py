@@ -11,7 +11,14 @@ from functools import partial
 import msgspec
 
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import START_VISIBILITY_DELAY, Terms, World, log, read_moment, try_action
+from batchscribe.controller.context import (
+    START_VISIBILITY_DELAY,
+    RunConfig,
+    World,
+    log,
+    read_moment,
+    try_action,
+)
 from batchscribe.controller.rehearsal_place import world_of
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostClaim, InstanceRecord
@@ -29,13 +36,13 @@ def record_external_state(world: World, run: Run) -> None:
     world.ledger.put(f"{NOTED}{run.id}", " ".join(run.instances))
 
 
-def leave_claims(world: World, terms: Terms, run: Run) -> str:
+def leave_claims(world: World, terms: RunConfig, run: Run) -> str:
     """Writes the claims into the instances' records. Returns how the run's workers will be started."""
     launches = {_leave_claim(world, terms, run, instance) for instance in run.instances}
     return launches.pop() if len(launches) == 1 else ClaimLaunch.SSH
 
 
-def _leave_claim(world: World, terms: Terms, run: Run, instance: str) -> str:
+def _leave_claim(world: World, terms: RunConfig, run: Run, instance: str) -> str:
     """Writes the claim into an instance's record. Returns how its workers will be started.
 
     A borrowed instance gets none: it must not be powered off for this run.
@@ -107,7 +114,7 @@ def _clean_up_machine(world: World, run: Run, machine: Machine) -> bool:
     return not errors
 
 
-def retry_clean_up(world: World, terms: Terms) -> None:
+def retry_clean_up(world: World, terms: RunConfig) -> None:
     """Retries the clean-up of settled runs, each in its own world."""
     for key in world.ledger.facts(NOTED):
         run = world.ledger.run(key.removeprefix(NOTED))

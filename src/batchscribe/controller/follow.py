@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from batchscribe.controller.context import (
-    Terms,
+    RunConfig,
     World,
     end_machine,
     explain_not_up,
@@ -37,7 +37,7 @@ from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import BatchscribeError, TransientError
 
 
-def dispatch_and_follow(world: World, terms: Terms, run: Run) -> Run:
+def dispatch_and_follow(world: World, terms: RunConfig, run: Run) -> Run:
     """Starts workers on idle machines; follows those of the others meanwhile."""
     run = dispatch(world, terms, run)
     if run.state is not RunState.DISPATCHING:
@@ -47,7 +47,7 @@ def dispatch_and_follow(world: World, terms: Terms, run: Run) -> Run:
     return follow(world, terms, run) if len(run.machines) > 1 else run
 
 
-def follow(world: World, terms: Terms, run: Run) -> Run:
+def follow(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls the machines at work if due, then reads their workers' reports."""
     idle = run.undispatched
     machines = [machine for machine in run.working if machine not in idle]
@@ -59,7 +59,7 @@ def follow(world: World, terms: Terms, run: Run) -> Run:
     return step_each(world, run, machines, act, Outcome.WORKER_FAILED)
 
 
-def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen: Instance | None) -> Run:
+def _follow_machine(world: World, terms: RunConfig, run: Run, machine: Machine, seen: Instance | None) -> Run:
     number = run.worker_on(machine.id)
     assert number is not None
     worker = run.name_of(number)
@@ -79,7 +79,7 @@ def _follow_machine(world: World, terms: Terms, run: Run, machine: Machine, seen
 
 
 def _poll_if_due(
-    world: World, terms: Terms, run: Run, machines: Sequence[Machine]
+    world: World, terms: RunConfig, run: Run, machines: Sequence[Machine]
 ) -> tuple[Run, Mapping[str, Instance]]:
     """Polls the machines if one is due. A transient failure does not prevent reading the store."""
     now = read_moment(world)
@@ -96,7 +96,7 @@ def _poll_if_due(
 
 
 def _follow_progress(
-    world: World, terms: Terms, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
+    world: World, terms: RunConfig, run: Run, number: int, *, seen: Instance | None, progress: Progress | None
 ) -> Run:
     now, worker = read_moment(world), run.name_of(number)
     machine = run.machine(run.workers[number].machine)
@@ -117,7 +117,7 @@ def _follow_progress(
     return run
 
 
-def _find_stall(world: World, terms: Terms, worker: WorkerRef, progress: Progress | None) -> str | None:
+def _find_stall(world: World, terms: RunConfig, worker: WorkerRef, progress: Progress | None) -> str | None:
     """Reason why the worker counts as lost. None if it made progress.
 
     Progress is a change of phase, chunks or windows, measured by the monotonic clock: the report counter also
@@ -176,7 +176,7 @@ def _explain_down(world: World, run: Run, worker: WorkerName, down: str) -> tupl
     return outcome, f"the GPU host powered itself off: {end.why}; the rest is for the next run"
 
 
-def _handle_exit(world: World, terms: Terms, run: Run, number: int, record: ExitRecord) -> Run:
+def _handle_exit(world: World, terms: RunConfig, run: Run, number: int, record: ExitRecord) -> Run:
     """Chooses the next step by the exit record. Only the store decides which chunks are done."""
     now = world.clock.now()
     ended = by_our_clock(run, record.at, now)
@@ -198,7 +198,7 @@ def _find_outcome(number: int, record: ExitRecord, *, over: bool) -> tuple[Outco
             return Outcome.GPU_BROKEN if record.gpu_broken else Outcome.WORKER_FAILED, record.message
 
 
-def _continue_run(world: World, terms: Terms, run: Run, number: int) -> Run:
+def _continue_run(world: World, terms: RunConfig, run: Run, number: int) -> Run:
     """Gives the host another manifest if possible. Else ends the machine's work."""
     note, instance = f"worker {number} finished", run.workers[number].machine
     left = (run.deadline - world.clock.now()).total_seconds() - terms.priors.release_seconds

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchscribe.controller.context import Terms, World, log
+from batchscribe.controller.context import RunConfig, World, log
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import ExitRecord
 from batchscribe.core.run.runs import Run
 
 
-def learn(world: World, terms: Terms, run: Run, records: Sequence[ExitRecord | None]) -> None:
+def learn(world: World, terms: RunConfig, run: Run, records: Sequence[ExitRecord | None]) -> None:
     """Records speed, set-up time and bitrate if any work was done."""
     seen = [record for record in records if record and record.timings.busy > 0 and record.tally.done]
     if not seen:

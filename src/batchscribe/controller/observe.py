@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from batchscribe.controller.capacity import list_offers
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.policy import HostFault, Observation
@@ -17,7 +17,7 @@ PAUSED = "paused_until"
 FAILED_WITHIN = timedelta(days=7)
 
 
-def observe(world: World, terms: Terms) -> Observation:
+def observe(world: World, terms: RunConfig) -> Observation:
     """Returns the present observation. A failed listing raises: it is never an empty backlog."""
     now = world.clock.now()
     recent = world.ledger.runs(now - FAILED_WITHIN)

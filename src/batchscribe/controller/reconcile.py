@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from batchscribe.control_place import control_of
 from batchscribe.controller.alerts import alert, alert_conflict
-from batchscribe.controller.context import Terms, World, log, poll_machines, save
+from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
 from batchscribe.controller.external_state import read_claimed_launch, record_external_state
 from batchscribe.controller.records import ADOPTED, read_record, read_settlement, recover_workers
 from batchscribe.controller.rehearsal_place import place_of
@@ -25,7 +25,7 @@ FOREIGN = "foreign/"
 """Ledger facts: runs in the store that are not ours to recover; their records are read once."""
 
 
-def recover(world: World, terms: Terms) -> None:
+def recover(world: World, terms: RunConfig) -> None:
     """Restores runs that are in the store but not in the ledger.
 
     Runs of this scheduler that the ledger lost are open again, or settled by their stored settlement. An open
@@ -45,7 +45,7 @@ def recover(world: World, terms: Terms) -> None:
     adopt_overdue(world, terms)
 
 
-def adopt_overdue(world: World, terms: Terms) -> None:
+def adopt_overdue(world: World, terms: RunConfig) -> None:
     """Takes over a foreign run with an instance running past its deadline.
 
     Only the instance's own tag proves that: a record in the store alone never stops anything.
@@ -64,7 +64,7 @@ def adopt_overdue(world: World, terms: Terms) -> None:
             alert(world, f"adopted/{seen.run}", title, why, Level.FAILURE)
 
 
-def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: str) -> Run:
+def adopt_run(world: World, terms: RunConfig, run_id: str, outcome: Outcome, why: str) -> Run:
     """Takes over a run of another scheduler and tears it down. Its results stay where they are.
 
     Raises RefusedError if the instance's tag does not name it.
@@ -80,7 +80,7 @@ def adopt_run(world: World, terms: Terms, run_id: str, outcome: Outcome, why: st
     return save(world, run, "adopted")
 
 
-def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence[Instance]) -> Run:
+def _build_foreign_run(world: World, terms: RunConfig, run_id: str, tagged: Sequence[Instance]) -> Run:
     """Builds the run from the cloud and our settings. Its record only supplies the scheduler's name."""
     seen = tagged[0]
     offer = world.capacity.offers(seen)[0]
@@ -108,7 +108,7 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence
     return replace(run, scheduler=record.scheduler, host=record.host)
 
 
-def _recover_run(world: World, terms: Terms, run_id: str) -> None:
+def _recover_run(world: World, terms: RunConfig, run_id: str) -> None:
     try:
         record, sealed = read_record(world, run_id)
     except ObjectNotFoundError:
@@ -133,7 +133,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
     save(world, run, "recovered from the store")
 
 
-def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
+def _is_ours(record: Run, terms: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
     opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
     here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from batchscribe.control_place import control_of, url_of
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
 from batchscribe.core.messages import Message
@@ -64,7 +64,7 @@ def place_of(world: World, name: str) -> World:
     return replace(world, source=store, output=store, notifier=_Silence(), scanner=scanner)
 
 
-def world_of(world: World, terms: Terms, run: Run) -> World:
+def world_of(world: World, terms: RunConfig, run: Run) -> World:
     """World that a run was opened in, or a rehearsal's.
 
     A run is stopped and finished where it was opened, even if the settings changed since.

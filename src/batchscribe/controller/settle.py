@@ -15,7 +15,7 @@ import msgspec
 
 from batchscribe.controller.alerts import alert_conflict
 from batchscribe.controller.commands.redo import quarantine_failed, record_attempt, record_crash
-from batchscribe.controller.context import Terms, World, log, save, try_action
+from batchscribe.controller.context import RunConfig, World, log, save, try_action
 from batchscribe.controller.learning import learn
 from batchscribe.controller.records import (
     forget_manifests,
@@ -103,7 +103,7 @@ class Verified:
         return len(self.left)
 
 
-def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError]) -> Run:
+def settle(world: World, terms: RunConfig, run: Run, errors: list[BatchscribeError]) -> Run:
     """Verifies the run's chunks, publishes the results, and closes the run; repeatable.
 
     An earlier settlement by this scheduler is kept: its process died, or its ledger could not be written.
@@ -135,7 +135,7 @@ def settle(world: World, terms: Terms, run: Run, errors: list[BatchscribeError])
 
 
 def _verify_chunks(
-    world: World, terms: Terms, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
+    world: World, terms: RunConfig, run: Run, work: list[WorkerResult], errors: list[BatchscribeError]
 ) -> Verified:
     """Records failed attempts, checks the run's chunks, and writes complete sessions."""
     manifests = [each.manifest for each in work]

@@ -14,7 +14,7 @@ from batchscribe.control_place import control_of
 from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
-    Terms,
+    RunConfig,
     World,
     end_machine,
     is_late,
@@ -43,7 +43,7 @@ from batchscribe.core.run.runs import Machine, Outcome, Run, RunState
 from batchscribe.errors import ComputeUnavailableError, CredentialsError, MisconfiguredError, NoCapacityError
 
 
-def open_run(world: World, terms: Terms, decision: Launch, seen: Sequence[Instance]) -> Run:
+def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[Instance]) -> Run:
     """Records the run and its manifest in the ledger. The deadline counts from here."""
     now = world.clock.now()
     batch = decision.batch
@@ -75,7 +75,7 @@ def open_run(world: World, terms: Terms, decision: Launch, seen: Sequence[Instan
     return save(world, with_manifest(world, terms, run, run.instance, batch.chunks), decision.reason.sentence)
 
 
-def arm(world: World, terms: Terms, run: Run) -> Run:
+def arm(world: World, terms: RunConfig, run: Run) -> Run:
     """Stores the run's record and manifest, then arms the guard of each machine.
 
     If any of these fails, nothing is started.
@@ -94,7 +94,7 @@ def arm(world: World, terms: Terms, run: Run) -> Run:
     return save(world, run.moved(RunState.ARMED), f"guard: {world.guard.description}")
 
 
-def provision(world: World, terms: Terms, run: Run) -> Run:
+def provision(world: World, terms: RunConfig, run: Run) -> Run:
     """Records the coming start requests once all machines are free."""
     polls = poll_machines(world, run, run.machines)
     if run.borrowed:
@@ -131,7 +131,7 @@ def _find_refusal(world: World, run: Run, seen: Instance, now: datetime) -> str:
     return ""
 
 
-def await_running(world: World, terms: Terms, run: Run) -> Run:
+def await_running(world: World, terms: RunConfig, run: Run) -> Run:
     """Requests the starts until accepted, then polls until all machines run."""
     awaited = [machine for machine in run.working if machine.reaching_since is None]
     polls = poll_machines(world, run, awaited)
@@ -145,7 +145,7 @@ def await_running(world: World, terms: Terms, run: Run) -> Run:
     return save(world, run.moved(RunState.DISPATCHING), "observed running")
 
 
-def _await_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> Run:
+def _await_machine(world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll) -> Run:
     seen, now, meter = poll.instance, poll.answered, machine.meter
     if meter.is_started_again(seen.launched_at) and seen.state is not InstanceState.STOPPED:
         detail = f"{seen.id} came up, was stopped, and was started again from outside"
@@ -183,7 +183,7 @@ def _is_our_start(run: Run, meter: Meter, poll: Poll) -> bool:
     return old_enough and poll.instance.run == run.id and meter.is_started_since(poll.instance.launched_at)
 
 
-def _explain_timeout(run: Run, meter: Meter, seen: Instance, terms: Terms) -> tuple[Outcome, str]:
+def _explain_timeout(run: Run, meter: Meter, seen: Instance, terms: RunConfig) -> tuple[Outcome, str]:
     detail = f"{seen.id} did not come up within {terms.waits.up / 60:.0f} min: it is {seen.state}"
     if meter.start_accepted is None and run.trouble:
         return Outcome.THROTTLED, f"{detail}; {run.trouble}"
@@ -195,7 +195,7 @@ def claim_of(run: Run, instance: str) -> Claim:
     return Claim(instance=instance, run=run.id, deadline=run.deadline)
 
 
-def _borrow_instances(world: World, terms: Terms, run: Run, polls: Mapping[str, Poll]) -> Run:
+def _borrow_instances(world: World, terms: RunConfig, run: Run, polls: Mapping[str, Poll]) -> Run:
     """Bills instances that run already from now on, once all of them do."""
     borrowed = replace(run, launch=leave_claims(world, terms, run))
     for name, poll in polls.items():
@@ -219,7 +219,7 @@ def _claimed_by_another(world: World, run: Run, seen: Instance, now: datetime) -
     return known is None or known.open
 
 
-def _check_then_start(world: World, terms: Terms, run: Run, seen: Instance) -> Run:
+def _check_then_start(world: World, terms: RunConfig, run: Run, seen: Instance) -> Run:
     """Makes one start call, unless another run has claimed the instance."""
     now, meter = read_moment(world), run.machine(seen.id).meter
     accepted = meter.start_accepted
@@ -252,7 +252,7 @@ def _explain_stop(world: World, run: Run, seen: Instance) -> tuple[Outcome | Non
     return Outcome.STAYED_STOPPED, f"{seen.id} was started but is stopped again: {reason}"
 
 
-def _request_start(world: World, terms: Terms, run: Run, seen: Instance, asked: Moment) -> Run:
+def _request_start(world: World, terms: RunConfig, run: Run, seen: Instance, asked: Moment) -> Run:
     """Makes the next request towards a start. After a lost reply, the next poll shows its result."""
     if run.wanted_type and seen.type == run.wanted_type:
         changed = replace(with_type(world, run, seen), wanted_type="")

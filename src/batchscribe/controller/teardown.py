@@ -12,7 +12,7 @@ from datetime import timedelta
 from batchscribe.controller.capacity import poll_one
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
-    Terms,
+    RunConfig,
     World,
     is_late,
     log,
@@ -60,7 +60,7 @@ def _is_recorded(world: World, run: Run) -> bool:
     return recorded is not None and recorded.stop_requested is not None
 
 
-def teardown(world: World, terms: Terms, run: Run) -> Run:
+def teardown(world: World, terms: RunConfig, run: Run) -> Run:
     """Polls all machines in teardown, and makes at most one act on each. Ends when all are released."""
     since = run.stop_requested
     assert since is not None
@@ -88,7 +88,9 @@ def teardown(world: World, terms: Terms, run: Run) -> Run:
     return run
 
 
-def _tear_down_machine(world: World, terms: Terms, run: Run, machine: Machine, poll: Poll) -> tuple[Run, str]:
+def _tear_down_machine(
+    world: World, terms: RunConfig, run: Run, machine: Machine, poll: Poll
+) -> tuple[Run, str]:
     """Returns the run, and a note once the machine is released."""
     if not _is_ours(run, machine.meter, poll):
         if _may_become_ours(run, machine.meter, poll):
@@ -113,7 +115,7 @@ def _check_tags(world: World, run: Run) -> Run:
     return run
 
 
-def _stop_machine(world: World, terms: Terms, run: Run, poll: Poll) -> tuple[Run, str]:
+def _stop_machine(world: World, terms: RunConfig, run: Run, poll: Poll) -> tuple[Run, str]:
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
@@ -200,7 +202,7 @@ def _start_may_be_invisible(run: Run, meter: Meter, now: Moment) -> bool:
     return now.is_within(START_VISIBILITY_DELAY, of=asked)
 
 
-def _is_work_over(world: World, terms: Terms, run: Run, poll: Poll) -> bool:
+def _is_work_over(world: World, terms: RunConfig, run: Run, poll: Poll) -> bool:
     """True if our worker is gone from a machine that stays up. Asks it to end, then kills it."""
     seen = poll.instance
     number = run.worker_on(seen.id)

@@ -17,7 +17,7 @@ import msgspec
 from batchscribe.control_place import control_of
 from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
+from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import NOTED, disarm_settled, retry_clean_up
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import recover
@@ -73,7 +73,7 @@ class Watched:
     runs: tuple[Run, ...] = ()
 
 
-def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
+def tick(world: World, terms: RunConfig, *, locked: Locked = nullcontext, wait: bool = True) -> Ticked:
     """Advances open runs, decides, and starts a run if that is worthwhile.
 
     With `wait`, repeats this until no run is open. `locked` is held for each pass, not between them. A signal
@@ -107,7 +107,7 @@ def tick(world: World, terms: Terms, *, locked: Locked = nullcontext, wait: bool
     return replace(ticked, runs=tuple(_read_latest_runs(world, passed)), errors=passed.all_errors)
 
 
-def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
+def reconcile(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> tuple[Run, ...]:
     """Stops instances that must not run. Starts nothing and leaves live work alone.
 
     Waits for runs in teardown, and returns the runs that it closed. Raises the most severe error after every
@@ -127,7 +127,7 @@ def reconcile(world: World, terms: Terms, *, locked: Locked = nullcontext) -> tu
     return _list_closed_runs(passed)
 
 
-def watch(world: World, terms: Terms, *, locked: Locked = nullcontext) -> Watched:
+def watch(world: World, terms: RunConfig, *, locked: Locked = nullcontext) -> Watched:
     """Runs one pass over the open runs. A timer calls it each minute.
 
     Lists nothing while no run is open. Raises and alerts about the error that keeps a run from being closed.
@@ -165,7 +165,7 @@ def forget_run(world: World, run_id: str) -> Run:
     return save(world, closed, "closed manually")
 
 
-def _run_pass(world: World, terms: Terms, passed: PassResult) -> Ticked:
+def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
     """Runs one pass of a tick. Instances that must stop come first, from the ledger alone."""
     for run in world.ledger.open_runs():
         if run.ending or world.clock.now() >= run.deadline:
@@ -197,7 +197,9 @@ def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
             )
 
 
-def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision, passed: PassResult) -> None:
+def _carry_out(
+    world: World, terms: RunConfig, seen: Observation, decision: Decision, passed: PassResult
+) -> None:
     """Carries out the decision, as far as that needs no waiting."""
     match decision:
         case Hold():
@@ -220,7 +222,7 @@ def _carry_out(world: World, terms: Terms, seen: Observation, decision: Decision
 
 
 def _follow_runs(
-    world: World, terms: Terms, passed: PassResult, locked: Locked, *, only_ending: bool = False
+    world: World, terms: RunConfig, passed: PassResult, locked: Locked, *, only_ending: bool = False
 ) -> bool:
     """Repeats passes until no run can be closed. True if none is open."""
     begin = world.clock.monotonic()
@@ -249,7 +251,7 @@ def _is_stuck(error: BatchscribeError | None, *, patient: bool) -> bool:
 
 def _end_runs(
     world: World,
-    terms: Terms,
+    terms: RunConfig,
     runs: list[Run],
     *,
     error: InterruptedRunError,
@@ -264,7 +266,7 @@ def _end_runs(
         _follow_runs(world, terms, passed, locked, only_ending=True)
 
 
-def _find_idle_reason(world: World, terms: Terms) -> str:
+def _find_idle_reason(world: World, terms: RunConfig) -> str:
     """Reason why there is nothing to advance; empty if there is. Polls the cloud once, lists nothing."""
     if world.ledger.open_runs() or world.ledger.facts(NOTED):
         return ""
@@ -346,7 +348,7 @@ def _record_hold(world: World, seen: Observation, decision: Hold) -> None:
         alert(world, "overdue", "batchscribe: chunks wait too long", text)
 
 
-def _alert_waits(world: World, terms: Terms, seen: Observation, run: Run) -> None:
+def _alert_waits(world: World, terms: RunConfig, seen: Observation, run: Run) -> None:
     """Alerts if the next start may come after a chunk's longest wait."""
     if run.outcome is None or not run.outcome.no_start:
         return

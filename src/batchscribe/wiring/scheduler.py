@@ -19,7 +19,7 @@ from batchscribe.adapters.machine.logs import run_log
 from batchscribe.adapters.output.progress import ProgressView
 from batchscribe.adapters.output.reports import write_report
 from batchscribe.controller.alerts import alert
-from batchscribe.controller.context import Shield, Terms, View, Waits, World, log
+from batchscribe.controller.context import RunConfig, Shield, View, Waits, World, log
 from batchscribe.controller.rehearsal_place import is_rehearsal
 from batchscribe.core.decide.packing import Priors
 from batchscribe.core.decide.policy import Policy
@@ -65,7 +65,7 @@ class Scheduler:
 
     settings: Settings
     world: World
-    terms: Terms
+    terms: RunConfig
     lock: Lock
     trouble: Fallbacks
 
@@ -250,12 +250,12 @@ def _build_world_of_run(settings: Settings, world: World, run: Run) -> World:
     )
 
 
-def _build_terms(settings: Settings, identity: str, *, manual: bool) -> Terms:
+def _build_terms(settings: Settings, identity: str, *, manual: bool) -> RunConfig:
     spec = engine_spec(settings)
     audio = AudioOptions(overlap_ms=settings.chunk_overlap_ms, split_channels=settings.channels == "split")
     local = settings.provider == LOCAL
     waits = LOCAL_WAITS if local else Waits()
-    return Terms(
+    return RunConfig(
         scheduler=identity,
         host=socket.gethostname(),
         release=__version__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.observe import observe, paused_until
 from batchscribe.controller.records import read_progress
 from batchscribe.controller.rehearsal_place import world_of
@@ -55,7 +55,7 @@ class Overview:
     error: str = ""
 
 
-def overview(world: World, terms: Terms) -> Overview:
+def overview(world: World, terms: RunConfig) -> Overview:
     """Observes everything once; writes nothing. Raises what the ledger raises."""
     now, ledger = world.clock.now(), world.ledger
     observed, error = None, ""
@@ -80,7 +80,7 @@ def overview(world: World, terms: Terms) -> Overview:
     )
 
 
-def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
+def _run_now(world: World, terms: RunConfig, run: Run) -> RunNow:
     now = RunNow(
         id=run.id,
         state=run.state.value,

@@ -16,7 +16,7 @@ import msgspec
 
 from batchscribe.controller.advance import finish_teardown
 from batchscribe.controller.capacity import poll_one
-from batchscribe.controller.context import Terms, World, log, refuse_unsupported, save
+from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
 from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.records import by_our_clock, read_exit, read_host_end
 from batchscribe.controller.rehearsal_place import FOLDER, place_of
@@ -76,7 +76,7 @@ class Victim(Protocol):
         """Its output if it has ended; None while it runs."""
 
 
-def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
+def check(world: World, terms: RunConfig, act: Act, *, guarded: bool) -> Instance:
     """Returns the stopped instance. Raises if this act cannot be rehearsed now."""
     if terms.shared_machine:
         raise MisconfiguredError("the GPU is in this machine: no instance could be left running")
@@ -96,7 +96,7 @@ def check(world: World, terms: Terms, act: Act, *, guarded: bool) -> Instance:
     return seen
 
 
-def make_terms(terms: Terms, act: Act) -> Terms:
+def make_terms(terms: RunConfig, act: Act) -> RunConfig:
     """Settings of a rehearsed run: starts at once, with a short deadline."""
     policy = Policy(
         name=PolicyName.NOW,
@@ -114,7 +114,7 @@ def put_speech(world: World, name: str, speech: Mapping[str, bytes]) -> None:
         world.home.create(f"{FOLDER}{name}/{key}", data)
 
 
-def rehearse(world: World, terms: Terms, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
+def rehearse(world: World, terms: RunConfig, act: Act, name: str, begin: Callable[[], Victim]) -> Proof:
     """Rehearses one act and records its proof. The caller holds the tick's lock.
 
     `begin` starts a tick in the rehearsal `name`. Raises LaunchError if no worker started, and
@@ -150,7 +150,7 @@ def describe_proof(proof: Proof) -> str:
     return f"{proof.detail}, and it was observed stopped {proof.seconds:.0f} s after {since}"
 
 
-def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
+def _await_dispatch(world: World, terms: RunConfig, victim: Victim) -> Run:
     """Waits until the victim's run has dispatched its manifest, and returns it."""
     while True:
         output = victim.ended()
@@ -163,7 +163,7 @@ def _await_dispatch(world: World, terms: Terms, victim: Victim) -> Run:
         world.clock.sleep(terms.waits.poll)
 
 
-def _await_stop(world: World, terms: Terms, act: Act, run: Run) -> Proof:
+def _await_stop(world: World, terms: RunConfig, act: Act, run: Run) -> Proof:
     """Only polls, until the instance is stopped or the time is over."""
     end = run.created + LONGEST[act]
     while world.clock.now() < end:
@@ -210,7 +210,7 @@ def _find_run(world: World) -> Run | None:
     return next((run for run in world.ledger.open_runs() if run.output == world.output.url), None)
 
 
-def _finish_run(world: World, terms: Terms) -> None:
+def _finish_run(world: World, terms: RunConfig) -> None:
     """Tears down and settles the killed controller's run, like a tick."""
     run = _find_run(world)
     if run is not None:
