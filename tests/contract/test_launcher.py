@@ -26,11 +26,11 @@ from batchscribe.agent.host import Box
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.host import (
-    BoxReply,
-    BoxWaits,
     ClaimLaunch,
     HostClaim,
     HostPlace,
+    HostReply,
+    HostWaits,
     InstanceRecord,
     StartPermit,
     StartRequest,
@@ -56,7 +56,7 @@ from support.sshd import Sshd, sshd
 from support.stand_in import StandIns
 
 URL = "file:///bucket/_batchscribe/runs/run-1/workers/0/manifest.json"
-QUICK = BoxWaits(store=0.0, told=0.1)
+QUICK = HostWaits(store=0.0, after_report=0.1)
 
 
 @dataclass
@@ -66,11 +66,11 @@ class FakeHost:
     words: list[str] = field(default_factory=list)
     starts: list[StartRequest] = field(default_factory=list)
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.words.append(word)
         if word == "start":
             self.starts.append(wire.decode(data, StartRequest))
-        return BoxReply(release="over ssh")
+        return HostReply(release="over ssh")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from batchscribe.adapters.host_access.client import SshHost
 from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.ssh import Ssh
 from batchscribe.adapters.machine.clock import Interrupts, SystemClock
-from batchscribe.controller.context import Terms, Waits, World
+from batchscribe.controller.context import RunConfig, Waits, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.controller.tick import tick
 from batchscribe.core.decide.policy import Policy, PolicyName
@@ -64,7 +64,7 @@ class Line:
     """A scheduler, and a GPU host at the other end of its connections."""
 
     world: World
-    terms: Terms
+    terms: RunConfig
     compute: FakeCompute
     server: Sshd
     folder: Path
@@ -124,7 +124,7 @@ def _world(folder: Path, server: Sshd) -> Iterator[Line]:
             capacity=replace(doubles.capacity, compute=compute),
             launcher=AgentLauncher(store, SshHost(Ssh(options), remote_python=str(program))),
             shield=interrupts,
-            scanner=lambda _by_hand: Scanner(
+            scanner=lambda _manual: Scanner(
                 store, store, clock=clock, min_age=timedelta(0), live_lock=lambda: None, decoder=None
             ),
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from batchscribe.core import keys
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.text.transcripts import Transcript, decode
 from batchscribe.ledger import Ledger
 from support.cli import Desk, finish_by_timer, local_desk, put_speech, wait_for
@@ -247,10 +248,7 @@ def test_the_longest_runtime_stops_the_run(desk: Desk) -> None:
         ledger.learn(
             **taught,
             at=datetime(2026, 11, 1, tzinfo=UTC),
-            speed=10_000.0,
-            setup_seconds=0.1,
-            release_seconds=0.1,
-            bytes_per_second={},
+            measured=Priors(speed=10_000.0, setup_seconds=0.1, release_seconds=0.1),
         )
     document = desk.json("tick", code=1, BATCH_MAX_RUNTIME_HOURS="0.002")
     report = document["runs"][0]

@@ -164,5 +164,5 @@ def arm(*, crash: str, lands: float | None, host: str) -> None:
     meter.LONGEST_LAG = timedelta(seconds=LAG)
     if host:
         scheduler.socket.gethostname = lambda: host  # type: ignore[attr-defined]
-    build, fuse = scheduler._world, Fuse(crash)
-    scheduler._world = lambda *args, **named: _fused(build(*args, **named), fuse)
+    build, fuse = scheduler._build_world, Fuse(crash)
+    scheduler._build_world = lambda *args, **named: _fused(build(*args, **named), fuse)

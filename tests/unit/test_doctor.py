@@ -340,7 +340,7 @@ class Desk:
         self.seen = instance(public_address="192.0.2.1")
         self.keep(record(boots=True, shows_tags=True, engine="pocketsphinx"))
         self.started: list[str] = []
-        monkeypatch.setattr(batchscribe.cli.doctor, "preconditions", self.preconditions)
+        monkeypatch.setattr(batchscribe.cli.doctor, "open_preconditions", self.preconditions)
 
     def keep(self, made: InstanceRecord) -> None:
         self.store.replace(keys.instance(INSTANCE), msgspec.json.encode(made))
@@ -528,9 +528,9 @@ class Tools:
 
     def __init__(self, order: list[str]) -> None:
         self.order = order
-        self.hand = self
+        self.control = self
 
-    def look(self) -> Instance:
+    def poll(self) -> Instance:
         return instance()
 
     def open_run(self, _instance: str) -> None:

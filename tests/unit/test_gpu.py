@@ -19,7 +19,7 @@ from batchscribe.adapters.no_guard import NoGuard
 from batchscribe.cli.gpu import TOOLS, gpu
 from batchscribe.core import keys
 from batchscribe.core.decide.money import FREE
-from batchscribe.core.run.host import CREDENTIALS, BoxReply, CheckRequest, Finding, InstanceRecord
+from batchscribe.core.run.host import CREDENTIALS, CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.core.run.runs import Machine, Run
@@ -61,14 +61,14 @@ class FakeBox:
         self.findings: tuple[Finding, ...] = (Finding(what="engine", ok=True, detail="loads"),)
         self.error: BatchscribeError | None = None
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         self.asked.append(word)
         if word == "inspect":
             self.busy = decode(data, CheckRequest).busy
         if self.error:
             raise self.error
         findings = self.findings if word == "inspect" else ()
-        return BoxReply(release=self.release, findings=findings)
+        return HostReply(release=self.release, findings=findings)
 
 
 class DeskSetup(HostSetup):

@@ -89,7 +89,7 @@ def test_an_incomplete_export_names_what_is_missing_and_why(source: Path) -> Non
 def test_a_pause_holds_a_run_by_hand_and_its_help_says_so(source: Path) -> None:
     assert "A pause and the day's budget hold it, too" in invoke(source, "run", "--help").output
     seen = values.observation(paused_until=values.NOW + timedelta(hours=1))
-    held = decide(seen, Policy(by_hand=True))
+    held = decide(seen, Policy(manual=True))
     assert isinstance(held, Hold)
     assert "`batchscribe resume` ends it; a pause holds `run`, too" in held.reason.sentence
 

@@ -30,8 +30,8 @@ from batchscribe.core.run.manifest import (
     Phase,
     Progress,
     WorkerEnd,
-    counted,
     decode,
+    select_counted,
 )
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import Recognition, Window
@@ -48,7 +48,7 @@ from batchscribe.testing.engine import ScriptedEngine, counting
 from batchscribe.testing.store import MemoryStore
 from batchscribe.worker import feeding
 from batchscribe.worker.pipeline import ConcurrencySettings, run_worker
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records
 from support.audio import encode, silent_flac, sine
 from support.films import Track, film
@@ -341,7 +341,7 @@ def test_changed_gone_and_archived_objects_do_not_count_against_the_chunk(bench:
     failures = [bench.failure(key) for key in (changed, gone, archived)]
     kinds = [failure.kind for failure in failures]
     assert kinds == [FailureKind.CHANGED, FailureKind.CHANGED, FailureKind.ARCHIVED]
-    assert counted(failures) == []
+    assert select_counted(failures) == []
 
 
 def test_an_object_beyond_the_limit_is_not_even_fetched() -> None:
@@ -847,8 +847,8 @@ def test_an_engine_that_waits_for_the_store_says_so(bench: Bench) -> None:
     assert timings.busy < 1
 
 
-def recording(bench: Bench) -> tuple[Board, Records]:
-    board = Board(bench.manifest, bench.clock)
+def recording(bench: Bench) -> tuple[ProgressTracker, Records]:
+    board = ProgressTracker(bench.manifest, bench.clock)
     ending = Ending(bench.clock, bench.manifest.deadline, bench.stop.is_set)
     records = Records(bench.manifest, bench.store, board, ending, bench.clock)
     return board, records
@@ -1106,7 +1106,7 @@ def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None
 
 def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> None:
     clock = FakeClock(START)
-    board = Board(Bench().manifest, clock)
+    board = ProgressTracker(Bench().manifest, clock)
     board.loaded()
     board.engine_takes(["a"])
     clock.sleep(1)

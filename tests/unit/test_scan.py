@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from batchscribe.controller.commands.why import why
+from batchscribe.controller.commands.why import read_history
 from batchscribe.controller.scan import KEEP_ALIVE_EVERY, MAX_LOCK_BYTES, Scanner, read_live_lock
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -125,7 +125,7 @@ def test_failures_of_these_bytes_are_counted_by_kind(store: MemoryStore) -> None
     hold(store, "f.mp3")
     hold(store, "g.mp3", etag="of-older-bytes")
     backlog = scanner(store).backlog()
-    found = {chunk.key: (chunk.failures, chunk.troubled) for chunk in backlog.candidates}
+    found = {chunk.key: (chunk.failures, chunk.previously_failed) for chunk in backlog.candidates}
     assert found == {
         "a.mp3": (1, True),
         "b.mp3": (0, True),
@@ -362,4 +362,4 @@ def test_sound_that_is_not_decoded_is_counted(store: MemoryStore, clock: FakeClo
 def test_why_explains_a_kind_that_is_not_decoded(store: MemoryStore) -> None:
     put(store, "a.dss")
     with pytest.raises(UnsupportedAudioError, match=r"'a\.dss' is skipped: \.dss is not decoded"):
-        why(scanner(store), "a.dss")
+        read_history(scanner(store), "a.dss")

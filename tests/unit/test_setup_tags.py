@@ -10,7 +10,7 @@ import pytest
 from batchscribe import __version__
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.core import keys
-from batchscribe.core.run.host import BoxReply, CheckRequest, Finding, InstanceRecord
+from batchscribe.core.run.host import CheckRequest, Finding, HostReply, InstanceRecord
 from batchscribe.core.run.instances import Instance, InstanceState
 from batchscribe.core.run.manifest import EngineSpec, decode
 from batchscribe.errors import ComputeUnavailableError, MisconfiguredError
@@ -21,9 +21,9 @@ INSTANCE = Instance(id="i-0123456789abcdef0", state=InstanceState.RUNNING)
 
 
 class Host:
-    def ask(self, _instance: Instance, _word: str, _data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, _instance: Instance, _word: str, _data: bytes = b"", *, timeout: float) -> HostReply:
         assert timeout
-        return BoxReply(release=__version__)
+        return HostReply(release=__version__)
 
 
 @dataclass

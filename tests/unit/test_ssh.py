@@ -180,8 +180,8 @@ def test_without_a_last_word_nothing_is_known() -> None:
         b'{"box": "x"}',
         b'{"box":1}\nlate noise',
     ):
-        assert host.last_word(output) is None
-    found = host.last_word(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
+        assert host.decode_reply(output) is None
+    found = host.decode_reply(b'Welcome!\n{"box": 1, "release": "1.2.3"}\n\n')
     assert found is not None
     assert found.release == "1.2.3"
 

@@ -26,6 +26,7 @@ from batchscribe.adapters.engines.whisper import silero_vad
 from batchscribe.cli.app import App
 from batchscribe.cli.worker import engines, worker
 from batchscribe.core import keys
+from batchscribe.core.decide.packing import Priors
 from batchscribe.core.run.manifest import (
     EngineSpec,
     ExitRecord,
@@ -40,7 +41,7 @@ from batchscribe.core.scan.chunks import audio_name, transcript_key
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
 from batchscribe.wiring.stores import open_store
-from batchscribe.wiring.worker import split_location, work
+from batchscribe.wiring.worker import process_manifest, split_location
 from support.audio import bundled, corpus
 from support.forked import ENGINES
 
@@ -156,7 +157,7 @@ def test_a_manifest_that_cannot_be_worked_on_is_refused_and_the_store_knows(
 ) -> None:
     place = Place(tmp_path, **changes)
     with pytest.raises(MisconfiguredError, match=reason) as error:
-        work(place.location)
+        process_manifest(place.location)
     assert error.value.exit_code == 2
     assert place.exit_record().end is WorkerEnd.FAILED
     assert reason in place.exit_record().message
@@ -166,7 +167,7 @@ def test_a_manifest_with_another_hash_is_refused_before_anything_is_written(tmp_
     place = Place(tmp_path)
     before = [info.key for info in place.store.list()]
     with pytest.raises(MisconfiguredError, match="is not the manifest that was announced"):
-        work(place.location, sha256="0" * 64)
+        process_manifest(place.location, sha256="0" * 64)
     assert [info.key for info in place.store.list()] == before
 
 
@@ -213,7 +214,7 @@ def test_a_killed_worker_leaves_no_process_and_what_it_had_done(tmp_path: Path) 
     until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family))
     before = set(place.transcripts())
     assert len(before) >= 2
-    record = work(place.location)
+    record = process_manifest(place.location)
     assert record.tally.skipped == len(before)
     assert record.tally.seen == len(place.manifest.chunks) == len(place.transcripts())
 
@@ -244,10 +245,7 @@ def test_engines_say_how_fast_they_were(tmp_path: Path, monkeypatch: pytest.Monk
                 model="nemo-parakeet-tdt-0.6b-v2",
                 instance_type="g4dn.xlarge",
                 at=datetime(2026, 1, 1, run, tzinfo=UTC),
-                speed=speed,
-                setup_seconds=None,
-                release_seconds=None,
-                bytes_per_second={},
+                measured=Priors(speed=speed),
             )
     seen = "measured: 80.0 x with nemo-parakeet-tdt-0.6b-v2 on g4dn.xlarge (3 runs)"
     assert seen in asked_of_engines().output

@@ -18,10 +18,10 @@ from batchscribe.cli.tick import opened
 from batchscribe.control_place import url_of
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory
-from batchscribe.controller.commands.why import why as life_of
+from batchscribe.controller.commands.why import read_history as life_of
 from batchscribe.controller.observe import observe
 from batchscribe.controller.scan import Scanner
-from batchscribe.controller.sessions import AssembledSession, assemble
+from batchscribe.controller.sessions import AssembledSession, assemble_session
 from batchscribe.core import keys
 from batchscribe.core.decide.policy import decide
 from batchscribe.core.figures import format_count, format_hours, format_size
@@ -118,7 +118,7 @@ def quarantine() -> None:
 @pass_app
 def quarantine_list(app: App, *, as_json: bool) -> None:
     """Every quarantined chunk, with its last error."""
-    records = redoing.quarantined(open_stores(app.settings)[1])
+    records = redoing.list_quarantined(open_stores(app.settings)[1])
     if as_json:
         print_json({"quarantined": records})
         return
@@ -140,7 +140,7 @@ def quarantine_release(app: App, keys: Sequence[str], *, everything: bool, as_js
     if bool(keys) == everything:
         raise click.UsageError("give the keys, or --all")
     wanted = None if everything else [app.relative(key) for key in keys]
-    released = redoing.release(open_stores(app.settings)[1], wanted)
+    released = redoing.release_quarantined(open_stores(app.settings)[1], wanted)
     if as_json:
         print_json({"released": released})
         return
@@ -174,7 +174,7 @@ def export(app: App, session: str, *, kind: str, output: Path | None, as_json: b
     kind = "json" if as_json else kind
     scanner, wanted = open_scanner(app.settings), session_id(app.relative(session))
     try:
-        found = assemble(scanner, wanted)
+        found = assemble_session(scanner, wanted)
     except ObjectNotFoundError as error:
         raise _explain_missing(scanner, wanted) or error from error
     for part in found.transcript.parts:
@@ -226,14 +226,14 @@ def _chosen(
     app: App, scanner: Scanner, what: str | None, *, stale: bool, model_not: str | None
 ) -> Sequence[AudioObject]:
     if stale:
-        return redoing.stale(scanner)
+        return redoing.find_stale(scanner)
     if model_not:
-        return redoing.model_not(scanner, model_not)
+        return redoing.find_without_model(scanner, model_not)
     name = app.relative(what or "")
     try:
-        return redoing.by_key(scanner, name)
+        return redoing.find_by_key(scanner, name)
     except ObjectNotFoundError:
-        return redoing.by_session(scanner, session_id(name))
+        return redoing.find_by_session(scanner, session_id(name))
 
 
 def _describe_redo(app: App, chosen: Sequence[AudioObject]) -> str:

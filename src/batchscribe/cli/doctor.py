@@ -17,7 +17,7 @@ from batchscribe.core.decide.money import MINIMUM_BILLED_SECONDS, cost
 from batchscribe.core.run.host import Finding, Grade, warned
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.settings import Settings
-from batchscribe.wiring.doctor import preconditions
+from batchscribe.wiring.doctor import open_preconditions
 from batchscribe.wiring.seams import rate_of
 
 ON_HOST = "started host"
@@ -45,7 +45,7 @@ def doctor(ctx: click.Context, *, start_it: bool, as_json: bool) -> int:
 
     # A document on stdout stands alone: what starting and stopping print goes to stderr.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        for group, finding in preconditions(app.settings).check():
+        for group, finding in open_preconditions(app.settings).check():
             show(group, finding)
         if start_it:
             _check_started(ctx, app.settings, show, fine=all(finding.ok for _, finding in rows))
@@ -66,7 +66,7 @@ def _check_started(ctx: click.Context, settings: Settings, show: Show, *, fine: 
         show(ON_HOST, warned("start", "not started: a failure above would make it useless"))
         return
     at = tools(ctx)
-    seen = at.hand.look()
+    seen = at.control.poll()
     if at.ssh and seen.state is not InstanceState.RUNNING:
         rate = rate_of(settings)(seen.type)
         least = cost(rate, MINIMUM_BILLED_SECONDS)

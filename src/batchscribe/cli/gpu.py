@@ -74,19 +74,21 @@ def start(ctx: click.Context, length: timedelta | None, wait: bool) -> None:
     if _is_local(at, "start"):
         return
     _check_guarded(at, length, wait=wait)
-    hand = at.hand
+    control = at.control
     at.preflight()
     with at.lock.held():
         refuse_open_run(at)
         end = at.clock.now() + length if length else None
         # An order takes effect GUARD_FIRST after its deadline.
-        session = prepare_session(at, hand, end - GUARD_FIRST if end and not wait else end)
-        seen = start_instance(at, hand, session)
-    click.echo(f"{seen.id} {'is running' if hand.asked else 'was running already'}{_describe_address(seen)}.")
+        session = prepare_session(at, control, end - GUARD_FIRST if end and not wait else end)
+        seen = start_instance(at, control, session)
+    click.echo(
+        f"{seen.id} {'is running' if control.asked else 'was running already'}{_describe_address(seen)}."
+    )
     stops = f", at the latest {end:%Y-%m-%d %H:%M} UTC: the guard stops it then" if end and not wait else ""
     click.echo(f"The scheduler leaves it alone, and it costs money until `batchscribe gpu stop`{stops}.")
     if length and wait:
-        stop_after(at, hand, seen, length.total_seconds(), session)
+        stop_after(at, control, seen, length.total_seconds(), session)
 
 
 def _check_guarded(at: GpuTools, length: timedelta | None, *, wait: bool) -> None:
@@ -122,11 +124,11 @@ def stop(ctx: click.Context, force: bool) -> None:
 def _stop_instance(at: GpuTools, *, force: bool) -> Instance:
     if force:
         # Without the lock: the tick that holds it drives the run that is to be stopped.
-        return at.hand.stop(force=True)
+        return at.control.stop(force=True)
     try:
         with at.lock.held():
             refuse_open_run(at, "or `batchscribe gpu stop --force`")
-            return at.hand.stop(allowed=lambda found: refuse_foreign_claim(at, found))
+            return at.control.stop(allowed=lambda found: refuse_foreign_claim(at, found))
     except LockHeldError as error:
         raise RefusedError(f"{error}; to stop the GPU anyway: `batchscribe gpu stop --force`") from error
 
@@ -190,7 +192,7 @@ def setup(ctx: click.Context, /, start_it: bool, **options: Any) -> None:
     if _is_local(at, "set up; `batchscribe gpu check` checks it, `engines --fetch` downloads a model"):
         return
     at.preflight()
-    with running_instance(at, at.hand.look(), start_it=start_it, alone=True) as running:
+    with running_instance(at, at.control.poll(), start_it=start_it, alone=True) as running:
         if running is None:
             raise MisconfiguredError(
                 f"{at.instance} is not running: `batchscribe gpu setup --start` starts it, and stops it again"
@@ -213,7 +215,7 @@ def ssh(ctx: click.Context, command: tuple[str, ...]) -> None:
     at = tools(ctx)
     if at.ssh is None:
         raise MisconfiguredError("the GPU is in this machine: no login is needed")
-    argv = at.ssh.argv(at.hand.look(), command)
+    argv = at.ssh.argv(at.control.poll(), command)
     os.execvp(argv[0], argv)  # noqa: S606  ssh takes over the user's terminal
 
 
@@ -259,7 +261,7 @@ def _describe_status(at: GpuTools) -> dict[str, object]:
 
 def _poll_existing(at: GpuTools) -> Instance:
     """Polls the instance. Raises MisconfiguredError if there is none in the region."""
-    seen = at.hand.look()
+    seen = at.control.poll()
     if seen.state is InstanceState.MISSING:
         raise MisconfiguredError(at.absence)
     return seen

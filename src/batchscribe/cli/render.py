@@ -11,7 +11,7 @@ from batchscribe.controller.tick import Ticked
 from batchscribe.core.decide.packing import Batch
 from batchscribe.core.decide.policy import Decision, Launch, Observation, ReasonCode
 from batchscribe.core.figures import format_count
-from batchscribe.core.run.engine_time import work_lines
+from batchscribe.core.run.engine_time import format_engine_time
 from batchscribe.core.run.report import build, cost_block, estimate_block, render_block
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import passed_over_text
@@ -58,7 +58,7 @@ def render_run(run: Run, settings: Settings, *, left: int | None) -> Iterator[st
     yield from failure_lines(run, run.chunks_failed)
     report = build(run)
     yield render_block(cost_block(report))
-    yield from work_lines(report.work)
+    yield from format_engine_time(report.work)
     if run.chunks_done:
         yield f"Transcripts in {run.output}; `batchscribe export SESSION` prints one"
     yield f"Report in {settings.reports_dir}, log in {settings.log_dir}"

@@ -16,7 +16,7 @@ from batchscribe.cli.times import show_times
 from batchscribe.core.decide.money import Usd
 from batchscribe.core.figures import format_clock, format_count, format_hours
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, work_lines, work_of
+from batchscribe.core.run.engine_time import flag_text, format_engine_time, make_engine_time
 from batchscribe.core.run.report import Totals, totals
 from batchscribe.core.run.runs import Run
 from batchscribe.wiring.process import open_clock
@@ -110,7 +110,9 @@ def show_table(app: App, period: Period) -> None:
         app.console.print(f"No runs since {period.since:%Y-%m-%d %H:%M} UTC.")
         return
     print_table(app.console, _build_columns(period.runs))
-    app.console.print("\n".join([summary(period.totals), *work_lines(period.totals.work)]), markup=False)
+    app.console.print(
+        "\n".join([summary(period.totals), *format_engine_time(period.totals.work)]), markup=False
+    )
 
 
 def summary(sums: Totals) -> str:
@@ -144,7 +146,7 @@ def _build_columns(rows: Sequence[ReportRow]) -> list[Column]:
 
 
 def _to_row(run: Run) -> ReportRow:
-    work = work_of(run.worked)
+    work = make_engine_time(run.worked)
     return ReportRow(
         run=run.id,
         created=run.created,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from batchscribe.cli.layout import Column, print_table
 from batchscribe.controller.sessions import known_unreadable
 from batchscribe.core.figures import format_count, format_size, format_sizes
 from batchscribe.core.redaction import printable
-from batchscribe.core.run.engine_time import flag_text, total
+from batchscribe.core.run.engine_time import flag_text, sum_engine_time
 from batchscribe.core.scan.backlog import Backlog, SessionScan, summarise
 from batchscribe.core.scan.chunks import TOP, passed_over_text
 from batchscribe.errors import BatchscribeError
@@ -62,7 +62,7 @@ class SessionRow:
 def scan(app: App, *, everything: bool, as_json: bool) -> None:
     """The backlog, by session: what is pending, done, stale or quarantined."""
     unreadable, flags = _read_ledger(app)
-    scanner = open_scanner(app.settings, unreadable)
+    scanner = replace(open_scanner(app.settings), unreadable=unreadable)
     kept: list[SessionRow] = []
     backlog = summarise(
         _collect_rows(scanner.sessions(), kept), lambda: scanner.odd_keys, lambda: scanner.passed_over
@@ -88,7 +88,7 @@ def _read_ledger(app: App) -> tuple[dict[str, str], dict[str, int]]:
     """
     try:
         with open_ledger(app.settings, remember=False) as ledger:
-            return known_unreadable(ledger), total(run.worked for run in ledger.runs(EVER)).flags
+            return known_unreadable(ledger), sum_engine_time(run.worked for run in ledger.runs(EVER)).flags
     except BatchscribeError:
         return {}, {}
 

@@ -14,13 +14,13 @@ from batchscribe.cli.scan import COUNTS, span
 from batchscribe.cli.tick import opened
 from batchscribe.cli.times import describe_holder
 from batchscribe.controller.commands.overview import Overview, RunNow, overview
-from batchscribe.controller.commands.rehearsal import PROVED, proofs, told
-from batchscribe.controller.external_state import instance_record
+from batchscribe.controller.commands.rehearsal import PROVED, decode_proofs, describe_proof
+from batchscribe.controller.external_state import read_instance_record
 from batchscribe.controller.observe import PAUSED
 from batchscribe.core.decide.policy import FOREVER, describe_pause
 from batchscribe.core.figures import format_count
 from batchscribe.core.run.other_scheduler import FIX
-from batchscribe.core.run.promises import Promise, promises
+from batchscribe.core.run.promises import Promise, list_promises
 from batchscribe.core.run.runs import Run
 from batchscribe.errors import BatchscribeError
 from batchscribe.wiring.install import describe_schedule
@@ -112,7 +112,8 @@ def _build_document(made: Scheduler, now: Overview) -> dict[str, Any]:
         "guard": _describe_guard(made),
         "promises": _list_promises(made),
         "proofs": [
-            {"told": told(proof), "proof": proof} for proof in proofs(made.world.ledger.facts(PROVED))
+            {"told": describe_proof(proof), "proof": proof}
+            for proof in decode_proofs(made.world.ledger.facts(PROVED))
         ],
         "run": _open_run(now.runs[0]) if now.runs else None,
         "last_runs": [_settled_run(run) for run in now.last_runs],
@@ -145,11 +146,11 @@ def _list_promises(made: Scheduler) -> tuple[Promise, ...]:
     if made.terms.shared_machine:
         return ()
     try:
-        record = instance_record(made.world, made.terms.instances[0])
+        record = read_instance_record(made.world, made.terms.instances[0])
     except BatchscribeError:
         record = None
     boots = record is not None and record.boots
-    return promises(guarded=made.settings.cloud_guard != "off", boots=boots)
+    return list_promises(guarded=made.settings.cloud_guard != "off", boots=boots)
 
 
 def _proof_lines(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from batchscribe.cli.app import App, json_option, pass_app, print_json, source_option
 from batchscribe.cli.render import render_decision, render_dry_run, render_run, tick_document
-from batchscribe.controller.commands.redo import by_session
+from batchscribe.controller.commands.redo import find_by_session
 from batchscribe.controller.context import refuse_unsupported
 from batchscribe.controller.observe import observe
 from batchscribe.controller.reconcile import adopt_run
@@ -90,8 +90,8 @@ def run(
     app.flags |= {OPTIONS[name]: value for name, value in chosen.items() if value}
     only = _session_ids(app, sessions)
     if dry_run:
-        return _dry_run(app, by_hand=True, only=only, as_json=as_json)
-    return _run_tick(app, by_hand=True, only=only, wait=wait, as_json=as_json)
+        return _dry_run(app, manual=True, only=only, as_json=as_json)
+    return _run_tick(app, manual=True, only=only, wait=wait, as_json=as_json)
 
 
 def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
@@ -99,14 +99,14 @@ def _session_ids(app: App, names: tuple[str, ...]) -> frozenset[str]:
     scanner = open_scanner(app.settings)
     wanted = [session_id(app.relative(name)) for name in names]
     for session in wanted:
-        by_session(scanner, session)
+        find_by_session(scanner, session)
     return frozenset(wanted)
 
 
 def _run_tick(
-    app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
+    app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), wait: bool, as_json: bool
 ) -> int:
-    with opened(app, by_hand=by_hand, only=only) as made:
+    with opened(app, manual=manual, only=only) as made:
         locked = partial(made.locked, LOCK_PATIENCE)
         ticked = one_tick(made.world, made.terms, locked=locked, wait=wait)
         made.world.view.clear()
@@ -170,14 +170,14 @@ def _list_released(runs: Sequence[Run]) -> dict[str, object]:
 
 
 def opened(
-    app: App, *, by_hand: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
+    app: App, *, manual: bool = False, remember: bool = True, only: frozenset[str] = frozenset()
 ) -> AbstractContextManager[Scheduler]:
     """Opens the scheduler of the command's settings."""
-    return open_scheduler(app.settings, by_hand=by_hand, remember=remember, lenient=app.lenient, only=only)
+    return open_scheduler(app.settings, manual=manual, remember=remember, lenient=app.lenient, only=only)
 
 
-def _dry_run(app: App, *, by_hand: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
-    with opened(app, by_hand=by_hand, remember=False, only=only) as made:
+def _dry_run(app: App, *, manual: bool = False, only: frozenset[str] = frozenset(), as_json: bool) -> int:
+    with opened(app, manual=manual, remember=False, only=only) as made:
         seen = observe(made.world, made.terms)
         if seen.instance.state is InstanceState.MISSING:
             raise MisconfiguredError(describe_missing(made.settings))
@@ -216,7 +216,7 @@ def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -
         print_json(tick_document(ticked, exit_code=code))
         return code
     app.console.print("\n".join(render_decision(ticked)), markup=False)
-    if made.terms.policy.by_hand:
+    if made.terms.policy.manual:
         _print_empty(app, ticked.seen)
     for each in ticked.runs:
         app.console.print("\n".join(render_run(each, made.settings, left=_count_left(ticked))), markup=False)

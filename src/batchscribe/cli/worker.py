@@ -33,10 +33,10 @@ def worker(manifest: str, control: str, sha256: str) -> None:
     """
     # Imports numpy and the decoder's packages, which other commands do not need.
     from batchscribe.wiring.process import configure_host_log
-    from batchscribe.wiring.worker import work
+    from batchscribe.wiring.worker import process_manifest
 
     configure_host_log()
-    record = work(manifest, control=control, sha256=sha256)
+    record = process_manifest(manifest, control=control, sha256=sha256)
     click.echo(printable(f"worker {record.end}: {record.message}"))
     if record.end is WorkerEnd.FAILED:
         raise click.exceptions.Exit(1)
@@ -55,8 +55,7 @@ def engines(app: App, /, *, fetch: str | None, as_json: bool, **options: str) ->
 
     The speed comes from the runs of this machine: audio seconds per second of work.
     """
-    from batchscribe.wiring.engines import engine_reports
-    from batchscribe.wiring.engines import fetch as fetch_model
+    from batchscribe.wiring.engines import engine_reports, fetch_model
     from batchscribe.wiring.seams import open_ledger
 
     spec = EngineSpec(**options)

@@ -22,7 +22,7 @@ def alert_conflict(world: World, key: str) -> None:
 
 def alert(world: World, key: str, title: str, text: str, level: Level = Level.WARNING) -> None:
     """Logs and sends an alert; sends none if one with this key was sent lately."""
-    log.warning(title, detail=text)
+    log.warning("alert.raised", title=title, detail=text)
     send_alert(world, key, title, text, level)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from batchscribe.controller.fetching import fetched
+from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.scan.backlog import ChunkState, state_of
@@ -88,7 +88,7 @@ class AssembledSession:
     missing: Mapping[str, Sequence[str]]
 
 
-def assemble(scanner: Scanner, session: str) -> AssembledSession:
+def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     """Assembles the session from its transcripts so far. Raises ObjectNotFoundError without any."""
     folder, others = "" if session == TOP else split(session)[0], list[str]()
     own = _list_session(scanner, session, leave_out=others.append)
@@ -142,13 +142,13 @@ def _list_session(
 
 
 def _read_parts(scanner: Scanner, own: Sequence[AudioObject]) -> list[PartInput]:
-    within = list(_within_limits(own))
+    within = list(_limit_size(own))
     asked = {info.key for _side, info in within}
     contents = dict(_read_contents(scanner, within))
     return [_build_part(audio, asked, contents) for audio in own]
 
 
-def _within_limits(own: Iterable[AudioObject]) -> Iterator[Tagged]:
+def _limit_size(own: Iterable[AudioObject]) -> Iterator[Tagged]:
     """Transcripts to read, within the size limits of transcript and session."""
     left = SESSION_BYTES
     for audio in own:
@@ -162,7 +162,7 @@ def _read_contents(
 ) -> Iterator[tuple[str, Content | PermanentError]]:
     for store, sides in ((scanner.source, {Side.SOURCE}), (scanner.output, {Side.OUTPUT, Side.BOTH})):
         keys = [info.key for side, info in wanted if side in sides]
-        for key, data in fetched(store, keys, limit=TRANSCRIPT_BYTES):
+        for key, data in fetch_objects(store, keys, limit=TRANSCRIPT_BYTES):
             try:
                 yield key, transcripts.decode(data)
             except PermanentError as error:

@@ -16,8 +16,7 @@ from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
 from batchscribe.settings import Settings
 from batchscribe.wiring.engines import known_factory
-
-LOCAL = "local"
+from batchscribe.wiring.seams import LOCAL
 
 
 def open_ssh(settings: Settings) -> Ssh | None:
@@ -35,14 +34,14 @@ def open_ssh(settings: Settings) -> Ssh | None:
     )
 
 
-def box_launcher(settings: Settings, output: Store) -> Launcher:
+def open_host_launcher(settings: Settings, output: Store) -> Launcher:
     """A launcher that starts workers through the host's agent."""
     ssh = open_ssh(settings)
     assert ssh is not None
     return AgentLauncher(output, SshHost(ssh))
 
 
-def box_setup(
+def open_host_setup(
     settings: Settings, clock: Clock, compute: ManualCompute, output: Store, spec: EngineSpec
 ) -> HostSetup:
     """Builds the set-up and check of the GPU host of these settings."""

@@ -23,7 +23,7 @@ def plan_of(settings: Settings, *, every: str | None, user: str | None) -> Plan:
     Raises MisconfiguredError for a bad interval or user, or a missing program.
     """
     interval = Interval.parse(every) if every else Interval.of_hours(settings.check_hours)
-    name = user or _owner(settings.folder)
+    name = user or _find_owner(settings.folder)
     installed.find_user(name)
     executable = Path(sysconfig.get_path("scripts")) / "batchscribe"
     if not executable.exists():
@@ -55,7 +55,7 @@ def install_cron(plan: Plan, owner: str | None) -> list[str]:
 def uninstall(folder: Path, unit_dir: Path, user: str | None) -> list[str]:
     """Removes units and lines of the project in that folder."""
     done = installed.uninstall_units(unit_dir, folder)
-    crontabs = [None, _owner(folder)] if is_root() and not user else [user]
+    crontabs = [None, _find_owner(folder)] if is_root() and not user else [user]
     return done + [line for owner in crontabs for line in installed.uninstall_cron(owner, folder)]
 
 
@@ -64,6 +64,6 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def _owner(folder: Path) -> str:
+def _find_owner(folder: Path) -> str:
     dotenv = folder / DOTENV
     return installed.find_owner(dotenv if dotenv.exists() else folder)

@@ -47,23 +47,26 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
     return source, with_control(settings, output)
 
 
-def with_control(settings: Settings, output: Store) -> Store:
+def with_control(settings: Settings, output: Store, *, retry: bool = True) -> Store:
     """Returns the output store, with its control objects at BATCH_CONTROL if that is set."""
     if not settings.control:
         return output
-    return split(output, open_store_if_possible(settings, settings.control, expected=False))
+    return split(output, open_store_if_possible(settings, settings.control, expected=False, retry=retry))
 
 
-def open_store_if_possible(settings: Settings, url: str, *, expected: bool = True) -> Store:
+def open_store_if_possible(
+    settings: Settings, url: str, *, expected: bool = True, retry: bool = True
+) -> Store:
+    """Opens a store; one that cannot be opened fails at its first use."""
     try:
-        return open_settings_store(settings, url, expected=expected)
+        return open_settings_store(settings, url, expected=expected, retry=retry)
     except MisconfiguredError as error:
         return UnusableStore(url, error)
 
 
-def open_settings_store(settings: Settings, url: str, *, expected: bool = True) -> Store:
+def open_settings_store(settings: Settings, url: str, *, expected: bool = True, retry: bool = True) -> Store:
     region, endpoint = settings.region or None, settings.endpoint_url or None
-    return open_store(url, region=region, endpoint=endpoint, expected=expected)
+    return open_store(url, region=region, endpoint=endpoint, expected=expected, retry=retry)
 
 
 def open_compute(settings: Settings, clock: Clock) -> ManualCompute:
@@ -139,12 +142,12 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             environment=settings.child_environment(),
             control=control_of(output),
         )
-    from batchscribe.wiring.host_access import box_launcher
+    from batchscribe.wiring.host_access import open_host_launcher
 
-    return box_launcher(settings, output)
+    return open_host_launcher(settings, output)
 
 
-def notifier(settings: Settings) -> AppriseNotifier:
+def open_notifier(settings: Settings) -> AppriseNotifier:
     return AppriseNotifier(
         urls=settings.notify_urls,
         email=settings.notify_email,

@@ -21,7 +21,7 @@ from batchscribe.engine import Engine
 from batchscribe.errors import EngineError, OutOfMemoryError
 from batchscribe.worker.assembly import Assembly, TranscribedChunk
 from batchscribe.worker.pool import Pool
-from batchscribe.worker.progress import Board, Ending, places
+from batchscribe.worker.progress import Ending, ProgressTracker, places
 from batchscribe.worker.records import Records
 from batchscribe.worker.session_queue import Failed, Prepared
 from batchscribe.worker.timeline import Ended, PendingWindow
@@ -48,7 +48,7 @@ class EngineLoop:
         *,
         ready: BoundedQueue[Prepared],
         records: Records,
-        board: Board,
+        board: ProgressTracker,
         ending: Ending,
         publish: Publish,
         blame: Blame,

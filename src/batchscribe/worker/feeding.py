@@ -27,7 +27,7 @@ from batchscribe.errors import (
     UnsupportedAudioError,
 )
 from batchscribe.protocols import Store
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
 
@@ -58,11 +58,11 @@ def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
     """
     sessions: dict[str, list[int]] = {}
     for place, chunk in enumerate(chunks):
-        if not chunk.troubled:
+        if not chunk.previously_failed:
             sessions.setdefault(chunk.session, []).append(place)
     longest = sorted(sessions.items(), key=lambda item: -(max(chunks[n].size for n in item[1]) // LONG))
     failed_before = (Line(session=chunk.session, places=(place,), alone=True)
-                     for place, chunk in enumerate(chunks) if chunk.troubled)  # fmt: skip
+                     for place, chunk in enumerate(chunks) if chunk.previously_failed)  # fmt: skip
     return (*(Line(session=session, places=tuple(places)) for session, places in longest), *failed_before)
 
 
@@ -189,7 +189,7 @@ class Preparer:
         *,
         recordings: Recordings,
         new_decoder: Callable[[], AudioDecoder],
-        board: Board,
+        board: ProgressTracker,
     ) -> None:
         self._way = way
         self._turns = way.to_decode()

@@ -30,7 +30,7 @@ from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
 from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, Turns, lines
-from batchscribe.worker.progress import Board, Ending
+from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records, Reporter
 from batchscribe.worker.session_queue import Prepared, TimelineAssembler
 
@@ -97,7 +97,7 @@ def fail_worker(
     manifest: Manifest, output: Store, clock: Clock, reason: str, *, gpu_broken: bool = False
 ) -> ExitRecord:
     """Writes the exit record of a worker that could not start."""
-    board = Board(manifest, clock)
+    board = ProgressTracker(manifest, clock)
     record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
     return record
@@ -131,7 +131,7 @@ class _Worker:
         self._ending = ending
         self._crew = crew
         self._abandon = abandon
-        self._board = Board(manifest, clock)
+        self._board = ProgressTracker(manifest, clock)
         self._records = Records(manifest, output, self._board, ending, clock)
         self._way = PipelineState.of(manifest, ending, crew.decoders)
         self._ready = BoundedQueue[Prepared](READY_WINDOWS)
@@ -190,7 +190,7 @@ class _Worker:
                 new_decoder,
                 self._ending.due,
                 overlap_ms=self._manifest.audio_options.overlap_ms,
-                apart=[chunk.key for chunk in self._manifest.chunks if chunk.troubled],
+                apart=[chunk.key for chunk in self._manifest.chunks if chunk.previously_failed],
             ),
             find_speech=find_speech,
             board=self._board,

@@ -17,7 +17,7 @@ from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.feeding import Line, PipelineState, Turns
-from batchscribe.worker.progress import Board
+from batchscribe.worker.progress import ProgressTracker
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
 from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, differ
 
@@ -47,7 +47,7 @@ class TimelineAssembler:
         *,
         neighbours: Callable[[], Neighbours],
         find_speech: SpeechFinder,
-        board: Board,
+        board: ProgressTracker,
         out: BoundedQueue[Prepared],
     ) -> None:
         self._way = way
@@ -93,7 +93,7 @@ class _Session:
         *,
         neighbours: Neighbours,
         find_speech: SpeechFinder,
-        board: Board,
+        board: ProgressTracker,
         emit: Callable[[Prepared], None],
     ) -> None:
         self._way = way

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from batchscribe.adapters.host_access.ssh import Ssh, connection_trouble, remote_words
 from batchscribe.core.run import host
-from batchscribe.core.run.host import BoxReply
+from batchscribe.core.run.host import HostReply
 from batchscribe.core.run.instances import Instance
 from batchscribe.errors import LaunchError, MisconfiguredError
 
@@ -18,7 +18,7 @@ _COMMAND_NOT_FOUND = {126, 127}
 class HostClient(Protocol):
     """A client of the GPU host of an instance."""
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         """The host's reply. Raises LaunchError if there is none, MisconfiguredError."""
 
 
@@ -29,10 +29,10 @@ class SshHost:
         self._ssh = ssh
         self._python = remote_python
 
-    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> BoxReply:
+    def ask(self, instance: Instance, word: str, data: bytes = b"", *, timeout: float) -> HostReply:
         command = remote_words(self._python, "-I", "-m", host.MODULE, word)
         reply = self._ssh.run(instance, [command], data, timeout=timeout)
-        answer = host.last_word(reply.stdout)
+        answer = host.decode_reply(reply.stdout)
         if answer is not None:
             return check_reply(answer, instance)
         if failure := connection_trouble(reply, instance):
@@ -44,7 +44,7 @@ class SshHost:
         )
 
 
-def check_reply(answer: BoxReply, instance: Instance) -> BoxReply:
+def check_reply(answer: HostReply, instance: Instance) -> HostReply:
     """Returns the reply, unless it is an error: that is raised."""
     if answer.box != host.VERSION:
         raise MisconfiguredError(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from batchscribe.controller.commands.rehearsal import proofs, told
+from batchscribe.controller.commands.rehearsal import decode_proofs, describe_proof
 from batchscribe.core.decide.money import Rate
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.near_names import suggest
@@ -243,12 +243,12 @@ def check_receivers(labels: tuple[str, ...]) -> Finding:
 
 def check_proofs(facts: Mapping[str, str]) -> Iterator[Finding]:
     """Grades the last rehearsal of each act."""
-    found = proofs(facts)
+    found = decode_proofs(facts)
     if not found:
         detail = "never on this account"
         yield warned("rehearsal", detail, "`batchscribe rehearse` proves the stop, for a few cents")
     for proof in found:
-        text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {told(proof)}"
+        text = f"{proof.at:%Y-%m-%d %H:%M} UTC: {describe_proof(proof)}"
         what = f"stop by {proof.act}"
         yield passed(what, text) if proof.proved else warned(what, text, "`batchscribe rehearse`")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from batchscribe.controller.context import Terms, World
+from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.observe import observe, paused_until
 from batchscribe.controller.reconcile import find_other_scheduler
 from batchscribe.controller.records import read_progress
@@ -59,7 +59,7 @@ class Overview:
     error: str = ""
 
 
-def overview(world: World, terms: Terms) -> Overview:
+def overview(world: World, terms: RunConfig) -> Overview:
     """Observes everything once; writes nothing. Raises what the ledger raises."""
     now, ledger = world.clock.now(), world.ledger
     observed, error = None, ""
@@ -69,6 +69,7 @@ def overview(world: World, terms: Terms) -> Overview:
         error = str(failure)
     decision = decide(observed, terms.policy) if observed else None
     paused = paused_until(world)
+    oldest = observed.backlog.oldest if observed and isinstance(decision, Hold) else None
     return Overview(
         at=now,
         runs=tuple(_run_now(world, terms, run) for run in ledger.open_runs()),
@@ -79,12 +80,12 @@ def overview(world: World, terms: Terms) -> Overview:
         month=ledger.spent(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
         observed=observed,
         decision=decision,
-        next_start=_next_start(observed, terms) if isinstance(decision, Hold) else None,
+        next_start=oldest + terms.policy.max_wait if oldest else None,
         error=error,
     )
 
 
-def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
+def _run_now(world: World, terms: RunConfig, run: Run) -> RunNow:
     now = RunNow(
         id=run.id,
         state=run.state.value,
@@ -109,8 +110,3 @@ def _run_now(world: World, terms: Terms, run: Run) -> RunNow:
         failed=sum(progress.tally.failed for progress in reports),
         left=max(lefts, default=None),
     )
-
-
-def _next_start(observed: Observation | None, terms: Terms) -> datetime | None:
-    oldest = observed.backlog.oldest if observed else None
-    return oldest + terms.policy.max_wait if oldest else None

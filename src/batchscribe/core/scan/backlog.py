@@ -43,7 +43,7 @@ class PastAttempts:
     """Empty if unknown: then it applies to any."""
     failures: int = 0
     """Attempts that count towards quarantine."""
-    troubled: bool = False
+    unavailable: bool = False
     """It was unavailable: archived, or missing although it was listed."""
     quarantined: bool = False
     attempts: int = 0
@@ -236,7 +236,7 @@ def make_chunks(audios: Iterable[AudioObject], rules: ScanRules) -> tuple[Chunk,
 def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
     """The chunk of an audio object, with its earlier failures."""
     trouble = _find_trouble(audio, rules)
-    troubled = trouble is not None and (trouble.failures > 0 or trouble.troubled)
+    previously_failed = trouble is not None and (trouble.failures > 0 or trouble.unavailable)
     return Chunk(
         key=audio.info.key,
         size=audio.info.size,
@@ -246,8 +246,8 @@ def _make_chunk(audio: AudioObject, rules: ScanRules) -> Chunk:
         number=audio.name.number,
         transcript=audio.planned,
         failures=trouble.failures if trouble else 0,
-        troubled=troubled,
-        retry_since=_retry_since(audio, trouble, rules) if troubled else None,
+        previously_failed=previously_failed,
+        retry_since=_retry_since(audio, trouble, rules) if previously_failed else None,
     )
 
 
@@ -331,11 +331,11 @@ def summarise(
     """
     totals, fresh, failed_before = _Totals(), _Oldest(), _Oldest()
     for scan in scans:
-        startable = tuple(chunk for chunk in scan.pending if not chunk.troubled)
+        startable = tuple(chunk for chunk in scan.pending if not chunk.previously_failed)
         totals.add(scan, startable)
         fresh.add(startable)
         if len(startable) < len(scan.pending):
-            failed_before.add(tuple(chunk for chunk in scan.pending if chunk.troubled))
+            failed_before.add(tuple(chunk for chunk in scan.pending if chunk.previously_failed))
     candidates = tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES]
     return Backlog(
         **asdict(totals),
