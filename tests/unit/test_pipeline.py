@@ -170,8 +170,8 @@ class Bench:
             find_speech=find_speech,
             clock=self.clock,
             should_stop=self.stop.is_set,
-            crew=ConcurrencySettings(
-                fetchers=1, decoders=1, weavers=1, publishers=1, progress_seconds=progress_seconds
+            concurrency=ConcurrencySettings(
+                fetchers=1, decoders=1, timelines=1, publishers=1, progress_seconds=progress_seconds
             ),
         )
         assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)

@@ -87,7 +87,7 @@ def work(location: str, *, control: str = "", sha256: str = "") -> ExitRecord:
             find_speech=find_speech,
             clock=clock,
             should_stop=stop.is_set,
-            crew=_choose_crew(len(os.sched_getaffinity(0))),
+            concurrency=_choose_crew(len(os.sched_getaffinity(0))),
             # A thread that hangs inside a library cannot be ended; the exit record is in the store.
             abandon=partial(os._exit, 1),
         )
@@ -102,7 +102,7 @@ def _read_place(clock: Clock) -> HostPlace | None:
 def _choose_crew(cores: int) -> ConcurrencySettings:
     """Decoders for about half of the cores: the engine needs the others."""
     decoders = max(1, min(8, cores // 2))
-    return ConcurrencySettings(decoders=decoders, weavers=max(2, decoders // 2))
+    return ConcurrencySettings(decoders=decoders, timelines=max(2, decoders // 2))
 
 
 def check(manifest: Manifest) -> EngineFactory:

@@ -15,14 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import structlog
 
 from batchscribe.audio.bounded_queue import BoundedQueue
-from batchscribe.core.run.manifest import FailureKind, Manifest
+from batchscribe.core.run.manifest import FailureKind
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.engine import Engine
 from batchscribe.errors import EngineError, OutOfMemoryError
 from batchscribe.worker.assembly import Assembly, TranscribedChunk
+from batchscribe.worker.feeding import PipelineState
 from batchscribe.worker.pool import Pool
-from batchscribe.worker.progress import Board, Ending, places
-from batchscribe.worker.records import Records
+from batchscribe.worker.progress import places
 from batchscribe.worker.session_queue import Failed, Prepared
 from batchscribe.worker.timeline import Ended, PendingWindow
 
@@ -35,31 +35,25 @@ POOLED_WINDOWS = 32
 PAUSE_SECONDS = 0.02
 """Longest wait for another window of a batch."""
 
-Publish = Callable[[TranscribedChunk], None]
-Blame = Callable[[int, FailureKind, str], None]
-
 
 class EngineLoop:
     """Feeds batches to the engine and passes on the results. Not thread-safe."""
 
     def __init__(
         self,
-        manifest: Manifest,
-        *,
+        state: PipelineState,
         ready: BoundedQueue[Prepared],
-        records: Records,
-        board: Board,
-        ending: Ending,
-        publish: Publish,
-        blame: Blame,
+        *,
+        publish: Callable[[TranscribedChunk], None],
+        fail: Callable[[int, FailureKind, str], None],
     ) -> None:
-        self._manifest = manifest
+        self._manifest = state.manifest
+        self._records = state.records
+        self._board = state.board
+        self._ending = state.ending
         self._ready = ready
-        self._records = records
-        self._board = board
-        self._ending = ending
         self._publish = publish
-        self._blame = blame
+        self._fail = fail
         self._assembly = Assembly()
         self._pool = Pool()
         self._chosen: deque[Window] = deque()
@@ -211,7 +205,7 @@ class EngineLoop:
                 self._publish_chunk(heard)
         elif not self._assembly.dropped(item.chunk):
             self._drop_chunk(item.chunk)
-            self._blame(item.chunk, item.kind, item.message)
+            self._fail(item.chunk, item.kind, item.message)
 
     def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
@@ -277,7 +271,7 @@ class EngineLoop:
 
     def _fail_chunks(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
         for chunk, reason in chunks:
-            self._blame(chunk, kind, reason)
+            self._fail(chunk, kind, reason)
 
     def _key(self, chunk: int) -> str:
         return self._manifest.chunks[chunk].key

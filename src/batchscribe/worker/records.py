@@ -50,19 +50,16 @@ class Records:
 
     def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
         """Replaces an object of 0 bytes, and records its name aside; False if it is a transcript."""
-        if self.exists(chunk):
+        if self.has_transcript(chunk):
             return False
         # Recorded aside and overwritten, because the worker has no right to delete.
         self._output.create(keys.superseded(chunk.transcript, self._manifest.run), b"")
         self._output.replace(chunk.transcript, data)
         return True
 
-    def exists(self, chunk: ManifestChunk) -> bool:
+    def has_transcript(self, chunk: ManifestChunk) -> bool:
         """True if the store has its transcript, of more than 0 bytes. Raises what Store.get raises."""
         return is_filled(self._output, chunk.transcript)
-
-    def skip(self) -> None:
-        self._board.skipped()
 
     def fail(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
         """Records one failed attempt, in the store and for the exit record."""
