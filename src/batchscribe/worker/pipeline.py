@@ -23,9 +23,9 @@ from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, WorkerEnd
 from batchscribe.engine import Engine
-from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, EngineError, GpuError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import read_record
+from batchscribe.reading import read_optional
 from batchscribe.worker.assembly import TranscribedChunk, transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
@@ -77,7 +77,8 @@ def run_worker(
     A hung engine cannot be stopped: after everything else is recorded and published, `abandon` is called,
     which should end the process.
     """
-    if (before := _read_exit_record(manifest, output)) is not None:
+    before = read_optional(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
+    if before is not None:
         LOG.warning("worker.ended_before", run=manifest.run, worker=manifest.worker)
         return before
     ending = Ending(clock, manifest.deadline, should_stop)
@@ -96,13 +97,6 @@ def fail_worker(
     record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
     Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
     return record
-
-
-def _read_exit_record(manifest: Manifest, output: Store) -> ExitRecord | None:
-    try:
-        return read_record(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
-    except ObjectNotFoundError:
-        return None
 
 
 class _Worker:
@@ -164,10 +158,8 @@ class _Worker:
     def _start_feeders(
         self, find_speech: SpeechFinder, new_decoder: Callable[[], AudioDecoder]
     ) -> list[threading.Thread]:
-        concurrency, recordings = (
-            self._concurrency,
-            Recordings(self._source, limit=self._manifest.limits.max_object_bytes),
-        )
+        concurrency = self._concurrency
+        recordings = Recordings(self._source, limit=self._manifest.limits.max_object_bytes)
         fetcher = Fetcher(self._state, self._source)
         preparer = Preparer(self._state, recordings, new_decoder)
         assembler = TimelineAssembler(

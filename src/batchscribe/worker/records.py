@@ -14,7 +14,7 @@ from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_filled
+from batchscribe.reading import is_stored
 from batchscribe.worker.progress import Board, Ending
 
 LOG = structlog.get_logger()
@@ -59,7 +59,7 @@ class Records:
 
     def has_transcript(self, chunk: ManifestChunk) -> bool:
         """True if the store has its transcript, of more than 0 bytes. Raises what Store.get raises."""
-        return is_filled(self._output, chunk.transcript)
+        return is_stored(self._output, chunk.transcript, or_empty=False)
 
     def fail(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
         """Records one failed attempt, in the store and for the exit record."""
