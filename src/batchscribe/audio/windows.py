@@ -275,11 +275,3 @@ class Cutter:
         held = groups.pop() if groups and groups[-1].spans[-1][1] > length - MAY_GO_ON else None
         begin = held.spans[0][0] - LEAD if held else length - TAIL
         return max(0, begin, groups[-1].parts()[-1][1] if groups else 0)
-
-
-def cut_windows(pieces: Iterable[Samples], find_speech: SpeechFinder) -> Iterator[Cut]:
-    """Yields the windows of a whole stream."""
-    cutter = Cutter(find_speech)
-    for piece in pieces:
-        yield from cutter.push(piece)
-    yield from cutter.finish()
