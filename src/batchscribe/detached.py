@@ -20,7 +20,6 @@ from batchscribe.errors import LaunchError
 from batchscribe.private_files import FILE, make_folder
 
 _STATE = 0
-_PARENT = 1
 _START_TICKS = 19
 """Fields of /proc/PID/stat, counted after the name of the program."""
 
@@ -67,47 +66,16 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
     if known is None:
         return False
     _reap(known.pid)
-    return end(known, force=force)
-
-
-def end(known: Identity, *, force: bool = False) -> bool:
-    """Sends SIGTERM (`force`: SIGKILL) to a process. True if it ran."""
-    with grasped(known) as handle:
-        if handle is None:
-            return False
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-@contextmanager
-def grasped(known: Identity) -> Iterator[int | None]:
-    """Holds a pidfd of the process, which reserves its pid. None if it is gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(known.pid)
-    except ProcessLookupError:
-        yield None
-        return
-    try:
-        # Compared after opening: the handle cannot refer to another process any more.
-        yield handle if identity(known.pid) == known else None
-    finally:
-        os.close(handle)
-
-
-def descendants(pid: int) -> tuple[Identity, ...]:
-    """All descendants of a process, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _read_stat(int(entry.name))):
-            children.setdefault(int(fields[_PARENT]), []).append(int(entry.name))
-    found, left = [], [*children.get(pid, [])]
-    while left:
-        found.append(left.pop(0))
-        left += children.get(found[-1], [])
-    return tuple(known for known in map(identity, found) if known)
+        try:
+            # Compared after opening: the handle cannot refer to another process any more.
+            if identity(known.pid) == known:
+                signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
+                return True
+        finally:
+            os.close(handle)
+    return False
 
 
 def identity(pid: int) -> Identity | None:

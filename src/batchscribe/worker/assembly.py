@@ -97,25 +97,23 @@ class Assembly:
         ready, waiting = self._windows[number], self.waiting(number)
         segments = _set_channels(ready, recognition)
         gaps = find_wordless_speech(ready.wordless or ready.cut.speech_seconds, segments)
-        again = self._flag_unheard(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
+        again: list[int] = []
+        for gap in gaps:
+            holders = self._find_holders(ready, gap)
+            if ready.wordless:  # There is no third decoding.
+                for holder in holders:
+                    self._open[holder].flags.add(UNHEARD)
+            elif holders:
+                again.append(self.expect(_make_second_window(ready, gap)))
         del self._windows[number]
-        shared = assign_to_chunks(split_segments_at(segments, list(map(_gap_middle, gaps))), ready.places)
+        middles = [(gap[0][0] + gap[-1][1]) / 2 for gap in gaps]
+        shared = assign_to_chunks(split_segments_at(segments, middles), ready.places)
         for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
                 self._open[chunk].take(recognition, own, flagged=bool(own) or not any(shared))
         return again, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
-    def _second_decodings(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
-        """Registers re-decodes for speech without words; returns their numbers."""
-        return [self.expect(_second_decoding(ready, gap)) for gap in gaps if self._holders(ready, gap)]
-
-    def _flag_unheard(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
-        """Flags the chunks whose speech has no word after two decodings. There is no third one."""
-        for chunk in {chunk for gap in gaps for chunk in self._holders(ready, gap)}:
-            self._open[chunk].flags.add(UNHEARD)
-        return []
-
-    def _holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
+    def _find_holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
         """Waiting chunks with half a second or more, or most, of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
@@ -175,7 +173,7 @@ def _parts(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[PendingWindo
             yield replace(ready, cut=cut, chunks=only, places=tuple(beside), alone=True)
 
 
-def _second_decoding(ready: PendingWindow, gap: Gap) -> PendingWindow:
+def _make_second_window(ready: PendingWindow, gap: Gap) -> PendingWindow:
     """A window around speech without words, with other edges. Words outside it count as published."""
     begin, end = gap[0][0], gap[-1][1]
     cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
@@ -198,10 +196,6 @@ def _shifted_edges(cut: Cut, begin: float, end: float) -> tuple[float, float]:
 
 def _shared_seconds(place: ChunkPlace, gap: Gap) -> float:
     return sum(max(0.0, min(end, place.last) - max(begin, place.first)) for begin, end in gap)
-
-
-def _gap_middle(gap: Gap) -> float:
-    return (gap[0][0] + gap[-1][1]) / 2
 
 
 def _set_channels(ready: PendingWindow, recognition: Recognition) -> tuple[Segment, ...]:

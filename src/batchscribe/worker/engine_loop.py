@@ -253,21 +253,18 @@ class EngineLoop:
                 self._discard_window(number)
             else:
                 broken.append(number)
-        if len(broken) == 1 and self._is_indivisible(broken[0]):
-            suspects = self._assembly.waiting(broken[0])
-            self._discard_window(broken[0])
-            return suspects
+        if len(broken) == 1:
+            ready = self._assembly.ready(broken[0])
+            if ready.alone or len(ready.chunks) == 1:
+                suspects = self._assembly.waiting(broken[0])
+                self._discard_window(broken[0])
+                return suspects
         for number in broken:
             parts, whole = self._assembly.again(number)
             self._solos.extend(map(self._make_window, parts))
             for heard in whole:
                 self._publish_chunk(heard)
         return ()
-
-    def _is_indivisible(self, number: int) -> bool:
-        """True if a window cannot be split any further."""
-        ready = self._assembly.ready(number)
-        return ready.alone or len(ready.chunks) == 1
 
     def _fail_chunks(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
         for chunk, reason in chunks:
