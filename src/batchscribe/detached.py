@@ -45,19 +45,19 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
             pid = spawn(argv, environment=environment, log=log)
             # A crash between these two lines could allow a second process: harmless, since workers publish
             # create-only.
-            write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
+            write_atomically(record, msgspec.json.encode(find_identity(pid) or Identity(pid, "", 0)))
             return True
     except OSError as error:
         raise LaunchError(f"the worker could not be started on this machine: {error}") from error
 
 
-def alive(record: Path) -> bool:
+def is_running(record: Path) -> bool:
     """True if the recorded process still runs."""
     known = _read_identity(record)
     if known is None:
         return False
-    _reap(known.pid)
-    return identity(known.pid) == known
+    _reap_child(known.pid)
+    return find_identity(known.pid) == known
 
 
 def ask_to_end(record: Path, *, force: bool = False) -> bool:
@@ -65,12 +65,12 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
     known = _read_identity(record)
     if known is None:
         return False
-    _reap(known.pid)
+    _reap_child(known.pid)
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(known.pid)
         try:
             # Compared after opening: the handle cannot refer to another process any more.
-            if identity(known.pid) == known:
+            if find_identity(known.pid) == known:
                 signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
                 return True
         finally:
@@ -78,7 +78,7 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
     return False
 
 
-def identity(pid: int) -> Identity | None:
+def find_identity(pid: int) -> Identity | None:
     """Identity of the process with this pid. None without one, or for a zombie."""
     fields = _read_stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
@@ -171,7 +171,7 @@ def _read_identity(record: Path) -> Identity | None:
         raise LaunchError(f"{record} does not identify a process: {error}") from error
 
 
-def _reap(pid: int) -> None:
+def _reap_child(pid: int) -> None:
     """Reaps an ended child process. Never waits."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

@@ -14,7 +14,7 @@ import click
 from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
-from batchscribe.control_place import url_of
+from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.controller.commands.why import why as life_of
@@ -100,7 +100,7 @@ def redo(
         return
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
-    aside = url_of(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
+    aside = build_url(scanner.output, f"{keys.SUPERSEDED}{stamp}/")
     app.console.print(
         f"{format_count(len(redone), 'chunk')} pending again; old transcripts in {aside}", markup=False
     )

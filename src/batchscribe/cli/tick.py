@@ -24,7 +24,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
-from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
+from batchscribe.errors import BatchscribeError, MisconfiguredError, choose_worst, exit_code
 from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 from batchscribe.wiring.seams import describe_missing
@@ -232,4 +232,4 @@ def _left(ticked: Ticked) -> int | None:
 def _exit_code(ticked: Ticked) -> int:
     """0 if done, held or in progress; otherwise the most serious error's code."""
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    return worst((exit_code(ticked.errors), int(failed)))
+    return choose_worst((exit_code(ticked.errors), int(failed)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import Terms, World, log, poll_machines, save
 from batchscribe.controller.external_state import launch_left, record_external_state
@@ -97,7 +97,7 @@ def _build_foreign_run(world: World, terms: Terms, run_id: str, tagged: Sequence
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
-        control=control_of(world.home),
+        control=find_control_url(world.home),
         policy=ADOPTED,
         reason="adopted from another scheduler",
         created=created,
@@ -139,7 +139,7 @@ def _recover_run(world: World, terms: Terms, run_id: str) -> None:
 def _is_ours(record: Run, terms: Terms, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
     opened_here = record.scheduler == terms.scheduler and record.host in {"", terms.host}
-    here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
+    here = (terms.instances, world.output.url.rstrip("/"), find_control_url(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
     return record.id == run_id and opened_here and same_place
 

@@ -14,10 +14,10 @@ import msgspec
 from batchscribe.controller.fetching import fetched
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
-from batchscribe.core.scan.chunks import TOP, session_stems, split
+from batchscribe.core.scan.chunks import TOP, session_stems, split_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
-from batchscribe.core.text.stitching import PartInput, digest, stitch
+from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
@@ -50,7 +50,7 @@ def publish_session(
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
-    if there is not None and there.digest == digest(parts):
+    if there is not None and there.digest == compute_digest(parts):
         return None
     whole = stitch(session, parts)
     for kind in FORMATS:
@@ -93,7 +93,7 @@ def _no_transcript(session: str, parts: Sequence[PartInput]) -> str:
 
 def session_parts(scanner: Scanner, session: str) -> list[PartInput]:
     """Chunks of a session in order, each with its newest transcript."""
-    folder = "" if session == TOP else split(session)[0]
+    folder = "" if session == TOP else split_key(session)[0]
     own = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))
     within = list(_within_limits(own))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import within
+from batchscribe.core.text.timing import limit_times
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.engine import Engine, EngineFactory
 from batchscribe.errors import EngineError
@@ -47,7 +47,7 @@ def _spread(text: str, seconds: float) -> tuple[Segment, ...]:
     words = tuple(
         Word(word=word, start=index * step, end=(index + 1) * step) for index, word in enumerate(spoken)
     )
-    return within([Segment(text=text, start=0.0, end=seconds, words=words)], seconds)
+    return limit_times([Segment(text=text, start=0.0, end=seconds, words=words)], seconds)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from batchscribe.adapters.machine.files import (
 from batchscribe.adapters.machine.installed import on_schedule
 from batchscribe.adapters.notify.receivers import receivers
 from batchscribe.adapters.stores.unusable import UnusableStore
-from batchscribe.control_place import split
+from batchscribe.control_place import combine_stores
 from batchscribe.controller.commands import doctor as checks
 from batchscribe.controller.commands.doctor import SET_UP, AccountReads, attempt, to_failure
 from batchscribe.controller.commands.rehearsal import PROVED
@@ -103,7 +103,7 @@ class Preconditions:
         yield check_state_folder(settings.state_dir)
 
     def _check_required(self, name: str) -> Finding:
-        return passed(name, self.settings.required(name))
+        return passed(name, self.settings.require(name))
 
     def _check_account(self, account: AccountReads) -> Iterator[Finding]:
         try:
@@ -258,7 +258,9 @@ def preconditions(settings: Settings) -> Preconditions:
         settings=settings,
         clock=SystemClock(),
         source=source,
-        output=split(output, opened(settings.control, expected=False)) if settings.control else output,
+        output=combine_stores(output, opened(settings.control, expected=False))
+        if settings.control
+        else output,
         open_root=opened,
         describe=lambda: here,
     )

@@ -62,7 +62,7 @@ def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxRe
 
 def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> BoxReply:
     if list(words) == ["version"]:
-        return asked.version()
+        return asked.report_version()
     kind, respond = _HANDLERS.get(" ".join(words), (None, None))
     if kind is None or respond is None:
         raise MisconfiguredError(
@@ -104,7 +104,7 @@ def _skip_engine(spec: EngineSpec) -> Finding:
 
 
 def _stores(request: CheckRequest) -> Iterator[Finding]:
-    region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
+    region, endpoint = aws_environment.find_place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(filter(None, (request.source, request.output, request.control))):
         remedy = "fix this; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:
@@ -121,10 +121,10 @@ def _stores(request: CheckRequest) -> Iterator[Finding]:
 
 _HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], BoxReply]]] = {
     "start": (StartRequest, Box.start),
-    "check": (CheckRequest, Box.check),
+    "check": (CheckRequest, Box.check_host),
     "environment": (EnvironmentRequest, Box.keep_environment),
     "place": (HostPlace, Box.keep_place),
-    "prefetch": (EngineSpec, Box.prefetch),
+    "prefetch": (EngineSpec, Box.prefetch_model),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
 }

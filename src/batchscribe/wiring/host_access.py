@@ -8,7 +8,7 @@ from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.setup import HostRequirements, HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.adapters.local.launcher import LocalHost
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.protocols import Clock, Launcher, Store
@@ -57,7 +57,7 @@ def box_setup(
             output=settings.output,
             extra=factory.extra,
             packages=factory.packages,
-            control=control_of(output),
+            control=find_control_url(output),
             region=settings.region,
             endpoint=settings.endpoint_url,
         ),

@@ -153,7 +153,7 @@ def _start_findings(settings: Settings, output: Store) -> Iterator[Finding]:
     if settings.provider == LOCAL:
         yield check_local_engine(spec)
         return
-    instance = settings.required("GPU_INSTANCE_ID")
+    instance = settings.require("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
     record = instance_record(output, instance)
     if isinstance(record, Finding):

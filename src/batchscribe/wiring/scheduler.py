@@ -123,7 +123,7 @@ def scheduler(
     if lenient:
         settings = _collect_missing(settings)
     else:
-        settings.required("BATCH_SOURCE")
+        settings.require("BATCH_SOURCE")
     clock = SystemClock(interrupts)
     lock = tick_lock(settings, clock)
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
@@ -153,7 +153,7 @@ def _collect_missing(settings: Settings) -> Settings:
     problems = list(settings.problems)
     for name in names:
         try:
-            settings.required(name)
+            settings.require(name)
         except MisconfiguredError as error:
             problems.append(str(error))
     return replace(settings, problems=tuple(problems))
@@ -192,7 +192,7 @@ def _hash(*values: object) -> str:
 def instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
-    return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
+    return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
 
 
 def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:

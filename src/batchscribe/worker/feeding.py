@@ -107,7 +107,7 @@ class PipelineState:
             board,
             records=Records(manifest, output, board, ending, clock),
             sessions=queue_sessions(manifest.chunks),
-            pipes=Pipes(ending.due),
+            pipes=Pipes(ending.is_due),
             budget=ByteBudget(FETCHED_BYTES),
             fetched=ByteBudget(FETCHED_CHUNKS),
             decoded=ByteBudget(DECODED_CHUNKS * decoders),
@@ -118,12 +118,12 @@ class PipelineState:
 
     def reserve_fetch(self, place: int) -> bool:
         """Waits for room for a chunk's bytes; False if the worker should end."""
-        due, size = self.ending.due, self.manifest.chunks[place].size
+        due, size = self.ending.is_due, self.manifest.chunks[place].size
         return not due() and self.fetched.take(1, due) and self.budget.take(size, due)
 
     def reserve_decoding(self, _place: int) -> bool:
         """Waits for room for a chunk's audio; False if the worker should end."""
-        return not self.ending.due() and self.decoded.take(1, self.ending.due)
+        return not self.ending.is_due() and self.decoded.take(1, self.ending.is_due)
 
     def release_audio(self, place: int) -> None:
         """Releases a chunk's pipe and room, its audio taken or dropped."""
@@ -142,24 +142,24 @@ class Fetcher:
     def run(self) -> None:
         while (place := self._queue.take_next()) is not None:
             data = self._fetch_chunk(self._state.manifest.chunks[place])
-            pipe = self._state.pipes.of(place)
+            pipe = self._state.pipes.get(place)
             if data is None:
                 pipe.close(Absent())
             else:
-                pipe.fetched(data)
+                pipe.put_bytes(data)
 
     def _fetch_chunk(self, chunk: ManifestChunk) -> bytes | None:
         """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""
         try:
             if self._state.records.has_transcript(chunk):
-                self._state.board.skipped()
+                self._state.board.record_skipped()
                 return None
             return self._read_bytes(chunk, self._state.manifest.limits)
         except MisconfiguredError as error:
             # Without the right to read one object, all others would fail the same way.
             self._state.ending.fail(error)
         except BatchscribeError as error:
-            self._state.records.fail(chunk, _failure_kind(error), str(error))
+            self._state.records.record_failure(chunk, _failure_kind(error), str(error))
         return None
 
     def _read_bytes(self, chunk: ManifestChunk, limits: Limits) -> bytes:
@@ -211,10 +211,10 @@ class Preparer:
             return
 
     def _process_chunk(self, decoder: AudioDecoder, place: int) -> None:
-        chunk, pipe = self._state.manifest.chunks[place], self._state.pipes.of(place)
+        chunk, pipe = self._state.manifest.chunks[place], self._state.pipes.get(place)
         try:
-            with self._state.board.waiting_for("fetch"):
-                fetched = pipe.wait()
+            with self._state.board.note_waiting("fetch"):
+                fetched = pipe.wait_for_bytes()
             self._state.fetched.give(1)
             if fetched:
                 self._decode_named(decoder, chunk, pipe)
@@ -224,7 +224,7 @@ class Preparer:
 
     def _decode_named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
         """Decodes a chunk; the progress names it meanwhile, in case its decoder kills the worker."""
-        self._state.board.takes(chunk.key)
+        self._state.board.add_in_flight(chunk.key)
         try:
             self._decode_chunk(decoder, chunk.key, pipe)
         except (AudioError, TransientError, ObjectArchivedError) as error:
@@ -238,10 +238,10 @@ class Preparer:
             # The decoder is missing on this machine: a failure of the worker, not of a chunk.
             self._state.ending.fail(error)
         finally:
-            self._state.board.leaves(chunk.key)
+            self._state.board.remove_in_flight(chunk.key)
 
     def _decode_chunk(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
-        sound = self._recordings.repaired(key, pipe.take())
+        sound = self._recordings.repair(key, pipe.take_bytes())
         if sound.empty:
             pipe.close(Whole(0.0, partial=False, repaired=False))
             return
@@ -250,9 +250,9 @@ class Preparer:
         begun = False
         for piece in decoding:
             if not begun:
-                pipe.begin(Sound.of(decoding.beginning, repaired.delay))
+                pipe.begin_audio(Sound.from_beginning(decoding.beginning, repaired.delay))
                 begun = True
-            pipe.put(piece)
+            pipe.put_audio(piece)
         if not begun:
             # Only its pre-roll could be decoded, nothing of the chunk itself.
             raise AudioError("no audio could be decoded from it")
@@ -264,7 +264,7 @@ class Preparer:
         return decoder.decode(
             sound.data,
             max_seconds=manifest.limits.max_audio_seconds,
-            until=self._state.ending.due,
+            until=self._state.ending.is_due,
             split=manifest.audio_options.split_channels,
             skip=sound.preroll,
         )

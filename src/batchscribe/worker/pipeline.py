@@ -26,7 +26,7 @@ from batchscribe.engine import Engine
 from batchscribe.errors import BatchscribeError, EngineError, GpuError
 from batchscribe.protocols import Clock, Store
 from batchscribe.reading import read_optional
-from batchscribe.worker.assembly import TranscribedChunk, transcript
+from batchscribe.worker.assembly import TranscribedChunk, make_transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
 from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, WorkQueue
@@ -94,8 +94,10 @@ def fail_worker(
 ) -> ExitRecord:
     """Writes the exit record of a worker that could not start."""
     board = Board(manifest, clock)
-    record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
-    Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
+    record = board.make_exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
+    Records(
+        manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock
+    ).write_exit_record(record)
     return record
 
 
@@ -151,7 +153,7 @@ class _Worker:
             self._ending.fail_unexpectedly("the engine's thread", error)
         finally:
             self._close_stages(feeders)
-            self._board.ended()
+            self._board.record_end()
             reporter.close()
         return self._write_exit_record()
 
@@ -171,7 +173,7 @@ class _Worker:
                 self._output,
                 recordings,
                 new_decoder,
-                self._ending.due,
+                self._ending.is_due,
                 overlap_ms=self._manifest.audio_options.overlap_ms,
                 apart=[chunk.key for chunk in self._manifest.chunks if chunk.troubled],
             ),
@@ -223,36 +225,38 @@ class _Worker:
             thread.join()
 
     def _run_engine(self, load: Callable[[], Engine]) -> None:
-        self._board.phase(Phase.LOADING)
-        self._records.progress()
+        self._board.set_phase(Phase.LOADING)
+        self._records.write_progress()
         engine = load()
         self._model, self._device = engine.model or self._model, engine.device
-        self._board.loaded()
-        self._records.progress()
+        self._board.record_loaded()
+        self._records.write_progress()
         self._engine_loop.run(engine)
 
     def _fail_chunk(self, chunk: int, kind: FailureKind, reason: str) -> None:
-        self._queue_for_publishers(partial(self._records.fail, self._manifest.chunks[chunk], kind, reason))
+        self._queue_for_publishers(
+            partial(self._records.record_failure, self._manifest.chunks[chunk], kind, reason)
+        )
 
     def _publish_chunk(self, heard: TranscribedChunk) -> None:
         chunk = self._manifest.chunks[heard.chunk]
-        text = transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
+        text = make_transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
         self._queue_for_publishers(partial(self._records.publish, chunk, text))
 
     def _queue_for_publishers(self, act: Callable[[], None]) -> None:
-        with self._board.blocked():
+        with self._board.count_blocked():
             self._finished.put(act)
 
     def _check_engine(self) -> None:
         """Ends the worker if the engine hangs: its thread can neither be stopped nor joined."""
-        silent, longest = self._board.engine_silent()
+        silent, longest = self._board.measure_silence()
         if silent < max(HUNG_SECONDS, HUNG_TIMES * longest) or self._ending.error:
             return
         self._ending.fail(
             EngineError(f"the engine hangs: no result for {silent:.0f} s; finished transcripts are kept")
         )
         try:
-            self._abandon_engine(self._engine_loop.suspects())
+            self._abandon_engine(self._engine_loop.list_chunks_in_engine())
         finally:
             self._abandon()
 
@@ -260,11 +264,11 @@ class _Worker:
         """Publishes completed chunks, fails those in the engine, records the end."""
         self._join_publishers()
         for chunk in suspects:
-            self._records.fail(
+            self._records.record_failure(
                 self._manifest.chunks[chunk], FailureKind.CRASH, "it was in the engine when the engine hung"
             )
-        self._board.ended()
-        self._records.progress()
+        self._board.record_end()
+        self._records.write_progress()
         self._write_exit_record()
 
     def _write_exit_record(self) -> ExitRecord:
@@ -272,7 +276,7 @@ class _Worker:
         with self._exit_lock:
             if self._exit_record is None:
                 self._exit_record = record = self._make_exit_record()
-                self._records.last_word(record)
+                self._records.write_exit_record(record)
                 LOG.info("worker.ended", run=record.run, end=record.end.value, message=record.message)
             return self._exit_record
 
@@ -289,4 +293,4 @@ class _Worker:
             end = WorkerEnd.FINISHED
             message = f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"
         broken = isinstance(self._ending.error, GpuError)
-        return self._board.exit_record(end, message, self._device, gpu_broken=broken)
+        return self._board.make_exit_record(end, message, self._device, gpu_broken=broken)

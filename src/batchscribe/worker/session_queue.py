@@ -18,7 +18,7 @@ from batchscribe.errors import BatchscribeError, InterruptedRunError
 from batchscribe.worker.context_audio import Neighbour, Neighbours
 from batchscribe.worker.feeding import PipelineState, SessionQueue, WorkQueue
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
-from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, differ
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels_differ
 
 UNDECIDED = 60 * SAMPLE_RATE
 """Samples after which two identical channels count as one."""
@@ -49,7 +49,7 @@ class TimelineAssembler:
     def run(self) -> None:
         neighbours = self.new_neighbours()
         try:
-            while not self.state.ending.due() and (session := self.sessions.take_next()) is not None:
+            while not self.state.ending.is_due() and (session := self.sessions.take_next()) is not None:
                 _Session(self, session, neighbours).run()
         except InterruptedRunError:
             return
@@ -65,7 +65,7 @@ class TimelineAssembler:
             raise InterruptedRunError("the worker is ending")
 
     def detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
-        with self.state.board.waiting_for("cut"):
+        with self.state.board.note_waiting("cut"):
             return self.find_speech(audio)
 
 
@@ -89,10 +89,10 @@ class _Session:
         self._close_timeline(missing=True)
 
     def _process_chunk(self, place: int) -> None:
-        pipe = self._state.pipes.of(place)
+        pipe = self._state.pipes.get(place)
         try:
-            with self._state.board.waiting_for("decode"):
-                sound = pipe.sound()
+            with self._state.board.note_waiting("decode"):
+                sound = pipe.wait_for_sound()
             if sound is not None:
                 self._append_chunk(place, sound, pipe)
             elif isinstance(pipe.end, Whole):
@@ -110,12 +110,12 @@ class _Session:
         head = self._read_head(pieces)
         timeline = self._extend_timeline(place, sound, head)
         for piece in pieces:
-            timeline.feed(piece)
+            timeline.append_audio(piece)
         if isinstance(pipe.end, Whole):
-            timeline.end(pipe.end)
+            timeline.end_chunk(pipe.end)
             self._last = place
         else:
-            timeline.give_up()
+            timeline.give_up_chunk()
             self._close_timeline(missing=False)
 
     def _read_head(self, pieces: Iterator[Samples]) -> Samples:
@@ -129,7 +129,7 @@ class _Session:
         length = sum(map(len, head))
         if length < self._overlaps.reach:
             return True
-        undecided = self._timeline is None and head[0].ndim > 1 and not any(map(differ, head))
+        undecided = self._timeline is None and head[0].ndim > 1 and not any(map(channels_differ, head))
         return undecided and length < UNDECIDED
 
     def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> AudioTimeline:
@@ -141,7 +141,7 @@ class _Session:
             self._close_timeline(missing=not follows)
         if self._timeline is None:
             self._timeline = self._new_timeline(place, sound, head, after_gap=follows)
-        self._timeline.lay(place, sound, head)
+        self._timeline.begin_chunk(place, sound, head)
         return self._timeline
 
     def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> AudioTimeline:
@@ -156,12 +156,12 @@ class _Session:
         if not (after_gap or self._queue.alone):
             before = self._find_neighbour(place, -1)
             if before is not None and sound.follows(before.sound, before.samples / SAMPLE_RATE):
-                timeline.lead(before)
+                timeline.begin_with_neighbour(before)
         return timeline
 
     def _follows_last(self, place: int) -> bool:
         """True if the chunk's number follows that of the last chunk."""
-        return self._last is not None and self._number_of(place) == (self._number_of(self._last) or 0) + 1
+        return self._last is not None and self._get_number(place) == (self._get_number(self._last) or 0) + 1
 
     def _close_timeline(self, *, missing: bool) -> None:
         """Ends the timeline; `missing`: the next chunk is not in the manifest."""
@@ -177,6 +177,6 @@ class _Session:
         split = self._manifest.audio_options.split_channels
         return self._neighbours.find(self._manifest.chunks[place], step, split=split)
 
-    def _number_of(self, place: int) -> int | None:
+    def _get_number(self, place: int) -> int | None:
         name = audio_name(self._manifest.chunks[place].key)
         return name.number if name else None

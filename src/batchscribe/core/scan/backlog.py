@@ -149,7 +149,7 @@ class Backlog:
         return self.pending - self.troubled
 
 
-def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
+def scan_sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
     """Yields every session of a sorted listing when its folder is complete; nested folders come first.
 
     Holds only the open folders. Errors of the listing propagate: there is no partial backlog.
@@ -278,12 +278,12 @@ class _Oldest:
         while self._held - len(self._heap[0][2]) >= MAX_CANDIDATES:
             self._held -= len(heapq.heappop(self._heap)[2])
 
-    def chunks(self) -> Iterator[Chunk]:
+    def iterate_chunks(self) -> Iterator[Chunk]:
         for _age, _order, chunks in sorted(self._heap, reverse=True):
             yield from chunks
 
 
-def _earliest(*times: datetime | None) -> datetime | None:
+def _find_earliest(*times: datetime | None) -> datetime | None:
     return min(filter(None, times), default=None)
 
 
@@ -307,8 +307,8 @@ def summarise(
         retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
         fresh.add(startable)
         failed_before.add(troubled)
-        oldest = _earliest(oldest, *(chunk.modified for chunk in startable))
-        oldest_retry = _earliest(oldest_retry, *retries)
+        oldest = _find_earliest(oldest, *(chunk.modified for chunk in startable))
+        oldest_retry = _find_earliest(oldest_retry, *retries)
         sums["sessions"] += 1
         sums["pending"] += len(scan.pending)
         sums["pending_bytes"] += sum(chunk.size for chunk in scan.pending)
@@ -323,7 +323,7 @@ def summarise(
         **sums,
         oldest=oldest,
         oldest_retry=oldest_retry,
-        candidates=tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES],
+        candidates=tuple(chain(fresh.iterate_chunks(), failed_before.iterate_chunks()))[:MAX_CANDIDATES],
         odd_keys=odd_keys(),
         passed_over=passed_over(),
     )

@@ -95,7 +95,7 @@ class FasterWhisper(Engine):
         for place, window in enumerate(windows):
             if window.language or self._language:
                 continue
-            if not window.session or seen[window.session] < self._votes.wanted(window.session):
+            if not window.session or seen[window.session] < self._votes.count_open_votes(window.session):
                 places.append(place)
                 seen[window.session] += 1
         return places
@@ -115,7 +115,7 @@ class FasterWhisper(Engine):
         return [
             window.language
             or self._language
-            or (self._votes.language(window.session) if window.session else alone[place])
+            or (self._votes.find_language(window.session) if window.session else alone[place])
             or ENGLISH
             for place, window in enumerate(windows)
         ]

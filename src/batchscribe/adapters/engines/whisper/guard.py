@@ -10,9 +10,9 @@ import structlog
 from batchscribe.adapters.engines.problems import out_of_memory
 from batchscribe.adapters.engines.whisper.decoder import Decoder
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
-from batchscribe.core.text.quality import Doubt, Recognized, better, doubts
+from batchscribe.core.text.quality import Doubt, Recognized, choose_better, find_doubts
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import within
+from batchscribe.core.text.timing import limit_times
 
 LOG = structlog.get_logger()
 
@@ -75,13 +75,13 @@ class Reviewer:
         """The window's result, the better one if there was a second pass, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)
-        found, flags = doubts(decoded), list[str]()
+        found, flags = find_doubts(decoded), list[str]()
         if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
-            decoded = better(decoded, second)
-            found, flags = doubts(decoded), [RERUN]
+            decoded = choose_better(decoded, second)
+            found, flags = find_doubts(decoded), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
         spoken = [segment for segment in decoded.segments if segment.text.strip()]
-        return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
+        return Recognition(window.id, limit_times(spoken, window.seconds), language, tuple(flags))
 
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
         """The second result; None if memory was too small: the first one is kept, and flagged."""
