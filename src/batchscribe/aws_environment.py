@@ -15,7 +15,7 @@ _IDENTITY = (
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-def export(written: Mapping[str, str], region: str, environ: MutableMapping[str, str]) -> None:
+def export_settings(written: Mapping[str, str], region: str, environ: MutableMapping[str, str]) -> None:
     """Adds the AWS_* names of `.env` and the region to `environ`, without overwriting any.
 
     Key, secret and token are one identity: if the environment has one, none of them is taken from `.env`,
@@ -29,7 +29,7 @@ def export(written: Mapping[str, str], region: str, environ: MutableMapping[str,
         environ["AWS_REGION"] = region
 
 
-def place(
+def find_place(
     environ: Mapping[str, str] | None = None, *, region: str = "", endpoint: str = ""
 ) -> tuple[str | None, str | None]:
     """(region, endpoint) of S3 from the environment, else as given; None if neither is set."""
@@ -39,13 +39,13 @@ def place(
     return found or None, url or None
 
 
-def metadata(environ: Mapping[str, str] | None = None) -> str:
+def find_metadata_url(environ: Mapping[str, str] | None = None) -> str:
     """Address of EC2's metadata service, from the variable that AWS's tools read."""
     named = os.environ if environ is None else environ
     return (named.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or "http://169.254.169.254").rstrip("/")
 
 
-def secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def list_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """AWS secrets in the environment, to be redacted from logs."""
     named = os.environ if environ is None else environ
     return tuple(filter(None, (named.get(name, "") for name in SECRETS)))

@@ -85,17 +85,17 @@ class SplitStore:
             yield replace(info, key=f"{CONTROL}{info.key}")
 
 
-def split(output: Store, control: Store) -> Store:
+def combine_stores(output: Store, control: Store) -> Store:
     """Combines output and control store. Returns the output if it already holds the control objects."""
-    return output if control.url == url_of(output, CONTROL).rstrip("/") else SplitStore(output, control)
+    return output if control.url == build_url(output, CONTROL).rstrip("/") else SplitStore(output, control)
 
 
-def control_of(store: Store) -> str:
+def find_control_url(store: Store) -> str:
     """URL of the control objects of an output. Empty if they are below it."""
     return store.control_url if isinstance(store, SplitStore) else ""
 
 
-def url_of(store: Store, key: str) -> str:
+def build_url(store: Store, key: str) -> str:
     """URL of an object."""
     if isinstance(store, SplitStore) and key.startswith(CONTROL):
         return f"{store.control_url.rstrip('/')}/{key.removeprefix(CONTROL)}"

@@ -20,7 +20,6 @@ from batchscribe.errors import LaunchError
 from batchscribe.private_files import FILE, make_folder
 
 _STATE = 0
-_PARENT = 1
 _START_TICKS = 19
 """Fields of /proc/PID/stat, counted after the name of the program."""
 
@@ -46,19 +45,19 @@ def start_once(record: Path, argv: Sequence[str], *, environment: Mapping[str, s
             pid = spawn(argv, environment=environment, log=log)
             # A crash between these two lines could allow a second process: harmless, since workers publish
             # create-only.
-            write_atomically(record, msgspec.json.encode(identity(pid) or Identity(pid, "", 0)))
+            write_atomically(record, msgspec.json.encode(find_identity(pid) or Identity(pid, "", 0)))
             return True
     except OSError as error:
         raise LaunchError(f"the worker could not be started on this machine: {error}") from error
 
 
-def alive(record: Path) -> bool:
+def is_running(record: Path) -> bool:
     """True if the recorded process still runs."""
     known = _read_identity(record)
     if known is None:
         return False
-    _reap(known.pid)
-    return identity(known.pid) == known
+    _reap_child(known.pid)
+    return find_identity(known.pid) == known
 
 
 def ask_to_end(record: Path, *, force: bool = False) -> bool:
@@ -66,51 +65,20 @@ def ask_to_end(record: Path, *, force: bool = False) -> bool:
     known = _read_identity(record)
     if known is None:
         return False
-    _reap(known.pid)
-    return end(known, force=force)
-
-
-def end(known: Identity, *, force: bool = False) -> bool:
-    """Sends SIGTERM (`force`: SIGKILL) to a process. True if it ran."""
-    with grasped(known) as handle:
-        if handle is None:
-            return False
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-@contextmanager
-def grasped(known: Identity) -> Iterator[int | None]:
-    """Holds a pidfd of the process, which reserves its pid. None if it is gone."""
-    try:
+    _reap_child(known.pid)
+    with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(known.pid)
-    except ProcessLookupError:
-        yield None
-        return
-    try:
-        # Compared after opening: the handle cannot refer to another process any more.
-        yield handle if identity(known.pid) == known else None
-    finally:
-        os.close(handle)
+        try:
+            # Compared after opening: the handle cannot refer to another process any more.
+            if find_identity(known.pid) == known:
+                signal.pidfd_send_signal(handle, signal.SIGKILL if force else signal.SIGTERM)
+                return True
+        finally:
+            os.close(handle)
+    return False
 
 
-def descendants(pid: int) -> tuple[Identity, ...]:
-    """All descendants of a process, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and (fields := _read_stat(int(entry.name))):
-            children.setdefault(int(fields[_PARENT]), []).append(int(entry.name))
-    found, left = [], [*children.get(pid, [])]
-    while left:
-        found.append(left.pop(0))
-        left += children.get(found[-1], [])
-    return tuple(known for known in map(identity, found) if known)
-
-
-def identity(pid: int) -> Identity | None:
+def find_identity(pid: int) -> Identity | None:
     """Identity of the process with this pid. None without one, or for a zombie."""
     fields = _read_stat(pid)
     if not fields or fields[_STATE] in {"Z", "X"}:
@@ -203,7 +171,7 @@ def _read_identity(record: Path) -> Identity | None:
         raise LaunchError(f"{record} does not identify a process: {error}") from error
 
 
-def _reap(pid: int) -> None:
+def _reap_child(pid: int) -> None:
     """Reaps an ended child process. Never waits."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

@@ -24,7 +24,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise MisconfiguredError(f"{path} is not a file: remove it, or replace it with a settings file")
         with path.open(encoding="utf-8") as stream:
-            return dict(_bindings(path, stream))
+            return dict(_read_bindings(path, stream))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +84,7 @@ def refuse_open_file(path: Path, secrets: Sequence[str]) -> None:
         )
 
 
-def _bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
+def _read_bindings(path: Path, stream: IO[str]) -> Iterator[tuple[str, str]]:
     for binding in parse_stream(stream):
         if binding.error or (binding.key and binding.value is None):
             line = binding.original.line + binding.original.string.count("\n", 0, -1)

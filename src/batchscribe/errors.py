@@ -181,11 +181,11 @@ SEVERITY = (0, 1, 130, 2, 3)
 """Exit codes, the most serious one last."""
 
 
-def worst(codes: Iterable[int]) -> int:
+def choose_worst(codes: Iterable[int]) -> int:
     """The most serious of these exit codes; 0 if there are none."""
     return max(codes, key=SEVERITY.index, default=0)
 
 
 def exit_code(errors: Iterable[BatchscribeError]) -> int:
     """Exit code for these errors: the most serious one; 0 without errors."""
-    return worst(error.exit_code for error in errors)
+    return choose_worst(error.exit_code for error in errors)

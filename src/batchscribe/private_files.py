@@ -27,7 +27,7 @@ def make_folder(folder: Path) -> list[Path]:
     return [*made, folder]
 
 
-def restrict(path: Path) -> None:
+def restrict_to_owner(path: Path) -> None:
     """Removes other users' rights from a plain file of this user; does nothing for anything else.
 
     Works by name: closing a descriptor of a file drops SQLite's locks on it. Raises OSError.

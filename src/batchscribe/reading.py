@@ -61,23 +61,15 @@ def read_transcript(store: Store, key: str) -> Transcript | ForeignTranscript:
     return transcripts.decode(store.get(key, limit=TRANSCRIPT_BYTES).data)
 
 
-def is_filled(store: Store, key: str) -> bool:
-    """True if there is a non-empty object under `key`. Does not read it."""
+def is_stored(store: Store, key: str, *, or_empty: bool = True) -> bool:
+    """True if there is an object under `key`; does not read it. Raises what Store.get raises.
+
+    `or_empty`: an object of 0 bytes counts, too.
+    """
     try:
         store.get(key, limit=0)
     except ObjectNotFoundError:
         return False
     except ObjectTooLargeError:
         return True
-    return False
-
-
-def is_stored(store: Store, key: str) -> bool:
-    """True if there is an object under `key`; does not read it. Raises what Store.get raises."""
-    try:
-        store.get(key, limit=0)
-    except ObjectNotFoundError:
-        return False
-    except ObjectTooLargeError:
-        return True
-    return True
+    return or_empty

@@ -31,7 +31,7 @@ MASK = "(hidden)"
 T = TypeVar("T")
 
 
-def _file(text: str) -> Path:
+def _as_path(text: str) -> Path:
     return Path(parse.matching()(text))
 
 
@@ -118,7 +118,7 @@ class Settings:
         str, Name("AWS_ENDPOINT_URL", parse.matching(r"https?://\S+"), "http://… or https://…")
     ] = ""
     hourly_cost: Annotated[Usd | None, Name("GPU_HOURLY_COST", parse.dollars, "dollars, e.g. 0.526")] = None
-    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _file, "a file", placed=True)] = None
+    ssh_key_path: Annotated[Path | None, Name("GPU_SSH_KEY_PATH", _as_path, "a file", placed=True)] = None
     ssh_user: Annotated[
         str, Name("GPU_SSH_USER", parse.matching(r"[A-Za-z_][A-Za-z0-9_.-]*"), "a user name")
     ] = "ubuntu"
@@ -155,11 +155,11 @@ class Settings:
     webhook_url: Annotated[
         str, Name("BATCH_WEBHOOK_URL", parse.matching(r"https?://\S+"), "an https:// URL", secret=True)
     ] = field(default="", repr=False)
-    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _file, _FOLDER, placed=True)] = Path(".batchscribe")
-    reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _file, _FOLDER, placed=True)] = Path(
+    state_dir: Annotated[Path, Name("BATCH_STATE_DIR", _as_path, _FOLDER, placed=True)] = Path(".batchscribe")
+    reports_dir: Annotated[Path, Name("BATCH_REPORTS_DIR", _as_path, _FOLDER, placed=True)] = Path(
         "batch-reports"
     )
-    log_dir: Annotated[Path, Name("BATCH_LOG_DIR", _file, _FOLDER, placed=True)] = Path("logs")
+    log_dir: Annotated[Path, Name("BATCH_LOG_DIR", _as_path, _FOLDER, placed=True)] = Path("logs")
 
     folder: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -198,7 +198,7 @@ class Settings:
         root = self.source if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}"
         return root, self.live_lock.lstrip("/")
 
-    def required(self, name: str) -> str:
+    def require(self, name: str) -> str:
         """Value of a setting that the command requires. Raises MisconfiguredError if it is missing."""
         attribute, declared = _DECLARED[name]
         value = getattr(self, attribute)
@@ -209,7 +209,7 @@ class Settings:
             raise MisconfiguredError(f"{name} is not set: put {name}=… into {file} ({declared.allowed}){tip}")
         return str(value)
 
-    def secrets(self) -> tuple[str, ...]:
+    def list_secrets(self) -> tuple[str, ...]:
         """All texts to redact from logs, messages and reports, longest first; Redactor skips short ones."""
         urls = filter(None, (self.smtp_url, self.slack_webhook_url, self.webhook_url, *self.notify_urls))
         found = {
@@ -218,7 +218,7 @@ class Settings:
         }
         return tuple(sorted(filter(None, found), key=len, reverse=True))
 
-    def effective(self) -> list[Effective]:
+    def list_effective(self) -> list[Effective]:
         """All settings with their values, masked if secret, and their origins."""
         rows = [
             Effective(name, _shown_value(self, attribute, declared), self.origins.get(name, DEFAULT))
@@ -230,12 +230,12 @@ class Settings:
     def child_environment(self) -> dict[str, str]:
         """This process's environment with the AWS_* names of `.env`, for a worker on this machine."""
         environ = dict(os.environ)
-        aws_environment.export(self.aws, self.region, environ)
+        aws_environment.export_settings(self.aws, self.region, environ)
         return environ
 
     def apply_aws_environment(self) -> None:
         """Adds the AWS_* names of `.env` to this process's environment; existing values stay."""
-        aws_environment.export(self.aws, self.region, os.environ)
+        aws_environment.export_settings(self.aws, self.region, os.environ)
 
 
 def journal_stream() -> str:
@@ -273,14 +273,14 @@ def load(
         text, origins[name] = _find_text(declared, layers)
         if text and declared.placed:
             checked(partial(_refuse_variables, name, text, origins[name], home))
-        parsed = checked(partial(_parse, declared, text, origins[name], home)) if text else None
+        parsed = checked(partial(_parse_value, declared, text, origins[name], home)) if text else None
         if parsed is not None:
             values[attribute] = parsed
     completed = _with_defaults(values, home)
     checked(partial(_refuse_misplaced_launch, completed.get("launch", _BARE.launch), completed["provider"]))
     checked(partial(_refuse_misplaced_control, completed))
     found: dict[str, Any] = {"problems": tuple(checked.problems), "warnings": tuple(warnings)}
-    return Settings(**completed, folder=home, origins=origins, **found, **_aws(layers))
+    return Settings(**completed, folder=home, origins=origins, **found, **_find_aws_names(layers))
 
 
 @dataclass(slots=True)
@@ -354,7 +354,7 @@ def _refuse_variables(name: str, text: str, origin: str, home: Path) -> None:
     )
 
 
-def _parse(declared: Name, text: str, origin: str, home: Path) -> Any:
+def _parse_value(declared: Name, text: str, origin: str, home: Path) -> Any:
     tip = parse.suggest_url(text) if declared.placed else ""
     try:
         if declared.placed and "://" not in text and not tip:
@@ -367,7 +367,7 @@ def _parse(declared: Name, text: str, origin: str, home: Path) -> Any:
         ) from None
 
 
-def _aws(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _find_aws_names(layers: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     written = {name: text for name, text in layers[DOTENV].items() if name.startswith("AWS_") and text}
     hidden = {layer.get(name, "") for layer in layers.values() for name in aws_environment.SECRETS}
     return {"aws": written, "hidden": tuple(sorted(hidden - {""}))}

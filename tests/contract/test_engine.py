@@ -26,7 +26,7 @@ from batchscribe.adapters.engines.whisper.models import fetch_model
 from batchscribe.adapters.engines.whisper.silero_vad import find_speech
 from batchscribe.adapters.machine import nvidia
 from batchscribe.audio.audio_decoder import AudioDecoder
-from batchscribe.audio.windows import cut_windows
+from batchscribe.audio.windows import Cutter
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE
 from batchscribe.core.text.speech import Window
@@ -149,7 +149,9 @@ def test_pocketsphinx_hears_the_bundled_speech(sphinx: PocketSphinx) -> None:
     expected, heard = [], []
     with AudioDecoder() as decoder:
         for key, text in corpus().items():
-            cuts = cut_windows(decoder.decode(bundled(key), max_seconds=60), find_speech)
+            cutter = Cutter(find_speech)
+            pieces = decoder.decode(bundled(key), max_seconds=60)
+            cuts = [*(cut for piece in pieces for cut in cutter.push(piece)), *cutter.finish()]
             windows = [Window(number, cut.seconds_in, cut.audio) for number, cut in enumerate(cuts)]
             expected.append(text)
             results = transcribe(sphinx, windows)

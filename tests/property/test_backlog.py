@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from batchscribe.core.objects import ObjectInfo
 from batchscribe.core.scan import backlog
-from batchscribe.core.scan.backlog import ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.scan.backlog import ScanRules, SessionScan, scan_sessions, summarise
 from batchscribe.core.scan.chunks import LAYER, TOP, AudioName, audio_name
-from batchscribe.core.scan.folders import merged
+from batchscribe.core.scan.folders import merge_listings
 from support.stores import NOW, in_order, row
 
 FOLDERS = st.lists(
@@ -100,8 +100,8 @@ def model(source: Mapping[str, ObjectInfo], output: Mapping[str, ObjectInfo]) ->
 
 
 def scanned(source: Mapping[str, ObjectInfo], output: Mapping[str, ObjectInfo]) -> list[SessionScan]:
-    listing = merged(in_order(source.values()), in_order(output.values()))
-    return list(sessions(listing, ScanRules(now=NOW, owner=owner)))
+    listing = merge_listings(in_order(source.values()), in_order(output.values()))
+    return list(scan_sessions(listing, ScanRules(now=NOW, owner=owner)))
 
 
 @given(worlds())
@@ -144,7 +144,7 @@ def test_planned_transcripts_are_free_distinct_and_end_the_wait(
         return names.get(transcript) or owner(transcript)
 
     rules = ScanRules(now=NOW, owner=tell)
-    after = list(sessions(merged(in_order(source.values()), in_order(written.values())), rules))
+    after = list(scan_sessions(merge_listings(in_order(source.values()), in_order(written.values())), rules))
     assert [chunk.key for scan in after for chunk in scan.pending + scan.waiting] == []
 
 

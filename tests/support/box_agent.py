@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from batchscribe import __version__
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, live
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, run_agent
 from batchscribe.agent.state_files import NoDeadman
 from batchscribe.core import keys
 from batchscribe.core.run import manifest as wire
@@ -253,7 +253,7 @@ class Awake:
 
     def live(self, run: str = "") -> float | None:
         """Steps an agent to its end. Seconds until it asked for the power-off; None if it did not."""
-        live(self.agent(run), self.clock)
+        run_agent(self.agent(run), self.clock)
         return None if self.marks.off_at is None else self.marks.off_at - self.began
 
     def end(self) -> HostEnd | None:

@@ -255,7 +255,7 @@ def decoded(decoder: AudioDecoder, file: Made) -> Outcome:
     """As a worker does it; a refusal costs all of the file and is reported."""
     store = MemoryStore(FakeClock(datetime(2026, 5, 1, tzinfo=UTC)))
     try:
-        found = Recordings(store).repaired(f"s/talk.{file.extension}", file.data)
+        found = Recordings(store).repair(f"s/talk.{file.extension}", file.data)
         decoding = decoder.decode(found.data, max_seconds=3600)
         for _ in decoding:
             pass

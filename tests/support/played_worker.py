@@ -25,7 +25,7 @@ def main() -> None:
     sys.stdout.flush()
     hold, url = _arguments(sys.argv[1:])
     root, mark, rest = url.rpartition(keys.RUNS)
-    region, endpoint = aws_environment.place()
+    region, endpoint = aws_environment.find_place()
     store = open_store(root.rstrip("/"), region=region, endpoint=endpoint)
     manifest = wire.decode(store.get(mark + rest).data, Manifest)
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscribe.audio.decoding.containers import Repaired
-from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, walk
-from batchscribe.audio.decoding.mp4 import boxes
+from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, walk_elements
+from batchscribe.audio.decoding.mp4 import iterate_boxes
 from support.audio import write_audio
 
 Samples = npt.NDArray[np.float32]
@@ -37,19 +37,19 @@ def fragments(samples: Samples, *, fragment_seconds: float, codec: str = "aac") 
 
 def at_clusters(recording: bytes) -> list[bytes]:
     """Pieces that each begin with a cluster; the first has the header."""
-    begins = [found.begin for found in walk(recording) if found.id == CLUSTER]
+    begins = [found.begin for found in walk_elements(recording) if found.id == CLUSTER]
     return pieces(recording, begins[1:])
 
 
 def at_blocks(recording: bytes, every: int) -> list[bytes]:
     """Pieces of so many blocks, wherever the clusters begin."""
-    begins = [found.begin for found in walk(recording) if found.id in BLOCKS]
+    begins = [found.begin for found in walk_elements(recording) if found.id in BLOCKS]
     return pieces(recording, begins[every::every])
 
 
 def at_fragments(recording: bytes) -> list[bytes]:
     """Pieces of one fragment; the first has the header, too."""
-    begins = [body - 8 for kind, body, _ in boxes(recording) if kind == b"moof"]
+    begins = [body - 8 for kind, body, _ in iterate_boxes(recording) if kind == b"moof"]
     return pieces(recording, begins[1:])
 
 

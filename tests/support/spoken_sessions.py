@@ -62,7 +62,9 @@ class Recorded:
             clock=self.clock,
             should_stop=lambda: False,
             new_decoder=RawDecoder,  # type: ignore[arg-type]
-            crew=ConcurrencySettings(fetchers=2, decoders=2, weavers=1, publishers=1, progress_seconds=0.1),
+            concurrency=ConcurrencySettings(
+                fetchers=2, decoders=2, timelines=1, publishers=1, progress_seconds=0.1
+            ),
             abandon=self.abandon,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from batchscribe.detached import Identity, identity
+from batchscribe.detached import Identity, find_identity
 
 PATIENCE_SECONDS = 120
 """It ends by itself after that, so that a broken test leaves nothing behind."""
@@ -49,7 +49,7 @@ class StandIns:
     def alive(self) -> list[int]:
         notes = [json.loads(path.read_bytes()) for path in self.folder.glob("*.json")]
         noted = [msgspec.convert(note["process"], Identity) for note in notes]
-        return [known.pid for known in noted if identity(known.pid) == known]
+        return [known.pid for known in noted if find_identity(known.pid) == known]
 
     def gone(self) -> bool:
         """Whether all of them end, within reason: as the box itself sees it, since a process that dies has
@@ -72,7 +72,7 @@ def main() -> None:
     folder, url = Path(sys.argv[1]), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
     note = {
-        "process": msgspec.to_builtins(identity(os.getpid())),
+        "process": msgspec.to_builtins(find_identity(os.getpid())),
         "url": url,
         "arguments": sys.argv[2:],
         "environment": dict(os.environ),

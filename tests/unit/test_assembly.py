@@ -37,11 +37,13 @@ def spoken(text: str, start: float, end: float) -> Segment:
 def test_a_chunk_in_a_silence_that_was_left_out_is_whole_when_its_window_breaks() -> None:
     assembly = Assembly()
     places = (place(0, 10), place(10, 12), place(12, 22))
-    number = assembly.expect(PendingWindow(cut((5, 9.5), (12.5, 20)), (0, 1, 2), places, None, alone=False))
-    assert [list(assembly.ended(ended(chunk))) for chunk in range(3)] == [[], [], []]
-    parts, whole = assembly.again(number)
+    number = assembly.register_window(
+        PendingWindow(cut((5, 9.5), (12.5, 20)), (0, 1, 2), places, None, alone=False)
+    )
+    assert [list(assembly.record_end(ended(chunk))) for chunk in range(3)] == [[], [], []]
+    parts, whole = assembly.split_window(number)
     assert [heard.chunk for heard in whole] == [1]
-    heard = [each.chunk for part in parts for each in assembly.answered(Recognition(part, (), "en"))[1]]
+    heard = [each.chunk for part in parts for each in assembly.add_result(Recognition(part, (), "en"))[1]]
     assert heard == [0, 2]
 
 
@@ -50,23 +52,23 @@ def test_what_a_neighbour_said_is_known_of_a_part_too() -> None:
     assembly = Assembly()
     said = ChunkPlace(begin=-20, end=5, first=-inf, last=5, published=True, heard_from=0.0, heard_until=5.6)
     own = ChunkPlace(begin=5, end=30, first=5, last=inf)
-    number = assembly.expect(PendingWindow(cut((0, 10)), (None, 3), (said, own), None, alone=False))
-    (part,), _ = assembly.again(number)
-    assert assembly.ready(part).cut.start == 5 * SAMPLE_RATE
-    list(assembly.ended(ended(3)))
+    number = assembly.register_window(PendingWindow(cut((0, 10)), (None, 3), (said, own), None, alone=False))
+    (part,), _ = assembly.split_window(number)
+    assert assembly.get_window(part).cut.start == 5 * SAMPLE_RATE
+    list(assembly.record_end(ended(3)))
     result = Recognition(part, (spoken("lo", 0.0, 0.6), spoken("world", 1.0, 1.5)), "en")
-    _, (heard,) = assembly.answered(result)
+    _, (heard,) = assembly.add_result(result)
     assert [segment.text for segment in heard.segments] == ["world"]
 
 
 def test_the_flags_of_a_window_are_those_of_who_has_its_words() -> None:
     assembly = Assembly()
     places = (place(0, 10), place(10, 20))
-    number = assembly.expect(PendingWindow(cut((0, 20)), (0, 1), places, None, alone=False))
+    number = assembly.register_window(PendingWindow(cut((0, 20)), (0, 1), places, None, alone=False))
     for chunk in (0, 1):
-        list(assembly.ended(ended(chunk)))
+        list(assembly.record_end(ended(chunk)))
     found = {
         heard.chunk: heard.flags
-        for heard in assembly.answered(Recognition(number, (spoken("one", 1.0, 2.0),), "en", (RERUN,)))[1]
+        for heard in assembly.add_result(Recognition(number, (spoken("one", 1.0, 2.0),), "en", (RERUN,)))[1]
     }
     assert found == {0: {RERUN}, 1: frozenset()}

@@ -9,7 +9,7 @@ import pytest
 
 from batchscribe.audio import audio_decoder
 from batchscribe.audio.audio_decoder import AudioDecoder, Beginning
-from batchscribe.audio.decoding.containers import Recording, repair
+from batchscribe.audio.decoding.containers import Recording, repair_chunk
 from batchscribe.audio.decoding.frames import decoder_version
 from batchscribe.core.scan.chunks import AUDIO_TYPES
 from batchscribe.errors import AudioError, InterruptedRunError
@@ -119,7 +119,7 @@ def test_a_piece_of_a_recording_tells_its_place_in_it(
     before: Recording | None = None
     ends = 0.0
     for chunk in cut():
-        part = repair(chunk, before)
+        part = repair_chunk(chunk, before)
         before = part.seen or before
         decoding = decoder.decode(part.data, max_seconds=HOUR, skip=part.preroll)
         assert sum(map(len, decoding)) == round(decoding.seconds * RATE)
@@ -209,7 +209,7 @@ def test_a_decoder_that_is_no_longer_itself_costs_one_file(
         decoder.decode_all(encode(sine(1), "wav"), max_seconds=HOUR)
         assert decoder._child is not None
         said = iter(answers)
-        monkeypatch.setattr(decoder._child, "_receive", lambda _until: next(said))
+        monkeypatch.setattr(decoder._child, "_receive_frame", lambda _until: next(said))
         with pytest.raises(AudioError, match="its output is invalid"):
             list(decoder.decode(encode(sine(1), "wav"), max_seconds=HOUR, split=True))
         assert decoder.decode_all(encode(sine(2), "wav"), max_seconds=HOUR).seconds == 2

@@ -15,10 +15,10 @@ from batchscribe.core.scan.backlog import (
     PastAttempts,
     ScanRules,
     SessionScan,
-    sessions,
+    scan_sessions,
     summarise,
 )
-from batchscribe.core.scan.folders import Tagged, merged
+from batchscribe.core.scan.folders import Tagged, merge_listings
 from batchscribe.errors import StoreUnavailableError
 from support.stores import NOW, in_order, pending, row
 
@@ -27,12 +27,12 @@ def scan(
     *rows: ObjectInfo | str, output: list[ObjectInfo] | None = None, **rules: Any
 ) -> dict[str, SessionScan]:
     source = in_order(each if isinstance(each, ObjectInfo) else row(each) for each in rows)
-    listing = merged(source, in_order(output) if output is not None else None)
-    return {found.session: found for found in sessions(listing, ScanRules(now=NOW, **rules))}
+    listing = merge_listings(source, in_order(output) if output is not None else None)
+    return {found.session: found for found in scan_sessions(listing, ScanRules(now=NOW, **rules))}
 
 
 def test_an_empty_listing_is_an_empty_backlog() -> None:
-    assert summarise(sessions(iter(()), ScanRules(now=NOW))) == Backlog()
+    assert summarise(scan_sessions(iter(()), ScanRules(now=NOW))) == Backlog()
 
 
 def test_chunks_of_one_folder_are_one_session_and_other_files_their_own() -> None:
@@ -412,17 +412,17 @@ def test_only_open_folders_are_held() -> None:
     def listing() -> Iterator[Tagged]:
         for number in range(1000):
             passed.append(f"s{number:04}/chunk-001.webm")
-            yield from merged([row(passed[-1])])
+            yield from merge_listings([row(passed[-1])])
 
-    first = next(sessions(listing(), ScanRules(now=NOW)))
+    first = next(scan_sessions(listing(), ScanRules(now=NOW)))
     assert first.session == "s0000/"
     assert len(passed) == 2
 
 
 def test_a_listing_that_breaks_is_an_error_and_no_backlog() -> None:
     def listing() -> Iterator[Tagged]:
-        yield from merged([row("a.mp3"), row("b/c.mp3")])
+        yield from merge_listings([row("a.mp3"), row("b/c.mp3")])
         raise StoreUnavailableError("the connection was reset")
 
     with pytest.raises(StoreUnavailableError):
-        summarise(sessions(listing(), ScanRules(now=NOW)))
+        summarise(scan_sessions(listing(), ScanRules(now=NOW)))

@@ -177,7 +177,7 @@ def test_an_environment_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path)
     path.write_bytes(b"# cl\xe9\nA=b\n")
     path.chmod(0o600)
     with pytest.raises(MisconfiguredError, match="UTF-8"):
-        Box(tmp_path, SystemClock()).environment()
+        Box(tmp_path, SystemClock()).build_environment()
 
 
 def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_a_start_request_becomes_a_permit_and_one_agent_for_the_run(tmp_path: Pa
     program.write_text('#!/bin/sh\necho "$@" "$AWS_REGION"\n')
     program.chmod(0o700)
     made = Box(tmp_path, SystemClock(), agent=(str(program),))
-    assert made.permit("r") is None
+    assert made.read_permit("r") is None
     assert made.start(request(region="eu-west-1", borrowed=True)).done
     log = tmp_path / ".batchscribe" / "runs" / "r" / "agent.log"
     wait_for(log.read_text() == "live r eu-west-1\n" for _ in range(9999))
-    permit = made.permit("r")
+    permit = made.read_permit("r")
     assert permit is not None
     claim = permit.claim()
     assert (claim.run, claim.output, claim.launch, claim.borrowed) == ("r", "s3://home", "ssh", True)
@@ -199,7 +199,7 @@ def test_a_permit_of_an_earlier_boot_counts_no_more(tmp_path: Path, monkeypatch:
     made = Box(tmp_path, SystemClock(), agent=("/bin/true",))
     made.start(request())
     monkeypatch.setattr(boxes, "boot_id", lambda: "another boot")
-    assert made.permit("r") is None
+    assert made.read_permit("r") is None
 
 
 def test_while_an_agent_lives_no_other_is_started(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_while_an_agent_lives_no_other_is_started(tmp_path: Path) -> None:
     with try_lock(made.agent_lock) as alone:
         assert alone
         assert not made.start(request()).done
-        assert made.permit("r") is not None
+        assert made.read_permit("r") is not None
         done = boot(tmp_path, "live", "r")
     assert (done.returncode, "agent.already_alive" in done.stderr) == (0, True)
     with pytest.raises(LaunchError, match="agent could not be started"):
@@ -271,7 +271,7 @@ def test_a_box_looks_for_its_claim_where_the_control_objects_are(tmp_path: Path)
     placed(tmp_path, launch=ClaimLaunch.BOOT)
     box = Box(tmp_path, SystemClock())
     control = tmp_path / "control"
-    box.keep_place(msgspec.structs.replace(box.place(), control=control.as_uri()))
+    box.keep_place(msgspec.structs.replace(box.read_place(), control=control.as_uri()))
     control.mkdir()
     assert "host.not_recorded" in boot(tmp_path).stderr, "a claim below the output is another writer's"
     (tmp_path / "bucket" / "_batchscribe" / "instances").rename(control / "instances")
@@ -297,7 +297,7 @@ def test_a_box_that_looks_for_its_claims_elsewhere_is_not_ready(
     request = CheckRequest(
         now=NOW, engine=EngineSpec(engine="pocketsphinx"), gpu=False, boots=True, home=home, control=control
     )
-    (units,) = [each for each in made.check(request).findings if each.what == "units"]
+    (units,) = [each for each in made.check_host(request).findings if each.what == "units"]
     assert units.ok is fits
     assert units.fix == "batchscribe gpu setup"
     assert fits or ("s3://home" in units.detail and "s3://other" in units.detail)

@@ -8,9 +8,9 @@ from batchscribe.core.scan.chunks import (
     KEY_BYTES,
     NAME_BYTES,
     audio_name,
+    parse_transcript_key,
     session_stems,
-    split,
-    transcribed,
+    split_key,
     transcript_key,
     transcript_keys,
 )
@@ -70,7 +70,7 @@ def test_sessions(key: str, session: str, number: int | None) -> None:
     ],
 )
 def test_both_places_of_transcripts(key: str, spoken: tuple[str, str] | None) -> None:
-    assert transcribed(key) == spoken
+    assert parse_transcript_key(key) == spoken
 
 
 @pytest.mark.parametrize("key", ["s/chunk-001.webm", "talk.mp3", "a b/x'y\n.wav"])
@@ -78,7 +78,7 @@ def test_both_places_of_transcripts(key: str, spoken: tuple[str, str] | None) ->
 def test_the_planned_transcript_speaks_for_its_audio(key: str, full_name: bool) -> None:
     audio = audio_name(key)
     assert audio is not None
-    spoken = transcribed(transcript_key(audio, full_name=full_name))
+    spoken = parse_transcript_key(transcript_key(audio, full_name=full_name))
     assert spoken == (audio.folder, audio.name if full_name else audio.stem)
 
 
@@ -95,7 +95,7 @@ def test_the_planned_transcript_speaks_for_its_audio(key: str, full_name: bool) 
 )
 def test_session_files(session: str, stem: str) -> None:
     assert session_stems(session)[0] == stem
-    assert transcribed(stem + ".json") is None
+    assert parse_transcript_key(stem + ".json") is None
 
 
 def test_two_single_files_of_one_stem_have_files_of_their_own() -> None:
@@ -103,15 +103,15 @@ def test_two_single_files_of_one_stem_have_files_of_their_own() -> None:
 
 
 def test_split() -> None:
-    assert split("a/b/c") == ("a/b/", "c")
-    assert split("c") == ("", "c")
-    assert split("/c") == ("/", "c")
+    assert split_key("a/b/c") == ("a/b/", "c")
+    assert split_key("c") == ("", "c")
+    assert split_key("/c") == ("/", "c")
 
 
 def test_wherever_a_transcript_may_be_it_speaks_for_its_audio() -> None:
     audio = audio_name("user/s/chunk-007.webm")
     assert audio is not None
-    assert [transcribed(key) for key in transcript_keys(audio)] == [
+    assert [parse_transcript_key(key) for key in transcript_keys(audio)] == [
         ("user/s/", "chunk-007"),
         ("user/s/", "chunk-007.webm"),
         ("user/s/", "chunk-007"),
@@ -127,12 +127,12 @@ def test_a_name_too_long_for_the_store_is_shortened(name: str, full_name: bool) 
     audio = audio_name("s/" + name)
     assert audio is not None
     key = transcript_key(audio, full_name=full_name)
-    assert len(split(key)[1].encode()) <= NAME_BYTES
+    assert len(split_key(key)[1].encode()) <= NAME_BYTES
     assert key == transcript_key(audio, full_name=full_name), "the same name every time"
-    assert transcribed(key) is not None
+    assert parse_transcript_key(key) is not None
     for stem in session_stems("s/" + name):
-        assert len(split(f"{stem}.json")[1].encode()) <= NAME_BYTES
-        assert transcribed(f"{stem}.json") is None
+        assert len(split_key(f"{stem}.json")[1].encode()) <= NAME_BYTES
+        assert parse_transcript_key(f"{stem}.json") is None
 
 
 def test_a_key_too_long_for_the_store_is_shortened() -> None:

@@ -14,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscribe.audio.audio_decoder import AudioDecoder
-from batchscribe.audio.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
-from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, CUES, walk
+from batchscribe.audio.decoding.containers import (
+    Recording,
+    Repaired,
+    Shape,
+    detect_shape,
+    parse_recording,
+    repair_chunk,
+)
+from batchscribe.audio.decoding.ebml import BLOCKS, CLUSTER, CUES, walk_elements
 from batchscribe.errors import AudioError
 from support import recorder
 from support.recorder import RATE, Samples, at_blocks, at_clusters, at_fragments, heard, pieces
@@ -51,7 +58,7 @@ def repaired(chunks: list[bytes]) -> list[Repaired]:
     out: list[Repaired] = []
     before: Recording | None = None
     for chunk in chunks:
-        out.append(repair(chunk, before))
+        out.append(repair_chunk(chunk, before))
         before = out[-1].seen or before
     return out
 
@@ -80,7 +87,7 @@ def test_each_piece_is_decoded_whole_and_where_it_belongs(
 ) -> None:
     cut = chunks()
     assert len(cut) >= 5
-    assert {shape(chunk) for chunk in cut[1:]} <= {kind, Shape.CLUSTER}
+    assert {detect_shape(chunk) for chunk in cut[1:]} <= {kind, Shape.CLUSTER}
     parts = repaired(cut)
     assert [part.repaired for part in parts] == [False] + [True] * (len(cut) - 1)
     at = 0.0
@@ -116,13 +123,13 @@ def _packets(data: bytes) -> int:
 
 
 def test_an_index_alone_has_no_sound_and_lacks_none() -> None:
-    found = repair(CUES.to_bytes(4) + b"\x80")
+    found = repair_chunk(CUES.to_bytes(4) + b"\x80")
     assert (found.empty, found.torn, found.repaired) == (True, False, False)
 
 
 def test_sound_behind_an_index_is_not_passed_over() -> None:
     first, second = at_clusters(webm())[:2]
-    found = repair(CUES.to_bytes(4) + b"\x80" + second, recording(first))
+    found = repair_chunk(CUES.to_bytes(4) + b"\x80" + second, parse_recording(first))
     assert (found.empty, found.torn) == (False, True)
 
 
@@ -130,15 +137,15 @@ def test_a_header_alone_begins_a_recording() -> None:
     """Chrome's MP4 begins with one; the first sound comes with the second chunk."""
     whole = mp4()
     cut = whole.index(b"moof") - 4
-    header = recording(whole[:cut])
+    header = parse_recording(whole[:cut])
     assert header is not None
-    assert repair(whole[:cut]).empty
-    found = repair(whole[cut:], header)
+    assert repair_chunk(whole[:cut]).empty
+    found = repair_chunk(whole[cut:], header)
     assert (found.empty, found.repaired) == (False, True)
     first = webm()[: webm().index(CLUSTER.to_bytes(4))]
-    assert repair(first).empty
-    assert not repair(webm()).empty
-    assert not repair(whole).empty
+    assert repair_chunk(first).empty
+    assert not repair_chunk(webm()).empty
+    assert not repair_chunk(whole).empty
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -147,31 +154,31 @@ def test_without_the_first_chunk_it_is_said_what_is_missing(
     chunk: int, cut: Callable[[bytes], list[bytes]]
 ) -> None:
     with pytest.raises(AudioError, match="it has no header"):
-        repair(cut(webm())[chunk])
+        repair_chunk(cut(webm())[chunk])
 
 
 def test_what_needs_no_header_is_left_as_it_is() -> None:
     for data in (b"RIFF" + bytes(40), b"OggS" + bytes(40), b"fLaC", b"ID3", b"", webm(), mp4()):
-        done = repair(data)
+        done = repair_chunk(data)
         assert (done.data, done.repaired, done.torn) == (data, False, False)
 
 
 def test_after_a_hole_a_piece_begins_with_its_next_cluster() -> None:
     """The chunk before it is missing: what its first bytes belong to is lost, and that is said."""
     first, *_ = at_clusters(webm())
-    before = repair(first).seen
+    before = repair_chunk(first).seen
     assert before is not None
-    done = repair(webm()[len(webm()) // 2 + 13 :], Recording(before.header))
+    done = repair_chunk(webm()[len(webm()) // 2 + 13 :], Recording(before.header))
     assert done.torn
     begins, samples = heard(done)
     assert begins + len(samples) / RATE == pytest.approx(SECONDS, abs=FRAME)
 
 
 def test_pieces_far_into_a_recording_lack_nothing_of_their_length() -> None:
-    header = recording(mp4())
+    header = parse_recording(mp4())
     with AudioDecoder() as decoder:
         for part in at_fragments(mp4())[1:-1]:
-            decoding = decoder.decode(repair(part, header).data, max_seconds=4)
+            decoding = decoder.decode(repair_chunk(part, header).data, max_seconds=4)
             assert sum(map(len, decoding)) / RATE == pytest.approx(2, abs=FRAME)
             assert not decoding.partial
 
@@ -179,13 +186,13 @@ def test_pieces_far_into_a_recording_lack_nothing_of_their_length() -> None:
 def test_of_opus_in_fragments_nothing_is_left_out() -> None:
     """Chrome states a skip of 80 ms, which a decoder would leave out of every piece."""
     whole = recorder.fragments(sound(), fragment_seconds=2.0, codec="libopus")
-    header = recording(whole)
+    header = parse_recording(whole)
     assert header is not None
     at = header.header.index(b"dOps")
     assert header.header[at + 6 : at + 8] == bytes(2)
     with AudioDecoder() as decoder:
         for part in at_fragments(whole)[1:-1]:
-            decoded = decoder.decode_all(repair(part, header).data, max_seconds=10)
+            decoded = decoder.decode_all(repair_chunk(part, header).data, max_seconds=10)
             assert decoded.seconds == pytest.approx(2, abs=0.03)
             assert not decoded.partial
 
@@ -195,9 +202,9 @@ def test_of_opus_in_fragments_nothing_is_left_out() -> None:
 def test_behind_a_zeroed_stretch_the_sound_goes_on(cluster_seconds: float, size: int) -> None:
     """A decoder takes zeros between blocks for the end of the file."""
     whole = recorder.webm(sound(), cluster_seconds=cluster_seconds)
-    begins = [found.begin for found in walk(whole) if found.id in BLOCKS]
+    begins = [found.begin for found in walk_elements(whole) if found.id in BLOCKS]
     for begin in begins[100:500:100]:
-        part = repair(whole[:begin] + bytes(size) + whole[begin + size :])
+        part = repair_chunk(whole[:begin] + bytes(size) + whole[begin + size :])
         assert part.torn
         with AudioDecoder() as decoder:
             decoded = decoder.decode_all(part.data, max_seconds=60)
@@ -206,19 +213,19 @@ def test_behind_a_zeroed_stretch_the_sound_goes_on(cluster_seconds: float, size:
 
 def test_several_stretches_are_bridged_at_once() -> None:
     whole = recorder.webm(sound(), cluster_seconds=30.0)
-    begins = [found.begin for found in walk(whole) if found.id in BLOCKS]
+    begins = [found.begin for found in walk_elements(whole) if found.id in BLOCKS]
     data = bytearray(whole)
     for begin in begins[100:500:100]:
         data[begin : begin + 400] = bytes(400)
-    part = repair(bytes(data))
+    part = repair_chunk(bytes(data))
     assert part.torn
     assert _packets(part.data) == pytest.approx(_packets(whole), abs=4 * 5)
 
 
 def test_a_stretch_in_a_piece_is_bridged_too() -> None:
     first, second = at_blocks(recorder.webm(sound(), cluster_seconds=30.0), 300)[:2]
-    begin = [found.begin for found in walk(second) if found.id in BLOCKS][100]
-    part = repair(second[:begin] + bytes(5000) + second[begin + 5000 :], repair(first).seen)
+    begin = [found.begin for found in walk_elements(second) if found.id in BLOCKS][100]
+    part = repair_chunk(second[:begin] + bytes(5000) + second[begin + 5000 :], repair_chunk(first).seen)
     assert part.torn
     assert part.seen is not None
     assert part.seen.rest == b""
@@ -228,13 +235,13 @@ def test_a_stretch_in_a_piece_is_bridged_too() -> None:
 
 def test_zeros_up_to_the_end_are_flagged() -> None:
     data = recorder.webm(sound(), cluster_seconds=30.0)
-    assert repair(data[: len(data) // 2] + bytes(len(data) // 2)).torn
+    assert repair_chunk(data[: len(data) // 2] + bytes(len(data) // 2)).torn
 
 
 @pytest.mark.parametrize("cluster_seconds", [2.0, 30.0])
 def test_a_webm_that_was_cut_off_before_another_is_flagged(cluster_seconds: float) -> None:
     data = recorder.webm(sound(), cluster_seconds=cluster_seconds)
-    part = repair(data[: len(data) // 2 | 1] + data)
+    part = repair_chunk(data[: len(data) // 2 | 1] + data)
     assert part.torn
     with AudioDecoder() as decoder:
         assert decoder.decode_all(part.data, max_seconds=60).seconds == pytest.approx(18, abs=0.2)

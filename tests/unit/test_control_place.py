@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from batchscribe import __version__
-from batchscribe.control_place import SplitStore, control_of, split, url_of
+from batchscribe.control_place import SplitStore, build_url, combine_stores, find_control_url
 from batchscribe.controller.commands.redo import list_quarantined, release_quarantined
 from batchscribe.controller.context import World
 from batchscribe.controller.reconcile import adopt_run, recover
@@ -89,15 +89,15 @@ def test_a_control_object_loses_its_first_folder_and_nothing_else(at: Stage, con
     assert at.store.get("a/transcript.json").data == b"2"
     assert [info.key for info in both.list(keys.RUNS)] == [keys.intent("r")]
     assert [info.key for info in both.list(keys.RUNS, after=keys.intent("r"))] == []
-    assert url_of(both, keys.intent("r")) == f"{CONTROL}/runs/r/intent.json"
+    assert build_url(both, keys.intent("r")) == f"{CONTROL}/runs/r/intent.json"
     both.delete(keys.intent("r"))
     assert listed(control) == []
 
 
 def test_the_default_place_by_its_name_is_no_place_of_its_own(at: Stage) -> None:
-    named = split(at.store, MemoryStore(at.clock, url=f"{at.store.url}/_batchscribe"))
+    named = combine_stores(at.store, MemoryStore(at.clock, url=f"{at.store.url}/_batchscribe"))
     assert named is at.store
-    assert control_of(named) == ""
+    assert find_control_url(named) == ""
 
 
 def test_a_whole_run_puts_no_control_object_below_the_output(at: Stage, control: MemoryStore) -> None:

@@ -9,7 +9,7 @@ import pysubs2
 import pytest
 import regex
 
-from batchscribe.core.text.cues import LINE, READABLE, cues
+from batchscribe.core.text.cues import LINE, READABLE, make_cues
 from batchscribe.core.text.stitching import stitch
 from batchscribe.core.text.subtitles import render
 from batchscribe.core.text.transcripts import Segment, SessionTranscript, Word
@@ -54,7 +54,9 @@ def test_the_text_of_a_cue_is_the_text_that_was_said(text: str) -> None:
 def test_no_line_begins_or_ends_inside_a_grapheme_cluster(text: str, before: str) -> None:
     whole = before + text * 60
     lines = [
-        line for cue in cues(session(Segment(text=whole, start=0, end=6))) for line in cue.text.split("\n")
+        line
+        for cue in make_cues(session(Segment(text=whole, start=0, end=6)))
+        for line in cue.text.split("\n")
     ]
     assert "".join(lines) == whole
     assert [part for line in lines for part in regex.findall(r"\X", line)] == regex.findall(r"\X", whole)
@@ -66,7 +68,7 @@ def test_no_line_begins_or_ends_inside_a_grapheme_cluster(text: str, before: str
     ids=["han", "hangul", "family", "heart"],
 )
 def test_wide_letters_take_two_columns_of_a_line(text: str) -> None:
-    for cue in cues(session(Segment(text=text, start=0, end=20))):
+    for cue in make_cues(session(Segment(text=text, start=0, end=20))):
         for line in cue.text.split("\n"):
             assert sum(1 if cluster == " " else 2 for cluster in regex.findall(r"\X", line)) <= LINE
 
@@ -77,19 +79,19 @@ def test_a_short_cue_stays_until_it_can_be_read() -> None:
         timed(("no", 12.02, 12.06)),
         timed(("well", 14, 14.1), ("ok", 17, 17.05), ("then", 22.9, 23)),
     )
-    shown = cues(session(*segments))
+    shown = make_cues(session(*segments))
     assert [cue.start for cue in shown] == [10.0, 12.02, 14, 17, 22.9]
     assert [cue.end - cue.start for cue in shown] == pytest.approx([READABLE] * 5)
 
 
 def test_a_short_cue_ends_where_the_next_one_of_its_channel_begins() -> None:
-    shown = cues(session(said("a", 1, 1.1), said("b", 1.2, 1.3, channel=2), said("c", 1.5, 4)))
+    shown = make_cues(session(said("a", 1, 1.1), said("b", 1.2, 1.3, channel=2), said("c", 1.5, 4)))
     assert [(cue.text, cue.end) for cue in shown] == [("a", 1.5), ("b", 2.2), ("c", 4)]
 
 
 @pytest.mark.parametrize("times", [(3.0, 2.0), (3.0, 3.0), (-5.0, -4.0), (0.0004999, 0.0004999)])
 def test_no_cue_ends_before_it_has_begun_and_was_shown(times: tuple[float, float]) -> None:
-    shown = cues(session(*[Segment(text="some words", start=times[0], end=times[1])] * 3))
+    shown = make_cues(session(*[Segment(text="some words", start=times[0], end=times[1])] * 3))
     assert all(0 <= cue.start < cue.end for cue in shown)
     for kind in ("srt", "vtt"):
         read = pysubs2.SSAFile.from_string(render(session(said("back", *times)), kind).decode(), format_=kind)
@@ -99,7 +101,7 @@ def test_no_cue_ends_before_it_has_begun_and_was_shown(times: tuple[float, float
 def test_cues_come_by_their_starts() -> None:
     # WebVTT requires it, and two channels' segments overlap.
     long, short = timed(*((f"word{n}", n, n + 1.0) for n in range(20))), said("short", 3.5, 4, channel=2)
-    shown = cues(session(long, short))
+    shown = make_cues(session(long, short))
     assert all(one.start <= two.start for one, two in pairwise(shown))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchscribe.audio.audio_decoder import AudioDecoder, Samples
-from batchscribe.audio.decoding.ebml import BLOCKS, TIMESTAMP, cluster, walk
+from batchscribe.audio.decoding.ebml import BLOCKS, TIMESTAMP, begin_cluster, walk_elements
 from batchscribe.errors import AudioError
 from support import recorder
 from support.audio import RATE, encode, faststart, float_wav, lengthless, sine, wav
@@ -184,7 +184,7 @@ def test_what_comes_after_a_hole_keeps_its_time(decoder: AudioDecoder, kind: str
 def test_one_time_stamp_that_is_far_out_is_not_believed(decoder: AudioDecoder) -> None:
     whole = recorder.webm(NOISE, cluster_seconds=2.0)
     data = bytearray(whole)
-    for count, found in enumerate(found for found in walk(whole) if found.id in BLOCKS):
+    for count, found in enumerate(found for found in walk_elements(whole) if found.id in BLOCKS):
         if count % 100 == 50:
             data[found.body + 1 : found.body + 3] = (15_000).to_bytes(2)
     decoded = decoder.decode_all(bytes(data), max_seconds=HOUR)
@@ -199,8 +199,10 @@ def test_a_hole_that_is_too_long_is_told_and_not_filled(
     first, *rest = at_clusters(recorder.webm(NOISE, cluster_seconds=2.0))
     later = int(hours * HOUR * 1000)
     moved = [
-        cluster(
-            int.from_bytes(chunk[(at := next(e for e in walk(chunk) if e.id == TIMESTAMP)).body : at.end])
+        begin_cluster(
+            int.from_bytes(
+                chunk[(at := next(e for e in walk_elements(chunk) if e.id == TIMESTAMP)).body : at.end]
+            )
             + later
         )
         + chunk[at.end :]

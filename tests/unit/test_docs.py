@@ -72,13 +72,15 @@ def unknown_words(words: list[str]) -> list[str]:
 
 def test_every_setting_is_documented(tmp_path: Path) -> None:
     settings = (ROOT / "docs" / "settings.md").read_text()
-    missing = [row.name for row in load({}, folder=tmp_path).effective() if f"`{row.name}`" not in settings]
+    missing = [
+        row.name for row in load({}, folder=tmp_path).list_effective() if f"`{row.name}`" not in settings
+    ]
     assert missing == []
 
 
 @pytest.mark.parametrize("path", OURS, ids=by_path)
 def test_every_documented_setting_is_there(path: Path, tmp_path: Path) -> None:
-    known = {row.name for row in load({}, folder=tmp_path).effective()}
+    known = {row.name for row in load({}, folder=tmp_path).list_effective()}
     named = set(re.findall(r"\b(?:BATCH|GPU|WHISPER|SLACK)_[A-Z_]*[A-Z]\b", path.read_text()))
     assert named - known - FOREIGN == set()
 

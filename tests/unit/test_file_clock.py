@@ -12,7 +12,7 @@ from batchscribe.core.text.transcripts import AudioRef, Transcript
 from batchscribe.worker.assembly import TranscribedChunk, _collect_flags
 from batchscribe.worker.context_audio import Neighbour
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, count_channels
 from support.spoken import Spoken, find_speech, speech
 from support.values import NOW
 
@@ -26,10 +26,10 @@ def laid(*leads: float, before: Neighbour | None = None) -> list[PendingWindow |
     out: list[PendingWindow | Ended] = []
     stretch = AudioTimeline(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
     if before is not None:
-        stretch.lead(before)
+        stretch.begin_with_neighbour(before)
     for number, lead in enumerate(leads):
-        stretch.lay(number, Sound(None, SHAPE, lead=lead), SOUND)
-        stretch.end(Whole(4.0, partial=False, repaired=False))
+        stretch.begin_chunk(number, Sound(None, SHAPE, lead=lead), SOUND)
+        stretch.end_chunk(Whole(4.0, partial=False, repaired=False))
     stretch.close()
     return out
 
@@ -53,8 +53,8 @@ def test_a_neighbour_counts_on_the_clock_of_its_file_too() -> None:
 def test_a_position_is_that_of_the_file() -> None:
     out: list[PendingWindow | Ended] = []
     stretch = AudioTimeline(SOUND, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append)
-    stretch.lay(0, Sound(13.0, SHAPE, lead=3.0), SOUND)
-    stretch.end(Whole(4.0, partial=False, repaired=False))
+    stretch.begin_chunk(0, Sound(13.0, SHAPE, lead=3.0), SOUND)
+    stretch.end_chunk(Whole(4.0, partial=False, repaired=False))
     stretch.close()
     assert isinstance(out[-1], Ended)
     assert out[-1].position == 10.0
@@ -69,12 +69,12 @@ def test_chunks_with_another_number_of_tracks_do_not_follow() -> None:
 
 def test_languages_that_begin_alike_stay_apart() -> None:
     both = np.column_stack([SOUND, SOUND])
-    assert channels(both) == 1
-    assert channels(np.column_stack([SOUND, SOUND, np.roll(SOUND, 99)])) == 3
+    assert count_channels(both) == 1
+    assert count_channels(np.column_stack([SOUND, SOUND, np.roll(SOUND, 99)])) == 3
     out: list[PendingWindow | Ended] = []
     stretch = AudioTimeline(both, find_speech=find_speech, overlaps=Overlaps(0), emit=out.append, apart=True)
-    stretch.lay(0, Sound(None, SHAPE, sent=2, apart=True), both)
-    stretch.end(Whole(4.0, partial=False, repaired=False))
+    stretch.begin_chunk(0, Sound(None, SHAPE, sent=2, apart=True), both)
+    stretch.end_chunk(Whole(4.0, partial=False, repaired=False))
     stretch.close()
     windows = [item for item in out if isinstance(item, PendingWindow)]
     assert [(window.channel, window.apart) for window in windows] == [(1, True), (2, True)]

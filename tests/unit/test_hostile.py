@@ -34,7 +34,7 @@ def decoder() -> Iterator[AudioDecoder]:
 def outcome(decoder: AudioDecoder, recordings: Recordings, key: str, data: bytes, *, split: bool) -> str:
     """`sound`, `damaged sound`, or the line that says why there is none."""
     try:
-        found = recordings.repaired(key, data)
+        found = recordings.repair(key, data)
         decoding = decoder.decode(found.data, max_seconds=LIMIT, split=split)
         heard = 0
         for piece in decoding:

@@ -47,6 +47,6 @@ def test_no_answer_may_go_away() -> None:
 
 
 def test_the_service_is_where_aws_has_it_unless_the_environment_names_another() -> None:
-    assert aws_environment.metadata({}) == "http://169.254.169.254"
+    assert aws_environment.find_metadata_url({}) == "http://169.254.169.254"
     named = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1/"}
-    assert aws_environment.metadata(named) == "http://127.0.0.1:1"
+    assert aws_environment.find_metadata_url(named) == "http://127.0.0.1:1"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchscribe.audio.audio_decoder import AudioDecoder
-from batchscribe.audio.overlaps import Overlaps, measure
+from batchscribe.audio.overlaps import Overlaps, measure_overlap
 from batchscribe.audio.windows import Samples
 from support.audio import RATE, bundled, corpus, encode
 
@@ -63,14 +63,14 @@ def test_an_overlap_is_found_in_every_codec(
         ]
         # What a codec puts before the beginning and behind the end lies in the overlap, too.
         more = sum(len(part) for part in heard) - len(before) - len(after)
-        found = measure(*heard)
+        found = measure_overlap(*heard)
         assert found is not None, (at, extension)
         assert overlap - 0.005 <= found <= overlap + max(0, more) / RATE + 0.005
 
 
 def test_no_overlap_is_found_where_there_is_none(speech: Samples) -> None:
     places = np.arange(3.0, len(speech) / RATE - 3.0, 0.17)
-    assert [at for at in places if measure(*cut(speech, at, 0.0)) is not None] == []
+    assert [at for at in places if measure_overlap(*cut(speech, at, 0.0)) is not None] == []
 
 
 @pytest.mark.parametrize("name", ["silence", "noise", "tone", "hum", "buzz", "beat"])
@@ -78,7 +78,7 @@ def test_no_overlap_is_found_where_there_is_none(speech: Samples) -> None:
 def test_a_sound_that_is_like_itself_everywhere_tells_nothing_wrong(name: str, overlap: float) -> None:
     """Only noise through no codec is known again: it is never the same twice."""
     for at in (5.0, 5.21, 7.33):
-        found = measure(*cut(sounds(name), at, overlap))
+        found = measure_overlap(*cut(sounds(name), at, overlap))
         right = pytest.approx(overlap, abs=0.001) if overlap and name in {"noise", "hum"} else None
         assert found == right
 
@@ -87,15 +87,15 @@ def test_a_sound_that_is_like_itself_everywhere_tells_nothing_wrong(name: str, o
 def test_a_word_said_again_and_again_is_no_overlap(speech: Samples, overlap: float) -> None:
     again = np.tile(speech[int(0.3 * RATE) : int(0.9 * RATE)], 20)
     for at in np.arange(4.0, 5.0, 0.07):
-        assert measure(*cut(again, at, overlap)) is None
+        assert measure_overlap(*cut(again, at, overlap)) is None
 
 
 def test_a_word_that_was_said_before_is_no_overlap(speech: Samples) -> None:
     word, other = speech[int(0.3 * RATE) : int(0.9 * RATE)], speech[5 * RATE :]
     once, after = np.concatenate([other[:RATE], word]), np.concatenate([word, other[RATE : 3 * RATE]])
-    assert measure(once, after) == pytest.approx(0.6, abs=0.002)
-    assert measure(np.concatenate([word, once]), after) is None
-    assert measure(once, np.concatenate([after[: 2 * RATE], word])) is None
+    assert measure_overlap(once, after) == pytest.approx(0.6, abs=0.002)
+    assert measure_overlap(np.concatenate([word, once]), after) is None
+    assert measure_overlap(once, np.concatenate([after[: 2 * RATE], word])) is None
 
 
 def test_a_word_said_twice_and_not_the_same_is_no_overlap(speech: Samples) -> None:
@@ -105,58 +105,62 @@ def test_a_word_said_twice_and_not_the_same_is_no_overlap(speech: Samples) -> No
     for begin in (0.0, 0.8):
         mixed = slice(int(begin * RATE), int((begin + 0.3) * RATE))
         twice[mixed] = other[mixed] * np.sqrt(np.mean(once**2) / np.mean(other**2)) * 0.8
-    assert measure(once, twice) is None
-    assert measure(once, once.copy()) is not None
+    assert measure_overlap(once, twice) is None
+    assert measure_overlap(once, once.copy()) is not None
 
 
 def test_what_others_say_meanwhile_and_noise_do_no_harm(speech: Samples) -> None:
     noise = np.random.default_rng(2).normal(0, 0.004, len(speech)).astype(np.float32)
     at = np.arange(len(speech)) / RATE
     hum = (0.03 * np.sin(2 * np.pi * 50 * at)).astype(np.float32)
-    found = [measure(*cut(speech + noise + hum, at, 0.5)) for at in CUTS]
+    found = [measure_overlap(*cut(speech + noise + hum, at, 0.5)) for at in CUTS]
     assert found == pytest.approx([0.5] * len(CUTS), abs=0.002)
 
 
 @pytest.mark.parametrize("overlap", [0.04, 2.8])
 def test_an_overlap_beyond_what_can_be_told_is_not_taken_for_another(speech: Samples, overlap: float) -> None:
-    assert [measure(*cut(speech, at, overlap)) for at in CUTS] == [None] * len(CUTS)
+    assert [measure_overlap(*cut(speech, at, overlap)) for at in CUTS] == [None] * len(CUTS)
 
 
 def test_chunks_too_short_or_broken_tell_nothing(speech: Samples) -> None:
     before, after = cut(speech, CUTS[0], 0.5)
     empty = np.zeros(0, np.float32)
-    assert [measure(empty, after), measure(before, empty), measure(before, after[:1000])] == [None] * 3
-    assert measure(before, np.full(len(after), np.nan, np.float32)) is None
-    assert measure(before, after[: int(0.8 * RATE)]) == pytest.approx(0.5, abs=0.002)
+    assert [
+        measure_overlap(empty, after),
+        measure_overlap(before, empty),
+        measure_overlap(before, after[:1000]),
+    ] == [None] * 3
+    assert measure_overlap(before, np.full(len(after), np.nan, np.float32)) is None
+    assert measure_overlap(before, after[: int(0.8 * RATE)]) == pytest.approx(0.5, abs=0.002)
 
 
 @pytest.mark.parametrize(("fixed", "seconds"), [(0, 0.0), (500, 0.5), (5000, 3.0), (-5, 0.0)])
 def test_a_given_overlap_is_not_measured(speech: Samples, fixed: int, seconds: float) -> None:
-    assert Overlaps(fixed).between(*cut(speech, CUTS[0], 1.0)) == seconds
+    assert Overlaps(fixed).find_overlap(*cut(speech, CUTS[0], 1.0)) == seconds
 
 
 def test_where_nobody_speaks_the_usual_overlap_of_the_session_holds(speech: Samples) -> None:
     silence = np.zeros(3 * RATE, np.float32)
     session = Overlaps(None)
-    assert session.between(silence, silence) == 0
-    assert session.between(*cut(speech, CUTS[0], 0.5)) == pytest.approx(0.5, abs=0.002)
-    assert session.between(silence, silence) == 0
-    assert session.between(*cut(speech, CUTS[1], 1.1)) == pytest.approx(1.1, abs=0.002)
-    assert session.between(silence, silence) == 0
-    assert session.between(*cut(speech, CUTS[2], 0.52)) == pytest.approx(0.52, abs=0.002)
-    assert session.between(silence, silence) == pytest.approx(0.51, abs=0.002)
-    assert session.between(silence, silence[: RATE // 4]) == 0
+    assert session.find_overlap(silence, silence) == 0
+    assert session.find_overlap(*cut(speech, CUTS[0], 0.5)) == pytest.approx(0.5, abs=0.002)
+    assert session.find_overlap(silence, silence) == 0
+    assert session.find_overlap(*cut(speech, CUTS[1], 1.1)) == pytest.approx(1.1, abs=0.002)
+    assert session.find_overlap(silence, silence) == 0
+    assert session.find_overlap(*cut(speech, CUTS[2], 0.52)) == pytest.approx(0.52, abs=0.002)
+    assert session.find_overlap(silence, silence) == pytest.approx(0.51, abs=0.002)
+    assert session.find_overlap(silence, silence[: RATE // 4]) == 0
 
 
 def test_the_usual_overlap_does_not_hold_where_different_things_are_said(speech: Samples) -> None:
     session = Overlaps(None)
     for at in CUTS[:2]:
-        session.between(*cut(speech, at, 0.5))
-    assert session.between(speech[: 3 * RATE], speech[5 * RATE + 4000 : 8 * RATE]) == 0
+        session.find_overlap(*cut(speech, at, 0.5))
+    assert session.find_overlap(speech[: 3 * RATE], speech[5 * RATE + 4000 : 8 * RATE]) == 0
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 1.4])
 def test_through_a_codec_noise_tells_nothing(overlap: float) -> None:
     before, after = cut(sounds("noise"), 5.0, overlap)
     other = np.random.default_rng(3).normal(0, 0.02, len(after)).astype(np.float32)
-    assert measure(before, after * 0.98 + other * float(np.std(after))) is None
+    assert measure_overlap(before, after * 0.98 + other * float(np.std(after))) is None

@@ -170,8 +170,8 @@ class Bench:
             find_speech=find_speech,
             clock=self.clock,
             should_stop=self.stop.is_set,
-            crew=ConcurrencySettings(
-                fetchers=1, decoders=1, weavers=1, publishers=1, progress_seconds=progress_seconds
+            concurrency=ConcurrencySettings(
+                fetchers=1, decoders=1, timelines=1, publishers=1, progress_seconds=progress_seconds
             ),
         )
         assert record == self.stored(keys.exit_record("run-1", 0), ExitRecord)
@@ -858,10 +858,10 @@ def test_who_is_named_already_costs_no_write(bench: Bench) -> None:
     chunks = [bench.chunk(bench.add(f"note-{number:03}.webm")) for number in range(2)]
     board, records = recording(bench)
     for chunk in chunks:
-        board.takes(chunk.key)
-        records.announce([chunk.key])
-        records.announce([chunk.key])
-    records.announce([chunks[0].key])
+        board.add_in_flight(chunk.key)
+        records.announce_chunks([chunk.key])
+        records.announce_chunks([chunk.key])
+    records.announce_chunks([chunks[0].key])
     assert bench.progress().sequence == 2
     assert bench.progress().in_flight == tuple(chunk.key for chunk in chunks)
 
@@ -873,11 +873,11 @@ def test_a_name_that_was_not_stored_is_told_again(bench: Bench) -> None:
     def trouble(_method: str, _key: str) -> None:
         raise StoreUnavailableError("503")
 
-    board.takes(chunk.key)
+    board.add_in_flight(chunk.key)
     bench.store.before = trouble
-    records.announce([chunk.key])
+    records.announce_chunks([chunk.key])
     bench.store.before = lambda _method, _key: None
-    records.announce([chunk.key])
+    records.announce_chunks([chunk.key])
     assert bench.progress().in_flight == (chunk.key,)
 
 
@@ -1107,19 +1107,19 @@ def test_a_header_that_cannot_be_fetched_is_nobody_s_fault(bench: Bench) -> None
 def test_while_the_engine_waits_for_others_it_is_neither_busy_nor_silent() -> None:
     clock = FakeClock(START)
     board = ProgressTracker(Bench().manifest, clock)
-    board.loaded()
-    board.engine_takes(["a"])
+    board.record_loaded()
+    board.enter_engine(["a"])
     clock.sleep(1)
-    with board.blocked():
+    with board.count_blocked():
         clock.sleep(10)
-        assert (board.timings().busy, board.engine_silent()[0]) == (1, 1)
-    with suppress(ValueError), board.starving("progress"):
+        assert (board.compute_timings().busy, board.measure_silence()[0]) == (1, 1)
+    with suppress(ValueError), board.count_starved("progress"):
         clock.sleep(100)
         raise ValueError
     clock.sleep(1)
-    timings = board.timings()
+    timings = board.compute_timings()
     assert (timings.busy, timings.blocked, timings.starved_by) == (2, 10, {"progress": 100})
-    assert board.engine_silent()[0] == 2
+    assert board.measure_silence()[0] == 2
 
 
 def test_a_film_is_transcribed_on_its_own_clock_and_a_kind_off_the_list_is_refused_once(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchscribe.audio.audio_decoder import AudioDecoder
 from batchscribe.audio.decoding import fragments
-from batchscribe.audio.decoding.containers import Recording, recording, repair
+from batchscribe.audio.decoding.containers import Recording, parse_recording, repair_chunk
 from batchscribe.audio.decoding.preroll import packet_seconds
 from batchscribe.audio.decoding.recordings import Recordings
 from batchscribe.core.run.manifest import ManifestChunk
@@ -42,7 +42,7 @@ def decoded(pieces: list[bytes]) -> list[Samples]:
     heard = []
     with AudioDecoder() as decoder:
         for data in pieces:
-            found = repair(data, before)
+            found = repair_chunk(data, before)
             before = found.seen
             if not found.empty:
                 decoding = decoder.decode(found.data, max_seconds=HOUR, skip=found.preroll)
@@ -98,17 +98,17 @@ def test_a_piece_of_chrome_s_mp4_sounds_as_in_the_whole() -> None:
 
 def test_after_a_hole_a_decoder_is_not_led_astray() -> None:
     cut = recorder.at_fragments(recorder.fragments(speech(), fragment_seconds=2.0))
-    first = recording(cut[0])
+    first = parse_recording(cut[0])
     assert first is not None
-    assert repair(cut[1], first).preroll > 0.16
-    assert repair(cut[2], first).preroll == 0
+    assert repair_chunk(cut[1], first).preroll > 0.16
+    assert repair_chunk(cut[2], first).preroll == 0
 
 
 @cache
 def fragment() -> tuple[bytes, bytes]:
     """A piece of two fragments, and its recording's header."""
     made = recorder.fragments(speech(), fragment_seconds=1.0)
-    first = recording(made)
+    first = parse_recording(made)
     assert first is not None
     return b"".join(recorder.at_fragments(made)[1:3]), first.header
 
@@ -122,9 +122,9 @@ def test_whatever_a_fragment_says_it_does_no_harm(changes: list[tuple[int, int]]
     for place, value in changes:
         changed[place % (300 if place % 2 else len(data))] = value
     cut = bytes(changed[: end % len(data) + 1])
-    for found in (fragments.tail(cut, header), fragments.tail(data, header)):
+    for found in (fragments.parse_tail(cut, header), fragments.parse_tail(data, header)):
         if found is not None:
-            assert len(found.leading_to(cut)) <= 2 * len(data)
+            assert len(found.make_preroll(cut)) <= 2 * len(data)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from batchscribe.core.run.report import build
 from batchscribe.detached import start_once
 from batchscribe.errors import MisconfiguredError
 from batchscribe.ledger import Ledger
-from batchscribe.private_files import make_folder, restrict
+from batchscribe.private_files import make_folder, restrict_to_owner
 from batchscribe.testing.clock import FakeClock
 from support.values import NOW, run
 
@@ -97,9 +97,9 @@ def test_restricting_touches_only_plain_files_of_this_user(tmp_path: Path) -> No
     target.chmod(0o644)
     link.symlink_to(target)
     for path in (link, tmp_path, tmp_path / "missing"):
-        restrict(path)
+        restrict_to_owner(path)
     assert target.stat().st_mode & 0o777 == 0o644
-    restrict(target)
+    restrict_to_owner(target)
     assert target.stat().st_mode & 0o777 == 0o600
 
 

@@ -7,12 +7,12 @@ from batchscribe.core.text.quality import (
     Doubt,
     Recognized,
     Span,
-    better,
-    compression,
-    doubts,
+    choose_better,
+    find_doubts,
+    find_flags,
     find_wordless_speech,
-    flags,
-    looping,
+    is_looping,
+    measure_compression,
 )
 from batchscribe.core.text.transcripts import Segment, Word
 
@@ -36,8 +36,8 @@ PLAIN = "we walked down to the river this morning and fed two old swans there"
 
 
 def test_plain_speech_raises_no_doubt() -> None:
-    assert doubts(heard(PLAIN, avg_logprob=-0.3, no_speech_prob=0.9)) == frozenset()
-    assert flags(heard(PLAIN)) == ()
+    assert find_doubts(heard(PLAIN, avg_logprob=-0.3, no_speech_prob=0.9)) == frozenset()
+    assert find_flags(heard(PLAIN)) == ()
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_plain_speech_raises_no_doubt() -> None:
 )
 def test_each_doubt_has_its_sign_and_no_other(found: Recognized, doubt: Doubt) -> None:
     expected = frozenset({doubt, Doubt.LOOPING} if doubt is Doubt.REPETITIVE else {doubt})
-    assert doubts(found) == expected
-    assert flags(found) == (LOW_CONFIDENCE,)
+    assert find_doubts(found) == expected
+    assert find_flags(found) == (LOW_CONFIDENCE,)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_each_doubt_has_its_sign_and_no_other(found: Recognized, doubt: Doubt) -
     ],
 )
 def test_what_people_do_is_no_doubt(found: Recognized) -> None:
-    assert doubts(found) == frozenset()
+    assert find_doubts(found) == frozenset()
 
 
 def test_scripts_without_blanks_may_have_more_words_a_second() -> None:
@@ -84,27 +84,27 @@ def test_scripts_without_blanks_may_have_more_words_a_second() -> None:
     words = tuple(
         Word(word=letter, start=place * step, end=(place + 1) * step) for place, letter in enumerate(text)
     )
-    assert doubts(Recognized((Segment(text=text, start=0.0, end=1.2, words=words),), 1.2)) == frozenset()
+    assert find_doubts(Recognized((Segment(text=text, start=0.0, end=1.2, words=words),), 1.2)) == frozenset()
     faster = Recognized((Segment(text=text, start=0.0, end=0.6, words=words),), 1.2)
-    assert doubts(faster) == {Doubt.HURRIED}
+    assert find_doubts(faster) == {Doubt.HURRIED}
 
 
 @pytest.mark.parametrize("length", range(1, 7))
 def test_a_phrase_of_any_length_can_loop(length: int) -> None:
     phrase = [f"w{number}" for number in range(length)]
     often = phrase * max(4, -(-8 // length))
-    assert looping(["so", *often, "then"])
-    assert not looping(["so", *phrase * 3, "then"])
-    assert not looping([*often, *(f"x{number}" for number in range(3 * len(often)))])
+    assert is_looping(["so", *often, "then"])
+    assert not is_looping(["so", *phrase * 3, "then"])
+    assert not is_looping([*often, *(f"x{number}" for number in range(3 * len(often)))])
 
 
 def test_a_loop_is_heard_through_its_marks() -> None:
-    assert looping(["Yes,", "yes.", "yes!", "Yes", "yes...", "YES", "yes,", "yes?"])
+    assert is_looping(["Yes,", "yes.", "yes!", "Yes", "yes...", "YES", "yes,", "yes?"])
 
 
 def test_repetition_is_measured_as_whisper_does() -> None:
-    assert compression("abc") < 1
-    assert compression("la " * 100) > 10
+    assert measure_compression("abc") < 1
+    assert measure_compression("la " * 100) > 10
 
 
 def test_words_are_silence_only_where_the_model_says_so_and_guesses() -> None:
@@ -118,21 +118,21 @@ def test_the_better_one_has_fewer_doubts_then_more_confidence() -> None:
     loop = heard("you " * 20, 20.0, avg_logprob=-0.1)
     good = heard(PLAIN, avg_logprob=-0.5)
     sure = heard(PLAIN, avg_logprob=-0.2)
-    assert better(loop, good) is good
-    assert better(good, loop) is good
-    assert better(good, sure) is sure
-    assert better(sure, good) is sure
-    assert better(good, heard(PLAIN, avg_logprob=-0.5)) is good
+    assert choose_better(loop, good) is good
+    assert choose_better(good, loop) is good
+    assert choose_better(good, sure) is sure
+    assert choose_better(sure, good) is sure
+    assert choose_better(good, heard(PLAIN, avg_logprob=-0.5)) is good
 
 
 def test_words_are_given_up_for_none_only_where_silence_is_likely() -> None:
     nothing = Recognized((), 10.0)
     doubtful = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.3)
     unlikely = heard("you " * 20, 20.0, avg_logprob=-0.4, no_speech_prob=0.8)
-    assert better(doubtful, nothing) is doubtful
-    assert better(unlikely, nothing) is nothing
+    assert choose_better(doubtful, nothing) is doubtful
+    assert choose_better(unlikely, nothing) is nothing
     good = heard(PLAIN, avg_logprob=-0.5)
-    assert better(Recognized((), 10.0, heard_until=0.0), good) is good
+    assert choose_better(Recognized((), 10.0, heard_until=0.0), good) is good
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_what_chrome_cut_lies_side_by_side_and_lacks_nothing(kind: str, seconds:
     with AudioDecoder() as decoder:
         for name in names:
             assert audio_name(f"s/{name}") is not None
-            found = recordings.repaired(f"s/{name}", store.get(f"s/{name}").data)
+            found = recordings.repair(f"s/{name}", store.get(f"s/{name}").data)
             assert not found.torn
             assert found.repaired or name == names[0]
             if found.empty:

@@ -99,7 +99,7 @@ def test_a_missing_source_names_the_bucket_of_the_original_scripts(tmp_path: Pat
     with pytest.raises(
         MisconfiguredError, match=r"BATCH_SOURCE is not set: .*COGNITO_S3_BUCKET in the \.env"
     ):
-        settings.required("BATCH_SOURCE")
+        settings.require("BATCH_SOURCE")
 
 
 @pytest.mark.parametrize("command", ["config", "tick"])
@@ -168,7 +168,7 @@ def test_the_guide_for_the_original_scripts_has_the_same_table() -> None:
 
 def test_a_missing_setting_leads_to_init_only_if_there_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="`batchscribe init` writes that file"):
-        load({}, folder=tmp_path).required("BATCH_SOURCE")
+        load({}, folder=tmp_path).require("BATCH_SOURCE")
     with pytest.raises(MisconfiguredError) as caught:
-        load({}, folder=in_env(tmp_path, "BATCH_LIMIT=1\n")).required("BATCH_SOURCE")
+        load({}, folder=in_env(tmp_path, "BATCH_LIMIT=1\n")).require("BATCH_SOURCE")
     assert "init" not in str(caught.value)

@@ -247,21 +247,24 @@ def test_a_gpu_in_the_cloud_is_guarded_unless_somebody_says_otherwise(tmp_path: 
 def test_chunks_that_do_not_overlap_are_told_from_those_that_are_measured(tmp_path: Path) -> None:
     settings = load({"BATCH_CHUNK_OVERLAP_MS": "0"}, folder=tmp_path)
     assert settings.chunk_overlap_ms == 0
-    shown = {row.name: row.value for row in settings.effective()}
+    shown = {row.name: row.value for row in settings.list_effective()}
     names = ("BATCH_CHUNK_OVERLAP_MS", "BATCH_TASK", "BATCH_CHANNELS")
     assert [shown[name] for name in names] == [0, "transcribe", "mix"]
 
 
 def test_where_aws_is_the_environment_says_first() -> None:
-    assert aws_environment.place({}) == (None, None)
-    assert aws_environment.place({}, region="us-east-2", endpoint="http://s3") == ("us-east-2", "http://s3")
+    assert aws_environment.find_place({}) == (None, None)
+    assert aws_environment.find_place({}, region="us-east-2", endpoint="http://s3") == (
+        "us-east-2",
+        "http://s3",
+    )
     named = {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "http://own", "AWS_REGION": ""}
-    assert aws_environment.place(named, region="us-east-2", endpoint="http://s3") == (
+    assert aws_environment.find_place(named, region="us-east-2", endpoint="http://s3") == (
         "eu-west-1",
         "http://own",
     )
     named |= {"AWS_REGION": "eu-west-2", "AWS_ENDPOINT_URL_S3": "http://own-s3"}
-    assert aws_environment.place(named, region="us-east-2", endpoint="http://s3") == (
+    assert aws_environment.find_place(named, region="us-east-2", endpoint="http://s3") == (
         "eu-west-2",
         "http://own-s3",
     )
@@ -269,7 +272,7 @@ def test_where_aws_is_the_environment_says_first() -> None:
 
 def test_aws_secrets_of_the_environment_are_known() -> None:
     environ = {"AWS_SECRET_ACCESS_KEY": CANARY, "AWS_SESSION_TOKEN": "", "AWS_ACCESS_KEY_ID": "public"}
-    assert aws_environment.secrets(environ) == (CANARY,)
+    assert aws_environment.list_secrets(environ) == (CANARY,)
 
 
 def test_the_live_lock_lies_at_the_bucket_root(tmp_path: Path) -> None:
@@ -310,10 +313,10 @@ def test_secrets_are_known_masked_and_not_in_repr(tmp_path: Path) -> None:
     )
     settings = load({}, folder=tmp_path)
     assert CANARY not in repr(settings)
-    assert CANARY not in repr(settings.effective())
+    assert CANARY not in repr(settings.list_effective())
     for part in ("-slack", "/smtp", "%2Fsmtp", "-bot", "-aws"):
-        assert CANARY + part in settings.secrets()
-    shown = {row.name: (row.value, row.origin) for row in settings.effective()}
+        assert CANARY + part in settings.list_secrets()
+    shown = {row.name: (row.value, row.origin) for row in settings.list_effective()}
     assert shown["SLACK_WEBHOOK_URL"] == (MASK, ".env")
     assert shown["AWS_SECRET_ACCESS_KEY"] == (MASK, ".env")
     assert shown["BATCH_THRESHOLD"] == (100, "default")
@@ -323,10 +326,10 @@ def test_aws_names_of_dotenv_reach_the_environment_without_overwriting(tmp_path:
     write(tmp_path, "AWS_ACCESS_KEY_ID=A\nAWS_SECRET_ACCESS_KEY=B\nAWS_REGION=us-east-2\n")
     settings = load({}, folder=tmp_path)
     fresh: dict[str, str] = {}
-    aws_environment.export(settings.aws, settings.region, fresh)
+    aws_environment.export_settings(settings.aws, settings.region, fresh)
     assert fresh == {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "B", "AWS_REGION": "us-east-2"}
     profiled = {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
-    aws_environment.export(settings.aws, settings.region, profiled)
+    aws_environment.export_settings(settings.aws, settings.region, profiled)
     assert profiled == {"AWS_PROFILE": "work", "AWS_REGION": "eu-west-1"}
 
 
@@ -337,8 +340,8 @@ def test_the_old_name_of_the_region_counts(tmp_path: Path) -> None:
 
 def test_what_a_command_needs_is_asked_for_by_name(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"BATCH_SOURCE is not set: put BATCH_SOURCE=… into .*\.env"):
-        load({}, folder=tmp_path).required("BATCH_SOURCE")
-    assert Settings(source="s3://b").required("BATCH_SOURCE") == "s3://b"
+        load({}, folder=tmp_path).require("BATCH_SOURCE")
+    assert Settings(source="s3://b").require("BATCH_SOURCE") == "s3://b"
 
 
 @pytest.mark.parametrize(

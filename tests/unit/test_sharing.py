@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from batchscribe.core.text.spelling import written
+from batchscribe.core.text.spelling import spell_words
 from batchscribe.core.text.transcripts import Segment, Word
 from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks, split_segments_at
 
@@ -157,7 +157,7 @@ def test_a_word_that_reached_over_a_short_chunk_is_not_written_behind_it() -> No
 )
 def test_a_text_is_cut_between_its_words(text: str, words: list[str], pieces: list[str]) -> None:
     timed = [(word, float(at), at + 1.0) for at, word in enumerate(words)]
-    assert written(segment(text, *timed)) == pieces
+    assert spell_words(segment(text, *timed)) == pieces
 
 
 def test_a_part_that_goes_on_without_a_blank_is_marked() -> None:
@@ -184,4 +184,4 @@ def test_a_part_that_goes_on_without_a_blank_is_marked() -> None:
 def test_words_that_do_not_match_their_text_keep_the_blanks_they_have(
     words: tuple[str, ...], text: str
 ) -> None:
-    assert "".join(written(segment("something else", *((word, 0, 1) for word in words)))) == text
+    assert "".join(spell_words(segment("something else", *((word, 0, 1) for word in words)))) == text

@@ -9,10 +9,10 @@ import msgspec
 import pysubs2
 import pytest
 
-from batchscribe.core.text.cues import LINE, LINES, SECONDS, cues, paragraphs
-from batchscribe.core.text.stitching import MISSING, PartInput, digest, stitch
+from batchscribe.core.text.cues import LINE, LINES, SECONDS, make_cues, make_paragraphs
+from batchscribe.core.text.stitching import MISSING, PartInput, compute_digest, stitch
 from batchscribe.core.text.subtitles import FORMATS, render
-from batchscribe.core.text.timing import within
+from batchscribe.core.text.timing import limit_times
 from batchscribe.core.text.transcripts import AudioRef, ForeignTranscript, Segment, Transcript, Word
 from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks
 from batchscribe.errors import MisconfiguredError
@@ -171,7 +171,7 @@ def test_a_word_that_a_cut_goes_through_is_whole_in_the_session() -> None:
     assert (told.start, told.end) == (9.75, 20.5)
     found = json.loads(render(session, "json"))["segments"][0]["words"]
     assert all("starts_before" not in word and "ends_after" not in word for word in found)
-    assert [(cue.start, cue.end) for cue in cues(session)] == [(9.75, 10.75), (19.5, 20.5)]
+    assert [(cue.start, cue.end) for cue in make_cues(session)] == [(9.75, 10.75), (19.5, 20.5)]
 
 
 def test_no_word_begins_before_its_session() -> None:
@@ -191,15 +191,15 @@ def test_transcripts_of_the_original_system_are_taken_as_they_are() -> None:
 
 def test_the_digest_changes_with_what_went_in_and_with_nothing_else() -> None:
     one, two = part(1, transcript()), part(2, transcript())
-    assert digest([one, two]) == digest([one, part(2, transcript(spoken("same etag")))])
+    assert compute_digest([one, two]) == compute_digest([one, part(2, transcript(spoken("same etag")))])
     variants = [[one], [two, one], [one, part(2, None)], [one, two, part(3, None)]]
-    assert len({digest([one, two]), *map(digest, variants)}) == 5
+    assert len({compute_digest([one, two]), *map(compute_digest, variants)}) == 5
 
 
 def test_cues_can_be_read() -> None:
     text = "this sentence goes on and on and has far more words than two lines can hold " * 3
     session = stitch("s/", [part(1, transcript(spoken(text.strip()), duration=60))])
-    shown = list(cues(session))
+    shown = list(make_cues(session))
     assert len(shown) >= 3
     for cue in shown:
         lines = cue.text.split("\n")
@@ -218,7 +218,7 @@ def test_a_pause_and_a_sentence_end_a_cue() -> None:
     )
     long = spoken("a whole sentence of more than forty letters. Then another")
     session = stitch("s/", [part(1, transcript(quiet)), part(2, transcript(long))])
-    texts = [cue.text.replace("\n", " ") for cue in cues(session)]
+    texts = [cue.text.replace("\n", " ") for cue in make_cues(session)]
     assert texts == ["first", "then", "a whole sentence of more than forty letters.", "Then another"]
 
 
@@ -229,12 +229,12 @@ def test_languages_without_blanks_get_none() -> None:
         end=2,
         words=(Word(word="今天", start=0, end=1), Word(word="天气", start=1, end=2)),
     )
-    assert [cue.text for cue in cues(stitch("s/", [part(1, transcript(segment))]))] == ["今天天气"]
+    assert [cue.text for cue in make_cues(stitch("s/", [part(1, transcript(segment))]))] == ["今天天气"]
 
 
 def test_words_are_guessed_where_a_segment_has_none() -> None:
     segment = Segment(text="no words here, " * 12, start=0.0, end=20.0)
-    shown = list(cues(stitch("s/", [part(1, transcript(segment, duration=20))])))
+    shown = list(make_cues(stitch("s/", [part(1, transcript(segment, duration=20))])))
     assert len(shown) > 2
     assert shown[-1].end == pytest.approx(20, abs=0.1)
 
@@ -243,7 +243,7 @@ def test_words_are_guessed_where_a_segment_has_none() -> None:
 def test_a_text_without_blanks_is_cut_into_cues_that_can_be_read(letter: str) -> None:
     text = letter * 600
     segment = Segment(text=text, start=0.0, end=200.0)
-    shown = list(cues(stitch("s/", [part(1, transcript(segment, duration=200))])))
+    shown = list(make_cues(stitch("s/", [part(1, transcript(segment, duration=200))])))
     assert "".join(cue.text for cue in shown).replace("\n", "") == text
     assert max(len(cue.text.splitlines()) for cue in shown) <= LINES
     assert max(len(line) for cue in shown for line in cue.text.splitlines()) <= LINE
@@ -257,7 +257,9 @@ def test_a_text_without_blanks_is_cut_into_cues_that_can_be_read(letter: str) ->
 
 def test_a_slow_word_stays_whole() -> None:
     segment = Segment(text="wait", start=0.0, end=20.0)
-    assert [cue.text for cue in cues(stitch("s/", [part(1, transcript(segment, duration=20))]))] == ["wait"]
+    assert [cue.text for cue in make_cues(stitch("s/", [part(1, transcript(segment, duration=20))]))] == [
+        "wait"
+    ]
 
 
 def test_subtitle_files_are_read_back() -> None:
@@ -276,7 +278,7 @@ def test_text_comes_in_paragraphs() -> None:
     session = stitch(
         "s/", [part(1, transcript(spoken("one"), spoken("two", 1.0), spoken("three", 9.0), duration=12))]
     )
-    assert paragraphs(session) == ["one two", "three"]
+    assert make_paragraphs(session) == ["one two", "three"]
     assert render(session, "txt") == b"one two\n\nthree\n\n"
 
 
@@ -284,8 +286,8 @@ def test_two_parties_are_told_apart_in_every_format() -> None:
     said = [("one", 0.0, 1.0, 1), ("two", 1.0, 2.0, 2), ("three", 2.0, 3.0, 2), ("four", 9.0, 9.5, 1)]
     segments = tuple(Segment(text=text, start=start, end=end, channel=who) for text, start, end, who in said)
     session = msgspec.structs.replace(stitch("s/", []), segments=segments)
-    assert paragraphs(session) == ["Channel 1: one", "Channel 2: two three", "Channel 1: four"]
-    assert [cue.channel for cue in cues(session)] == [1, 2, 2, 1]
+    assert make_paragraphs(session) == ["Channel 1: one", "Channel 2: two three", "Channel 1: four"]
+    assert [cue.channel for cue in make_cues(session)] == [1, 2, 2, 1]
     assert b"\n[1] one\n" in render(session, "srt")
     assert b"\n<v Channel 2>two\n" in render(session, "vtt")
 
@@ -319,7 +321,7 @@ def test_times_keep_to_their_window() -> None:
             Word(word="c", start=3.0, end=99),
         ),
     )
-    (kept,) = within([wild], 5.0)
+    (kept,) = limit_times([wild], 5.0)
     assert [(word.start, word.end) for word in kept.words] == [(0, 0.4), (0.4, 0.4), (3.0, 5.0)]
     assert (kept.start, kept.end) == (0, 5.0)
 
@@ -339,7 +341,7 @@ def test_what_a_cut_goes_through_is_written_as_it_was_said(words: tuple[str, ...
     parts = [part(at, transcript(*mine)) for at, mine in enumerate(assign_to_chunks([whole], places), 1)]
     session = stitch("s/", parts)
     assert session.text == text
-    assert paragraphs(session) == [text]
+    assert make_paragraphs(session) == [text]
 
 
 def test_a_word_whose_beginning_is_missing_is_not_glued_to_what_comes_before() -> None:

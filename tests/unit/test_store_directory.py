@@ -15,8 +15,8 @@ import pytest
 
 from batchscribe.adapters.stores import directory
 from batchscribe.adapters.stores.directory import DirectoryStore
-from batchscribe.core.scan.backlog import ScanRules, sessions
-from batchscribe.core.scan.folders import merged
+from batchscribe.core.scan.backlog import ScanRules, scan_sessions
+from batchscribe.core.scan.folders import merge_listings
 from batchscribe.errors import (
     MisconfiguredError,
     ObjectNotFoundError,
@@ -247,7 +247,9 @@ def test_a_copy_that_keeps_an_old_time_is_as_young_as_its_arrival(tmp_path: Path
     assert info.modified.timestamp() == 0
     assert info.changed is not None
     rules = ScanRules(now=info.changed + timedelta(minutes=1), min_age=timedelta(minutes=5))
-    (found,) = sessions(merged(store.list()), rules)
+    (found,) = scan_sessions(merge_listings(store.list()), rules)
     assert (len(found.waiting), len(found.pending)) == (1, 0)
-    (found,) = sessions(merged(store.list()), replace(rules, now=info.changed + timedelta(minutes=6)))
+    (found,) = scan_sessions(
+        merge_listings(store.list()), replace(rules, now=info.changed + timedelta(minutes=6))
+    )
     assert (len(found.waiting), len(found.pending)) == (0, 1)

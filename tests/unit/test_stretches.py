@@ -16,7 +16,7 @@ from batchscribe.core.text.speech import SAMPLE_RATE, Recognition, Window
 from batchscribe.errors import EngineError
 from batchscribe.worker.pool import Pool
 from batchscribe.worker.sounds import Sound, Whole
-from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, count_channels
 from support.spoken import Spoken, ToneEngine, find_speech, hear, speech
 from support.spoken_sessions import Recorded, recorded, said
 
@@ -56,9 +56,9 @@ def laid(*chunks: tuple[Sound, float]) -> list[PendingWindow | Ended]:
             stretch.note_gap(sound)
             break
         audio = speech(dense(seconds), seconds)
-        stretch.lay(number, sound, audio[: 3 * SAMPLE_RATE])
-        stretch.feed(audio[3 * SAMPLE_RATE :])
-        stretch.end(Whole(seconds, partial=False, repaired=False))
+        stretch.begin_chunk(number, sound, audio[: 3 * SAMPLE_RATE])
+        stretch.append_audio(audio[3 * SAMPLE_RATE :])
+        stretch.end_chunk(Whole(seconds, partial=False, repaired=False))
     stretch.close()
     return out
 
@@ -98,9 +98,9 @@ def test_an_overlap_that_is_told_may_be_long(overlap: float) -> None:
     chunks = [audio[: 20 * SAMPLE_RATE], audio[round((20 - overlap) * SAMPLE_RATE) :]]
     stretch = AudioTimeline(chunks[0][: told.reach], find_speech=find_speech, overlaps=told, emit=out.append)
     for number, chunk in enumerate(chunks):
-        stretch.lay(number, Sound(None, SHAPE), chunk[: told.reach])
-        stretch.feed(chunk[told.reach :])
-        stretch.end(Whole(len(chunk) / SAMPLE_RATE, partial=False, repaired=False))
+        stretch.begin_chunk(number, Sound(None, SHAPE), chunk[: told.reach])
+        stretch.append_audio(chunk[told.reach :])
+        stretch.end_chunk(Whole(len(chunk) / SAMPLE_RATE, partial=False, repaired=False))
     stretch.close()
     assert [item.overlap for item in out if isinstance(item, Ended)] == [0.0, overlap]
     parts = [part for item in out if isinstance(item, PendingWindow) for part in item.cut.parts]
@@ -137,8 +137,8 @@ def test_a_chunk_that_is_no_sound_ends_a_stretch_and_costs_nobody_a_word() -> No
 )
 def test_channels_that_say_the_same_are_one(left: float, right: float, found: int) -> None:
     voice = speech(dense(3), 3)
-    assert channels(np.stack([left * voice, right * voice], axis=1)) == found
-    assert channels(voice) == 1
+    assert count_channels(np.stack([left * voice, right * voice], axis=1)) == found
+    assert count_channels(voice) == 1
 
 
 # ------------------------------------------------------------------ an engine that breaks
@@ -308,30 +308,30 @@ def pooled(*speech: int, alone: frozenset[int] = frozenset()) -> Pool:
 
 def test_windows_of_one_batch_are_alike_and_the_oldest_is_among_them() -> None:
     pool = pooled(10, 30, 11, 29, 9, 31)
-    assert pool.take(3) == [2, 0, 4]
-    assert pool.take(3) == [5, 1, 3]
+    assert pool.take_batch(3) == [2, 0, 4]
+    assert pool.take_batch(3) == [5, 1, 3]
     assert not pool
 
 
 def test_windows_that_must_be_heard_alone_are_nobody_s_company() -> None:
     pool = pooled(10, 10, 10, alone=frozenset({1}))
     assert not pool.oldest_alone
-    assert sorted(pool.take(3)) == [0, 2]
+    assert sorted(pool.take_batch(3)) == [0, 2]
     assert pool.oldest_alone
     assert pool.take(3) == [1]
 
 
 def test_a_pool_hands_out_what_it_has() -> None:
-    assert sorted(pooled(5, 1, 3).take(16)) == [0, 1, 2]
+    assert sorted(pooled(5, 1, 3).take_batch(16)) == [0, 1, 2]
     assert list(pooled(5, 1, 3).clear()) == [0, 1, 2]
 
 
 def test_a_sound_tells_what_is_missing_before_it() -> None:
     first = Sound(5.0, SHAPE)
-    assert Sound(15.0, SHAPE).gap(first, 10.0) == 0.0
-    assert Sound(15.04, SHAPE).gap(first, 10.0) == 0.0, "clocks are a little off"
-    assert Sound(18.0, SHAPE).gap(first, 10.0) == 3.0
-    assert Sound(14.5, SHAPE).gap(first, 10.0) == -0.5
-    assert Sound(0.0, SHAPE).gap(first, 10.0) is None, "a recording of its own"
-    assert Sound(None, SHAPE).gap(first, 10.0) is None
+    assert Sound(15.0, SHAPE).measure_gap(first, 10.0) == 0.0
+    assert Sound(15.04, SHAPE).measure_gap(first, 10.0) == 0.0, "clocks are a little off"
+    assert Sound(18.0, SHAPE).measure_gap(first, 10.0) == 3.0
+    assert Sound(14.5, SHAPE).measure_gap(first, 10.0) == -0.5
+    assert Sound(0.0, SHAPE).measure_gap(first, 10.0) is None, "a recording of its own"
+    assert Sound(None, SHAPE).measure_gap(first, 10.0) is None
     assert not Sound(15.0, SHAPE).follows(replace(first, shape=(16_000, 1, "opus")), 10.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batchscribe.audio.audio_decoder import AudioDecoder, Beginning, Decoding, Samples
-from batchscribe.audio.decoding.mixing import Mix, mix_tracks, sides
+from batchscribe.audio.decoding.mixing import Mix, group_by_side, mix_tracks
 from batchscribe.audio.decoding.tracks import group_tracks
 from batchscribe.audio.levels import AudioLevel
 from batchscribe.core.text.flags import RESCALED, TRACK_MISSING
@@ -202,9 +202,9 @@ def test_independent_channels_are_mixed_and_not_chosen_from(decoder: AudioDecode
 
 
 def test_sides_of_layouts() -> None:
-    assert sides(["FL", "FR", "FC", "LFE", "BL", "BR"]) == ([0, 2, 3, 4], [1, 2, 3, 5])
-    assert sides(["FLC", "FRC", "BC"]) == ([0, 2], [1, 2])
-    assert sides(["NONE"] * 4) == ([0, 2, 3], [1, 2, 3])
+    assert group_by_side(["FL", "FR", "FC", "LFE", "BL", "BR"]) == ([0, 2, 3, 4], [1, 2, 3, 5])
+    assert group_by_side(["FLC", "FRC", "BC"]) == ([0, 2], [1, 2])
+    assert group_by_side(["NONE"] * 4) == ([0, 2, 3], [1, 2, 3])
 
 
 # Levels

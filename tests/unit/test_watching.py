@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscribe.agent.boot import Boot, live
+from batchscribe.agent.boot import Boot, run_agent
 from batchscribe.agent.supervisor import POLL_SECONDS
 from batchscribe.core import keys
 from batchscribe.core.run.host import ClaimLaunch, HostEnd, HostWaits
@@ -166,7 +166,7 @@ def test_an_agent_that_is_started_again_reports_the_worker_that_it_loses(box: Aw
     agent = box.agent()
     agent._is_over = lambda *_: False  # type: ignore[method-assign]
     box.at(50, box.workers.die)
-    live(agent, box.clock)
+    run_agent(agent, box.clock)
     end = box.end()
     assert end is not None
     assert (end.worker, end.why) == (0, "worker 0 died without an exit record")

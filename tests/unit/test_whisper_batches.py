@@ -270,4 +270,4 @@ def test_halves_of_a_batch_do_not_vote_again() -> None:
     for window in windows:
         list(engine.transcribe([window]))
     assert asked == [2, 1, 1]
-    assert engine._votes.wanted("s") == VOTERS - 2
+    assert engine._votes.count_open_votes("s") == VOTERS - 2

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batchscribe.audio.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, quiet_place
+from batchscribe.audio.windows import MAX_WINDOW, Cut, Cutter, Samples, SpeechFinder, find_quiet_place
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.core.text.transcripts import Segment, Word
 
@@ -62,7 +62,7 @@ def test_of_a_long_silence_a_second_is_left_and_times_know_it() -> None:
     assert len(window.audio) == 8 * SAMPLE_RATE
     assert window.speech == 7 * SAMPLE_RATE
     words = (Word(word="one", start=0.5, end=1.0), Word(word="two", start=5.5, end=8.0))
-    (placed,) = window.placed([Segment(text="one two", start=0.5, end=8.0, words=words)])
+    (placed,) = window.place_on_stream([Segment(text="one two", start=0.5, end=8.0, words=words)])
     assert [(word.start, word.end) for word in placed.words] == [(1.5, 2.0), (25.5, 28.0)]
     assert (placed.start, placed.end) == (1.5, 28.0)
 
@@ -70,17 +70,17 @@ def test_of_a_long_silence_a_second_is_left_and_times_know_it() -> None:
 def test_a_word_keeps_to_the_part_that_holds_its_middle() -> None:
     (window,) = cut(sound(1, 4, 20, 3, 1), loud)
     word = Word(word="early", start=4.0, end=5.0)
-    (placed,) = window.placed([Segment(text="early", start=4.0, end=5.0, words=(word,))])
+    (placed,) = window.place_on_stream([Segment(text="early", start=4.0, end=5.0, words=(word,))])
     assert (placed.words[0].start, placed.words[0].end) == (24.5, 25.0)
 
 
 def test_a_window_can_be_taken_apart() -> None:
     (window,) = cut(sound(1, 4, 20, 3, 1), loud)
-    part = window.within(3 * SAMPLE_RATE, 26 * SAMPLE_RATE)
+    part = window.clip(3 * SAMPLE_RATE, 26 * SAMPLE_RATE)
     assert part is not None
     assert part.parts == ((48_000, 88_000), (392_000, 416_000))
     assert np.array_equal(part.audio, window.audio[32_000:96_000])
-    assert window.within(6 * SAMPLE_RATE, 20 * SAMPLE_RATE) is None
+    assert window.clip(6 * SAMPLE_RATE, 20 * SAMPLE_RATE) is None
 
 
 def test_a_long_span_is_cut_where_it_is_quiet() -> None:
@@ -172,5 +172,7 @@ def test_a_window_does_not_keep_its_block_in_memory() -> None:
 def test_quiet_is_looked_for_between_the_bounds_only() -> None:
     audio = noise(10)
     audio[: 2 * SAMPLE_RATE] = 0
-    assert quiet_place(audio, 4 * SAMPLE_RATE, 8 * SAMPLE_RATE) in range(4 * SAMPLE_RATE, 8 * SAMPLE_RATE)
-    assert quiet_place(audio, 100, 200) == 150
+    assert find_quiet_place(audio, 4 * SAMPLE_RATE, 8 * SAMPLE_RATE) in range(
+        4 * SAMPLE_RATE, 8 * SAMPLE_RATE
+    )
+    assert find_quiet_place(audio, 100, 200) == 150

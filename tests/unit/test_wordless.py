@@ -79,7 +79,7 @@ def session(words: Sequence[Spoken], engine: DeafEngine, *cuts: float, seconds: 
 def hold_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds the ends of chunks back until the queue of windows is closed."""
     closed = threading.Event()
-    close, emit = BoundedQueue.close, TimelineAssembler._emit
+    close, emit = BoundedQueue.close, TimelineAssembler.emit
 
     def note_close(queue: BoundedQueue[Any]) -> None:
         close(queue)
@@ -91,7 +91,7 @@ def hold_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         emit(assembler, item)
 
     monkeypatch.setattr(BoundedQueue, "close", note_close)
-    monkeypatch.setattr(TimelineAssembler, "_emit", emit_late)
+    monkeypatch.setattr(TimelineAssembler, "emit", emit_late)
 
 
 def test_words_of_a_second_decoding_leave_no_flag() -> None:

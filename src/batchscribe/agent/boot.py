@@ -220,7 +220,7 @@ class BoxAgent:
         raise TransientError("another boot took the claim at the same time")
 
 
-def live(agent: BoxAgent, clock: Clock) -> None:
+def run_agent(agent: BoxAgent, clock: Clock) -> None:
     """Steps the agent until nothing is left to do."""
     while (wait := agent.step()) is not None:
         clock.sleep(wait)

@@ -31,7 +31,15 @@ from batchscribe.core.run.host import (
     StartRequest,
 )
 from batchscribe.core.run.manifest import EngineSpec, WorkerName, decode
-from batchscribe.detached import alive, ask_to_end, boot_id, spawn, start_once, try_lock, write_atomically
+from batchscribe.detached import (
+    ask_to_end,
+    boot_id,
+    is_running,
+    spawn,
+    start_once,
+    try_lock,
+    write_atomically,
+)
 from batchscribe.errors import EngineError, LaunchError, MisconfiguredError
 from batchscribe.protocols import Clock
 
@@ -82,7 +90,7 @@ class Box:
         """Lock file that this host's only agent holds while it runs."""
         return self._root / "agent.lock"
 
-    def version(self) -> HostReply:
+    def report_version(self) -> HostReply:
         return HostReply(release=__version__)
 
     def start(self, request: StartRequest) -> HostReply:
@@ -99,7 +107,7 @@ class Box:
             raise MisconfiguredError(f"not the URL of a store: {request.output!r}")
         self._forget_old_runs()
         path = self._permit_path(request.run)
-        environment = self.environment(region=request.region, endpoint=request.endpoint)
+        environment = self.build_environment(region=request.region, endpoint=request.endpoint)
         permit = StartPermit(**msgspec.structs.asdict(request), boot=boot_id(), at=self._clock.now())
         argv = [*self._agent_command, host.LIVE, request.run]
         try:
@@ -112,7 +120,7 @@ class Box:
             raise LaunchError(f"the agent could not be started on this host: {error}") from error
         return HostReply(release=__version__, done=free)
 
-    def permit(self, run: str) -> StartPermit | None:
+    def read_permit(self, run: str) -> StartPermit | None:
         """Reads the run's permit. None if there is none of this boot."""
         try:
             permit = decode(self._permit_path(run).read_bytes(), StartPermit)
@@ -128,7 +136,7 @@ class Box:
         start_once(
             self._process_path(name),
             [*self._command, url, *(("--sha256", sha256) if sha256 else ())],
-            environment=self.environment(region=region, endpoint=endpoint),
+            environment=self.build_environment(region=region, endpoint=endpoint),
             log=self._process_path(name).with_name("worker.log"),
         )
 
@@ -137,7 +145,7 @@ class Box:
         return self._process_path(name).exists()
 
     def is_running(self, name: WorkerName) -> bool:
-        return alive(self._process_path(name))
+        return is_running(self._process_path(name))
 
     def end_worker(self, name: WorkerName, *, force: bool) -> bool:
         """Asks the worker to end, or kills it; True if it ran."""
@@ -158,7 +166,7 @@ class Box:
         """True if `gpu setup` recorded the instance here."""
         return (self._root / "box.json").exists()
 
-    def place(self) -> HostPlace:
+    def read_place(self) -> HostPlace:
         """Reads the instance's record. Raises MisconfiguredError if `gpu setup` wrote none."""
         try:
             return decode((self._root / "box.json").read_bytes(), HostPlace)
@@ -167,7 +175,7 @@ class Box:
                 f"this GPU host has no record of its instance ({error.strerror}): run `batchscribe gpu setup`"
             ) from error
 
-    def check(self, request: CheckRequest) -> HostReply:
+    def check_host(self, request: CheckRequest) -> HostReply:
         """Checks every precondition on this host."""
         findings = [
             self._check_clock(request.now),
@@ -185,7 +193,7 @@ class Box:
     def _check_stores(self, home: str, control: str) -> Finding | None:
         """Finding if the next boot would read claims from another store."""
         try:
-            place = self.place()
+            place = self.read_place()
         except MisconfiguredError as error:
             return Finding(what="units", ok=False, detail=str(error), fix=SET_UP)
         known, wanted = _describe_stores(place.home, place.control), _describe_stores(home, control)
@@ -194,11 +202,11 @@ class Box:
         detail = f"the GPU host reads its claims from {known}, not from {wanted}: another set-up replaced it"
         return Finding(what="units", ok=False, detail=detail, fix=SET_UP)
 
-    def prefetch(self, spec: EngineSpec) -> HostReply:
+    def prefetch_model(self, spec: EngineSpec) -> HostReply:
         """Fetches the engine's model before any paid run. Raises EngineError."""
-        return self._run_aside("fetch", spec, FETCH_SECONDS, self.environment())
+        return self._run_aside("fetch", spec, FETCH_SECONDS, self.build_environment())
 
-    def environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
+    def build_environment(self, *, region: str = "", endpoint: str = "") -> dict[str, str]:
         """Environment of a worker: the file's lines and a plain base.
 
         `region` and `endpoint` are set for AWS unless the file sets them. Raises MisconfiguredError if other
@@ -274,7 +282,7 @@ class Box:
 
     def _check_engine(self, request: CheckRequest) -> tuple[Finding, ...]:
         try:
-            environment = self.environment(region=request.region, endpoint=request.endpoint)
+            environment = self.build_environment(region=request.region, endpoint=request.endpoint)
             return self._run_aside("inspect", request, INSPECT_SECONDS, environment).findings
         except (MisconfiguredError, EngineError) as error:
             return (Finding(what="engine", ok=False, detail=str(error), fix=READ_ENGINES),)

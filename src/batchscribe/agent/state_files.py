@@ -52,16 +52,16 @@ class MarkerFiles:
         if before is not None:
             return before
         self.alive(now)
-        self._write("claim", f"{limit:.0f}\n{run}\n")
+        self._write_file("claim", f"{limit:.0f}\n{run}\n")
         return limit
 
     def alive(self, now: float) -> None:
         """Records progress."""
-        self._write("alive", f"{now:.0f}\n")
+        self._write_file("alive", f"{now:.0f}\n")
 
     def off(self) -> None:
         """Requests an immediate power-off."""
-        self._write("off", "")
+        self._write_file("off", "")
 
     def release(self) -> None:
         """Deletes the claim's files: the dead-man no longer powers off for it."""
@@ -69,7 +69,7 @@ class MarkerFiles:
             try:
                 (self._folder / name).unlink(missing_ok=True)
             except OSError as error:
-                raise self._trouble(name, error) from error
+                raise self._make_error(name, error) from error
 
     def _limit_of(self, run: str) -> float | None:
         try:
@@ -78,12 +78,12 @@ class MarkerFiles:
             return None
         return float(limit) if named == run else None
 
-    def _write(self, name: str, text: str) -> None:
+    def _write_file(self, name: str, text: str) -> None:
         try:
             write_atomically(self._folder / name, text.encode(), mode=READABLE)
         except OSError as error:
-            raise self._trouble(name, error) from error
+            raise self._make_error(name, error) from error
 
-    def _trouble(self, name: str, error: OSError) -> MisconfiguredError:
+    def _make_error(self, name: str, error: OSError) -> MisconfiguredError:
         path = self._folder / name
         return MisconfiguredError(f"{path} cannot be written ({error.strerror}): the dead-man needs it")

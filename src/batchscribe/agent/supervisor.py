@@ -125,7 +125,7 @@ class Watch:
         self._ending = False
 
     @property
-    def _name(self) -> WorkerName:
+    def _worker_name(self) -> WorkerName:
         return WorkerName(run=self._claim.run, worker=self._worker)
 
     def step(self) -> float | None:
@@ -143,7 +143,7 @@ class Watch:
             result = self._check_deadline() or self._check_ended() or self._check_stall()
         if result:
             return self._release_claim(result) if result.leave else self._end_run(result)
-        return POLL_SECONDS if self._workers.was_started(self._name) else IDLE_POLL_SECONDS
+        return POLL_SECONDS if self._workers.was_started(self._worker_name) else IDLE_POLL_SECONDS
 
     def _power_off(self) -> float | None:
         """Requests the power-off. Retries while the file cannot be written, or the host would stay on."""
@@ -177,7 +177,7 @@ class Watch:
         while is_stored(self._runs, keys.exit_record(self._claim.run, self._worker)):
             self._move_to_next_worker()
             running = self._is_running()
-        if not self._workers.was_started(self._name):
+        if not self._workers.was_started(self._worker_name):
             return self._poll_manifest()
         if running is False:
             how = "was killed, as its controller asked" if self._obeyed else "died without an exit record"
@@ -241,7 +241,7 @@ class Watch:
     def _check_ended(self) -> EndOfRun | None:
         """Detects ended work while the store is unreachable, by the worker's process."""
         given = self._mark == (self._worker, "given", 0, 0)
-        begun = self._workers.was_started(self._name) or (self._worker > 0 and not given)
+        begun = self._workers.was_started(self._worker_name) or (self._worker > 0 and not given)
         waited = self._clock.monotonic() - self._idle_since
         if not begun or waited < self._waits.linger or self._is_running() is not False:
             return None
@@ -253,7 +253,7 @@ class Watch:
         self._kill_earlier_workers()
         try:
             self._workers.start_worker(
-                self._name, url, region=claim.region, endpoint=claim.endpoint, sha256=sha256
+                self._worker_name, url, region=claim.region, endpoint=claim.endpoint, sha256=sha256
             )
         except BatchscribeError as error:
             why = f"worker {self._worker} could not be started: {error}"
@@ -314,7 +314,7 @@ class Watch:
         stalled = self._clock.monotonic() - self._moved_at
         if stalled < self._waits.silence:
             return None
-        worker = self._worker if self._workers.was_started(self._name) else None
+        worker = self._worker if self._workers.was_started(self._worker_name) else None
         return EndOfRun(f"no progress was observed for {stalled / 60:.0f} min", worker)
 
     def _end_run(self, result: EndOfRun) -> float | None:
@@ -350,7 +350,7 @@ class Watch:
     def _is_running(self) -> bool | None:
         """True if the worker runs. None if its process record is unreadable."""
         try:
-            return self._workers.is_running(self._name)
+            return self._workers.is_running(self._worker_name)
         except BatchscribeError as error:
             LOG.warning("worker.not_reached", run=self._claim.run, why=str(error))
             return None

@@ -268,7 +268,7 @@ class _Child:
 
     def _expect_hello(self) -> None:
         try:
-            kind, _ = self._receive()
+            kind, _ = self._receive_frame()
         except _DeadError:
             reason = self._last_line()
             self.end()
@@ -289,7 +289,7 @@ class _Child:
         cpu, channels = BASE_CPU_SECONDS + max_seconds * CPU_SECONDS_PER_AUDIO_SECOND, 1
         self._send_order({"max_seconds": max_seconds, "cpu_seconds": cpu, "split": split})
         while True:
-            kind, payload = self._receive(until)
+            kind, payload = self._receive_frame(until)
             if kind == frames.AUDIO:
                 if until():
                     raise InterruptedRunError(UNWANTED)
@@ -313,13 +313,13 @@ class _Child:
         except BrokenPipeError:
             raise _DeadError("it ended before it began") from None
 
-    def _receive(self, until: Callable[[], bool] = never) -> tuple[bytes, bytes]:
-        kind, length = frames.HEADER.unpack(self._read(frames.HEADER.size, until))
+    def _receive_frame(self, until: Callable[[], bool] = never) -> tuple[bytes, bytes]:
+        kind, length = frames.HEADER.unpack(self._read_bytes(frames.HEADER.size, until))
         if length > frames.MAX_PAYLOAD:
             raise _DeadError(STRANGE)
-        return kind, self._read(length, until)
+        return kind, self._read_bytes(length, until)
 
-    def _wait(self, until: Callable[[], bool]) -> None:
+    def _wait_for_output(self, until: Callable[[], bool]) -> None:
         """Waits for output."""
         for _ in range(int(SILENCE_SECONDS / LOOK_SECONDS)):
             if self._poll.poll(LOOK_SECONDS * 1000):
@@ -328,10 +328,10 @@ class _Child:
                 raise InterruptedRunError(UNWANTED)
         raise _DeadError(f"no output for {SILENCE_SECONDS} s")
 
-    def _read(self, length: int, until: Callable[[], bool]) -> bytes:
+    def _read_bytes(self, length: int, until: Callable[[], bool]) -> bytes:
         data = bytearray()
         while len(data) < length:
-            self._wait(until)
+            self._wait_for_output(until)
             piece = os.read(self._out, length - len(data))
             if not piece:
                 raise _DeadError("it ended without a result")

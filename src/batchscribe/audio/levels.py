@@ -34,30 +34,30 @@ class AudioLevel:
         if self._unit != 1.0:
             piece = piece / np.float32(self._unit)
         piece = self._remove_offset(piece)
-        peak = _peak(piece)
+        peak = _measure_peak(piece)
         self._gain = min(self._gain * RISE, 1.0, max(LEAST_GAIN, 1.0 / max(peak, 1.0)))
         if self._gain < 1.0:
             piece = piece * np.float32(self._gain)
         beyond = peak > 1.0 or self._gain < 1.0
-        return np.clip(piece, -1.0, 1.0) if beyond or _loudest(piece) > 1.0 else piece
+        return np.clip(piece, -1.0, 1.0) if beyond or _measure_loudest(piece) > 1.0 else piece
 
     def _remove_offset(self, piece: Samples) -> Samples:
         """Each channel of the piece without its mean."""
         if self._offset is None or len(piece) >= OFFSET_SAMPLES:
-            peak = _peak(piece)
-            kept = np.clip(piece, -peak, peak) if _loudest(piece) > peak else piece
+            peak = _measure_peak(piece)
+            kept = np.clip(piece, -peak, peak) if _measure_loudest(piece) > peak else piece
             mean: Samples = kept.mean(axis=0, dtype=np.float32)
             self._offset = np.where(np.abs(mean) > OFFSET, mean, np.float32(0.0))
         return piece - self._offset if self._offset.any() else piece
 
 
-def _loudest(piece: Samples) -> float:
+def _measure_loudest(piece: Samples) -> float:
     return max(float(piece.max(initial=0.0)), -float(piece.min(initial=0.0)))
 
 
-def _peak(piece: Samples) -> float:
+def _measure_peak(piece: Samples) -> float:
     """The loudest sample, except for the few that may be damage."""
-    if _loudest(piece) <= 1.0:
+    if _measure_loudest(piece) <= 1.0:
         return 1.0
     loud = np.abs(piece).ravel()
     spare = int(len(loud) * SPARE)

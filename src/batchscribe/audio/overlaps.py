@@ -61,7 +61,7 @@ UNLIKE = 0.15
 """Correlation below which speech in an expected overlap is different."""
 
 
-def reach(fixed_ms: int | None) -> int:
+def compute_reach(fixed_ms: int | None) -> int:
     """Samples on both sides of a cut that overlaps need."""
     return max(REACH, (fixed_ms or 0) * SAMPLE_RATE // 1000)
 
@@ -74,10 +74,10 @@ class Overlaps:
 
     def __init__(self, fixed_ms: int | None) -> None:
         self._fixed = None if fixed_ms is None else max(0, fixed_ms) / 1000
-        self.reach = reach(fixed_ms)
+        self.reach = compute_reach(fixed_ms)
         self._sure: deque[float] = deque(maxlen=REMEMBERED)
 
-    def between(self, before: Samples, after: Samples) -> float:
+    def find_overlap(self, before: Samples, after: Samples) -> float:
         """Overlap of `before` and `after` in seconds, both as in `measure`.
 
         If a cut cannot be measured (silence), returns the session's usual overlap, provided that two
@@ -86,12 +86,12 @@ class Overlaps:
         most = min(len(before), len(after)) / SAMPLE_RATE
         if self._fixed is not None:
             return min(self._fixed, most)
-        found = measure(before, after)
+        found = measure_overlap(before, after)
         if found is not None:
             self._sure.append(found)
             return found
         usual = self._usual_overlap()
-        return 0.0 if usual > most or _contradicts(before, after, usual) else usual
+        return 0.0 if usual > most or _is_contradicted(before, after, usual) else usual
 
     def _usual_overlap(self) -> float:
         """Median of the largest group of equal measurements; 0 if no two are equal."""
@@ -100,7 +100,7 @@ class Overlaps:
         return median(most) if len(most) > 1 else 0.0
 
 
-def measure(before: Samples, after: Samples) -> float | None:
+def measure_overlap(before: Samples, after: Samples) -> float | None:
     """Measures the overlap of `before` and `after` in seconds, 0.1 to 2.6; None if uncertain.
 
     Both have shape (samples,), float32 in [-1, 1], 16 kHz, mono: the end of a chunk and the beginning of the
@@ -124,7 +124,7 @@ def measure(before: Samples, after: Samples) -> float | None:
     return best / SAMPLE_RATE if _is_identical(*shared) or all(map(_is_distinctive, shared)) else None
 
 
-def _contradicts(before: Samples, after: Samples, seconds: float) -> bool:
+def _is_contradicted(before: Samples, after: Samples, seconds: float) -> bool:
     """True if both have speech in the expected overlap, but different: the recording was restarted."""
     length, near = round(seconds * SAMPLE_RATE), round(AGREE * SAMPLE_RATE)
     tail, head = before[-REACH:], after[:REACH]
@@ -151,7 +151,7 @@ def _flatten_spectra(tail: Samples, head: Samples) -> tuple[Curve, Curve]:
     return flat[0][: len(tail)], flat[1][: len(head)]
 
 
-def _correlate(one: Curve, other: Curve) -> Curve:
+def _cross_correlate(one: Curve, other: Curve) -> Curve:
     """Cross-correlation: at k, the sum of `one[k + i] * other[i]`."""
     size = 1 << (len(one) + len(other)).bit_length()
     product = np.fft.rfft(one, size) * np.conj(np.fft.rfft(other, size))
@@ -167,7 +167,7 @@ def _cumulative_energy(sound: Curve) -> Curve:
 def _correlation_curve(tail: Curve, head: Curve) -> Curve:
     """Correlation, -1 to 1, at each overlap n: end of `tail`, beginning of `head`."""
     most = min(len(tail), len(head))
-    products = _correlate(tail, head)[::-1]
+    products = _cross_correlate(tail, head)[::-1]
     lengths = np.arange(LEAST, most + 1)
     energies = _cumulative_energy(tail[::-1])[lengths] * _cumulative_energy(head)[lengths]
     curve = np.full(most + 1, -1.0)
@@ -192,7 +192,7 @@ def _correlate_along(sound: Curve, part: Curve) -> Curve:
     """Correlation of the part with the sound at each possible offset."""
     energy = _cumulative_energy(sound)
     within = energy[len(part) :] - energy[: -len(part)]
-    products = _correlate(sound, part)[: len(within)]
+    products = _cross_correlate(sound, part)[: len(within)]
     alike: Curve = products / np.sqrt(within * _cumulative_energy(part)[-1])
     return alike
 

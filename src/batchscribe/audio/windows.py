@@ -84,7 +84,7 @@ class Cut:
     def seconds_in(self) -> float:
         return self.start / SAMPLE_RATE
 
-    def placed(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    def place_on_stream(self, segments: Iterable[Segment]) -> tuple[Segment, ...]:
         """Converts times of segments from the window's clock to the stream's."""
         return tuple(map(self._place_segment, segments))
 
@@ -114,7 +114,7 @@ class Cut:
         sample = begin + seconds * SAMPLE_RATE - (ends[at] - lengths[at])
         return round(min(max(sample, begin), end) / SAMPLE_RATE, 3)
 
-    def within(self, begin: float, end: float) -> Cut | None:
+    def clip(self, begin: float, end: float) -> Cut | None:
         """Its part in [begin, end), samples of the stream; None if there is none."""
         audio: list[Samples] = []
         at = 0
@@ -134,7 +134,7 @@ def _clip_spans(spans: Iterable[Span], begin: float, end: float) -> Iterator[Spa
             yield low, high
 
 
-def levels(audio: Samples) -> npt.NDArray[np.float64]:
+def measure_levels(audio: Samples) -> npt.NDArray[np.float64]:
     """Power of each 200 ms, every 20 ms."""
     count = len(audio) // FRAME
     if count <= SMOOTH:
@@ -143,18 +143,18 @@ def levels(audio: Samples) -> npt.NDArray[np.float64]:
     return np.convolve(power, np.full(SMOOTH, 1 / SMOOTH), mode="valid")
 
 
-def quiet_place(audio: Samples, begin: int, end: int) -> int:
+def find_quiet_place(audio: Samples, begin: int, end: int) -> int:
     """Middle of the last 200 ms of near silence in `audio[begin:end]`."""
-    level = levels(audio[begin:end])
+    level = measure_levels(audio[begin:end])
     if not len(level):
         return (begin + end) // 2
     (quiet,) = np.nonzero(level <= max(ABOUT * level.min(), level.mean() / SILENT))
     return int(begin + (int(quiet[-1]) + SMOOTH / 2) * FRAME)
 
 
-def pause(audio: Samples, span: Span, room: int) -> int | None:
+def find_pause(audio: Samples, span: Span, room: int) -> int | None:
     """Middle of a span's last pause in its first `room` samples, or None."""
-    level = levels(audio[slice(*span)])
+    level = measure_levels(audio[slice(*span)])
     if not len(level):
         return None
     silent = min(ABOUT * float(level.min()), float(level.mean()) / PAUSE)
@@ -163,11 +163,11 @@ def pause(audio: Samples, span: Span, room: int) -> int | None:
     return span[0] + at if at >= LEAST else None
 
 
-def short_enough(audio: Samples, span: Span) -> Iterator[Span]:
+def split_long_span(audio: Samples, span: Span) -> Iterator[Span]:
     """Splits a span into parts of at most 30 s, cut at quiet places."""
     begin, end = span
     while end - begin > MAX_WINDOW:
-        at = quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
+        at = find_quiet_place(audio, begin + MAX_WINDOW // 2, begin + MAX_WINDOW)
         yield begin, at
         begin = at
     yield begin, end
@@ -181,17 +181,17 @@ class _Group:
     length: int
     """Samples of the window: the spans and the shortened silences between them."""
 
-    def room(self, begin: int) -> int:
+    def measure_room(self, begin: int) -> int:
         """Samples of speech from `begin` on that still fit in."""
         gap = min(begin - self.spans[-1][1], MAX_GAP)
         return min(MAX_WINDOW - self.length - gap, self.spans[0][0] + MAX_REACH - begin)
 
-    def take(self, span: Span) -> None:
+    def add_span(self, span: Span) -> None:
         gap = min(span[0] - self.spans[-1][1], MAX_GAP)
         self.length += gap + span[1] - span[0]
         self.spans.append(span)
 
-    def parts(self) -> tuple[Span, ...]:
+    def join_spans(self) -> tuple[Span, ...]:
         """The spans with the shortened silences, in as few parts as possible."""
         parts = [self.spans[0]]
         for begin, end in self.spans[1:]:
@@ -204,7 +204,7 @@ class _Group:
         return tuple(parts)
 
 
-def grouped(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
+def group_spans(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
     """Groups spans, in order, into groups that fit and fill a window.
 
     A span that does not fit is cut at a pause, so that no window stays half empty.
@@ -212,21 +212,21 @@ def grouped(audio: Samples, spans: Iterable[Span]) -> list[_Group]:
     groups: list[_Group] = []
     for span in spans:
         rest = _fill_group(audio, groups[-1], span) if groups else span
-        parts = short_enough(audio, rest) if rest else ()
+        parts = split_long_span(audio, rest) if rest else ()
         groups.extend(_Group([part], part[1] - part[0]) for part in parts)
     return groups
 
 
 def _fill_group(audio: Samples, group: _Group, span: Span) -> Span | None:
     """Adds as much of a span to a group as fits; returns the rest."""
-    room = group.room(span[0])
+    room = group.measure_room(span[0])
     if span[1] - span[0] <= room:
-        group.take(span)
+        group.add_span(span)
         return None
-    at = pause(audio, span, room)
+    at = find_pause(audio, span, room)
     if at is None:
         return span
-    group.take((span[0], at))
+    group.add_span((span[0], at))
     return at, span[1]
 
 
@@ -257,7 +257,7 @@ class Cutter:
 
     def _cut_block(self, *, final: bool) -> Iterator[Cut]:
         audio = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        groups = grouped(audio, self._find_speech(audio))
+        groups = group_spans(audio, self._find_speech(audio))
         keep = len(audio) if final else self._hold_back(groups, len(audio))
         # Copied, so that waiting windows do not keep their whole block in memory.
         self._held, self._length = (
@@ -265,8 +265,8 @@ class Cutter:
         )
         base, self.done = self.done, self.done + keep
         for group in groups:
-            parts = tuple((begin + base, end + base) for begin, end in group.parts())
-            sound = np.concatenate([audio[begin:end] for begin, end in group.parts()])
+            parts = tuple((begin + base, end + base) for begin, end in group.join_spans())
+            sound = np.concatenate([audio[begin:end] for begin, end in group.join_spans()])
             yield Cut(parts, sound, tuple((begin + base, end + base) for begin, end in group.spans))
 
     @staticmethod
@@ -274,12 +274,4 @@ class Cutter:
         """Removes the last group if it may continue; returns the first sample of the next block."""
         held = groups.pop() if groups and groups[-1].spans[-1][1] > length - MAY_GO_ON else None
         begin = held.spans[0][0] - LEAD if held else length - TAIL
-        return max(0, begin, groups[-1].parts()[-1][1] if groups else 0)
-
-
-def cut_windows(pieces: Iterable[Samples], find_speech: SpeechFinder) -> Iterator[Cut]:
-    """Yields the windows of a whole stream."""
-    cutter = Cutter(find_speech)
-    for piece in pieces:
-        yield from cutter.push(piece)
-    yield from cutter.finish()
+        return max(0, begin, groups[-1].join_spans()[-1][1] if groups else 0)

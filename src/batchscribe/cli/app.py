@@ -76,7 +76,7 @@ class App:
 
     def relative(self, key: str) -> str:
         """Returns the key below the source; `key` may be a whole URL."""
-        return key.removeprefix(self.settings.required("BATCH_SOURCE").rstrip("/") + "/")
+        return key.removeprefix(self.settings.require("BATCH_SOURCE").rstrip("/") + "/")
 
     @cached_property
     def settings(self) -> Settings:

@@ -15,7 +15,7 @@ import click
 from batchscribe.cli.app import App, json_option, pass_app, print_json, print_warning, source_option
 from batchscribe.cli.scan import shown
 from batchscribe.cli.tick import opened
-from batchscribe.control_place import url_of
+from batchscribe.control_place import build_url
 from batchscribe.controller.commands import redo as redoing
 from batchscribe.controller.commands.why import ChunkHistory
 from batchscribe.controller.commands.why import read_history as life_of
@@ -103,7 +103,7 @@ def redo(
     for each in redone:
         app.console.print(f"pending again: {printable(each.key)}", markup=False)
     kept = any(each.kept for each in redone)
-    aside = f"; old transcripts in {url_of(scanner.output, f'{keys.SUPERSEDED}{stamp}/')}" if kept else ""
+    aside = f"; old transcripts in {build_url(scanner.output, f'{keys.SUPERSEDED}{stamp}/')}" if kept else ""
     app.console.print(f"{format_count(len(redone), 'chunk')} pending again{aside}", markup=False)
 
 

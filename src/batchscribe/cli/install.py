@@ -46,7 +46,7 @@ def systemd(app: App, every: str | None, user: str | None, unit_dir: Path, *, pr
         for name, text in units.items():
             click.echo(f"# {unit_dir / name}\n{text}")
         return
-    app.settings.required("BATCH_SOURCE")
+    app.settings.require("BATCH_SOURCE")
     _print_lines(schedules.install_units(units, unit_dir, names))
     _warn_about_shell_settings(app.settings)
     _print_lines(
@@ -75,7 +75,7 @@ def cron(app: App, every: str | None, user: str | None, *, print_only: bool) -> 
     if print_only:
         click.echo(block)
         return
-    app.settings.required("BATCH_SOURCE")
+    app.settings.require("BATCH_SOURCE")
     owner = plan.user if is_root() else user
     _print_lines(schedules.install_cron(plan, owner))
     _warn_about_shell_settings(app.settings)

@@ -81,7 +81,7 @@ def resume(app: App) -> None:
 def config(app: App, *, as_json: bool) -> None:
     """The effective settings, and the origin of each. Secrets are masked."""
     app.warn_of_names()
-    rows = app.settings.effective()
+    rows = app.settings.list_effective()
     if as_json:
         print_json({row.name: {"value": row.value, "origin": row.origin} for row in rows})
         return

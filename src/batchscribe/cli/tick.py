@@ -24,7 +24,7 @@ from batchscribe.core.redaction import printable
 from batchscribe.core.run.instances import InstanceState
 from batchscribe.core.run.runs import Outcome, Run
 from batchscribe.core.scan.chunks import session_id
-from batchscribe.errors import BatchscribeError, MisconfiguredError, exit_code, worst
+from batchscribe.errors import BatchscribeError, MisconfiguredError, choose_worst, exit_code
 from batchscribe.wiring.scanners import explain_empty, open_scanner
 from batchscribe.wiring.scheduler import Scheduler, open_scheduler
 from batchscribe.wiring.seams import describe_missing
@@ -211,7 +211,7 @@ def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
 def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
     """Prints the tick's result; returns 0 if done, held or in progress, else the worst error's code."""
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
-    code = worst((exit_code(ticked.errors), int(failed)))
+    code = choose_worst((exit_code(ticked.errors), int(failed)))
     if as_json:
         print_json(tick_document(ticked, exit_code=code))
         return code

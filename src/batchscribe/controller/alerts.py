@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from batchscribe.control_place import url_of
+from batchscribe.control_place import build_url
 from batchscribe.controller.context import World, log
 from batchscribe.core import keys
 from batchscribe.core.messages import Level, Message
@@ -15,7 +15,7 @@ ALERT_EVERY_HOURS = 6
 
 def alert_conflict(world: World, key: str) -> None:
     """Alerts about an ignored control object of another writer."""
-    place = url_of(world.output, keys.CONTROL)
+    place = build_url(world.output, keys.CONTROL)
     text = f"{key} was not written by this scheduler: it is ignored. Check who may write to {place}"
     alert(world, "conflict", "batchscribe: a control object is not ours", text)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.alerts import alert, alert_conflict
 from batchscribe.controller.context import RunConfig, World, log, poll_machines, save
 from batchscribe.controller.external_state import read_claimed_launch, record_external_state
@@ -99,7 +99,7 @@ def _build_foreign_run(world: World, terms: RunConfig, run_id: str, tagged: Sequ
         machines=tuple(Machine(id=each.id) for each in tagged),
         source=world.source.url,
         output=world.output.url,
-        control=control_of(world.home),
+        control=find_control_url(world.home),
         policy=ADOPTED,
         reason="adopted from another scheduler",
         created=created,
@@ -166,7 +166,7 @@ def _is_opened_here(record: Run, terms: RunConfig) -> bool:
 
 def _is_ours(record: Run, terms: RunConfig, run_id: str, world: World) -> bool:
     """True if this scheduler opened the run for its present settings."""
-    here = (terms.instances, world.output.url.rstrip("/"), control_of(world.home))
+    here = (terms.instances, world.output.url.rstrip("/"), find_control_url(world.home))
     same_place = (record.instances, record.output.rstrip("/"), record.control) == here
     return record.id == run_id and _is_opened_here(record, terms) and same_place
 

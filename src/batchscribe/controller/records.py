@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from batchscribe import reading
-from batchscribe.control_place import url_of
+from batchscribe.control_place import build_url
 from batchscribe.controller.context import World
 from batchscribe.core import keys
 from batchscribe.core.objects import CHUNK_LIST_BYTES, RECORD_BYTES
@@ -77,7 +77,7 @@ def store_manifest(world: World, run: Run, worker: int) -> None:
     if copy is not None and not world.output.create(run.manifests[worker], copy.encode()):
         raise RefusedError(
             f"{run.manifests[worker]} was not written by this scheduler: check who may write to "
-            f"{url_of(world.output, keys.CONTROL)}"
+            f"{build_url(world.output, keys.CONTROL)}"
         )
 
 

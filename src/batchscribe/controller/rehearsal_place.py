@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from batchscribe.control_place import control_of, url_of
+from batchscribe.control_place import build_url, find_control_url
 from batchscribe.controller.context import RunConfig, World
 from batchscribe.controller.scan import Scanner
 from batchscribe.core import keys
@@ -22,7 +22,7 @@ class Below:
     """A protocols.Store: another store's objects below a prefix that ends in `/`."""
 
     def __init__(self, store: Store, prefix: str) -> None:
-        self.url = url_of(store, prefix.rstrip("/"))
+        self.url = build_url(store, prefix.rstrip("/"))
         self._store = store
         self._prefix = prefix
 
@@ -69,10 +69,10 @@ def world_of(world: World, terms: RunConfig, run: Run) -> World:
 
     A run is stopped and finished where it was opened, even if the settings changed since.
     """
-    root = url_of(world.home, FOLDER)
+    root = build_url(world.home, FOLDER)
     if run.output.startswith(root):
         return place_of(world, run.output.removeprefix(root))
-    stores = (world.source.url, world.output.url, control_of(world.home))
+    stores = (world.source.url, world.output.url, find_control_url(world.home))
     place = (terms.provider, terms.region, terms.instances, terms.guard, *stores)
     guard = run.guard or terms.guard
     opened = (run.provider, run.region, run.instances, guard, run.source, run.output, run.control)

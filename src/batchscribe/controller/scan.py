@@ -11,9 +11,9 @@ from typing import Any
 
 from batchscribe.controller.previous_failures import read_past_attempts
 from batchscribe.core.objects import ObjectInfo
-from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, sessions, summarise
+from batchscribe.core.scan.backlog import Backlog, LiveLock, ScanRules, SessionScan, scan_sessions, summarise
 from batchscribe.core.scan.chunks import passed_over
-from batchscribe.core.scan.folders import AudioObject, Tagged, audio_folders, merged
+from batchscribe.core.scan.folders import AudioObject, Tagged, audio_folders, merge_listings
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
 from batchscribe.protocols import Clock, Store
@@ -90,7 +90,7 @@ class Scanner:
     def sessions(self, prefix: str = "") -> Iterator[SessionScan]:
         """Streams every session, or those in `only`; a prefix must be a whole folder."""
         rules = self.rules()
-        found = sessions(self._list_tagged(prefix), rules)
+        found = scan_sessions(self._list_tagged(prefix), rules)
         yield from (scan for scan in found if scan.session in self.only) if self.only else found
 
     def backlog(self) -> Backlog:
@@ -113,7 +113,9 @@ class Scanner:
         return self.source is self.output or self.source.url == self.output.url
 
     def _list_tagged(self, prefix: str) -> Iterator[Tagged]:
-        listed = merged(self.source.list(prefix), None if self._one_store else self.output.list(prefix))
+        listed = merge_listings(
+            self.source.list(prefix), None if self._one_store else self.output.list(prefix)
+        )
         for number, each in enumerate(listed):
             if number % KEEP_ALIVE_EVERY == 0:
                 self.keep_alive()

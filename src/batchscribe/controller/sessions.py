@@ -16,11 +16,11 @@ from batchscribe.controller.fetching import fetch_objects
 from batchscribe.controller.scan import Scanner
 from batchscribe.core.objects import MIB, SESSION_BYTES, SESSION_FILE_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.scan.backlog import ChunkState, state_of
-from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split
+from batchscribe.core.scan.chunks import TOP, passed_over, session_stems, split_key
 from batchscribe.core.scan.folders import AudioObject, Side, Tagged
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.stitching import UNREADABLE as UNREADABLE_PART
-from batchscribe.core.text.stitching import PartInput, digest, stitch
+from batchscribe.core.text.stitching import PartInput, compute_digest, stitch
 from batchscribe.core.text.transcripts import SessionTranscript
 from batchscribe.core.unreadable import UNREADABLE
 from batchscribe.errors import ObjectNotFoundError, ObjectTooLargeError, PermanentError
@@ -54,7 +54,7 @@ def publish_session(
     if not any(part.content for part in parts):
         return None
     stem, there = _find_place(scanner.output, session)
-    if there is not None and there.digest == digest(parts):
+    if there is not None and there.digest == compute_digest(parts):
         return None
     whole = stitch(session, parts)
     for kind in FORMATS:
@@ -90,7 +90,7 @@ class AssembledSession:
 
 def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     """Assembles the session from its transcripts so far. Raises ObjectNotFoundError without any."""
-    folder, others = "" if session == TOP else split(session)[0], list[str]()
+    folder, others = "" if session == TOP else split_key(session)[0], list[str]()
     own = _list_session(scanner, session, leave_out=others.append)
     parts = _read_parts(scanner, own)
     if not any(part.content for part in parts):
@@ -98,7 +98,7 @@ def assemble_session(scanner: Scanner, session: str) -> AssembledSession:
     left = [audio for audio, part in zip(own, parts, strict=True) if not part.content]
     missing = _list_missing(scanner, left) if left else {}
     if session == TOP or session.endswith("/"):
-        missing[UNSUPPORTED] = [key for key in others if split(key)[0] == folder and passed_over(key)]
+        missing[UNSUPPORTED] = [key for key in others if split_key(key)[0] == folder and passed_over(key)]
     return AssembledSession(
         transcript=stitch(session, parts),
         chunks=len(parts) + len(missing.get(UNSUPPORTED, ())),
@@ -134,7 +134,7 @@ def _list_session(
     scanner: Scanner, session: str, *, leave_out: Callable[[str], None] | None = None
 ) -> list[AudioObject]:
     """Audio objects of a session in order."""
-    folder = "" if session == TOP else split(session)[0]
+    folder = "" if session == TOP else split_key(session)[0]
     found = scanner.audio(folder, leave_out=leave_out)
     own = [audio for audio in found if audio.name.session == session]
     own.sort(key=lambda audio: (-1 if audio.name.number is None else audio.name.number, audio.info.key))

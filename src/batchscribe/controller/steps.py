@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.capacity import choose_offer, take_another_offer, with_type
 from batchscribe.controller.context import (
     START_VISIBILITY_DELAY,
@@ -57,7 +57,7 @@ def open_run(world: World, terms: RunConfig, decision: Launch, seen: Sequence[In
         source=world.source.url,
         output=world.output.url,
         guard=terms.guard,
-        control=control_of(world.home),
+        control=find_control_url(world.home),
         borrowed=decision.borrowed,
         policy="by hand" if terms.policy.manual else terms.policy.name.value,
         reason=decision.reason.sentence,

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import msgspec
 
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.advance import PassResult, advance, advance_all, end_interrupted
 from batchscribe.controller.alerts import alert, send_alert
 from batchscribe.controller.context import RunConfig, World, log, refuse_unsupported, save
@@ -189,7 +189,7 @@ def _run_pass(world: World, terms: RunConfig, passed: PassResult) -> Ticked:
 def _refuse_moved_control(world: World, still_open: Iterable[Run]) -> None:
     """Raises MisconfiguredError if BATCH_CONTROL was changed during an open run, which continues."""
     for run in still_open:
-        if run.control != control_of(world.home):
+        if run.control != find_control_url(world.home):
             before = f"BATCH_CONTROL={run.control}" if run.control else "no BATCH_CONTROL"
             raise MisconfiguredError(
                 f"BATCH_CONTROL was changed while run {run.id} is open; nothing was started. The run "

@@ -32,7 +32,7 @@ from batchscribe.errors import (
     TransientError,
 )
 from batchscribe.ledger.schema import migrate, queries, refuse_damage
-from batchscribe.private_files import make_folder, restrict
+from batchscribe.private_files import make_folder, restrict_to_owner
 
 FILE_NAME = "ledger.sqlite"
 """File name in the state directory."""
@@ -304,7 +304,7 @@ def _open_database(path: Path, pragmas: Mapping[str, str]) -> sqlite3.Connection
         # Before the first write: SQLite gives new files beside it the database's mode.
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):  # a ledger on a read-only file system can still be read
-                restrict(path.with_name(path.name + suffix))
+                restrict_to_owner(path.with_name(path.name + suffix))
         for name, value in pragmas.items():
             db.execute(f"PRAGMA {name} = {value}")
         if path.exists() and path.stat().st_size <= CHECKED_BYTES:

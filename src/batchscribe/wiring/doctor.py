@@ -107,7 +107,7 @@ class Preconditions:
         yield check_state_folder(settings.state_dir)
 
     def _check_required(self, name: str) -> Finding:
-        return passed(name, self.settings.required(name))
+        return passed(name, self.settings.require(name))
 
     def _check_account(self, account: AccountReads) -> Iterator[Finding]:
         try:

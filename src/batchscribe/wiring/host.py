@@ -63,7 +63,7 @@ def answer(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostR
 
 def _handle_request(words: Sequence[str], asked: Box, data: Callable[[], bytes]) -> HostReply:
     if list(words) == ["version"]:
-        return asked.version()
+        return asked.report_version()
     kind, respond = _HANDLERS.get(" ".join(words), (None, None))
     if kind is None or respond is None:
         raise MisconfiguredError(
@@ -100,7 +100,7 @@ def _check_engine(spec: EngineSpec, *, busy: bool) -> Finding:
 
 
 def _check_stores(request: CheckRequest) -> Iterator[Finding]:
-    region, endpoint = aws_environment.place(region=request.region, endpoint=request.endpoint)
+    region, endpoint = aws_environment.find_place(region=request.region, endpoint=request.endpoint)
     for url in dict.fromkeys(filter(None, (request.source, request.output, request.control))):
         remedy = "fix this; rights: the instance's role, or `batchscribe gpu setup --env-file FILE`"
         try:
@@ -117,10 +117,10 @@ def _check_stores(request: CheckRequest) -> Iterator[Finding]:
 
 _HANDLERS: dict[str, tuple[type[msgspec.Struct], Callable[[Box, Any], HostReply]]] = {
     "start": (StartRequest, Box.start),
-    "check": (CheckRequest, Box.check),
+    "check": (CheckRequest, Box.check_host),
     "environment": (EnvironmentRequest, Box.keep_environment),
     "place": (HostPlace, Box.keep_place),
-    "prefetch": (EngineSpec, Box.prefetch),
+    "prefetch": (EngineSpec, Box.prefetch_model),
     "inspect": (CheckRequest, lambda _, request: inspect(request)),
     "fetch": (EngineSpec, lambda _, spec: fetch(spec)),
 }

@@ -8,7 +8,7 @@ from batchscribe.adapters.host_access.launcher import AgentLauncher
 from batchscribe.adapters.host_access.setup import HostSetup
 from batchscribe.adapters.host_access.ssh import Ssh, SshOptions
 from batchscribe.adapters.local.launcher import LocalHost
-from batchscribe.control_place import control_of
+from batchscribe.control_place import find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.bounds import EARLIEST
 from batchscribe.core.run.host import CheckRequest
@@ -57,7 +57,7 @@ def open_host_setup(
             gpu=spec.device == "cuda",
             source=settings.source,
             output=settings.output,
-            control=control_of(output),
+            control=find_control_url(output),
             region=settings.region,
             endpoint=settings.endpoint_url,
         ),

@@ -18,11 +18,11 @@ import structlog
 from batchscribe import aws_environment
 from batchscribe.adapters.aws.metadata import read_tag
 from batchscribe.adapters.machine.clock import SystemClock
-from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, live
+from batchscribe.agent.boot import Boot, BoxAgent, BoxSeams, run_agent
 from batchscribe.agent.host import WORKER_COMMAND, Box
 from batchscribe.agent.state_files import MarkerFiles, NoDeadman
 from batchscribe.agent.supervisor import Marks
-from batchscribe.control_place import split
+from batchscribe.control_place import combine_stores
 from batchscribe.core.run.host import BOOT_MODULE, LIVE, ClaimLaunch, HostClaim, HostPlace
 from batchscribe.core.run.instances import MANIFEST_TAG
 from batchscribe.detached import boot_id, try_lock
@@ -50,12 +50,12 @@ def main(words: Sequence[str] | None = None, *, command: Sequence[str] = WORKER_
         if len(given) == 2:
             _run_agent(_read_place_over_ssh(box), box, clock, run=given[1])
             return 0
-        place = box.place()
+        place = box.read_place()
         if another := copied_from(place):
             LOG.warning("host.is_a_copy", here=another, recorded=place.instance)
             return 0
         if given != [LIVE]:
-            begin_anew(box.environment(region=place.region, endpoint=place.endpoint))
+            begin_anew(box.build_environment(region=place.region, endpoint=place.endpoint))
         _run_agent(place, box, clock)
     except BatchscribeError as error:
         sys.stderr.write(f"{error}\n")
@@ -69,13 +69,13 @@ def _run_agent(place: HostPlace, box: Box, clock: SystemClock, *, run: str = "")
             LOG.info("agent.already_alive", run=run)
             return
         boot = Boot(id=boot_id(), at=clock.booted())
-        live(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
+        run_agent(BoxAgent(place, boot, open_seams(place, box, clock), run=run), clock)
 
 
 def _read_place_over_ssh(box: Box) -> HostPlace:
     """The host's place; empty if it has no units, as its start permit has the details."""
     try:
-        return box.place()
+        return box.read_place()
     except MisconfiguredError:
         return HostPlace(instance="", home="")
 
@@ -101,10 +101,10 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
 
     @cache
     def opened(url: str, region: str, endpoint: str) -> Store:
-        there, at = aws_environment.place(region=region, endpoint=endpoint)
+        there, at = aws_environment.find_place(region=region, endpoint=endpoint)
         store = open_store(url, region=there, endpoint=at)
         control = place.control_of(url)
-        return split(store, open_store(control, region=there, endpoint=at)) if control else store
+        return combine_stores(store, open_store(control, region=there, endpoint=at)) if control else store
 
     def runs(claim: HostClaim) -> Store:
         return opened(claim.output, claim.region or place.region, claim.endpoint or place.endpoint)
@@ -113,8 +113,8 @@ def open_seams(place: HostPlace, box: Box, clock: SystemClock, markers: Path = M
         clock=clock,
         workers=box,
         marks=lambda claim: marks_of(claim, markers),
-        permit=box.permit,
-        announced=lambda: read_tag(MANIFEST_TAG, aws_environment.metadata()),
+        permit=box.read_permit,
+        announced=lambda: read_tag(MANIFEST_TAG, aws_environment.find_metadata_url()),
         home=lambda: opened(place.home, place.region, place.endpoint),
         runs=runs,
     )

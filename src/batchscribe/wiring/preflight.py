@@ -155,7 +155,7 @@ def _check_start(settings: Settings, output: Store) -> Iterator[Finding]:
         if engine.ok:
             yield check_local_engine(spec)
         return
-    instance = settings.required("GPU_INSTANCE_ID")
+    instance = settings.require("GPU_INSTANCE_ID")
     yield check_guard_role(settings)
     record = read_instance_record(output, instance)
     if needs_ssh(settings, record):

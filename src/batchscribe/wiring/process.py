@@ -13,7 +13,9 @@ from batchscribe.settings import Settings
 def apply_settings(settings: Settings, *, log_level: str = "info") -> None:
     """Applies the settings to the AWS environment and the log; events below `log_level` are not shown."""
     settings.apply_aws_environment()
-    logs.configure(secrets=settings.secrets(), journal_stream=configuration.journal_stream(), level=log_level)
+    logs.configure(
+        secrets=settings.list_secrets(), journal_stream=configuration.journal_stream(), level=log_level
+    )
 
 
 def open_clock() -> Clock:
@@ -23,4 +25,4 @@ def open_clock() -> Clock:
 
 def configure_host_log() -> None:
     """Configures the log of a process on the GPU host, which has no settings file."""
-    logs.configure(secrets=aws_environment.secrets())
+    logs.configure(secrets=aws_environment.list_secrets())

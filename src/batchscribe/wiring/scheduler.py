@@ -93,7 +93,7 @@ def open_scheduler(
     if lenient:
         settings = _collect_missing(settings)
     else:
-        settings.required("BATCH_SOURCE")
+        settings.require("BATCH_SOURCE")
     trouble = Fallbacks([MisconfiguredError(problem) for problem in settings.problems])
     with Interrupts() as interrupts, TimeLimit(HANG_SECONDS) as limit, ProgressView(SystemClock()) as view:
         clock = SystemClock(interrupts)
@@ -129,7 +129,7 @@ def _collect_missing(settings: Settings) -> Settings:
     problems = list(settings.problems)
     for name in names:
         try:
-            settings.required(name)
+            settings.require(name)
         except MisconfiguredError as error:
             problems.append(str(error))
     return replace(settings, problems=tuple(problems))
@@ -164,7 +164,7 @@ def _hash_values(*values: object) -> str:
 def list_instances(settings: Settings) -> tuple[str, ...]:
     if settings.provider == LOCAL:
         return (LOCAL,)
-    return (settings.instance_id if settings.problems else settings.required("GPU_INSTANCE_ID"),)
+    return (settings.instance_id if settings.problems else settings.require("GPU_INSTANCE_ID"),)
 
 
 def scheduler_identity(settings: Settings, *, remember: bool = True) -> tuple[str, str]:

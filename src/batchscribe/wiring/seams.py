@@ -11,7 +11,7 @@ from batchscribe.adapters.machine.lock_file import FileTickLock
 from batchscribe.adapters.no_guard import NOT_NEEDED, NoGuard
 from batchscribe.adapters.notify.apprise_notifier import AppriseNotifier
 from batchscribe.adapters.stores.unusable import UnusableStore
-from batchscribe.control_place import control_of, split
+from batchscribe.control_place import combine_stores, find_control_url
 from batchscribe.controller.commands.manual_control import ManualCompute
 from batchscribe.core.decide.money import FREE, Rate
 from batchscribe.core.decide.offers import Market
@@ -41,7 +41,7 @@ def open_stores(settings: Settings) -> tuple[Store, Store]:
     if settings.problems and not settings.source:
         unusable = UnusableStore("", MisconfiguredError(settings.problems[0]))
         return unusable, unusable
-    source = open_settings_store(settings, settings.required("BATCH_SOURCE"))
+    source = open_settings_store(settings, settings.require("BATCH_SOURCE"))
     same = settings.output in {"", settings.source}
     output = source if same else open_settings_store(settings, settings.output, expected=False)
     return source, with_control(settings, output)
@@ -51,7 +51,9 @@ def with_control(settings: Settings, output: Store, *, retry: bool = True) -> St
     """Returns the output store, with its control objects at BATCH_CONTROL if that is set."""
     if not settings.control:
         return output
-    return split(output, open_store_if_possible(settings, settings.control, expected=False, retry=retry))
+    return combine_stores(
+        output, open_store_if_possible(settings, settings.control, expected=False, retry=retry)
+    )
 
 
 def open_store_if_possible(
@@ -140,7 +142,7 @@ def open_launcher(settings: Settings, output: Store) -> Launcher:
             settings.state_dir,
             settings.log_dir,
             environment=settings.child_environment(),
-            control=control_of(output),
+            control=find_control_url(output),
         )
     from batchscribe.wiring.host_access import open_host_launcher
 

@@ -103,7 +103,7 @@ def _open_s3(rest: str, region: str | None, endpoint: str | None, retries: Retry
         bucket, config=config, client_options=CLIENT, retry_config=retries, credential_provider=provider
     )
     fallback = partial(_open_fallback, url, bucket, base, region=region, endpoint=endpoint)
-    named = "" if aws_environment.place(endpoint=endpoint or "")[1] else region or home or ""
+    named = "" if aws_environment.find_place(endpoint=endpoint or "")[1] else region or home or ""
     return ObstoreStore(url, vendor, base=base, fallback=fallback, doubt=partial(_doubt_region, named))
 
 

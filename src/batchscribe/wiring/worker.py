@@ -16,7 +16,7 @@ from batchscribe import __version__, aws_environment
 from batchscribe.adapters.engines.voice_detectors import find_voice_detector
 from batchscribe.adapters.machine.clock import SystemClock
 from batchscribe.agent.host import Box
-from batchscribe.control_place import split
+from batchscribe.control_place import combine_stores
 from batchscribe.core import keys
 from batchscribe.core.run.host import HostPlace
 from batchscribe.core.run.manifest import ExitRecord, Manifest, decode
@@ -48,10 +48,10 @@ def read_manifest(location: str, control: str = "", sha256: str = "") -> tuple[M
     of the manifest; empty for any.
     """
     root, key = split_location(location)
-    region, endpoint = aws_environment.place()
+    region, endpoint = aws_environment.find_place()
     store = open_store(root, region=region, endpoint=endpoint)
     if control:
-        store = split(store, open_store(control, region=region, endpoint=endpoint))
+        store = combine_stores(store, open_store(control, region=region, endpoint=endpoint))
     data = read_bytes(store, key, limit_of(Manifest), what="Manifest")
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise MisconfiguredError(f"{location} is not the manifest that was announced: nothing was done")
@@ -87,7 +87,7 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
             find_speech=find_speech,
             clock=clock,
             should_stop=stop.is_set,
-            crew=_choose_crew(len(os.sched_getaffinity(0))),
+            concurrency=_choose_crew(len(os.sched_getaffinity(0))),
             # A thread that hangs inside a library cannot be ended; the exit record is in the store.
             abandon=partial(os._exit, 1),
         )
@@ -96,13 +96,13 @@ def process_manifest(location: str, *, control: str = "", sha256: str = "") -> E
 def _read_place(clock: Clock) -> HostPlace | None:
     """The record of `gpu setup` on this machine; None if it was never set up as a GPU host."""
     host = Box(Path.home(), clock)
-    return host.place() if host.is_set_up else None
+    return host.read_place() if host.is_set_up else None
 
 
 def _choose_crew(cores: int) -> ConcurrencySettings:
     """Decoders for about half of the cores: the engine needs the others."""
     decoders = max(1, min(8, cores // 2))
-    return ConcurrencySettings(decoders=decoders, weavers=max(2, decoders // 2))
+    return ConcurrencySettings(decoders=decoders, timelines=max(2, decoders // 2))
 
 
 def find_factory(manifest: Manifest) -> EngineFactory:
@@ -122,7 +122,7 @@ def _open_stores(manifest: Manifest, home: Store) -> tuple[Store, Store]:
 
     Region and endpoint come from this machine's environment, else from the manifest.
     """
-    region, endpoint = aws_environment.place(region=manifest.region, endpoint=manifest.endpoint)
+    region, endpoint = aws_environment.find_place(region=manifest.region, endpoint=manifest.endpoint)
     opened = partial(open_store, region=region, endpoint=endpoint)
     output = home if manifest.output == home.url else opened(manifest.output)
     source = output if manifest.source == manifest.output else opened(manifest.source)

@@ -12,11 +12,11 @@ import msgspec
 
 from batchscribe.audio.windows import Cut
 from batchscribe.core.run.manifest import Manifest, ManifestChunk
-from batchscribe.core.scan.chunks import split
+from batchscribe.core.scan.chunks import split_key
 from batchscribe.core.text.flags import NO_SPEECH, PARTIAL, REPAIRED, UNHEARD
 from batchscribe.core.text.quality import SLACK, find_wordless_speech
 from batchscribe.core.text.speech import SAMPLE_RATE, Recognition
-from batchscribe.core.text.spelling import joined
+from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.transcripts import AudioRef, Segment, Transcript
 from batchscribe.core.text.word_assignment import ChunkPlace, assign_to_chunks, split_segments_at
 from batchscribe.worker.timeline import Ended, PendingWindow
@@ -40,7 +40,7 @@ class _Open:
     flags: set[str] = field(default_factory=set)
     end: Ended | None = None
 
-    def take(self, recognition: Recognition, segments: Sequence[Segment], *, flagged: bool) -> None:
+    def add_result(self, recognition: Recognition, segments: Sequence[Segment], *, flagged: bool) -> None:
         """Adds its segments of a result; `flagged`: the result's flags apply to them."""
         self.outstanding.discard(recognition.window)
         self.segments += segments
@@ -72,50 +72,48 @@ class Assembly:
         self._dropped: set[int] = set()
         self._next = 0
 
-    def expect(self, ready: PendingWindow) -> int:
+    def register_window(self, ready: PendingWindow) -> int:
         """Registers a window; returns the number that its result will have."""
         number, self._next = self._next, self._next + 1
         self._windows[number] = ready
-        for chunk in self.waiting(number):
+        for chunk in self.find_waiting_chunks(number):
             self._get_open(chunk).outstanding.add(number)
         return number
 
-    def waiting(self, number: int) -> tuple[int, ...]:
+    def find_waiting_chunks(self, number: int) -> tuple[int, ...]:
         """Chunks that wait for a window's result."""
         ready = self._windows.get(number)
         return tuple(chunk for chunk in ready.touched if chunk not in self._dropped) if ready else ()
 
-    def ready(self, number: int) -> PendingWindow:
+    def get_window(self, number: int) -> PendingWindow:
         return self._windows[number]
 
     def _get_open(self, chunk: int) -> _Open:
         return self._open.setdefault(chunk, _Open())
 
-    def answered(self, recognition: Recognition) -> tuple[list[int], list[TranscribedChunk]]:
+    def add_result(self, recognition: Recognition) -> tuple[list[int], list[TranscribedChunk]]:
         """Adds a result. Returns windows to re-decode for speech without words, and completed chunks."""
         number = recognition.window
-        ready, waiting = self._windows[number], self.waiting(number)
+        ready, waiting = self._windows[number], self.find_waiting_chunks(number)
         segments = _set_channels(ready, recognition)
         gaps = find_wordless_speech(ready.wordless or ready.cut.speech_seconds, segments)
-        again = self._flag_unheard(ready, gaps) if ready.wordless else self._second_decodings(ready, gaps)
+        again: list[int] = []
+        for gap in gaps:
+            holders = self._find_holders(ready, gap)
+            if ready.wordless:  # There is no third decoding.
+                for holder in holders:
+                    self._open[holder].flags.add(UNHEARD)
+            elif holders:
+                again.append(self.register_window(_make_second_window(ready, gap)))
         del self._windows[number]
-        shared = assign_to_chunks(split_segments_at(segments, list(map(_gap_middle, gaps))), ready.places)
+        middles = [(gap[0][0] + gap[-1][1]) / 2 for gap in gaps]
+        shared = assign_to_chunks(split_segments_at(segments, middles), ready.places)
         for chunk, own in zip(ready.chunks, shared, strict=True):
             if chunk in waiting:
-                self._open[chunk].take(recognition, own, flagged=bool(own) or not any(shared))
+                self._open[chunk].add_result(recognition, own, flagged=bool(own) or not any(shared))
         return again, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
-    def _second_decodings(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
-        """Registers re-decodes for speech without words; returns their numbers."""
-        return [self.expect(_second_decoding(ready, gap)) for gap in gaps if self._holders(ready, gap)]
-
-    def _flag_unheard(self, ready: PendingWindow, gaps: Sequence[Gap]) -> list[int]:
-        """Flags the chunks whose speech has no word after two decodings. There is no third one."""
-        for chunk in {chunk for gap in gaps for chunk in self._holders(ready, gap)}:
-            self._open[chunk].flags.add(UNHEARD)
-        return []
-
-    def _holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
+    def _find_holders(self, ready: PendingWindow, gap: Gap) -> list[int]:
         """Waiting chunks with half a second or more, or most, of a gap."""
         held = [_shared_seconds(place, gap) for place in ready.places]
         enough = min(SLACK, max(held))
@@ -125,18 +123,18 @@ class Assembly:
             if chunk is not None and chunk not in self._dropped and seconds >= enough
         ]
 
-    def again(self, number: int) -> tuple[list[int], list[TranscribedChunk]]:
+    def split_window(self, number: int) -> tuple[list[int], list[TranscribedChunk]]:
         """Splits a window into one part per waiting chunk.
 
         Returns the numbers of the parts, and the chunks that are complete because their part is silence.
         """
-        waiting, ready = self.waiting(number), self._windows.pop(number)
-        parts = [self.expect(part) for part in _parts(ready, waiting)]
+        waiting, ready = self.find_waiting_chunks(number), self._windows.pop(number)
+        parts = [self.register_window(part) for part in _split_by_chunk(ready, waiting)]
         for chunk in waiting:
             self._open[chunk].outstanding.discard(number)
         return parts, [heard for chunk in waiting for heard in self._pop_complete(chunk)]
 
-    def ended(self, end: Ended) -> Iterator[TranscribedChunk]:
+    def record_end(self, end: Ended) -> Iterator[TranscribedChunk]:
         """Records the end of a chunk's audio; yields the chunk if all its results are back."""
         if end.chunk not in self._dropped:
             self._get_open(end.chunk).end = end
@@ -151,34 +149,34 @@ class Assembly:
         spoken = part.languages.most_common(1)
         yield TranscribedChunk(part.end, segments, spoken[0][0] if spoken else None, frozenset(part.flags))
 
-    def drop(self, chunk: int) -> None:
+    def drop_chunk(self, chunk: int) -> None:
         """Drops a chunk; its neighbours still use the results of shared windows."""
         self._dropped.add(chunk)
         self._open.pop(chunk, None)
 
-    def forget(self, number: int) -> None:
+    def forget_window(self, number: int) -> None:
         """Forgets a window that will get no result."""
         self._windows.pop(number, None)
 
-    def dropped(self, chunk: int) -> bool:
+    def is_dropped(self, chunk: int) -> bool:
         return chunk in self._dropped
 
 
-def _parts(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[PendingWindow]:
+def _split_by_chunk(ready: PendingWindow, wanted: Sequence[int]) -> Iterator[PendingWindow]:
     """Splits a window by wanted chunk. The neighbours' places stay, because words may belong to them."""
     for at, chunk in enumerate(ready.chunks):
         laid = ready.places[at]
-        cut = ready.cut.within(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
+        cut = ready.cut.clip(laid.first * SAMPLE_RATE, laid.last * SAMPLE_RATE)
         if chunk is not None and chunk in wanted and cut is not None:
             beside = [place if place is laid else replace(place, published=True) for place in ready.places]
             only = tuple(chunk if place is laid else None for place in ready.places)
             yield replace(ready, cut=cut, chunks=only, places=tuple(beside), alone=True)
 
 
-def _second_decoding(ready: PendingWindow, gap: Gap) -> PendingWindow:
+def _make_second_window(ready: PendingWindow, gap: Gap) -> PendingWindow:
     """A window around speech without words, with other edges. Words outside it count as published."""
     begin, end = gap[0][0], gap[-1][1]
-    cut = ready.cut.within(*_shifted_edges(ready.cut, begin, end))
+    cut = ready.cut.clip(*_shifted_edges(ready.cut, begin, end))
     assert cut is not None, "a gap lies in its window"
     before = ChunkPlace(begin=-inf, end=-inf, first=-inf, last=-inf, published=True, heard_until=begin)
     after = ChunkPlace(begin=inf, end=inf, first=inf, last=inf, published=True, heard_from=end)
@@ -200,12 +198,8 @@ def _shared_seconds(place: ChunkPlace, gap: Gap) -> float:
     return sum(max(0.0, min(end, place.last) - max(begin, place.first)) for begin, end in gap)
 
 
-def _gap_middle(gap: Gap) -> float:
-    return (gap[0][0] + gap[-1][1]) / 2
-
-
 def _set_channels(ready: PendingWindow, recognition: Recognition) -> tuple[Segment, ...]:
-    placed = ready.cut.placed(recognition.segments)
+    placed = ready.cut.place_on_stream(recognition.segments)
     if ready.channel is None:
         return placed
     return tuple(msgspec.structs.replace(segment, channel=ready.channel) for segment in placed)
@@ -219,13 +213,13 @@ def _collect_flags(heard: TranscribedChunk) -> tuple[str, ...]:
     return tuple(sorted(flags))
 
 
-def transcript(
+def make_transcript(
     heard: TranscribedChunk, chunk: ManifestChunk, manifest: Manifest, *, model: str, now: datetime
 ) -> Transcript:
     """The transcript of a chunk, from all its windows."""
     position, whole = heard.end.position, heard.end.whole
     return Transcript(
-        text=joined(heard.segments),
+        text=join_segments(heard.segments),
         segments=heard.segments,
         # Rounding errors add up over a session of thousands of chunks; milliseconds would be too coarse.
         duration=round(whole.seconds, 6),
@@ -237,7 +231,7 @@ def transcript(
         engine=manifest.engine.engine,
         model=model,
         settings_hash=manifest.settings_hash,
-        audio=AudioRef(name=split(chunk.key)[1], key=chunk.key, etag=chunk.etag),
+        audio=AudioRef(name=split_key(chunk.key)[1], key=chunk.key, etag=chunk.etag),
         run=manifest.run,
         created_at=now,
     )

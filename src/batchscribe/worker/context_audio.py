@@ -15,8 +15,8 @@ import numpy as np
 import structlog
 
 from batchscribe.audio.audio_decoder import AudioDecoder, Samples
-from batchscribe.audio.decoding.recordings import Recordings, named
-from batchscribe.audio.overlaps import reach
+from batchscribe.audio.decoding.recordings import Recordings, list_chunk_keys
+from batchscribe.audio.overlaps import compute_reach
 from batchscribe.core.objects import TRANSCRIPT_BYTES
 from batchscribe.core.run.manifest import ManifestChunk
 from batchscribe.core.scan.chunks import audio_name, transcript_keys
@@ -49,7 +49,7 @@ class Neighbour:
     said: tuple[Segment, ...]
     """Its published segments, on its own clock; empty if it has no transcript."""
 
-    def edges(self, channel: int | None) -> tuple[float | None, float | None]:
+    def find_edges(self, channel: int | None) -> tuple[float | None, float | None]:
         """Begin of a channel's first and end of its final published word.
 
         Includes parts beyond a cut; None without words. Segments without a channel count for every channel.
@@ -83,7 +83,7 @@ class Neighbours:
         self._decoder: AudioDecoder | None = None
         self._until = until
         self._apart = frozenset(apart)
-        self._length = HEARD + reach(overlap_ms)
+        self._length = HEARD + compute_reach(overlap_ms)
 
     def close(self) -> None:
         if self._decoder is not None:
@@ -98,8 +98,8 @@ class Neighbours:
         if name is None or name.number is None or name.number + step < 0:
             return None
         try:
-            for key in named(chunk.key, name.number + step):
-                if key not in self._apart and self._exists(key):
+            for key in list_chunk_keys(chunk.key, name.number + step):
+                if key not in self._apart and self._is_stored(key):
                     return self._decode_neighbour(key, step, split=split)
         except InterruptedRunError:
             raise
@@ -107,7 +107,7 @@ class Neighbours:
             LOG.warning("neighbour.not_heard", key=chunk.key, step=step, reason=str(error))
         return None
 
-    def _exists(self, key: str) -> bool:
+    def _is_stored(self, key: str) -> bool:
         info = next(iter(self._source.list(key)), None)
         return info is not None and info.key == key and 0 < info.size <= MAX_BYTES
 
@@ -125,7 +125,7 @@ class Neighbours:
         published = self._read_segments(key)
         data = self._source.get(key, limit=MAX_BYTES).data
         self._decoder = self._decoder or self._new_decoder()
-        repaired = self._recordings.repaired(key, data)
+        repaired = self._recordings.repair(key, data)
         if repaired.empty:
             return None
         decoding = self._decoder.decode(
@@ -144,7 +144,7 @@ class Neighbours:
         if not kept:
             return None
         audio = np.concatenate(kept)
-        sound = Sound.of(decoding.beginning, repaired.delay)
+        sound = Sound.from_beginning(decoding.beginning, repaired.delay)
         return Neighbour(
             audio[-self._length :] if step < 0 else audio[: self._length], total, sound, published
         )

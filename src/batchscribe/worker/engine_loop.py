@@ -15,14 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import structlog
 
 from batchscribe.audio.bounded_queue import BoundedQueue
-from batchscribe.core.run.manifest import FailureKind, Manifest
+from batchscribe.core.run.manifest import FailureKind
 from batchscribe.core.text.speech import Recognition, Window
 from batchscribe.engine import Engine
 from batchscribe.errors import EngineError, OutOfMemoryError
 from batchscribe.worker.assembly import Assembly, TranscribedChunk
+from batchscribe.worker.feeding import PipelineState
 from batchscribe.worker.pool import Pool
-from batchscribe.worker.progress import Ending, ProgressTracker, places
-from batchscribe.worker.records import Records
+from batchscribe.worker.progress import format_traceback
 from batchscribe.worker.session_queue import Failed, Prepared
 from batchscribe.worker.timeline import Ended, PendingWindow
 
@@ -35,31 +35,25 @@ POOLED_WINDOWS = 32
 PAUSE_SECONDS = 0.02
 """Longest wait for another window of a batch."""
 
-Publish = Callable[[TranscribedChunk], None]
-Blame = Callable[[int, FailureKind, str], None]
-
 
 class EngineLoop:
     """Feeds batches to the engine and passes on the results. Not thread-safe."""
 
     def __init__(
         self,
-        manifest: Manifest,
-        *,
+        state: PipelineState,
         ready: BoundedQueue[Prepared],
-        records: Records,
-        board: ProgressTracker,
-        ending: Ending,
-        publish: Publish,
-        blame: Blame,
+        *,
+        publish: Callable[[TranscribedChunk], None],
+        fail: Callable[[int, FailureKind, str], None],
     ) -> None:
-        self._manifest = manifest
+        self._manifest = state.manifest
+        self._records = state.records
+        self._board = state.board
+        self._ending = state.ending
         self._ready = ready
-        self._records = records
-        self._board = board
-        self._ending = ending
         self._publish = publish
-        self._blame = blame
+        self._fail = fail
         self._assembly = Assembly()
         self._pool = Pool()
         self._chosen: deque[Window] = deque()
@@ -78,13 +72,15 @@ class EngineLoop:
         with self._ahead:
             while not breaks.over and (batch := self._next_batch(engine)):
                 try:
-                    self._transcribe(batch, engine, breaks)
+                    self._transcribe_batch(batch, engine, breaks)
                 except EngineError as error:
                     if isinstance(error, OutOfMemoryError) and len(batch) > 1:
-                        self._halve(batch)
+                        self._halve_batch(batch)
                         continue
-                    LOG.warning("engine.broke", reason=str(error), trace=places(error.__cause__ or error))
-                    breaks.broke(self._recover_windows(), str(error))
+                    LOG.warning(
+                        "engine.broke", reason=str(error), trace=format_traceback(error.__cause__ or error)
+                    )
+                    breaks.record_break(self._recover_windows(), str(error))
         self._fail_chunks(breaks.suspects, FailureKind.MACHINE if breaks.engines_fault else FailureKind.CHUNK)
         if breaks.engines_fault:
             raise EngineError(breaks.reason_text)
@@ -101,18 +97,20 @@ class EngineLoop:
             else:
                 self._finish_chunk(item)
 
-    def suspects(self) -> tuple[int, ...]:
+    def list_chunks_in_engine(self) -> tuple[int, ...]:
         """Chunks whose windows are in the engine. Thread-safe once the engine hangs."""
         numbers = tuple(self._in_engine)
-        return tuple(sorted({chunk for number in numbers for chunk in self._assembly.waiting(number)}))
+        return tuple(
+            sorted({chunk for number in numbers for chunk in self._assembly.find_waiting_chunks(number)})
+        )
 
     def _next_batch(self, engine: Engine) -> list[Window]:
         """Takes the next batch; empty if no window is left or the worker should end."""
-        while not self._ending.due():
+        while not self._ending.is_due():
             if self._solos:
                 return [self._solos.popleft()]
             if self._chosen:
-                with self._board.starving("progress"):
+                with self._board.count_starved("progress"):
                     self._announced.result()
                 return [self._chosen.popleft() for _ in range(min(self._batch_size, len(self._chosen)))]
             self._fill_pool(block=True)
@@ -121,25 +119,25 @@ class EngineLoop:
             self._choose_batch(engine)
         return []
 
-    def _transcribe(self, batch: list[Window], engine: Engine, breaks: _Breaks) -> None:
+    def _transcribe_batch(self, batch: list[Window], engine: Engine, breaks: _Breaks) -> None:
         for window in batch:
-            keys = tuple(self._key(chunk) for chunk in self._assembly.waiting(window.id))
+            keys = tuple(self._get_key(chunk) for chunk in self._assembly.find_waiting_chunks(window.id))
             self._in_engine[window.id] = keys
-            self._board.engine_takes(keys)
+            self._board.enter_engine(keys)
         wait([self._prepared])
         self._choose_ahead(batch, engine)
         for recognition in engine.transcribe(batch):
-            self._board.engine_gives(self._in_engine.pop(recognition.window))
+            self._board.record_result(self._in_engine.pop(recognition.window))
             self._apply_result(recognition)
-            if self._ending.due():
+            if self._ending.is_due():
                 engine.hurry()
-            self._fail_chunks(breaks.survived(), FailureKind.CHUNK)
+            self._fail_chunks(breaks.record_result(), FailureKind.CHUNK)
         if left := len(self._in_engine):
             raise EngineError(f"the engine returned no result for {left} window{'' if left == 1 else 's'}")
 
     def _choose_ahead(self, batch: list[Window], engine: Engine) -> None:
         """Chooses the next batch, unless the engine takes single windows or one must be transcribed alone."""
-        if self._batch_size == 1 or self._chosen or self._assembly.ready(batch[0].id).alone:
+        if self._batch_size == 1 or self._chosen or self._assembly.get_window(batch[0].id).alone:
             return
         self._fill_pool(block=False)
         if self._pool and not self._pool.oldest_alone:
@@ -151,41 +149,41 @@ class EngineLoop:
         `block`: waits for the first window, if any follows.
         """
         while len(self._pool) < max(POOLED_WINDOWS, self._batch_size):
-            with self._board.starving():
+            with self._board.count_starved():
                 if block and not self._pool:
-                    item = self._ready.get(self._ending.due)
+                    item = self._ready.get(self._ending.is_due)
                 else:
                     item = self._ready.poll(PAUSE_SECONDS if len(self._pool) < self._batch_size else 0.0)
             if item is None:
                 return
             if not isinstance(item, PendingWindow):
                 self._finish_chunk(item)
-            elif not all(map(self._assembly.dropped, item.touched)):
-                self._put_into_pool(self._assembly.expect(item))
+            elif not all(map(self._assembly.is_dropped, item.touched)):
+                self._put_into_pool(self._assembly.register_window(item))
 
     def _put_into_pool(self, number: int) -> None:
-        ready = self._assembly.ready(number)
+        ready = self._assembly.get_window(number)
         self._pool.add(number, ready.cut.speech, alone=ready.alone)
 
     def _choose_batch(self, engine: Engine) -> None:
         """Chooses a batch; names its chunks in the progress and prepares it in another thread."""
-        numbers = [number for number in self._pool.take(self._batch_size) if self._is_wanted(number)]
-        chunks = {chunk for number in numbers for chunk in self._assembly.waiting(number)}
+        numbers = [number for number in self._pool.take_batch(self._batch_size) if self._is_wanted(number)]
+        chunks = {chunk for number in numbers for chunk in self._assembly.find_waiting_chunks(number)}
         for chunk in chunks - self._begun:
-            self._board.takes(self._key(chunk))
+            self._board.add_in_flight(self._get_key(chunk))
         self._begun |= chunks
-        self._announced = self._ahead.submit(self._records.announce, set(map(self._key, chunks)))
+        self._announced = self._ahead.submit(self._records.announce_chunks, set(map(self._get_key, chunks)))
         self._chosen.extend(map(self._make_window, numbers))
         self._prepared = self._ahead.submit(engine.prepare, tuple(self._chosen))
 
     def _is_wanted(self, number: int) -> bool:
-        if self._assembly.waiting(number):
+        if self._assembly.find_waiting_chunks(number):
             return True
-        self._assembly.forget(number)
+        self._assembly.forget_window(number)
         return False
 
     def _make_window(self, number: int) -> Window:
-        ready = self._assembly.ready(number)
+        ready = self._assembly.get_window(number)
         session = self._manifest.chunks[ready.touched[0]].session
         if ready.apart:
             # One language vote for each audio track of a film, not one for the film.
@@ -194,7 +192,7 @@ class EngineLoop:
         return Window(number, ready.cut.seconds_in, ready.cut.audio, language, session)
 
     def _apply_result(self, recognition: Recognition) -> None:
-        again, whole = self._assembly.answered(recognition)
+        again, whole = self._assembly.add_result(recognition)
         for number in again:
             self._put_into_pool(number)
         for heard in whole:
@@ -207,19 +205,19 @@ class EngineLoop:
     def _finish_chunk(self, item: Ended | Failed) -> None:
         """Handles the end of a chunk: no more of its windows will come."""
         if isinstance(item, Ended):
-            for heard in self._assembly.ended(item):
+            for heard in self._assembly.record_end(item):
                 self._publish_chunk(heard)
-        elif not self._assembly.dropped(item.chunk):
+        elif not self._assembly.is_dropped(item.chunk):
             self._drop_chunk(item.chunk)
-            self._blame(item.chunk, item.kind, item.message)
+            self._fail(item.chunk, item.kind, item.message)
 
     def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
             self._begun.remove(chunk)
-            self._board.leaves(self._key(chunk))
+            self._board.remove_in_flight(self._get_key(chunk))
 
     def _drop_chunk(self, chunk: int) -> None:
-        self._assembly.drop(chunk)
+        self._assembly.drop_chunk(chunk)
         self._leave_flight(chunk)
 
     def _discard_window(self, number: int) -> None:
@@ -227,14 +225,14 @@ class EngineLoop:
 
         If it was a re-decode, its chunks keep the words of the first decoding.
         """
-        if self._assembly.ready(number).wordless:
+        if self._assembly.get_window(number).wordless:
             self._apply_result(Recognition(number, ()))
             return
-        for chunk in self._assembly.waiting(number):
+        for chunk in self._assembly.find_waiting_chunks(number):
             self._drop_chunk(chunk)
-        self._assembly.forget(number)
+        self._assembly.forget_window(number)
 
-    def _halve(self, batch: list[Window]) -> None:
+    def _halve_batch(self, batch: list[Window]) -> None:
         """Puts a batch that is too large for the engine's memory back; later ones are smaller, too."""
         self._batch_size = min(self._batch_size, len(batch) // 2)
         LOG.warning("engine.batch_halved", windows=self._batch_size)
@@ -245,7 +243,7 @@ class EngineLoop:
         """Takes the windows without a result out of the engine."""
         left, self._in_engine = self._in_engine, {}
         for keys in left.values():
-            self._board.engine_loses(keys)
+            self._board.leave_engine(keys)
         return list(left)
 
     def _recover_windows(self) -> tuple[int, ...]:
@@ -255,31 +253,28 @@ class EngineLoop:
         """
         broken: list[int] = []
         for number in self._empty_engine():
-            if self._assembly.ready(number).wordless:
+            if self._assembly.get_window(number).wordless:
                 self._discard_window(number)
             else:
                 broken.append(number)
-        if len(broken) == 1 and self._is_indivisible(broken[0]):
-            suspects = self._assembly.waiting(broken[0])
-            self._discard_window(broken[0])
-            return suspects
+        if len(broken) == 1:
+            ready = self._assembly.get_window(broken[0])
+            if ready.alone or len(ready.chunks) == 1:
+                suspects = self._assembly.find_waiting_chunks(broken[0])
+                self._discard_window(broken[0])
+                return suspects
         for number in broken:
-            parts, whole = self._assembly.again(number)
+            parts, whole = self._assembly.split_window(number)
             self._solos.extend(map(self._make_window, parts))
             for heard in whole:
                 self._publish_chunk(heard)
         return ()
 
-    def _is_indivisible(self, number: int) -> bool:
-        """True if a window cannot be split any further."""
-        ready = self._assembly.ready(number)
-        return ready.alone or len(ready.chunks) == 1
-
     def _fail_chunks(self, chunks: list[tuple[int, str]], kind: FailureKind) -> None:
         for chunk, reason in chunks:
-            self._blame(chunk, kind, reason)
+            self._fail(chunk, kind, reason)
 
-    def _key(self, chunk: int) -> str:
+    def _get_key(self, chunk: int) -> str:
         return self._manifest.chunks[chunk].key
 
 
@@ -307,7 +302,7 @@ class _Breaks:
             return f"the engine failed {MAX_ENGINE_BREAKS} times in a row: {self.reason}"
         return f"the engine failed before its first result: {self.reason}"
 
-    def broke(self, chunks: tuple[int, ...], reason: str) -> None:
+    def record_break(self, chunks: tuple[int, ...], reason: str) -> None:
         """Counts a break; `chunks` caused it, unless the engine did.
 
         Without `chunks` it does not count: the windows are transcribed one by one, which shows the cause.
@@ -316,7 +311,7 @@ class _Breaks:
         self.reason = reason
         self.suspects += [(chunk, reason) for chunk in chunks]
 
-    def survived(self) -> list[tuple[int, str]]:
+    def record_result(self) -> list[tuple[int, str]]:
         """Returns the suspected chunks after a result: they caused the breaks, not the engine."""
         self._ever_worked = True
         causes, self.suspects = self.suspects, []

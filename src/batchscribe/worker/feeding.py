@@ -26,7 +26,7 @@ from batchscribe.errors import (
     TransientError,
     UnsupportedAudioError,
 )
-from batchscribe.protocols import Store
+from batchscribe.protocols import Clock, Store
 from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Pipes, Sound, Whole
@@ -41,17 +41,16 @@ DECODED_CHUNKS = 8
 """Chunks that each decoder may be ahead of the timelines; at most a minute of each is held."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+@dataclass(frozen=True, slots=True)
+class SessionQueue:
     """Chunks of one session, in order. `places` are their indexes in the manifest."""
 
-    session: str
     places: tuple[int, ...]
     alone: bool = False
     """It failed before: its windows contain no other chunk."""
 
 
-def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
+def queue_sessions(chunks: Sequence[ManifestChunk]) -> tuple[SessionQueue, ...]:
     """The manifest's chunks by session: long recordings first, previously failed chunks last.
 
     If a long recording starts late, one core decodes it while all others wait.
@@ -60,13 +59,15 @@ def lines(chunks: Sequence[ManifestChunk]) -> tuple[Line, ...]:
     for place, chunk in enumerate(chunks):
         if not chunk.previously_failed:
             sessions.setdefault(chunk.session, []).append(place)
-    longest = sorted(sessions.items(), key=lambda item: -(max(chunks[n].size for n in item[1]) // LONG))
-    failed_before = (Line(session=chunk.session, places=(place,), alone=True)
-                     for place, chunk in enumerate(chunks) if chunk.previously_failed)  # fmt: skip
-    return (*(Line(session=session, places=tuple(places)) for session, places in longest), *failed_before)
+    longest = sorted(sessions.values(), key=lambda places: -(max(chunks[n].size for n in places) // LONG))
+    failed_before = [place for place, chunk in enumerate(chunks) if chunk.previously_failed]
+    return (
+        *(SessionQueue(tuple(places)) for places in longest),
+        *(SessionQueue((place,), alone=True) for place in failed_before),
+    )
 
 
-class Turns(Generic[T]):
+class WorkQueue(Generic[T]):
     """Hands out items in order, each when there is room for it. Thread-safe."""
 
     def __init__(self, order: Sequence[T], room: Callable[[T], bool] = lambda _item: True) -> None:
@@ -74,7 +75,7 @@ class Turns(Generic[T]):
         self._room = room
         self._lock = threading.Lock()
 
-    def next(self) -> T | None:
+    def take_next(self) -> T | None:
         """The next item; None if none is left, or the worker should end."""
         with self._lock:
             item = next(self._rest, None)
@@ -83,37 +84,48 @@ class Turns(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class PipelineState:
-    """State that the stages share: the manifest, the chunks' order, their pipes and the pipeline limits."""
+    """State that the stages share: the manifest, the results, the chunks' pipes and the pipeline limits."""
 
     manifest: Manifest
-    order: tuple[int, ...]
-    pipes: Pipes
     ending: Ending
+    board: ProgressTracker
+    records: Records
+    sessions: tuple[SessionQueue, ...]
+    pipes: Pipes
     budget: ByteBudget
     fetched: ByteBudget
     decoded: ByteBudget
 
     @classmethod
-    def of(cls, manifest: Manifest, ending: Ending, decoders: int) -> PipelineState:
-        order = tuple(place for line in lines(manifest.chunks) for place in line.places)
-        room = (ByteBudget(FETCHED_BYTES), ByteBudget(FETCHED_CHUNKS), ByteBudget(DECODED_CHUNKS * decoders))
-        return cls(manifest, order, Pipes(ending.due), ending, *room)
+    def create(
+        cls, manifest: Manifest, ending: Ending, *, output: Store, clock: Clock, decoders: int
+    ) -> PipelineState:
+        board = ProgressTracker(manifest, clock)
+        return cls(
+            manifest,
+            ending,
+            board,
+            records=Records(manifest, output, board, ending, clock),
+            sessions=queue_sessions(manifest.chunks),
+            pipes=Pipes(ending.is_due),
+            budget=ByteBudget(FETCHED_BYTES),
+            fetched=ByteBudget(FETCHED_CHUNKS),
+            decoded=ByteBudget(DECODED_CHUNKS * decoders),
+        )
 
-    def chunk(self, place: int) -> ManifestChunk:
-        return self.manifest.chunks[place]
+    def queue_chunks(self, room: Callable[[int], bool]) -> WorkQueue[int]:
+        return WorkQueue([place for session in self.sessions for place in session.places], room)
 
-    def to_fetch(self) -> Turns[int]:
-        return Turns(self.order, self._room_for_bytes)
+    def reserve_fetch(self, place: int) -> bool:
+        """Waits for room for a chunk's bytes; False if the worker should end."""
+        due, size = self.ending.is_due, self.manifest.chunks[place].size
+        return not due() and self.fetched.take(1, due) and self.budget.take(size, due)
 
-    def _room_for_bytes(self, place: int) -> bool:
-        due = self.ending.due
-        return not due() and self.fetched.take(1, due) and self.budget.take(self.chunk(place).size, due)
+    def reserve_decoding(self, _place: int) -> bool:
+        """Waits for room for a chunk's audio; False if the worker should end."""
+        return not self.ending.is_due() and self.decoded.take(1, self.ending.is_due)
 
-    def to_decode(self) -> Turns[int]:
-        due = self.ending.due
-        return Turns(self.order, lambda _place: not due() and self.decoded.take(1, due))
-
-    def heard(self, place: int) -> None:
+    def release_audio(self, place: int) -> None:
         """Releases a chunk's pipe and room, its audio taken or dropped."""
         self.pipes.leave(place)
         self.decoded.give(1)
@@ -122,33 +134,32 @@ class PipelineState:
 class Fetcher:
     """Fetches the chunks' bytes; several threads run it at once."""
 
-    def __init__(self, way: PipelineState, *, source: Store, records: Records) -> None:
-        self._way = way
-        self._turns = way.to_fetch()
+    def __init__(self, state: PipelineState, source: Store) -> None:
+        self._state = state
+        self._queue = state.queue_chunks(state.reserve_fetch)
         self._source = source
-        self._records = records
 
     def run(self) -> None:
-        while (place := self._turns.next()) is not None:
-            data = self._fetch(self._way.chunk(place))
-            pipe = self._way.pipes.of(place)
+        while (place := self._queue.take_next()) is not None:
+            data = self._fetch_chunk(self._state.manifest.chunks[place])
+            pipe = self._state.pipes.get(place)
             if data is None:
                 pipe.close(Absent())
             else:
-                pipe.fetched(data)
+                pipe.put_bytes(data)
 
-    def _fetch(self, chunk: ManifestChunk) -> bytes | None:
+    def _fetch_chunk(self, chunk: ManifestChunk) -> bytes | None:
         """Returns the chunk's bytes; None if there is nothing to transcribe, which is recorded."""
         try:
-            if self._records.exists(chunk):
-                self._records.skip()
+            if self._state.records.has_transcript(chunk):
+                self._state.board.record_skipped()
                 return None
-            return self._read_bytes(chunk, self._way.manifest.limits)
+            return self._read_bytes(chunk, self._state.manifest.limits)
         except MisconfiguredError as error:
             # Without the right to read one object, all others would fail the same way.
-            self._way.ending.fail(error)
+            self._state.ending.fail(error)
         except BatchscribeError as error:
-            self._records.fail(chunk, _failure_kind(error), str(error))
+            self._state.records.record_failure(chunk, _failure_kind(error), str(error))
         return None
 
     def _read_bytes(self, chunk: ManifestChunk, limits: Limits) -> bytes:
@@ -184,44 +195,38 @@ class Preparer:
     """Decodes fetched chunks into their pipes; several threads run it, each with its own decoder."""
 
     def __init__(
-        self,
-        way: PipelineState,
-        *,
-        recordings: Recordings,
-        new_decoder: Callable[[], AudioDecoder],
-        board: ProgressTracker,
+        self, state: PipelineState, recordings: Recordings, new_decoder: Callable[[], AudioDecoder]
     ) -> None:
-        self._way = way
-        self._turns = way.to_decode()
+        self._state = state
+        self._queue = state.queue_chunks(state.reserve_decoding)
         self._recordings = recordings
         self._new_decoder = new_decoder
-        self._board = board
 
     def run(self) -> None:
         try:
             with self._new_decoder() as decoder:
-                while (place := self._turns.next()) is not None:
+                while (place := self._queue.take_next()) is not None:
                     self._process_chunk(decoder, place)
         except InterruptedRunError:
             return
 
     def _process_chunk(self, decoder: AudioDecoder, place: int) -> None:
-        chunk, pipe = self._way.chunk(place), self._way.pipes.of(place)
+        chunk, pipe = self._state.manifest.chunks[place], self._state.pipes.get(place)
         try:
-            with self._board.waiting_for("fetch"):
-                fetched = pipe.wait()
-            self._way.fetched.give(1)
+            with self._state.board.note_waiting("fetch"):
+                fetched = pipe.wait_for_bytes()
+            self._state.fetched.give(1)
             if fetched:
                 self._decode_named(decoder, chunk, pipe)
         finally:
-            self._way.budget.give(chunk.size)
-            self._way.pipes.leave(place)
+            self._state.budget.give(chunk.size)
+            self._state.pipes.leave(place)
 
     def _decode_named(self, decoder: AudioDecoder, chunk: ManifestChunk, pipe: Pipe) -> None:
         """Decodes a chunk; the progress names it meanwhile, in case its decoder kills the worker."""
-        self._board.takes(chunk.key)
+        self._state.board.add_in_flight(chunk.key)
         try:
-            self._decode(decoder, chunk.key, pipe)
+            self._decode_chunk(decoder, chunk.key, pipe)
         except (AudioError, TransientError, ObjectArchivedError) as error:
             kind = _failure_kind(error)
             if kind.final and may_lack_header(chunk.key):
@@ -231,12 +236,12 @@ class Preparer:
             raise
         except BatchscribeError as error:
             # The decoder is missing on this machine: a failure of the worker, not of a chunk.
-            self._way.ending.fail(error)
+            self._state.ending.fail(error)
         finally:
-            self._board.leaves(chunk.key)
+            self._state.board.remove_in_flight(chunk.key)
 
-    def _decode(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
-        sound = self._recordings.repaired(key, pipe.take())
+    def _decode_chunk(self, decoder: AudioDecoder, key: str, pipe: Pipe) -> None:
+        sound = self._recordings.repair(key, pipe.take_bytes())
         if sound.empty:
             pipe.close(Whole(0.0, partial=False, repaired=False))
             return
@@ -245,9 +250,9 @@ class Preparer:
         begun = False
         for piece in decoding:
             if not begun:
-                pipe.begin(Sound.of(decoding.beginning, repaired.delay))
+                pipe.begin_audio(Sound.from_beginning(decoding.beginning, repaired.delay))
                 begun = True
-            pipe.put(piece)
+            pipe.put_audio(piece)
         if not begun:
             # Only its pre-roll could be decoded, nothing of the chunk itself.
             raise AudioError("no audio could be decoded from it")
@@ -255,11 +260,11 @@ class Preparer:
         pipe.close(Whole(decoding.seconds, partial, repaired.repaired, decoding.span, decoding.flags))
 
     def _start_decoding(self, decoder: AudioDecoder, sound: Repaired) -> Decoding:
-        manifest = self._way.manifest
+        manifest = self._state.manifest
         return decoder.decode(
             sound.data,
             max_seconds=manifest.limits.max_audio_seconds,
-            until=self._way.ending.due,
+            until=self._state.ending.is_due,
             split=manifest.audio_options.split_channels,
             skip=sound.preroll,
         )

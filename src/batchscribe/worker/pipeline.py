@@ -23,13 +23,13 @@ from batchscribe.audio.windows import SpeechFinder
 from batchscribe.core import keys
 from batchscribe.core.run.manifest import ExitRecord, FailureKind, Manifest, Phase, WorkerEnd
 from batchscribe.engine import Engine
-from batchscribe.errors import BatchscribeError, EngineError, GpuError, ObjectNotFoundError
+from batchscribe.errors import BatchscribeError, EngineError, GpuError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import read_record
-from batchscribe.worker.assembly import TranscribedChunk, transcript
+from batchscribe.reading import read_optional
+from batchscribe.worker.assembly import TranscribedChunk, make_transcript
 from batchscribe.worker.context_audio import Neighbours
 from batchscribe.worker.engine_loop import EngineLoop
-from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, Turns, lines
+from batchscribe.worker.feeding import Fetcher, PipelineState, Preparer, WorkQueue
 from batchscribe.worker.progress import Ending, ProgressTracker
 from batchscribe.worker.records import Records, Reporter
 from batchscribe.worker.session_queue import Prepared, TimelineAssembler
@@ -50,7 +50,7 @@ class ConcurrencySettings:
 
     fetchers: int = 8
     decoders: int = 2
-    weavers: int = 2
+    timelines: int = 2
     publishers: int = 4
     progress_seconds: float = 5.0
 
@@ -65,7 +65,7 @@ def run_worker(
     clock: Clock,
     should_stop: Callable[[], bool],
     new_decoder: Callable[[], AudioDecoder] = AudioDecoder,
-    crew: ConcurrencySettings = ConcurrencySettings(),
+    concurrency: ConcurrencySettings = ConcurrencySettings(),
     abandon: Callable[[], None] = lambda: None,
 ) -> ExitRecord:
     """Transcribes the manifest's chunks and returns the stored exit record.
@@ -77,18 +77,14 @@ def run_worker(
     A hung engine cannot be stopped: after everything else is recorded and published, `abandon` is called,
     which should end the process.
     """
-    if (before := _read_exit_record(manifest, output)) is not None:
+    before = read_optional(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
+    if before is not None:
         LOG.warning("worker.ended_before", run=manifest.run, worker=manifest.worker)
         return before
     ending = Ending(clock, manifest.deadline, should_stop)
+    state = PipelineState.create(manifest, ending, output=output, clock=clock, decoders=concurrency.decoders)
     worker = _Worker(
-        manifest=manifest,
-        source=source,
-        output=output,
-        clock=clock,
-        ending=ending,
-        crew=crew,
-        abandon=abandon,
+        state, source=source, output=output, clock=clock, concurrency=concurrency, abandon=abandon
     )
     return worker.run(load, find_speech, new_decoder)
 
@@ -98,16 +94,11 @@ def fail_worker(
 ) -> ExitRecord:
     """Writes the exit record of a worker that could not start."""
     board = ProgressTracker(manifest, clock)
-    record = board.exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
-    Records(manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock).last_word(record)
+    record = board.make_exit_record(WorkerEnd.FAILED, reason, "", gpu_broken=gpu_broken)
+    Records(
+        manifest, output, board, Ending(clock, manifest.deadline, lambda: False), clock
+    ).write_exit_record(record)
     return record
-
-
-def _read_exit_record(manifest: Manifest, output: Store) -> ExitRecord | None:
-    try:
-        return read_record(output, keys.exit_record(manifest.run, manifest.worker), ExitRecord)
-    except ObjectNotFoundError:
-        return None
 
 
 class _Worker:
@@ -115,38 +106,29 @@ class _Worker:
 
     def __init__(
         self,
+        state: PipelineState,
         *,
-        manifest: Manifest,
         source: Store,
         output: Store,
         clock: Clock,
-        ending: Ending,
-        crew: ConcurrencySettings,
+        concurrency: ConcurrencySettings,
         abandon: Callable[[], None],
     ) -> None:
-        self._manifest = manifest
+        self._state = state
+        self._manifest = state.manifest
+        self._board = state.board
+        self._records = state.records
+        self._ending = state.ending
         self._source = source
         self._output = output
         self._clock = clock
-        self._ending = ending
-        self._crew = crew
+        self._concurrency = concurrency
         self._abandon = abandon
-        self._board = ProgressTracker(manifest, clock)
-        self._records = Records(manifest, output, self._board, ending, clock)
-        self._way = PipelineState.of(manifest, ending, crew.decoders)
         self._ready = BoundedQueue[Prepared](READY_WINDOWS)
         self._finished = BoundedQueue[Callable[[], None]](READY_WINDOWS)
-        self._hearing = EngineLoop(
-            manifest,
-            ready=self._ready,
-            records=self._records,
-            board=self._board,
-            ending=ending,
-            publish=self._publish,
-            blame=self._blame,
-        )
-        self._publishing: list[threading.Thread] = []
-        self._model = manifest.engine.model
+        self._engine_loop = EngineLoop(state, self._ready, publish=self._publish_chunk, fail=self._fail_chunk)
+        self._publishers: list[threading.Thread] = []
+        self._model = state.manifest.engine.model
         self._device = ""
         self._exit_lock = threading.Lock()
         self._exit_record: ExitRecord | None = None
@@ -157,59 +139,58 @@ class _Worker:
         find_speech: SpeechFinder,
         new_decoder: Callable[[], AudioDecoder],
     ) -> ExitRecord:
-        reporter = Reporter(self._records, self._crew.progress_seconds, self._check_engine)
+        reporter = Reporter(self._records, self._concurrency.progress_seconds, self._check_engine)
         reporter.start()
-        self._publishing = self._publishers()
-        feeding = self._feeders(find_speech, new_decoder)
+        self._publishers = self._start_threads(
+            "publish", self._concurrency.publishers, self._run_publisher, self._finished.close
+        )
+        feeders = self._start_feeders(find_speech, new_decoder)
         try:
-            self._transcribe(load)
+            self._run_engine(load)
         except BatchscribeError as error:
             self._ending.fail(error)
         except Exception as error:  # noqa: BLE001 - the exit record must be written whatever happens
             self._ending.fail_unexpectedly("the engine's thread", error)
         finally:
-            self._close_stages(feeding)
-            self._board.ended()
+            self._close_stages(feeders)
+            self._board.record_end()
             reporter.close()
         return self._write_exit_record()
 
-    def _feeders(
+    def _start_feeders(
         self, find_speech: SpeechFinder, new_decoder: Callable[[], AudioDecoder]
     ) -> list[threading.Thread]:
-        crew, recordings = self._crew, Recordings(self._source, limit=self._manifest.limits.max_object_bytes)
-        fetcher = Fetcher(self._way, source=self._source, records=self._records)
-        preparer = Preparer(self._way, recordings=recordings, new_decoder=new_decoder, board=self._board)
-        weaver = TimelineAssembler(
-            self._way,
-            Turns(lines(self._manifest.chunks)),
-            neighbours=partial(
+        concurrency = self._concurrency
+        recordings = Recordings(self._source, limit=self._manifest.limits.max_object_bytes)
+        fetcher = Fetcher(self._state, self._source)
+        preparer = Preparer(self._state, recordings, new_decoder)
+        assembler = TimelineAssembler(
+            state=self._state,
+            sessions=WorkQueue(self._state.sessions),
+            new_neighbours=partial(
                 Neighbours,
                 self._source,
                 self._output,
                 recordings,
                 new_decoder,
-                self._ending.due,
+                self._ending.is_due,
                 overlap_ms=self._manifest.audio_options.overlap_ms,
                 apart=[chunk.key for chunk in self._manifest.chunks if chunk.previously_failed],
             ),
             find_speech=find_speech,
-            board=self._board,
             out=self._ready,
         )
         return [
-            *self._threads("fetch", crew.fetchers, fetcher.run),
-            *self._threads("decode", crew.decoders, preparer.run),
-            *self._threads("timeline", crew.weavers, weaver.run, self._ready.close),
+            *self._start_threads("fetch", concurrency.fetchers, fetcher.run),
+            *self._start_threads("decode", concurrency.decoders, preparer.run),
+            *self._start_threads("timeline", concurrency.timelines, assembler.run, self._ready.close),
         ]
 
-    def _publishers(self) -> list[threading.Thread]:
-        def publish() -> None:
-            while (act := self._finished.get()) is not None:
-                act()
+    def _run_publisher(self) -> None:
+        while (act := self._finished.get()) is not None:
+            act()
 
-        return self._threads("publish", self._crew.publishers, publish, self._finished.close)
-
-    def _threads(
+    def _start_threads(
         self, name: str, count: int, work: Callable[[], None], last: Callable[[], None] = lambda: None
     ) -> list[threading.Thread]:
         """Starts threads for the same work; the last one to end runs `last`."""
@@ -229,51 +210,53 @@ class _Worker:
             thread.start()
         return threads
 
-    def _close_stages(self, feeding: list[threading.Thread]) -> None:
+    def _close_stages(self, feeders: list[threading.Thread]) -> None:
         """Ends the threads in pipeline order; completed chunks are published before."""
         self._ready.close()
-        for thread in feeding:
+        for thread in feeders:
             thread.join()
-        self._hearing.drain()
+        self._engine_loop.drain()
         self._join_publishers()
 
     def _join_publishers(self) -> None:
         """Waits until all completed chunks are in the store."""
         self._finished.close()
-        for thread in self._publishing:
+        for thread in self._publishers:
             thread.join()
 
-    def _transcribe(self, load: Callable[[], Engine]) -> None:
-        self._board.phase(Phase.LOADING)
-        self._records.progress()
+    def _run_engine(self, load: Callable[[], Engine]) -> None:
+        self._board.set_phase(Phase.LOADING)
+        self._records.write_progress()
         engine = load()
         self._model, self._device = engine.model or self._model, engine.device
-        self._board.loaded()
-        self._records.progress()
-        self._hearing.run(engine)
+        self._board.record_loaded()
+        self._records.write_progress()
+        self._engine_loop.run(engine)
 
-    def _blame(self, chunk: int, kind: FailureKind, reason: str) -> None:
-        self._queue_for_publishers(partial(self._records.fail, self._manifest.chunks[chunk], kind, reason))
+    def _fail_chunk(self, chunk: int, kind: FailureKind, reason: str) -> None:
+        self._queue_for_publishers(
+            partial(self._records.record_failure, self._manifest.chunks[chunk], kind, reason)
+        )
 
-    def _publish(self, heard: TranscribedChunk) -> None:
+    def _publish_chunk(self, heard: TranscribedChunk) -> None:
         chunk = self._manifest.chunks[heard.chunk]
-        text = transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
+        text = make_transcript(heard, chunk, self._manifest, model=self._model, now=self._clock.now())
         self._queue_for_publishers(partial(self._records.publish, chunk, text))
 
     def _queue_for_publishers(self, act: Callable[[], None]) -> None:
-        with self._board.blocked():
+        with self._board.count_blocked():
             self._finished.put(act)
 
     def _check_engine(self) -> None:
         """Ends the worker if the engine hangs: its thread can neither be stopped nor joined."""
-        silent, longest = self._board.engine_silent()
+        silent, longest = self._board.measure_silence()
         if silent < max(HUNG_SECONDS, HUNG_TIMES * longest) or self._ending.error:
             return
         self._ending.fail(
             EngineError(f"the engine hangs: no result for {silent:.0f} s; finished transcripts are kept")
         )
         try:
-            self._abandon_engine(self._hearing.suspects())
+            self._abandon_engine(self._engine_loop.list_chunks_in_engine())
         finally:
             self._abandon()
 
@@ -281,11 +264,11 @@ class _Worker:
         """Publishes completed chunks, fails those in the engine, records the end."""
         self._join_publishers()
         for chunk in suspects:
-            self._records.fail(
+            self._records.record_failure(
                 self._manifest.chunks[chunk], FailureKind.CRASH, "it was in the engine when the engine hung"
             )
-        self._board.ended()
-        self._records.progress()
+        self._board.record_end()
+        self._records.write_progress()
         self._write_exit_record()
 
     def _write_exit_record(self) -> ExitRecord:
@@ -293,7 +276,7 @@ class _Worker:
         with self._exit_lock:
             if self._exit_record is None:
                 self._exit_record = record = self._make_exit_record()
-                self._records.last_word(record)
+                self._records.write_exit_record(record)
                 LOG.info("worker.ended", run=record.run, end=record.end.value, message=record.message)
             return self._exit_record
 
@@ -310,4 +293,4 @@ class _Worker:
             end = WorkerEnd.FINISHED
             message = f"{tally.done} transcribed, {tally.skipped} were done already, {tally.failed} failed"
         broken = isinstance(self._ending.error, GpuError)
-        return self._board.exit_record(end, message, self._device, gpu_broken=broken)
+        return self._board.make_exit_record(end, message, self._device, gpu_broken=broken)

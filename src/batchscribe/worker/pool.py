@@ -28,7 +28,7 @@ class Pool:
         insort(self._sorted, (speech, number))
         self._by_age[number] = (speech, alone)
 
-    def take(self, count: int) -> list[int]:
+    def take_batch(self, count: int) -> list[int]:
         """The oldest window and those nearest in length, at most `count`, longest first."""
         oldest = next(iter(self._by_age))
         speech, alone = self._by_age[oldest]

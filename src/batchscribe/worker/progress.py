@@ -30,7 +30,7 @@ from batchscribe.protocols import Clock
 LOG = structlog.get_logger()
 
 
-def places(error: BaseException) -> list[str]:
+def format_traceback(error: BaseException) -> list[str]:
     """Traceback for the log, without the text: it might contain transcribed words."""
     return traceback.format_tb(error.__traceback__)
 
@@ -44,7 +44,7 @@ class Ending:
         self._should_stop = should_stop
         self.error: BatchscribeError | None = None
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         return bool(self.error) or self._should_stop() or self._is_late()
 
     def fail(self, error: BatchscribeError) -> None:
@@ -57,7 +57,7 @@ class Ending:
             "worker.broke",
             where=where,
             error=type(error).__name__,
-            trace=places(error),
+            trace=format_traceback(error),
         )
         self.fail(
             BatchscribeError(
@@ -103,67 +103,67 @@ class ProgressTracker:
         self._last_result = 0.0
         self._paused: float | None = None
 
-    def elapsed(self) -> float:
+    def measure_elapsed(self) -> float:
         return self._clock.monotonic() - self._begun
 
-    def phase(self, phase: Phase) -> None:
+    def set_phase(self, phase: Phase) -> None:
         with self._lock:
             self._phase = phase
 
-    def loaded(self) -> None:
+    def record_loaded(self) -> None:
         with self._lock:
             self._phase = Phase.WORKING
-            self._timings = msgspec.structs.replace(self._timings, loaded=self.elapsed())
+            self._timings = msgspec.structs.replace(self._timings, loaded=self.measure_elapsed())
 
-    def ended(self) -> None:
+    def record_end(self) -> None:
         """Records the end: nothing is in flight or in the engine any more."""
         with self._lock:
             self._phase = Phase.ENDED
-            self._timings = msgspec.structs.replace(self._timings, busy=self.timings().busy)
+            self._timings = msgspec.structs.replace(self._timings, busy=self.compute_timings().busy)
             self._in_engine = 0
             self._in_flight.clear()
 
-    def takes(self, key: str) -> None:
+    def add_in_flight(self, key: str) -> None:
         """Records that a decoder or the engine took part of a chunk."""
         with self._lock:
             self._in_flight[key] += 1
 
-    def leaves(self, key: str) -> None:
+    def remove_in_flight(self, key: str) -> None:
         with self._lock:
             self._in_flight[key] -= 1
             if self._in_flight[key] <= 0:
                 del self._in_flight[key]
 
-    def engine_takes(self, keys: Sequence[str]) -> None:
+    def enter_engine(self, keys: Sequence[str]) -> None:
         """Records that a window of these chunks enters the engine."""
         with self._lock:
             for key in keys:
-                self.takes(key)
+                self.add_in_flight(key)
             if not self._in_engine:
-                self._engine_since = self._last_result = self.elapsed()
+                self._engine_since = self._last_result = self.measure_elapsed()
                 if self._timings.first_window is None:
                     self._timings = msgspec.structs.replace(self._timings, first_window=self._engine_since)
             self._in_engine += 1
 
-    def engine_gives(self, keys: Sequence[str]) -> None:
+    def record_result(self, keys: Sequence[str]) -> None:
         """Records the result of a window."""
         with self._lock:
             self._results += 1
-            now = self.elapsed()
+            now = self.measure_elapsed()
             self._longest, self._last_result = max(self._longest, now - self._last_result), now
-            self.engine_loses(keys)
+            self.leave_engine(keys)
 
-    def engine_loses(self, keys: Sequence[str]) -> None:
+    def leave_engine(self, keys: Sequence[str]) -> None:
         """Records that a window left the engine."""
         with self._lock:
             for key in keys:
-                self.leaves(key)
+                self.remove_in_flight(key)
             self._in_engine -= 1
             if not self._in_engine:
-                busy = self._timings.busy + self.elapsed() - self._engine_since
+                busy = self._timings.busy + self.measure_elapsed() - self._engine_since
                 self._timings = msgspec.structs.replace(self._timings, busy=busy)
 
-    def engine_silent(self) -> tuple[float, float]:
+    def measure_silence(self) -> tuple[float, float]:
         """Seconds since the engine's last result, or since it got work; and its longest time per result.
 
         The first value is 0 if the engine holds no window.
@@ -172,7 +172,7 @@ class ProgressTracker:
             return (self._engine_now() - self._last_result if self._in_engine else 0.0), self._longest
 
     @contextmanager
-    def waiting_for(self, stage: str) -> Iterator[None]:
+    def note_waiting(self, stage: str) -> Iterator[None]:
         """Records that a thread waits for a stage's output."""
         with self._lock:
             self._waiting[stage] += 1
@@ -183,14 +183,14 @@ class ProgressTracker:
                 self._waiting[stage] -= 1
 
     @contextmanager
-    def starving(self, stage: str = "") -> Iterator[None]:
+    def count_starved(self, stage: str = "") -> Iterator[None]:
         """Counts the block as idle time of the engine, caused by `stage`.
 
         Without a stage: the earliest one that threads wait for, else the one right before the engine.
         """
         with self._lock:
             stage = stage or next((name for name in ("cut", "fetch") if self._waiting[name]), "decode")
-            self._paused = self.elapsed()
+            self._paused = self.measure_elapsed()
         try:
             yield
         finally:
@@ -198,10 +198,10 @@ class ProgressTracker:
                 self._starved_by[stage] += self._end_pause()
 
     @contextmanager
-    def blocked(self) -> Iterator[None]:
+    def count_blocked(self) -> Iterator[None]:
         """Counts the block as blocked by publishers, not as engine work."""
         with self._lock:
-            self._paused = self.elapsed()
+            self._paused = self.measure_elapsed()
         try:
             yield
         finally:
@@ -211,20 +211,20 @@ class ProgressTracker:
 
     def _end_pause(self) -> float:
         """Ends the pause and returns its seconds; they count as neither work nor silence of the engine."""
-        lost, self._paused = self.elapsed() - self._engine_now(), None
+        lost, self._paused = self.measure_elapsed() - self._engine_now(), None
         self._engine_since += lost
         self._last_result += lost
         return lost
 
     def _engine_now(self) -> float:
         """Time on the engine's clock, which pauses during waits for other stages."""
-        return self.elapsed() if self._paused is None else self._paused
+        return self.measure_elapsed() if self._paused is None else self._paused
 
-    def done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
+    def record_done(self, chunk: ManifestChunk, seconds: float, flags: Sequence[str] = ()) -> None:
         name = audio_name(chunk.key)
         kind = name.type if name else ""
         with self._lock:
-            self._count(
+            self._update_tally(
                 done=self._tally.done + 1,
                 audio_seconds=self._tally.audio_seconds + seconds,
                 audio_bytes=self._tally.audio_bytes + chunk.size,
@@ -233,26 +233,26 @@ class ProgressTracker:
             self._seconds[kind] += seconds
             self._bytes[kind] += chunk.size
 
-    def failed(self, failure: Failure) -> None:
+    def record_failed(self, failure: Failure) -> None:
         with self._lock:
             self._failures.append(failure)
-            self._count(failed=self._tally.failed + 1)
+            self._update_tally(failed=self._tally.failed + 1)
 
-    def skipped(self) -> None:
+    def record_skipped(self) -> None:
         with self._lock:
-            self._count(skipped=self._tally.skipped + 1)
+            self._update_tally(skipped=self._tally.skipped + 1)
 
-    def _count(self, **changes: float) -> None:
+    def _update_tally(self, **changes: float) -> None:
         self._tally = msgspec.structs.replace(self._tally, **changes)
 
     @property
     def tally(self) -> Tally:
         return self._tally
 
-    def timings(self) -> Timings:
+    def compute_timings(self) -> Timings:
         """Timings as of now: work in the engine counts as busy, the rest since loading as starved."""
         with self._lock:
-            elapsed, loaded = self.elapsed(), self._timings.loaded
+            elapsed, loaded = self.measure_elapsed(), self._timings.loaded
             open_work = self._engine_now() - self._engine_since if self._in_engine else 0.0
             busy = self._timings.busy + open_work
             rest = elapsed - (loaded or 0.0) - busy - self._timings.blocked
@@ -265,7 +265,7 @@ class ProgressTracker:
                 starved_by={stage: round(seconds, 3) for stage, seconds in self._starved_by.items()},
             )
 
-    def progress(self) -> Progress:
+    def make_progress(self) -> Progress:
         with self._lock:
             self._sequence += 1
             return Progress(
@@ -276,13 +276,13 @@ class ProgressTracker:
                 at=self._clock.now(),
                 total=len(self._manifest.chunks),
                 tally=self._tally,
-                timings=self.timings(),
+                timings=self.compute_timings(),
                 results=self._results,
                 in_engine=self._in_engine,
                 in_flight=tuple(sorted(self._in_flight)),
             )
 
-    def exit_record(
+    def make_exit_record(
         self, end: WorkerEnd, message: str, device: str, *, gpu_broken: bool = False
     ) -> ExitRecord:
         with self._lock:
@@ -293,7 +293,7 @@ class ProgressTracker:
                 message=message,
                 at=self._clock.now(),
                 tally=self._tally,
-                timings=self.timings(),
+                timings=self.compute_timings(),
                 failures=tuple(self._failures),
                 device=device,
                 gpu_broken=gpu_broken,

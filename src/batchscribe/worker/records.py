@@ -14,7 +14,7 @@ from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
 from batchscribe.errors import BatchscribeError, MisconfiguredError, PermanentError
 from batchscribe.protocols import Clock, Store
-from batchscribe.reading import is_filled
+from batchscribe.reading import is_stored
 from batchscribe.worker.progress import Ending, ProgressTracker
 
 LOG = structlog.get_logger()
@@ -43,30 +43,27 @@ class Records:
             self._fatal_if_misconfigured(error)
             # A permanent refusal, such as a name that is too long, recurs in the next run.
             kind = FailureKind.CHUNK if isinstance(error, PermanentError) else FailureKind.MACHINE
-            self.fail(chunk, kind, f"its transcript could not be stored: {error}")
+            self.record_failure(chunk, kind, f"its transcript could not be stored: {error}")
             return
         if created:
-            self._board.done(chunk, transcript.duration, transcript.flags)
+            self._board.record_done(chunk, transcript.duration, transcript.flags)
         else:
-            self._board.skipped()
+            self._board.record_skipped()
 
     def _replace_empty(self, chunk: ManifestChunk, data: bytes) -> bool:
         """Replaces an object of 0 bytes, and records its name aside; False if it is a transcript."""
-        if self.exists(chunk):
+        if self.has_transcript(chunk):
             return False
         # Recorded aside and overwritten, because the worker has no right to delete.
         self._output.create(keys.superseded(chunk.transcript, self._manifest.run), b"")
         self._output.replace(chunk.transcript, data)
         return True
 
-    def exists(self, chunk: ManifestChunk) -> bool:
+    def has_transcript(self, chunk: ManifestChunk) -> bool:
         """True if the store has its transcript, of more than 0 bytes. Raises what Store.get raises."""
-        return is_filled(self._output, chunk.transcript)
+        return is_stored(self._output, chunk.transcript, or_empty=False)
 
-    def skip(self) -> None:
-        self._board.skipped()
-
-    def fail(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
+    def record_failure(self, chunk: ManifestChunk, kind: FailureKind, message: str) -> None:
         """Records one failed attempt, in the store and for the exit record."""
         failure = Failure(
             key=chunk.key,
@@ -85,29 +82,29 @@ class Records:
             # The exit record contains it, too; the controller counts from there.
             LOG.warning("attempt.not_stored", key=chunk.key, reason=str(error))
             self._fatal_if_misconfigured(error)
-        self._board.failed(failure)
+        self._board.record_failed(failure)
 
     def _fatal_if_misconfigured(self, error: BatchscribeError) -> None:
         if isinstance(error, MisconfiguredError):
             self._ending.fail(error)
 
-    def progress(self) -> None:
+    def write_progress(self) -> None:
         """Replaces the progress object; a failure is only logged, because the next one follows soon."""
         with self._progress_lock:
-            self._write_progress()
+            self._store_progress()
 
-    def announce(self, keys: Iterable[str]) -> None:
+    def announce_chunks(self, keys: Iterable[str]) -> None:
         """Names these chunks in the stored progress as in flight; returns even if that fails.
 
         If the worker dies, the progress shows which chunks may have killed it.
         """
         with self._progress_lock:
             if not self._named.issuperset(keys):
-                self._write_progress()
+                self._store_progress()
 
-    def _write_progress(self) -> None:
+    def _store_progress(self) -> None:
         key = keys.progress(self._manifest.run, self._manifest.worker)
-        progress = self._board.progress()
+        progress = self._board.make_progress()
         try:
             self._output.replace(key, encode(progress))
         except BatchscribeError as error:
@@ -116,7 +113,7 @@ class Records:
         else:
             self._named = frozenset(progress.in_flight)
 
-    def last_word(self, record: ExitRecord) -> None:
+    def write_exit_record(self, record: ExitRecord) -> None:
         """Writes the exit record, once. Raises what Store.create raises."""
         key = keys.exit_record(record.run, record.worker)
         if not self._output.create(key, encode(record)):
@@ -131,20 +128,20 @@ class Reporter:
         self._look = look
         self._seconds = seconds
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._report_until_closed, name="progress", daemon=True)
 
     def start(self) -> None:
         """Writes the progress a first time, then starts the thread."""
-        self._records.progress()
+        self._records.write_progress()
         self._thread.start()
 
-    def _run(self) -> None:
+    def _report_until_closed(self) -> None:
         while not self._closed.wait(self._seconds):
-            self._records.progress()
+            self._records.write_progress()
             self._look()
 
     def close(self) -> None:
         """Ends the thread and writes the progress a last time."""
         self._closed.set()
         self._thread.join()
-        self._records.progress()
+        self._records.write_progress()

@@ -15,11 +15,10 @@ from batchscribe.core.run.manifest import FailureKind
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.core.text.speech import SAMPLE_RATE
 from batchscribe.errors import BatchscribeError, InterruptedRunError
-from batchscribe.worker.context_audio import Neighbours
-from batchscribe.worker.feeding import Line, PipelineState, Turns
-from batchscribe.worker.progress import ProgressTracker
+from batchscribe.worker.context_audio import Neighbour, Neighbours
+from batchscribe.worker.feeding import PipelineState, SessionQueue, WorkQueue
 from batchscribe.worker.sounds import Absent, Broken, Pipe, Sound, Whole
-from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, differ
+from batchscribe.worker.timeline import AudioTimeline, Ended, PendingWindow, channels_differ
 
 UNDECIDED = 60 * SAMPLE_RATE
 """Samples after which two identical channels count as one."""
@@ -37,110 +36,86 @@ class Failed:
 Prepared = PendingWindow | Ended | Failed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineAssembler:
     """Assembles timelines, session by session; several threads run it at once."""
 
-    def __init__(
-        self,
-        way: PipelineState,
-        lines: Turns[Line],
-        *,
-        neighbours: Callable[[], Neighbours],
-        find_speech: SpeechFinder,
-        board: ProgressTracker,
-        out: BoundedQueue[Prepared],
-    ) -> None:
-        self._way = way
-        self._lines = lines
-        self._neighbours = neighbours
-        self._find_speech = find_speech
-        self._board = board
-        self._out = out
+    state: PipelineState
+    sessions: WorkQueue[SessionQueue]
+    new_neighbours: Callable[[], Neighbours]
+    find_speech: SpeechFinder
+    out: BoundedQueue[Prepared]
 
     def run(self) -> None:
-        neighbours = self._neighbours()
+        neighbours = self.new_neighbours()
         try:
-            while not self._way.ending.due() and (line := self._lines.next()) is not None:
-                _Session(
-                    self._way,
-                    line,
-                    neighbours=neighbours,
-                    find_speech=self._find_speech,
-                    board=self._board,
-                    emit=self._emit,
-                ).run()
+            while not self.state.ending.is_due() and (session := self.sessions.take_next()) is not None:
+                _Session(self, session, neighbours).run()
         except InterruptedRunError:
             return
         except BatchscribeError as error:
             # The voice detector is missing on this machine: a failure of the worker, not of a chunk.
-            self._way.ending.fail(error)
+            self.state.ending.fail(error)
         finally:
             neighbours.close()
 
-    def _emit(self, item: Prepared) -> None:
+    def emit(self, item: Prepared) -> None:
         """Puts an item out. The end of a chunk passes after a stop, too: all its results may be there."""
-        if not self._out.put(item, even_closed=not isinstance(item, PendingWindow)):
+        if not self.out.put(item, even_closed=not isinstance(item, PendingWindow)):
             raise InterruptedRunError("the worker is ending")
+
+    def detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
+        with self.state.board.note_waiting("cut"):
+            return self.find_speech(audio)
 
 
 class _Session:
     """One session of the manifest."""
 
-    def __init__(
-        self,
-        way: PipelineState,
-        line: Line,
-        *,
-        neighbours: Neighbours,
-        find_speech: SpeechFinder,
-        board: ProgressTracker,
-        emit: Callable[[Prepared], None],
-    ) -> None:
-        self._way = way
-        self._line = line
+    def __init__(self, assembler: TimelineAssembler, queue: SessionQueue, neighbours: Neighbours) -> None:
+        self._assembler = assembler
+        self._state = assembler.state
+        self._manifest = assembler.state.manifest
+        self._queue = queue
         self._neighbours = neighbours
-        self._find_speech = find_speech
-        self._board = board
-        self._emit = emit
-        self._split = way.manifest.audio_options.split_channels
-        self._overlaps = Overlaps(way.manifest.audio_options.overlap_ms)
+        self._overlaps = Overlaps(self._manifest.audio_options.overlap_ms)
         self._timeline: AudioTimeline | None = None
         self._last: int | None = None
         """Manifest index of the last chunk on the timeline."""
 
     def run(self) -> None:
-        for place in self._line.places:
-            self._run_chunk(place)
+        for place in self._queue.places:
+            self._process_chunk(place)
         self._close_timeline(missing=True)
 
-    def _run_chunk(self, place: int) -> None:
-        pipe = self._way.pipes.of(place)
+    def _process_chunk(self, place: int) -> None:
+        pipe = self._state.pipes.get(place)
         try:
-            with self._board.waiting_for("decode"):
-                sound = pipe.sound()
+            with self._state.board.note_waiting("decode"):
+                sound = pipe.wait_for_sound()
             if sound is not None:
                 self._append_chunk(place, sound, pipe)
             elif isinstance(pipe.end, Whole):
-                self._emit(Ended(chunk=place, whole=pipe.end))
+                self._assembler.emit(Ended(chunk=place, whole=pipe.end))
                 self._last = place
             else:
                 self._close_timeline(missing=isinstance(pipe.end, Absent))
             if isinstance(pipe.end, Broken):
-                self._emit(Failed(place, pipe.end.message, pipe.end.kind))
+                self._assembler.emit(Failed(place, pipe.end.message, pipe.end.kind))
         finally:
-            self._way.heard(place)
+            self._state.release_audio(place)
 
     def _append_chunk(self, place: int, sound: Sound, pipe: Pipe) -> None:
         pieces = iter(pipe)
         head = self._read_head(pieces)
         timeline = self._extend_timeline(place, sound, head)
         for piece in pieces:
-            timeline.feed(piece)
+            timeline.append_audio(piece)
         if isinstance(pipe.end, Whole):
-            timeline.end(pipe.end)
+            timeline.end_chunk(pipe.end)
             self._last = place
         else:
-            timeline.give_up()
+            timeline.give_up_chunk()
             self._close_timeline(missing=False)
 
     def _read_head(self, pieces: Iterator[Samples]) -> Samples:
@@ -154,12 +129,8 @@ class _Session:
         length = sum(map(len, head))
         if length < self._overlaps.reach:
             return True
-        undecided = self._timeline is None and head[0].ndim > 1 and not any(map(differ, head))
+        undecided = self._timeline is None and head[0].ndim > 1 and not any(map(channels_differ, head))
         return undecided and length < UNDECIDED
-
-    def _detect_speech(self, audio: Samples) -> Sequence[tuple[int, int]]:
-        with self._board.waiting_for("cut"):
-            return self._find_speech(audio)
 
     def _extend_timeline(self, place: int, sound: Sound, head: Samples) -> AudioTimeline:
         """Appends a chunk to the current timeline or to a new one; returns that timeline."""
@@ -170,30 +141,27 @@ class _Session:
             self._close_timeline(missing=not follows)
         if self._timeline is None:
             self._timeline = self._new_timeline(place, sound, head, after_gap=follows)
-        self._timeline.lay(place, sound, head)
+        self._timeline.begin_chunk(place, sound, head)
         return self._timeline
 
     def _new_timeline(self, place: int, sound: Sound, head: Samples, *, after_gap: bool) -> AudioTimeline:
         timeline = AudioTimeline(
             head,
-            find_speech=self._detect_speech,
+            find_speech=self._assembler.detect_speech,
             overlaps=self._overlaps,
-            emit=self._emit,
-            alone=self._line.alone,
+            emit=self._assembler.emit,
+            alone=self._queue.alone,
             apart=sound.apart,
         )
-        if not (after_gap or self._line.alone):
-            before = self._neighbours.find(self._way.chunk(place), -1, split=self._split)
+        if not (after_gap or self._queue.alone):
+            before = self._find_neighbour(place, -1)
             if before is not None and sound.follows(before.sound, before.samples / SAMPLE_RATE):
-                timeline.lead(before)
+                timeline.begin_with_neighbour(before)
         return timeline
 
     def _follows_last(self, place: int) -> bool:
         """True if the chunk's number follows that of the last chunk."""
-        return (
-            self._last is not None
-            and _chunk_number(self._way, place) == (_chunk_number(self._way, self._last) or 0) + 1
-        )
+        return self._last is not None and self._get_number(place) == (self._get_number(self._last) or 0) + 1
 
     def _close_timeline(self, *, missing: bool) -> None:
         """Ends the timeline; `missing`: the next chunk is not in the manifest."""
@@ -201,11 +169,14 @@ class _Session:
         if timeline is None:
             return
         after = None
-        if missing and not self._line.alone and self._last is not None:
-            after = self._neighbours.find(self._way.chunk(self._last), 1, split=self._split)
+        if missing and not self._queue.alone and self._last is not None:
+            after = self._find_neighbour(self._last, 1)
         timeline.close(after)
 
+    def _find_neighbour(self, place: int, step: int) -> Neighbour | None:
+        split = self._manifest.audio_options.split_channels
+        return self._neighbours.find(self._manifest.chunks[place], step, split=split)
 
-def _chunk_number(way: PipelineState, place: int) -> int | None:
-    name = audio_name(way.chunk(place).key)
-    return name.number if name else None
+    def _get_number(self, place: int) -> int | None:
+        name = audio_name(self._manifest.chunks[place].key)
+        return name.number if name else None

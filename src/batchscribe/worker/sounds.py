@@ -45,18 +45,18 @@ class Sound:
     """Its channels are different languages."""
 
     @classmethod
-    def of(cls, beginning: Beginning | None, delay: float) -> Sound:
+    def from_beginning(cls, beginning: Beginning | None, delay: float) -> Sound:
         if beginning is None:
             return cls(None, (0, 0, ""))
         at = None if beginning.position is None else max(0.0, beginning.position - delay)
         shape = (beginning.rate, beginning.channels, beginning.codec)
         return cls(at, shape, sent=beginning.sent, lead=beginning.lead, apart=beginning.apart)
 
-    def alike(self, other: Sound) -> bool:
+    def has_format_of(self, other: Sound) -> bool:
         """True if both have the same format."""
         return (self.shape, self.sent, self.apart) == (other.shape, other.sent, other.apart)
 
-    def gap(self, before: Sound, seconds: float) -> float | None:
+    def measure_gap(self, before: Sound, seconds: float) -> float | None:
         """Seconds missing since `before`, which is `seconds` long; negative for an overlap.
 
         None if the time stamps do not show it: a chunk that is a separate recording begins near 0.
@@ -70,8 +70,8 @@ class Sound:
 
     def follows(self, before: Sound, seconds: float) -> bool:
         """True if it continues `before`: the same format, and nothing missing in between."""
-        gap = self.gap(before, seconds)
-        return self.alike(before) and (gap is None or gap < MISSING)
+        gap = self.measure_gap(before, seconds)
+        return self.has_format_of(before) and (gap is None or gap < MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,32 +115,32 @@ class Pipe:
         self._sound: Sound | None = None
         self.end: End | None = None
 
-    def fetched(self, data: bytes) -> None:
+    def put_bytes(self, data: bytes) -> None:
         with self._changed:
             self._data = data
             self._changed.notify_all()
 
-    def wait(self) -> bool:
+    def wait_for_bytes(self) -> bool:
         """Waits for the bytes; False if there are none."""
         with self._changed:
-            self._wait(lambda: self._data is not None or self.end is not None)
+            self._wait_until(lambda: self._data is not None or self.end is not None)
             return self._data is not None
 
-    def take(self) -> bytes:
+    def take_bytes(self) -> bytes:
         """Removes and returns the bytes, so that gigabytes are not held here."""
         with self._changed:
             data, self._data = self._data or b"", None
             return data
 
-    def begin(self, sound: Sound) -> None:
+    def begin_audio(self, sound: Sound) -> None:
         with self._changed:
             self._sound = sound
             self._changed.notify_all()
 
-    def put(self, piece: Samples) -> None:
+    def put_audio(self, piece: Samples) -> None:
         """Waits for room. Raises InterruptedRunError when the worker should end."""
         with self._changed:
-            self._wait(lambda: self._held < HELD_SAMPLES)
+            self._wait_until(lambda: self._held < HELD_SAMPLES)
             self._pieces.append(piece)
             self._held += piece.size
             self._changed.notify_all()
@@ -150,17 +150,17 @@ class Pipe:
             self.end = self.end or end
             self._changed.notify_all()
 
-    def sound(self) -> Sound | None:
+    def wait_for_sound(self) -> Sound | None:
         """Waits for the audio's format; None if the chunk ended without audio."""
         with self._changed:
-            self._wait(lambda: self._sound is not None or self.end is not None)
+            self._wait_until(lambda: self._sound is not None or self.end is not None)
             return self._sound
 
     def __iter__(self) -> Iterator[Samples]:
         """Yields the pieces as they arrive. Raises InterruptedRunError."""
         while True:
             with self._changed:
-                self._wait(lambda: bool(self._pieces) or self.end is not None)
+                self._wait_until(lambda: bool(self._pieces) or self.end is not None)
                 if not self._pieces:
                     return
                 piece = self._pieces.popleft()
@@ -168,7 +168,7 @@ class Pipe:
                 self._changed.notify_all()
             yield piece
 
-    def _wait(self, come: Callable[[], bool]) -> None:
+    def _wait_until(self, come: Callable[[], bool]) -> None:
         while not come():
             if self._until():
                 raise InterruptedRunError("the worker is ending")
@@ -184,7 +184,7 @@ class Pipes:
         self._open: dict[int, Pipe] = {}
         self._left: set[int] = set()
 
-    def of(self, place: int) -> Pipe:
+    def get(self, place: int) -> Pipe:
         with self._lock:
             return self._open.setdefault(place, Pipe(self._until))
 

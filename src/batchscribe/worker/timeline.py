@@ -78,7 +78,7 @@ class _Laid:
     def seconds(self) -> float:
         return self.heard.samples / SAMPLE_RATE if self.heard else self.whole.seconds if self.whole else 0.0
 
-    def ended(self, chunk: int, whole: Whole) -> Ended:
+    def make_end(self, chunk: int, whole: Whole) -> Ended:
         """Its end, on the clock of its file."""
         at, lead = self.sound.position, self.sound.lead
         return Ended(
@@ -88,8 +88,8 @@ class _Laid:
             position=None if at is None else max(0.0, at - lead),
         )
 
-    def place(self, channel: int | None) -> ChunkPlace:
-        from_, until = self.heard.edges(channel) if self.heard else (None, None)
+    def locate(self, channel: int | None) -> ChunkPlace:
+        from_, until = self.heard.find_edges(channel) if self.heard else (None, None)
         begin = self.begin / SAMPLE_RATE
         return ChunkPlace(
             begin=begin,
@@ -116,7 +116,7 @@ class AudioTimeline:
         apart: bool = False,
     ) -> None:
         """`apart`: the channels of `head` are different languages, even if they begin alike."""
-        self._channels = head.shape[1] if apart else channels(head)
+        self._channels = head.shape[1] if apart else count_channels(head)
         self._apart = apart
         self._cutters = [Cutter(find_speech) for _ in range(self._channels)]
         self._overlaps = overlaps
@@ -134,79 +134,79 @@ class AudioTimeline:
     def note_gap(self, sound: Sound) -> None:
         """Marks the last chunk as partial if audio before `sound` is missing."""
         last = self._laid[-1]
-        gap = sound.gap(last.sound, last.seconds)
+        gap = sound.measure_gap(last.sound, last.seconds)
         if gap is not None and gap >= MISSING and last.whole is not None:
             last.whole = replace(last.whole, partial=True)
 
-    def lay(self, chunk: int, sound: Sound, head: Samples) -> None:
+    def begin_chunk(self, chunk: int, sound: Sound, head: Samples) -> None:
         """Begins a chunk; `head` is its beginning: at least the overlaps' reach, or all of it."""
-        self._join(_Laid(chunk, sound, 0.0, 0.0), self._match_channels(head))
+        self._append_chunk(_Laid(chunk, sound, 0.0, 0.0), self._match_channels(head))
 
-    def lead(self, neighbour: Neighbour) -> None:
+    def begin_with_neighbour(self, neighbour: Neighbour) -> None:
         """Begins the timeline with the end of a published neighbour."""
         audio = self._match_channels(neighbour.audio)
         begin = len(audio) - neighbour.samples - neighbour.sound.lead * SAMPLE_RATE
         laid = _Laid(None, neighbour.sound, begin, -math.inf, heard=neighbour)
         laid.end = float(len(audio))
         self._laid.append(laid)
-        self.feed(audio)
+        self.append_audio(audio)
 
-    def feed(self, audio: Samples) -> None:
+    def append_audio(self, audio: Samples) -> None:
         """Appends audio to the last chunk; its end is held back until the next chunk is known."""
         self._tail = np.concatenate([self._tail, self._match_channels(audio)])
         if len(self._tail) > self._overlaps.reach:
-            self._push(self._tail[: -self._overlaps.reach])
+            self._push_audio(self._tail[: -self._overlaps.reach])
             self._tail = self._tail[-self._overlaps.reach :]
 
-    def end(self, whole: Whole) -> None:
+    def end_chunk(self, whole: Whole) -> None:
         """Records the end of the last chunk: all its audio was fed."""
         self._laid[-1].whole = whole
         self._laid[-1].end = float(self._pushed + len(self._tail))
 
-    def give_up(self) -> None:
+    def give_up_chunk(self) -> None:
         """Drops the last chunk, which broke; its audio stays as context."""
         self._laid[-1].chunk = None
-        self.end(Whole(0.0, partial=True, repaired=False))
+        self.end_chunk(Whole(0.0, partial=True, repaired=False))
 
     def close(self, neighbour: Neighbour | None = None) -> None:
         """Ends the timeline; `neighbour` is a published chunk that follows."""
         if neighbour is not None and self.fits(neighbour.sound):
-            self._join(
+            self._append_chunk(
                 _Laid(None, neighbour.sound, 0.0, 0.0, heard=neighbour), self._match_channels(neighbour.audio)
             )
             lead = neighbour.sound.lead * SAMPLE_RATE
             self._laid[-1].end = self._laid[-1].begin + lead + neighbour.samples
         self._laid[-1].last = math.inf
-        self._push(self._tail)
+        self._push_audio(self._tail)
         self._tail = self._tail[:0]
         for number, cutter in enumerate(self._cutters):
             self._emit_windows(cutter.finish(), number)
         self._laid[-1].last = float(self._pushed)
         self._emit_ended_chunks()
 
-    def _join(self, laid: _Laid, head: Samples) -> None:
+    def _append_chunk(self, laid: _Laid, head: Samples) -> None:
         """Appends a chunk; the middle of the overlap is the border between the last chunk and this one."""
         both = self._find_overlap(laid.sound, head) if self._laid else 0
         kept = both - both // 2
-        self._push(self._tail[: len(self._tail) - both // 2])
+        self._push_audio(self._tail[: len(self._tail) - both // 2])
         laid.begin = self._pushed - kept - laid.sound.lead * SAMPLE_RATE
         laid.first, laid.overlap = float(self._pushed), both / SAMPLE_RATE
         if self._laid:
             self._laid[-1].last = laid.first
         self._laid.append(laid)
         self._tail = head[:0]
-        self.feed(head[kept:])
+        self.append_audio(head[kept:])
         self._emit_ended_chunks()
 
     def _find_overlap(self, sound: Sound, head: Samples) -> int:
         """Overlap of the last chunk with the next one, in samples."""
-        known = sound.gap(self._laid[-1].sound, self._laid[-1].seconds)
-        seconds = max(0.0, -known) if known is not None else self._overlaps.between(
-            mono(self._tail), mono(head)
+        known = sound.measure_gap(self._laid[-1].sound, self._laid[-1].seconds)
+        seconds = max(0.0, -known) if known is not None else self._overlaps.find_overlap(
+            mix_to_mono(self._tail), mix_to_mono(head)
         )  # fmt: skip
         return min(round(seconds * SAMPLE_RATE), len(self._tail), len(head))
 
-    def _push(self, audio: Samples) -> None:
+    def _push_audio(self, audio: Samples) -> None:
         for number, cutter in enumerate(self._cutters):
             channel = audio if audio.ndim == 1 else np.ascontiguousarray(audio[:, number])
             self._emit_windows(cutter.push(channel), number)
@@ -219,7 +219,7 @@ class AudioTimeline:
             touched = [laid for laid in self._laid if laid.first < cut.end and laid.last > cut.start]
             if any(laid.chunk is not None for laid in touched):
                 chunks = tuple(laid.chunk for laid in touched)
-                places = tuple(laid.place(channel) for laid in touched)
+                places = tuple(laid.locate(channel) for laid in touched)
                 self._emit(PendingWindow(cut, chunks, places, channel, self._alone, self._apart))
 
     def _emit_ended_chunks(self) -> None:
@@ -230,27 +230,27 @@ class AudioTimeline:
             if len(self._laid) == 1 and laid.last == math.inf:
                 return
             if laid.chunk is not None and laid.whole is not None:
-                self._emit(laid.ended(laid.chunk, laid.whole))
+                self._emit(laid.make_end(laid.chunk, laid.whole))
             if len(self._laid) == 1:
                 return
             self._laid.pop(0)
 
     def _match_channels(self, audio: Samples) -> Samples:
-        return mono(audio) if self._channels == 1 else audio
+        return mix_to_mono(audio) if self._channels == 1 else audio
 
 
-def mono(audio: Samples) -> Samples:
+def mix_to_mono(audio: Samples) -> Samples:
     """Mixes decoded audio down to shape (samples,)."""
     return audio if audio.ndim == 1 else audio.mean(axis=1, dtype=np.float32)
 
 
-def channels(head: Samples) -> int:
+def count_channels(head: Samples) -> int:
     """Number of channels to transcribe: all if they differ or are silent, else 1."""
-    alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not differ(head))
+    alike = head.ndim == 1 or (float(np.abs(head).max(initial=0.0)) > SILENT and not channels_differ(head))
     return 1 if alike else head.shape[1]
 
 
-def differ(head: Samples) -> bool:
+def channels_differ(head: Samples) -> bool:
     """True if the channels differ (real stereo). `head`: shape (samples, channels)."""
     loudest = float(np.abs(head).max(initial=0.0))
     return loudest > SILENT and float(np.abs(head[:, 1:] - head[:, :1]).max(initial=0.0)) >= ALIKE * loudest

@@ -19,7 +19,7 @@ def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: HostP
         raise MisconfiguredError(
             f"the manifest at {key} belongs to run {manifest.run}, worker {manifest.worker}: refused"
         )
-    if _folder(manifest.output) != _folder(root):
+    if _add_slash(manifest.output) != _add_slash(root):
         raise MisconfiguredError(
             f"the manifest was read from {root}, but its output is {manifest.output}: refused"
         )
@@ -31,10 +31,10 @@ def refuse_foreign_work(manifest: Manifest, *, root: str, key: str, place: HostP
 
 
 def _refuse_other_stores(manifest: Manifest, place: HostPlace) -> None:
-    known = tuple(_folder(url) for url in (place.source, place.home, place.control) if url)
+    known = tuple(_add_slash(url) for url in (place.source, place.home, place.control) if url)
     for url in (manifest.source, manifest.output):
         # Local folders count only if the setup named them, as it does without a cloud.
-        if not _folder(url).startswith(known):
+        if not _add_slash(url).startswith(known):
             raise MisconfiguredError(
                 f"{url} is not in {' or '.join(known)}, which this host was set up for: run `batchscribe gpu "
                 "setup` with the settings of that source"
@@ -46,5 +46,5 @@ def _is_named_by_rule(chunk: ManifestChunk) -> bool:
     return name is not None and chunk.transcript in transcript_keys(name)
 
 
-def _folder(url: str) -> str:
+def _add_slash(url: str) -> str:
     return f"{url.rstrip('/')}/"

@@ -16,7 +16,7 @@ from batchscribe.core.run import host
 from batchscribe.core.run.host import HostReply
 from batchscribe.core.run.instances import Instance
 from batchscribe.core.run.manifest import Manifest, WorkerName, WorkerRef, digest
-from batchscribe.detached import alive, ask_to_end, start_once
+from batchscribe.detached import ask_to_end, is_running, start_once
 from batchscribe.errors import LaunchError
 from batchscribe.protocols import Clock
 
@@ -85,7 +85,7 @@ class LocalLauncher:
         )
 
     def alive(self, instance: Instance, worker: WorkerRef) -> bool | None:  # noqa: ARG002
-        return alive(self._record_path(_worker_name(worker)))
+        return is_running(self._record_path(_worker_name(worker)))
 
     def cancel(self, instance: Instance, worker: WorkerRef, *, force: bool = False) -> None:  # noqa: ARG002
         ask_to_end(self._record_path(_worker_name(worker)), force=force)

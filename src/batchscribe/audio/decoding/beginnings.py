@@ -13,7 +13,7 @@ from typing import IO
 from batchscribe.audio.decoding import chunked
 from batchscribe.audio.decoding.chunked import read_at
 from batchscribe.audio.decoding.ebml import EBML
-from batchscribe.audio.decoding.ends import id3_ends, mp3_frame_bytes
+from batchscribe.audio.decoding.ends import find_id3_end, mp3_frame_bytes
 
 HEAD = 64
 """Bytes of a beginning that suffice to identify it."""
@@ -71,7 +71,7 @@ def _begins_mp3(file: IO[bytes], at: int) -> bool:
     """True for a tag before a frame, or a Xing header."""
     head = read_at(file, at, HEAD)
     if head[:3] == b"ID3":
-        return _is_mp3_frame(read_at(file, at + id3_ends(head), 4))
+        return _is_mp3_frame(read_at(file, at + find_id3_end(head), 4))
     return _is_mp3_frame(head) and any(head[place : place + 4] in {b"Xing", b"Info"} for place in XING_PLACES)
 
 

@@ -25,8 +25,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 
-from batchscribe.audio.decoding.clocks import NEAR, FileClock, Stated, names, stated_length
-from batchscribe.audio.decoding.ends import LONGEST_FRAMES, cut_off, is_cut_through
+from batchscribe.audio.decoding.clocks import NEAR, FileClock, Stated, format_names, stated_length
+from batchscribe.audio.decoding.ends import LONGEST_FRAMES, is_cut_off, is_cut_through
 from batchscribe.audio.decoding.frames import (
     AUDIO,
     END,
@@ -40,15 +40,15 @@ from batchscribe.audio.decoding.frames import (
 )
 from batchscribe.audio.decoding.holes import Holes
 from batchscribe.audio.decoding.parts import Part, find_parts, open_part
-from batchscribe.audio.decoding.progress import DecodingProgress, TooLongError, check_part, conclude
+from batchscribe.audio.decoding.progress import DecodingProgress, TooLongError, check_part, conclude_input
 from batchscribe.audio.decoding.resampling import Resampler
 from batchscribe.audio.decoding.scale import guess_unit
 from batchscribe.audio.decoding.tracks import (
     RefusedTrackError,
     check_shape,
-    decodable,
+    find_decodable,
     group_tracks,
-    of_several_languages,
+    has_several_languages,
     prepare_stream,
 )
 
@@ -91,20 +91,20 @@ class Track:
 
         The container states the begin of its packets, but codec or damage may leave out the first ones.
         """
-        return self.first.time or 0.0 if TIMED & names(self.container) else 0.0
+        return self.first.time or 0.0 if TIMED & format_names(self.container) else 0.0
 
 
-def frames(
+def decode_frames(
     container: InputContainer, stream: AudioStream, clock: FileClock | None, progress: DecodingProgress
 ) -> Iterator[AudioFrame]:
     """Yields decoded frames, skips damaged packets. Ends when the container becomes unreadable."""
     codec = stream.codec_context.codec.canonical_name
-    longest = LONGEST_FRAMES.get(codec, sys.maxsize) if names(container) == {codec} else sys.maxsize
+    longest = LONGEST_FRAMES.get(codec, sys.maxsize) if format_names(container) == {codec} else sys.maxsize
     last: Packet[Stream] | None = None
     try:
         for packet in container.demux(stream, *(clock.pictures if clock else ())):
             if clock is not None and packet.stream.index != stream.index:
-                clock.note(packet)
+                clock.note_picture(packet)
                 continue
             if size := packet.size:
                 last = packet
@@ -129,7 +129,7 @@ def open_file(file: IO[bytes]) -> InputContainer:
     return av.open(file, "r", container_options=options, metadata_errors="replace")
 
 
-def decode(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
+def decode_file(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], None]) -> None:
     """Sends beginning, pieces of all recordings, and conclusion. Raises RefusedError, FFmpegError."""
     progress = DecodingProgress(order.max_samples, lambda data: out(AUDIO, data))
     parts, refused = find_parts(file), list[RefusedTrackError | FFmpegError]()
@@ -149,7 +149,7 @@ def decode(file: IO[bytes], order: DecodeRequest, out: Callable[[bytes, bytes], 
     if len(refused) == len(parts):
         raise refused[0]
     progress.damaged |= bool(refused)
-    out(END, json.dumps(conclude(progress) | ended).encode())
+    out(END, json.dumps(conclude_input(progress) | ended).encode())
 
 
 def decode_part(
@@ -166,21 +166,21 @@ def decode_part(
             file = opened.enter_context(open_part(descriptor, part))
             return opened.enter_context(open_file(file))
 
-        progress.damaged |= cut_off(opened.enter_context(open_part(descriptor, part)))
+        progress.damaged |= is_cut_off(opened.enter_context(open_part(descriptor, part)))
         container = reopen()
         clock = FileClock(container)
-        places, left_out = decodable(container)
+        places, left_out = find_decodable(container)
         tracks = list(begin_tracks(container, places, clock, progress, reopen))
         begins = min((track.starts for track in tracks), default=0.0)
         if tracks and not progress.begun:
             progress.begun = True
-            opening = beginning(tracks, begins - min(begins, clock.begins), order, progress)
+            opening = describe_beginning(tracks, begins - min(begins, clock.begins), order, progress)
             opening["unit"] = max(guess_unit(track.stream, reopen) for track in tracks)
             out(START, json.dumps(opening).encode())
         if tracks:
-            send(tracks, begins, order, progress)
+            send_tracks(tracks, begins, order, progress)
         check_part(progress)
-        return {"span": clock.span(begins, progress.part_seconds), "tracks_missing": left_out}
+        return {"span": clock.measure_span(begins, progress.part_seconds), "tracks_missing": left_out}
 
 
 def begin_tracks(
@@ -199,15 +199,15 @@ def begin_tracks(
         stated = stated_length(opened, stream)
         if stated is not None and stated.least > progress.seconds_left:
             raise TooLongError(progress.max_samples)
-        decoded = frames(opened, stream, clock if opened is container else None, progress)
-        sound = whole(opened, decoded, progress, stated)
+        decoded = decode_frames(opened, stream, clock if opened is container else None, progress)
+        sound = fill_holes(opened, decoded, progress, stated)
         first = next(sound, None)
         if isinstance(first, AudioFrame):
             check_shape(first.sample_rate, first.layout.nb_channels)
             yield Track(opened, stream, chain([first], sound), first)
 
 
-def beginning(
+def describe_beginning(
     tracks: Sequence[Track], lead: float, order: DecodeRequest, progress: DecodingProgress
 ) -> dict[str, object]:
     """Payload of START, see `audio_decoder.Beginning`; `lead`: seconds of video before the first audio."""
@@ -221,33 +221,37 @@ def beginning(
         progress.damaged |= lead > NEAR
         lead = 0.0
     return {
-        "position": min(track.starts for track in tracks) if TIMED & names(first.container) else None,
+        "position": min(track.starts for track in tracks) if TIMED & format_names(first.container) else None,
         "lead": lead,
         "rate": first.first.sample_rate,
         "channels": sum(track.first.layout.nb_channels for track in tracks),
         "sent": progress.channels,
-        "apart": not order.split and of_several_languages(languages),
+        "apart": not order.split and has_several_languages(languages),
         "codec": first.stream.codec_context.codec.canonical_name,
     }
 
 
-def send(tracks: Sequence[Track], begins: float, order: DecodeRequest, progress: DecodingProgress) -> None:
+def send_tracks(
+    tracks: Sequence[Track], begins: float, order: DecodeRequest, progress: DecodingProgress
+) -> None:
     """Sends the audio of one track, or the mix of several."""
     if len(tracks) == 1 and progress.channels <= SPLIT_CHANNELS:
-        resample(tracks[0].sound, progress)
+        send_track(tracks[0].sound, progress)
         return
-    from batchscribe.audio.decoding.mixing import mix_tracks, samples_of  # noqa: PLC0415 - see resampling
+    from batchscribe.audio.decoding.mixing import mix_tracks, read_samples  # noqa: PLC0415 - see resampling
 
     groups = group_tracks([track.language for track in tracks], split=order.split)
     if len(groups) != progress.channels:
         # The previous recording of the file had other tracks.
         groups = [[*range(len(tracks))]] * progress.channels
-    sounds = [samples_of(resampled(track.sound, 1, progress), track.starts - begins) for track in tracks]
+    sounds = [
+        read_samples(resample_track(track.sound, 1, progress), track.starts - begins) for track in tracks
+    ]
     for block in mix_tracks(sounds, groups):
         progress.add(len(block), block.tobytes())
 
 
-def whole(
+def fill_holes(
     container: InputContainer,
     decoded: Iterator[AudioFrame],
     progress: DecodingProgress,
@@ -255,7 +259,7 @@ def whole(
 ) -> Iterator[AudioFrame | float]:
     """Yields frames, and in between the seconds of holes to fill; marks missing audio as damage."""
     holes: Holes | None = None
-    if NUMBERED & names(container):
+    if NUMBERED & format_names(container):
         limit = progress.max_samples / SAMPLE_RATE
         holes = Holes(min(limit, limit if stated is None else stated.most + SLACK_SECONDS))
     seconds = 0.0
@@ -266,7 +270,7 @@ def whole(
     progress.damaged |= short or bool(holes and holes.found)
 
 
-def resampled(
+def resample_track(
     sound: Iterable[AudioFrame | float], channels: int, progress: DecodingProgress
 ) -> Iterator[AudioFrame | int]:
     """Yields frames of 16 kHz, and in between the samples of holes."""
@@ -284,23 +288,23 @@ def resampled(
     yield from resampler.flush()
 
 
-def resample(sound: Iterable[AudioFrame | float], progress: DecodingProgress) -> None:
+def send_track(sound: Iterable[AudioFrame | float], progress: DecodingProgress) -> None:
     """Sends frames and holes of one track."""
-    for part in resampled(sound, progress.channels, progress):
+    for part in resample_track(sound, progress.channels, progress):
         if isinstance(part, AudioFrame):
             progress.add_frame(part)
         else:
             progress.add_silence(part)
 
 
-def limit(cpu_seconds: float) -> None:
+def limit_cpu(cpu_seconds: float) -> None:
     """Limits the CPU time for the next file; beyond it, the kernel ends this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = used.ru_utime + used.ru_stime
     resource.setrlimit(resource.RLIMIT_CPU, (int(spent + cpu_seconds) + 1, resource.RLIM_INFINITY))
 
 
-def confine() -> None:
+def confine_process() -> None:
     """Limits memory, open files and file sizes to what decoding needs."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
@@ -308,14 +312,14 @@ def confine() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def answer(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
+def execute_order(line: str, fd: int, out: Callable[[bytes, bytes], None]) -> None:
     """Executes one order. Errors become replies; only a crash or a limit ends the process."""
     wanted = json.loads(line)
-    limit(wanted["cpu_seconds"])
+    limit_cpu(wanted["cpu_seconds"])
     order = DecodeRequest(int(wanted["max_seconds"] * SAMPLE_RATE), wanted["split"])
     try:
         with os.fdopen(os.dup(fd), "rb") as file:
-            decode(file, order, out)
+            decode_file(file, order, out)
     except RefusedTrackError as error:
         out(FINAL if error.final else ERROR, str(error).encode())
     except MemoryError:
@@ -341,11 +345,11 @@ def main() -> None:
         stdout.write(HEADER.pack(kind, len(payload)) + payload)
         stdout.flush()
 
-    confine()
+    confine_process()
     out(HELLO, f"pyav {av.__version__} / ffmpeg {av.ffmpeg_version_info}".encode())
     try:
         for line in sys.stdin:
-            answer(line, fd, out)
+            execute_order(line, fd, out)
     except (BrokenPipeError, KeyboardInterrupt):
         # The parent is gone or requested the end: no reply is possible.
         os._exit(0)

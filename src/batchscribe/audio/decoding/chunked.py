@@ -163,7 +163,7 @@ def states_more(file: IO[bytes], length: int) -> bool:
     """True if file or audio state more bytes than there are. FFmpeg uses the shorter of the two."""
     head = read_at(file, 0, HEAD)
     if is_au(head):
-        ends = au_ends(head)
+        ends = find_au_end(head)
         return ends is not None and ends > length
     form, *chunks = read_chunks(file, 0, length)
     if form.end is not None and form.end > length:
@@ -172,7 +172,7 @@ def states_more(file: IO[bytes], length: int) -> bool:
     return any(end is not None and end > length for end in sound)
 
 
-def au_ends(head: bytes) -> int | None:
+def find_au_end(head: bytes) -> int | None:
     """End of the audio of an AU; None if unknown."""
     at, size = int.from_bytes(head[4:8]), int.from_bytes(head[8:12])
     return at + size if 0 < size < UNKNOWN else None
@@ -182,7 +182,7 @@ def _is_sound(chunk: FileChunk) -> bool:
     return chunk.name in {b"data", b"SSND"}
 
 
-def sound_ends(file: IO[bytes], begin: int, length: int) -> tuple[int, bool]:
+def find_sound_end(file: IO[bytes], begin: int, length: int) -> tuple[int, bool]:
     """Returns the end of the last chunk and True; if unknown, the begin of its content and False."""
     form, *chunks = read_chunks(file, begin, length)
     if not chunks:

@@ -38,14 +38,14 @@ class Stated:
     most: float
 
 
-def names(container: InputContainer) -> frozenset[str]:
+def format_names(container: InputContainer) -> frozenset[str]:
     """Names of a container's format, which may have several."""
     return frozenset(container.format.name.split(","))
 
 
 def stated_length(container: InputContainer, stream: AudioStream) -> Stated | None:
     """Length that the container states for one track, or None."""
-    if not EXACT & names(container):
+    if not EXACT & format_names(container):
         return None
     if stream.duration and stream.time_base:
         return _interpret_length(float(stream.duration * stream.time_base), _start_seconds(stream) or 0.0)
@@ -66,7 +66,7 @@ def _start_seconds(stream: AudioStream | VideoStream) -> float | None:
     return float(stream.start_time * stream.time_base)
 
 
-def pictures(container: InputContainer) -> list[VideoStream]:
+def find_pictures(container: InputContainer) -> list[VideoStream]:
     """Video tracks, without covers, which have no time."""
     still = Disposition.attached_pic | Disposition.timed_thumbnails
     return [stream for stream in container.streams.video if not stream.disposition & still]
@@ -76,22 +76,22 @@ class FileClock:
     """Begin and length of a file by its video; times in seconds."""
 
     def __init__(self, container: InputContainer) -> None:
-        self.pictures = pictures(container)
+        self.pictures = find_pictures(container)
         """Their packets are for `note`."""
         starts = [start for picture in self.pictures if (start := _start_seconds(picture)) is not None]
         self.begins = min(starts, default=math.inf)
         self._ends = -math.inf
-        exact = EXACT & names(container) and container.duration
+        exact = EXACT & format_names(container) and container.duration
         self._stated = container.duration / av.time_base if exact and container.duration else None
 
-    def note(self, packet: Packet[Stream]) -> None:
+    def note_picture(self, packet: Packet[Stream]) -> None:
         """Records the time of a picture."""
         at = packet.dts if packet.pts is None else packet.pts
         if at is not None and packet.time_base is not None:
             shown = min(LAST_PICTURE_SECONDS, float((packet.duration or 0) * packet.time_base))
             self._ends = max(self._ends, float(at * packet.time_base) + max(0.0, shown))
 
-    def span(self, begins: float, seconds: float) -> float | None:
+    def measure_span(self, begins: float, seconds: float) -> float | None:
         """Length of the file if it exceeds `seconds` of audio from `begins`; else None.
 
         The file ends with its last picture, but not later than the container states.

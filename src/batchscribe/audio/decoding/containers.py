@@ -31,11 +31,11 @@ from batchscribe.audio.decoding.ebml import (
     TRACK_ENTRY,
     TRACKS,
     UNKNOWN_SIZE,
-    after,
-    children,
-    cluster,
-    element,
-    walk,
+    begin_cluster,
+    find_next,
+    iterate_children,
+    parse_element,
+    walk_elements,
 )
 from batchscribe.errors import AudioError
 
@@ -84,7 +84,7 @@ class Recording:
         # The index at the end of a file may be cut, too, but is not needed.
         return self.rest[:1] in {name.to_bytes(1) for name in BLOCKS}
 
-    def goes_on_with(self, data: bytes) -> bool:
+    def continues_in(self, data: bytes) -> bool:
         """True if `data` begins with the rest of the incomplete element."""
         return bool(self.rest) and _is_continued(self.rest + data)
 
@@ -106,13 +106,13 @@ class Repaired:
     """It has no audio, and none is missing: a recorder's index, or a header before the audio."""
 
 
-def shape(data: bytes) -> Shape:
+def detect_shape(data: bytes) -> Shape:
     """Kind of a chunk, by its first bytes; extensions are often wrong."""
     if data[4:8] in mp4.FRAGMENTS:
         return Shape.FRAGMENT
     if data[4:8] == b"ftyp" or data.startswith(BEGINNINGS):
         return Shape.WHOLE
-    first = element(data, 0)
+    first = parse_element(data, 0)
     if first is None or first.id not in TOP_LEVEL | CHILDREN:
         return Shape.TORN
     if first.id in CHILDREN:
@@ -123,21 +123,21 @@ def shape(data: bytes) -> Shape:
 
 def _is_continued(data: bytes) -> bool:
     """True if the first element ends before another one or nothing."""
-    first = element(data, 0)
-    if first is None or (at := after(first)) is None:
+    first = parse_element(data, 0)
+    if first is None or (at := find_next(first)) is None:
         return False
-    following = element(data, at)
+    following = parse_element(data, at)
     known = following is not None and following.id in TOP_LEVEL | CHILDREN
     # The data after it may be an incomplete name and size.
     return known or at == len(data) or (at < len(data) < at + 12 and following is None)
 
 
-def recording(data: bytes) -> Recording | None:
+def parse_recording(data: bytes) -> Recording | None:
     """State that later chunks of a recording need; None if `data` does not begin one."""
     if data[4:8] != b"ftyp":
         return _webm_recording(data)
-    begun = mp4.beginning(data)
-    return Recording(begun[0], delay=begun[1], tail=fragments.tail(data, begun[0])) if begun else None
+    begun = mp4.parse_beginning(data)
+    return Recording(begun[0], delay=begun[1], tail=fragments.parse_tail(data, begun[0])) if begun else None
 
 
 def _webm_recording(data: bytes) -> Recording | None:
@@ -146,7 +146,7 @@ def _webm_recording(data: bytes) -> Recording | None:
     Leaves out lengths and indexes of the whole file, which are wrong for one chunk.
     """
     parts: dict[int, bytes] = {}
-    for found in walk(data):
+    for found in walk_elements(data):
         if found.id in {EBML, INFO, TRACKS} and found.end is not None and found.end <= len(data):
             parts[found.id] = data[found.begin : found.end]
         if found.id == CLUSTER:
@@ -155,12 +155,12 @@ def _webm_recording(data: bytes) -> Recording | None:
         return None
     tracks, delay = _remove_delay(parts[TRACKS])
     front = parts[EBML] + SEGMENT.to_bytes(4) + UNKNOWN_SIZE + _info_with_unit(parts.get(INFO, b"")) + tracks
-    return left_behind(data, 0, Recording(front, delay=delay))
+    return advance_recording(data, 0, Recording(front, delay=delay))
 
 
 def _info_with_unit(info: bytes) -> bytes:
     """An Info element with only the time stamp unit; empty if that is the default."""
-    for found in children(info, element(info, 0)):
+    for found in iterate_children(info, parse_element(info, 0)):
         if found.id == TIMESTAMP_SCALE:
             unit = info[found.begin : found.end]
             return INFO.to_bytes(4) + bytes([0x80 | len(unit)]) + unit
@@ -173,8 +173,8 @@ def _remove_delay(tracks: bytes) -> tuple[bytes, float]:
     The delay, in seconds, applies to the recording and not to each chunk.
     """
     patched, delay = bytearray(tracks), 0.0
-    for entry in children(tracks, element(tracks, 0)):
-        for field in children(tracks, entry) if entry.id == TRACK_ENTRY else ():
+    for entry in iterate_children(tracks, parse_element(tracks, 0)):
+        for field in iterate_children(tracks, entry) if entry.id == TRACK_ENTRY else ():
             assert field.end is not None
             value = tracks[field.body : field.end]
             if field.id == CODEC_DELAY:
@@ -186,24 +186,24 @@ def _remove_delay(tracks: bytes) -> tuple[bytes, float]:
     return bytes(patched), delay
 
 
-def left_behind(data: bytes, at: int, before: Recording) -> Recording:
+def advance_recording(data: bytes, at: int, before: Recording) -> Recording:
     """State of WebM for the next chunk, from `at` on."""
     timestamp, only_opus = before.timestamp, _is_only_opus(before.header)
     blocks = deque(before.last, KEPT_BLOCKS)
-    for found in walk(data, at):
-        following = after(found)
+    for found in walk_elements(data, at):
+        following = find_next(found)
         if following is None or following > len(data):
             break
         at = following
         if found.id == TIMESTAMP:
             timestamp = int.from_bytes(data[found.body : at])
         if found.id == SIMPLE_BLOCK and only_opus:
-            one = preroll.block(data[found.begin : at], data[found.body : at], timestamp)
+            one = preroll.parse_block(data[found.begin : at], data[found.body : at], timestamp)
             if one is None:
                 blocks.clear()
             else:
                 blocks.append(one)
-    return replace(before, timestamp=timestamp, rest=data[at:], last=preroll.latest(blocks))
+    return replace(before, timestamp=timestamp, rest=data[at:], last=preroll.take_latest(blocks))
 
 
 def _is_only_opus(header: bytes) -> bool:
@@ -211,14 +211,14 @@ def _is_only_opus(header: bytes) -> bool:
     return header.count(b"OpusHead") == 1 and header.count(b"V_") == 0
 
 
-def repair(data: bytes, before: Recording | None = None) -> Repaired:
+def repair_chunk(data: bytes, before: Recording | None = None) -> Repaired:
     """Completes a chunk; `before` is the state after the previous chunk.
 
     Raises AudioError if it has no audio, or its header is not available.
     """
-    if before and before.goes_on_with(data):
+    if before and before.continues_in(data):
         return _prepend_header(before.rest + data, before)
-    match shape(data):
+    match detect_shape(data):
         case Shape.STUB:
             return _repair_stub(data, before)
         case Shape.FRAGMENT:
@@ -232,12 +232,12 @@ def repair(data: bytes, before: Recording | None = None) -> Repaired:
 
 
 def _repair_whole(data: bytes) -> Repaired:
-    seen = recording(data)
+    seen = parse_recording(data)
     if seen is None:
         return Repaired(data, repaired=False, torn=False, seen=None)
-    bridged = gaps.bridge(data, len(data) - len(seen.rest))
+    bridged = gaps.bridge_gaps(data, len(data) - len(seen.rest))
     if bridged is not None:
-        return Repaired(bridged, repaired=False, torn=True, seen=recording(bridged))
+        return Repaired(bridged, repaired=False, torn=True, seen=parse_recording(bridged))
     return Repaired(data, repaired=False, torn=False, seen=seen, empty=_is_only_header(data))
 
 
@@ -252,7 +252,7 @@ def _is_only_header(data: bytes) -> bool:
     """True if `data` is only a recording's description: its audio begins in the next chunk."""
     if data[4:8] == b"ftyp":
         return not mp4.has_sound(data)
-    return not any(found.id in BLOCKS | {CLUSTER} for found in walk(data))
+    return not any(found.id in BLOCKS | {CLUSTER} for found in walk_elements(data))
 
 
 def _require_header(before: Recording | None) -> Recording:
@@ -265,16 +265,16 @@ def _require_header(before: Recording | None) -> Recording:
 
 def _prepend_header(data: bytes, before: Recording) -> Repaired:
     inside = data[:4] != CLUSTER.to_bytes(4)
-    begun = cluster(before.timestamp or 0) if inside else b""
+    begun = begin_cluster(before.timestamp or 0) if inside else b""
     leading = before.last if preroll.leads_to(before.last, _first_time(begun + data)) else ()
-    led = b"".join(cluster(block.cluster) + block.data for block in leading)
+    led = b"".join(begin_cluster(block.cluster) + block.data for block in leading)
     front = before.header + led + begun
     whole = front + data
-    seen = left_behind(whole, len(front), before)
+    seen = advance_recording(whole, len(front), before)
     lost = inside and before.timestamp is None
-    bridged = gaps.bridge(whole, len(whole) - len(seen.rest))
+    bridged = gaps.bridge_gaps(whole, len(whole) - len(seen.rest))
     if bridged is not None:
-        whole, seen, lost = bridged, left_behind(bridged, len(front), before), True
+        whole, seen, lost = bridged, advance_recording(bridged, len(front), before), True
     return Repaired(
         whole,
         repaired=True,
@@ -286,12 +286,12 @@ def _prepend_header(data: bytes, before: Recording) -> Repaired:
 
 
 def _repair_fragment(data: bytes, before: Recording) -> Repaired:
-    leading = before.tail.leading_to(data) if before.tail else b""
+    leading = before.tail.make_preroll(data) if before.tail else b""
     return Repaired(
         before.header + leading + data,
         repaired=True,
         torn=False,
-        seen=replace(before, tail=fragments.tail(data, before.header)),
+        seen=replace(before, tail=fragments.parse_tail(data, before.header)),
         delay=before.delay,
         preroll=before.tail.seconds if before.tail and leading else 0.0,
     )
@@ -300,7 +300,7 @@ def _repair_fragment(data: bytes, before: Recording) -> Repaired:
 def _first_time(clusters: bytes) -> float:
     """Time stamp of the first block, in seconds; nan if there is none."""
     timestamp: int | None = None
-    for found in walk(clusters):
+    for found in walk_elements(clusters):
         if found.id == TIMESTAMP and found.end is not None:
             timestamp = int.from_bytes(clusters[found.body : found.end])
         if found.id == SIMPLE_BLOCK and timestamp is not None:

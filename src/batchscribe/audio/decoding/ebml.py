@@ -48,7 +48,7 @@ def _parse_number(data: bytes, at: int, longest: int, *, marker: bool) -> tuple[
     return (value if marker else value & ((1 << 7 * length) - 1)), at + length
 
 
-def element(data: bytes, at: int) -> Element | None:
+def parse_element(data: bytes, at: int) -> Element | None:
     """Parses the element at `at`; None if it is invalid or truncated."""
     if (name := _parse_number(data, at, 4, marker=True)) is None:
         return None
@@ -58,28 +58,28 @@ def element(data: bytes, at: int) -> Element | None:
     return Element(name[0], at, size[1], None if unknown else size[1] + size[0])
 
 
-def walk(data: bytes, at: int = 0) -> Iterator[Element]:
+def walk_elements(data: bytes, at: int = 0) -> Iterator[Element]:
     """Yields elements in order, descending into segments and clusters; the last may be truncated."""
-    while (found := element(data, at)) is not None and found.id in TOP_LEVEL | CHILDREN:
+    while (found := parse_element(data, at)) is not None and found.id in TOP_LEVEL | CHILDREN:
         yield found
-        if (following := after(found)) is None or following > len(data):
+        if (following := find_next(found)) is None or following > len(data):
             return
         at = following
 
 
-def after(found: Element) -> int | None:
+def find_next(found: Element) -> int | None:
     """Begin of the next element; None if unknown."""
     return found.body if found.id in DESCENDED else found.end
 
 
-def children(data: bytes, parent: Element | None) -> Iterator[Element]:
+def iterate_children(data: bytes, parent: Element | None) -> Iterator[Element]:
     """Yields the elements in a complete element."""
     at = parent.body if parent else len(data)
-    while parent and at < (parent.end or 0) and (found := element(data, at)) and found.end is not None:
+    while parent and at < (parent.end or 0) and (found := parse_element(data, at)) and found.end is not None:
         yield found
         at = found.end
 
 
-def cluster(timestamp: int) -> bytes:
+def begin_cluster(timestamp: int) -> bytes:
     """Beginning of a cluster of unknown size."""
     return CLUSTER.to_bytes(4) + UNKNOWN_SIZE + TIMESTAMP.to_bytes(1) + b"\x88" + timestamp.to_bytes(8)

@@ -12,7 +12,7 @@ from typing import IO
 
 from batchscribe.audio.decoding import chunked
 from batchscribe.audio.decoding.chunked import read_at
-from batchscribe.audio.decoding.mp4 import file_boxes
+from batchscribe.audio.decoding.mp4 import iterate_file_boxes
 
 BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"free"})
 """Other data after the last box is not checked."""
@@ -34,7 +34,7 @@ XING = (b"Xing", b"Info")
 XING_BYTES = 0x02
 
 
-def cut_off(file: IO[bytes]) -> bool:
+def is_cut_off(file: IO[bytes]) -> bool:
     """True if a file is shorter than it states; for WebM, see `containers`."""
     length = file.seek(0, os.SEEK_END)
     head = read_at(file, 0, chunked.HEAD)
@@ -49,7 +49,7 @@ def cut_off(file: IO[bytes]) -> bool:
 
 def _is_mp4_cut(file: IO[bytes], length: int) -> bool:
     """MP4: true if its last box, or the head of that box, is cut."""
-    last = deque(file_boxes(file, 0, length), maxlen=1)
+    last = deque(iterate_file_boxes(file, 0, length), maxlen=1)
     kind, end = (last[0][0], last[0][3]) if last else (b"", 0)
     if end > length:
         return kind in BOXES
@@ -70,7 +70,7 @@ def _is_ogg_cut(tail: bytes) -> bool:
 
 def _is_mp3_cut(file: IO[bytes], length: int) -> bool:
     """MP3: true if the Xing header in the first frame states more bytes than there are."""
-    begins = id3_ends(read_at(file, 0, 10))
+    begins = find_id3_end(read_at(file, 0, 10))
     first = read_at(file, begins, 256)
     found = next((at for name in XING if (at := first.find(name)) >= 0), None)
     if first[:1] != b"\xff" or found is None:
@@ -82,7 +82,7 @@ def _is_mp3_cut(file: IO[bytes], length: int) -> bool:
     return bool(flags & XING_BYTES) and begins + int.from_bytes(xing[at : at + 4]) > length
 
 
-def id3_ends(head: bytes) -> int:
+def find_id3_end(head: bytes) -> int:
     """End of the tag before an MP3; its size is stored in groups of seven bits."""
     if head[:3] != b"ID3":
         return 0

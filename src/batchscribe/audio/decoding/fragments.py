@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from batchscribe.audio.decoding.mp4 import boxes, time_scale, within
+from batchscribe.audio.decoding.mp4 import find_boxes, iterate_boxes, time_scale
 from batchscribe.audio.decoding.preroll import ENOUGH, packet_seconds
 
 BASE_IS_FRAGMENT = 0x020000
@@ -47,9 +47,9 @@ class Tail:
     def seconds(self) -> float:
         return sum(sample.seconds for sample in self.samples)
 
-    def leading_to(self, data: bytes) -> bytes:
+    def make_preroll(self, data: bytes) -> bytes:
         """Pre-roll fragment that ends at the begin of `data`; empty if `data` does not follow directly."""
-        begins = next((_decode_time(tfdt) for tfdt in within(data, b"moof", b"traf", b"tfdt")), None)
+        begins = next((_decode_time(tfdt) for tfdt in find_boxes(data, b"moof", b"traf", b"tfdt")), None)
         if begins is None or abs(begins - self.ends) > NEAR * self.scale:
             return b""
         lengths = [round(sample.seconds * self.scale) for sample in self.samples]
@@ -69,18 +69,18 @@ class Tail:
         return moof + _make_box(b"mdat", b"".join(sample.data for sample in self.samples))
 
 
-def tail(data: bytes, header: bytes) -> Tail | None:
+def parse_tail(data: bytes, header: bytes) -> Tail | None:
     """Tail of the last complete fragment of `data`; `header` describes its track.
 
     None if it has another form than browsers write.
     """
-    scales = [time_scale(box) for box in within(header, b"moov", b"trak", b"mdia", b"mdhd")]
+    scales = [time_scale(box) for box in find_boxes(header, b"moov", b"trak", b"mdia", b"mdhd")]
     last = _last_fragment(data)
     if last is None or len(scales) != 1 or not scales[0]:
         return None
     moof, content = last
-    heads, runs = ([*within(moof, b"traf", name)] for name in (b"tfhd", b"trun"))
-    times = [_decode_time(tfdt) for tfdt in within(moof, b"traf", b"tfdt")]
+    heads, runs = ([*find_boxes(moof, b"traf", name)] for name in (b"tfhd", b"trun"))
+    times = [_decode_time(tfdt) for tfdt in find_boxes(moof, b"traf", b"tfdt")]
     if not (len(heads) == len(runs) == len(times) == 1) or not _box_flags(heads[0]) & BASE_IS_FRAGMENT:
         return None
     samples = list(_parse_samples(heads[0], runs[0], content, scales[0], is_opus=b"dOps" in header))
@@ -100,7 +100,7 @@ def _last_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 def _last_fragment(data: bytes) -> tuple[bytes, bytes] | None:
     """Content of the last complete fragment's `moof`, and all bytes of that fragment."""
     found, moof, at = None, None, 0
-    for kind, body, end in boxes(data):
+    for kind, body, end in iterate_boxes(data):
         if kind == b"moof":
             moof = at, body, end
         if kind == b"mdat" and moof and end <= len(data):

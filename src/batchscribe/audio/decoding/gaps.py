@@ -16,9 +16,9 @@ from batchscribe.audio.decoding.ebml import (
     SIMPLE_BLOCK,
     TOP_LEVEL,
     Element,
-    after,
-    element,
-    walk,
+    find_next,
+    parse_element,
+    walk_elements,
 )
 
 MAX_GAPS = 64
@@ -31,7 +31,7 @@ VOID_HEAD = 9
 """Bytes of its name and of the longest size."""
 
 
-def bridge(data: bytes, stop: int) -> bytes | None:
+def bridge_gaps(data: bytes, stop: int) -> bytes | None:
     """Returns `data` with its gaps bridged; its elements end at `stop`. None if nothing is lost there."""
     if stop >= len(data) or ((place := _next_place(data, stop)) is None and not _is_loss(data, stop)):
         return None
@@ -49,13 +49,13 @@ def bridge(data: bytes, stop: int) -> bytes | None:
 
 def _is_loss(data: bytes, stop: int) -> bool:
     """True if the rest is long, and not a truncated element."""
-    found = element(data, stop)
+    found = parse_element(data, stop)
     return len(data) - stop > MIN_LOSS_BYTES and (found is None or found.id not in TOP_LEVEL | CHILDREN)
 
 
 def _walk_end(data: bytes, at: int) -> int:
-    for found in walk(data, at):
-        following = after(found)
+    for found in walk_elements(data, at):
+        following = find_next(found)
         if following is None or following > len(data):
             break
         at = following
@@ -70,7 +70,7 @@ def _next_place(data: bytes, stop: int, begin: int = 0) -> int | None:
     """
     if stop >= len(data):
         return None
-    last = max((found.begin for found in walk(data, begin) if found.begin < stop), default=begin)
+    last = max((found.begin for found in walk_elements(data, begin) if found.begin < stop), default=begin)
     places = (_find_recordings(data, last + 1), _find_clusters(data, stop + 1), _find_blocks(data, stop + 1))
     return min((place for found in places if (place := next(found, None)) is not None), default=None)
 
@@ -84,23 +84,23 @@ def _find_recordings(data: bytes, at: int) -> Iterator[int]:
 
 def _find_clusters(data: bytes, at: int) -> Iterator[int]:
     for place in _find_marker(data, CLUSTER.to_bytes(4), at):
-        found = element(data, place)
-        inner = found and element(data, found.body)
+        found = parse_element(data, place)
+        inner = found and parse_element(data, found.body)
         if inner and inner.id in CHILDREN:
             yield place
 
 
 def _find_blocks(data: bytes, at: int) -> Iterator[int]:
     for place in _find_marker(data, SIMPLE_BLOCK.to_bytes(1), at):
-        if _is_in_a_row(data, element(data, place)):
+        if _is_in_a_row(data, parse_element(data, place)):
             yield place
 
 
 def _is_in_a_row(data: bytes, found: Element | None) -> bool:
     for _ in range(IN_A_ROW):
-        if found is None or found.id not in BLOCKS | {CLUSTER} or (following := after(found)) is None:
+        if found is None or found.id not in BLOCKS | {CLUSTER} or (following := find_next(found)) is None:
             return False
-        found = element(data, following)
+        found = parse_element(data, following)
     return True
 
 

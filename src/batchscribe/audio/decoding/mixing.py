@@ -44,7 +44,7 @@ class Mix:
         if block.shape[1] == 1 or not len(block):
             return block[:, :1].ravel()
         with np.errstate(all="ignore"):
-            before, after = self._weights, self._weigh(block - block.mean(axis=0))
+            before, after = self._weights, self._update_weights(block - block.mean(axis=0))
             self._weights = after
             mixed: Samples = block @ after
             if before is not None and not np.array_equal(before, after):
@@ -53,7 +53,7 @@ class Mix:
                 mixed[:some] = ramp * mixed[:some] + (1 - ramp) * (block[:some] @ before)
         return mixed
 
-    def _weigh(self, block: Samples) -> Samples:
+    def _update_weights(self, block: Samples) -> Samples:
         """Weights of the channels, from a block without offset."""
         self._active |= np.abs(block).max(axis=0) > SILENT
         active = self._active if self._active.any() else np.ones_like(self._active)
@@ -76,7 +76,7 @@ class Fold:
     def __init__(self, frame: AudioFrame, channels: int) -> None:
         names = [channel.name for channel in frame.layout.channels]
         everything = list(range(len(names)))
-        self._parts = [everything] if channels == 1 else list(sides(names))
+        self._parts = [everything] if channels == 1 else list(group_by_side(names))
         self._mixes = [Mix(len(part)) for part in self._parts]
         self._layout = AudioLayout("mono" if channels == 1 else "stereo")
         # Not planar: PyAV crashes on frames of eight planes or more.
@@ -93,7 +93,7 @@ class Fold:
             yield folded
 
 
-def sides(names: Sequence[str]) -> tuple[list[int], list[int]]:
+def group_by_side(names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Channels of the left and of the right side; a channel of neither side is on both.
 
     If no channel has a side, the first is left and the second is right.
@@ -111,7 +111,7 @@ PART_SAMPLES = 80_000
 """Length of the parts in which silence is sent."""
 
 
-def samples_of(sound: Iterator[AudioFrame | int], lead: float) -> Iterator[Samples]:
+def read_samples(sound: Iterator[AudioFrame | int], lead: float) -> Iterator[Samples]:
     """Yields the samples of a mono track after `lead` seconds of silence."""
     for part in chain([round(lead * SAMPLE_RATE)], sound):
         if isinstance(part, AudioFrame):

@@ -17,7 +17,7 @@ ONE_BYTE = 1
 FRAGMENTS = frozenset({b"moof", b"styp", b"sidx", b"emsg", b"prft"})
 
 
-def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def iterate_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields kind, begin of content, and end of each box; the last may be truncated."""
     at = 0
     while at + 8 <= len(data):
@@ -31,25 +31,25 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end
 
 
-def within(data: bytes, *path: bytes) -> Iterator[bytes]:
+def find_boxes(data: bytes, *path: bytes) -> Iterator[bytes]:
     """Yields the contents of all boxes at a path."""
-    for kind, body, end in boxes(data):
+    for kind, body, end in iterate_boxes(data):
         if kind == path[0]:
             content = data[body:end]
-            yield from within(content, *path[1:]) if path[1:] else (content,)
+            yield from find_boxes(content, *path[1:]) if path[1:] else (content,)
 
 
-def beginning(data: bytes) -> tuple[bytes, float] | None:
+def parse_beginning(data: bytes) -> tuple[bytes, float] | None:
     """Beginning of a fragmented MP4 without edit lists, and their delay (seconds).
 
     Edit lists apply to the first fragment only. None if it is not fragmented.
     """
     found: dict[bytes, bytes] = {}
     at = 0
-    for kind, _, end in boxes(data):
+    for kind, _, end in iterate_boxes(data):
         found.setdefault(kind, data[at:end])
         at = end
-    goes_on = b"moof" in found or any(within(found.get(b"moov", b""), b"moov", b"mvex"))
+    goes_on = b"moof" in found or any(find_boxes(found.get(b"moov", b""), b"moov", b"mvex"))
     if not (goes_on and {b"ftyp", b"moov"} <= found.keys()):
         return None
     front = found[b"ftyp"] + _remove_preskip(found[b"moov"].replace(b"edts", b"free"))
@@ -67,9 +67,9 @@ def _remove_preskip(moov: bytes) -> bytes:
 
 def _edit_delay(data: bytes) -> float:
     """Seconds of the first audio that an edit list leaves out: the encoder's priming."""
-    for track in within(data, b"moov", b"trak"):
-        handlers = [box[8:12] for box in within(track, b"mdia", b"hdlr")]
-        lists, clocks = [*within(track, b"edts", b"elst")], [*within(track, b"mdia", b"mdhd")]
+    for track in find_boxes(data, b"moov", b"trak"):
+        handlers = [box[8:12] for box in find_boxes(track, b"mdia", b"hdlr")]
+        lists, clocks = [*find_boxes(track, b"edts", b"elst")], [*find_boxes(track, b"mdia", b"mdhd")]
         if handlers == [b"soun"] and lists and clocks:
             return _media_time(lists[0]) / max(1, time_scale(clocks[0]))
     return 0.0
@@ -90,10 +90,10 @@ def time_scale(mdhd: bytes) -> int:
 
 def has_sound(data: bytes) -> bool:
     """True if there is media data besides the description."""
-    return any(kind in {b"moof", b"mdat"} for kind, _, _ in boxes(data))
+    return any(kind in {b"moof", b"mdat"} for kind, _, _ in iterate_boxes(data))
 
 
-def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
+def iterate_file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, int, int, int]]:
     """Yields kind, begin, begin of content, and end of each box; the last may exceed `length`."""
     for _ in range(MAX_BOXES):
         file.seek(at)
@@ -111,10 +111,10 @@ def file_boxes(file: IO[bytes], at: int, length: int) -> Iterator[tuple[bytes, i
         at = end
 
 
-def listed_bytes(moov: bytes) -> int | None:
+def count_listed_bytes(moov: bytes) -> int | None:
     """Bytes of all samples of all described tracks; None if unclear."""
     total = 0
-    for stsz in within(moov, b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
+    for stsz in find_boxes(moov, b"trak", b"mdia", b"minf", b"stbl", b"stsz"):
         each, count = int.from_bytes(stsz[4:8]), int.from_bytes(stsz[8:12])
         if each == ONE_BYTE or (not each and len(stsz) < 12 + 4 * count):
             return None

@@ -34,7 +34,7 @@ from batchscribe.audio.decoding.beginnings import (
     next_beginning,
 )
 from batchscribe.audio.decoding.chunked import read_at
-from batchscribe.audio.decoding.ends import OGG_PAGE, id3_ends
+from batchscribe.audio.decoding.ends import OGG_PAGE, find_id3_end
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -152,7 +152,7 @@ def _find_part(file: IO[bytes], kind: Kind, begin: int, length: int) -> tuple[Pa
 
 
 def _chunked_extent(file: IO[bytes], begin: int, length: int) -> Extent:
-    return Extent(*chunked.sound_ends(file, begin, length))
+    return Extent(*chunked.find_sound_end(file, begin, length))
 
 
 def _avi_extent(file: IO[bytes], begin: int, length: int) -> Extent:
@@ -165,8 +165,8 @@ def _avi_extent(file: IO[bytes], begin: int, length: int) -> Extent:
 def _matroska_extent(file: IO[bytes], begin: int, length: int) -> Extent:
     """Extent of a Matroska segment; other files may be attached to it."""
     head = read_at(file, begin, 128)
-    header = ebml.element(head, 0)
-    segment = ebml.element(head, header.end) if header and header.end else None
+    header = ebml.parse_element(head, 0)
+    segment = ebml.parse_element(head, header.end) if header and header.end else None
     if segment and segment.id == ebml.SEGMENT and segment.end and begin + segment.end <= length:
         return Extent(begin + segment.end, is_stated=True, is_read_on=True)
     return Extent(begin + len(ebml.EBML.to_bytes(4)))
@@ -175,7 +175,7 @@ def _matroska_extent(file: IO[bytes], begin: int, length: int) -> Extent:
 def _mp4_extent(file: IO[bytes], begin: int, length: int) -> Extent:
     """Extent of an MP4: up to the first box of an unknown kind, or of another recording."""
     moov, ends, sound, is_fragmented = b"", begin, 0, False
-    for kind, at, body, end in mp4.file_boxes(file, begin, length):
+    for kind, at, body, end in mp4.iterate_file_boxes(file, begin, length):
         if kind not in mp4.KINDS or (kind == b"ftyp" and at > begin) or (kind == b"moov" and moov):
             break
         if end > length or read_at(file, at, 4) == bytes(4):
@@ -186,7 +186,7 @@ def _mp4_extent(file: IO[bytes], begin: int, length: int) -> Extent:
         is_fragmented |= kind == b"moof"
         sound += end - body if kind == b"mdat" else 0
         ends = end
-    listed = mp4.listed_bytes(moov) if moov and not is_fragmented else None
+    listed = mp4.count_listed_bytes(moov) if moov and not is_fragmented else None
     return Extent(ends, is_stated=True, unlisted=0 if listed is None else max(0, sound - listed))
 
 
@@ -203,12 +203,12 @@ def _box_patch(file: IO[bytes], begin: int, box: int | None, end: int) -> tuple[
 
 
 def _mp3_extent(file: IO[bytes], begin: int, _length: int) -> Extent:
-    tag = id3_ends(read_at(file, begin, 10))
+    tag = find_id3_end(read_at(file, begin, 10))
     return Extent(begin + tag + 4)
 
 
 def _au_extent(file: IO[bytes], begin: int, length: int) -> Extent:
-    ends = chunked.au_ends(read_at(file, begin, chunked.HEAD))
+    ends = chunked.find_au_end(read_at(file, begin, chunked.HEAD))
     if ends is None or begin + ends > length:
         return Extent(begin + MIN_BYTES)
     return Extent(begin + ends, is_stated=True)

@@ -35,7 +35,7 @@ class Block:
         return (self.cluster + self.relative) / 1000
 
 
-def block(whole: bytes, content: bytes, cluster: int | None) -> Block | None:
+def parse_block(whole: bytes, content: bytes, cluster: int | None) -> Block | None:
     """Parses a SimpleBlock; None unless it contains exactly one Opus packet."""
     # One byte of track number, two of time, one of flags; laced blocks contain several packets.
     if cluster is None or len(content) < 5 or not content[0] & 0x80 or content[3] & LACED:
@@ -54,7 +54,7 @@ def packet_seconds(packet: bytes) -> float:
     return count * frame
 
 
-def latest(blocks: Iterable[Block]) -> tuple[Block, ...]:
+def take_latest(blocks: Iterable[Block]) -> tuple[Block, ...]:
     """The last adjacent blocks, as many as a decoder needs."""
     kept: list[Block] = []
     for one in reversed(tuple(blocks)):

@@ -89,10 +89,10 @@ class DecodingProgress:
         """Sends one piece, or the rest."""
         size = PIECE_BYTES * self.channels
         if self.pending:
-            self.send(self.finite(bytes(self.pending[:size])))
+            self.send(self.silence_implausible(bytes(self.pending[:size])))
         del self.pending[:size]
 
-    def finite(self, piece: bytes) -> bytes:
+    def silence_implausible(self, piece: bytes) -> bytes:
         """Replaces implausible samples by silence: a single one would spoil the 30 s around it."""
         # The highest byte suffices: a sum over all samples would take as long as the resampling.
         if not piece[BYTES_PER_SAMPLE - 1 :: BYTES_PER_SAMPLE].translate(None, SANE):
@@ -116,7 +116,7 @@ def check_part(progress: DecodingProgress) -> None:
     progress.damaged |= bool(progress.bad)
 
 
-def conclude(progress: DecodingProgress) -> dict[str, object]:
+def conclude_input(progress: DecodingProgress) -> dict[str, object]:
     """Payload of END. Raises RefusedError if most samples are not numbers."""
     progress.flush()
     if 2 * progress.not_numbers > progress.samples * progress.channels:

@@ -10,7 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from batchscribe.audio.decoding.containers import Recording, Repaired, Shape, recording, repair, shape
+from batchscribe.audio.decoding.containers import (
+    Recording,
+    Repaired,
+    Shape,
+    detect_shape,
+    parse_recording,
+    repair_chunk,
+)
 from batchscribe.core.scan.chunks import audio_name
 from batchscribe.errors import AudioError, ObjectArchivedError, ObjectNotFoundError, ObjectTooLargeError
 from batchscribe.protocols import Store
@@ -40,20 +47,20 @@ class Recordings:
         self._lock = threading.Lock()
         self._sessions: dict[str, _RecordingSession] = {}
 
-    def repaired(self, key: str, data: bytes) -> Repaired:
+    def repair(self, key: str, data: bytes) -> Repaired:
         """Returns the chunk, completed so that it can be decoded. Raises AudioError if that is impossible.
 
         Also raises what the store raises, except for missing chunks.
         """
-        name, begins = audio_name(key), shape(data)
+        name, begins = audio_name(key), detect_shape(data)
         if name is None or (number := name.number) is None:
-            return _check_end(repair(data), lambda: None)
+            return _check_end(repair_chunk(data), lambda: None)
         if not _may_be_piece(begins, name.type):
-            return _check_end(repair(data), lambda: self._fetch_chunk(key, number + 1))
+            return _check_end(repair_chunk(data), lambda: self._fetch_chunk(key, number + 1))
         with self._lock:
             session = self._sessions.setdefault(name.session, _RecordingSession())
         with session.lock:
-            found = repair(data, self._state_before(session, key, number))
+            found = repair_chunk(data, self._state_before(session, key, number))
             if found.seen:
                 session.seen[number] = found.seen
                 for old in [back for back in session.seen if back < number - KEPT]:
@@ -70,7 +77,7 @@ class Recordings:
                 return _fold_state(
                     self._find_header(key, range(back - 1, max(-1, back - LOOK_BACK), -1)), earlier
                 )
-            if (begun := recording(data)) is not None:
+            if (begun := parse_recording(data)) is not None:
                 return _fold_state(begun, earlier)
             earlier.append(data)
         return _fold_state(self._find_header(key, FIRST), earlier)
@@ -79,12 +86,12 @@ class Recordings:
         """State with only the header, from the nearest chunk with one; later state is lost."""
         for number in (*numbers, *FIRST):
             data = self._fetch_chunk(key, number)
-            if data is not None and (begun := recording(data)) is not None:
+            if data is not None and (begun := parse_recording(data)) is not None:
                 return Recording(begun.header, delay=begun.delay)
         return None
 
     def _fetch_chunk(self, key: str, number: int) -> bytes | None:
-        for name in named(key, number):
+        for name in list_chunk_keys(key, number):
             try:
                 return self._source.get(name, limit=self._limit).data
             except (ObjectNotFoundError, ObjectTooLargeError):
@@ -106,7 +113,7 @@ def _check_end(found: Repaired, following: Callable[[], bytes | None]) -> Repair
         data = following()
     except ObjectArchivedError:
         data = None
-    goes_on = data is not None and found.seen.goes_on_with(data)
+    goes_on = data is not None and found.seen.continues_in(data)
     return replace(found, torn=found.torn or not goes_on)
 
 
@@ -115,7 +122,7 @@ def _may_be_piece(begins: Shape, extension: str) -> bool:
     return begins in PIECES or (begins is Shape.TORN and extension == "webm")
 
 
-def named(key: str, number: int) -> Iterator[str]:
+def list_chunk_keys(key: str, number: int) -> Iterator[str]:
     """Yields possible keys of chunk `number` in the same folder."""
     name = audio_name(key)
     assert name is not None
@@ -128,7 +135,7 @@ def _fold_state(state: Recording | None, earlier: list[bytes]) -> Recording | No
     """State after the chunks in between, given newest first."""
     for data in reversed(earlier):
         try:
-            state = repair(data, state).seen or state
+            state = repair_chunk(data, state).seen or state
         except AudioError:
             state = state and Recording(state.header, delay=state.delay)
     return state

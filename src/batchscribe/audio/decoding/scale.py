@@ -49,10 +49,10 @@ def guess_unit(stream: AudioStream, reopen: Callable[[], InputContainer]) -> flo
                 counted.update(bytes(part.planes[0])[3:size:4])
     except (FFmpegError, ValueError):
         pass  # The decoding that follows reports the damage.
-    return unit_of(counted)
+    return estimate_unit(counted)
 
 
-def unit_of(highest: Counter[int]) -> float:
+def estimate_unit(highest: Counter[int]) -> float:
     """Unit of samples, from the counts of their highest bytes."""
     counted: Counter[int] = Counter()
     for byte, count in highest.items():

@@ -80,7 +80,7 @@ def _count_channels(codec: AudioCodecContext) -> int:
     return channels
 
 
-def decodable(container: InputContainer) -> tuple[list[int], bool]:
+def find_decodable(container: InputContainer) -> tuple[list[int], bool]:
     """Returns the indexes of decodable tracks, and True if there are others.
 
     Raises RefusedError if there is none, or too many.
@@ -107,7 +107,7 @@ def group_tracks(languages: Sequence[str], *, split: bool) -> list[list[int]]:
     """Groups the tracks to mix: by language, or none together with `split`."""
     if split:
         return [[number] for number in range(len(languages))]
-    if not of_several_languages(languages):
+    if not has_several_languages(languages):
         return [list(range(len(languages)))]
     found: dict[str, list[int]] = {}
     for number, language in enumerate(languages):
@@ -115,6 +115,6 @@ def group_tracks(languages: Sequence[str], *, split: bool) -> list[list[int]]:
     return list(found.values())
 
 
-def of_several_languages(languages: Sequence[str]) -> bool:
+def has_several_languages(languages: Sequence[str]) -> bool:
     """True if the tracks' tags name at least two languages."""
     return len(set(languages) - UNTAGGED) > 1

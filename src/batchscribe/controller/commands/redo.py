@@ -15,7 +15,7 @@ from batchscribe.core import keys
 from batchscribe.core.objects import COPIED_BYTES, TRANSCRIPT_BYTES
 from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, FailureKind, Manifest, ManifestChunk, QuarantineRecord
-from batchscribe.core.scan.chunks import TOP, split
+from batchscribe.core.scan.chunks import TOP, split_key
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text import transcripts
 from batchscribe.core.text.transcripts import Transcript
@@ -34,13 +34,13 @@ class Redone:
 
 def find_by_key(scanner: Scanner, key: str) -> Sequence[AudioObject]:
     """Finds the audio object of a key. Raises ObjectNotFoundError."""
-    found = [audio for audio in scanner.audio(split(key)[0]) if audio.info.key == key]
+    found = [audio for audio in scanner.audio(split_key(key)[0]) if audio.info.key == key]
     return _require_found(found, f"no audio {key!r} in {scanner.source.url}; see `batchscribe scan`")
 
 
 def find_by_session(scanner: Scanner, session: str) -> Sequence[AudioObject]:
     """Finds all audio objects of a session. Raises ObjectNotFoundError."""
-    folder = "" if session == TOP else session if session.endswith("/") else split(session)[0]
+    folder = "" if session == TOP else session if session.endswith("/") else split_key(session)[0]
     found = [audio for audio in scanner.audio(folder) if audio.name.session == session]
     return _require_found(found, f"no session {session!r} in {scanner.source.url}; see `batchscribe scan`")
 

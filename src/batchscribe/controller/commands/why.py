@@ -18,7 +18,7 @@ from batchscribe.core.run import manifest as wire
 from batchscribe.core.run.manifest import Failure, Manifest, QuarantineRecord
 from batchscribe.core.run.records import decode_outcome
 from batchscribe.core.scan.backlog import ChunkState, state_of
-from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, split
+from batchscribe.core.scan.chunks import AudioName, audio_name, passed_over, split_key
 from batchscribe.core.scan.explanation import explain
 from batchscribe.core.scan.folders import AudioObject, Side
 from batchscribe.core.text.transcripts import Transcript
@@ -132,7 +132,7 @@ def find_similar(scanner: Scanner, part: str) -> Sequence[AudioObject]:
 
 
 def _read_life(scanner: Scanner, key: str, name: AudioName, max_wait: timedelta) -> ChunkHistory:
-    audio = next((each for each in scanner.audio(split(key)[0]) if each.info.key == key), None)
+    audio = next((each for each in scanner.audio(split_key(key)[0]) if each.info.key == key), None)
     output, rules, failures = scanner.output, scanner.rules(), _list_failures(scanner.output, key)
     return ChunkHistory(
         key=key,

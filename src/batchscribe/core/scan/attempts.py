@@ -99,7 +99,7 @@ def encode(value: CompactedAttempts) -> bytes:
 def decode(data: bytes) -> CompactedAttempts:
     """Decodes a compacted object. Raises MisconfiguredError if it is not one of this version."""
     try:
-        value = msgspec.json.decode(_unpack(data), type=CompactedAttempts)
+        value = msgspec.json.decode(_decompress_bounded(data), type=CompactedAttempts)
     except (*UNREADABLE, zlib.error) as error:
         raise MisconfiguredError(f"not readable compacted attempts: {error}") from error
     if value.version != VERSION:
@@ -107,7 +107,7 @@ def decode(data: bytes) -> CompactedAttempts:
     return value
 
 
-def _unpack(data: bytes) -> bytes:
+def _decompress_bounded(data: bytes) -> bytes:
     stream = zlib.decompressobj(_GZIP)
     content = stream.decompress(data, MAX_BYTES)
     if not stream.eof:

@@ -7,8 +7,9 @@ in memory, never the whole backlog.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import chain
@@ -148,7 +149,7 @@ class Backlog:
         return self.pending - self.troubled
 
 
-def sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
+def scan_sessions(listing: Iterable[Tagged], rules: ScanRules) -> Iterator[SessionScan]:
     """Yields every session of a sorted listing when its folder is complete; nested folders come first.
 
     Holds only the open folders. Errors of the listing propagate: there is no partial backlog.
@@ -277,45 +278,12 @@ class _Oldest:
         while self._held - len(self._heap[0][2]) >= MAX_CANDIDATES:
             self._held -= len(heapq.heappop(self._heap)[2])
 
-    def chunks(self) -> Iterator[Chunk]:
+    def iterate_chunks(self) -> Iterator[Chunk]:
         for _age, _order, chunks in sorted(self._heap, reverse=True):
             yield from chunks
 
 
-@dataclass(slots=True)
-class _Totals:
-    """Running sums of a backlog."""
-
-    sessions: int = 0
-    pending: int = 0
-    pending_bytes: int = 0
-    troubled: int = 0
-    waiting: int = 0
-    done: int = 0
-    stale: int = 0
-    quarantined: int = 0
-    empty: int = 0
-    oldest: datetime | None = None
-    oldest_retry: datetime | None = None
-    exhausted: int = 0
-
-    def add(self, scan: SessionScan, fresh: tuple[Chunk, ...]) -> None:
-        self.sessions += 1
-        self.pending += len(scan.pending)
-        self.pending_bytes += sum(chunk.size for chunk in scan.pending)
-        self.troubled += len(scan.pending) - len(fresh)
-        self.waiting += len(scan.waiting)
-        self.done += scan.done
-        self.stale += len(scan.stale)
-        self.quarantined += scan.quarantined
-        self.empty += scan.empty
-        self.oldest = _earliest(self.oldest, *(chunk.modified for chunk in fresh))
-        retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
-        self.oldest_retry = _earliest(self.oldest_retry, *retries)
-        self.exhausted += len(scan.pending) - len(fresh) - len(retries)
-
-
-def _earliest(*times: datetime | None) -> datetime | None:
+def _find_earliest(*times: datetime | None) -> datetime | None:
     return min(filter(None, times), default=None)
 
 
@@ -329,17 +297,33 @@ def summarise(
     Previously failed chunks come last, so that even many archived ones do not displace others from a batch.
     `odd_keys` and `passed_over` are called at the end.
     """
-    totals, fresh, failed_before = _Totals(), _Oldest(), _Oldest()
+    sums: Counter[str] = Counter()
+    oldest: datetime | None = None
+    oldest_retry: datetime | None = None
+    fresh, failed_before = _Oldest(), _Oldest()
     for scan in scans:
         startable = tuple(chunk for chunk in scan.pending if not chunk.previously_failed)
-        totals.add(scan, startable)
+        troubled = tuple(chunk for chunk in scan.pending if chunk.previously_failed)
+        retries = [chunk.retry_since for chunk in scan.pending if chunk.retry_since]
         fresh.add(startable)
-        if len(startable) < len(scan.pending):
-            failed_before.add(tuple(chunk for chunk in scan.pending if chunk.previously_failed))
-    candidates = tuple(chain(fresh.chunks(), failed_before.chunks()))[:MAX_CANDIDATES]
+        failed_before.add(troubled)
+        oldest = _find_earliest(oldest, *(chunk.modified for chunk in startable))
+        oldest_retry = _find_earliest(oldest_retry, *retries)
+        sums["sessions"] += 1
+        sums["pending"] += len(scan.pending)
+        sums["pending_bytes"] += sum(chunk.size for chunk in scan.pending)
+        sums["troubled"] += len(troubled)
+        sums["waiting"] += len(scan.waiting)
+        sums["done"] += scan.done
+        sums["stale"] += len(scan.stale)
+        sums["quarantined"] += scan.quarantined
+        sums["empty"] += scan.empty
+        sums["exhausted"] += len(troubled) - len(retries)
     return Backlog(
-        **asdict(totals),
-        candidates=candidates,
+        **sums,
+        oldest=oldest,
+        oldest_retry=oldest_retry,
+        candidates=tuple(chain(fresh.iterate_chunks(), failed_before.iterate_chunks()))[:MAX_CANDIDATES],
         odd_keys=odd_keys(),
         passed_over=passed_over(),
     )

@@ -81,7 +81,7 @@ class AudioName:
         return self.folder or TOP
 
 
-def split(key: str) -> tuple[str, str]:
+def split_key(key: str) -> tuple[str, str]:
     """Splits a key into (folder, name): the folder is empty or ends in `/`."""
     folder, slash, name = key.rpartition("/")
     return folder + slash, name
@@ -89,7 +89,7 @@ def split(key: str) -> tuple[str, str]:
 
 def audio_name(key: str) -> AudioName | None:
     """Parses an audio key; None if its extension is not audio."""
-    folder, name = split(key)
+    folder, name = split_key(key)
     stem, dot, extension = name.rpartition(".")
     kind = extension.lower()
     if not (dot and stem and kind in AUDIO_TYPES):
@@ -99,7 +99,7 @@ def audio_name(key: str) -> AudioName | None:
 
 def passed_over(key: str) -> str | None:
     """The extension of an unsupported sound file; None for other keys."""
-    stem, dot, extension = split(key)[1].rpartition(".")
+    stem, dot, extension = split_key(key)[1].rpartition(".")
     kind = extension.lower()
     return kind if dot and stem and kind in PASSED_OVER else None
 
@@ -113,9 +113,9 @@ def passed_over_text(counted: Mapping[str, int]) -> str:
     return f"{total} sound {'file' if total == 1 else 'files'} passed over: {each}" if total else ""
 
 
-def transcribed(key: str) -> tuple[str, str] | None:
+def parse_transcript_key(key: str) -> tuple[str, str] | None:
     """Parses a transcript key to (audio folder, stem or name); None for other keys."""
-    folder, name = split(key)
+    folder, name = split_key(key)
     if match := _TRANSCRIPTION.fullmatch(name):
         return folder, match[1]
     if folder.endswith("/" + LAYER) or folder == LAYER:
@@ -125,7 +125,7 @@ def transcribed(key: str) -> tuple[str, str] | None:
     return None
 
 
-def fitted(folder: str, text: str, affixes: str) -> str:
+def shorten_name(folder: str, text: str, affixes: str) -> str:
     """Shortens a text so that file name and key stay within their limits.
 
     A shortened text ends in a hash of the whole text, so that different texts get different names.
@@ -140,7 +140,7 @@ def fitted(folder: str, text: str, affixes: str) -> str:
 
 def transcript_name(folder: str, text: str) -> str:
     """A stem or file name as used in its transcript's name."""
-    return fitted(folder, text, "transcription-.json")
+    return shorten_name(folder, text, "transcription-.json")
 
 
 def transcript_key(audio: AudioName, *, full_name: bool = False) -> str:
@@ -164,11 +164,11 @@ def session_stems(session: str) -> tuple[str, ...]:
     if session.endswith("/"):
         folder, plain, full = "" if session == TOP else session, "transcript", "transcript"
     else:
-        folder, name = split(session)
+        folder, name = split_key(session)
         stem = name.rpartition(".")[0]
         plain, full = (f"session-{name}",) * 2 if _TAKEN.fullmatch(stem) else (stem, name)
-    aside = fitted(folder, full, ".batchscribe.json") + ".batchscribe"
-    stems = (fitted(folder, plain, ".json"), fitted(folder, full, ".json"), aside)
+    aside = shorten_name(folder, full, ".batchscribe.json") + ".batchscribe"
+    stems = (shorten_name(folder, plain, ".json"), shorten_name(folder, full, ".json"), aside)
     return tuple(folder + stem for stem in dict.fromkeys(stems))
 
 

@@ -36,14 +36,15 @@ def _explain_waiting(audio: AudioObject, rules: ScanRules) -> str:
     live = rules.live
     if live is not None and live.covers(audio.name.session):
         return (
-            f"waiting: its session is being recorded (live lock since {_time(live.since)}); pending once the "
-            "lock ends"
+            f"waiting: its session is being recorded (live lock since {_format_time(live.since)}); "
+            "pending once the lock ends"
         )
     if rules.now - audio.info.modified < rules.min_age:
         until = audio.info.modified + rules.min_age
-        return f"waiting: too young, its upload may still be in progress until {_time(until)}"
+        return f"waiting: too young, its upload may still be in progress until {_format_time(until)}"
     until = audio.info.modified + 2 * (audio.gap or timedelta())
-    return f"waiting: last chunk of a session that seems to continue; pending at {_time(until)} at the latest"
+    latest = _format_time(until)
+    return f"waiting: last chunk of a session that seems to continue; pending at {latest} at the latest"
 
 
 def _explain_pending(
@@ -53,19 +54,21 @@ def _explain_pending(
     known = rules.trouble.get(digest(audio.info.key), ())
     if not tried:
         due = audio.info.modified + max_wait
-        late = "overdue" if rules.now >= due else f"due at {_time(due)} at the latest"
+        late = "overdue" if rules.now >= due else f"due at {_format_time(due)} at the latest"
         archived = any(each.unavailable for each in known)
         return f"pending, {late}" + ("; it was unavailable at the last attempt" if archived else "")
     if len(tried) >= rules.max_attempts:
         return f"pending: {len(tried)} attempts failed, so it no longer starts a GPU{_last_failure(tried)}"
     due = max(audio.info.modified, tried[-1].at) + max_wait
     number = f"attempt {len(tried) + 1} of {rules.max_attempts}"
-    return f"pending: {number} is due at {_time(due)}, earlier with another start{_last_failure(tried)}"
+    return (
+        f"pending: {number} is due at {_format_time(due)}, earlier with another start{_last_failure(tried)}"
+    )
 
 
 def _last_failure(failures: Sequence[Failure]) -> str:
     return f"; last failure: {failures[-1].message} (run {failures[-1].run})" if failures else ""
 
 
-def _time(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"

@@ -14,7 +14,13 @@ from enum import Enum
 
 from batchscribe.core.keys import CONTROL
 from batchscribe.core.objects import TRANSCRIPT_BYTES, ObjectInfo
-from batchscribe.core.scan.chunks import AudioName, audio_name, transcribed, transcript_key, transcript_name
+from batchscribe.core.scan.chunks import (
+    AudioName,
+    audio_name,
+    parse_transcript_key,
+    transcript_key,
+    transcript_name,
+)
 
 
 class Side(Enum):
@@ -74,7 +80,9 @@ class _Folder:
     """Transcripts of 0 bytes, likewise."""
 
 
-def merged(source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None) -> Iterator[Tagged]:
+def merge_listings(
+    source: Iterable[ObjectInfo], output: Iterable[ObjectInfo] | None = None
+) -> Iterator[Tagged]:
     """Merges the listings of two stores in key order; `output` is None if it is the same store."""
     if output is None:
         return ((Side.BOTH, info) for info in source)
@@ -99,7 +107,7 @@ def audio_folders(
         if key.startswith(CONTROL):
             continue
         audio = audio_name(key)
-        subject = transcribed(key) if audio is None else None
+        subject = parse_transcript_key(key) if audio is None else None
         if (audio is None or side is Side.OUTPUT) and subject is None:
             if side is not Side.OUTPUT:
                 leave_out(key)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import regex
 
-from batchscribe.core.scan.chunks import split
-from batchscribe.core.text.spelling import joined, written
+from batchscribe.core.scan.chunks import split_key
+from batchscribe.core.text.spelling import join_segments, spell_words
 from batchscribe.core.text.stitching import MISSING
 from batchscribe.core.text.timing import PLACES
 from batchscribe.core.text.transcripts import Segment, SessionPart, SessionTranscript
@@ -55,11 +55,11 @@ class _Spoken:
     end: float
 
 
-def cues(transcript: SessionTranscript) -> list[Cue]:
+def make_cues(transcript: SessionTranscript) -> list[Cue]:
     """The session's subtitles in order of start; each stays long enough to be read if there is room."""
     shown: list[Cue] = []
     following: dict[int | None, float] = {}
-    by_start = sorted(_make_cues(transcript), key=lambda cue: cue.start)
+    by_start = sorted(_cut_cues(transcript), key=lambda cue: cue.start)
     for cue in reversed(by_start):
         room = following.get(cue.channel, math.inf)
         end = max(cue.end, min(cue.start + READABLE, room), cue.start + SHORTEST)
@@ -68,7 +68,7 @@ def cues(transcript: SessionTranscript) -> list[Cue]:
     return shown[::-1]
 
 
-def _make_cues(transcript: SessionTranscript) -> Iterator[Cue]:
+def _cut_cues(transcript: SessionTranscript) -> Iterator[Cue]:
     """Yields cues with their words' times, starts in whole milliseconds."""
     for segment in transcript.segments:
         for group in _group_words(
@@ -84,7 +84,7 @@ def _timed_words(segment: Segment) -> list[_Spoken]:
     """The words with their times; interpolated by length if the segment has no words."""
     if not segment.words:
         return _interpolate_words(segment)
-    timed = zip(written(segment), segment.words, strict=True)
+    timed = zip(spell_words(segment), segment.words, strict=True)
     return [_Spoken(text, word.start, word.end) for text, word in timed]
 
 
@@ -103,7 +103,7 @@ def _interpolate_words(segment: Segment) -> list[_Spoken]:
 def _split_long_word(item: _Spoken) -> Iterator[_Spoken]:
     """Yields the item, or its grapheme clusters if it is too long."""
     late = item.end - item.start > SECONDS and len(item.text.strip()) > LONG
-    if not late and _fits(item.text.strip()):
+    if not late and _fits_cue(item.text.strip()):
         yield item
         return
     step = (item.end - item.start) / len(item.text)
@@ -126,14 +126,14 @@ def _group_words(words: Sequence[_Spoken]) -> Iterator[list[_Spoken]]:
 def _begins_cue(group: Sequence[_Spoken], word: _Spoken) -> bool:
     """True if the word begins a new cue."""
     shown = "".join(part.text for part in group)
-    full = not _fits((shown + word.text).strip())
+    full = not _fits_cue((shown + word.text).strip())
     late = word.end - group[0].start > SECONDS
     pause = word.start - group[-1].end >= PAUSE
     sentence = shown.rstrip().endswith(SENTENCE_ENDS) and len(shown) >= LINE
     return full or late or pause or sentence
 
 
-def _fits(text: str) -> bool:
+def _fits_cue(text: str) -> bool:
     return len(_wrap_text(text, LINE)) <= LINES
 
 
@@ -178,7 +178,7 @@ def _cluster_columns(cluster: Iterable[str]) -> int:
     return 2 if wide else 1
 
 
-def paragraphs(transcript: SessionTranscript) -> list[str]:
+def make_paragraphs(transcript: SessionTranscript) -> list[str]:
     """The text in paragraphs, split at long pauses and changes of channel.
 
     A change names the new channel; a missing chunk becomes a paragraph of its own.
@@ -194,7 +194,7 @@ def paragraphs(transcript: SessionTranscript) -> list[str]:
             out.append(_join_paragraph(current))
             current = []
         if isinstance(item, SessionPart):
-            out.append(f"[missing: {split(item.key)[1]}]")
+            out.append(f"[missing: {split_key(item.key)[1]}]")
         else:
             current.append(item)
     return [*out, _join_paragraph(current)] if current else out
@@ -206,4 +206,4 @@ def _begins_paragraph(before: Segment, segment: Segment, start: float) -> bool:
 
 def _join_paragraph(segments: Sequence[Segment]) -> str:
     channel = segments[0].channel
-    return f"Channel {channel}: {joined(segments)}" if channel else joined(segments)
+    return f"Channel {channel}: {join_segments(segments)}" if channel else join_segments(segments)

@@ -29,30 +29,30 @@ class Votes:
     limit: int = SESSIONS
     _sessions: OrderedDict[str, _Vote] = field(default_factory=OrderedDict)
 
-    def wanted(self, session: str) -> int:
+    def count_open_votes(self, session: str) -> int:
         """Number of windows of this session that may still vote."""
         vote = self._sessions.get(session)
         return VOTERS - (vote.voters if vote else 0)
 
     def cast(self, session: str, probabilities: Mapping[str, float]) -> None:
         """Adds one window's probability of each language; ignored when the vote is over."""
-        if self.wanted(session) <= 0:
+        if self.count_open_votes(session) <= 0:
             return
         vote = self._sessions.setdefault(session, _Vote())
         vote.voters += 1
         for language, probability in probabilities.items():
             vote.sums[language] = vote.sums.get(language, 0.0) + probability
-        self._keep(session)
+        self._mark_used(session)
 
-    def language(self, session: str) -> str | None:
+    def find_language(self, session: str) -> str | None:
         """The leading or fixed language; None without votes."""
         vote = self._sessions.get(session)
         if vote is None:
             return None
-        self._keep(session)
+        self._mark_used(session)
         return max(vote.sums, key=lambda language: (vote.sums[language], language), default=None)
 
-    def _keep(self, session: str) -> None:
+    def _mark_used(self, session: str) -> None:
         self._sessions.move_to_end(session)
         while len(self._sessions) > self.limit:
             self._sessions.popitem(last=False)

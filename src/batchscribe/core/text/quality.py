@@ -92,7 +92,7 @@ class Recognized:
         return self.guessed and (self.no_speech_prob or 0.0) > MIN_SILENCE
 
 
-def doubts(heard: Recognized) -> frozenset[Doubt]:
+def find_doubts(heard: Recognized) -> frozenset[Doubt]:
     """Doubts about a result. An empty text is plausible; stopping early is not."""
     unread = 0.0 if heard.heard_until is None else heard.seconds - heard.heard_until
     found = {Doubt.UNFINISHED: unread > UNHEARD_SECONDS}
@@ -100,8 +100,8 @@ def doubts(heard: Recognized) -> frozenset[Doubt]:
         spans = [(one.start, one.end) for one in _iterate_timed(heard.segments)]
         backwards = any(later[0] < earlier[0] - SLACK for earlier, later in pairwise(spans))
         found |= {
-            Doubt.REPETITIVE: compression(heard.text) > MAX_COMPRESSION,
-            Doubt.LOOPING: looping([word.word for word in heard.words] or heard.text.split()),
+            Doubt.REPETITIVE: measure_compression(heard.text) > MAX_COMPRESSION,
+            Doubt.LOOPING: is_looping([word.word for word in heard.words] or heard.text.split()),
             Doubt.GUESSED: heard.guessed,
             Doubt.OUTSIDE: any(time > heard.seconds + SLACK for span in spans for time in span),
             Doubt.DISORDERED: backwards or any(end < start for start, end in spans),
@@ -131,12 +131,12 @@ def find_wordless_speech(speech: Sequence[Span], segments: Iterable[Segment]) ->
     return found
 
 
-def flags(heard: Recognized) -> tuple[str, ...]:
+def find_flags(heard: Recognized) -> tuple[str, ...]:
     """Flags of a result from an engine that cannot re-decode."""
-    return (LOW_CONFIDENCE,) if doubts(heard) else ()
+    return (LOW_CONFIDENCE,) if find_doubts(heard) else ()
 
 
-def better(first: Recognized, second: Recognized) -> Recognized:
+def choose_better(first: Recognized, second: Recognized) -> Recognized:
     """The more plausible of two results for the same window.
 
     Fewer doubts win, then the model's own confidence. An empty text replaces words only if the model rates
@@ -149,16 +149,16 @@ def better(first: Recognized, second: Recognized) -> Recognized:
 
 
 def _rank_result(heard: Recognized) -> tuple[int, float]:
-    return -len(doubts(heard)), heard.avg_logprob if heard.avg_logprob is not None else MIN_LOGPROB
+    return -len(find_doubts(heard)), heard.avg_logprob if heard.avg_logprob is not None else MIN_LOGPROB
 
 
-def compression(text: str) -> float:
+def measure_compression(text: str) -> float:
     """Compression ratio of the text: Whisper's measure of repetition."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
 
 
-def looping(words: Sequence[str]) -> bool:
+def is_looping(words: Sequence[str]) -> bool:
     """True if one repeated phrase makes up much of the text."""
     spoken = [word.strip(" .,!?;:…。、！？").casefold() for word in words]
     enough = max(LOOP_WORDS, LOOP_SHARE * len(spoken))

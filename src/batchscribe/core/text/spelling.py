@@ -11,7 +11,7 @@ TOUCHING = 0.5
 """Longest gap between two parts of one word, in seconds."""
 
 
-def written(segment: Segment) -> list[str]:
+def spell_words(segment: Segment) -> list[str]:
     """Each word as spelled in the text, with its punctuation and blanks; joined, they are the text.
 
     If text and words do not match, returns the words with their own blanks, or with one each if they have
@@ -26,7 +26,7 @@ def written(segment: Segment) -> list[str]:
     return [segment.text[begin:end] for begin, end in pairwise(limits)]
 
 
-def joined(segments: Iterable[Segment]) -> str:
+def join_segments(segments: Iterable[Segment]) -> str:
     """Joins the segments' texts with blanks, except inside a split word."""
     parts: list[str] = []
     before: Segment | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from batchscribe.core.text.spelling import joined
+from batchscribe.core.text.spelling import join_segments
 from batchscribe.core.text.timing import PLACES
 from batchscribe.core.text.transcripts import (
     ForeignTranscript,
@@ -50,7 +50,7 @@ class PartInput:
     """Length of the audio, if there is no transcript; None if unknown."""
 
 
-def duration(part: PartInput) -> float:
+def measure_duration(part: PartInput) -> float:
     """Seconds of a chunk on the session's clock; 0 if unknown."""
     content = part.content
     if isinstance(content, Transcript):
@@ -65,7 +65,7 @@ def _part_segments(part: PartInput) -> tuple[Segment, ...]:
     if content is None:
         return ()
     if not content.segments and content.text.strip():
-        return (Segment(text=content.text.strip(), start=0.0, end=duration(part)),)
+        return (Segment(text=content.text.strip(), start=0.0, end=measure_duration(part)),)
     return content.segments
 
 
@@ -84,7 +84,7 @@ def _most_common_language(contents: Iterable[Transcript | ForeignTranscript | No
     return counted.most_common(1)[0][0] if counted else None
 
 
-def digest(parts: Sequence[PartInput]) -> str:
+def compute_digest(parts: Sequence[PartInput]) -> str:
     """SHA-256 over names, ETags and missing parts: equal digests mean equal files."""
     whole = hashlib.sha256()
     for part in parts:
@@ -109,25 +109,25 @@ def stitch(session: str, parts: Sequence[PartInput]) -> SessionTranscript:
     segments: list[Segment] = []
     placed: list[SessionPart] = []
     for part in parts:
-        offset = clock.place(part)
+        offset = clock.place_part(part)
         segments += (_on_session(segment, offset) for segment in _part_segments(part))
         placed.append(
             SessionPart(
                 key=part.key,
                 transcript=part.transcript,
                 offset=round(offset, 3),
-                duration=round(duration(part), 3),
+                duration=round(measure_duration(part), 3),
                 flags=_part_flags(part),
             )
         )
     return SessionTranscript(
         session=session,
-        text=joined(segments),
+        text=join_segments(segments),
         segments=tuple(segments),
         duration=round(clock.end, 3),
         language=_most_common_language(part.content for part in parts),
         parts=tuple(placed),
-        digest=digest(parts),
+        digest=compute_digest(parts),
     )
 
 
@@ -142,9 +142,9 @@ class _SessionClock:
         self._recording: float | None = None
         """Begin of the recording, from its last chunk with a position."""
 
-    def place(self, part: PartInput) -> float:
+    def place_part(self, part: PartInput) -> float:
         """Places a chunk and returns its offset."""
-        length = duration(part)
+        length = measure_duration(part)
         content = part.content if isinstance(part.content, Transcript) else None
         overlap = min(_length_or_zero(content.overlap), self._length, length) if content else 0.0
         position = content.position if content else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from batchscribe.core.redaction import printable, printable_json
-from batchscribe.core.text.cues import Cue, cues, paragraphs
+from batchscribe.core.text.cues import Cue, make_cues, make_paragraphs
 from batchscribe.core.text.transcripts import SessionTranscript, encode
 from batchscribe.errors import MisconfiguredError
 
@@ -24,43 +24,43 @@ def render(transcript: SessionTranscript, format_: str) -> bytes:
     """
     match format_:
         case "srt":
-            return _clean(_srt(cues(transcript)))
+            return _escape_text(_render_srt(make_cues(transcript)))
         case "vtt":
-            return _clean(_vtt(cues(transcript)))
+            return _escape_text(_render_vtt(make_cues(transcript)))
         case "txt":
-            return _clean("".join(f"{text}\n\n" for text in paragraphs(transcript)))
+            return _escape_text("".join(f"{text}\n\n" for text in make_paragraphs(transcript)))
         case "json":
             return printable_json(encode(transcript).decode()).encode()
     raise MisconfiguredError(f"no transcript format {format_!r}: {', '.join(FORMATS)}")
 
 
-def _clean(text: str) -> bytes:
+def _escape_text(text: str) -> bytes:
     return printable(text.replace("\r\n", "\n"), keep=KEPT).encode()
 
 
-def _srt(shown: Iterable[Cue]) -> str:
+def _render_srt(shown: Iterable[Cue]) -> str:
     """SubRip has no markup: the text follows the channel in brackets."""
     return "".join(
-        _block(number, cue, ",", cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}")
+        _format_cue(number, cue, ",", cue.text if cue.channel is None else f"[{cue.channel}] {cue.text}")
         for number, cue in enumerate(shown, 1)
     )
 
 
-def _vtt(shown: Iterable[Cue]) -> str:
+def _render_vtt(shown: Iterable[Cue]) -> str:
     """WebVTT is markup: texts are escaped, and a channel becomes a voice tag."""
     blocks = []
     for number, cue in enumerate(shown, 1):
         text = html.escape(cue.text, quote=False)
         voice = "" if cue.channel is None else f"<v Channel {cue.channel}>"
-        blocks.append(_block(number, cue, ".", voice + text))
+        blocks.append(_format_cue(number, cue, ".", voice + text))
     return "WEBVTT\n\n" + "".join(blocks)
 
 
-def _block(number: int, cue: Cue, point: str, text: str) -> str:
-    return f"{number}\n{_time(cue.start, point)} --> {_time(cue.end, point)}\n{text}\n\n"
+def _format_cue(number: int, cue: Cue, point: str, text: str) -> str:
+    return f"{number}\n{_format_time(cue.start, point)} --> {_format_time(cue.end, point)}\n{text}\n\n"
 
 
-def _time(seconds: float, point: str) -> str:
+def _format_time(seconds: float, point: str) -> str:
     """Formats `HH:MM:SS` and milliseconds; hours may have more than two digits."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"

@@ -136,7 +136,7 @@ def encode(value: msgspec.Struct) -> bytes:
 
 def decode(data: bytes) -> Transcript | ForeignTranscript:
     """Decodes our transcript, or the readable fields of a foreign one. Raises PermanentError."""
-    found = _parse(data)
+    found = _parse_transcript(data)
     # Quoted numbers are accepted, and "nan" is one; no subtitle can be placed at nan or 1e308.
     if not all(abs(seconds) <= LONGEST for seconds in _list_times(found)):
         raise PermanentError(f"not a transcript: it has a time that is not a number, or above {LONGEST:g} s")
@@ -146,7 +146,7 @@ def decode(data: bytes) -> Transcript | ForeignTranscript:
     return found
 
 
-def _parse(data: bytes) -> Transcript | ForeignTranscript:
+def _parse_transcript(data: bytes) -> Transcript | ForeignTranscript:
     try:
         return msgspec.json.decode(data, type=Transcript)
     except UNREADABLE:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from batchscribe.core.text.spelling import written
+from batchscribe.core.text.spelling import spell_words
 from batchscribe.core.text.timing import PLACES
 from batchscribe.core.text.transcripts import Segment, Word
 
@@ -87,7 +87,7 @@ class _Owners:
         self._from = [*accumulate(reversed(begin), min, initial=inf)][::-1]
         """For each place: the earliest word start of the published places from it on."""
 
-    def of(self, start: float, end: float) -> int | None:
+    def find_owner(self, start: float, end: float) -> int | None:
         """Index of the owner; None if a published chunk covers the span, with or without a word."""
         middle = (start + end) / 2
         # A span outside all places belongs to the nearest one.
@@ -136,17 +136,17 @@ def _value_or(value: float | None, instead: float) -> float:
 def _split_by_owner(segment: Segment, owners: _Owners) -> Iterator[tuple[int, Segment]]:
     """Yields the segment's parts with the index of their place."""
     if not segment.words:
-        at = owners.of(segment.start, segment.end)
+        at = owners.find_owner(segment.start, segment.end)
         if at is not None:
             yield at, segment
         return
-    word_owners = [owners.of(word.start, word.end) for word in segment.words]
+    word_owners = [owners.find_owner(word.start, word.end) for word in segment.words]
     yield from ((at, part) for at, part in _split_by_group(segment, word_owners) if at is not None)
 
 
 def _split_by_group(segment: Segment, groups: Sequence[G]) -> Iterator[tuple[G, Segment]]:
     """Splits the segment into parts of one group each, in order; `groups` has the group of each word."""
-    texts = written(segment)
+    texts = spell_words(segment)
     spelled = zip(groups, texts, _find_attached(texts), segment.words, strict=True)
     whole = len(set(groups)) == 1 and segment.text.strip()
     for group, members in groupby(spelled, key=itemgetter(0)):

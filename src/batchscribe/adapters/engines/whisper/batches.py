@@ -18,9 +18,9 @@ from batchscribe.adapters.engines.whisper.decoder import WhisperDecoder
 from batchscribe.core.run.manifest import EngineSpec
 from batchscribe.core.text.flags import LOW_CONFIDENCE, RERUN
 from batchscribe.core.text.language_vote import Votes
-from batchscribe.core.text.quality import Doubt, Recognized, better, doubts
+from batchscribe.core.text.quality import Doubt, Recognized, choose_better, find_doubts
 from batchscribe.core.text.speech import Recognition, Window
-from batchscribe.core.text.timing import within
+from batchscribe.core.text.timing import limit_times
 from batchscribe.engine import Engine
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class FasterWhisper(Engine):
         for place, window in enumerate(windows):
             if window.language or self._language:
                 continue
-            if not window.session or seen[window.session] < self._votes.wanted(window.session):
+            if not window.session or seen[window.session] < self._votes.count_open_votes(window.session):
                 places.append(place)
                 seen[window.session] += 1
         return places
@@ -119,7 +119,7 @@ class FasterWhisper(Engine):
         return [
             window.language
             or self._language
-            or (self._votes.language(window.session) if window.session else alone[place])
+            or (self._votes.find_language(window.session) if window.session else alone[place])
             or ENGLISH
             for place, window in enumerate(windows)
         ]
@@ -128,13 +128,13 @@ class FasterWhisper(Engine):
         """The window's result, the better one if there was a second pass, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)
-        found, flags = doubts(decoded), list[str]()
+        found, flags = find_doubts(decoded), list[str]()
         if found and self._budget.left > 0 and (second := self._transcribe_again(window, language, found)):
-            decoded = better(decoded, second)
-            found, flags = doubts(decoded), [RERUN]
+            decoded = choose_better(decoded, second)
+            found, flags = find_doubts(decoded), [RERUN]
         flags += [LOW_CONFIDENCE] if found else []
         spoken = [segment for segment in decoded.segments if segment.text.strip()]
-        return Recognition(window.id, within(spoken, window.seconds), language, tuple(flags))
+        return Recognition(window.id, limit_times(spoken, window.seconds), language, tuple(flags))
 
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
         """The second result; None if memory was too small: the first one is kept, and flagged."""
