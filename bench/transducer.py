@@ -26,9 +26,7 @@ TURNS = 3
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        file = build_joint(
-            Path(folder) / "joint.onnx", vocabulary=VOCABULARY, hidden=HIDDEN, encoded=ENCODED
-        )
+        file = build_joint(Path(folder) / "joint.onnx", vocabulary=VOCABULARY, hidden=HIDDEN, encoded=ENCODED)
         plain, batched = (load_transducer(file, vocabulary=VOCABULARY) for _ in range(2))
     use_batches(batched)
     found, lengths = encodings(UTTERANCES, FRAMES, ENCODED)
@@ -49,7 +47,9 @@ def main() -> None:
     tokens = sum(len(tokens) for tokens, _ in said["onnx-asr"])
     print(f"{UTTERANCES} utterances of 30 s, {tokens} tokens")
     for name, turns in spent.items():
-        same = sum(list(mine) == list(other) for mine, other in zip(said[name], said["onnx-asr"], strict=True))
+        same = sum(
+            list(mine) == list(other) for mine, other in zip(said[name], said["onnx-asr"], strict=True)
+        )
         cpu = statistics.median(turns)
         print(f"{name:<14} CPU {cpu:6.2f} s   {first / cpu:5.2f}x   same tokens {same} of {UTTERANCES}")
 

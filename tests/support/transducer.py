@@ -1,9 +1,8 @@
-"""A transducer of Parakeet's format with random weights: a prediction network of two LSTM layers, and a joint."""
+"""A transducer of Parakeet's format with random weights: two LSTM layers predict, and a joint scores."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,11 +41,9 @@ def build_joint(
             f"r{layer}": draw(1, 4 * hidden, hidden, spread=3.0),
             f"at{layer}": np.array([layer], np.int64),
         }
-        for state in (1, 2):
-            nodes.append(
-                helper.make_node("Gather", [f"input_states_{state}", f"at{layer}"], [f"in{state}_{layer}"])
-            )
         nodes += [
+            helper.make_node("Gather", ["input_states_1", f"at{layer}"], [f"in1_{layer}"]),
+            helper.make_node("Gather", ["input_states_2", f"at{layer}"], [f"in2_{layer}"]),
             helper.make_node(
                 "LSTM",
                 [f"layer{layer}", f"w{layer}", f"r{layer}", "", "", f"in1_{layer}", f"in2_{layer}"],
@@ -113,8 +110,3 @@ def encodings(
     random = np.random.default_rng(seed)
     found = random.standard_normal((utterances, frames, encoded)).astype(np.float32)
     return found, random.integers(0, frames + 1, utterances).astype(np.int64)
-
-
-def graph_of(batch: int) -> SimpleNamespace:
-    """Stands in for a graph that was exported for `batch` utterances."""
-    return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=[batch, 1])] * 5)

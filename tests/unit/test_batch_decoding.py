@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from batchscribe.adapters.engines.parakeet.batch_decoding import use_batches
-from support.transducer import DURATIONS, build_joint, encodings, graph_of, load_transducer
+from support.transducer import DURATIONS, build_joint, encodings, load_transducer
 
 
 @pytest.fixture(scope="module", params=[DURATIONS, 0], ids=["tdt", "rnnt"])
@@ -41,7 +40,8 @@ def test_a_batch_gives_the_tokens_and_times_of_each_utterance_alone(
 
 def load_like(asr: Any) -> Any:
     """The same model with onnx-asr's own decoding."""
-    plain = type(asr).__new__(type(asr))
+    kind: Any = type(asr)
+    plain = kind.__new__(kind)
     vars(plain).update({name: value for name, value in vars(asr).items() if name != "_decoding"})
     return plain
 
@@ -71,8 +71,15 @@ def test_lengths_beyond_the_encoding_are_cut(asr: Any) -> None:
     assert decoded(asr, found, np.array([12, 99])) == whole
 
 
-@pytest.mark.parametrize("model", [SimpleNamespace(), SimpleNamespace(_decoder_joint=graph_of(1))])
-def test_other_models_decode_as_before(model: Any) -> None:
-    """A CTC model has no transducer, and a graph may be exported for one utterance only."""
-    use_batches(model)
-    assert not hasattr(model, "_decoding")
+def test_a_graph_for_one_utterance_is_decoded_as_before(asr: Any) -> None:
+    plain = load_like(asr)
+    one = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(shape=[1, 1])] * 5)
+    plain._decoder_joint = one
+    use_batches(plain)
+    assert "_decoding" not in vars(plain)
+
+
+def test_a_model_without_a_transducer_is_decoded_as_before() -> None:
+    ctc = SimpleNamespace(_decoding=list)
+    use_batches(ctc)
+    assert ctc._decoding is list

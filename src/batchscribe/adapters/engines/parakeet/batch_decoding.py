@@ -16,17 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+NEEDED = ("_decoder_joint", "_vocab_size", "_blank_idx", "_max_tokens_per_step", "_create_state", "_decoding")
+"""What a model of onnx-asr 0.12 has, if it is a transducer."""
 Decoded = tuple[list[int], list[int], list[float] | None]
 """Tokens, encoder frames where they were emitted, and their log probabilities."""
 
 
 def use_batches(asr: Any) -> None:
-    """Makes a loaded model of onnx-asr decode in batches; one without a transducer is left as it is.
+    """Makes a loaded model of onnx-asr decode in batches.
 
-    So is one whose graph was exported for a single utterance.
+    A model without a transducer, or whose graph was exported for a single utterance, is left as it is.
     """
-    joint = getattr(asr, "_decoder_joint", None)
-    if joint is None or any(isinstance(value.shape[0], int) for value in joint.get_inputs()[:3]):
+    if not all(hasattr(asr, name) for name in NEEDED):
+        return
+    if any(isinstance(value.shape[0], int) for value in asr._decoder_joint.get_inputs()[:3]):
         return
     asr._decoding = partial(_decode, asr)
 
