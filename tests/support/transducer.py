@@ -21,7 +21,8 @@ def build_joint(
     random = np.random.default_rng(7)
 
     def draw(*shape: int, spread: float = 1.0) -> npt.NDArray[np.float32]:
-        return (random.standard_normal(shape) * spread / np.sqrt(shape[-1])).astype(np.float32)
+        drawn: npt.NDArray[np.float32] = random.standard_normal(shape).astype(np.float32)
+        return drawn * np.float32(spread / shape[-1] ** 0.5)
 
     weights: dict[str, npt.NDArray[Any]] = {
         "embedding": draw(vocabulary, hidden, spread=4.0),
@@ -65,7 +66,7 @@ def build_joint(
         helper.make_node("Relu", ["sum"], ["joined"]),
         helper.make_node("MatMul", ["joined", "to_logits"], ["outputs"]),
     ]
-    states = [2, "B", hidden]
+    states: list[int | str] = [2, "B", hidden]
     graph = helper.make_graph(
         nodes,
         "transducer",
