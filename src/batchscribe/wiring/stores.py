@@ -104,12 +104,10 @@ def _s3(rest: str, region: str | None, endpoint: str | None, retries: RetryConfi
     )
     fallback = partial(_fallback, url, bucket, base, region=region, endpoint=endpoint)
     named = "" if aws_environment.place(endpoint=endpoint or "")[1] else region or home or ""
-    return ObstoreStore(
-        url, vendor, base=base, fallback=fallback, hint=partial(_describe_unknown_region, named)
-    )
+    return ObstoreStore(url, vendor, base=base, fallback=fallback, doubt=partial(_doubt_region, named))
 
 
-def _describe_unknown_region(region: str) -> str:
+def _doubt_region(region: str) -> str:
     """Reports a region that boto3 does not know; empty without boto3, or for an endpoint of one's own."""
     try:
         regions = importlib.import_module("batchscribe.adapters.aws.regions")

@@ -82,13 +82,13 @@ class ObstoreStore:
         *,
         base: str = "",
         fallback: Callable[[], Store] | None = None,
-        hint: Callable[[], str] = str,
+        doubt: Callable[[], str] = str,
     ) -> None:
         self.url = url
         self._vendor = vendor
         self._base = base
         self._open_fallback = fallback
-        self._hint = hint
+        self._doubt = doubt
         self._fallback: Store | None = None
         self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
@@ -267,8 +267,8 @@ class ObstoreStore:
                 "an instance role to this machine"
             )
         code = _CODE.search(text)
-        hint = "" if status else self._hint()
-        return refusal(action, self.url, key, status=status, code=code[1] if code else "", hint=hint)
+        doubt = "" if status else self._doubt()
+        return refusal(action, self.url, key, status=status, code=code[1] if code else "", doubt=doubt)
 
 
 def _outcome(future: Future[T]) -> T:

@@ -52,18 +52,18 @@ def odd(key: str) -> bool:
 
 
 def refusal(
-    action: Action, url: str, key: str, *, status: int | None, code: str, hint: str = ""
+    action: Action, url: str, key: str, *, status: int | None, code: str, doubt: str = ""
 ) -> BatchscribeError:
     """Our error for a vendor's. `status` is HTTP's, None without a response; `code` is S3's, or empty.
 
-    `hint` is a likely reason for no response.
+    `doubt` is a likely reason for no response.
     """
     what = f"{action.name.lower()} of {key!r} in {url}" if key else f"{action.name.lower()} of {url}"
     if status is None or status >= 500 or status in {409, 429} or code in _BUSY:
         why = f"{status} {code}".strip() if status else "no answer"
         return StoreUnavailableError(
             f"{what}: {why}; nothing was lost; "
-            + (hint or "try again, and if it persists, check the network and the endpoint")
+            + (doubt or "try again, and if it persists, check the network and the endpoint")
         )
     if code == "InvalidObjectState":
         return ObjectArchivedError(f"{key!r} in {url} is archived: restore it, then it is transcribed")
