@@ -14,10 +14,12 @@ import pytest
 from batchscribe.controller import advance, teardown
 from batchscribe.controller.steps import claim_of
 from batchscribe.controller.tick import reconcile, tick, watch
+from batchscribe.core import keys
 from batchscribe.core.run.instances import Claim, Instance, InstanceState
 from batchscribe.core.run.records import encode_run
 from batchscribe.core.run.runs import Outcome, RunState
 from batchscribe.errors import ComputeUnavailableError, NoCapacityError
+from batchscribe.protocols import Blob
 from batchscribe.testing.compute import Fault
 from support.world import INSTANCE, Stage, once, stage
 
@@ -155,7 +157,7 @@ class Killed(BaseException):
     """The controller is gone."""
 
 
-def dies(*_arguments: object) -> None:
+def dies(*_arguments: object, **_options: object) -> None:
     raise Killed
 
 
@@ -340,3 +342,62 @@ def test_a_ledger_that_was_rolled_back_leaves_no_started_instance_behind(at: Sta
     assert state(at) is InstanceState.STOPPED
     assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
     assert run.outcome is (Outcome.ABANDONED if late else Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize("lie", [1, 2])
+def test_one_wrong_stopped_leaves_no_instance_behind(
+    at: Stage, lie: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EC2 answers `stopped` once during the teardown, before and after our stop request."""
+    polls = list[InstanceState]()
+    truth = at.compute.describe
+
+    def describe(instance: str) -> Instance:
+        seen = truth(instance)
+        runs = at.ledger.open_runs()
+        if runs and runs[0].state is RunState.RELEASING and runs[0].machines[0].meter.ran:
+            polls.append(seen.state)
+            if len(polls) == lie:
+                return replace(seen, state=InstanceState.STOPPED)
+        return seen
+
+    monkeypatch.setattr(at.compute, "describe", describe)
+    (run,) = tick(at.world, at.terms).runs
+    assert polls[lie - 1] is not InstanceState.STOPPED
+    assert state(at) is InstanceState.STOPPED
+    assert run.outcome is Outcome.COMPLETED
+    assert run.billed_seconds >= at.compute.billed_seconds(INSTANCE) > 0
+
+
+def test_a_record_that_was_once_unreadable_is_read_again_while_its_run_is_tagged(
+    at: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is lost, and the first answer for the run's record is cut off."""
+    for _ in range(4):
+        once(at)
+        at.clock.sleep(5)
+    (run,) = at.ledger.open_runs()
+    assert state(at) is not InstanceState.STOPPED
+    with closing(sqlite3.connect(at.ledger.path)) as file, file:
+        file.execute("DELETE FROM runs")
+    whole, cut = at.store.get, list[str]()
+
+    def get(key: str, *, limit: int | None = None) -> Blob:
+        found = whole(key, limit=limit)
+        if key == keys.intent(run.id) and not cut:
+            cut.append(key)
+            return replace(found, data=found.data[: len(found.data) // 2])
+        return found
+
+    monkeypatch.setattr(at.store, "get", get)
+    watch(at.world, at.terms)
+    reconcile(at.world, at.terms)
+    assert cut
+    assert at.ledger.run(run.id) is None
+    reconcile(at.world, at.terms)
+    recovered = at.ledger.run(run.id)
+    assert recovered is not None
+    while at.ledger.open_runs():
+        watch(at.world, at.terms)
+        at.clock.sleep(60)
+    assert state(at) is InstanceState.STOPPED

@@ -27,6 +27,7 @@ OVERDUE = timedelta(minutes=5)
 """Time after a run's deadline that its own scheduler has to stop it."""
 FOREIGN = "foreign/"
 """Ledger facts: runs in the store that are not ours to recover; their records are read once."""
+UNREADABLE = "unreadable"
 OTHER = "other-scheduler"
 """Ledger fact: the last run of another scheduler on the same source."""
 
@@ -43,12 +44,26 @@ def recover(world: World, terms: RunConfig) -> None:
     for run in world.ledger.open_runs():
         if run.id in settled and not run.ending:
             save(world, run.releasing(Outcome.INTERRUPTED, "its settlement is stored already"))
-    foreign = world.ledger.facts(FOREIGN)
+    foreign = _list_foreign(world, terms)
     for place, run_id, name in stored:
-        known = f"{FOREIGN}{run_id}" in foreign or world.ledger.run(run_id) is not None
+        known = run_id in foreign or world.ledger.run(run_id) is not None
         if name == "intent.json" and not known:
             _recover_run(place, terms, run_id)
     adopt_overdue(world, terms)
+
+
+def _list_foreign(world: World, terms: RunConfig) -> set[str]:
+    """Runs in the store that are known not to be ours.
+
+    An unreadable record is read again while one of our instances has its tag: the answer may have been
+    damaged, and the run may be ours.
+    """
+    facts = world.ledger.facts(FOREIGN)
+    foreign = {key.removeprefix(FOREIGN) for key in facts}
+    if UNREADABLE in facts.values():
+        tagged = {seen.run for seen in world.capacity.poll(terms.instances)}
+        foreign -= {run_id for run_id in tagged if run_id and facts.get(f"{FOREIGN}{run_id}") == UNREADABLE}
+    return foreign
 
 
 def adopt_overdue(world: World, terms: RunConfig) -> None:
@@ -121,7 +136,7 @@ def _recover_run(world: World, terms: RunConfig, run_id: str) -> None:
         return
     except MisconfiguredError as error:
         log.warning("run.unreadable", run=run_id, error=str(error))
-        world.ledger.put(f"{FOREIGN}{run_id}", "unreadable")
+        world.ledger.put(f"{FOREIGN}{run_id}", UNREADABLE)
         return
     if not _is_ours(record, terms, run_id, world):
         world.ledger.put(f"{FOREIGN}{run_id}", record.deadline.isoformat())

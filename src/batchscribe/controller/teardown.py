@@ -102,7 +102,7 @@ def _tear_down_machine(
         return run, ""
     if run.borrowed:
         return _mark_released(run, poll, "handed back running")
-    return _stop_machine(world, terms, run, poll)
+    return _stop_machine(world, terms, run, poll, seen_down=machine.meter.stopped is not None)
 
 
 def _check_tags(world: World, run: Run) -> Run:
@@ -115,13 +115,18 @@ def _check_tags(world: World, run: Run) -> Run:
     return run
 
 
-def _stop_machine(world: World, terms: RunConfig, run: Run, poll: Poll) -> tuple[Run, str]:
+def _stop_machine(
+    world: World, terms: RunConfig, run: Run, poll: Poll, *, seen_down: bool
+) -> tuple[Run, str]:
+    """`seen_down`: an earlier poll showed the instance no longer running."""
     seen, now, meter = poll.instance, poll.answered, run.machine(poll.instance.id).meter
     gone = seen.state is InstanceState.MISSING and meter.up_since is None
     if seen.state.proved_stopped or gone:
-        return (
-            (run, "") if _may_still_start(run, meter, now) else _mark_released(run, poll, "observed stopped")
-        )
+        # One answer may be wrong, and this one takes the guard away: two polls have to agree.
+        proved = seen_down or not meter.ran
+        if _may_still_start(run, meter, now) or not proved:
+            return run, ""
+        return _mark_released(run, poll, "observed stopped")
     assert run.stop_requested is not None
     graced = now.is_within(timedelta(seconds=terms.waits.grace), of=run.stop_requested)
     if seen.state.billable and graced and not _is_ended(world, run, seen):
