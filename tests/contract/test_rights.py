@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from click.testing import CliRunner
 
 from batchscribe.adapters.aws.account import AwsAccount
 from batchscribe.adapters.aws.ec2 import Ec2Compute
 from batchscribe.adapters.aws.eventbridge import EventBridgeGuard
 from batchscribe.adapters.aws.iam import AccountPlace, Folder, Who, make_policy
 from batchscribe.adapters.stores.boto3_store import open_fallback
+from batchscribe.cli.main import cli
 from batchscribe.core import keys
 from batchscribe.core.run.account import MachineType
 from batchscribe.core.run.instances import Claim, InstanceState
@@ -68,6 +72,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
     monkeypatch.setattr("moto.iam.access_control.IAMRequestBase.check_signature", lambda _self: None)
 
     def become(who: Who) -> None:
+        enforced(cloud.endpoint, "inf")
         iam: Any = boto3.session.Session().client("iam", region_name=REGION, endpoint_url=cloud.endpoint)
         user = f"{who}-{next(NUMBERS)}"
         iam.create_user(UserName=user)
@@ -77,6 +82,7 @@ def as_(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restricted]:
             instance=cloud.instance,
             source=FOLDER,
             output=FOLDER,
+            live_lock=(BUCKET, "batch-lock.json"),
             guard_role=ROLE,
             types=("g6.xlarge",),
         )
@@ -139,6 +145,58 @@ def test_the_doctor_reads_the_account_with_the_printed_rights(cloud: Cloud, as_:
     # moto has no quotas of EC2: the right is there, the quota is not.
     with pytest.raises(ObjectNotFoundError):
         account.quota("g5.xlarge")
+
+
+COMMANDS = (
+    "scan",
+    "doctor",
+    "status",
+    "why a/chunk-001.webm",
+    "redo a/chunk-001.webm --dry-run",
+    "quarantine list",
+    "report",
+    "tick --dry-run",
+    "tick --no-wait",
+    "pause",
+    "resume",
+    "gpu start --for 1h",
+    "gpu status",
+    "gpu stop",
+    "reconcile",
+    "watchdog",
+)
+"""Commands that reach AWS, in an order that leaves the instance stopped."""
+
+
+def test_each_command_works_with_the_printed_rights(
+    cloud: Cloud, as_: Restricted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "AWS_ENDPOINT_URL": cloud.endpoint,
+        "AWS_REGION": REGION,
+        "BATCH_SOURCE": f"s3://{BUCKET}/{PREFIX.rstrip('/')}",
+        "BATCH_ENGINE": "pocketsphinx",
+        "BATCH_GUARD_ROLE_ARN": ROLE,
+        "GPU_INSTANCE_ID": cloud.instance,
+    }
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    as_(Who.SCHEDULER)
+    refused = {words: list_refusals(words) for words in COMMANDS}
+    assert {words: lines for words, lines in refused.items() if lines} == {}
+    as_(Who.STOP)
+    assert list_refusals("scan"), "what is refused is recognized"
+    assert list_refusals("gpu start")
+
+
+def list_refusals(words: str) -> list[str]:
+    """The lines of a command that name a missing right."""
+    done = CliRunner().invoke(cli, words.split())
+    lines = [*done.output.splitlines(), str(done.exception or "")]
+    return [
+        line for line in lines if re.search(r"access denied|the right \w+:|not (allowed|authorized)", line)
+    ]
 
 
 def test_without_rights_each_read_of_the_doctor_says_so(cloud: Cloud, as_: Restricted) -> None:

@@ -244,6 +244,7 @@ def test_the_timer_completes_a_run_that_one_pass_began(cloud: Cloud) -> None:
     cloud.speech(6)
     (begun,) = cloud.desk.json("tick", "--no-wait", BATCH_THRESHOLD="6")["runs"]
     assert len(cloud.objects("manifest.json")) == 1, "the work is stored before the start"
+    assert "no timer advances this run" in " ".join(cloud.desk.run("status").stdout.split())
     assert finish_by_timer(cloud.desk) == {"run": begun["run"], "outcome": "completed"}
     assert len(cloud.objects("transcription-chunk-")) == 6
     assert (cloud.state, cloud.tags.get("batchscribe:run"), cloud.orders()) == ("stopped", "", [])

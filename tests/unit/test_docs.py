@@ -169,7 +169,7 @@ def test_the_picture_can_be_read() -> None:
     assert picture.find("{*}title") is not None
     assert "prefers-color-scheme: dark" in (picture.findtext("{*}style") or "")
     (style,) = (ROOT / "docs" / name / file for name in html_static_path for file in html_css_files)
-    assert "width: max(100%, 46rem)" in style.read_text(), "on a narrow screen it scrolls"
+    assert "width: max(100%, 44rem)" in style.read_text(), "on a narrow screen it scrolls"
 
 
 def test_no_document_names_a_path_of_somebodys_machine() -> None:

@@ -205,7 +205,7 @@ def _list_lines(now: Overview, document: dict[str, Any]) -> Iterator[tuple[str, 
         yield "Paused", describe_pause(now.paused_until)
     yield "Run", "; ".join(_describe_run(run, now.at) for run in now.runs) or "none"
     if now.runs and not document["lock"] and document["timer"].startswith("none"):
-        yield "", "no process advances this run: `batchscribe tick` continues it"
+        yield "", "no timer advances this run: start `batchscribe tick`, unless one waits for it already"
     yield from _observed_lines(now, document)
     yield "Guard", document["guard"]["says"]
     yield from _proof_lines(document)

@@ -86,7 +86,8 @@ def check(world: World, terms: RunConfig, act: Act, *, guarded: bool) -> Instanc
     record = read_instance_record(world, terms.instances[0])
     if record is None or record.launch(LAUNCH[act]) is not LAUNCH[act]:
         raise MisconfiguredError(
-            f"{terms.instances[0]} does not start its work at boot: run `batchscribe gpu setup` first"
+            f"{terms.instances[0]} does not start its work at boot, so its power-off cannot be rehearsed: "
+            "`batchscribe gpu setup --start` installs the units, if the host has systemd and its user sudo"
         )
     if act is Act.GUARD and not guarded:
         raise MisconfiguredError(f"no guard to rehearse: {world.guard.description}")
