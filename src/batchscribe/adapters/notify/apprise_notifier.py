@@ -81,7 +81,7 @@ class AppriseNotifier:
         )
 
     def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
-        """Sends in parallel and logs; returns each receiver's label with the reason of a failure."""
+        """Sends in parallel; returns each label with the reason of a failure."""
         log, results, orders = structlog.get_logger(), list[tuple[str, str]](), tuple(requests)
         with ThreadPoolExecutor(max(1, len(orders))) as threads:
             for order, why in zip(orders, threads.map(self._run_child, orders), strict=True):
@@ -94,7 +94,7 @@ class AppriseNotifier:
         return results
 
     def _run_child(self, order: SendRequest) -> str:
-        """Sends in a process of its own; returns the reason of a failure."""
+        """Sends in a separate process; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(
