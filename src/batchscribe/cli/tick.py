@@ -209,7 +209,10 @@ def _find_refusal(made: Scheduler, *, start: bool) -> BatchscribeError | None:
 
 
 def _print_result(app: App, made: Scheduler, ticked: Ticked, *, as_json: bool) -> int:
-    """Prints the tick's result; returns 0 if done, held or in progress, else the worst error's code."""
+    """Prints the tick's result and returns the exit code.
+
+    0 if done, held or in progress; otherwise the most serious error's code.
+    """
     failed = any(each.outcome not in FINE for each in ticked.runs if not each.open)
     code = choose_worst((exit_code(ticked.errors), int(failed)))
     if as_json:

@@ -86,9 +86,9 @@ def open_client(
     connect_timeout: float = 3.0,
     read_timeout: float = 10.0,
 ) -> Any:
-    """Opens a client with bounded calls: each of the `attempts` by both timeouts (seconds).
+    """Opens a client with at most `attempts` attempts per call.
 
-    A signal ends a call at once.
+    Both timeouts (seconds) bound each attempt, and a signal ends a call at once.
     """
     session: Any = boto3.session.Session()
     config = Config(
@@ -103,7 +103,7 @@ def open_client(
 
 
 def _raise_own_error(caught_exception: Exception | None = None, **_event: object) -> None:
-    """Raises our error again if a signal interrupted the call; a handler for the event `needs-retry`.
+    """Raises a signal's error again: a handler for the event `needs-retry`.
 
     botocore treats any exception within a request as a network error, wraps it and retries, so the
     interrupt would be lost.

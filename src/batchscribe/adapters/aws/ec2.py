@@ -125,7 +125,7 @@ class Ec2Compute:
         self._write_tags(instance, {MANIFEST_TAG: manifest})
 
     def start_unclaimed(self, instance: str) -> None:
-        """Requests a start without a claim, as for manual control: no scheduler stops it."""
+        """Requests a start. Without a claim, no scheduler stops the instance."""
         with self._convert_errors("ec2:StartInstances", instance):
             self._client.start_instances(InstanceIds=[instance])
 

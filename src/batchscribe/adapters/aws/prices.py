@@ -22,7 +22,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def find_rate(instance_type: str, region: str) -> Rate | None:
-    """The on-demand rate with its source and date; None if the type or region is not in the table.
+    """The on-demand rate with source and date; None if not listed.
 
     A machine outside AWS has no region: it is priced as the same type in the first region.
     """

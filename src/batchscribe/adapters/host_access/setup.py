@@ -74,7 +74,7 @@ class HostSetup:
     client: HostClient
     clock: Clock
     terms: CheckRequest
-    """Requirements of the workers; each check sets the time, and whether the host boots by itself."""
+    """Requirements of the workers; each check sets `now`, `boots` and `home`."""
     output: Store
     published: Callable[[str], frozenset[str]]
     """Fingerprints of the instance's host keys from another channel than ssh, if there are any."""

@@ -1,4 +1,4 @@
-"""Checks of files and folders on this machine: keys, rights and free space."""
+"""Checks of files and folders here: keys, rights, free space."""
 
 from __future__ import annotations
 

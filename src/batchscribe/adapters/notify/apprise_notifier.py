@@ -85,14 +85,14 @@ class AppriseNotifier:
         )
 
     def _send_all(self, requests: Iterable[SendRequest]) -> list[tuple[str, str]]:
-        """Sends in parallel; returns each receiver's label with the reason of a failure."""
+        """Sends in parallel; returns each label with the reason of a failure."""
         orders = tuple(requests)
         with ThreadPoolExecutor(max(1, len(orders))) as threads:
             reasons = list(threads.map(self._run_child, orders))
         return [(order.receiver.label, why) for order, why in zip(orders, reasons, strict=True)]
 
     def _run_child(self, order: SendRequest) -> str:
-        """Sends in a process of its own; returns the reason of a failure."""
+        """Sends in a separate process; returns the reason of a failure."""
         try:
             # In its own session, so that Ctrl-C stops the run but not the message about it.
             child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The process that notifies one receiver: request on stdin, reason of a failure on stdout.
+"""The process that notifies one receiver: request in, failure out.
 
 A reason is our text with a status code, never a vendor's text; it is empty if the message was accepted.
 """
@@ -46,7 +46,7 @@ class _Status(logging.Handler):
 
 
 def deliver(order: SendRequest) -> str:
-    """Sends the message; returns why the receiver did not accept it, empty if it did."""
+    """Sends the message; returns the reason of a failure, else empty."""
     if order.receiver.webhook:
         return post_event(order.receiver.webhook, order.event, order.body, order.at)
     if order.receiver.sendmail:

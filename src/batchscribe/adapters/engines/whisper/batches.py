@@ -125,7 +125,7 @@ class FasterWhisper(Engine):
         ]
 
     def _review_result(self, window: Window, language: str, decoded: Recognized) -> Recognition:
-        """The window's result, the better one if there was a second pass, with its flags."""
+        """The better result of one or two passes, with its flags."""
         if decoded.silent:
             return Recognition(window.id, (), language)
         found, flags = find_doubts(decoded), list[str]()
@@ -137,7 +137,7 @@ class FasterWhisper(Engine):
         return Recognition(window.id, limit_times(spoken, window.seconds), language, tuple(flags))
 
     def _transcribe_again(self, window: Window, language: str, why: frozenset[Doubt]) -> Recognized | None:
-        """The second result; None if memory was too small: the first one is kept, and flagged."""
+        """The second result; None if memory is too small for it."""
         try:
             with self._budget.measure(-1):
                 return self._decoder.transcribe_again(window.audio, language, why)

@@ -14,7 +14,7 @@ MOST = 60.0
 
 
 class Budget:
-    """Time budget for second passes: a part of the time of first ones, so runs get little longer."""
+    """Time budget for second passes: a part of that of first ones."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -32,7 +32,10 @@ class Budget:
 
     @contextmanager
     def measure(self, gain: float) -> Iterator[None]:
-        """Adds `gain` times the duration of a pass: SHARE for a first one, -1 for a second one."""
+        """Adds `gain` times the duration of a pass.
+
+        `gain` is SHARE for a first pass, -1 for a second one.
+        """
         begun = self._monotonic()
         try:
             yield
