@@ -117,8 +117,8 @@ class BoxAgent:
         self._write_boot_record(claim, runs, marks, again=again)
         LOG.info("host.claim_taken", run=claim.run, launch=claim.launch.value, again=again)
         return Watch(
-            claim,
-            runs,
+            claim=claim,
+            runs=runs,
             workers=self._seams.workers,
             marks=marks,
             clock=self._seams.clock,
@@ -126,7 +126,7 @@ class BoxAgent:
             limit=self._limit,
             claimed=lambda: self._still_claimed(claim),
             expected=lambda: self._expected_hash(claim),
-            again=again,
+            rebooted=again,
         )
 
     def _expected_hash(self, claim: HostClaim) -> str | None:

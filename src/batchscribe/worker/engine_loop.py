@@ -209,7 +209,7 @@ class EngineLoop:
                 self._publish_chunk(heard)
         elif not self._assembly.is_dropped(item.chunk):
             self._drop_chunk(item.chunk)
-            self._fail(item.chunk, item.kind, item.message)
+            self._fail(item.chunk, item.end.kind, item.end.message)
 
     def _leave_flight(self, chunk: int) -> None:
         if chunk in self._begun:
